@@ -1,0 +1,20 @@
+"""`lila-cues`: from videos to a store of cues."""
+
+from __future__ import annotations
+
+import typer
+
+from stores import console
+
+app = typer.Typer(
+    name="lila-cues",
+    help="From videos to a store of cues: depth, flow, refined encoder features.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def main() -> None:
+    """The console script."""
+    console.run(app)

@@ -1,0 +1,20 @@
+"""`lila-train`: from a store of cues to pixel features, and what they are worth."""
+
+from __future__ import annotations
+
+import typer
+
+from stores import console
+
+app = typer.Typer(
+    name="lila-train",
+    help="From a store of cues to pixel features: train, score, extract, show.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def main() -> None:
+    """The console script."""
+    console.run(app)
