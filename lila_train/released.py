@@ -1,0 +1,104 @@
+"""Checkpoints of the published reference, and ours in their naming (METHOD section 1).
+
+A file holds the decoder under `latent_head.`, the final LayerNorm under `fnorm.`, the encoder under `pretrained.`, and
+sometimes the networks that made the cues. The latter are ignored by name; any other name is an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lila_train.decoder import Decoder, DecoderWidths
+from stores.errors import LilaError
+
+TEACHERS = ("depth_net.", "flow.", "pamr.")
+ENCODER = "pretrained."
+_UNUSED = "latent_head.scratch.refinenet4.resConfUnit1."  # the coarsest fusion has no skip to put through it
+_NAMES = (
+    (r"project\.(\d)\.", r"latent_head.projects.\1."),
+    (r"rescale\.(\d)\.", r"latent_head.resize_layers.\1."),
+    (r"reduce\.(\d)\.", lambda m: f"latent_head.scratch.layer{int(m[1]) + 1}_rn."),
+    (r"fuse\.(\d)\.out\.", lambda m: f"latent_head.scratch.refinenet{int(m[1]) + 1}.out_conv."),
+    (r"fuse\.(\d)\.skip_unit\.", lambda m: f"latent_head.scratch.refinenet{int(m[1]) + 1}.resConfUnit1."),
+    (r"fuse\.(\d)\.unit\.", lambda m: f"latent_head.scratch.refinenet{int(m[1]) + 1}.resConfUnit2."),
+    (r"head\.", "latent_head.scratch.output_conv1."),
+    (r"pixel\.", "latent_head.scratch.output_conv2."),
+    (r"norm\.", "fnorm."),
+)
+
+
+@dataclass(frozen=True)
+class ReleasedCheckpoint:
+    """What a published file holds for us: a decoder, and the encoder's tensors in DINOv2's own names (may be empty)."""
+
+    widths: DecoderWidths
+    decoder: Mapping[str, Tensor]
+    encoder: Mapping[str, Tensor]
+
+
+def released_name(name: str) -> str:
+    """The published name of a tensor of `Decoder`."""
+    for pattern, replacement in _NAMES:
+        renamed, count = re.subn(rf"^{pattern}", replacement, name)
+        if count:
+            return renamed
+    raise KeyError(name)
+
+
+def read_released(path: Path) -> ReleasedCheckpoint:
+    """Read a published checkpoint, its tensors at top level or under `state_dict`; strict in names and shapes."""
+    tensors = _load(path)
+    projection = tensors.get("latent_head.projects.0.weight")
+    smooth = tensors.get("latent_head.scratch.output_conv1.weight")
+    if projection is None or smooth is None:
+        raise LilaError(f"expected a LILA checkpoint with tensors named latent_head.*, found none in {path}")
+    widths = DecoderWidths.of_encoder(projection.shape[1], inner=smooth.shape[1])
+    expected = {released_name(name): name for name in Decoder(widths).state_dict()}
+    own = {name: t for name, t in tensors.items() if not name.startswith((*TEACHERS, ENCODER, _UNUSED))}
+    _refuse_difference(set(expected), set(own), path)
+    encoder = {n.removeprefix(ENCODER): t for n, t in tensors.items() if n.startswith(ENCODER)}
+    return ReleasedCheckpoint(widths, {expected[name]: tensor for name, tensor in own.items()}, encoder)
+
+
+def in_released_naming(decoder: Decoder) -> dict[str, Tensor]:
+    """The decoder's tensors under their published names, the reference's unused unit filled with zeros."""
+    named = {released_name(name): tensor for name, tensor in decoder.state_dict().items()}
+    inner = decoder.widths.inner
+    for conv in ("conv1", "conv2"):
+        named[f"{_UNUSED}{conv}.weight"] = torch.zeros(inner, inner, 3, 3)
+        named[f"{_UNUSED}{conv}.bias"] = torch.zeros(inner)
+    return named
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise LilaError(f"no checkpoint at {path}; pass the path of a published LILA file")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise LilaError(
+            f"{path} cannot be read as tensors alone ({reason}); expected a published LILA .pt file"
+        ) from error
+    loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
+        raise LilaError(
+            f"expected named tensors in {path}, found {type(loaded).__name__}; is it a published LILA file?"
+        )
+    return loaded
+
+
+def _refuse_difference(expected: set[str], found: set[str], path: Path) -> None:
+    problems = [
+        f"{what} {', '.join(sorted(names)[:3])}{' …' if len(names) > 3 else ''}"
+        for what, names in (("missing", expected - found), ("unknown", found - expected))
+        if names
+    ]
+    if problems:
+        raise LilaError(f"{path} is not a checkpoint of this decoder: {'; '.join(problems)}")

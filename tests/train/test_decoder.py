@@ -1,0 +1,105 @@
+"""The decoder against the published shape and values, and the published naming both ways."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from lila_train.decoder import Decoder, DecoderWidths
+from lila_train.released import in_released_naming, read_released
+from stores.errors import LilaError
+
+
+@pytest.fixture
+def fixture_script(shared: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("released_checkpoint", shared / "conformance/released_checkpoint.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_released_weights_give_the_reference_output(shared: Path, fixture_script: ModuleType, tmp_path: Path) -> None:
+    torch.save({"state_dict": fixture_script.checkpoint("s14", teachers=True, encoder=True)}, tmp_path / "s14.pt")
+    released = read_released(tmp_path / "s14.pt")
+    decoder = Decoder(released.widths)
+    decoder.load_state_dict(released.decoder)
+    with torch.inference_mode():
+        found = decoder(fixture_script.decoder_tokens(), (8 * 14, 11 * 14))[0]
+    z = np.load(shared / "conformance/decoder_s14.npz")
+    sampled = found[:, z["rows"]][:, :, z["cols"]].numpy()
+    np.testing.assert_allclose(sampled, z["values"], atol=1e-3)
+    assert "pos_embed" in released.encoder
+
+
+@pytest.mark.parametrize(("width", "published"), [(384, 13_501_024), (768, 34_552_320), (1024, 68_041_984)])
+def test_parameter_counts_are_the_published_ones(width: int, published: int) -> None:
+    with torch.device("meta"):
+        decoder = Decoder(DecoderWidths.of_encoder(width))
+        count = sum(t.numel() for t in in_released_naming(decoder).values())
+    norm = 2 * decoder.widths.out
+    assert count - norm == published
+
+
+def test_our_decoder_survives_the_published_naming(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    decoder = Decoder(DecoderWidths.of_encoder(64, inner=16))
+    torch.save(in_released_naming(decoder), tmp_path / "ours.pt")
+    back = Decoder(decoder.widths)
+    back.load_state_dict(read_released(tmp_path / "ours.pt").decoder)
+    assert all(
+        torch.equal(a, b) for a, b in zip(decoder.state_dict().values(), back.state_dict().values(), strict=True)
+    )
+
+
+def test_every_weight_gets_a_gradient_and_the_norm_none() -> None:
+    decoder = Decoder(DecoderWidths.of_encoder(64, inner=16))
+    tokens = [torch.randn(1, 64, 3, 5) for _ in range(4)]
+    decoder(tokens, (24, 40)).square().mul(torch.rand(24, 40)).sum().backward()
+    without = [name for name, p in decoder.named_parameters() if p.grad is None]
+    assert without == ["norm.weight", "norm.bias"]
+
+
+def test_features_are_normalised_over_channels_at_any_size() -> None:
+    decoder = Decoder(DecoderWidths.of_encoder(64, inner=16))
+    tokens = [torch.randn(2, 64, 5, 7) for _ in range(4)]
+    found = decoder(tokens, (41, 57))
+    assert found.shape == (2, 8, 41, 57)
+    torch.testing.assert_close(found.mean(1), torch.zeros(2, 41, 57), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("latent_head.projects.1.bias"), r"missing latent_head\.projects\.1\.bias"),
+        (lambda s: s.update({"surprise.weight": torch.zeros(1)}), r"unknown surprise\.weight"),
+        (lambda s: s.pop("latent_head.projects.0.weight"), "expected a LILA checkpoint"),
+        (lambda s: s.update({"epoch": 3}), "expected named tensors"),
+    ],
+)
+def test_a_checkpoint_that_differs_is_refused(tmp_path: Path, change: object, message: str) -> None:
+    state = in_released_naming(Decoder(DecoderWidths.of_encoder(64, inner=16)))
+    change(state)  # type: ignore[operator]
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(LilaError, match=message):
+        read_released(tmp_path / "w.pt")
+
+
+def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(LilaError, match="cannot be read as tensors alone"):
+        read_released(tmp_path / "text.pt")
+    with pytest.raises(LilaError, match="no checkpoint at"):
+        read_released(tmp_path / "absent.pt")
+
+
+@pytest.mark.parametrize(("width", "inner", "message"), [(100, None, "multiple of 8"), (64, 7, "even number")])
+def test_widths_that_cannot_be_built_are_refused(width: int, inner: int | None, message: str) -> None:
+    with pytest.raises(LilaError, match=message):
+        DecoderWidths.of_encoder(width, inner)
