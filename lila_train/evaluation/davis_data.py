@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from lila_train.evaluation.davis_scorer import VOID
 from stores.errors import LilaError
@@ -71,28 +72,26 @@ def open_davis(root: Path, split: str = "val", limit: int | None = None) -> Davi
 
 def read_frame(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """One RGB frame."""
-    with _opened(path) as picture:
-        return np.asarray(picture.convert("RGB"))
+    return np.asarray(_decoded(path).convert("RGB"))
 
 
 def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
     """One mask as it is stored: palette indices, or grey values; never colours looked up."""
-    with _opened(path) as picture:
-        if picture.mode not in ("P", "L", "1"):
-            raise LilaError(
-                f"expected a mask with a palette or in grey, found mode {picture.mode} in {path}; "
-                "save object ids as an indexed PNG"
-            )
-        return np.asarray(picture if picture.mode != "1" else picture.convert("L"), dtype=np.uint8)
+    picture = _decoded(path)
+    if picture.mode not in ("P", "L", "1"):
+        raise LilaError(
+            f"expected a mask with a palette or in grey, found mode {picture.mode} in {path}; "
+            "save object ids as an indexed PNG"
+        )
+    return np.asarray(picture if picture.mode != "1" else picture.convert("L"), dtype=np.uint8)
 
 
-def _opened(path: Path) -> Image.Image:
+def _decoded(path: Path) -> Image.Image:
+    content = path.read_bytes()
     try:
-        picture = Image.open(path)
+        picture = Image.open(BytesIO(content))
         picture.load()
-    except FileNotFoundError:
-        raise
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (OSError, SyntaxError) as error:
         raise LilaError(f"expected a picture at {path}, found a file that cannot be decoded ({error})") from error
     return picture
 

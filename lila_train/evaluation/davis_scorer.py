@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
-from lila_train.evaluation.sums import Mean
+from lila_train.evaluation.sums import Mean, Tally
 from stores.errors import LilaError
 
 VOID = 255
 TOLERANCE = 0.008  # of the image's diagonal
 RECALL_ABOVE = 0.5
 DECAY_BINS = 4
+FIGURES = ("mean", "recall", "decay")
 
 Mask = Bool[np.ndarray, "h w"]
 Labels = Integer[np.ndarray, "h w"]
@@ -28,10 +29,10 @@ Labels = Integer[np.ndarray, "h w"]
 
 @dataclass(frozen=True)
 class LabelPair:
-    """The truth and the prediction of one frame (0 = background, n = object n), and what to call the two in messages."""
+    """Truth and prediction of one frame (0 = background, n = object n), and what to call the two in messages."""
 
-    truth: Labels
-    prediction: Labels
+    truth: Integer[np.ndarray, "h w"]
+    prediction: Integer[np.ndarray, "y x"]
     truth_name: str
     prediction_name: str
 
@@ -55,41 +56,23 @@ class ObjectScore:
     boundary: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class DavisTally:
-    """Sums over (sequence, object) pairs; tallies of disjoint sets of sequences add to the tally of their union."""
-
-    region: Mean = Mean()
-    region_recall: Mean = Mean()
-    region_decay: Mean = Mean()
-    boundary: Mean = Mean()
-    boundary_recall: Mean = Mean()
-    boundary_decay: Mean = Mean()
-
-    @classmethod
-    def of(cls, scores: Iterable[ObjectScore]) -> DavisTally:
-        """The tally of these objects, each of weight 1 whatever the length of its sequence."""
-        pairs = [(statistics(score.region), statistics(score.boundary)) for score in scores]
-        return cls(
-            *(Mean.of(getattr(region, name) for region, _ in pairs) for name in ("mean", "recall", "decay")),
-            *(Mean.of(getattr(boundary, name) for _, boundary in pairs) for name in ("mean", "recall", "decay")),
+def tally(scores: Iterable[ObjectScore]) -> Tally:
+    """Sums over objects, each of weight 1 whatever the length of its sequence."""
+    sums = Tally()
+    for score in scores:
+        curves = {"J": statistics(score.region), "F": statistics(score.boundary)}
+        sums += Tally(
+            {f"{key}_{name}": Mean.of([getattr(curve, name)]) for key, curve in curves.items() for name in FIGURES}
         )
+    return sums
 
-    def __add__(self, other: DavisTally) -> DavisTally:
-        return DavisTally(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
-    def figures(self) -> dict[str, float | None]:
-        """The dataset's figures, as fractions: J, F, their mean JF, and recall and decay of both."""
-        j, f = self.region.value, self.boundary.value
-        return {
-            "J": j,
-            "F": f,
-            "JF": None if j is None or f is None else (j + f) / 2,
-            "J_recall": self.region_recall.value,
-            "J_decay": self.region_decay.value,
-            "F_recall": self.boundary_recall.value,
-            "F_decay": self.boundary_decay.value,
-        }
+def figures(sums: Tally) -> dict[str, float | None]:
+    """The dataset's figures, as fractions: J, F, their mean JF, then recall and decay of both; None if not measured."""
+    j, f = sums.figure("J_mean"), sums.figure("F_mean")
+    joint = None if j is None or f is None else (j + f) / 2
+    others = {name: sums.figure(name) for name in ("J_recall", "J_decay", "F_recall", "F_decay")}
+    return {"J": j, "F": f, "JF": joint, **others}
 
 
 def statistics(values: Sequence[float]) -> Statistics:
