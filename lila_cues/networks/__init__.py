@@ -1,0 +1,32 @@
+"""The frozen networks of stage one, chosen by name; importing this package imports none of them.
+
+`load_encoder`, `load_depth` and `load_flow` give networks in eval mode without gradients, each with a `source` that
+says where its weights came from.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lila_cues.networks.encoder import FrozenEncoder
+    from lila_cues.networks.encoder_weights import encoder_from_tensors, load_encoder, restore_encoder
+    from lila_cues.networks.weights import WeightSource
+
+_HOMES = {
+    "FrozenEncoder": "encoder",
+    "encoder_from_tensors": "encoder_weights",
+    "load_encoder": "encoder_weights",
+    "restore_encoder": "encoder_weights",
+    "WeightSource": "weights",
+}
+
+__all__ = ["FrozenEncoder", "WeightSource", "encoder_from_tensors", "load_encoder", "restore_encoder"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a name's module when it is first asked for: torch and timm take seconds."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,126 @@
+"""The frozen encoder: a vision transformer whose features are distilled in stage one and decoded from in stage two."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from lila_cues.networks import attention, position
+from lila_cues.networks.weights import WeightSource
+from stores.errors import LilaError
+
+Taps = tuple[int, int, int, int]
+
+
+class FrozenEncoder(nn.Module):
+    """A vision transformer in eval mode for good, without gradients, giving the tokens of four of its blocks.
+
+    Four tapped blocks (0-based, METHOD 1), each through the final LayerNorm; class and register tokens are dropped.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        vit: VisionTransformer | Eva,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        source: WeightSource,
+        attention_backend: str = "sdpa",
+        position_offset: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.vit = vit
+        self.source = source
+        self.name = source.network
+        self.width = int(vit.embed_dim)
+        self.patch_size = int(vit.patch_embed.patch_size[0])
+        self.taps = taps(len(vit.blocks))
+        self.attention = attention_backend
+        self._attention = attention.backend(attention_backend)
+        self._position_offset = position_offset
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Frozen means frozen: stays in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
+        """Tokens of the four tapped blocks for RGB in [0, 1], whose sides are multiples of the patch size."""
+        self._check(images)
+        with self._attention():
+            normalised = (images - self.mean) / self.std
+            if isinstance(self.vit, VisionTransformer):
+                return self._learned_positions(normalised)
+            return self._rotary_positions(normalised)
+
+    def grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
+        """Tokens of the last block after the final LayerNorm, on the encoder's own grid."""
+        return self(images)[-1]
+
+    def _check(self, images: Tensor) -> None:
+        height, width = images.shape[-2:]
+        if height % self.patch_size or width % self.patch_size or not height * width:
+            raise LilaError(
+                f"expected images with sides that are multiples of {self.patch_size}, the patch size of {self.name}, "
+                f"found {height}×{width}; pad or resize them first"
+            )
+
+    def _rotary_positions(self, normalised: Tensor) -> tuple[Tensor, ...]:
+        """The transformer by timm's own pass: DINOv3's positions are computed for any grid, none are resized."""
+        blocks = sorted(set(self.taps))
+        tokens: list[Tensor] = self.vit.forward_intermediates(
+            normalised, indices=blocks, norm=True, stop_early=True, intermediates_only=True
+        )
+        return tuple(tokens[blocks.index(tap)] for tap in self.taps)
+
+    def _learned_positions(self, normalised: Tensor) -> tuple[Tensor, ...]:
+        """The transformer with its position embedding resized as its authors do, block by block."""
+        patches = self.vit.patch_embed(normalised)
+        grid = tuple(patches.shape[1:3])
+        tokens, prefix = self._with_positions(patches.flatten(1, 2), grid)
+        tokens = self.vit.norm_pre(tokens)
+        norm = self.vit.norm if not isinstance(self.vit.norm, nn.Identity) else self.vit.fc_norm
+        tapped = {}
+        for index, block in enumerate(self.vit.blocks):
+            tokens = block(tokens)
+            if index in self.taps:
+                tapped[index] = norm(tokens)[:, prefix:].transpose(1, 2).unflatten(2, grid).contiguous()
+        return tuple(tapped[index] for index in self.taps)
+
+    def _with_positions(self, patches: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, int]:
+        """Tokens with positions, class and register tokens in front; and how many those are."""
+        front: list[Tensor] = [token for token in (self.vit.cls_token, self.vit.reg_token) if token is not None]
+        prefix = sum(token.shape[1] for token in front)
+        expanded = [token.expand(len(patches), -1, -1) for token in front]
+        if self.vit.pos_embed is None:
+            return torch.cat([*expanded, patches], dim=1), prefix
+        own = 0 if self.vit.no_embed_class else prefix
+        learned = self.vit.pos_embed[:, own:].transpose(1, 2).unflatten(2, self.vit.patch_embed.grid_size)
+        resized = position.resize(learned, (grid[0], grid[1]), self._position_offset).flatten(2).transpose(1, 2)
+        if not own:
+            return torch.cat([*expanded, patches + resized], dim=1), prefix
+        positions = torch.cat([self.vit.pos_embed[:, :own], resized], dim=1)
+        return torch.cat([*expanded, patches], dim=1) + positions, prefix
+
+
+def taps(depth: int) -> Taps:
+    """The four tapped blocks of a transformer with `depth` blocks: evenly spread, ending with the last.
+
+    DINOv2 and DINOv3 tap 4, 11, 17, 23 of 24 (METHOD 1), where an even spread would start at 5.
+    """
+    if depth == 24:
+        return (4, 11, 17, 23)
+    first, second, third = (max(0, math.floor(depth * quarter / 4) - 1) for quarter in (1, 2, 3))
+    return (first, second, third, depth - 1)

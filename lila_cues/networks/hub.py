@@ -1,0 +1,49 @@
+"""Weight files of the Hugging Face hub, by name and revision, kept in its own cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stores.errors import LilaError
+
+
+def fetch(repository: str, filename: str, revision: str | None, option: str) -> tuple[Path, str]:
+    """The local path of one file of a hub repository, and the commit it is of.
+
+    What the cache holds is used as it is; the hub is asked only for what is missing.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return _with_commit(hf_hub_download(repository, filename, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return _with_commit(hf_hub_download(repository, filename, revision=revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise LilaError(
+            f"expected {filename} of {repository} in {cache()} or on the Hugging Face hub, found neither "
+            f"({type(error).__name__}); go online once (for gated weights after `hf auth login`), or give a local file "
+            f"with {option}"
+        ) from error
+
+
+def _with_commit(path: str) -> tuple[Path, str]:
+    """The cache keeps a file under snapshots/COMMIT/."""
+    return Path(path), Path(path).parent.name
+
+
+def cached(repository: str, filename: str) -> Path | None:
+    """Where the file lies in the local cache, or None; asks nobody."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, filename)
+    return Path(found) if isinstance(found, str) else None
+
+
+def cache() -> Path:
+    """The hub's cache folder on this machine."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
