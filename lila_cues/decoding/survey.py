@@ -1,0 +1,161 @@
+"""One pass over a video before any of its frames is used: how many there are, when each is shown, what is damaged.
+
+A container's own frame count is a promise. It counts frames that an edit list hides and frames that a truncated copy
+lost; and a decoder given a flipped bit conceals the damage and returns a picture. So the file is decoded once, without
+converting a pixel, and every frame that comes out is counted and asked whether it is whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stores.errors import LilaError
+
+if TYPE_CHECKING:
+    import av
+
+REMEDY = "copy it again or take it out of the folder"
+ATTACHED_PICTURE = "attached_pic"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a video file holds. `times` in seconds, one per frame that is shown."""
+
+    codec: str
+    pixel_format: str
+    times: np.ndarray
+    size: tuple[int, int]
+    """Of the coded picture, before rotation: y, x."""
+    edited: bool
+    """An edit list hides frames of the file."""
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+def survey(path: Path) -> Survey:
+    """Decode the file once in order; a `LilaError` with the reason where it is not a whole video."""
+    if not path.is_file():
+        raise LilaError(
+            f"{path}: expected a video file, found {'a folder' if path.is_dir() else 'nothing'}; check the path"
+        )
+    if path.stat().st_size == 0:
+        raise LilaError(f"{path}: expected a video, found an empty file; {REMEDY}")
+    with open_container(path) as container:
+        stream = video_stream(container, path)
+        return _decode_once(container, stream, path)
+
+
+def open_container(path: Path) -> av.container.InputContainer:
+    """The file as PyAV sees it, its own messages silenced; only local files are followed."""
+    import av
+
+    av.logging.set_level(av.logging.PANIC)
+    try:
+        return av.open(str(path), options={"protocol_whitelist": "file"})
+    except (av.FFmpegError, ValueError) as error:
+        raise LilaError(
+            f"{path}: expected a video, found a file that cannot be opened ({_reason(error)}); {REMEDY}"
+        ) from error
+
+
+def video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+    """The first moving picture in the file; a cover picture of a song is none."""
+    for stream in container.streams.video:
+        if ATTACHED_PICTURE not in str(stream.disposition):
+            stream.codec_context.thread_count = 1
+            return stream
+    held = sorted({str(stream.type) for stream in container.streams}) or ["nothing"]
+    raise LilaError(f"{path}: expected a video, found only {' and '.join(held)} in it; {REMEDY}")
+
+
+def _decode_once(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> Survey:
+    packets, hidden, damaged = 0, 0, 0
+    stamps: list[int | None] = []
+    for packet in _packets(container, stream, path):
+        packets += bool(packet.size)
+        hidden += packet.is_discard
+        for frame in _frames(packet, path, len(stamps)):
+            stamps.append(frame.pts)
+            damaged += frame.is_corrupt
+    if not stamps:
+        raise LilaError(f"{path}: expected a video, found one without a single frame; {REMEDY}")
+    promised, times, context = _promised_frames(container, stream), _times(stamps, stream), stream.codec_context
+    seconds = _promised_seconds(container, stream)
+    if damaged:
+        raise LilaError(f"{path}: expected a whole video, found {damaged} of its {len(times)} frames damaged; {REMEDY}")
+    if packets < promised:
+        raise LilaError(
+            f"{path}: expected a whole video, found {packets} of the {promised} frames it announces; {REMEDY}"
+        )
+    if times[-1] + 0.1 + 2 * times[-1] / len(times) < seconds:
+        found = f"{times[-1]:.1f} of the {seconds:.1f} seconds it announces"
+        raise LilaError(f"{path}: expected a whole video, found {found}; {REMEDY}")
+    return Survey(
+        codec=context.codec.canonical_name,
+        pixel_format=context.pix_fmt or "",
+        times=times,
+        size=(context.height, context.width),
+        edited=bool(hidden) or (promised > 0 and packets != len(stamps)),
+    )
+
+
+def _packets(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> Iterator[av.Packet]:
+    import av
+
+    packets = container.demux(stream)
+    while True:
+        try:
+            yield next(packets)
+        except StopIteration:
+            return
+        except av.FFmpegError as error:
+            raise LilaError(
+                f"{path}: expected a whole video, found one cut short ({_reason(error)}); {REMEDY}"
+            ) from error
+
+
+def _frames(packet: av.Packet, path: Path, position: int) -> list[av.VideoFrame]:
+    import av
+
+    try:
+        return packet.decode()
+    except av.FFmpegError as error:
+        raise LilaError(
+            f"{path}: expected a whole video, found damage near frame {position} ({_reason(error)}); {REMEDY}"
+        ) from error
+
+
+def _promised_frames(container: av.container.InputContainer, stream: av.VideoStream) -> int:
+    """Frames that the file's index announces, 0 where its format has no full index."""
+    return len(stream.index_entries) if "mp4" in container.format.name else 0
+
+
+def _promised_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+    """Length that Matroska's header announces for this stream, 0.0 where it does not.
+
+    The container's own length counts a longer sound track and the stream's tag may be a leftover of an earlier file:
+    the shorter of the two is believed.
+    """
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", ""))
+    if tag is None or not container.duration:
+        return 0.0
+    hours, minutes, seconds = (float(part) for part in tag.groups())
+    return min(3600 * hours + 60 * minutes + seconds, container.duration / 1e6)
+
+
+def _times(stamps: list[int | None], stream: av.VideoStream) -> np.ndarray:
+    if None in stamps or np.any(np.diff(np.array(stamps, np.int64)) <= 0):
+        return np.arange(len(stamps)) / float(stream.average_rate or 25)  # a stream without usable time stamps
+    return np.array(stamps, np.float64) * float(stream.time_base or 1)
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).lower()

@@ -1,0 +1,216 @@
+"""Every frame read is the one asked for; a file that is not a whole video is refused with its reason."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lila_cues.decoding import DECODERS, ImageReader, decoder_version, open_video
+from lila_cues.decoding.decord_reader import DecordReader
+from lila_cues.decoding.pyav_reader import PyavReader
+from stores.errors import LilaError
+from tests.cues import barcodes
+from tests.cues.barcodes import Clip, numbers
+
+UNEVEN = [0, 100, 130, 500, 510, 900, 1000, 1500, 1501, 1700, 2600, 2700, 2710, 2900, 3600]
+NO_B_FRAMES = {"x265-params": "log-level=none:bframes=0"}  # of one frame with B-frames x265 makes bad time stamps
+
+VIDEOS = {
+    "h264, short groups, B-frames": ("a.mp4", Clip(), DecordReader),
+    "h264, one long group": ("a.mp4", Clip(gop=250, b_frames=3), DecordReader),
+    "h264 without B-frames in mkv": ("a.mkv", Clip(b_frames=0), DecordReader),
+    "h264, variable rate": ("a.mp4", Clip(frames=15, ticks=UNEVEN, gop=5), DecordReader),
+    "h264, odd size": ("a.mp4", Clip(size=(65, 97), pixels="yuv444p"), PyavReader),
+    "h264, one frame": ("a.mp4", Clip(frames=1), DecordReader),
+    "h264, turned by 90°": ("a.mp4", Clip(rotation=90), DecordReader),
+    "h264, turned by 180°": ("a.mp4", Clip(rotation=180), DecordReader),
+    "mpeg-4 in mp4": ("a.mp4", Clip(codec="mpeg4"), PyavReader),
+    "mpeg-4 in avi": ("a.avi", Clip(codec="mpeg4", b_frames=0), PyavReader),
+    "vp9": ("a.webm", Clip(codec="libvpx-vp9", b_frames=0), DecordReader),
+    "hevc": ("a.mp4", Clip(codec="libx265"), PyavReader),
+    "hevc, variable rate": ("a.mov", Clip(codec="libx265", frames=15, ticks=UNEVEN, gop=5), PyavReader),
+    "hevc, turned by 270°": ("a.mp4", Clip(codec="libx265", rotation=270), PyavReader),
+    "hevc, one frame": ("a.mp4", Clip(codec="libx265", frames=1, options=NO_B_FRAMES), PyavReader),
+}
+
+
+def turned(clip: Clip, images: np.ndarray) -> np.ndarray:
+    """Undo the rotation that the container asks for: degrees anticlockwise."""
+    return np.rot90(images, k=-(clip.rotation // 90), axes=(1, 2))
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+def test_every_frame_is_the_one_asked_for(tmp_path: Path, name: str, decoder: str) -> None:
+    file, clip, chosen = VIDEOS[name]
+    path = barcodes.write(tmp_path / file, clip)
+    asked = random.Random(0).choices(range(clip.frames), k=12)
+    with open_video(path, decoder) as reader:
+        assert isinstance(reader, chosen if decoder == "decord" else PyavReader)
+        assert len(reader) == clip.frames
+        assert numbers(turned(clip, reader.read(asked))) == asked
+        assert numbers(turned(clip, reader.read(range(clip.frames)))) == list(range(clip.frames))
+        seconds = np.array(clip.ticks if clip.ticks else range(0, 100 * clip.frames, 100)) / 3000
+        np.testing.assert_allclose(reader.times, seconds, atol=0.02 if file.endswith(("webm", "mkv", "avi")) else 1e-6)
+
+
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_frames_hidden_by_an_edit_list_are_not_counted(tmp_path: Path, codec: str, decoder: str) -> None:
+    whole = barcodes.write(tmp_path / "whole.mp4", Clip(codec=codec))
+    with open_video(barcodes.cut_and_copy(whole, tmp_path / "cut.mp4", start=18), decoder) as reader:
+        assert isinstance(reader, PyavReader)
+        assert numbers(reader.read(range(len(reader)))) == list(range(18, 40))
+        assert numbers(reader.read([21, 3, 20])) == [39, 21, 38]
+
+
+def test_a_still_picture_is_read_and_not_taken_for_a_repeated_tail(tmp_path: Path) -> None:
+    path = barcodes.write(tmp_path / "still.mp4", Clip(frames=12))
+    with open_video(path) as reader:
+        assert numbers(reader.read([3, 3, 4])) == [3, 3, 4]
+        reader._video = Repeating(reader._video)  # type: ignore[attr-defined]
+        assert numbers(reader.read([9, 10, 11])) == [9, 10, 11]
+
+
+class Repeating:
+    """decord as it behaves on a damaged tail: the last good frame again and again."""
+
+    def __init__(self, video: object):
+        self.video = video
+
+    def get_batch(self, indices: list[int]) -> object:
+        return self.video.get_batch([min(index, 9) for index in indices])  # type: ignore[attr-defined]
+
+
+def test_reading_on_continues_and_reading_back_begins_again(tmp_path: Path) -> None:
+    with open_video(barcodes.write(tmp_path / "a.mp4", Clip(codec="libx265")), "pyav") as reader:
+        assert [numbers(reader.read(part)) for part in ([2, 5], [6], [30], [1, 39])] == [[2, 5], [6], [30], [1, 39]]
+
+
+def test_frames_outside_the_clip_are_a_mistake_of_the_caller(tmp_path: Path) -> None:
+    with open_video(barcodes.write(tmp_path / "a.mp4", Clip(frames=3))) as reader:
+        for asked in ([3], [-1], []):
+            with pytest.raises(IndexError, match="frames 0 to 2"):
+                reader.read(asked)
+
+
+def test_without_decord_pyav_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lila_cues.decoding.video.find_spec", lambda name: None)
+    with open_video(barcodes.write(tmp_path / "a.mp4")) as reader:
+        assert isinstance(reader, PyavReader)
+        assert numbers(reader.read([7])) == [7]
+
+
+def test_torchcodec_reads_the_same_or_says_what_is_missing(tmp_path: Path) -> None:
+    path = barcodes.write(tmp_path / "a.mp4")
+    try:
+        import torchcodec  # noqa: F401
+    except (ImportError, RuntimeError, OSError):
+        with pytest.raises(LilaError, match="expected torchcodec with FFmpeg's shared libraries"):
+            open_video(path, "torchcodec")
+        return
+    with open_video(path, "torchcodec") as reader:
+        assert numbers(reader.read([30, 2])) == [30, 2]
+
+
+def test_decoders_are_named_in_the_provenance() -> None:
+    assert decoder_version("decord").startswith("decord 0.")
+    assert all("av " in decoder_version(decoder) for decoder in DECODERS)
+    with pytest.raises(LilaError, match="expected a decoder among decord, pyav, torchcodec, found 'ffmpeg'"):
+        open_video(Path("x.mp4"), "ffmpeg")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A video with something in every frame, for damage to hit."""
+    return barcodes.write(tmp_path_factory.mktemp("whole") / "a.mp4", Clip(frames=60, size=(120, 160))).read_bytes()
+
+
+def flip(data: bytes, seed: int) -> bytes:
+    """One bit in the second half of the file, where the pictures are."""
+    damaged = bytearray(data)
+    start, end = data.index(b"mdat") + 800, data.index(b"moov") - 8
+    damaged[random.Random(seed).randrange(start, end)] ^= 1 << seed % 8
+    return bytes(damaged)
+
+
+BAD = {
+    "empty": (lambda whole: b"", "an empty file"),
+    "text": (lambda whole: b"not a video at all\n" * 50, "a file that cannot be opened"),
+    "without its index": (lambda whole: whole[: len(whole) // 2], "a file that cannot be opened"),
+    "zeros": (lambda whole: bytes(4000), "a file that cannot be opened"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_file_that_is_no_video_says_so(
+    tmp_path: Path, whole: bytes, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make, reason = BAD[name]
+    path = tmp_path / "bad.mp4"
+    path.write_bytes(make(whole))
+    with pytest.raises(LilaError, match=f"bad.mp4: expected a video, found {reason}.*copy it again or take it out"):
+        open_video(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    with pytest.raises(LilaError, match="expected a video, found only audio in it"):
+        open_video(barcodes.write_sound(tmp_path / "song.mp4"))
+
+
+def test_nothing_and_a_folder_are_no_video(tmp_path: Path) -> None:
+    with pytest.raises(LilaError, match="expected a video file, found nothing"):
+        open_video(tmp_path / "absent.mp4")
+    with pytest.raises(LilaError, match="expected a video file, found a folder"):
+        open_video(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm"])
+def test_a_truncated_copy_is_noticed(tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
+    clip = Clip(frames=60, options={"movflags": "faststart"}, codec="libvpx-vp9" if suffix == "webm" else "libx264")
+    path = barcodes.write(tmp_path / f"a.{suffix}", clip)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.8)])
+    with pytest.raises(LilaError, match=r"expected a (whole )?video, found"):
+        open_video(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_flipped_bit_is_noticed_almost_always(tmp_path: Path, whole: bytes) -> None:
+    """decord conceals such damage in silence; a flip that leaves a valid stream nobody can notice."""
+    found = [complaint(tmp_path / "flipped.mp4", flip(whole, seed)) for seed in range(24)]
+    noticed = [reason for reason in found if "expected a whole video, found" in reason]
+    assert len(noticed) >= 20
+    assert all(re.search("damage near frame|of its 60 frames damaged", reason) for reason in noticed)
+
+
+def complaint(path: Path, content: bytes) -> str:
+    """What is said of a file with that content, nothing where it is read."""
+    path.write_bytes(content)
+    try:
+        open_video(path).close()
+    except LilaError as error:
+        return str(error)
+    return ""
+
+
+def test_images_are_frames(tmp_path: Path) -> None:
+    import cv2
+
+    paths = [tmp_path / f"{index}.png" for index in range(4)]
+    for index, path in enumerate(paths):
+        cv2.imwrite(str(path), barcodes.picture(index)[..., ::-1])
+    with ImageReader(paths, rate=8.0) as reader:
+        assert numbers(reader.read([3, 1])) == [3, 1]
+        assert reader.times.tolist() == [0, 0.125, 0.25, 0.375]
+    cv2.imwrite(str(paths[2]), np.zeros((10, 12, 3), np.uint8))
+    with pytest.raises(LilaError, match=r"2\.png: expected 96×64 like the frames before it, found 12×10"):
+        ImageReader(paths).read([0, 2])
+    for content, found in ((b"", "an empty file"), (b"text", "a file that no image format fits")):
+        paths[1].write_bytes(content)
+        with pytest.raises(LilaError, match=f"expected an image, found {found}"):
+            ImageReader(paths).read([1])
