@@ -1,0 +1,249 @@
+"""A cue store: what it says of itself, what is in it, and its clips and pairs as numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stores import claims, durable, layout, ledger
+from stores.arrays import CUES, ArraySpec, arrays
+from stores.clips import ClipList
+from stores.codecs import with_checksum
+from stores.cues import PairCues
+from stores.encodings import Rows
+from stores.errors import StoreError
+from stores.files import Files, LocalFiles
+from stores.layout import Header
+from stores.ledger import ABSENT, COMPLETE, FAILED, STATUS_NAMES, ClipRecord, Ledger
+from stores.reader import ShardReader
+from stores.spec import StoreSpec
+from stores.writer import TaskWriter
+
+Index = int | slice | Sequence[int] | None
+
+
+class CueStore:
+    """An open store. Cheap to open and to pickle: it travels as its path and is opened again where it arrives."""
+
+    def __init__(self, files: Files, header: Header) -> None:
+        self.files = files
+        self.header = header
+        self.arrays: dict[str, ArraySpec] = arrays(header.spec)
+        self.ledger = Ledger(files, header.n_clips, header.spec.shard_clips)
+        self._reader = ShardReader(files, self.arrays, header.spec.shard_clips)
+        self._statuses: np.ndarray | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from stores.opening import open as reopen
+
+        return reopen, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"CueStore({self.path!r}, {self.n_clips} clips)"
+
+    @property
+    def path(self) -> str:
+        """Folder or URL."""
+        return self.files.location
+
+    @property
+    def spec(self) -> StoreSpec:
+        """Sizes and encodings."""
+        return self.header.spec
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that shaped the data, as `create` was given it."""
+        return self.header.fingerprint
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the data come from, as `create` was given it."""
+        return self.header.provenance
+
+    @property
+    def n_clips(self) -> int:
+        """Clips that the store declares, whatever their status."""
+        return self.header.n_clips
+
+    @property
+    def n_tasks(self) -> int:
+        """Shard rows."""
+        return self.ledger.n_tasks
+
+    @cached_property
+    def clips(self) -> ClipList:
+        """The names of the clips."""
+        return ClipList.load(self.files)
+
+    def clip_id(self, clip: int) -> str:
+        """Name of a clip."""
+        return self.clips[clip]
+
+    def task_clips(self, task: int) -> range:
+        """Clips of a task."""
+        start = task * self.spec.shard_clips
+        return range(start, min(start + self.spec.shard_clips, self.n_clips))
+
+    # What is there
+
+    def statuses(self) -> np.ndarray:
+        """uint8 (n_clips,): 0 absent, 1 complete, 2 failed; as it is now."""
+        self._statuses = self.ledger.statuses()
+        if self._statuses is None:
+            self._statuses = layout.decode_statuses(self.files.read(layout.STATUS_KEY), self.path)
+        return self._statuses
+
+    def complete_clips(self) -> np.ndarray:
+        """Numbers of the complete clips, ascending."""
+        return np.flatnonzero(self.statuses() == COMPLETE)
+
+    def clip_record(self, clip: int) -> ClipRecord:
+        """Status, attempts and reason of one clip."""
+        record = self.ledger.latest(clip // self.spec.shard_clips)
+        return ClipRecord(ABSENT) if record is None else record.clips[clip % self.spec.shard_clips]
+
+    def pending_tasks(self, only_failed: bool = False) -> Iterator[int]:
+        """Tasks with a clip to do: an absent one, or with `only_failed` one that failed."""
+        wanted = self.statuses() == (FAILED if only_failed else ABSENT)
+        yield from np.unique(np.flatnonzero(wanted) // self.spec.shard_clips).tolist()
+
+    # Writing
+
+    @contextmanager
+    def claim(self, task: int, only_failed: bool = False) -> Iterator[TaskWriter | None]:
+        """Hold a task and give its writer; None if another worker has it (`claimed_by`) or nothing is pending in it.
+
+        Leaving without an exception publishes what was completed and failed; leaving by one discards it. With
+        `only_failed`, clips that failed before count as pending, in place of the absent ones.
+        """
+        root = self._folder()
+        with durable.writing(root, f"claiming task {task}"), claims.hold(root / layout.CLAIMS, task) as held:
+            writer = self._writer(task, only_failed) if held else None
+            if writer is None:
+                yield None
+                return
+            try:
+                yield writer
+            except BaseException:
+                writer.discard()
+                raise
+            writer.publish()
+
+    def claimed_by(self, task: int) -> str | None:
+        """`host:pid` of the worker that has the task now."""
+        return claims.holder(self._folder() / layout.CLAIMS, task)
+
+    def publish_statuses(self) -> None:
+        """Bring the array `status` up to the ledger, for readers over HTTP and for xarray."""
+        root = self._folder()
+        (root / layout.SCRATCH).mkdir(exist_ok=True)
+        with durable.writing(root, "recording the statuses"):
+            scratch = root / layout.SCRATCH / f"status-{ledger.signature()}"
+            durable.publish(with_checksum(self.statuses().tobytes()), root / layout.STATUS_KEY, scratch)
+
+    # Reading
+
+    def read(self, name: str, clip: int, index: Index = None) -> np.ndarray:
+        """One array of a complete clip, decoded (float32 and NaN where missing, for cues that are not integers).
+
+        `index` picks frames or pairs: one (that axis is dropped), a slice, or several.
+        """
+        spec = self._array(name)
+        self._require(clip)
+        if not spec.split:
+            whole = self._decode(name, clip, self._reader.read(name, clip, [0])[0], slice(None))
+            return whole if index is None else np.asarray(whole[index])
+        parts = _parts(index, spec.shape[0])
+        values = self._decode(name, clip, self._reader.read(name, clip, parts), parts)
+        return values[0] if isinstance(index, int) else values
+
+    def pair(self, clip: int, pair: int, cues: Sequence[str] = CUES) -> PairCues:
+        """The named cues of one pair of frames, decoded."""
+        stored = self.stored_pair(clip, pair, cues)
+        return decode_pair(self.arrays, stored)
+
+    def stored_pair(self, clip: int, pair: int, cues: Sequence[str] = CUES) -> PairCues:
+        """The named cues of one pair of frames, as stored: what a loader process should hand on."""
+        self._require(clip)
+        frames = self._reader.read("pair_frames", clip, [0])[0][pair].tolist()
+        gap = int(self._reader.read("pair_gap", clip, [0])[0][pair])
+        values: dict[str, np.ndarray] = {}
+        for name in cues:
+            spec = self._array(name)
+            flow = name.startswith("flow_")
+            stored = self._reader.read(name, clip, [pair] if flow else frames)
+            values[name] = stored[0] if flow else stored
+            if isinstance(spec.encoding, Rows):
+                values[f"{name}_scale"] = self._reader.read(f"{name}_scale", clip, [0])[0][frames]
+                values["feature_channels"] = self._reader.read("feature_channels", clip, [0])[0]
+        return PairCues(clip=clip, pair=pair, gap=gap, frames=(frames[0], frames[1]), **values)
+
+    def _decode(self, name: str, clip: int, stored: np.ndarray, parts: Any) -> np.ndarray:
+        encoding = self.arrays[name].encoding
+        if isinstance(encoding, Rows):
+            return encoding.decode(stored, self._reader.read(f"{name}_scale", clip, [0])[0][parts])
+        return encoding.decode(stored)
+
+    def _array(self, name: str) -> ArraySpec:
+        if name not in self.arrays:
+            raise StoreError(f"{self.path} has no array {name!r}; it has {', '.join(self.arrays)}")
+        return self.arrays[name]
+
+    def _require(self, clip: int) -> None:
+        if self._statuses is None or self._statuses[clip] != COMPLETE:
+            status = int(self.statuses()[clip])
+            if status != COMPLETE:
+                raise StoreError(
+                    f"clip {clip} of {self.path} is {STATUS_NAMES[status]}; read one of `complete_clips()`, "
+                    "or build it with `lila-cues build`"
+                )
+
+    def _writer(self, task: int, only_failed: bool) -> TaskWriter | None:
+        clips = self.task_clips(task)
+        before = self.ledger.latest(task)
+        records = (ClipRecord(ABSENT),) * len(clips) if before is None else before.clips
+        wanted = FAILED if only_failed else ABSENT
+        if all(record.status != wanted for record in records):
+            return None
+        writer = TaskWriter(self._folder(), self.header, clips, [self.clip_id(clip) for clip in clips], before)
+        writer.open(wanted)
+        return writer
+
+    def _folder(self) -> Path:
+        if not isinstance(self.files, LocalFiles):
+            raise StoreError(f"{self.path} is read-only here; write to a store in a folder and copy it there")
+        return self.files.root
+
+
+def decode_pair(specs: dict[str, ArraySpec], stored: PairCues) -> PairCues:
+    """The pair with every cue decoded."""
+    values = {name: getattr(stored, name) for name in CUES if getattr(stored, name) is not None}
+    decoded = {}
+    for name, value in values.items():
+        encoding = specs[name].encoding
+        if isinstance(encoding, Rows):
+            decoded[name] = encoding.decode(value, getattr(stored, f"{name}_scale"))
+        else:
+            decoded[name] = encoding.decode(value)
+    return PairCues(
+        clip=stored.clip,
+        pair=stored.pair,
+        gap=stored.gap,
+        frames=stored.frames,
+        feature_channels=stored.feature_channels,
+        **decoded,
+    )
+
+
+def _parts(index: Index, length: int) -> list[int]:
+    """The frames or pairs that an index picks; negative ones count from the end."""
+    everything = range(length)
+    if index is None or isinstance(index, slice):
+        return list(everything[index or slice(None)])
+    return [everything[part] for part in ([index] if isinstance(index, int) else index)]

@@ -1,0 +1,61 @@
+"""What is written is what is read, within the stated bounds."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import stores
+from stores import StoreError
+from tests.stores import worlds
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> stores.CueStore:
+    store = worlds.create(tmp_path / "cues.zarr", 10)
+    worlds.fill(store, failing=[5])
+    return store
+
+
+def test_statuses_follow_the_ledger(store: stores.CueStore) -> None:
+    assert store.statuses().tolist() == [1, 1, 1, 1, 1, 2, 1, 1, 1, 1]
+    assert store.complete_clips().tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+    assert list(store.pending_tasks()) == []
+    assert list(store.pending_tasks(only_failed=True)) == [1]
+    assert store.clip_record(5).reason == "clip 5 cannot be decoded"
+
+
+@pytest.mark.parametrize("clip", [0, 4, 9])
+def test_what_is_written_is_read(store: stores.CueStore, clip: int) -> None:
+    cues = worlds.cues(clip)
+    for name in store.arrays:
+        if name.endswith("_scale"):
+            continue
+        read, written = store.read(name, clip), np.asarray(getattr(cues, name))
+        np.testing.assert_array_equal(np.isnan(read), np.isnan(written))
+        np.testing.assert_allclose(read, written, atol=0.05, rtol=1e-3)
+
+
+def test_pair(store: stores.CueStore) -> None:
+    cues = worlds.cues(7)
+    pair = store.pair(7, 2)
+    frames = cues.pair_frames[2].tolist()
+    assert pair.frames == tuple(frames)
+    assert pair.gap == 3
+    np.testing.assert_array_equal(pair.rgb, cues.rgb[frames])
+    np.testing.assert_array_equal(pair.features, store.read("features", 7, frames))
+    np.testing.assert_array_equal(pair.flow_forward, store.read("flow_forward", 7, 2))
+    assert store.pair(7, 2, ["depth"]).rgb is None
+
+
+def test_a_store_travels_as_its_path(store: stores.CueStore) -> None:
+    copy = pickle.loads(pickle.dumps(store))  # noqa: S301
+    np.testing.assert_array_equal(copy.read("rgb", 3), store.read("rgb", 3))
+
+
+def test_failed_clip_is_not_read(store: stores.CueStore) -> None:
+    with pytest.raises(StoreError, match=r"clip 5 of .* is failed; read one of"):
+        store.read("rgb", 5)

@@ -1,0 +1,65 @@
+"""Small stores with cues that are known: each clip's values are a function of its number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import stores
+from stores import ClipCues, CueStore, Geometry, StoreSpec
+
+GEOMETRY = Geometry(frames=4, pairs=3, base=(12, 16), cue=(8, 10), features=(4, 5), encoder=(2, 3), channels=6)
+SPEC = StoreSpec(GEOMETRY, shard_clips=4)
+SETTINGS = {"profile": {"name": "tiny", "encoder": "tiny"}, "seed": 0}
+
+
+def names(n_clips: int) -> list[str]:
+    """Clip names with non-ASCII letters among them."""
+    return [f"class é/clip_{clip:05d}.mp4" for clip in range(n_clips)]
+
+
+def cues(clip: int, geometry: Geometry = GEOMETRY) -> ClipCues:
+    """Cues of a clip; a few flow and depth values are missing."""
+    g, random = geometry, np.random.Generator(np.random.Philox(key=clip))
+    flow = random.normal(0, 20, (2, g.pairs, 2, *g.cue)).astype(np.float32)
+    flow[:, 0, :, 0, 0] = np.nan
+    depth = random.gamma(2, 10, (g.frames, *g.cue)).astype(np.float32)
+    depth[0, 1, 1] = np.nan
+    start = random.permuted(np.arange(g.frames))[: g.pairs] if g.pairs <= g.frames else np.zeros(g.pairs, int)
+    return ClipCues(
+        rgb=random.integers(0, 256, (g.frames, *g.base, 3), np.uint8),
+        depth=depth,
+        flow_forward=flow[0],
+        flow_backward=flow[1],
+        features=random.normal(0, 2, (g.frames, g.channels, *g.features)).astype(np.float32),
+        features_raw=random.normal(0, 2, (g.frames, g.channels, *g.encoder)).astype(np.float32),
+        feature_channels=random.permuted(np.arange(384))[: g.channels],
+        frame_index=np.arange(g.frames) * 3 + clip,
+        frame_time=(np.arange(g.frames) * 3 + clip) / 25,
+        pair_frames=np.stack([start, (start + 1) % g.frames], 1),
+        pair_gap=np.full(g.pairs, 3),
+    )
+
+
+def create(path: Path, n_clips: int, spec: StoreSpec = SPEC, settings: dict[str, Any] = SETTINGS) -> CueStore:
+    """An empty store."""
+    return stores.create(path, spec, names(n_clips), settings, {"made": "for a test"})
+
+
+def fill(
+    store: CueStore, tasks: Iterable[int] | None = None, failing: Iterable[int] = (), only_failed: bool = False
+) -> int:
+    """Do the pending tasks (or those given) and tell how many clips were computed."""
+    computed, failures = 0, set(failing)
+    for task in list(store.pending_tasks(only_failed)) if tasks is None else tasks:
+        with store.claim(task, only_failed) as writer:
+            for clip in [] if writer is None else writer.pending():
+                computed += 1
+                if clip in failures:
+                    writer.fail(clip, f"clip {clip} cannot be decoded")
+                else:
+                    writer.complete(clip, cues(clip, store.spec.geometry))
+    return computed
