@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from lila_train.commands import features, run
 from stores import console
 
 app = typer.Typer(
@@ -13,6 +14,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.command("run")(run.run)
+app.command("features")(features.features)
 
 
 def main() -> None:

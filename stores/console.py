@@ -8,7 +8,17 @@ from contextlib import contextmanager
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from stores.errors import LilaError
 
@@ -20,15 +30,27 @@ EXIT_SYSTEM = 1
 EXIT_INTERRUPTED = 130
 
 
+class _Rate(ProgressColumn):
+    """How many units per second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.3g} {self.unit}/s", style="progress.data.speed")
+
+
 @contextmanager
 def progress(unit: str) -> Iterator[Progress]:
-    """A bar with the count, the rate in `unit` per second and the time left; give the rate as the field `rate`."""
+    """A bar with the count, the rate in `unit` per second and the time left."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn(f"{{task.fields[rate]:.1f}} {unit}/s"),
+        _Rate(unit),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=err, transient=False) as bar:
@@ -36,7 +58,7 @@ def progress(unit: str) -> Iterator[Progress]:
 
 
 def run(app: typer.Typer) -> None:
-    """Run a command line; an error of the user's or the machine's is one sentence and an exit status, not a traceback."""
+    """Run a command line; the user's or the machine's errors are one sentence and an exit status, not a traceback."""
     try:
         app()
     except LilaError as error:

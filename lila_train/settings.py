@@ -1,0 +1,79 @@
+"""Everything that shapes a training run, as one frozen value; the defaults are the paper's where it states them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from lila_train.objective import SIGMA, EdgeForm
+from lila_train.sampling import ViewRanges
+from lila_train.solve import Solver
+from stores.errors import LilaError
+
+
+@dataclass(frozen=True)
+class Method:
+    """The objective (METHOD sections 2 to 5)."""
+
+    view_size: int = 224
+    max_gap: int = 5
+    channels: int = 32
+    cells: int = 32
+    ridge: float = 0.1
+    solver: Solver = "cholesky"
+    edge_weight: float = 1.0
+    edge_sigma: float = SIGMA
+    edge_form: EdgeForm = "absolute"
+    views: ViewRanges = field(default_factory=ViewRanges)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The run: how long, how large, how fast, and by which method."""
+
+    steps: int
+    seed: int = 0
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-5
+    decoder_width: int | None = None
+    method: Method = field(default_factory=Method)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> TrainSettings:
+        """The inverse of `to_dict`, also after a round trip through JSON."""
+        method = dict(record["method"])
+        views: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in method.pop("views").items()}
+        return cls(**{**record, "method": Method(**method, views=ViewRanges(**views))})
+
+    def check(self) -> None:
+        """Refuse values that no run can have."""
+        positive = {
+            "--steps": self.steps,
+            "--batch-size": self.batch_size,
+            "--lr": self.learning_rate,
+            "--view-size": self.method.view_size,
+            "--max-gap": self.method.max_gap,
+            "--channels": self.method.channels,
+            "--ridge": self.method.ridge,
+        }
+        for option, value in positive.items():
+            if not value > 0:
+                raise LilaError(f"{option} must be above 0, found {value}")
+
+
+def differences(recorded: Any, asked: Any, prefix: str = "") -> list[str]:
+    """Where two settings differ, as `name: recorded, not asked`."""
+    found = []
+    for entry in fields(recorded):
+        old, new = getattr(recorded, entry.name), getattr(asked, entry.name)
+        if old == new:
+            continue
+        if hasattr(old, "__dataclass_fields__"):
+            found += differences(old, new, f"{prefix}{entry.name}.")
+        else:
+            found.append(f"{prefix}{entry.name}: {old}, not {new}")
+    return found
