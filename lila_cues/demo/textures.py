@@ -1,0 +1,128 @@
+"""Procedural textures: a pattern in [0, 1], a palette of several colours, and the two put together.
+
+A texture is float32 RGB in [0, 1], rows × columns × 3. Every pattern is a function of a square grid of points and a
+random generator; none is a plain colour, so that no object can be told from another by one colour alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+from numpy.random import Generator
+
+Pattern = Float[np.ndarray, "y x"]
+Palette = Float[np.ndarray, "colours 3"]
+
+
+def fractal_noise(rng: Generator, size: int, coarsest: int = 4, octaves: int = 5, gain: float = 0.55) -> Pattern:
+    """Smooth random maps, each twice as fine and `gain` times as strong as the one before; sum stretched to [0, 1]."""
+    total = np.zeros((size, size), np.float32)
+    for octave in range(octaves):
+        cells = min(coarsest << octave, size)
+        lattice = rng.random((cells + 3, cells + 3), dtype=np.float32)
+        total += gain**octave * cv2.resize(lattice, (size, size), interpolation=cv2.INTER_CUBIC)
+    return _stretched(total)
+
+
+def _stretched(values: np.ndarray) -> Pattern:
+    low, high = np.percentile(values, (2, 98))
+    return np.clip((values - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
+
+
+def _plane(size: int) -> tuple[np.ndarray, np.ndarray]:
+    axis = np.linspace(-1, 1, size, dtype=np.float32)
+    x, y = np.meshgrid(axis, axis)
+    return x, y
+
+
+def clouds(rng: Generator, size: int) -> Pattern:
+    """Noise folded once, which leaves soft ridges."""
+    noise = fractal_noise(rng, size, int(rng.integers(3, 8)))
+    return _stretched(np.abs(noise - 0.5)) if rng.random() < 0.5 else noise
+
+
+def marble(rng: Generator, size: int) -> Pattern:
+    """Parallel veins, bent by noise."""
+    x, y = _plane(size)
+    angle, waves = rng.uniform(0, np.pi), rng.uniform(5, 12)
+    phase = waves * (np.cos(angle) * x + np.sin(angle) * y) + 5 * fractal_noise(rng, size)
+    return (0.5 + 0.5 * np.sin(phase)).astype(np.float32)
+
+
+def wood(rng: Generator, size: int) -> Pattern:
+    """Rings around a point beside the picture, with a fine grain."""
+    x, y = _plane(size)
+    centre, rings = rng.uniform(-1.5, 1.5, 2), rng.uniform(5, 10)
+    radius = np.hypot(x - centre[0], 0.5 * (y - centre[1])) + 0.25 * fractal_noise(rng, size, 3, 3)
+    return _stretched(np.mod(radius * rings, 1) + 0.25 * fractal_noise(rng, size, 24, 3))
+
+
+def stripes(rng: Generator, size: int) -> Pattern:
+    """Bands with soft edges, slightly wavy, of two widths."""
+    x, y = _plane(size)
+    angle, count = rng.uniform(0, np.pi), rng.uniform(3, 7)
+    along = np.cos(angle) * x + np.sin(angle) * y + 0.15 * fractal_noise(rng, size, 3, 2)
+    band = np.sin(np.pi * count * along) + 0.5 * np.sin(2 * np.pi * count * along + 1)
+    return (1 / (1 + np.exp(-6 * band))).astype(np.float32)
+
+
+def dots(rng: Generator, size: int) -> Pattern:
+    """Discs of varied size and grey, one per cell of a jittered grid."""
+    cells = int(rng.integers(4, 9))
+    step = size / cells
+    canvas = np.full((size, size), 0.15, np.float32)
+    for row in range(cells):
+        for column in range(cells):
+            centre = (np.array([column, row]) + rng.uniform(0.3, 0.7, 2)) * step
+            radius, grey = step * rng.uniform(0.22, 0.42), rng.uniform(0.4, 1)
+            cv2.circle(
+                canvas, tuple(np.rint(centre * 16).astype(int).tolist()), int(radius * 16), grey, -1, cv2.LINE_AA, 4
+            )
+    return np.clip(canvas + 0.3 * (fractal_noise(rng, size) - 0.5), 0, 1)
+
+
+def checks(rng: Generator, size: int) -> Pattern:
+    """A chequered cloth: bands in two directions laid over each other."""
+    x, y = _plane(size)
+    angle, count = rng.uniform(0, np.pi), rng.uniform(2.5, 5)
+    u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    bands = np.tanh(5 * np.sin(np.pi * count * u)) + np.tanh(5 * np.sin(np.pi * count * v))
+    return _stretched(bands + 0.6 * fractal_noise(rng, size))
+
+
+def cells(rng: Generator, size: int) -> Pattern:
+    """Stones with dark joints: each pixel takes the grey of its nearest seed."""
+    seeds = rng.random((int(rng.integers(25, 70)), 2)) * size
+    free = np.full((size, size), 255, np.uint8)
+    free[seeds[:, 1].astype(int), seeds[:, 0].astype(int)] = 0
+    _, nearest = cv2.distanceTransformWithLabels(free, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    greys = rng.uniform(0.25, 1, nearest.max() + 1).astype(np.float32)[nearest]
+    joints = cv2.morphologyEx(nearest.astype(np.float32), cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0
+    tone = np.where(joints, np.float32(0), greys)
+    return np.clip(cv2.GaussianBlur(tone, (0, 0), size / 200) + 0.25 * (fractal_noise(rng, size, 12) - 0.5), 0, 1)
+
+
+PATTERNS: tuple[Callable[[Generator, int], Pattern], ...] = (clouds, marble, wood, stripes, dots, checks, cells)
+GROUND_PATTERNS: tuple[Callable[[Generator, int], Pattern], ...] = (clouds, marble, wood, cells)
+
+
+def draw_palette(rng: Generator, vivid: float = 0.8, colours: int = 5) -> Palette:
+    """Colours from dark to light around two or three hues, as sRGB in [0, 1]; `vivid` is the largest saturation."""
+    hues = (rng.uniform(0, 1) + rng.choice([0.0, 0.08, 0.33, 0.5, 0.6], colours)) % 1 * 360
+    lightness = np.sort(rng.uniform(0.12, 0.92, colours)) + rng.normal(0, 0.06, colours)
+    saturation = rng.uniform(0.3 * vivid, vivid, colours)
+    hls = np.stack([hues, np.clip(lightness, 0.06, 0.95), saturation], axis=-1).astype(np.float32)
+    return cv2.cvtColor(hls[None], cv2.COLOR_HLS2RGB)[0]
+
+
+def coloured(rng: Generator, pattern: Pattern, palette: Palette) -> Float[np.ndarray, "y x 3"]:
+    """The pattern's values looked up along the palette, with a fine grain and broad changes of light laid over."""
+    size = len(pattern)
+    positions = np.linspace(0, 1, len(palette))
+    colour = np.stack([np.interp(pattern, positions, palette[:, i]) for i in range(3)], axis=-1).astype(np.float32)
+    grain = 0.8 + 0.4 * fractal_noise(rng, size, size // 12, 3)
+    light = 0.85 + 0.3 * fractal_noise(rng, size, 2, 2)
+    return np.clip(colour * (grain * light)[..., None], 0, 1)
