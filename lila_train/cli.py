@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from lila_train.commands import features, run
+from lila_train.commands import evaluate, features, run
 from stores import console
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("features")(features.features)
+app.command("eval")(evaluate.evaluate)
 
 
 def main() -> None:

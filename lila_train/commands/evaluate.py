@@ -1,0 +1,79 @@
+"""`lila-train eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stores import console
+
+if TYPE_CHECKING:
+    from lila_train.evaluation.harness import Task
+
+MIB = 2**20
+
+
+def evaluate(
+    protocol: Annotated[str, typer.Argument(metavar="PROTOCOL", help="davis-knn@lila, davis-knn@dino")],
+    out: Annotated[
+        Path, typer.Option(help="Where the result and the predictions go; an interrupted run goes on there.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="The data set's folder; $LILA_DATA/NAME or data/NAME if not given.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="weights.safetensors of a run: scores its encoder, and it.")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Instead: a frozen encoder by name, alone.")] = None,
+    encoder_weights: Annotated[Path | None, typer.Option(help="The encoder's weight file.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many sequences.")] = None,
+    seed: Annotated[int, typer.Option(help="Of what is trained on top; nothing is in k-NN.")] = 0,
+    short_side: Annotated[
+        int | None, typer.Option(min=16, help="Short side of the frames in pixels, in place of the protocol's.")
+    ] = None,
+    memory_mb: Annotated[int, typer.Option(min=1, help="Bound on temporary memory; changes no figure.")] = 256,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+) -> None:
+    """Score features by a protocol.
+
+    Writes result.json (figures, settings, counts, fingerprint) and the predictions as indexed PNGs into --out. With
+    --weights the encoder alone and the trained model are scored in one run. A finished evaluation is shown again
+    without computing; a folder that holds another one is refused.
+    """
+    from lila_train.devices import choose
+    from lila_train.evaluation.harness import evaluate as run
+    from lila_train.evaluation.models import ModelSpec
+    from lila_train.evaluation.protocols import Options, open_task
+
+    spec = ModelSpec(weights, encoder, encoder_weights)
+    task = open_task(protocol, data, Options(limit, seed, short_side, memory_mb * MIB))
+    _announce(task)
+    result = run(task, spec, out, choose(device))
+    _show(result, out)
+
+
+def _announce(task: Task) -> None:
+    console.out.print(f"[bold]{task.protocol}[/]: {_listed(task.counts())}")
+    console.out.print(f"settings: {_listed(task.settings)}")
+
+
+def _show(result: dict[str, Any], out: Path) -> None:
+    from rich.table import Table
+
+    console.out.print(f"sizes: {_listed(result['derived'])}")
+    names = list(next(iter(result["scores"].values())))
+    table = Table("", *names, title=f"{result['protocol']} ({_listed(result['counts'])})", title_justify="left")
+    for head, figures in result["scores"].items():
+        table.add_row(head, *(_percent(figures[name]) for name in names))
+    console.out.print(table)
+    console.out.print(f"{out / 'result.json'} ({sum(result['seconds'].values()):.1f} s)")
+
+
+def _percent(value: float | None) -> str:
+    return "missing" if value is None else f"{100 * value:.1f}"
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {'–' if value is None else value}" for name, value in values.items())

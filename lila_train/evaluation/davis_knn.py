@@ -1,0 +1,157 @@
+"""Video object segmentation by local k-NN label propagation: `davis-knn@lila` and `davis-knn@dino`.
+
+The labels of the first frame are carried through the video on a grid of cells. Sources: EVALUATION section 3, settings
+of the LILA reference's launch scripts, and DINO's `eval_video_segmentation.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from lila_train.evaluation.models import FeatureMap
+from lila_train.evaluation.propagation import (
+    Budget,
+    Context,
+    Neighbours,
+    Weigh,
+    propagate,
+    share_of_top,
+    softmax_of_top,
+)
+
+Size = tuple[int, int]  # height, width
+Image = UInt8[np.ndarray, "h w 3"]
+Labels = UInt8[np.ndarray, "h w"]
+
+
+@dataclass(frozen=True)
+class KnnSettings:
+    """What shapes the figures. Sides of the frame in pixels, of the grid and the window in cells."""
+
+    short_side_px: int | None = None  # None: short_side_patches × the encoder's patch
+    short_side_patches: int = 34
+    long_side_multiple_px: int | None = None  # rounded down to it; None: to the nearest multiple of the patch
+    grid_short_side: int | None = 60  # None: the encoder's own grid
+    window: int = 25
+    context_frames: int = 8  # the first and the seven latest
+    top: int = 5
+    temperature: float = 0.1
+    border: str = "replicate"  # or "cut"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Heights and widths of one sequence: as filmed, as the network sees it, as labels are carried."""
+
+    native: Size
+    frame: Size
+    grid: Size
+
+    def radius_px(self, window: int) -> float:
+        """How far a window reaches from its centre, in pixels of the native frame."""
+        return window // 2 * min(self.native) / min(self.grid)
+
+
+@dataclass(frozen=True)
+class KnnProtocol:
+    """Settings, and the steps that differ between the two protocols."""
+
+    name: str
+    settings: KnnSettings
+    weigh: Weigh
+    resize_reference: Callable[[Float[Tensor, "c H W"], Size], Float[Tensor, "c h w"]]
+    read_out: Callable[[Float[Tensor, "c h w"], Sizes], Int[Tensor, "H W"]]
+
+    def with_short_side(self, short_side_px: int) -> KnnProtocol:
+        """The same at another frame size."""
+        return replace(self, settings=replace(self.settings, short_side_px=short_side_px))
+
+    @property
+    def neighbours(self) -> Neighbours:
+        """The rule of the vote."""
+        chosen = self.settings
+        return Neighbours(chosen.window, chosen.top, chosen.temperature, chosen.border == "replicate", self.weigh)
+
+
+def sizes_of(native: Size, patch: int, settings: KnnSettings) -> Sizes:
+    """The sizes of a sequence whose frames are `native` (height, width) in pixels."""
+    short = max(1, round((settings.short_side_px or settings.short_side_patches * patch) / patch)) * patch
+    ideal = short * max(native) / min(native)
+    multiple = settings.long_side_multiple_px
+    if multiple is not None and multiple % patch == 0:
+        long = max(multiple, int(ideal // multiple) * multiple)
+    else:
+        long = max(1, round(ideal / patch)) * patch
+    cells = settings.grid_short_side or short // patch
+    upright = native[0] > native[1]
+    frame, grid = (short, long), (cells, long * cells // short)
+    return Sizes(native, frame[::-1] if upright else frame, grid[::-1] if upright else grid)
+
+
+def follow(
+    frames: Iterable[Image],
+    reference: Labels,
+    cells_of: Callable[[Image], Float[Tensor, "d h w"]],
+    protocol: KnnProtocol,
+    sizes: Sizes,
+    budget: Budget,
+) -> Iterator[Labels]:
+    """Labels of every frame after the first, at native size, from the frames in order and the first one's labels.
+
+    `cells_of` gives a frame's unit features on the grid.
+    """
+    ordered = iter(frames)
+    cells = cells_of(next(ordered))
+    objects = torch.arange(int(reference.max()) + 1, device=cells.device)
+    one_hot = (torch.from_numpy(reference).to(cells.device) == objects[:, None, None]).float()
+    context = Context(protocol.settings.context_frames, cells, protocol.resize_reference(one_hot, sizes.grid))
+    for frame in ordered:
+        cells = cells_of(frame)
+        labels = propagate(cells, context, protocol.neighbours, budget)
+        context.add(cells, labels)
+        yield protocol.read_out(labels, sizes).to(torch.uint8).cpu().numpy()
+
+
+@torch.no_grad()
+def unit_cells(frame: Image, features: FeatureMap, sizes: Sizes, device: torch.device) -> Float[Tensor, "d h w"]:
+    """A frame's features, brought to the grid and to unit length; a map that has the grid's size stays as it is."""
+    image = torch.tensor(frame, device=device).movedim(-1, 0)[None].float() / 255
+    resized = F.interpolate(image, sizes.frame, mode="bilinear", align_corners=False, antialias=True)
+    return F.normalize(_bilinear(features(resized.clamp(0, 1))[0], sizes.grid), dim=0)
+
+
+def _bilinear(maps: Float[Tensor, "c H W"], size: Size) -> Float[Tensor, "c h w"]:
+    return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def _nearest(maps: Float[Tensor, "c H W"], size: Size) -> Float[Tensor, "c h w"]:
+    return F.interpolate(maps[None], size, mode="nearest-exact")[0]
+
+
+def _largest(labels: Float[Tensor, "c h w"], sizes: Sizes) -> Int[Tensor, "H W"]:
+    return _bilinear(labels, sizes.native).argmax(dim=0)
+
+
+def _largest_of_stretched(labels: Float[Tensor, "c h w"], sizes: Sizes) -> Int[Tensor, "H W"]:
+    """DINO's read-out: each channel stretched to [0, 1] over the frame before the comparison."""
+    maps = _bilinear(labels, sizes.frame)
+    maps = maps - maps.amin(dim=(1, 2), keepdim=True)
+    maps = maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+    return _nearest(maps.argmax(dim=0, keepdim=True).float(), sizes.native)[0].long()
+
+
+LILA = KnnProtocol("davis-knn@lila", KnnSettings(), softmax_of_top, _bilinear, _largest)
+DINO = KnnProtocol(
+    "davis-knn@dino",
+    KnnSettings(short_side_px=480, long_side_multiple_px=64, grid_short_side=None, border="cut"),
+    share_of_top,
+    _nearest,
+    _largest_of_stretched,
+)

@@ -1,0 +1,146 @@
+"""Models under test behind one interface: images in, the encoder's grid and, where there is one, a map of the pixels.
+
+A *head* names what is scored: `encoder` is the grid alone, any other name the model's own pixel map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lila_cues.networks.encoder import FrozenEncoder
+from lila_cues.networks.weights import file_sha256
+from lila_train.model import Lila
+from stores.errors import LilaError
+
+ENCODER = "encoder"
+
+FeatureMap = Callable[[Float[Tensor, "b 3 H W"]], Float[Tensor, "b c h w"]]
+
+
+@runtime_checkable
+class GridModel(Protocol):
+    """A model that has at least a grid of tokens; RGB in [0, 1], sides multiples of the patch size."""
+
+    @property
+    def patch_size(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class PixelModel(GridModel, Protocol):
+    """A model that also gives a feature vector per pixel, under the name of `head`."""
+
+    @property
+    def head(self) -> str: ...
+
+    def pixel_map(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]: ...
+
+
+@dataclass(frozen=True)
+class EncoderAlone:
+    """A frozen encoder without anything on top: the baseline of every table."""
+
+    encoder: FrozenEncoder
+    device: torch.device
+
+    @property
+    def patch_size(self) -> int:
+        return self.encoder.patch_size
+
+    def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
+        return self.encoder.grid(images)
+
+    def describe(self) -> dict[str, Any]:
+        """Provenance: name and patch size of the encoder, and where its weights come from."""
+        source = self.encoder.source.to_dict()
+        return {"encoder": self.encoder.name, "patch_size": self.patch_size, "encoder_weights": source}
+
+
+@dataclass(frozen=True)
+class LilaModel:
+    """A trained model of ours: its encoder's grid, and the pixel map decoded from it."""
+
+    lila: Lila
+    device: torch.device
+    head: str = "lila"
+
+    @property
+    def patch_size(self) -> int:
+        return self.lila.encoder.patch_size
+
+    def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
+        return self.lila.encode(images)
+
+    def pixel_map(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
+        return self.lila(images)
+
+    def describe(self) -> dict[str, Any]:
+        """Provenance of the encoder, and the size of the decoder."""
+        parameters = sum(tensor.numel() for tensor in self.lila.decoder.parameters())
+        return EncoderAlone(self.lila.encoder, self.device).describe() | {"decoder_parameters": parameters}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model is asked for, before anything is loaded: weights of ours, or an encoder by name."""
+
+    weights: Path | None = None
+    encoder: str | None = None
+    encoder_weights: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.weights is None) == (self.encoder is None):
+            raise LilaError(
+                "expected one model to score, found "
+                + ("two" if self.weights else "none")
+                + "; pass either --weights FILE of a run, or --encoder NAME (with --encoder-weights FILE)"
+            )
+        for path, option in ((self.weights, "--weights"), (self.encoder_weights, "--encoder-weights")):
+            if path is not None and not path.is_file():
+                raise LilaError(f"expected a weight file at {path}, found none; give its place with {option}")
+
+    def heads(self) -> tuple[str, ...]:
+        """What a run with this model scores."""
+        return (ENCODER,) if self.weights is None else (ENCODER, "lila")
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the figures: hashes of the files, else the name that the hub resolves."""
+        chosen: dict[str, Any] = {}
+        if self.weights is not None:
+            chosen["weights_sha256"] = file_sha256(self.weights)
+        if self.encoder is not None:
+            chosen["encoder"] = self.encoder
+        if self.encoder_weights is not None:
+            chosen["encoder_weights_sha256"] = file_sha256(self.encoder_weights)
+        return chosen
+
+    def load(self, device: torch.device) -> GridModel:
+        """The model, ready to run."""
+        if self.weights is not None:
+            from lila_train.loading import load
+
+            return LilaModel(load(self.weights, device=device, encoder_weights=self.encoder_weights), device)
+        from lila_cues.networks import load_encoder
+
+        return EncoderAlone(load_encoder(str(self.encoder), self.encoder_weights, device), device)
+
+
+def feature_map(model: GridModel, head: str) -> FeatureMap:
+    """The function that `head` names."""
+    if head == ENCODER:
+        return model.encoder_grid
+    assert isinstance(model, PixelModel), f"{head} is no head of {model.describe()}"
+    return model.pixel_map

@@ -1,0 +1,91 @@
+"""The protocols by id: how each opens a data folder as work for the harness."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lila_train.evaluation import davis_knn
+from lila_train.evaluation.davis_data import open_davis
+from lila_train.evaluation.davis_knn import KnnProtocol, Labels, Size
+from lila_train.evaluation.davis_task import DavisTask, Video
+from lila_train.evaluation.harness import Task
+from lila_train.evaluation.models import GridModel, feature_map
+from lila_train.evaluation.propagation import Budget
+from stores.errors import LilaError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line can change of a protocol; `memory` (bytes) changes no figure."""
+
+    limit: int | None = None
+    seed: int = 0
+    short_side_px: int | None = None
+    memory: int = Budget().memory
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A protocol on offer: where its data are looked for, and how they are opened."""
+
+    dataset: str
+    open: Callable[[Path, Options], Task]
+
+
+def open_task(protocol: str, data: Path | None, options: Options) -> Task:
+    """The work that a protocol is on a data folder; unknown ids and missing folders are refused."""
+    if protocol not in PROTOCOLS:
+        raise LilaError(f"expected a protocol, one of {', '.join(PROTOCOLS)}, found {protocol}")
+    if options.limit is not None and options.limit < 1:
+        raise LilaError(f"expected --limit of at least 1, found {options.limit}")
+    entry = PROTOCOLS[protocol]
+    return entry.open(_found(entry.dataset, data), options)
+
+
+def _found(dataset: str, data: Path | None) -> Path:
+    places = [data] if data else [Path(os.environ.get("LILA_DATA", "data")) / dataset]
+    if not places[0].is_dir():
+        raise LilaError(f"expected the {dataset} data in {places[0]}, found no such folder; pass its place with --data")
+    return places[0]
+
+
+def _davis_knn(protocol: KnnProtocol, data: Path, options: Options) -> Task:
+    chosen = protocol.with_short_side(options.short_side_px) if options.short_side_px else protocol
+    budget = Budget(memory=options.memory)
+
+    def segment(model: GridModel, head: str, video: Video) -> Iterator[Labels]:
+        size = (video.reference.shape[0], video.reference.shape[1])
+        sizes = davis_knn.sizes_of(size, model.patch_size, chosen.settings)
+        cells_of = partial(davis_knn.unit_cells, features=feature_map(model, head), sizes=sizes, device=model.device)
+        return davis_knn.follow(video.frames, video.reference, cells_of, chosen, sizes, budget)
+
+    return DavisTask(
+        chosen.name,
+        asdict(chosen.settings),
+        open_davis(data, limit=options.limit),
+        segment,
+        partial(_knn_sizes, chosen),
+    )
+
+
+def _knn_sizes(protocol: KnnProtocol, model: GridModel, native: Size) -> dict[str, Any]:
+    """Sizes of the first sequence, and how far a window reaches."""
+    sizes = davis_knn.sizes_of(native, model.patch_size, protocol.settings)
+    return {
+        "native_px": list(sizes.native),
+        "frame_px": list(sizes.frame),
+        "grid_cells": list(sizes.grid),
+        "radius_cells": protocol.settings.window // 2,
+        "radius_native_px": round(sizes.radius_px(protocol.settings.window), 1),
+    }
+
+
+PROTOCOLS = {
+    "davis-knn@lila": Entry("davis", partial(_davis_knn, davis_knn.LILA)),
+    "davis-knn@dino": Entry("davis", partial(_davis_knn, davis_knn.DINO)),
+}
