@@ -34,6 +34,10 @@ class FrameReader(ABC):
         ascending, position = np.unique(wanted, return_inverse=True)
         return self._ascending(ascending)[position]
 
+    def frame_name(self, index: int) -> str:
+        """What files beside the clip call that frame, without a suffix."""
+        return f"{index:05d}"
+
     @abstractmethod
     def _ascending(self, indices: np.ndarray) -> np.ndarray:
         """The frames at strictly ascending `indices`."""
@@ -56,6 +60,9 @@ class ImageReader(FrameReader):
     def __init__(self, paths: Sequence[Path], rate: float = 24.0):
         self.paths = tuple(paths)
         self.times = np.arange(len(self.paths)) / rate
+
+    def frame_name(self, index: int) -> str:
+        return self.paths[index].stem
 
     def _ascending(self, indices: np.ndarray) -> np.ndarray:
         images = [read_image(self.paths[i]) for i in indices]

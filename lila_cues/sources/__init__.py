@@ -1,0 +1,36 @@
+"""Where clips come from: a source yields clip ids and how to read them.
+
+A new one is a small file with a class that has `name`, `clips()` and `open(clip_id)`, and a line in `SOURCES`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from lila_cues.sources.source import Source, SourceOptions, find_root
+from stores.errors import LilaError
+
+__all__ = ["SOURCES", "Source", "SourceOptions", "find_root", "open_source"]
+
+DEFAULTS = SourceOptions()
+SOURCES = {
+    "demo": ("demo", "clips rendered here, with known depth, flow and masks; needs no data"),
+    "videos": ("videos", "a folder of video files"),
+    "frames": ("frames", "a folder of folders of images"),
+    "kinetics": ("kinetics", "Kinetics-400, 600 or 700: training clips by list or folder"),
+    "youtube-vos": ("youtube_vos", "YouTube-VOS, train_all_frames"),
+    "davis": ("davis", "DAVIS 2016 or 2017, training sequences at 480p"),
+}
+"""Name → its module here, and what it is."""
+
+
+def open_source(name: str, root: Path | None = None, options: SourceOptions = DEFAULTS) -> Source:
+    """The source called `name`, in the folder `root` or where it is looked for; a `LilaError` if there is none."""
+    if name not in SOURCES:
+        raise LilaError(
+            f"expected a data set among {', '.join(SOURCES)}, found {name!r}; pass one of these as --dataset"
+        )
+    module = importlib.import_module(f"{__name__}.{SOURCES[name][0]}")
+    source: Source = module.at(find_root(name, root, made_here=name == "demo"), options)
+    return source

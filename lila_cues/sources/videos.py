@@ -1,0 +1,41 @@
+"""`videos`: any folder of video files, however deep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lila_cues.decoding import FrameReader, open_video
+from lila_cues.sources.source import SourceOptions, inside, walk_files
+from stores.errors import LilaError
+
+SUFFIXES = frozenset({
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg",
+    ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv", ".vob",
+})  # fmt: skip
+
+
+class Videos:
+    """Every video file below `root`; a clip's id is its path from there."""
+
+    name = "videos"
+
+    def __init__(self, root: Path, decoder: str = "decord"):
+        self.root, self.decoder = root, decoder
+
+    def clips(self) -> Sequence[str]:
+        found = list(walk_files(self.root, SUFFIXES))
+        if not found:
+            raise LilaError(
+                f"expected video files ({', '.join(sorted(SUFFIXES))}) in {self.root} or below, found none; "
+                "pass --root with the folder that holds them"
+            )
+        return found
+
+    def open(self, clip_id: str) -> FrameReader:
+        return open_video(inside(self.root, clip_id), self.decoder)
+
+
+def at(root: Path, options: SourceOptions) -> Videos:
+    """The source in that folder."""
+    return Videos(root, options.decoder)
