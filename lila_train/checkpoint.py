@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lila_cues.networks.weights import WeightSource
+from lila_cues.networks import WeightSource
 from lila_train.decoder import Decoder, DecoderWidths
 from stores.errors import LilaError
 

@@ -93,7 +93,7 @@ def frame_count(path: Path, plan: Extraction) -> int:
     return min(count, plan.max_frames) if plan.max_frames else count
 
 
-def resized(picture: Picture, size: int | None) -> Picture:
+def resized(picture: Picture, size: int | None) -> UInt8[np.ndarray, "H W 3"]:
     """The picture with its short side at `size` pixels, aspect kept, antialiased."""
     if size is None:
         return picture

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 
-from lila_cues.networks.encoder import FrozenEncoder, load_encoder
-from lila_cues.networks.weights import WeightSource
+from lila_cues.networks import restore_encoder
 from lila_train import checkpoint
 from lila_train.model import Fit, Lila
 from stores.errors import LilaError
@@ -26,7 +25,7 @@ def load(
     place of the same file; its hash is checked against the recorded one. Raises LilaError where something is missing.
     """
     found = checkpoint.read(Path(weights))
-    encoder = encoder_of(found.provenance.encoder, encoder_weights, device)
+    encoder = restore_encoder(found.provenance.encoder, encoder_weights, device)
     decoder = found.build_decoder()
     if encoder.width != decoder.widths.encoder:
         raise LilaError(
@@ -34,16 +33,3 @@ def load(
             f"{encoder.width}; these weights belong to another backbone"
         )
     return Lila(encoder, decoder, fit).to(device).eval()
-
-
-def encoder_of(
-    source: WeightSource, weights: str | Path | None = None, device: str | torch.device = "cpu"
-) -> FrozenEncoder:
-    """The encoder that a store or a checkpoint recorded, its weights the same to the bit.
-
-    `weights`: where the recorded file is now, if it has moved.
-    """
-    place = weights
-    if place is None and source.origin in ("file", "random"):
-        place = source.location
-    return load_encoder(source.network, place, device, sha256=source.sha256)

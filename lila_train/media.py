@@ -7,7 +7,6 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
-
 import av
 import numpy as np
 from av.video.stream import VideoStream

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from lila_cues.networks.encoder import FrozenEncoder
+from lila_cues.networks import FrozenEncoder
 from lila_train.decoder import Decoder
 from stores.errors import LilaError
 

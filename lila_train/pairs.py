@@ -47,6 +47,11 @@ class PairBatch:
         """The same in page-locked memory; DataLoader calls this by name."""
         return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
 
+    def whole(self) -> Tensor:
+        """Per pair, whether every cue is a finite number: b booleans."""
+        cues = (self.depth, self.flow_forward, self.flow_backward, self.features)
+        return torch.stack([torch.isfinite(cue).flatten(1).all(1) for cue in cues]).all(0)
+
     def regions(self, frame: int) -> Regions:
         """The boxes of the context (0) or query (1) frames."""
         top, left, side, mirrored = self.boxes[:, frame].unbind(-1)

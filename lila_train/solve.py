@@ -33,7 +33,8 @@ def ridge(
         moment = weighted @ y
         if solver == "lu":
             return torch.linalg.solve(gram, moment)
-        return torch.cholesky_solve(moment, torch.linalg.cholesky(gram))
+        factor, _ = torch.linalg.cholesky_ex(gram)  # no look at the device: a failure is NaN in the loss
+        return torch.cholesky_solve(moment, factor)
 
 
 def with_bias(features: Float[Tensor, "b d h w"]) -> Float[Tensor, "b d_and_one h w"]:

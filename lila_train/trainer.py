@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 import stores
-from lila_cues.networks.encoder import FrozenEncoder
-from lila_cues.networks.weights import WeightSource
+from lila_cues.networks import FrozenEncoder, WeightSource, restore_encoder
 from lila_train import checkpoint
 from lila_train.checkpoint import Provenance
 from lila_train.decoder import Decoder, DecoderWidths
-from lila_train.loading import encoder_of
 from lila_train.method import Losses, cut_views, in_context_losses
 from lila_train.pairs import PairBatch, PairSettings, Share, load_pairs
 from lila_train.run_folder import RunFolder
@@ -70,19 +68,25 @@ class Trainer:
         return in_context_losses(self.features_of, context, query, method)
 
     def advance(self, batch: PairBatch) -> Losses:
-        """One step of the optimiser; a loss that is no number stops the run before it reaches the weights."""
+        """One step of the optimiser; a cue or a loss that is no number stops the run before it reaches the weights."""
         losses = self.losses(batch)
-        if not torch.isfinite(losses.total):
-            clips = ", ".join(self.store.clip_id(int(c)) for c in batch.clips)
-            raise LilaError(
-                f"the loss of step {self.step} is {losses.total.item()}; its clips are {clips}: check them with "
-                f"lila-cues verify {self.store.path}; the last checkpoint in {self.folder.root} is kept"
-            )
+        self._refuse_no_number(torch.cat((batch.whole(), torch.isfinite(losses.total)[None])).tolist(), batch)
         self.optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
         self.optimiser.step()
         self.step += 1
         return losses
+
+    def _refuse_no_number(self, whole: list[bool], batch: PairBatch) -> None:
+        if all(whole):
+            return
+        names = [self.store.clip_id(int(clip)) for clip in batch.clips]
+        broken = [name for name, fine in zip(names, whole, strict=False) if not fine]
+        what = f"the cues of {', '.join(broken)} hold NaN" if broken else f"the loss is NaN for {', '.join(names)}"
+        raise LilaError(
+            f"stopped at step {self.step}: {what}; check with lila-cues verify {self.store.path}, then go on with "
+            "--resume"
+        )
 
     def run(self) -> None:
         """All steps that are left, then the weights."""
@@ -169,4 +173,4 @@ def _row(step: int, losses: Losses, seconds: float) -> str:
 
 def encoder_of_store(store: stores.CueStore, weights: Path | None, device: torch.device) -> FrozenEncoder:
     """The encoder whose features the store holds: it is the one that is decoded from."""
-    return encoder_of(WeightSource.from_dict(store.provenance["networks"]["encoder"]), weights, device)
+    return restore_encoder(WeightSource.from_dict(store.provenance["networks"]["encoder"]), weights, device)

@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -46,13 +45,18 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
     return dict(checkpoint.read(path).decoder)
 
 
-def test_the_loss_falls_and_the_log_holds_every_step(store: stores.CueStore, tmp_path: Path) -> None:
-    run = trainer(store, tmp_path / "run", replace(SETTINGS, steps=40, batch_size=4))
+def test_the_loss_of_a_batch_falls(store: stores.CueStore, tmp_path: Path) -> None:
+    run = trainer(store, tmp_path / "run")
+    batch = next(iter(run._batches()))
+    losses = [run.advance(batch).total.item() for _ in range(40)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_log_holds_every_step(store: stores.CueStore, tmp_path: Path) -> None:
+    run = trainer(store, tmp_path / "run")
     run.run()
     rows = run.folder.rows()
-    assert [row["step"] for row in rows] == list(range(40))
-    losses = [row["loss"] for row in rows]
-    assert np.mean(losses[-8:]) < 0.97 * np.mean(losses[:8])
+    assert [row["step"] for row in rows] == list(range(SETTINGS.steps))
     assert all(row["loss"] == pytest.approx(row["l1"] + row["edge"], rel=1e-5) for row in rows)
 
 
@@ -141,7 +145,9 @@ def test_what_is_no_image_is_refused(images: torch.Tensor, message: str) -> None
 def test_other_settings_and_other_stores_are_refused(store: stores.CueStore, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run", every=2)
     run.run()
-    other = trainer(store, tmp_path / "run", replace(SETTINGS, learning_rate=1e-2, method=replace(SETTINGS.method, ridge=1.0)))
+    other = trainer(
+        store, tmp_path / "run", replace(SETTINGS, learning_rate=1e-2, method=replace(SETTINGS.method, ridge=1.0))
+    )
     with pytest.raises(LilaError, match=r"learning_rate: 0\.001, not 0\.01; method\.ridge: 0\.1, not 1\.0"):
         other.restore()
     with pytest.raises(LilaError, match="learning_rate"):
@@ -161,14 +167,21 @@ def test_an_unreadable_checkpoint_is_passed_over(store: stores.CueStore, tmp_pat
     assert again.step == 2
 
 
-def test_a_loss_that_is_no_number_stops_before_the_weights(store: stores.CueStore, tmp_path: Path) -> None:
+def test_what_is_no_number_stops_before_the_weights(store: stores.CueStore, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run")
     batch = next(iter(run._batches()))
     before = {name: t.clone() for name, t in run.decoder.state_dict().items()}
-    broken = replace(batch, depth=torch.full_like(batch.depth, torch.nan))
-    with pytest.raises(LilaError, match=r"the loss of step 0 is nan; its clips are clip-\d"):
-        run.advance(broken)
-    assert all(torch.equal(before[name], t) for name, t in run.decoder.state_dict().items())
+    depth = batch.depth.clone()
+    depth[1, 0, 3, 4] = torch.nan
+    name = store.clip_id(int(batch.clips[1]))
+    with pytest.raises(LilaError, match=f"at step 0: the cues of {name} hold NaN"):
+        run.advance(replace(batch, depth=depth))
+    with torch.no_grad():
+        run.decoder.head.weight.mul_(torch.inf)
+    with pytest.raises(LilaError, match=r"the loss is NaN for clip-\d, clip-\d"):
+        run.advance(batch)
+    run.decoder.load_state_dict(before)
+    assert run.step == 0
 
 
 def test_an_output_folder_that_exists_is_refused(tmp_path: Path) -> None:
@@ -184,13 +197,19 @@ def test_weights_of_something_else_are_refused(store: stores.CueStore, tmp_path:
 
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("hello")
-    for name, message in (("other", "something else"), ("text", "not a whole safetensors"), ("absent", "no weights at")):
+    for name, message in (
+        ("other", "something else"),
+        ("text", "not a whole safetensors"),
+        ("absent", "no weights at"),
+    ):
         with pytest.raises(LilaError, match=message):
             checkpoint.read(tmp_path / f"{name}.safetensors")
     run = trainer(store, tmp_path / "run", replace(SETTINGS, steps=1))
     run.run()
     newer = json.loads(run.provenance().to_json()) | {"format": 99}
-    safetensors.torch.save_file({"decoder.x": torch.zeros(1)}, tmp_path / "new.safetensors", {"lila": json.dumps(newer)})
+    safetensors.torch.save_file(
+        {"decoder.x": torch.zeros(1)}, tmp_path / "new.safetensors", {"lila": json.dumps(newer)}
+    )
     with pytest.raises(LilaError, match="found format 99"):
         checkpoint.read(tmp_path / "new.safetensors")
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 import stores
-from lila_cues.networks.encoder import FrozenEncoder, load_encoder
+from lila_cues.networks import FrozenEncoder, load_encoder
 
-GEOMETRY = stores.Geometry(frames=4, pairs=4, base=(64, 64), cue=(32, 32), features=(16, 16), encoder=(4, 4), channels=6)
+GEOMETRY = stores.Geometry(
+    frames=4, pairs=4, base=(64, 64), cue=(32, 32), features=(16, 16), encoder=(4, 4), channels=6
+)
 ENCODER = "vit_tiny_patch16_224"
 
 
@@ -18,21 +20,22 @@ def encoder() -> FrozenEncoder:
 
 
 def clip_cues(seed: int) -> stores.ClipCues:
-    """A still texture whose depth is its brightness; the camera moves by a whole cue pixel per frame."""
+    """A texture whose depth is its brightness, its features its colours; the camera moves a cue pixel per frame."""
     g, rng = GEOMETRY, np.random.default_rng(seed)
     rgb = np.repeat(rng.integers(0, 256, (1, 8, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2), g.frames, axis=0)
     rgb = np.stack([np.roll(frame, 2 * i, axis=1) for i, frame in enumerate(rgb)])
     depth = rgb.reshape(g.frames, 32, 2, 32, 2, 3).mean((2, 4, 5)).astype(np.float32) + 10
     flow = np.zeros((g.pairs, 2, *g.cue), np.float32)
     flow[:, 0] = np.array([1, 1, 1, 3], np.float32)[:, None, None]
-    raw = rng.normal(size=(g.frames, g.channels, *g.encoder)).astype(np.float32)
+    colour = rgb.reshape(g.frames, 16, 4, 16, 4, 3).mean((2, 4)).transpose(0, 3, 1, 2).astype(np.float32) / 128 - 1
+    features = np.concatenate((colour, 1 - np.abs(colour)), axis=1)
     return stores.ClipCues(
         rgb=rgb,
         depth=depth,
         flow_forward=flow,
         flow_backward=-flow,
-        features=raw.repeat(4, 2).repeat(4, 3),
-        features_raw=raw,
+        features=features,
+        features_raw=features[:, :, ::4, ::4],
         feature_channels=np.arange(g.channels),
         frame_index=np.arange(g.frames),
         frame_time=np.arange(g.frames) / 25,
