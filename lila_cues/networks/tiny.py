@@ -7,6 +7,7 @@ They are for demonstration: they know the renderer's world and no other.
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -82,9 +83,7 @@ class DepthCNN(nn.Module):
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
-        coarser = [
-            nn.Sequential(_convolution(a, b, 2), _convolution(b, b)) for a, b in zip(widths, widths[1:], strict=False)
-        ]
+        coarser = [nn.Sequential(_convolution(a, b, 2), _convolution(b, b)) for a, b in pairwise(widths)]
         self.down = nn.ModuleList([_convolution(3, widths[0], 2), *coarser])
         self.overview = nn.Linear(widths[-1], widths[-1])
         finer = [(a + b, b) for a, b in zip(widths[:0:-1], widths[-2::-1], strict=True)]
