@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -51,7 +50,7 @@ class FrozenEncoder(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> FrozenEncoder:
         """Frozen means frozen: stays in eval mode."""
         return super().train(False)
 
@@ -80,9 +79,10 @@ class FrozenEncoder(nn.Module):
     def _rotary_positions(self, normalised: Tensor) -> tuple[Tensor, ...]:
         """The transformer by timm's own pass: DINOv3's positions are computed for any grid, none are resized."""
         blocks = sorted(set(self.taps))
-        tokens: list[Tensor] = self.vit.forward_intermediates(
+        tokens = self.vit.forward_intermediates(
             normalised, indices=blocks, norm=True, stop_early=True, intermediates_only=True
         )
+        assert isinstance(tokens, list)
         return tuple(tokens[blocks.index(tap)] for tap in self.taps)
 
     def _learned_positions(self, normalised: Tensor) -> tuple[Tensor, ...]:

@@ -1,0 +1,129 @@
+"""PAMR against the same formulas with `unfold`: time and extra memory, one CPU thread, in one run.
+
+python -m tests.benchmarks.pamr [SIZE CHANNELS ITERATIONS REPEATS]
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lila_cues.pamr import Stage, refine
+from stores.console import out
+
+DILATIONS = (1, 3, 5)
+SPEED_TARGET, MEMORY_TARGET = 30, 6
+
+
+@dataclass(frozen=True)
+class Case:
+    """A map of `channels` × size², refined by an image of the same size."""
+
+    size: int = 224
+    channels: int = 64
+    iterations: int = 10
+    repeats: int = 5
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        draw = torch.Generator().manual_seed(0)
+        image = torch.rand(1, 3, self.size // 8, self.size // 8, generator=draw)
+        image = F.interpolate(image, size=(self.size, self.size), mode="bilinear")
+        return torch.randn(1, self.channels, self.size, self.size, generator=draw), image
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Median seconds of a call, and the memory in MB that a call takes on top of what was there before."""
+
+    seconds: float
+    extra_mb: float
+
+
+def ours(features: Tensor, image: Tensor, iterations: int) -> Tensor:
+    return refine(features, image, (Stage(None, iterations),))
+
+
+def unfolded(features: Tensor, image: Tensor, iterations: int) -> Tensor:
+    """The same refinement by one copy of the map per neighbour, as published implementations have it."""
+    near = _neighbours(image)
+    deviation = torch.cat([near, image[:, :, None].expand(-1, -1, 3, -1, -1)], dim=2).std(dim=2, keepdim=True)
+    similarity = -(near - image[:, :, None]).abs() / (1e-5 + 0.05 * deviation)
+    weights = similarity.mean(dim=1, keepdim=True).softmax(dim=2)
+    for _ in range(iterations):
+        features = (_neighbours(features) * weights).sum(dim=2)
+    return features
+
+
+def _neighbours(maps: Tensor) -> Tensor:
+    """B×C×H×W to B×C×24×H×W."""
+    windows = [
+        F.unfold(F.pad(maps, (dilation,) * 4, mode="replicate"), 3, dilation=dilation).unflatten(1, (maps.shape[1], 9))
+        for dilation in DILATIONS
+    ]
+    halves = [half for window in windows for half in (window[:, :, :4], window[:, :, 5:])]
+    return torch.cat(halves, dim=2).unflatten(3, maps.shape[-2:])
+
+
+def measure(implementation: Callable[[Tensor, Tensor, int], Tensor], case: Case) -> Figures:
+    """Run in a process of its own, so that neither sees the other's memory."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_measure, (implementation, case))
+
+
+def _measure(implementation: Callable[[Tensor, Tensor, int], Tensor], case: Case) -> Figures:
+    torch.set_num_threads(1)
+    features, image = case.inputs()
+    implementation(features[:, :2, :32, :32].contiguous(), image[..., :32, :32].contiguous(), 1)
+    before = _memory_mb("VmRSS")
+    implementation(features, image, case.iterations)
+    extra = _memory_mb("VmHWM") - before
+    return Figures(_median_seconds(lambda: implementation(features, image, case.iterations), case.repeats), extra)
+
+
+def _median_seconds(call: Callable[[], object], repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def _memory_mb(field: str) -> float:
+    """VmRSS, what this process holds now, or VmHWM, the most it has ever held."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    kilobytes = next(line.split()[1] for line in lines if line.startswith(f"{field}:"))
+    return int(kilobytes) / 1024
+
+
+def main() -> None:
+    from rich.table import Table
+
+    case = Case(*(int(argument) for argument in sys.argv[1:]))
+    slow, fast = measure(unfolded, case), measure(ours, case)
+    table = Table(title=f"PAMR, {case.channels} channels at {case.size}², {case.iterations} iterations, one CPU thread")
+    for heading in ("", "seconds", "extra MB", "times faster", "times less memory"):
+        table.add_column(heading, justify="right" if heading else "left")
+    table.add_row("unfold", f"{slow.seconds:.2f}", f"{slow.extra_mb:.0f}", "", "")
+    table.add_row(
+        "lila_cues.pamr",
+        f"{fast.seconds:.3f}",
+        f"{fast.extra_mb:.0f}",
+        f"{slow.seconds / fast.seconds:.0f} (target {SPEED_TARGET})",
+        f"{slow.extra_mb / fast.extra_mb:.1f} (target {MEMORY_TARGET})",
+    )
+    out.print(table)
+
+
+if __name__ == "__main__":
+    main()
