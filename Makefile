@@ -4,14 +4,18 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+SEED   ?= 0
+DEMO   ?= runs/demo
+STEPS  ?= 300
+
 # Two processes that each start two threads on two cores are slower than one: one thread each, unless told.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup
+.PHONY: help setup demo test test-slow test-gpu check format bench bench-gpu clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -22,3 +26,37 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 setup: $(STAMP)  ## install into .venv, once
+
+demo: setup  ## from rendered videos to pixel features and their score: $(DEMO)/report/index.html
+	$(BIN)/lila-cues build --dataset demo --store $(DEMO)/cues.zarr --seed $(SEED)
+	$(BIN)/lila-train run --recipe demo --store $(DEMO)/cues.zarr --out $(DEMO)/train --steps $(STEPS) --seed $(SEED) --resume
+	$(BIN)/lila-train eval davis-knn@lila --data data/demo/heldout --weights $(DEMO)/train/weights.safetensors --out $(DEMO)/eval
+	$(BIN)/lila-train report --demo $(DEMO)
+
+test: setup  ## the default tests, on the CPU, without a network
+	$(BIN)/pytest
+
+test-slow: setup  ## the tests that take minutes
+	$(BIN)/pytest -m slow --timeout=3600
+
+test-gpu: setup  ## the tests that need a CUDA device
+	$(BIN)/pytest -m gpu
+
+check: setup  ## format, lint, types, import contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## let ruff format and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup  ## every benchmark on the CPU, ratios measured in one run
+	$(BIN)/python -m tests.benchmarks
+
+bench-gpu: setup  ## every benchmark on the GPU
+	$(BIN)/python -m tests.benchmarks --device cuda
+
+clean:  ## delete the virtual environment; data, stores and runs stay
+	rm -rf $(VENV)

@@ -38,7 +38,7 @@ def features_of(model: Lila, picture: UInt8[np.ndarray, "h w 3"]) -> Features:
     """Features of one image, channels first, half precision."""
     device = next(model.parameters()).device
     with torch.inference_mode():
-        image = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].to(device)
+        image = torch.tensor(picture).permute(2, 0, 1)[None].to(device)
         return model(image)[0].half().cpu().numpy()
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-EdgeForm = Literal["absolute", "signed"]
-SIGMA = 0.1
+from lila_train.settings import EdgeForm
 
 
 def l1_loss(
@@ -24,7 +21,7 @@ def edge_loss(
     cues: Float[Tensor, "*b k h w"],
     valid: Bool[Tensor, "*b k h w"],
     *,
-    sigma: float = SIGMA,
+    sigma: float = 0.1,
     form: EdgeForm = "absolute",
 ) -> Float[Tensor, ""]:
     """Error of the forward differences, weighted by w = 1 − exp(−|g(cues)|/σ), the means of both axes added.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
-from lila_train.objective import SIGMA, EdgeForm
 from lila_train.sampling import ViewRanges
-from lila_train.solve import Solver
 from stores.errors import LilaError
+from stores.spec import Geometry
+
+Solver = Literal["cholesky", "lu"]
+EdgeForm = Literal["absolute", "signed"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Method:
     ridge: float = 0.1
     solver: Solver = "cholesky"
     edge_weight: float = 1.0
-    edge_sigma: float = SIGMA
+    edge_sigma: float = 0.1
     edge_form: EdgeForm = "absolute"
     views: ViewRanges = field(default_factory=ViewRanges)
 
@@ -63,6 +65,14 @@ class TrainSettings:
         for option, value in positive.items():
             if not value > 0:
                 raise LilaError(f"{option} must be above 0, found {value}")
+
+    def check_store(self, geometry: Geometry) -> None:
+        """Refuse settings that a store of this geometry cannot serve."""
+        if self.method.channels > geometry.channels:
+            raise LilaError(
+                f"--channels asks for {self.method.channels} encoder channels per pair, but the store keeps "
+                f"{geometry.channels} per clip; pass --channels {geometry.channels} or fewer"
+            )
 
 
 def differences(recorded: Any, asked: Any, prefix: str = "") -> list[str]:

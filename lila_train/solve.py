@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-Solver = Literal["cholesky", "lu"]
+from lila_train.settings import Solver
 
 
 def ridge(

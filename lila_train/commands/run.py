@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lila_train.recipes import DEFAULT
+from lila_train.recipes import recipe as named
 from stores import console
 from stores.errors import LilaError
 
@@ -24,17 +27,16 @@ DEFAULT_STORE = Path("cues/kinetics.zarr")
 def run(
     store: Annotated[Path, typer.Option(help="The cue store that lila-cues build wrote.")] = DEFAULT_STORE,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME for a store NAME.zarr.")] = None,
-    steps: Annotated[int, typer.Option(help="Steps of the optimiser.")] = 100_000,
+    recipe: Annotated[str, typer.Option(help="Named settings; the options below override them.")] = DEFAULT,
+    steps: Annotated[int | None, typer.Option(help="Steps of the optimiser.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same run.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Pairs per step.")] = 32,
-    lr: Annotated[float, typer.Option(help="AdamW's learning rate.")] = 1e-4,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's weight decay.")] = 1e-5,
+    batch_size: Annotated[int | None, typer.Option(help="Pairs per step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="AdamW's learning rate.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.")] = None,
     width: Annotated[int | None, typer.Option(help="Inner width of the decoder; a feature has half of it.")] = None,
-    view_size: Annotated[
-        int | None, typer.Option(help="Side of a view in pixels; the store's cue grid if unset.")
-    ] = None,
-    max_gap: Annotated[int, typer.Option(help="Pairs are at most so many frames apart.")] = 5,
-    channels: Annotated[int, typer.Option(help="Encoder channels told per pair, of those stored.")] = 32,
+    view_size: Annotated[int | None, typer.Option(help="Side of a view in pixels, a multiple of the patch.")] = None,
+    max_gap: Annotated[int | None, typer.Option(help="Pairs are at most so many frames apart.")] = None,
+    channels: Annotated[int | None, typer.Option(help="Encoder channels told per pair, of those stored.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or begin it.")] = False,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
     encoder_weights: Annotated[Path | None, typer.Option(help="Where the encoder's weight file is now.")] = None,
@@ -48,25 +50,30 @@ def run(
     """
     import stores
     from lila_train.run_folder import RunFolder
-    from lila_train.settings import Method, TrainSettings
 
     opened = stores.open(_existing(store))
+    method = {"view_size": view_size, "max_gap": max_gap, "channels": channels}
+    rest = {
+        "steps": steps,
+        "seed": seed,
+        "batch_size": batch_size,
+        "learning_rate": lr,
+        "weight_decay": weight_decay,
+        "decoder_width": width,
+    }
+    settings = _settings(named(recipe).settings, rest, method)
+    settings.check_store(opened.spec.geometry)
     folder = RunFolder(out or Path("runs") / store.stem)
-    settings = TrainSettings(
-        steps=steps,
-        seed=seed,
-        batch_size=batch_size,
-        learning_rate=lr,
-        weight_decay=weight_decay,
-        decoder_width=width,
-        method=Method(
-            view_size=view_size or min(opened.spec.geometry.cue),
-            max_gap=max_gap,
-            channels=min(channels, opened.spec.geometry.channels),
-        ),
-    )
-    settings.check()
     _train(opened, folder, settings, resume, checkpoint_every, encoder_weights, loader_processes, device)
+
+
+def _settings(base: TrainSettings, rest: dict[str, Any], method: dict[str, Any]) -> TrainSettings:
+    """The recipe's settings with the options that were given."""
+    given = {name: value for name, value in method.items() if value is not None}
+    rest = {name: value for name, value in rest.items() if value is not None}
+    settings = replace(base, **rest, method=replace(base.method, **given))
+    settings.check()
+    return settings
 
 
 def _existing(store: Path) -> Path:

@@ -42,7 +42,7 @@ def test_an_image_gives_an_array_and_a_picture_of_its_size(model: Lila, tmp_path
     assert features.shape == (8, 37, 53)
     assert features.dtype == np.float16
     with torch.inference_mode():
-        expected = model(torch.from_numpy(read_image(tmp_path / "a.png")).permute(2, 0, 1)[None])[0]
+        expected = model(torch.tensor(read_image(tmp_path / "a.png")).permute(2, 0, 1)[None])[0]
     np.testing.assert_allclose(features, expected.numpy(), atol=2e-3, rtol=2e-3)
     assert read_image(tmp_path / "out/a_pca.png").shape == (37, 53, 3)
 
