@@ -27,8 +27,8 @@ from lila_train.evaluation.propagation import (
 )
 
 Size = tuple[int, int]  # height, width
-Image = UInt8[np.ndarray, "h w 3"]
-Labels = UInt8[np.ndarray, "h w"]
+Image = UInt8[np.ndarray, "H W 3"]
+Labels = UInt8[np.ndarray, "H W"]
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from lila_train.evaluation.sums import Tally
 from stores.errors import LilaError
 from stores.pictures import write_label_png
 
-Image = UInt8[np.ndarray, "h w 3"]
-Labels = UInt8[np.ndarray, "h w"]
+Image = UInt8[np.ndarray, "H W 3"]
+Labels = UInt8[np.ndarray, "H W"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class DavisTask:
 
     def figures(self, records: Iterable[dict[str, Any]]) -> dict[str, float | None]:
         """J, F and the rest over the objects of these sequences."""
-        objects = [ObjectScore(**entry) for record in records for entry in record["objects"]]
+        objects = [_object_score(entry) for record in records for entry in record["objects"]]
         return davis_scorer.figures(sum((davis_scorer.tally([score]) for score in objects), Tally()))
 
     def _sequence(self, part: str) -> davis_data.Sequence:
@@ -110,3 +110,7 @@ class DavisTask:
             prediction = saved / f"{mask.stem}.png"
             truth = davis_scorer.without_void(self.data.labels(mask))
             yield LabelPair(truth, davis_data.read_mask(prediction), str(mask), str(prediction))
+
+
+def _object_score(entry: dict[str, Any]) -> ObjectScore:
+    return ObjectScore(entry["sequence"], entry["object_id"], tuple(entry["region"]), tuple(entry["boundary"]))

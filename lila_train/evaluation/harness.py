@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from lila_train.evaluation.models import GridModel, ModelSpec
+from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.result_folder import Json, ResultFolder, fingerprint, read_json, write_json
 from stores import console
 
 
+@runtime_checkable
 class Task(Protocol):
     """A protocol on a data folder. A part is the smallest work whose record is kept: a sequence, or a whole probe."""
 
@@ -46,7 +47,18 @@ class Task(Protocol):
         ...
 
 
-def identity_of(task: Task, spec: ModelSpec) -> Json:
+@runtime_checkable
+class Spec(Protocol):
+    """A model asked for, before anything is loaded."""
+
+    def heads(self) -> tuple[str, ...]: ...
+
+    def identity(self) -> dict[str, Any]: ...
+
+    def load(self, device: torch.device) -> GridModel: ...
+
+
+def identity_of(task: Task, spec: Spec) -> Json:
     """Everything that decides the figures."""
     return {
         "protocol": task.protocol,
@@ -56,7 +68,7 @@ def identity_of(task: Task, spec: ModelSpec) -> Json:
     }
 
 
-def evaluate(task: Task, spec: ModelSpec, out: Path, device: torch.device) -> Json:
+def evaluate(task: Task, spec: Spec, out: Path, device: torch.device) -> Json:
     """The result of `task` for this model, from `out` if it is there, else computed part by part and written there."""
     identity = identity_of(task, spec)
     folder = ResultFolder(out)
@@ -80,7 +92,7 @@ def evaluate(task: Task, spec: ModelSpec, out: Path, device: torch.device) -> Js
         "parts": records,
     }
     write_json(folder.result, result)
-    return result
+    return _read(folder.result)
 
 
 def _records(task: Task, heads: Sequence[str], model: GridModel, folder: ResultFolder) -> dict[str, dict[str, Json]]:
@@ -107,7 +119,14 @@ def _timed(
     record = task.run(model, head, part, folder.root, advance)
     record["seconds"] = round(time.monotonic() - began, 3)
     write_json(folder.part(head, part), record)
-    return record
+    return _read(folder.part(head, part))
+
+
+def _read(path: Path) -> Json:
+    """What was written, so that a fresh and a resumed run go on with the same values."""
+    content = read_json(path)
+    assert content is not None
+    return content
 
 
 def _seconds(records: Iterable[Json]) -> float:

@@ -54,7 +54,8 @@ def _found(dataset: str, data: Path | None) -> Path:
     return places[0]
 
 
-def _davis_knn(protocol: KnnProtocol, data: Path, options: Options) -> Task:
+def knn_task(protocol: KnnProtocol, data: Path, options: Options) -> Task:
+    """A k-NN protocol on a DAVIS folder."""
     chosen = protocol.with_short_side(options.short_side_px) if options.short_side_px else protocol
     budget = Budget(memory=options.memory)
 
@@ -86,6 +87,6 @@ def _knn_sizes(protocol: KnnProtocol, model: GridModel, native: Size) -> dict[st
 
 
 PROTOCOLS = {
-    "davis-knn@lila": Entry("davis", partial(_davis_knn, davis_knn.LILA)),
-    "davis-knn@dino": Entry("davis", partial(_davis_knn, davis_knn.DINO)),
+    "davis-knn@lila": Entry("davis", partial(knn_task, davis_knn.LILA)),
+    "davis-knn@dino": Entry("davis", partial(knn_task, davis_knn.DINO)),
 }
