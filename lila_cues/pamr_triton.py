@@ -7,7 +7,6 @@ is installed and the map is on a GPU.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import triton
@@ -21,9 +20,18 @@ CHANNELS = 16
 
 @triton.jit
 def _step(
-    maps: Any, weights: Any, result: Any, rows: Any, columns: Any, channels: Any, height: Any, width: Any,
-    neighbours: tl.constexpr, pixels: tl.constexpr, group: tl.constexpr,
-) -> None:  # fmt: skip
+    maps: tl.tensor,
+    weights: tl.tensor,
+    result: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    channels: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    neighbours: tl.constexpr,
+    pixels: tl.constexpr,
+    group: tl.constexpr,
+) -> None:
     groups = tl.cdiv(channels, group)
     item = (tl.program_id(1) // groups).to(tl.int64)
     size = height * width
@@ -59,7 +67,7 @@ def repeat(
     for iteration in range(iterations):
         _step[grid](
             current, weights, spare, rows, columns, channels, height, width,
-            neighbours=len(offsets), pixels=PIXELS, group=CHANNELS,
+            neighbours=len(offsets), pixels=PIXELS, group=CHANNELS, enable_fp_fusion=True,
         )  # fmt: skip
         following = spare
         spare = torch.empty_like(spare) if iteration == 0 and iterations > 1 else current

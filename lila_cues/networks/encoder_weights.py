@@ -12,7 +12,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from lila_cues.networks import hub, position, vit_names
+from lila_cues.networks import hub, position, tiny, vit_names
 from lila_cues.networks.encoder import FrozenEncoder
 from lila_cues.networks.weights import (
     NOT_STATED,
@@ -134,8 +134,6 @@ def _locate(plan: _Plan, name: str, weights: Path | str | None, revision: str | 
             )
         return path, WeightSource(name, "file", str(path.resolve()), None, None, plan.file_licence)
     if name == TINY:
-        from lila_cues.networks import tiny
-
         return tiny.ENCODER_WEIGHTS, WeightSource(name, "package", tiny.ENCODER_WEIGHTS.name, None, None, plan.licence)
     if plan.hub_id is None:
         raise LilaError(f"expected weights for {name}, which has none on the hub; give a local file with {OPTION}")
@@ -145,9 +143,7 @@ def _locate(plan: _Plan, name: str, weights: Path | str | None, revision: str | 
 
 def _plan(name: str) -> _Plan:
     if name == TINY:
-        from lila_cues.networks import tiny
-
-        return _Plan(tiny.encoder(), tiny.MEAN, tiny.STD, None, None, "apache-2.0", "apache-2.0")
+        return _Plan(tiny.encoder(), tiny.MEAN, tiny.STD, None, None, tiny.LICENCE, tiny.LICENCE)
     architecture = _ALIASES.get(name, name)
     if not timm.is_model(architecture.partition(".")[0]):
         raise LilaError(
