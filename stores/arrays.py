@@ -15,7 +15,7 @@ from stores.encodings import Encoding, Plain, Rows, Steps
 from stores.spec import StoreSpec
 
 CUES = ("rgb", "depth", "flow_forward", "flow_backward", "features", "features_raw")
-_SMALL = Blosc("zstd", 3, "shuffle")
+_SMALL = Blosc()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from stores.codecs import Blosc
 
-_ZSTD = Blosc("zstd", 3, "shuffle")
+_ZSTD = Blosc()
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,13 @@ class Plain:
 
     dtype: str
     codec: Blosc = _ZSTD
-    keepbits: int | None = None  # bits of the mantissa that are kept of a float, the rest rounded away
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """`values` in the stored type."""
         dtype = np.dtype(self.dtype)
         if dtype.kind != "f":
             return np.asarray(values).astype(dtype, copy=False)
-        kept = np.where(np.abs(values) <= np.finfo(dtype).max, values, np.nan).astype(dtype)
-        return kept if self.keepbits is None else _round_mantissa(kept, self.keepbits)
+        return np.where(np.abs(values) <= np.finfo(dtype).max, values, np.nan).astype(dtype)
 
     def decode(self, stored: np.ndarray) -> np.ndarray:
         """Floats as float32 or float64, integers as they are."""
@@ -40,8 +38,8 @@ class Plain:
         dtype = np.dtype(self.dtype)
         if dtype.kind != "f":
             return np.zeros_like(values)
-        bits = np.finfo(dtype).nmant if self.keepbits is None else self.keepbits
-        return np.maximum(np.abs(values) * 2.0 ** -(bits + 1), float(np.finfo(dtype).smallest_subnormal))
+        info = np.finfo(dtype)
+        return np.maximum(np.abs(values) * 2.0 ** -(info.nmant + 1), float(info.smallest_subnormal) / 2)
 
     @property
     def missing(self) -> float | int:
@@ -59,7 +57,8 @@ class Steps:
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Whole steps, `missing` where there is no value or none that fits."""
-        steps = np.rint(np.asarray(values, np.float32) * np.float32(1 / self.step))
+        with np.errstate(over="ignore"):
+            steps = np.rint(np.asarray(values, np.float32) * np.float32(1 / self.step))
         fits = np.abs(steps) <= np.iinfo(self.dtype).max
         return np.where(fits, steps, np.float32(self.missing)).astype(self.dtype)
 
@@ -97,10 +96,11 @@ class Rows:
         maps = np.asarray(values, np.float32)
         finite = np.isfinite(maps)
         magnitude = np.abs(maps) if finite.all() else np.where(finite, np.abs(maps), 0)
-        scales = (magnitude.max(axis=(-2, -1)) / np.float32(np.iinfo(self.dtype).max)).astype(np.float32)
+        largest = np.iinfo(self.dtype).max
+        scales = (magnitude.max(axis=(-2, -1)) / np.float32(largest)).astype(np.float32)
         divisors = np.where(scales > 0, scales, 1)[..., None, None]
-        stored = np.where(finite, np.rint(maps / divisors), self.missing)
-        return stored.astype(self.dtype), scales
+        steps = np.clip(np.rint(maps / divisors), -largest, largest)
+        return np.where(finite, steps, self.missing).astype(self.dtype), scales
 
     def decode(self, stored: np.ndarray, scales: np.ndarray) -> np.ndarray:
         """float32, NaN where missing."""
@@ -137,14 +137,3 @@ def from_dict(entry: dict[str, Any]) -> Encoding:
     fields = dict(entry)
     cls = _KINDS[fields.pop("kind")]
     return cls(**{**fields, "codec": Blosc(**fields["codec"])})
-
-
-def _round_mantissa(values: np.ndarray, bits: int) -> np.ndarray:
-    """float16 rounded to `bits` bits of mantissa, half to even; NaN stays NaN."""
-    drop = np.finfo(np.float16).nmant - bits
-    if drop == 0:
-        return values
-    whole = values.view(np.uint16).astype(np.uint32)
-    whole += (1 << (drop - 1)) - 1 + ((whole >> drop) & 1)
-    rounded = ((whole >> drop) << drop).astype(np.uint16).view(np.float16)
-    return np.where(np.isnan(values), np.float16(np.nan), rounded)

@@ -23,15 +23,15 @@ _OPEN_SHARDS = 128  # kept open per thread
 class ShardReader:
     """Inner chunks of complete clips, as stored."""
 
-    def __init__(self, files: Files, specs: Mapping[str, ArraySpec], shard_clips: int) -> None:
+    def __init__(self, files: Files, arrays: Mapping[str, ArraySpec], shard_clips: int) -> None:
         self._files = files
-        self._specs = specs
+        self.arrays = arrays
         self._shard_clips = shard_clips
         self._local = threading.local()
 
     def read(self, name: str, clip: int, parts: Sequence[int]) -> np.ndarray:
         """Inner chunks `parts` of a clip (frames or pairs; [0] where the chunk is all of the clip), stacked first."""
-        spec = self._specs[name]
+        spec = self.arrays[name]
         task, position = divmod(clip, self._shard_clips)
         blob, index = self._shard(spec, task)
         first = position * spec.clip_chunks

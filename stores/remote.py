@@ -1,32 +1,99 @@
-"""Reading a store from a URL."""
+"""Reading a store from s3://, gs://, http:// or https://, by ranges; credentials are those of the environment."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
-
-import numpy as np
 
 from stores.errors import StoreError
 from stores.files import Blob, Files, Range
 
-_ = (Any, np, Sequence, Range, StoreError)
+SCHEMES = ("s3", "gs", "http", "https")
+_RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
+_CLIENT: Any = {"connect_timeout": "5s", "timeout": "60s", "allow_http": True}
 
 
 class RemoteFiles(Files):
-    """A URL."""
+    """A tree of objects below a URL."""
 
-    def __init__(self, url: str) -> None:
-        self.location = url
+    def __init__(self, url: str, objects: Any = None) -> None:
+        self.location = url.rstrip("/")
+        self._listable = not self.location.startswith("http")
+        self._objects = connect(self.location) if objects is None else objects
+        self._process = os.getpid()
 
     def read(self, key: str) -> bytes:
-        """A whole file."""
-        raise NotImplementedError
+        """A whole object."""
+        with self._asking(key) as obstore:
+            return bytes(obstore.get(self._objects, key).bytes())
 
     def open(self, key: str, tail: int) -> tuple[Blob, bytes]:
-        """A file and its last bytes."""
-        raise NotImplementedError
+        """An object and its last bytes, in one request."""
+        with self._asking(key) as obstore:
+            answer = obstore.get(self._objects, key, options={"range": {"suffix": tail}})
+            size: int = answer.meta["size"]
+            return _Object(self, key, size), bytes(answer.bytes())
 
     def names(self, folder: str) -> list[str] | None:
-        """Names in a folder."""
-        raise NotImplementedError
+        """Names below a prefix; None over HTTP, which cannot list."""
+        if not self._listable:
+            return None
+        with self._asking(folder) as obstore:
+            listed = obstore.list_with_delimiter(self._objects, f"{folder}/")
+            return [entry["path"].rsplit("/", 1)[-1] for entry in listed["objects"]]
+
+    def ranges(self, key: str, ranges: Sequence[Range]) -> list[bytes]:
+        """Several ranges of an object, neighbours in one request."""
+        with self._asking(key) as obstore:
+            starts, lengths = zip(*ranges, strict=True)
+            return [bytes(part) for part in obstore.get_ranges(self._objects, key, starts=starts, lengths=lengths)]
+
+    @contextmanager
+    def _asking(self, key: str) -> Iterator[Any]:
+        import obstore
+
+        if os.getpid() != self._process:
+            raise StoreError(
+                f"{self.location} was opened before this process was forked, and a connection cannot be shared; "
+                "start loader processes with `forkserver` or `spawn`, or open the store in each"
+            )
+        try:
+            yield obstore
+        except (obstore.exceptions.NotFoundError, FileNotFoundError) as error:
+            raise FileNotFoundError(f"{self.location}/{key}") from error
+        except obstore.exceptions.BaseError as error:
+            raise StoreError(
+                f"{self.location}/{key} cannot be read ({_first_line(error)}); check the address, the network, "
+                "and the credentials in the environment"
+            ) from error
+
+
+class _Object(Blob):
+    def __init__(self, files: RemoteFiles, key: str, size: int) -> None:
+        self.size = size
+        self._files = files
+        self._key = key
+
+    def read(self, ranges: Sequence[Range]) -> list[bytes]:
+        return self._files.ranges(self._key, ranges)
+
+
+def connect(url: str) -> Any:
+    """An object store rooted at `url`."""
+    scheme = url.split("://", 1)[0]
+    if scheme not in SCHEMES:
+        raise StoreError(f"{url} has the scheme {scheme!r}; a store is a folder or one of {', '.join(SCHEMES)}")
+    from obstore.exceptions import BaseError
+    from obstore.store import from_url
+
+    try:
+        return from_url(url, client_options=_CLIENT, retry_config=_RETRIES)
+    except (BaseError, ValueError) as error:
+        raise StoreError(f"{url} is not a usable address ({_first_line(error)}); correct it") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]

@@ -12,10 +12,10 @@ from stores.encodings import Encoding, Plain, Rows, Steps
 FORMAT = "lila-cue-store"
 VERSION = 1
 
-RGB = Plain("uint8", Blosc("zstd", 3, "bitshuffle"))
-DEPTH = Plain("float16", Blosc("zstd", 3, "bitshuffle"))
+RGB = Plain("uint8", Blosc("zstd", 3, "noshuffle"))
+DEPTH = Plain("float16", Blosc("zstd", 1, "bitshuffle"))
 FLOW = Steps(1 / 64, "int16", Blosc("zstd", 3, "shuffle"))
-FEATURES = Rows("int8", Blosc("zstd", 3, "noshuffle"))
+FEATURES = Rows("int8", Blosc("zstd", 1, "bitshuffle"))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from stores import claims, durable, layout, ledger
+from stores import claims, durable, layout, ledger, pairs, views
 from stores.arrays import CUES, ArraySpec, arrays
 from stores.clips import ClipList
 from stores.codecs import with_checksum
@@ -106,7 +106,9 @@ class CueStore:
     def clip_record(self, clip: int) -> ClipRecord:
         """Status, attempts and reason of one clip."""
         record = self.ledger.latest(clip // self.spec.shard_clips)
-        return ClipRecord(ABSENT) if record is None else record.clips[clip % self.spec.shard_clips]
+        if record is None:  # none yet, or a place whose ledger cannot be listed
+            return ClipRecord(int(self.statuses()[clip]))
+        return record.clips[clip % self.spec.shard_clips]
 
     def pending_tasks(self, only_failed: bool = False) -> Iterator[int]:
         """Tasks with a clip to do: an absent one, or with `only_failed` one that failed."""
@@ -165,24 +167,21 @@ class CueStore:
 
     def pair(self, clip: int, pair: int, cues: Sequence[str] = CUES) -> PairCues:
         """The named cues of one pair of frames, decoded."""
-        stored = self.stored_pair(clip, pair, cues)
-        return decode_pair(self.arrays, stored)
+        return pairs.decode(self.arrays, self.stored_pair(clip, pair, cues))
 
     def stored_pair(self, clip: int, pair: int, cues: Sequence[str] = CUES) -> PairCues:
         """The named cues of one pair of frames, as stored: what a loader process should hand on."""
         self._require(clip)
-        frames = self._reader.read("pair_frames", clip, [0])[0][pair].tolist()
-        gap = int(self._reader.read("pair_gap", clip, [0])[0][pair])
-        values: dict[str, np.ndarray] = {}
-        for name in cues:
-            spec = self._array(name)
-            flow = name.startswith("flow_")
-            stored = self._reader.read(name, clip, [pair] if flow else frames)
-            values[name] = stored[0] if flow else stored
-            if isinstance(spec.encoding, Rows):
-                values[f"{name}_scale"] = self._reader.read(f"{name}_scale", clip, [0])[0][frames]
-                values["feature_channels"] = self._reader.read("feature_channels", clip, [0])[0]
-        return PairCues(clip=clip, pair=pair, gap=gap, frames=(frames[0], frames[1]), **values)
+        return pairs.read_stored(self._reader, clip, pair, cues)
+
+    def dask(self, name: str) -> Any:
+        """One array over all clips as a dask array: decoded, lazy, NaN where a clip is not complete."""
+        self._array(name)
+        return views.dask_array(self, name)
+
+    def xarray(self) -> Any:
+        """Everything as an xarray dataset of such arrays."""
+        return views.dataset(self)
 
     def _decode(self, name: str, clip: int, stored: np.ndarray, parts: Any) -> np.ndarray:
         encoding = self.arrays[name].encoding
@@ -196,6 +195,10 @@ class CueStore:
         return self.arrays[name]
 
     def _require(self, clip: int) -> None:
+        if not 0 <= clip < self.n_clips:
+            raise StoreError(
+                f"clip {clip} is not in {self.path}, which has clips 0 to {self.n_clips - 1}; take one of those"
+            )
         if self._statuses is None or self._statuses[clip] != COMPLETE:
             status = int(self.statuses()[clip])
             if status != COMPLETE:
@@ -219,26 +222,6 @@ class CueStore:
         if not isinstance(self.files, LocalFiles):
             raise StoreError(f"{self.path} is read-only here; write to a store in a folder and copy it there")
         return self.files.root
-
-
-def decode_pair(specs: dict[str, ArraySpec], stored: PairCues) -> PairCues:
-    """The pair with every cue decoded."""
-    values = {name: getattr(stored, name) for name in CUES if getattr(stored, name) is not None}
-    decoded = {}
-    for name, value in values.items():
-        encoding = specs[name].encoding
-        if isinstance(encoding, Rows):
-            decoded[name] = encoding.decode(value, getattr(stored, f"{name}_scale"))
-        else:
-            decoded[name] = encoding.decode(value)
-    return PairCues(
-        clip=stored.clip,
-        pair=stored.pair,
-        gap=stored.gap,
-        frames=stored.frames,
-        feature_channels=stored.feature_channels,
-        **decoded,
-    )
 
 
 def _parts(index: Index, length: int) -> list[int]:

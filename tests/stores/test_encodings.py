@@ -1,0 +1,90 @@
+"""What a cue loses by being stored is what its encoding says, and what cannot be stored is missing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from stores import encodings
+from stores.codecs import Blosc, ChecksumError, decode_into
+from stores.encodings import Plain, Rows, Steps
+from stores.spec import DEPTH, FEATURES, FLOW, RGB
+
+FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)
+MAPS = arrays.arrays(np.float32, st.tuples(*[st.integers(1, 5)] * 3), elements=FLOATS)
+
+
+@given(MAPS)
+def test_flow_is_off_by_half_a_step_or_missing(values: np.ndarray) -> None:
+    decoded = FLOW.decode(FLOW.encode(values))
+    fits = np.abs(values) <= 32766 / 64
+    assert np.isnan(decoded[~np.isfinite(values)]).all()
+    assert (np.abs(decoded[fits] - values[fits].astype(np.float64)) <= 1 / 128).all()
+    beyond = decoded[~fits]
+    assert (np.isnan(beyond) | (np.abs(beyond) > 511.9)).all()
+
+
+@given(MAPS)
+def test_depth_is_off_by_a_two_thousandth_or_missing(values: np.ndarray) -> None:
+    decoded = DEPTH.decode(DEPTH.encode(values))
+    fits = np.abs(values) <= 65504
+    assert np.isnan(decoded[~fits]).all()
+    exact = values[fits].astype(np.float64)
+    assert (np.abs(decoded[fits] - exact) <= np.maximum(np.abs(exact) / 2048, 2.0**-25)).all()
+
+
+@given(MAPS)
+def test_features_are_off_by_half_a_step_of_their_own_map(values: np.ndarray) -> None:
+    stored, scales = FEATURES.encode(values)
+    decoded = FEATURES.decode(stored, scales)
+    finite = np.isfinite(values)
+    largest = np.where(finite, np.abs(values.astype(np.float64)), 0).max(axis=(-2, -1), keepdims=True)
+    error = np.abs(decoded - values.astype(np.float64), where=finite, out=np.zeros(values.shape))
+    assert np.isnan(decoded[~finite]).all()
+    assert (error <= largest / 254 * (1 + 1e-4) + 2e-43).all()
+
+
+@pytest.mark.parametrize("encoding", [FLOW, DEPTH, Steps(1, "int8")])
+def test_stated_bounds_hold(encoding: Steps | Plain) -> None:
+    values = np.random.default_rng(0).normal(0, 20, 10_000).astype(np.float32)
+    error = np.abs(encoding.decode(encoding.encode(values)) - values.astype(np.float64))
+    bound = encoding.error_bound(values)
+    assert (error <= bound).all()
+    assert error.max() > 0.5 * bound.max()  # the bound is not idle
+
+
+def test_stated_bound_of_rows_holds() -> None:
+    values = np.random.default_rng(0).normal(0, 2, (3, 8, 30, 30)).astype(np.float32)
+    stored, scales = FEATURES.encode(values)
+    error = np.abs(FEATURES.decode(stored, scales) - values).max(axis=(-2, -1))
+    assert (error <= FEATURES.error_bound(scales)).all()
+    assert (error > 0.8 * FEATURES.error_bound(scales)).all()
+
+
+def test_colours_are_kept_as_they_are() -> None:
+    values = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(RGB.decode(RGB.encode(values)), values)
+    assert not RGB.error_bound(values).any()
+
+
+@pytest.mark.parametrize("encoding", [Plain("float16", Blosc("lz4", 5, "bitshuffle")), Steps(0.25), Rows()])
+def test_an_encoding_survives_json(encoding: encodings.Encoding) -> None:
+    assert encodings.from_dict(encodings.to_dict(encoding)) == encoding
+
+
+@given(st.binary(min_size=1, max_size=200), st.data())
+def test_any_flipped_bit_of_a_chunk_is_noticed(content: bytes, data: st.DataObject) -> None:
+    chunk = np.frombuffer(content, np.uint8)
+    payload = bytearray(Blosc().encode(chunk))
+    bit = data.draw(st.integers(0, 8 * len(payload) - 1))
+    payload[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(ChecksumError, match="its checksum does not agree"):
+        decode_into(np.frombuffer(bytes(payload), np.uint8), np.empty_like(chunk))
+
+
+def test_too_few_bytes_are_no_chunk() -> None:
+    with pytest.raises(ChecksumError, match="3 bytes are no payload"):
+        decode_into(np.zeros(3, np.uint8), np.empty(1, np.uint8))
