@@ -1,0 +1,1 @@
+"""Stage one at work: a clip's frames become its cues, a task's clips become shards."""

@@ -1,0 +1,101 @@
+"""Everything that decides what a build makes, as one frozen value that goes through JSON.
+
+A store keeps it in its provenance, a cluster's worker receives it, and `recompute` reads it back; none of them passes
+networks or readers around.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from lila_cues.pamr import Affinity
+from stores.spec import Geometry
+
+
+@dataclass(frozen=True)
+class SourceChoice:
+    """Which data set, where, and how it is decoded. `seed` is that of the demo's scenes."""
+
+    name: str
+    root: str
+    decoder: str = "decord"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class NetworkChoice:
+    """The three networks by name, their weights where not from the hub (a path, or random:SEED), and how they run."""
+
+    encoder: str
+    depth: str
+    flow: str
+    encoder_weights: str | None = None
+    depth_weights: str | None = None
+    flow_weights: str | None = None
+    flow_updates: int | None = None
+    attention: str = "sdpa"
+
+
+@dataclass(frozen=True)
+class PamrChoice:
+    """METHOD.md, section 2: iterations at a quarter, a half and all of the cue grid, and the affinity."""
+
+    iterations: tuple[int, int, int] = (20, 10, 5)
+    dilations: tuple[int, ...] = (1, 3, 5)
+    sigma: float = 0.05
+
+    @property
+    def affinity(self) -> Affinity:
+        return Affinity(dilations=self.dilations, sigma=self.sigma)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One build. `seed` draws frames and channels; `max_gap` is T, the largest Δ in source frames."""
+
+    source: SourceChoice
+    networks: NetworkChoice
+    geometry: Geometry
+    device: str = "cpu"
+    seed: int = 0
+    max_gap: int = 5
+    pamr: PamrChoice = field(default_factory=PamrChoice)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, entry: dict[str, Any]) -> Recipe:
+        """The inverse of `to_dict`, also after JSON has made lists of the tuples."""
+        pamr: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in entry["pamr"].items()
+        }
+        return cls(
+            source=SourceChoice(**entry["source"]),
+            networks=NetworkChoice(**entry["networks"]),
+            geometry=Geometry.from_dict(entry["geometry"]),
+            device=entry["device"],
+            seed=entry["seed"],
+            max_gap=entry["max_gap"],
+            pamr=PamrChoice(**pamr),
+        )
+
+    def fingerprint(self, weights: dict[str, dict[str, str | None]]) -> dict[str, Any]:
+        """What shapes the data, but for the geometry, which the store's spec has: not where files lie, nor the device.
+
+        `weights`: the record of each network's weights, by kind.
+        """
+        networks = {
+            kind: {"network": record["network"], "sha256": record["sha256"], "revision": record["revision"]}
+            for kind, record in weights.items()
+        }
+        return {
+            "source": self.source.name,
+            "decoder": self.source.decoder,
+            "networks": networks,
+            "flow_updates": self.networks.flow_updates,
+            "seed": self.seed,
+            "max_gap": self.max_gap,
+            "pamr": asdict(self.pamr),
+        }

@@ -1,0 +1,58 @@
+"""Where the time goes: seconds per part of the work, added up over threads."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Seconds:
+    """Seconds per named part. On a GPU the parts' own time is taken by events, which do not make the host wait."""
+
+    def __init__(self, device: torch.device):
+        self._cuda = device.type == "cuda"
+        self._lock = threading.Lock()
+        self._sums: dict[str, float] = {}
+        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def host(self, part: str) -> Iterator[None]:
+        """Time of the calling thread's clock."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(part, time.perf_counter() - start)
+
+    @contextmanager
+    def device(self, part: str) -> Iterator[None]:
+        """Time of what the device does for this part."""
+        if not self._cuda:
+            with self.host(part):
+                yield
+            return
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        yield
+        end.record()
+        with self._lock:
+            self._events.append((part, start, end))
+
+    def add(self, part: str, seconds: float) -> None:
+        """Add to a part."""
+        with self._lock:
+            self._sums[part] = self._sums.get(part, 0.0) + seconds
+
+    def take(self) -> dict[str, float]:
+        """The sums since the last call; call it when the device's work has been waited for."""
+        with self._lock:
+            for part, start, end in self._events:
+                end.synchronize()
+                self._sums[part] = self._sums.get(part, 0.0) + start.elapsed_time(end) / 1000
+            self._events.clear()
+            sums, self._sums = self._sums, {}
+        return sums
