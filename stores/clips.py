@@ -64,10 +64,15 @@ def encode(clips: Sequence[str]) -> tuple[bytes, bytes]:
     if bad is not None:
         raise StoreError(f"{bad!r} cannot name a clip: names are not empty and have no line break; rename the source")
     names = "".join(f"{clip}\n" for clip in clips).encode()
+    return names, offsets_of(names)
+
+
+def offsets_of(names: bytes) -> bytes:
+    """The file of offsets that belongs to a file of names."""
     ends = np.flatnonzero(np.frombuffer(names, np.uint8) == ord("\n")) + 1
     buffer = io.BytesIO()
     np.save(buffer, np.concatenate([[0], ends]).astype("<i8"))
-    return names, buffer.getvalue()
+    return buffer.getvalue()
 
 
 def describe(names: bytes, offsets: bytes) -> dict[str, Any]:

@@ -94,8 +94,9 @@ class Rows:
     def encode(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Stored `… y x` and float32 scales `…` of maps `… y x`."""
         maps = np.asarray(values, np.float32)
-        finite = np.isfinite(maps)
-        magnitude = np.abs(maps) if finite.all() else np.where(finite, np.abs(maps), 0)
+        magnitude = np.abs(maps)
+        finite = magnitude <= _LARGEST_IN_ROWS
+        magnitude = magnitude if finite.all() else np.where(finite, magnitude, 0)
         largest = np.iinfo(self.dtype).max
         scales = (magnitude.max(axis=(-2, -1)) / np.float32(largest)).astype(np.float32)
         divisors = np.where(scales > 0, scales, 1)[..., None, None]
@@ -120,6 +121,8 @@ class Rows:
         """The stored value that stands for none."""
         return int(np.iinfo(self.dtype).min)
 
+
+_LARGEST_IN_ROWS = np.float32(1e38)  # beyond, scale · 127 might not be finite
 
 Encoding = Plain | Steps | Rows
 _KINDS: dict[str, type[Plain] | type[Steps] | type[Rows]] = {"plain": Plain, "steps": Steps, "rows": Rows}

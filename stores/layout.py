@@ -22,6 +22,7 @@ from stores.errors import StoreError
 from stores.spec import FORMAT, VERSION, StoreSpec
 
 ROOT_KEY = "zarr.json"
+ROOT_COPY_KEY = "clips/header.json"
 STATUS_KEY = "status/c.0"
 CLAIMS = "claims"
 SCRATCH = "scratch"
@@ -76,8 +77,8 @@ def parse(data: bytes, location: str) -> Header:
         form, version = body["format"], body["version"]
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
-            f"{location} is not a cue store: its zarr.json has no attribute {_ATTRIBUTE!r}; "
-            "name a folder that `lila-cues build` wrote"
+            f"{location} is not a cue store, or its zarr.json is damaged: it has no attribute {_ATTRIBUTE!r}; "
+            "name a folder that `lila-cues build` wrote, or run `lila-cues repair` on it"
         ) from error
     if form != FORMAT or version != VERSION:
         raise StoreError(
@@ -85,6 +86,11 @@ def parse(data: bytes, location: str) -> Header:
             + ("update lila-pixels" if isinstance(version, int) and version > VERSION else "build the store again")
         )
     return _parse_body(body, location)
+
+
+def encode(document: dict[str, Any]) -> bytes:
+    """A `zarr.json` as it is written."""
+    return json.dumps(document, indent=1).encode()
 
 
 def decode_statuses(data: bytes, location: str) -> np.ndarray:
@@ -107,8 +113,8 @@ def _parse_body(body: dict[str, Any], location: str) -> Header:
         return Header(spec, body["clips"]["count"], checksums, body["fingerprint"], body["provenance"])
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
-            f"the attributes in {location}/zarr.json are damaged ({error}); restore that file from a copy, "
-            "the shards beside it are not touched by this"
+            f"the attributes in {location}/zarr.json are damaged ({error}); "
+            "run `lila-cues repair` on it, which puts back the copy that every store keeps"
         ) from error
 
 

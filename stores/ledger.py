@@ -125,6 +125,12 @@ class Ledger:
         name = _latest(self._files.names(_folder(task)) or [], self.n_tasks).get(task)
         return None if name is None else self.read(task, name)
 
+    def name_says(self, task: int) -> tuple[int, list[int]]:
+        """Attempt and statuses that the name of the holding record tells; (0, []) where there is none."""
+        name = _latest(self._files.names(_folder(task)) or [], self.n_tasks).get(task)
+        match = None if name is None else _NAME.fullmatch(name)
+        return (0, []) if match is None else (int(match[2]), [int(digit) for digit in match[3]])
+
     def read(self, task: int, name: str) -> TaskRecord:
         """One record by its name."""
         key = f"{_folder(task)}/{name}"

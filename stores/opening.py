@@ -39,7 +39,8 @@ def create(
         spec, len(clips), clip_list.describe(names, offsets), _through_json(fingerprint), _through_json(provenance)
     )
     files = {clip_list.NAMES_KEY: names, clip_list.OFFSETS_KEY: offsets}
-    files |= {key: json.dumps(document, indent=1).encode() for key, document in header.documents().items()}
+    files |= {key: layout.encode(document) for key, document in header.documents().items()}
+    files[layout.ROOT_COPY_KEY] = files[layout.ROOT_KEY]
     files[layout.STATUS_KEY] = with_checksum(bytes(len(clips)))
     draft = root.with_name(f".{root.name}.new-{ledger.signature()}")
     with durable.writing(root.parent, f"creating the store {root.name}"):

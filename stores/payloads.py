@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,7 @@ from stores.arrays import ArraySpec
 from stores.codecs import CHECKSUM_BYTES, ChecksumError, checked, crc32c
 from stores.cues import ClipCues, check_shape
 from stores.encodings import Rows
-from stores.errors import StoreError
-from stores.files import Files
+from stores.files import Blob, Files
 from stores.shards import NO_CHUNK, index_bytes, parse_index
 
 ClipPayloads = Mapping[str, list[bytes]]  # array → its inner chunks of one clip
@@ -35,16 +36,39 @@ def encode_clip(clip_id: str, specs: Mapping[str, ArraySpec], cues: ClipCues) ->
     return {name: payloads[name] for name in specs}
 
 
-def copy_clip(files: Files, specs: Mapping[str, ArraySpec], task: int, position: int, shard_clips: int) -> ClipPayloads:
-    """The inner chunks of the clip at `position` in a task's shards, each checked; StoreError if one is not whole."""
-    payloads = {}
+@dataclass(frozen=True)
+class ShardChunks:
+    """An open shard of one array, by clips."""
+
+    blob: Blob
+    index: np.ndarray
+    clip_chunks: int
+
+    def clip(self, position: int) -> list[bytes]:
+        """The inner chunks of one clip, each checked; ChecksumError where one is not whole."""
+        wanted = self.index[position * self.clip_chunks : (position + 1) * self.clip_chunks]
+        if (wanted[:, 0] == NO_CHUNK).any():
+            raise ChecksumError("it lacks a chunk of a complete clip")
+        chunks = self.blob.read([(int(offset), int(length)) for offset, length in wanted])
+        for chunk in chunks:
+            checked(np.frombuffer(chunk, np.uint8))
+        return chunks
+
+
+def open_shard(files: Files, spec: ArraySpec, task: int, shard_clips: int) -> ShardChunks:
+    """The shard of an array; FileNotFoundError or ChecksumError where it is missing or its index is damaged."""
+    entries = shard_clips * spec.clip_chunks
+    blob, tail = files.open(spec.shard_key(task), index_bytes(entries))
+    return ShardChunks(blob, parse_index(tail, blob.size, entries), spec.clip_chunks)
+
+
+def open_shards(files: Files, specs: Mapping[str, ArraySpec], task: int, shard_clips: int) -> dict[str, ShardChunks]:
+    """The shards of a task that can be opened."""
+    shards = {}
     for name, spec in specs.items():
-        key = spec.shard_key(task)
-        try:
-            payloads[name] = _read_chunks(files, key, spec, position, shard_clips)
-        except (FileNotFoundError, ChecksumError) as error:
-            raise StoreError(f"{files.location}/{key} is not whole ({error})") from error
-    return payloads
+        with contextlib.suppress(FileNotFoundError, ChecksumError):
+            shards[name] = open_shard(files, spec, task, shard_clips)
+    return shards
 
 
 def digest(payloads: ClipPayloads) -> int:
@@ -55,16 +79,3 @@ def digest(payloads: ClipPayloads) -> int:
 def _chunks(spec: ArraySpec, stored: np.ndarray) -> list[bytes]:
     parts = stored if spec.split else [stored]
     return [spec.encoding.codec.encode(np.asarray(part)) for part in parts]
-
-
-def _read_chunks(files: Files, key: str, spec: ArraySpec, position: int, shard_clips: int) -> list[bytes]:
-    entries = shard_clips * spec.clip_chunks
-    blob, tail = files.open(key, index_bytes(entries))
-    index = parse_index(tail, blob.size, entries)
-    wanted = index[position * spec.clip_chunks : (position + 1) * spec.clip_chunks]
-    if (wanted[:, 0] == NO_CHUNK).any():
-        raise ChecksumError("it lacks a chunk of a complete clip")
-    chunks = blob.read([(int(offset), int(length)) for offset, length in wanted])
-    for chunk in chunks:
-        checked(np.frombuffer(chunk, np.uint8))
-    return chunks

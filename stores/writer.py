@@ -6,17 +6,19 @@ import contextlib
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from stores import durable, ledger, payloads
-from stores.arrays import arrays
+from stores.arrays import ArraySpec, arrays
+from stores.codecs import ChecksumError
 from stores.cues import ClipCues
 from stores.errors import StoreError
 from stores.files import LocalFiles
 from stores.layout import SCRATCH, Header
 from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord
-from stores.payloads import ClipPayloads
+from stores.payloads import ClipPayloads, ShardChunks
 from stores.shards import ShardWriter
 
 
@@ -58,9 +60,10 @@ class TaskWriter:
             for name, spec in self._specs.items():
                 entries = self._header.spec.shard_clips * spec.clip_chunks
                 self._shards[name] = ShardWriter(self._scratch / name, entries)
+            shards = payloads.open_shards(LocalFiles(self._root), self._specs, self.task, self._header.spec.shard_clips)
             for position, record in enumerate(self._records):
                 if record.status == COMPLETE:
-                    self._carry(position)
+                    self._carry(position, shards)
 
     def pending(self) -> list[int]:
         """Clips still to do."""
@@ -110,13 +113,9 @@ class TaskWriter:
             raise StoreError(f"clip {clip} is not pending in task {self.task}; take clips from `pending()`, each once")
         return position
 
-    def _carry(self, position: int) -> None:
-        files, spec = LocalFiles(self._root), self._header.spec
-        try:
-            chunks = payloads.copy_clip(files, self._specs, self.task, position, spec.shard_clips)
-            if payloads.digest(chunks) != self._records[position].digest:
-                raise StoreError("the bytes are not those that were recorded")
-        except StoreError:
+    def _carry(self, position: int, shards: Mapping[str, ShardChunks]) -> None:
+        chunks = _whole_clip(self._specs, shards, position)
+        if chunks is None or payloads.digest(chunks) != self._records[position].digest:
             self._records[position] = replace(self._records[position], status=ABSENT, digest=None)
             self._pending.add(position)
         else:
@@ -139,3 +138,12 @@ class TaskWriter:
             written=ledger.now(),
             writer=ledger.signature(),
         )
+
+
+def _whole_clip(
+    specs: Mapping[str, ArraySpec], shards: Mapping[str, ShardChunks], position: int
+) -> ClipPayloads | None:
+    try:
+        return {name: shards[name].clip(position) for name in specs}
+    except (KeyError, ChecksumError):
+        return None

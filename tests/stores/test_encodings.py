@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -17,6 +17,7 @@ FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)
 MAPS = arrays.arrays(np.float32, st.tuples(*[st.integers(1, 5)] * 3), elements=FLOATS)
 
 
+@settings(deadline=None)
 @given(MAPS)
 def test_flow_is_off_by_half_a_step_or_missing(values: np.ndarray) -> None:
     decoded = FLOW.decode(FLOW.encode(values))
@@ -27,6 +28,7 @@ def test_flow_is_off_by_half_a_step_or_missing(values: np.ndarray) -> None:
     assert (np.isnan(beyond) | (np.abs(beyond) > 511.9)).all()
 
 
+@settings(deadline=None)
 @given(MAPS)
 def test_depth_is_off_by_a_two_thousandth_or_missing(values: np.ndarray) -> None:
     decoded = DEPTH.decode(DEPTH.encode(values))
@@ -36,18 +38,19 @@ def test_depth_is_off_by_a_two_thousandth_or_missing(values: np.ndarray) -> None
     assert (np.abs(decoded[fits] - exact) <= np.maximum(np.abs(exact) / 2048, 2.0**-25)).all()
 
 
+@settings(deadline=None)
 @given(MAPS)
 def test_features_are_off_by_half_a_step_of_their_own_map(values: np.ndarray) -> None:
     stored, scales = FEATURES.encode(values)
     decoded = FEATURES.decode(stored, scales)
-    finite = np.isfinite(values)
+    finite = np.abs(values) <= 1e38
     largest = np.where(finite, np.abs(values.astype(np.float64)), 0).max(axis=(-2, -1), keepdims=True)
     error = np.abs(decoded - values.astype(np.float64), where=finite, out=np.zeros(values.shape))
     assert np.isnan(decoded[~finite]).all()
     assert (error <= largest / 254 * (1 + 1e-4) + 2e-43).all()
 
 
-@pytest.mark.parametrize("encoding", [FLOW, DEPTH, Steps(1, "int8")])
+@pytest.mark.parametrize("encoding", [FLOW, DEPTH, Steps(1.0, "int8")])
 def test_stated_bounds_hold(encoding: Steps | Plain) -> None:
     values = np.random.default_rng(0).normal(0, 20, 10_000).astype(np.float32)
     error = np.abs(encoding.decode(encoding.encode(values)) - values.astype(np.float64))
@@ -75,6 +78,7 @@ def test_an_encoding_survives_json(encoding: encodings.Encoding) -> None:
     assert encodings.from_dict(encodings.to_dict(encoding)) == encoding
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=200), st.data())
 def test_any_flipped_bit_of_a_chunk_is_noticed(content: bytes, data: st.DataObject) -> None:
     chunk = np.frombuffer(content, np.uint8)

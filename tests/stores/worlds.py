@@ -24,11 +24,11 @@ def names(n_clips: int) -> list[str]:
 def cues(clip: int, geometry: Geometry = GEOMETRY) -> ClipCues:
     """Cues of a clip; a few flow and depth values are missing."""
     g, random = geometry, np.random.Generator(np.random.Philox(key=clip))
-    flow = random.normal(0, 20, (2, g.pairs, 2, *g.cue)).astype(np.float32)
+    flow = random.normal(0, 3, (2, g.pairs, 2, *g.cue)).astype(np.float32)
     flow[:, 0, :, 0, 0] = np.nan
     depth = random.gamma(2, 10, (g.frames, *g.cue)).astype(np.float32)
     depth[0, 1, 1] = np.nan
-    start = random.permuted(np.arange(g.frames))[: g.pairs] if g.pairs <= g.frames else np.zeros(g.pairs, int)
+    start = random.integers(0, g.frames - 1, g.pairs)
     return ClipCues(
         rgb=random.integers(0, 256, (g.frames, *g.base, 3), np.uint8),
         depth=depth,
@@ -39,7 +39,7 @@ def cues(clip: int, geometry: Geometry = GEOMETRY) -> ClipCues:
         feature_channels=random.permuted(np.arange(384))[: g.channels],
         frame_index=np.arange(g.frames) * 3 + clip,
         frame_time=(np.arange(g.frames) * 3 + clip) / 25,
-        pair_frames=np.stack([start, (start + 1) % g.frames], 1),
+        pair_frames=np.stack([start, start + 1], 1),
         pair_gap=np.full(g.pairs, 3),
     )
 

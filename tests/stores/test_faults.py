@@ -1,0 +1,193 @@
+"""Damage is found, repaired and built again; nothing damaged is ever read as data."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import stores
+from stores import StoreError, repair, verify
+from stores.verify import Finding
+from tests.stores import worlds
+
+CLIPS = 7
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
+    store = worlds.create(tmp_path_factory.mktemp("faults") / "whole.zarr", CLIPS)
+    worlds.fill(store)
+    store.publish_statuses()
+    return store
+
+
+@pytest.fixture
+def store(whole: stores.CueStore, tmp_path: Path) -> stores.CueStore:
+    shutil.copytree(whole.path, tmp_path / "cues.zarr")
+    return stores.open(tmp_path / "cues.zarr")
+
+
+def everything(store: stores.CueStore) -> list[Finding]:
+    found = list(verify.check_documents(store))
+    for task in range(store.n_tasks):
+        found += verify.check_task(store, task)
+    return found
+
+
+def read_all(store: stores.CueStore) -> dict[str, np.ndarray]:
+    reader = stores.open(store.path)
+    clips = reader.complete_clips().tolist()
+    return {name: np.stack([reader.read(name, clip) for clip in clips]) for name in reader.arrays}
+
+
+def shards(store: stores.CueStore) -> list[Path]:
+    return sorted(path for path in Path(store.path).glob("*/c.*") if path.parent.name != "status")
+
+
+def flip(path: Path, bit: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+def mend(store: stores.CueStore) -> tuple[int, int]:
+    """Repair what is found and build again: clips marked, clips computed."""
+    found = everything(store)
+    list(repair.repair_documents(store))
+    suspects = frozenset(clip for finding in found for clip in finding.clips if finding.kind == "value")
+    marked = sum(len(repair.repair_task(store, task, suspects)) for task in range(store.n_tasks))
+    computed = worlds.fill(store)
+    store.publish_statuses()
+    return marked, computed
+
+
+def test_a_whole_store_has_no_findings(store: stores.CueStore) -> None:
+    assert everything(store) == []
+
+
+def flips(store: stores.CueStore, count: int) -> None:
+    """Flip one bit at a time, anywhere in the data; each has to be found by verification and by the reader."""
+    random = np.random.default_rng(20)
+    paths = shards(store)
+    sizes = np.array([path.stat().st_size for path in paths])
+    for _ in range(count):
+        path = paths[random.choice(len(paths), p=sizes / sizes.sum())]
+        bit = int(random.integers(8 * path.stat().st_size))
+        flip(path, bit)
+        task = int(path.name.split(".")[1])
+        found = list(verify.check_task(store, task, check_values=False))
+        assert found, f"bit {bit} of {path} was not found"
+        assert any(path.parent.name in finding.where or finding.kind == "chunk" for finding in found)
+        with pytest.raises(StoreError, match=r"is damaged"):
+            read_all(store)
+        flip(path, bit)
+    assert everything(store) == []
+
+
+def test_every_flipped_bit_is_found(store: stores.CueStore) -> None:
+    flips(store, 60)
+
+
+@pytest.mark.slow
+def test_a_thousand_flipped_bits_are_found(store: stores.CueStore) -> None:
+    flips(store, 1000)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "gone"])
+@pytest.mark.parametrize("array", ["rgb", "features", "pair_frames"])
+def test_a_shard_that_is_not_whole_is_no_data(store: stores.CueStore, array: str, damage: str) -> None:
+    before = read_all(store)
+    path = Path(store.path) / store.arrays[array].shard_key(1)
+    if damage == "gone":
+        path.unlink()
+    else:
+        os.truncate(path, 0 if damage == "empty" else path.stat().st_size // 2)
+    with pytest.raises(StoreError, match=r"c\.1.*is damaged .*; run `lila-cues verify`"):
+        read_all(store)
+    assert [finding.clips for finding in everything(store)] == [(4, 5, 6)]
+    assert mend(store) == (3, 3)
+    assert everything(store) == []
+    for name, values in read_all(store).items():
+        np.testing.assert_array_equal(values, before[name])
+
+
+def test_repair_leaves_what_is_whole(store: stores.CueStore) -> None:
+    untouched = {path: path.read_bytes() for path in shards(store) if path.name.startswith("c.1.")}
+    path = Path(store.path) / store.arrays["depth"].shard_key(0)
+    flip(path, 8 * 20)  # inside the first clip's first chunk
+    assert mend(store) == (1, 1)
+    assert everything(store) == []
+    assert {path: path.read_bytes() for path in untouched} == untouched
+    assert store.clip_record(0).attempts == 2
+    assert store.clip_record(1).attempts == 1
+
+
+def test_shards_of_another_task_are_noticed(store: stores.CueStore) -> None:
+    for spec in store.arrays.values():
+        shutil.copy(Path(store.path) / spec.shard_key(0), Path(store.path) / spec.shard_key(1))
+    found = everything(store)
+    assert {finding.what for finding in found} == {"its bytes are not those that were recorded"}
+    assert mend(store) == (3, 3)
+    assert everything(store) == []
+
+
+def test_a_damaged_ledger_record_is_rebuilt_from_the_shards(store: stores.CueStore) -> None:
+    before = read_all(store)
+    record = next((Path(store.path) / "ledger" / "000").glob("0000001-*"))
+    flip(record, 8 * 40)
+    assert [finding.kind for finding in everything(store)] == ["ledger"]
+    with pytest.raises(StoreError, match=r"the ledger record .* is damaged"):
+        store.clip_record(4)
+    assert mend(store) == (0, 0)
+    assert everything(store) == []
+    for name, values in read_all(store).items():
+        np.testing.assert_array_equal(values, before[name])
+
+
+def test_a_record_of_other_settings_is_not_believed(store: stores.CueStore, tmp_path: Path) -> None:
+    other = worlds.create(tmp_path / "other.zarr", CLIPS, settings={"seed": 1})
+    worlds.fill(other)
+    for record in (Path(other.path) / "ledger" / "000").glob("0000000-*"):
+        shutil.copy(record, Path(store.path) / "ledger" / "000" / record.name)
+    found = everything(store)
+    assert [finding.what for finding in found] == ["it was written for other settings than the store's"]
+    assert mend(store)[1] == 4
+    assert everything(store) == []
+
+
+@pytest.mark.parametrize("key", ["rgb/zarr.json", "status/zarr.json", "clips/offsets.npy", "status/c.0"])
+def test_documents_are_written_anew(store: stores.CueStore, key: str) -> None:
+    flip(Path(store.path) / key, 8 * 5 + 1)
+    assert [finding.where for finding in everything(store)] == [key]
+    mend(store)
+    assert everything(store) == []
+
+
+def test_the_header_has_a_copy(store: stores.CueStore) -> None:
+    root = Path(store.path) / "zarr.json"
+    root.write_text(root.read_text().replace('"seed": 0', '"seed": 8', 1))
+    with pytest.raises(StoreError, match=r"attributes in .*zarr\.json are damaged .*run `lila-cues repair`"):
+        stores.open(store.path)
+    assert repair.restore_header(Path(store.path))
+    assert everything(stores.open(store.path)) == []
+
+
+def test_values_out_of_range_are_found_and_built_again(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    store = worlds.create(tmp_path / "cues.zarr", 4)
+    with store.claim(0) as writer:
+        assert writer is not None
+        for clip in writer.pending():
+            cues = worlds.cues(clip)
+            writer.complete(clip, replace(cues, depth=cues.depth - 1000) if clip == 2 else cues)
+    store.publish_statuses()
+    assert [str(finding) for finding in everything(store)] == [
+        "value: depth of clip 2: negative inverse depth (clips 2)"
+    ]
+    assert mend(store) == (1, 1)
+    assert everything(store) == []
