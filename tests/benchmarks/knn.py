@@ -1,0 +1,159 @@
+"""k-NN propagation of one frame of a 480p sequence: ours against a dense affinity between all cells, as DINO's has it.
+
+    python -m tests.benchmarks.knn [--depth 384] [--device cuda]
+
+Window 25², 8 context frames, top 5. Each case runs in a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lila_train.evaluation import propagation
+from lila_train.evaluation.propagation import Budget, Context, Neighbours
+
+FRAMES, OBJECTS, WINDOW, TOP, TEMPERATURE = 8, 3, 25, 5, 0.1
+GRIDS = {60: (60, 105), 120: (120, 210)}
+TARGETS = {60: 1, 120: 3}  # times faster than dense
+QUERIES_AT_ONCE = 1024  # of the dense baseline: whole, 120 cells would take 20 GB
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement; `repeats` frames after one that warms up."""
+
+    method: str
+    cells: int
+    depth: int
+    device: str
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds per frame, and the peak of memory above what the features and labels themselves take."""
+
+    seconds: float
+    extra_mib: float
+    labels: Tensor
+
+
+def smooth_features(frames: int, depth: int, grid: tuple[int, int], device: str) -> Tensor:
+    """Unit features that change slowly over the frame, as real ones do."""
+    draw = torch.Generator().manual_seed(0)
+    coarse = torch.randn(frames, depth, 12, 20, generator=draw)
+    return F.normalize(F.interpolate(coarse, grid, mode="bicubic").to(device), dim=1)
+
+
+def ours(query: Tensor, features: Tensor, labels: Tensor) -> Callable[[], Tensor]:
+    """The project's implementation, with its default memory."""
+    context = Context(len(features), features[0], labels[0])
+    for frame, soft in zip(features[1:], labels[1:], strict=True):
+        context.add(frame, soft)
+    rule = Neighbours(WINDOW, TOP, TEMPERATURE, replicate=False, weigh=propagation.softmax_of_top)
+    return lambda: propagation.propagate(query, context, rule, Budget()).flatten(1)
+
+
+def dense(query: Tensor, features: Tensor, labels: Tensor) -> Callable[[], Tensor]:
+    """Every cell against every cell of every context frame, masked to the window afterwards."""
+    height, width = query.shape[1:]
+    keys, votes = features.flatten(2), labels.movedim(1, 0).flatten(1)
+    rows, columns = torch.meshgrid(
+        torch.arange(height, device=query.device), torch.arange(width, device=query.device), indexing="ij"
+    )
+    place = torch.stack([rows.flatten(), columns.flatten()]).to(torch.int16)
+    outside = [
+        ((part[:, :, None] - place[:, None, :]).abs() > WINDOW // 2).any(dim=0)
+        for part in place.split(QUERIES_AT_ONCE, dim=1)
+    ]
+    queries = query.flatten(1).T.contiguous()
+
+    def frame() -> Tensor:
+        parts = []
+        for part, far in zip(queries.split(QUERIES_AT_ONCE), outside, strict=True):
+            scores = torch.einsum("md,tdn->mtn", part, keys).masked_fill_(far[:, None], -torch.inf).flatten(1)
+            values, places = scores.topk(TOP, dim=1)
+            parts.append((torch.softmax(values / TEMPERATURE, dim=1) * votes[:, places]).sum(dim=-1))
+        return torch.cat(parts, dim=1)
+
+    return frame
+
+
+METHODS = {"ours": ours, "dense": dense}
+
+
+def measure(case: Case) -> Measured:
+    """Run one case in this process."""
+    grid = GRIDS[case.cells]
+    frames = smooth_features(FRAMES + 1, case.depth, grid, case.device)
+    labels = torch.rand(FRAMES, OBJECTS + 1, *grid, generator=torch.Generator().manual_seed(1)).to(case.device)
+    before = _peak_mib(case.device)
+    run = METHODS[case.method](frames[-1], frames[:-1], labels)
+    found = run()
+    _wait(case.device)
+    began = time.perf_counter()
+    for _ in range(case.repeats):
+        run()
+    _wait(case.device)
+    return Measured((time.perf_counter() - began) / case.repeats, _peak_mib(case.device) - before, found.cpu())
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def _peak_mib(device: str) -> float:
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _in_a_process(case: Case) -> Measured:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, (case,))
+
+
+def main() -> None:
+    """Print the table."""
+    from rich.table import Table
+
+    from stores.console import out
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--depth", type=int, default=128, help="channels of a feature: 128 LILA-S, 384 ViT-S")
+    parser.add_argument("--device", default="cpu")
+    chosen = parser.parse_args()
+    title = f"k-NN propagation, {chosen.depth} channels, window {WINDOW}², {FRAMES} context frames, {chosen.device}"
+    table = Table(
+        "cells", "dense s", "ours s", "times faster", "dense MiB", "ours MiB", "labels that differ", title=title
+    )
+    for cells, grid in GRIDS.items():
+        repeats = 3 if cells == 60 or chosen.device != "cpu" else 1
+        slow, fast = (
+            _in_a_process(Case(name, cells, chosen.depth, chosen.device, repeats)) for name in ("dense", "ours")
+        )
+        differ = (slow.labels.argmax(dim=0) != fast.labels.argmax(dim=0)).sum().item()
+        target = f"{slow.seconds / fast.seconds:.1f} (target {TARGETS[cells]})"
+        figures = (
+            f"{slow.seconds:.3f}",
+            f"{fast.seconds:.3f}",
+            target,
+            f"{slow.extra_mib:.0f}",
+            f"{fast.extra_mib:.0f}",
+        )
+        table.add_row(f"{grid[0]}×{grid[1]}", *figures, f"{differ} of {slow.labels.shape[1]}")
+    out.print(table)
+
+
+if __name__ == "__main__":
+    main()

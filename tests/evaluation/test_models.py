@@ -1,0 +1,103 @@
+"""The adapters of models under test, and the command that scores them, with small untrained networks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lila_cues.networks import load_encoder
+from lila_train import checkpoint
+from lila_train.checkpoint import Provenance
+from lila_train.cli import app
+from lila_train.decoder import Decoder, DecoderWidths
+from lila_train.evaluation.models import EncoderAlone, LilaModel, ModelSpec, feature_map
+from stores.errors import LilaError
+from tests.evaluation.worlds import write_davis
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of an untrained decoder on an untrained tiny encoder."""
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    torch.manual_seed(0)
+    encoder = load_encoder("tiny", "random:3")
+    widths = DecoderWidths.of_encoder(encoder.width, inner=16)
+    checkpoint.write(path, Decoder(widths), Provenance(encoder.source, widths, 0, {}, {}, {}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.rand(1, 3, 56, 84, generator=torch.Generator().manual_seed(1))
+
+
+def test_weights_of_ours_give_the_encoder_s_grid_and_a_map_of_the_pixels(weights: Path, images: torch.Tensor):
+    spec = ModelSpec(weights=weights)
+    model = spec.load(CPU)
+    assert spec.heads() == ("encoder", "lila")
+    assert isinstance(model, LilaModel)
+    assert feature_map(model, "encoder")(images).shape == (1, 96, 4, 6)
+    assert feature_map(model, "lila")(images).shape == (1, 8, 56, 84)
+
+
+def test_both_adapters_give_the_same_grid(weights: Path, images: torch.Tensor):
+    ours = ModelSpec(weights=weights).load(CPU)
+    alone = EncoderAlone(load_encoder("tiny", "random:3"), CPU)
+    torch.testing.assert_close(ours.encoder_grid(images), alone.encoder_grid(images))
+    assert ours.describe()["encoder_weights"] == alone.describe()["encoder_weights"]
+
+
+def test_an_encoder_alone_has_one_head(shared: Path):
+    file = shared / "data/weights/vit_tiny_patch16_224.pth"
+    spec = ModelSpec(encoder="vit_tiny_patch16_224", encoder_weights=file)
+    model = spec.load(CPU)
+    assert spec.heads() == ("encoder",)
+    assert model.patch_size == 16
+    assert spec.identity()["encoder_weights_sha256"] == model.describe()["encoder_weights"]["sha256"]
+
+
+def test_the_identity_follows_the_content_of_the_weights(weights: Path, tmp_path: Path):
+    copied = shutil.copy(weights, tmp_path / "copy.safetensors")
+    assert ModelSpec(weights=copied).identity() == ModelSpec(weights=weights).identity()
+    copied.write_bytes(copied.read_bytes() + b" ")
+    assert ModelSpec(weights=copied).identity() != ModelSpec(weights=weights).identity()
+
+
+def test_the_command_scores_encoder_and_model_in_one_run(weights: Path, tmp_path: Path):
+    data = write_davis(tmp_path / "davis", ("one",), count=4)
+    out = tmp_path / "out"
+    asked = ["eval", "davis-knn@lila", "--data", data, "--weights", weights, "--out", out, "--short-side", "56"]
+    shown = CliRunner().invoke(app, [str(word) for word in asked], catch_exceptions=False)
+    assert shown.exit_code == 0
+    assert "radius_cells 12" in shown.output
+    assert "radius_native_px 9.6" in shown.output
+    result = json.loads((out / "result.json").read_text())
+    assert set(result["scores"]) == {"encoder", "lila"}
+    assert result["model"]["patch_size"] == 14
+    assert result["derived"]["frame_px"] == [56, 70]
+
+
+def test_the_command_refuses_an_unknown_protocol(weights: Path, tmp_path: Path):
+    asked = ["eval", "davis", "--data", str(tmp_path), "--weights", str(weights), "--out", str(tmp_path / "out")]
+    shown = CliRunner().invoke(app, asked)
+    assert isinstance(shown.exception, LilaError)
+    assert "one of davis-knn@lila" in str(shown.exception)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_real_davis_end_to_end(shared: Path, tmp_path: Path):
+    words = ["eval", "davis-knn@lila", "--data", shared / "data/davis", "--limit", 1, "--out", tmp_path / "out"]
+    words += ["--encoder", "vit_tiny_patch16_224"]
+    words += ["--encoder-weights", shared / "data/weights/vit_tiny_patch16_224.pth", "--short-side", 240]
+    CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert result["counts"] == {"sequences": 1, "objects": 1, "frames": 30}
+    assert result["scores"]["encoder"]["JF"] > 0.7
