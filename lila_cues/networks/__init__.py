@@ -12,17 +12,31 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lila_cues.networks.encoder import FrozenEncoder
     from lila_cues.networks.encoder_weights import encoder_from_tensors, load_encoder, restore_encoder
+    from lila_cues.networks.execution import Execution
+    from lila_cues.networks.flow import FlowNetwork, load_flow
     from lila_cues.networks.weights import WeightSource
 
 _HOMES = {
+    "Execution": "execution",
+    "FlowNetwork": "flow",
     "FrozenEncoder": "encoder",
     "encoder_from_tensors": "encoder_weights",
     "load_encoder": "encoder_weights",
+    "load_flow": "flow",
     "restore_encoder": "encoder_weights",
     "WeightSource": "weights",
 }
 
-__all__ = ["FrozenEncoder", "WeightSource", "encoder_from_tensors", "load_encoder", "restore_encoder"]
+__all__ = [
+    "Execution",
+    "FlowNetwork",
+    "FrozenEncoder",
+    "WeightSource",
+    "encoder_from_tensors",
+    "load_encoder",
+    "load_flow",
+    "restore_encoder",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from lila_cues.networks import attention, position
+from lila_cues.networks.execution import Execution
 from lila_cues.networks.weights import WeightSource
 from stores.errors import LilaError
 
@@ -34,6 +35,7 @@ class FrozenEncoder(nn.Module):
         source: WeightSource,
         attention_backend: str = "sdpa",
         position_offset: float | None = None,
+        execution: Execution | None = None,
     ) -> None:
         super().__init__()
         self.vit = vit
@@ -43,10 +45,13 @@ class FrozenEncoder(nn.Module):
         self.patch_size = int(vit.patch_embed.patch_size[0])
         self.taps = taps(len(vit.blocks))
         self.attention = attention_backend
+        self.execution = execution or Execution()
         self._attention = attention.backend(attention_backend)
         self._position_offset = position_offset
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        tokens = self._learned_positions if isinstance(vit, VisionTransformer) else self._rotary_positions
+        self._run = self.execution.prepare(tokens)
         self.requires_grad_(False)
         self.eval()
 
@@ -58,11 +63,8 @@ class FrozenEncoder(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
         """Tokens of the four tapped blocks for RGB in [0, 1], whose sides are multiples of the patch size."""
         self._check(images)
-        with self._attention():
-            normalised = (images - self.mean) / self.std
-            if isinstance(self.vit, VisionTransformer):
-                return self._learned_positions(normalised)
-            return self._rotary_positions(normalised)
+        pieces = [self._tokens(piece) for (piece,) in self.execution.batches(images)]
+        return pieces[0] if len(pieces) == 1 else tuple(torch.cat(taps) for taps in zip(*pieces, strict=True))
 
     def grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
         """Tokens of the last block after the final LayerNorm, on the encoder's own grid."""
@@ -75,6 +77,11 @@ class FrozenEncoder(nn.Module):
                 f"expected images with sides that are multiples of {self.patch_size}, the patch size of {self.name}, "
                 f"found {height}×{width}; pad or resize them first"
             )
+
+    def _tokens(self, images: Tensor) -> tuple[Tensor, ...]:
+        with self._attention(), self.execution.autocast(images.device):
+            tokens = self._run((images - self.mean) / self.std)
+        return tokens if self.execution.precision == "float32" else tuple(tap.float() for tap in tokens)
 
     def _rotary_positions(self, normalised: Tensor) -> tuple[Tensor, ...]:
         """The transformer by timm's own pass: DINOv3's positions are computed for any grid, none are resized."""

@@ -1,7 +1,8 @@
-"""Weight files of the Hugging Face hub, by name and revision, kept in its own cache."""
+"""Weight files of others: of the Hugging Face hub by name and revision, of torchvision by URL; in their own caches."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from stores.errors import LilaError
@@ -34,12 +35,40 @@ def _with_commit(path: str) -> tuple[Path, str]:
     return Path(path), Path(path).parent.name
 
 
+def fetch_url(url: str, option: str) -> tuple[Path, str]:
+    """The local path of one of torchvision's weight files, and its version: both are in its name, NAME-HASH.pth.
+
+    A file that is not in PyTorch's cache is downloaded to it, and its hash checked.
+    """
+    import torch
+
+    folder = torch_cache()
+    path = folder / url.rpartition("/")[2]
+    version, _, digest = path.stem.rpartition("-")
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise LilaError(
+                f"expected {path.name} in {folder} or at {url}, found neither ({error}); go online once, or give a "
+                f"local file with {option}"
+            ) from error
+    return path, version
+
+
 def cached(repository: str, filename: str) -> Path | None:
     """Where the file lies in the local cache, or None; asks nobody."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repository, filename)
     return Path(found) if isinstance(found, str) else None
+
+
+def torch_cache() -> Path:
+    """Where PyTorch keeps downloaded weight files: $TORCH_HOME/hub/checkpoints."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser() / "hub" / "checkpoints"
 
 
 def cache() -> Path:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -133,6 +134,43 @@ def check_hash(found: str, recorded: str | None, place: str, option: str) -> Non
             f"expected the recorded weights with SHA-256 {recorded[:16]}…, found {found[:16]}… in {place}; "
             f"give the recorded file with {option}"
         )
+
+
+def local_file(
+    network: str, weights: Path | str, licence: str, option: str, sha256: str | None = None
+) -> tuple[Path, WeightSource]:
+    """A weight file of the user's, hashed and recorded; `sha256` is what it must hash to, where that is known."""
+    path = Path(weights)
+    if not path.is_file():
+        raise LilaError(
+            f"expected the weights of {network} at {path}, found no such file; give its place with {option}"
+        )
+    return path, recorded(WeightSource(network, "file", str(path.resolve()), None, None, licence), path, option, sha256)
+
+
+def recorded(source: WeightSource, path: Path, option: str, sha256: str | None) -> WeightSource:
+    """The source with the hash of its file filled in, after the hash has been compared to the recorded one."""
+    found = file_sha256(path)
+    check_hash(found, sha256, str(path), option)
+    return replace(source, sha256=found)
+
+
+@contextmanager
+def drawn(seed: int | None) -> Iterator[None]:
+    """Networks built inside have the weights of that seed, whatever was drawn before; of no seed for None."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def untrained(network: str, module: nn.Module, seed: int, option: str, sha256: str | None = None) -> WeightSource:
+    """The record of weights drawn from a seed: for tests, and for measuring speed where no file is to be had."""
+    digest = tensors_sha256(module.state_dict())
+    check_hash(digest, sha256, f"the draw of {RANDOM}:{seed}", option)
+    return WeightSource(network, RANDOM, f"{RANDOM}:{seed}", None, digest, "none needed")
 
 
 def _read(path: Path) -> object:

@@ -1,0 +1,98 @@
+"""Every network that has a short name here: what it is, where its weights are, how large, under which licence.
+
+Plain data, so that a table of it costs no import of torch. Sizes are those of the files. Any other plain ViT of timm
+works as an encoder by its timm name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lila_cues.networks import hub
+
+ENCODER, DEPTH, FLOW = "encoder", "depth", "flow"
+NON_COMMERCIAL = ("cc-by-nc",)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network. `place` is a hub repository, a URL, a file of this package, or the library whose code it is."""
+
+    kind: str
+    name: str
+    place: str
+    licence: str
+    megabytes: float
+    architecture: str = ""  # its name in timm or torchvision
+
+    @property
+    def non_commercial(self) -> bool:
+        return self.licence.startswith(NON_COMMERCIAL)
+
+    def present(self) -> Path | None:
+        """Where the weights lie on this machine; None if nowhere. Asks nobody."""
+        if self.place.startswith("https://"):
+            path = hub.torch_cache() / Path(self.place).name
+            return path if path.is_file() else None
+        if self.place.endswith(".safetensors"):
+            path = PACKAGED / self.place
+            return path if path.is_file() else None
+        if "/" in self.place:
+            return hub.cached(self.place, "model.safetensors")
+        return PACKAGED  # code needs no weights
+
+
+PACKAGED = Path(__file__).resolve().parent.parent / "weights"
+
+
+def entry(kind: str, name: str) -> Entry | None:
+    """The network of that kind and short name."""
+    return next((known for known in ENTRIES if (known.kind, known.name) == (kind, name)), None)
+
+
+def names(kind: str) -> list[str]:
+    """The short names of one kind, in the order of the table."""
+    return [known.name for known in ENTRIES if known.kind == kind]
+
+
+def _dinov2(letter: str, size: str, megabytes: float, registers: bool) -> Entry:
+    timm_name = f"vit_{size}_patch14_{'reg4_' if registers else ''}dinov2"
+    name = f"dinov2_vit{letter}14{'_reg' if registers else ''}"
+    return Entry(ENCODER, name, f"timm/{timm_name}.lvd142m", "apache-2.0", megabytes, timm_name)
+
+
+def _dinov3(short: str, size: str, megabytes: float) -> Entry:
+    timm_name = f"vit_{size}_patch16_dinov3"
+    return Entry(ENCODER, f"dinov3_{short}", f"timm/{timm_name}.lvd1689m", "dinov3-license", megabytes, timm_name)
+
+
+def _depth_anything(size: str, licence: str, megabytes: float) -> Entry:
+    repository = f"depth-anything/Depth-Anything-V2-{size.capitalize()}-hf"
+    return Entry(DEPTH, f"depth_anything_v2_{size}", repository, licence, megabytes)
+
+
+def _raft(size: str, file: str, megabytes: float) -> Entry:
+    place = f"https://download.pytorch.org/models/{file}"
+    return Entry(FLOW, f"raft_{size}", place, "bsd-3-clause", megabytes, f"raft_{size}")
+
+
+_DINOV2_SIZES = (("s", "small", 88), ("b", "base", 346), ("l", "large", 1217), ("g", "giant", 4546))
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry(ENCODER, "tiny", "tiny_encoder.safetensors", "apache-2.0", 1.0),
+    *(_dinov2(*size, registers) for registers in (False, True) for size in _DINOV2_SIZES),
+    _dinov3("vits16", "small", 86),
+    _dinov3("vits16plus", "small_plus", 115),
+    _dinov3("vitb16", "base", 343),
+    _dinov3("vitl16", "large", 1213),
+    _dinov3("vith16plus", "huge_plus", 3362),
+    _dinov3("vit7b16", "7b", 26864),
+    Entry(DEPTH, "tiny", "tiny_depth.safetensors", "apache-2.0", 1.0),
+    _depth_anything("small", "apache-2.0", 99),
+    _depth_anything("base", "cc-by-nc-4.0", 390),
+    _depth_anything("large", "cc-by-nc-4.0", 1341),
+    Entry(FLOW, "dis", "opencv", "apache-2.0", 0.0),
+    _raft("small", "raft_small_C_T_V2-01064c6d.pth", 4.0),
+    _raft("large", "raft_large_C_T_SKHT_V2-ff5fadd5.pth", 21.1),
+)

@@ -1,0 +1,156 @@
+"""RAFT: recurrent all-pairs field transforms for optical flow (Teed and Deng, ECCV 2020), by torchvision's modules."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.models.optical_flow import RAFT
+
+from lila_cues.networks.execution import Execution
+from lila_cues.networks.weights import WeightSource
+from stores.errors import LilaError
+
+STRIDE = 8  # of the feature maps, hence of the sides of what goes in
+SMALLEST = 128  # px: below, the correlation pyramid has no fourth level (NaN, or an error in torchvision)
+
+
+class RaftFlow(nn.Module):
+    """RAFT in eval mode for good, without gradients.
+
+    Images go in scaled to [−1, 1] and padded by replication to multiples of 8. A side under 128 px is enlarged
+    together with the other one, and the flow scaled back; or refused, where `enlarge` is False.
+    """
+
+    def __init__(
+        self,
+        network: RAFT,
+        source: WeightSource,
+        updates: int,
+        enlarge: bool = True,
+        execution: Execution | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.source = source
+        self.name = source.network
+        self.updates = updates
+        self.enlarge = enlarge
+        self.execution = execution or Execution()
+        self._run = self.execution.prepare(self._refine)
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def settings(self) -> dict[str, str | bool | int | None]:
+        """What shapes the flow besides the weights."""
+        return {"updates": self.updates, "small_images": "enlarged" if self.enlarge else "refused"} | (
+            self.execution.to_dict()
+        )
+
+    def train(self, mode: bool = True) -> Self:
+        """Frozen means frozen: stays in eval mode, where its batch norms use what they were trained with."""
+        return super().train(False)
+
+    def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
+        """What a person should know before images of this size (y, x) go in."""
+        working = self.working_size(size)
+        if working == size:
+            return ()
+        return (
+            f"{self.name} needs sides of {SMALLEST} px: images of {size[0]}×{size[1]} are enlarged to "
+            f"{working[0]}×{working[1]} for it, and the flow is scaled back",
+        )
+
+    def working_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size (y, x) at which flow is estimated, before padding."""
+        scale = SMALLEST / min(size)
+        if scale <= 1:
+            return size
+        if not self.enlarge:
+            raise LilaError(
+                f"expected images of at least {SMALLEST}×{SMALLEST} px for {self.name}, found {size[0]}×{size[1]}; "
+                "choose a larger cue grid, let them be enlarged, or use --flow dis"
+            )
+        return (math.ceil(size[0] * scale), math.ceil(size[1] * scale))
+
+    @torch.no_grad()
+    def forward(self, first: Float[Tensor, "b 3 H W"], second: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 2 H W"]:
+        """Flow in px from the first to the second image, RGB in [0, 1]; channel 0 to the right, 1 downwards."""
+        pieces = [self._estimate(a, b, both=False) for a, b in self.execution.batches(first, second)]
+        return torch.cat(pieces)
+
+    @torch.no_grad()
+    def both_ways(
+        self, first: Float[Tensor, "b 3 H W"], second: Float[Tensor, "b 3 H W"]
+    ) -> tuple[Float[Tensor, "b 2 H W"], Float[Tensor, "b 2 H W"]]:
+        """Flow to the second image and back; the features of each image are computed once for both."""
+        pieces = [self._estimate(a, b, both=True).chunk(2) for a, b in self.execution.batches(first, second)]
+        forward, backward = zip(*pieces, strict=True)
+        return torch.cat(forward), torch.cat(backward)
+
+    def _estimate(self, first: Tensor, second: Tensor, both: bool) -> Tensor:
+        height, width = first.shape[-2:]
+        working = self.working_size((height, width))
+        images = F.interpolate(torch.cat([first, second]).float(), size=working, mode="bilinear", align_corners=False)
+        top, left = -working[0] % STRIDE // 2, -working[1] % STRIDE // 2
+        with self.execution.autocast(images.device):
+            flow = self._run(_padded(images * 2 - 1), both)
+        flow = flow[..., top : top + working[0], left : left + working[1]]
+        flow = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False)
+        return flow * flow.new_tensor([width / working[1], height / working[0]]).view(1, 2, 1, 1)
+
+    def _refine(self, images: Tensor, both: bool) -> Tensor:
+        """Flow from the first half of the images to the second, then, where asked, from the second to the first.
+
+        Figure 1 of the paper; only the last update is brought to full resolution.
+        """
+        model = self.network
+        features = model.feature_encoder(images)
+        first, second = features.chunk(2)
+        if both:
+            first, second = features, torch.cat([second, first])
+        model.corr_block.build_pyramid(first, second)
+        hidden, context = self._context(images if both else images.chunk(2)[0])
+        start = _coordinates(first)
+        end = start
+        for _ in range(self.updates):
+            correlation = model.corr_block.index_pyramid(centroids_coords=end)
+            hidden, step = model.update_block(hidden, context, correlation, end - start)
+            end = end + step
+        model.corr_block.corr_pyramid = []
+        return self._upsampled((end - start).float(), hidden)
+
+    def _context(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        channels = self.network.update_block.hidden_state_size
+        maps = self.network.context_encoder(images)
+        return torch.tanh(maps[:, :channels]), F.relu(maps[:, channels:])
+
+    def _upsampled(self, flow: Tensor, hidden: Tensor) -> Tensor:
+        """To full resolution: bilinearly, or by RAFT's learned convex combination of the 3×3 neighbours."""
+        if self.network.mask_predictor is None:
+            return STRIDE * F.interpolate(flow, scale_factor=STRIDE, mode="bilinear", align_corners=True)
+        height, width = flow.shape[-2:]
+        mask = self.network.mask_predictor(hidden).float().view(-1, 1, 9, STRIDE**2, height, width).softmax(dim=2)
+        near = F.unfold(STRIDE * flow, 3, padding=1).view(-1, 2, 9, 1, height, width)
+        return F.pixel_shuffle((mask * near).sum(dim=2).flatten(1, 2), STRIDE)
+
+
+def _padded(images: Tensor) -> Tensor:
+    """Replicated to multiples of 8 on both sides, evenly but for the last pixel."""
+    down, across = -images.shape[-2] % STRIDE, -images.shape[-1] % STRIDE
+    sides = (across // 2, across - across // 2, down // 2, down - down // 2)
+    return F.pad(images, sides, mode="replicate")
+
+
+def _coordinates(maps: Tensor) -> Tensor:
+    """x, y of every cell, float32, B×2×h×w."""
+    height, width = maps.shape[-2:]
+    rows = torch.arange(height, device=maps.device, dtype=torch.float32)
+    columns = torch.arange(width, device=maps.device, dtype=torch.float32)
+    grid = torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)])
+    return grid.expand(len(maps), -1, -1, -1)
