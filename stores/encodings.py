@@ -94,11 +94,10 @@ class Rows:
     def encode(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Stored `… y x` and float32 scales `…` of maps `… y x`."""
         maps = np.asarray(values, np.float32)
-        magnitude = np.abs(maps)
-        finite = magnitude <= _LARGEST_IN_ROWS
-        magnitude = magnitude if finite.all() else np.where(finite, magnitude, 0)
+        finite = np.abs(maps) <= _LARGEST_IN_ROWS
+        maps = maps if finite.all() else np.where(finite, maps, np.float32(0))
         largest = np.iinfo(self.dtype).max
-        scales = (magnitude.max(axis=(-2, -1)) / np.float32(largest)).astype(np.float32)
+        scales = (np.abs(maps).max(axis=(-2, -1)) / np.float32(largest)).astype(np.float32)
         divisors = np.where(scales > 0, scales, 1)[..., None, None]
         steps = np.clip(np.rint(maps / divisors), -largest, largest)
         return np.where(finite, steps, self.missing).astype(self.dtype), scales

@@ -8,6 +8,7 @@ the highest attempt holds; it appears by a rename, after the shards it speaks of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -122,8 +123,10 @@ class Ledger:
 
     def latest(self, task: int) -> TaskRecord | None:
         """The record that holds for a task."""
-        name = _latest(self._files.names(_folder(task)) or [], self.n_tasks).get(task)
-        return None if name is None else self.read(task, name)
+        while True:
+            name = _latest(self._files.names(_folder(task)) or [], self.n_tasks).get(task)
+            with contextlib.suppress(FileNotFoundError):  # replaced by a later attempt since it was listed
+                return None if name is None else self.read(task, name)
 
     def name_says(self, task: int) -> tuple[int, list[int]]:
         """Attempt and statuses that the name of the holding record tells; (0, []) where there is none."""

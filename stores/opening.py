@@ -128,6 +128,7 @@ def _write_all(draft: Path, files: dict[str, bytes]) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             durable.publish(data, target, target.with_name(target.name + ".new"))
         (draft / layout.CLAIMS).touch()
+        (draft / layout.SCRATCH).mkdir()
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise

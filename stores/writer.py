@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import time
@@ -104,8 +103,6 @@ class TaskWriter:
         for shard in self._shards.values():
             shard.abandon()
         shutil.rmtree(self._scratch, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self._scratch.parent.rmdir()
 
     def _begin(self, clip: int) -> int:
         position = clip - self._clips.start

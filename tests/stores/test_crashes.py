@@ -1,0 +1,246 @@
+"""A builder that is killed, two at once, a disk that fills up: nothing is half there, nothing is done twice."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import stores
+from stores import StoreError, repair, verify
+from tests.stores import worlds
+
+
+@pytest.fixture(scope="module")
+def workers() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.stores.worlds"])
+    return context
+
+
+def build(path: Path, log: Path) -> None:
+    """What a builder does, with a line in `log` for each clip computed; writes of up to 80 bytes are atomic."""
+    store = stores.open(path)
+    line = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(line, b"started\n")
+    for task in list(store.pending_tasks()):
+        with store.claim(task) as writer:
+            for clip in [] if writer is None else writer.pending():
+                os.write(line, f"{clip}\n".encode())
+                assert writer is not None
+                writer.complete(clip, worlds.cues(clip, store.spec.geometry))
+
+
+def computed(log: Path) -> list[int]:
+    return [int(line) for line in log.read_text().split() if line != "started"] if log.exists() else []
+
+
+def shard_bytes(store: stores.CueStore) -> dict[str, bytes]:
+    root = Path(store.path)
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.glob("*/c.*")}
+
+
+def kill_repeatedly(folder: Path, workers: ForkServerContext, n_clips: int, kills: int, seed: int) -> None:
+    """Build one store undisturbed, and one whose builder is killed again and again; they have to be the same."""
+    random = np.random.default_rng(seed)
+    calm = worlds.create(folder / "calm.zarr", n_clips)
+    start = time.perf_counter()
+    worlds.fill(calm)
+    task_seconds = (time.perf_counter() - start) / calm.n_tasks
+    store = worlds.create(folder / "killed.zarr", n_clips)
+    tasks_left, interrupted = list(range(store.n_tasks)), 0
+    for kill in range(kills):
+        log, before = folder / f"log-{kill}", set(store.complete_clips().tolist())
+        builder = workers.Process(target=build, args=(Path(store.path), log))
+        builder.start()
+        while not log.exists() and builder.is_alive():
+            time.sleep(0.001)
+        time.sleep(random.uniform(0, 2.2 * task_seconds * store.n_tasks / kills + 1.5 * task_seconds))
+        builder.kill()
+        builder.join()
+        interrupted += any((Path(store.path) / "scratch").iterdir())
+        assert before.isdisjoint(computed(log)), "a complete clip was computed again"
+        assert before <= set(store.complete_clips().tolist()), "a complete clip was lost"
+        for task in tasks_left:
+            assert list(verify.check_task(store, task, check_values=False)) == []
+        tasks_left = list(store.pending_tasks())
+    assert interrupted > kills / 2, "the kills came too late to mean anything"
+    worlds.fill(store)
+    for each in (calm, store):
+        each.publish_statuses()
+    assert repair.sweep(store) == 0
+    assert shard_bytes(store) == shard_bytes(calm)
+
+
+def test_a_killed_builder_leaves_whole_clips_only(tmp_path: Path, workers: ForkServerContext) -> None:
+    kill_repeatedly(tmp_path, workers, n_clips=48, kills=5, seed=1)
+
+
+@pytest.mark.slow
+def test_a_builder_killed_a_hundred_times(tmp_path: Path, workers: ForkServerContext) -> None:
+    kill_repeatedly(tmp_path, workers, n_clips=400, kills=100, seed=2)
+
+
+def stop_at(path: Path, call: int) -> None:
+    """Try the failed clips again, and die at the n-th system call that makes something durable or visible."""
+    left = [call]
+
+    def counted(function: Callable[..., None]) -> Callable[..., None]:
+        def dying(*arguments: object) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                os._exit(9)
+            function(*arguments)
+
+        return dying
+
+    os.replace, os.fsync = counted(os.replace), counted(os.fsync)
+    worlds.fill(stores.open(path), only_failed=True)
+
+
+def die_at_steps(tmp_path: Path, workers: ForkServerContext, stride: int) -> None:
+    start = worlds.create(tmp_path / "start.zarr", 4)
+    worlds.fill(start, failing=[1, 2])
+    before = {name: start.read(name, 3) for name in start.arrays}
+    call, exit_code = 0, 9
+    while exit_code == 9:
+        path = tmp_path / f"{call}.zarr"
+        shutil.copytree(start.path, path)
+        builder = workers.Process(target=stop_at, args=(path, call))
+        builder.start()
+        builder.join()
+        exit_code, store = builder.exitcode, stores.open(path)
+        assert list(verify.check_task(store, 0)) == []
+        assert store.statuses().tolist() in ([1, 2, 2, 1], [1, 1, 1, 1])
+        for name, values in before.items():
+            np.testing.assert_array_equal(store.read(name, 3), values)
+        worlds.fill(store, only_failed=True)
+        assert store.statuses().tolist() == [1, 1, 1, 1]
+        assert list(verify.check_task(store, 0)) == []
+        call += stride
+    assert exit_code == 0
+    assert call > 3 * len(start.arrays)
+
+
+def test_death_while_publishing(tmp_path: Path, workers: ForkServerContext) -> None:
+    die_at_steps(tmp_path, workers, stride=7)
+
+
+@pytest.mark.slow
+def test_death_at_any_step_of_publishing(tmp_path: Path, workers: ForkServerContext) -> None:
+    die_at_steps(tmp_path, workers, stride=1)
+
+
+def test_shards_are_durable_before_they_are_visible_and_recorded_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, steps = worlds.create(tmp_path / "cues.zarr", 4), []
+    replace = os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: steps.append(("sync", os.readlink(f"/proc/self/fd/{fd}"))))
+    monkeypatch.setattr(os, "replace", lambda a, b: (steps.append(("rename", str(b))), replace(a, b)))
+    worlds.fill(store)
+    renames = [position for position, (step, _) in enumerate(steps) if step == "rename"]
+    synced = {Path(path).name for step, path in steps[: renames[0]] if step == "sync"}
+    assert synced == set(store.arrays)
+    assert [Path(path).name for step, path in steps if step == "rename"][-1].endswith(".json")
+    assert all(steps[at + 1][0] == "sync" for at in renames)
+    assert steps[renames[-1] - 1] == ("sync", str(Path(store.path) / "scratch" / "0" / "record"))
+
+
+def test_two_builders_share_the_work(tmp_path: Path, workers: ForkServerContext) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 60)
+    builders = [workers.Process(target=build, args=(Path(store.path), tmp_path / f"log-{n}")) for n in range(2)]
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join()
+    both = [computed(tmp_path / f"log-{n}") for n in range(2)]
+    assert sorted(both[0] + both[1]) == list(range(60))
+    assert (store.statuses() == stores.COMPLETE).all()
+    assert [list(verify.check_task(store, task)) for task in range(store.n_tasks)] == [[]] * store.n_tasks
+
+
+def hold_first_task(path: Path, ready: Path, done: Path) -> None:
+    with stores.open(path).claim(0):
+        ready.touch()
+        while not done.exists():
+            time.sleep(0.01)
+
+
+def test_a_claimed_task_names_its_holder_until_that_dies(tmp_path: Path, workers: ForkServerContext) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 8)
+    holder = workers.Process(target=hold_first_task, args=(Path(store.path), tmp_path / "ready", tmp_path / "done"))
+    holder.start()
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    with store.claim(0) as writer:
+        assert writer is None
+    assert store.claimed_by(0) is not None
+    assert store.claimed_by(0).endswith(f":{holder.pid}")
+    holder.kill()
+    holder.join()
+    assert store.claimed_by(0) is None
+    assert worlds.fill(store) == 8
+
+
+def test_threads_of_one_process_do_not_share_a_task(tmp_path: Path) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 4)
+    with store.claim(0) as first, stores.open(store.path).claim(0) as second:
+        assert first is not None
+        assert second is None
+        assert store.claimed_by(0) is not None
+        first.fail(0, "for this test")
+
+
+def test_a_store_made_again_at_the_same_place_has_claims_of_its_own(tmp_path: Path) -> None:
+    for _ in range(2):
+        store = worlds.create(tmp_path / "cues.zarr", 4)
+        assert worlds.fill(store) == 4
+        Path(store.path).rename(tmp_path / f"old-{time.monotonic_ns()}.zarr")
+
+
+@pytest.mark.parametrize("room", [0, 3_000, 20_000, 60_000])
+def test_a_full_disk_is_said_and_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    calm, store = worlds.create(tmp_path / "calm.zarr", 16), worlds.create(tmp_path / "cues.zarr", 16)
+    worlds.fill(calm)
+    written, write = [0], os.write
+
+    def write_until_full(fd: int, data: bytes) -> int:
+        if written[0] >= room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written[0] += len(data)
+        return write(fd, data)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "write", write_until_full)
+        with pytest.raises(StoreError, match=r"no space left in .*; make room and run the same"):
+            worlds.fill(store)
+    done = len(store.complete_clips())
+    assert [finding for task in range(4) for finding in verify.check_task(store, task)] == []
+    assert list(Path(store.path, "scratch").glob("*")) == []
+    assert worlds.fill(store) == 16 - done
+    assert {**shard_bytes(store), "status/c.0": b""} == {**shard_bytes(calm), "status/c.0": b""}
+
+
+def complete_one_and_raise(store: stores.CueStore) -> None:
+    with store.claim(0) as writer:
+        assert writer is not None
+        writer.complete(0, worlds.cues(0))
+        raise ZeroDivisionError
+
+
+def test_an_exception_in_a_task_leaves_nothing_of_it(tmp_path: Path) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 8)
+    with pytest.raises(ZeroDivisionError):
+        complete_one_and_raise(store)
+    assert store.statuses().tolist() == [0] * 8
+    assert not list(Path(store.path).glob("rgb/c.*"))
+    assert worlds.fill(store) == 8
