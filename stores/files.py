@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 Range = tuple[int, int]  # offset, length
 _SMALL_FILE = 32 * 1024  # read in one go and kept
@@ -38,6 +39,10 @@ class Files(ABC):
     def names(self, folder: str) -> list[str] | None:
         """Names in a folder, empty where there is none; None where names cannot be listed."""
 
+    @abstractmethod
+    def zarr_store(self) -> Any:
+        """What `zarr.open_group` and `xarray.open_zarr` take."""
+
 
 class LocalFiles(Files):
     """A folder."""
@@ -68,6 +73,10 @@ class LocalFiles(Files):
             return os.listdir(self.root / folder)
         except FileNotFoundError:
             return []
+
+    def zarr_store(self) -> str:
+        """The folder."""
+        return self.location
 
 
 class _OpenFile(Blob):

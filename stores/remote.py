@@ -45,6 +45,12 @@ class RemoteFiles(Files):
             listed = obstore.list_with_delimiter(self._objects, f"{folder}/")
             return [entry["path"].rsplit("/", 1)[-1] for entry in listed["objects"]]
 
+    def zarr_store(self) -> Any:
+        """A read-only zarr store."""
+        from zarr.storage import ObjectStore
+
+        return ObjectStore(self._objects, read_only=True)
+
     def ranges(self, key: str, ranges: Sequence[Range]) -> list[bytes]:
         """Several ranges of an object, neighbours in one request."""
         with self._asking(key) as obstore:
@@ -83,7 +89,7 @@ class _Object(Blob):
 
 def connect(url: str) -> Any:
     """An object store rooted at `url`."""
-    scheme = url.split("://", 1)[0]
+    scheme = url.partition(":")[0]
     if scheme not in SCHEMES:
         raise StoreError(f"{url} has the scheme {scheme!r}; a store is a folder or one of {', '.join(SCHEMES)}")
     from obstore.exceptions import BaseError

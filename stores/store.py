@@ -179,6 +179,10 @@ class CueStore:
         self._array(name)
         return views.dask_array(self, name)
 
+    def zarr_store(self) -> Any:
+        """What `zarr.open_group` and `xarray.open_zarr` take, wherever the store is."""
+        return self.files.zarr_store()
+
     def xarray(self) -> Any:
         """Everything as an xarray dataset of such arrays."""
         return views.dataset(self)
