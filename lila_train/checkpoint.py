@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from stores.errors import LilaError
 FORMAT = 1
 _KEY = "lila"
 _DECODER = "decoder."
-_OPTIMISER = "optimiser."
+_EXTRA = "training."
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file read back: the decoder's tensors, its provenance and, to resume from, the optimiser's state."""
+    """A file read back: the decoder's tensors, its provenance and, to resume from, what else training keeps."""
 
     decoder: Mapping[str, Tensor]
     provenance: Provenance
-    optimiser: Mapping[str, Tensor]
+    extra: Mapping[str, Tensor]
 
     def build_decoder(self) -> Decoder:
         """The decoder that this checkpoint holds."""
@@ -78,10 +78,10 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("lila-pixels", "torch", "timm", "numpy")}
 
 
-def write(path: Path, decoder: Decoder, provenance: Provenance, optimiser: Mapping[str, Tensor] | None = None) -> None:
+def write(path: Path, decoder: Decoder, provenance: Provenance, extra: Mapping[str, Tensor] | None = None) -> None:
     """Write atomically: a reader sees the whole file or none."""
     tensors = {f"{_DECODER}{name}": t for name, t in decoder.state_dict().items()}
-    tensors |= {f"{_OPTIMISER}{name}": t for name, t in (optimiser or {}).items()}
+    tensors |= {f"{_EXTRA}{name}": t for name, t in (extra or {}).items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,9 +105,9 @@ def read(path: Path) -> Checkpoint:
     if _KEY not in metadata:
         raise LilaError(f"expected weights that lila-train wrote, found a safetensors file of something else in {path}")
     return Checkpoint(
-        decoder=_under(tensors, _DECODER),
+        decoder=under(tensors, _DECODER),
         provenance=Provenance.from_json(metadata[_KEY], path),
-        optimiser=_under(tensors, _OPTIMISER),
+        extra=under(tensors, _EXTRA),
     )
 
 
@@ -120,23 +120,19 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
-    """AdamW's state by the decoder's names: `NAME.exp_avg`, `NAME.exp_avg_sq`, `NAME.step`."""
+def optimiser_tensors(optimiser: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, Tensor]:
+    """AdamW's state by the names of what it moves: `NAME.exp_avg`, `NAME.exp_avg_sq`, `NAME.step`."""
     state = optimiser.state_dict()["state"]
     return {f"{names[index]}.{key}": t for index, entry in state.items() for key, t in entry.items()}
 
 
-def restore_optimiser(
-    optimiser: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]
-) -> None:
+def restore_optimiser(optimiser: torch.optim.Optimizer, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
     """The inverse of `optimiser_tensors`; the learning rate stays as the optimiser has it."""
     record = optimiser.state_dict()
-    for index, name in names.items():
-        record["state"][index] = {
-            key: tensors[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}.{key}" in tensors
-        }
+    record["state"] = {index: entry for index, name in enumerate(names) if (entry := under(tensors, f"{name}."))}
     optimiser.load_state_dict(record)
 
 
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -127,8 +127,13 @@ class Decoder(nn.Module):
 
 
 def _over_channels(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """LayerNorm over axis 1 in float32, its result in the type of the weights, whatever autocast does."""
     with torch.autocast(x.device.type, enabled=False):
-        return norm(x.float().movedim(1, -1)).movedim(-1, 1).to(x.dtype)
+        channels_last = x.float().movedim(1, -1)
+        normalised = F.layer_norm(
+            channels_last, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps
+        )
+        return normalised.movedim(-1, 1).to(norm.weight.dtype)
 
 
 def _size(x: Tensor) -> Size:

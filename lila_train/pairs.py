@@ -15,58 +15,87 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 import stores
-from lila_train.sampling import Box, Draw, PairPool, ViewRanges, draw, generator
-from lila_train.views import Regions
+from lila_train.ranks import Share
+from lila_train.regions import Regions
+from lila_train.sampling import Box, Draw, PairPool, draw, generator
+from lila_train.settings import DEPTH, FEATURES, FLOW, Method
+from stores.errors import LilaError
 
 Size = tuple[int, int]
-CUES = ("rgb", "depth", "flow_forward", "flow_backward", "features")
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Pairs as stored, index 0 of the second axis being the context frame t, index 1 the query frame t+Δ.
+    """Pairs as stored, index 0 of the second axis being the frame t, index 1 the frame t+Δ; None for a cue not told.
 
-    rgb: b×2×3×y×x uint8; depth: b×2×h×w relative inverse depth; flow_forward (t→t+Δ), flow_backward: b×2×h×w pixels of
-    their grid, channel 0 to the right, 1 down; features: b×2×k×h×w; boxes: b×2×4 (top, left, side, mirrored) in pixels
-    of the base crop; clips: b indices in the store.
+    rgb: b×2×3×y×x uint8; boxes: b×2×4 (top, left, side, mirrored) of the context and the query view, in pixels of the
+    base crop; channels: b×k indices among the encoder's channels; clips: b indices in the store; depth: b×2×h×w,
+    relative inverse depth; flow_forward (t→t+Δ), flow_backward: b×2×h×w, pixels of their grid, channel 0 to the right,
+    1 down; features: b×2×k×h×w.
     """
 
     rgb: Tensor
-    depth: Tensor
-    flow_forward: Tensor
-    flow_backward: Tensor
-    features: Tensor
     boxes: Tensor
+    channels: Tensor
     clips: Tensor
+    depth: Tensor | None = None
+    flow_forward: Tensor | None = None
+    flow_backward: Tensor | None = None
+    features: Tensor | None = None
 
     def to(self, device: torch.device) -> PairBatch:
         """The same on `device`, copied without waiting where the memory is pinned."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        return replace(self, **{name: t.to(device, non_blocking=True) for name, t in self._tensors()})
 
     def pin_memory(self) -> PairBatch:
         """The same in page-locked memory; DataLoader calls this by name."""
-        return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+        return replace(self, **{name: t.pin_memory() for name, t in self._tensors()})
 
     def whole(self) -> Tensor:
         """Per pair, whether every cue is a finite number: b booleans."""
-        cues = (self.depth, self.flow_forward, self.flow_backward, self.features)
-        return torch.stack([torch.isfinite(cue).flatten(1).all(1) for cue in cues]).all(0)
+        cues = [t for name, t in self._tensors() if t.is_floating_point()]
+        finite = [torch.isfinite(cue).flatten(1).all(1) for cue in cues]
+        return torch.stack([torch.ones_like(self.clips, dtype=torch.bool), *finite]).all(0)
 
-    def regions(self, frame: int) -> Regions:
-        """The boxes of the context (0) or query (1) frames."""
-        top, left, side, mirrored = self.boxes[:, frame].unbind(-1)
+    def regions(self, view: int) -> Regions:
+        """The boxes of the context (0) or query (1) views."""
+        top, left, side, mirrored = self.boxes[:, view].unbind(-1)
         return Regions(top, left, side, mirrored.bool(), (self.rgb.shape[-2], self.rgb.shape[-1]))
+
+    def _tensors(self) -> list[tuple[str, Tensor]]:
+        entries = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return [(name, tensor) for name, tensor in entries if tensor is not None]
+
+
+def collate(items: Sequence[PairBatch]) -> PairBatch:
+    """One batch of several."""
+    names = [name for name, _ in items[0]._tensors()]
+    return PairBatch(**{name: torch.cat([getattr(item, name) for item in items]) for name in names})
 
 
 @dataclass(frozen=True)
 class PairSettings:
-    """What a batch is made of: how many pairs, how far apart, how many of the stored channels, which regions."""
+    """What a batch is made of; `encoder_width` is the number of channels that are drawn from when distilling online."""
 
     seed: int
     batch_size: int
-    max_gap: int
-    channels: int
-    ranges: ViewRanges
+    method: Method
+    encoder_width: int
+
+    @property
+    def stored_features(self) -> str | None:
+        """The array of encoder features that is read, if any."""
+        if FEATURES not in self.method.cues or self.method.distilled == "online":
+            return None
+        return "features" if self.method.distilled == "refined" else "features_raw"
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """The arrays of the store that are read."""
+        flow = ("flow_forward", "flow_backward") if FLOW in self.method.cues else ()
+        depth = ("depth",) if DEPTH in self.method.cues else ()
+        features = (self.stored_features,) if self.stored_features else ()
+        return ("rgb", *depth, *flow, *features)
 
 
 class PairDataset(Dataset[PairBatch]):
@@ -75,76 +104,60 @@ class PairDataset(Dataset[PairBatch]):
     def __init__(self, path: str, settings: PairSettings) -> None:
         self.path = path
         self.settings = settings
-        self._store: stores.CueStore | None = None
-        self._pool: PairPool | None = None
+        self._opened: tuple[stores.CueStore, PairPool] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "settings": self.settings, "_store": None, "_pool": None}
+        return self.__dict__ | {"_opened": None}
 
     def __getitem__(self, position: int) -> PairBatch:
-        store, pool = self._opened()
+        store, pool = self._open()
         step, slot = divmod(position, self.settings.batch_size)
-        geometry = store.spec.geometry
-        drawn = draw(
-            generator(self.settings.seed, step, slot),
-            pool,
-            self.settings.ranges,
-            geometry.base,
-            stored=geometry.channels,
-            kept=self.settings.channels,
-        )
-        return _as_batch(store.pair(drawn.clip, drawn.pair, cues=CUES), drawn)
+        rng = generator(self.settings.seed, step, slot)
+        method, geometry = self.settings.method, store.spec.geometry
+        online = method.distilled == "online"
+        stored = self.settings.encoder_width if online else geometry.channels
+        drawn = draw(rng, pool, method.views, geometry.base, stored=stored, kept=method.channels)
+        pair = store.pair(drawn.clip, drawn.pair, cues=self.settings.arrays)
+        return _as_batch(pair, drawn, self.settings)
 
-    def _opened(self) -> tuple[stores.CueStore, PairPool]:
-        if self._store is None or self._pool is None:
+    def _open(self) -> tuple[stores.CueStore, PairPool]:
+        if self._opened is None:
             store = stores.open(self.path)
-            self._store = store
-            self._pool = PairPool(
-                store.complete_clips(), lambda clip: store.read("pair_gap", clip), self.settings.max_gap
-            )
-        return self._store, self._pool
+
+            def gaps_of(clip: int) -> np.ndarray:
+                return store.read("pair_gap", clip)
+
+            self._opened = store, PairPool(store.complete_clips(), gaps_of, self.settings.method.max_gap)
+        return self._opened
 
 
-def _as_batch(pair: stores.PairCues, drawn: Draw) -> PairBatch:
-    rgb, depth, forward, backward, features = (_asked_for(getattr(pair, cue)) for cue in CUES)
-    boxes = np.array([_row(drawn.context), _row(drawn.query)], dtype=np.int64)
+def _as_batch(pair: stores.PairCues, drawn: Draw, settings: PairSettings) -> PairBatch:
+    chosen = list(drawn.channels)
+    cues = {name: torch.from_numpy(getattr(pair, name))[None] for name in settings.arrays}
+    channels = np.array(chosen)
+    if settings.stored_features:
+        cues["features"] = cues.pop(settings.stored_features)[:, :, chosen]
+        assert pair.feature_channels is not None
+        channels = pair.feature_channels[chosen]
     return PairBatch(
-        rgb=rgb.permute(0, 3, 1, 2)[None],
-        depth=depth[None],
-        flow_forward=forward[None],
-        flow_backward=backward[None],
-        features=features[:, list(drawn.channels)][None],
-        boxes=torch.from_numpy(boxes)[None],
+        rgb=cues.pop("rgb").permute(0, 1, 4, 2, 3),
+        boxes=torch.tensor([[_row(drawn.context), _row(drawn.query)]]),
+        channels=torch.from_numpy(channels.astype(np.int64))[None],
         clips=torch.tensor([drawn.clip]),
+        **cues,
     )
-
-
-def _asked_for(cue: np.ndarray | None) -> Tensor:
-    assert cue is not None
-    return torch.from_numpy(cue)
 
 
 def _row(box: Box) -> tuple[int, int, int, int]:
     return box.top, box.left, box.side, int(box.mirrored)
 
 
-def collate(items: Sequence[PairBatch]) -> PairBatch:
-    """One batch of several."""
-    return PairBatch(**{f.name: torch.cat([getattr(item, f.name) for item in items]) for f in fields(PairBatch)})
-
-
-@dataclass(frozen=True)
-class Share:
-    """The slots of every batch that one rank computes: slot = rank, rank + ranks, …"""
-
-    rank: int = 0
-    ranks: int = 1
-
-
 class Positions(Sampler[list[int]]):
     """The positions of one rank's share of steps [first, last), a list per step."""
 
     def __init__(self, batch_size: int, first: int, last: int, share: Share) -> None:
+        if batch_size % share.ranks:
+            raise LilaError(f"a batch of {batch_size} pairs cannot be shared out evenly over {share.ranks} ranks")
         self.batch_size = batch_size
         self.steps = range(first, last)
         self.share = share

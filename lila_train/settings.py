@@ -1,9 +1,12 @@
-"""Everything that shapes a training run, as one frozen value; the defaults are the paper's where it states them."""
+"""Everything that shapes a training run, as one frozen value; the defaults are the paper's where it states them.
+
+What only says how a run is carried out (device, loader processes, compilation) is not here: it changes no result.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lila_train.sampling import ViewRanges
 from stores.errors import LilaError
@@ -11,11 +14,26 @@ from stores.spec import Geometry
 
 Solver = Literal["cholesky", "lu"]
 EdgeForm = Literal["absolute", "signed"]
+Objective = Literal["in-context", "erm"]
+Distilled = Literal["refined", "raw", "online"]
+Roles = Literal["forward", "mirrored"]
+Schedule = Literal["constant", "cosine"]
+Precision = Literal["float32", "bfloat16"]
+
+FLOW, DEPTH, FEATURES = "flow", "depth", "features"
+ALL_CUES = (FLOW, DEPTH, FEATURES)
 
 
 @dataclass(frozen=True)
 class Method:
-    """The objective (METHOD sections 2 to 5)."""
+    """The objective (METHOD sections 2 to 5).
+
+    objective: `in-context` fits a map on the context and judges it on the query; `erm` trains one linear head for all
+    frames (ablation A). cues: which of flow, depth, features are told. distilled: the stored features as refined, as
+    the encoder gave them (ablation B), or the view's own tokens refined in the step (the reference's way). roles: the
+    context is the earlier frame (paper) or the later one (the reference's code). detach: no gradient through the
+    solution.
+    """
 
     view_size: int = 224
     max_gap: int = 5
@@ -23,10 +41,21 @@ class Method:
     cells: int = 32
     ridge: float = 0.1
     solver: Solver = "cholesky"
+    detach: bool = False
     edge_weight: float = 1.0
     edge_sigma: float = 0.1
     edge_form: EdgeForm = "absolute"
+    objective: Objective = "in-context"
+    cues: tuple[str, ...] = ALL_CUES
+    distilled: Distilled = "refined"
+    roles: Roles = "forward"
     views: ViewRanges = field(default_factory=ViewRanges)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Method:
+        """The inverse of `asdict`, also after a round trip through JSON."""
+        views: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["views"].items()}
+        return cls(**{**record, "cues": tuple(record["cues"]), "views": ViewRanges(**views)})
 
 
 @dataclass(frozen=True)
@@ -38,6 +67,10 @@ class TrainSettings:
     batch_size: int = 32
     learning_rate: float = 1e-4
     weight_decay: float = 1e-5
+    schedule: Schedule = "constant"
+    warmup_steps: int = 0
+    clip_norm: float | None = None
+    precision: Precision = "float32"
     decoder_width: int | None = None
     method: Method = field(default_factory=Method)
 
@@ -47,9 +80,7 @@ class TrainSettings:
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> TrainSettings:
         """The inverse of `to_dict`, also after a round trip through JSON."""
-        method = dict(record["method"])
-        views: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in method.pop("views").items()}
-        return cls(**{**record, "method": Method(**method, views=ViewRanges(**views))})
+        return cls(**{**record, "method": Method.from_dict(record["method"])})
 
     def check(self) -> None:
         """Refuse values that no run can have."""
@@ -65,6 +96,16 @@ class TrainSettings:
         for option, value in positive.items():
             if not value > 0:
                 raise LilaError(f"{option} must be above 0, found {value}")
+        for option, word, allowed in (
+            ("--schedule", self.schedule, get_args(Schedule)),
+            ("--precision", self.precision, get_args(Precision)),
+        ):
+            if word not in allowed:
+                raise LilaError(f"{option} must be {' or '.join(allowed)}, found {word}")
+        if not self.method.cues or set(self.method.cues) - set(ALL_CUES):
+            raise LilaError(
+                f"cues must be some of {', '.join(ALL_CUES)}, found {', '.join(self.method.cues) or 'none'}"
+            )
 
     def check_store(self, geometry: Geometry) -> None:
         """Refuse settings that a store of this geometry cannot serve."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from lila_train.ranks import summed
 
 DEPTH_LIMIT = 0.9  # log depth from which on a pixel is too far to be believed
 CONFIDENCE_SCALE = 0.05  # half-image units
@@ -57,9 +58,7 @@ def standardise(first: Float[Tensor, "*s"], second: Float[Tensor, "*t"]) -> tupl
     """(x − mean)/(1e-3 + std) with one mean and one unbiased std over both tensors and, under DDP, over all ranks."""
     joined = torch.cat((first.flatten(), second.flatten())).double()
     sums = torch.stack((joined.new_tensor(joined.numel()), joined.sum(), joined.square().sum()))
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(sums)
-    count, total, squares = sums
+    count, total, squares = summed(sums)
     mean = total / count
     std = ((squares - count * mean.square()) / (count - 1)).clamp(min=0).sqrt()
     scale = 1e-3 + std

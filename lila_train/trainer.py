@@ -1,23 +1,27 @@
-"""The training loop: pairs from the store, one step of the method, AdamW on the decoder alone."""
+"""The training loop: pairs from the store, one step of the method, AdamW on what is learned and nothing else."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import stores
 from lila_cues.networks import FrozenEncoder, WeightSource, restore_encoder
 from lila_train import checkpoint
 from lila_train.checkpoint import Provenance
-from lila_train.decoder import Decoder, DecoderWidths
-from lila_train.method import Losses, cut_views, in_context_losses
-from lila_train.pairs import PairBatch, PairSettings, Share, load_pairs
+from lila_train.learner import Hardware, Learner
+from lila_train.method import Losses
+from lila_train.optimisation import learning_rate, optimiser
+from lila_train.pairs import PairBatch, PairSettings, load_pairs
+from lila_train.ranks import averaged, refuse_disagreement
 from lila_train.run_folder import RunFolder
 from lila_train.settings import TrainSettings, differences
 from stores import console
@@ -27,13 +31,25 @@ KEPT_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
-class Running:
-    """How a run is carried out; nothing here changes its result."""
+class Row:
+    """What the log keeps of a step."""
 
-    device: torch.device
+    step: int
+    loss: float
+    l1: float
+    edge: float
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a run is carried out, apart from the hardware; nothing here changes its result."""
+
     loader_processes: int = 0
     checkpoint_every: int = 1000
-    on_step: Callable[[int, Losses], None] = lambda _step, _losses: None
+    observers: Sequence[Callable[[Row], None]] = ()
+    stopped: Callable[[], bool] = lambda: False
 
 
 class Trainer:
@@ -45,79 +61,87 @@ class Trainer:
         encoder: FrozenEncoder,
         settings: TrainSettings,
         folder: RunFolder,
+        hardware: Hardware,
         running: Running,
     ) -> None:
-        self.store, self.encoder, self.settings, self.folder, self.running = store, encoder, settings, folder, running
-        torch.manual_seed(settings.seed)
-        self.decoder = Decoder(DecoderWidths.of_encoder(encoder.width, settings.decoder_width)).to(running.device)
-        trained = {name: p for name, p in self.decoder.named_parameters() if p.requires_grad}
-        self.names = dict(enumerate(trained))
-        self.optimiser = torch.optim.AdamW(
-            trained.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        refuse_disagreement(_fingerprint(settings, store))
+        self.store, self.settings, self.folder, self.running = store, settings, folder, running
+        self.hardware = hardware
+        self.learner = Learner(encoder, settings, hardware)
+        self.optimiser = optimiser(self.learner.parameters.values(), settings)
         self.step = 0
-
-    def features_of(self, images: Tensor) -> Tensor:
-        """Pixel features at the size of the images; gradients reach the decoder only."""
-        return self.decoder(self.encoder(images), (images.shape[-2], images.shape[-1]))
-
-    def losses(self, batch: PairBatch) -> Losses:
-        """The method's losses on one batch, which is on the device."""
-        method = self.settings.method
-        context, query = cut_views(batch, method.view_size)
-        return in_context_losses(self.features_of, context, query, method)
 
     def advance(self, batch: PairBatch) -> Losses:
         """One step of the optimiser; a cue or a loss that is no number stops the run before it reaches the weights."""
-        losses = self.losses(batch)
-        self._refuse_no_number(torch.cat((batch.whole(), torch.isfinite(losses.total)[None])).tolist(), batch)
         self.optimiser.zero_grad(set_to_none=True)
-        losses.total.backward()
+        losses = self.learner.backward(batch)
+        self._refuse_no_number(torch.cat((batch.whole(), torch.isfinite(losses.total)[None])), batch)
+        if self.settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.learner.parameters.values(), self.settings.clip_norm)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.step, self.settings)
         self.optimiser.step()
         self.step += 1
         return losses
 
-    def _refuse_no_number(self, whole: list[bool], batch: PairBatch) -> None:
-        if all(whole):
+    def run(self) -> bool:
+        """All steps that are left, then the weights; False when stopped on the way, a checkpoint written."""
+        began = time.monotonic()
+        for batch in self.batches():
+            losses = self.advance(batch.to(self.hardware.device))
+            now = time.monotonic()
+            self._log(losses, now - began)
+            began = now
+            if averaged(torch.tensor(float(self.running.stopped()), device=self.hardware.device)) > 0:
+                self.save()
+                return False
+            if self.step % self.running.checkpoint_every == 0 and self.step < self.settings.steps:
+                self.save()
+        if self.hardware.share.leads:
+            checkpoint.write(self.folder.weights, self.learner.decoder, self.provenance())
+        return True
+
+    def batches(self) -> DataLoader[PairBatch]:
+        """The batches of the steps that are left."""
+        method = self.settings.method
+        return load_pairs(
+            str(self.store.path),
+            PairSettings(self.settings.seed, self.settings.batch_size, method, self.learner.encoder.width),
+            first_step=self.step,
+            last_step=self.settings.steps,
+            processes=self.running.loader_processes,
+            share=self.hardware.share,
+            pin=self.hardware.device.type == "cuda",
+        )
+
+    def _log(self, losses: Losses, seconds: float) -> None:
+        total, l1, edge = averaged(torch.stack((losses.total, losses.l1, losses.edge))).tolist()
+        if not self.hardware.share.leads:
+            return
+        row = Row(self.step - 1, total, l1, edge, learning_rate(self.step - 1, self.settings), round(seconds, 4))
+        with self.folder.log.open("a") as log:
+            log.write(json.dumps(asdict(row)) + "\n")
+        for observe in self.running.observers:
+            observe(row)
+
+    def _refuse_no_number(self, whole: Tensor, batch: PairBatch) -> None:
+        """`whole`: per pair, then for the loss. Every rank stops when one must."""
+        if averaged(whole.all().float()) == 1:
             return
         names = [self.store.clip_id(int(clip)) for clip in batch.clips]
-        broken = [name for name, fine in zip(names, whole, strict=False) if not fine]
-        what = f"the cues of {', '.join(broken)} hold NaN" if broken else f"the loss is NaN for {', '.join(names)}"
+        broken = [name for name, fine in zip(names, whole.tolist(), strict=False) if not fine]
+        what = f"the loss is NaN for {', '.join(names)}" if not whole[-1] else "another rank met NaN"
+        what = f"the cues of {', '.join(broken)} hold NaN" if broken else what
         raise LilaError(
             f"stopped at step {self.step}: {what}; check with lila-cues verify {self.store.path}, then go on with "
             "--resume"
         )
 
-    def run(self) -> None:
-        """All steps that are left, then the weights."""
-        with self.folder.log.open("a") as log:
-            for batch in self._batches():
-                started = time.monotonic()
-                losses = self.advance(batch.to(self.running.device))
-                log.write(_row(self.step - 1, losses, time.monotonic() - started))
-                log.flush()
-                self.running.on_step(self.step, losses)
-                if self.step % self.running.checkpoint_every == 0 and self.step < self.settings.steps:
-                    self.save()
-        checkpoint.write(self.folder.weights, self.decoder, self.provenance())
-
-    def _batches(self) -> torch.utils.data.DataLoader[PairBatch]:
-        method = self.settings.method
-        return load_pairs(
-            str(self.store.path),
-            PairSettings(self.settings.seed, self.settings.batch_size, method.max_gap, method.channels, method.views),
-            first_step=self.step,
-            last_step=self.settings.steps,
-            processes=self.running.loader_processes,
-            share=Share(),
-            pin=self.running.device.type == "cuda",
-        )
-
     def provenance(self) -> Provenance:
         """What the checkpoint says of this run."""
         return Provenance(
-            encoder=self.encoder.source,
-            widths=self.decoder.widths,
+            encoder=self.learner.encoder.source,
+            widths=self.learner.decoder.widths,
             step=self.step,
             settings=self.settings.to_dict(),
             store={"path": str(self.store.path), "fingerprint": self.store.fingerprint},
@@ -126,8 +150,11 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint to resume from; older ones but the last are deleted."""
-        optimiser = checkpoint.optimiser_tensors(self.optimiser, self.names)
-        checkpoint.write(self.folder.checkpoint(self.step), self.decoder, self.provenance(), optimiser)
+        if not self.hardware.share.leads:
+            return
+        state = checkpoint.optimiser_tensors(self.optimiser, list(self.learner.parameters))
+        extra = state | self.learner.head_tensors()
+        checkpoint.write(self.folder.checkpoint(self.step), self.learner.decoder, self.provenance(), extra)
         self.folder.prune(KEPT_CHECKPOINTS)
 
     def is_finished(self) -> bool:
@@ -144,19 +171,21 @@ class Trainer:
             try:
                 found = checkpoint.read(path)
             except LilaError as error:
-                console.err.print(f"skipped a checkpoint that cannot be read: {error}")
+                console.err.print(f"passed over a checkpoint that cannot be read: {error}")
                 continue
             self._refuse_other(found.provenance, path)
-            self.decoder.load_state_dict(dict(found.decoder))
-            checkpoint.restore_optimiser(self.optimiser, self.names, found.optimiser)
+            self.learner.restore(found.decoder, found.extra)
+            checkpoint.restore_optimiser(self.optimiser, list(self.learner.parameters), found.extra)
             self.step = found.provenance.step
+            break
+        if self.hardware.share.leads:
             self.folder.truncate_log(self.step)
-            return True
-        self.folder.truncate_log(0)
-        return False
+        return self.step > 0
 
     def _refuse_other(self, recorded: Provenance, path: Path) -> None:
-        old = replace(TrainSettings.from_dict(dict(recorded.settings)), steps=self.settings.steps)
+        old = TrainSettings.from_dict(dict(recorded.settings))
+        if self.settings.schedule == "constant":
+            old = replace(old, steps=self.settings.steps)
         found = differences(old, self.settings)
         if recorded.store["fingerprint"] != self.store.fingerprint:
             found.append(f"the store: {recorded.store['path']}, not {self.store.path}")
@@ -166,9 +195,9 @@ class Trainer:
             )
 
 
-def _row(step: int, losses: Losses, seconds: float) -> str:
-    values = {"step": step, "loss": losses.total.item(), "l1": losses.l1.item(), "edge": losses.edge.item()}
-    return json.dumps(values | {"seconds": round(seconds, 4)}) + "\n"
+def _fingerprint(settings: TrainSettings, store: stores.CueStore) -> str:
+    told = json.dumps([settings.to_dict(), store.fingerprint], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def encoder_of_store(store: stores.CueStore, weights: Path | None, device: torch.device) -> FrozenEncoder:

@@ -155,7 +155,7 @@ def test_the_command_does_the_rest_when_one_file_is_bad(tmp_path: Path) -> None:
     run = trainer(world.build(tmp_path / "cues.zarr", clips=1), tmp_path / "run", SETTINGS)
     from lila_train import checkpoint
 
-    checkpoint.write(RunFolder(tmp_path / "run").weights, run.decoder, run.provenance())
+    checkpoint.write(RunFolder(tmp_path / "run").weights, run.learner.decoder, run.provenance())
     media = tmp_path / "media"
     media.mkdir()
     Image.new("RGB", (20, 20)).save(media / "good.png")

@@ -12,11 +12,12 @@ import torch
 import lila_train
 import stores
 from lila_train import checkpoint
-from lila_train.pairs import PairSettings, Share, load_pairs
+from lila_train.learner import Hardware
+from lila_train.pairs import PairSettings, load_pairs
+from lila_train.ranks import Share
 from lila_train.run_folder import RunFolder
-from lila_train.sampling import ViewRanges
 from lila_train.settings import Method, TrainSettings
-from lila_train.trainer import Running, Trainer, encoder_of_store
+from lila_train.trainer import Row, Running, Trainer, encoder_of_store
 from stores.errors import LilaError
 from tests.train import world
 
@@ -38,7 +39,8 @@ def trainer(store: stores.CueStore, root: Path, settings: TrainSettings = SETTIN
     folder = RunFolder(root)
     folder.claim(resume=True)
     device = torch.device("cpu")
-    return Trainer(store, encoder_of_store(store, None, device), settings, folder, Running(device, 0, every))
+    running = Running(checkpoint_every=every)
+    return Trainer(store, encoder_of_store(store, None, device), settings, folder, Hardware(device), running)
 
 
 def tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -47,7 +49,7 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
 
 def test_the_loss_of_a_batch_falls(store: stores.CueStore, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run")
-    batch = next(iter(run._batches()))
+    batch = next(iter(run.batches()))
     losses = [run.advance(batch).total.item() for _ in range(40)]
     assert losses[-1] < 0.8 * losses[0]
 
@@ -65,11 +67,11 @@ def test_six_steps_are_three_and_resume_and_three_bitwise(store: stores.CueStore
     straight.run()
     first = trainer(store, tmp_path / "broken", every=3)
 
-    def killed(step: int, _: object) -> None:
-        if step == 5:
+    def killed(row: Row) -> None:
+        if row.step == 4:
             raise KeyboardInterrupt
 
-    first.running = replace(first.running, on_step=killed)
+    first.running = replace(first.running, observers=(killed,))
     with pytest.raises(KeyboardInterrupt):
         first.run()
     second = trainer(store, tmp_path / "broken", every=3)
@@ -84,20 +86,20 @@ def test_six_steps_are_three_and_resume_and_three_bitwise(store: stores.CueStore
 
 def test_frozen_means_frozen(store: stores.CueStore, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run")
-    before = {name: t.clone() for name, t in run.encoder.state_dict().items()}
+    before = {name: t.clone() for name, t in run.learner.encoder.state_dict().items()}
     run.run()
-    assert all(torch.equal(before[name], t) for name, t in run.encoder.state_dict().items())
-    assert not any(p.requires_grad for p in run.encoder.parameters())
-    assert not run.encoder.training
+    assert all(torch.equal(before[name], t) for name, t in run.learner.encoder.state_dict().items())
+    assert not any(p.requires_grad for p in run.learner.encoder.parameters())
+    assert not run.learner.encoder.training
     optimised = {id(p) for group in run.optimiser.param_groups for p in group["params"]}
-    assert optimised == {id(p) for p in run.decoder.parameters() if p.requires_grad}
-    assert not optimised & {id(p) for p in run.encoder.parameters()}
+    assert optimised == {id(p) for p in run.learner.decoder.parameters() if p.requires_grad}
+    assert not optimised & {id(p) for p in run.learner.encoder.parameters()}
     names = set(checkpoint.read(run.folder.weights).decoder)
-    assert names == set(run.decoder.state_dict())
+    assert names == set(run.learner.decoder.state_dict())
 
 
 def test_a_batch_is_the_same_however_it_is_shared_out(store: stores.CueStore) -> None:
-    settings = PairSettings(seed=5, batch_size=4, max_gap=5, channels=3, ranges=ViewRanges())
+    settings = PairSettings(seed=5, batch_size=4, method=replace(SETTINGS.method, channels=3), encoder_width=192)
 
     def boxes(share: Share, processes: int = 0) -> torch.Tensor:
         loader = load_pairs(
@@ -169,18 +171,18 @@ def test_an_unreadable_checkpoint_is_passed_over(store: stores.CueStore, tmp_pat
 
 def test_what_is_no_number_stops_before_the_weights(store: stores.CueStore, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run")
-    batch = next(iter(run._batches()))
-    before = {name: t.clone() for name, t in run.decoder.state_dict().items()}
+    batch = next(iter(run.batches()))
+    before = {name: t.clone() for name, t in run.learner.decoder.state_dict().items()}
     depth = batch.depth.clone()
     depth[1, 0, 3, 4] = torch.nan
     name = store.clip_id(int(batch.clips[1]))
     with pytest.raises(LilaError, match=f"at step 0: the cues of {name} hold NaN"):
         run.advance(replace(batch, depth=depth))
     with torch.no_grad():
-        run.decoder.head.weight.mul_(torch.inf)
+        run.learner.decoder.head.weight.mul_(torch.inf)
     with pytest.raises(LilaError, match=r"the loss is NaN for clip-\d, clip-\d"):
         run.advance(batch)
-    run.decoder.load_state_dict(before)
+    run.learner.decoder.load_state_dict(before)
     assert run.step == 0
 
 

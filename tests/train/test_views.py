@@ -1,58 +1,120 @@
-"""Crops in batch equal crops one by one."""
+"""What the two views of a pair hold: the sign of the flow, mirrors, masks, normalisation."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
-from lila_train.views import Regions
+from lila_train.method import InContext
+from lila_train.pairs import PairBatch
+from lila_train.settings import Method
+from lila_train.views import cut_views
 
-
-def regions(*boxes: tuple[int, int, int, bool], base: tuple[int, int]) -> Regions:
-    top, left, side, mirrored = (torch.tensor(column) for column in zip(*boxes, strict=True))
-    return Regions(top, left, side, mirrored, base)
-
-
-def one_by_one(image: Tensor, top: int, left: int, side: int, mirrored: bool, size: int) -> Tensor:
-    crop = image[None, :, top : top + side, left : left + side]
-    resized = F.interpolate(crop, (size, size), mode="bilinear", antialias=True, align_corners=False)[0]
-    return resized.flip(-1) if mirrored else resized
+SIZE = 48
+METHOD = Method(view_size=SIZE)
+WHOLE = (0, 0, SIZE, 0)
+MIRRORED = (0, 0, SIZE, 1)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(8, 40), st.integers(0, 8), st.integers(0, 20), st.booleans(), st.integers(5, 50))
-def test_images_are_cropped_and_resized_as_alone(side: int, top: int, left: int, mirrored: bool, size: int) -> None:
-    images = torch.rand(2, 3, 48, 60)
-    found = regions((top, left, side, mirrored), (0, 0, 48, False), base=(48, 60)).resample_image(images, size)
-    torch.testing.assert_close(found[0], one_by_one(images[0], top, left, side, mirrored, size), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found[1], one_by_one(images[1], 0, 0, 48, False, size), atol=1e-5, rtol=1e-4)
+def shear(context: tuple[int, ...] = WHOLE, query: tuple[int, ...] = WHOLE) -> PairBatch:
+    """A scene whose rows slide to the right by y/20 px, so that backward flow is forward flow negated, exactly."""
+    slide = (torch.arange(SIZE) / 20).view(1, SIZE, 1).expand(1, SIZE, SIZE)
+    flow = torch.stack((slide, torch.zeros_like(slide)), dim=1)
+    torch.manual_seed(0)
+    return PairBatch(
+        rgb=torch.randint(0, 256, (1, 2, 3, SIZE, SIZE), dtype=torch.uint8),
+        depth=100 + 50 * torch.rand(1, 2, SIZE, SIZE),
+        flow_forward=flow,
+        flow_backward=-flow,
+        features=torch.randn(1, 2, 5, SIZE // 4, SIZE // 4),
+        boxes=torch.tensor([[context, query]]),
+        channels=torch.arange(5)[None],
+        clips=torch.tensor([0]),
+    )
 
 
-def test_a_map_is_sampled_where_grid_sample_samples_it() -> None:
-    maps, (top, left, side) = torch.rand(1, 4, 20, 30), (12, 31, 40)
-    found = regions((top, left, side, False), base=(60, 90)).resample_map(maps, 25)
-    steps = (torch.arange(25) + 0.5) / 25 * side
-    y, x = torch.meshgrid((top + steps) / 60 * 2 - 1, (left + steps) / 90 * 2 - 1, indexing="ij")
-    grid = torch.stack((x, y), -1)[None]
-    expected = F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+def test_one_map_serves_both_views_because_the_query_flow_changes_sign() -> None:
+    context, query = cut_views(shear(), METHOD)
+    torch.testing.assert_close(context.cues[:, :2], query.cues[:, :2])
+    assert context.cues[:, 0].std() > 0.5
 
 
-def test_image_and_map_stay_aligned() -> None:
-    """A ramp in x reads the same through both, mirrored or not."""
-    ramp = (torch.arange(96) + 0.5).expand(2, 1, 96, 96) / 96
-    coarse = (torch.arange(48) + 0.5).expand(2, 1, 48, 48) / 48
-    both = regions((10, 20, 64, False), (10, 20, 64, True), base=(96, 96))
-    image, cue = both.resample_image(ramp, 32), both.resample_map(coarse, 32)
-    torch.testing.assert_close(image[..., 1:-1], cue[..., 1:-1], atol=1e-5, rtol=0)
-    torch.testing.assert_close(image[0], image[1].flip(-1))
+def test_a_mirror_moves_pixels_and_leaves_the_axes_of_the_flow() -> None:
+    plain, _ = cut_views(shear(), METHOD)
+    mirrored, _ = cut_views(shear(context=MIRRORED), METHOD)
+    torch.testing.assert_close(mirrored.cues, plain.cues.flip(-1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(mirrored.image, plain.image.flip(-1))
 
 
-def test_a_constant_stays_constant() -> None:
-    whole = regions((3, 5, 41, True), base=(48, 60))
-    assert whole.resample_image(torch.full((1, 1, 48, 60), 0.7), 17).numpy() == pytest.approx(0.7)
-    assert whole.resample_map(torch.full((1, 1, 12, 15), 0.7), 17).numpy() == pytest.approx(0.7)
+def test_views_mirror_independently() -> None:
+    _, plain = cut_views(shear(), METHOD)
+    context, query = cut_views(shear(query=MIRRORED), METHOD)
+    torch.testing.assert_close(context.image, cut_views(shear(), METHOD)[0].image)
+    torch.testing.assert_close(query.image, plain.image.flip(-1))
+
+
+def test_features_have_unit_length_and_flow_and_depth_are_standardised() -> None:
+    context, query = cut_views(shear(), METHOD)
+    torch.testing.assert_close(context.cues[:, 3:].norm(dim=1), torch.ones(1, SIZE, SIZE))
+    for channels in (slice(0, 2), slice(2, 3)):
+        both = torch.cat((context.cues[:, channels], query.cues[:, channels]))
+        assert abs(both.mean().item()) < 1e-4
+        assert 0.95 < both.std().item() <= 1.0
+
+
+def test_flow_that_does_not_come_back_and_far_depth_are_masked() -> None:
+    batch = shear()
+    assert batch.flow_backward is not None
+    assert batch.depth is not None
+    backward, depth = batch.flow_backward.clone(), batch.depth.clone()
+    backward[:, :, :, : SIZE // 2] += 10
+    depth[:, 0, : SIZE // 2] = 1.0
+    context, _ = cut_views(replace(batch, flow_backward=backward, depth=depth), METHOD)
+    flow, near = context.valid[:, :2], context.valid[:, 2]
+    assert not flow[..., : SIZE // 2 - 4].any()
+    assert flow[..., SIZE // 2 + 1 :].all()
+    assert not near[:, : SIZE // 2].any()
+    assert near[:, SIZE // 2 :].all()
+    assert context.valid[:, 3:].all()
+    assert context.valid.shape == context.cues.shape
+    cell = context.confidence[0, :, SIZE - 1, SIZE - 1]
+    assert cell.tolist() == [1, 1, 1, 1]
+    assert context.confidence[0, :, 0, 0].prod() == 0
+
+
+def test_mirrored_roles_swap_the_frames_and_the_signs() -> None:
+    batch = shear()
+    forward = cut_views(batch, METHOD)
+    mirrored = cut_views(batch, replace(METHOD, roles="mirrored"))
+    torch.testing.assert_close(mirrored[0].image, forward[1].image)
+    torch.testing.assert_close(mirrored[0].cues[:, :2], -forward[0].cues[:, :2], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(mirrored[1].cues[:, 2:], forward[0].cues[:, 2:], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("cues", "channels"), [(("features",), 5), (("depth", "features"), 6), (("flow", "features"), 7), (("depth",), 1)]
+)
+def test_only_the_cues_that_were_asked_for_are_told(cues: tuple[str, ...], channels: int) -> None:
+    context, _ = cut_views(shear(), replace(METHOD, cues=cues))
+    assert context.cues.shape[1] == context.valid.shape[1] == channels
+
+
+def test_online_features_join_late_and_have_unit_length() -> None:
+    batch = replace(shear(), features=None, channels=torch.tensor([[4, 0, 7]]))
+    context, _ = cut_views(batch, replace(METHOD, distilled="online"))
+    assert context.cues.shape[1] == 3
+    assert context.valid.shape[1] == 6
+    told = context.with_features(torch.randn(1, 8, 6, 6)).cues[:, 3:]
+    torch.testing.assert_close(told.norm(dim=1), torch.ones(1, SIZE, SIZE))
+
+
+def test_the_loss_reaches_the_features_of_both_views() -> None:
+    context, query = cut_views(shear(), METHOD)
+    features = torch.cat((context.image, query.image)).requires_grad_()
+    objective = InContext(METHOD)
+    objective(*features.chunk(2), context, query, objective.counts(context, query)).total.backward()
+    assert features.grad is not None
+    assert features.grad[0].abs().sum() > 0
+    assert features.grad[1].abs().sum() > 0

@@ -19,7 +19,7 @@ def encoder() -> FrozenEncoder:
     return load_encoder(ENCODER, "random:3")
 
 
-def clip_cues(seed: int) -> stores.ClipCues:
+def clip_cues(seed: int, gap: int = 1) -> stores.ClipCues:
     """A texture whose depth is its brightness, its features its colours; the camera moves a cue pixel per frame."""
     g, rng = GEOMETRY, np.random.default_rng(seed)
     rgb = np.repeat(rng.integers(0, 256, (1, 8, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2), g.frames, axis=0)
@@ -40,11 +40,11 @@ def clip_cues(seed: int) -> stores.ClipCues:
         frame_index=np.arange(g.frames),
         frame_time=np.arange(g.frames) / 25,
         pair_frames=np.array([[0, 1], [1, 2], [2, 3], [0, 3]]),
-        pair_gap=np.array([1, 1, 1, 3]),
+        pair_gap=gap * np.array([1, 1, 1, 3]),
     )
 
 
-def build(path: Path, clips: int = 5) -> stores.CueStore:
+def build(path: Path, clips: int = 5, gap: int = 1) -> stores.CueStore:
     """A complete store of that world; the encoder it names has random weights."""
     names = [f"clip-{i}" for i in range(clips)]
     provenance = {"networks": {"encoder": encoder().source.to_dict()}}
@@ -53,5 +53,5 @@ def build(path: Path, clips: int = 5) -> stores.CueStore:
         with store.claim(task) as writer:
             assert writer is not None
             for clip in writer.pending():
-                writer.complete(clip, clip_cues(clip))
+                writer.complete(clip, clip_cues(clip, gap))
     return store

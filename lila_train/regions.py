@@ -1,0 +1,67 @@
+"""Square regions of frames and their cues, cut and resized in batch on the training device (METHOD section 3).
+
+A region is given in pixels of the base crop. RGB is cut at whole pixels and resized with antialiasing, as if each crop
+were resized on its own; cue maps, whose grid is coarser, are sampled bilinearly at the same places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """A square of each frame of a batch, in pixels of a base crop of `base` = (y, x), and whether it is mirrored."""
+
+    top: Int[Tensor, " b"]
+    left: Int[Tensor, " b"]
+    side: Int[Tensor, " b"]
+    mirrored: Bool[Tensor, " b"]
+    base: Size
+
+    def resample_image(self, images: Float[Tensor, "b c y x"], size: int) -> Float[Tensor, "b c size size"]:
+        """The region of an image on the base crop's own grid, antialiased, `size` pixels a side."""
+        vertical = _antialiased(self.top, self.side, images.shape[-2], size)
+        horizontal = _antialiased(self.left, self.side, images.shape[-1], size)
+        return self._apply(images, vertical, horizontal)
+
+    def resample_map(self, maps: Float[Tensor, "b c y x"], size: int) -> Float[Tensor, "b c size size"]:
+        """The region of a map on any grid that covers the base crop, sampled bilinearly, the border repeated."""
+        vertical = _bilinear(self.top, self.side, self.base[0], maps.shape[-2], size)
+        horizontal = _bilinear(self.left, self.side, self.base[1], maps.shape[-1], size)
+        return self._apply(maps, vertical, horizontal)
+
+    def _apply(self, x: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+        horizontal = torch.where(self.mirrored[:, None, None], horizontal.flip(1), horizontal)
+        return vertical.to(x.dtype).unsqueeze(1) @ x @ horizontal.to(x.dtype).mT.unsqueeze(1)
+
+
+def _centres(start: Tensor, side: Tensor, size: int) -> Tensor:
+    """Where the centres of `size` output pixels lie, in input pixels, b×size; pixel i covers [i, i+1)."""
+    steps = torch.arange(size, device=start.device, dtype=torch.float32) + 0.5
+    return start[:, None] + steps * (side[:, None] / size)
+
+
+def _antialiased(start: Tensor, side: Tensor, length: int, size: int) -> Tensor:
+    """Rows of triangle weights, b×size×length: a crop to [start, start + side), resized with antialiasing."""
+    radius = (side / size).clamp(min=1)[:, None, None]
+    pixels = torch.arange(length, device=start.device, dtype=torch.float32)
+    distance = (pixels + 0.5 - _centres(start, side, size)[..., None]).abs()
+    weights = (1 - distance / radius).clamp(min=0)
+    inside = (pixels >= start[:, None]) & (pixels < (start + side)[:, None])
+    weights = weights * inside[:, None]
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def _bilinear(start: Tensor, side: Tensor, base: int, length: int, size: int) -> Tensor:
+    """Rows of two weights each, b×size×length: bilinear reading of a map whose `length` cells cover `base` pixels."""
+    position = _centres(start, side, size) * (length / base) - 0.5
+    position = position.clamp(0, length - 1)
+    cells = torch.arange(length, device=start.device, dtype=torch.float32)
+    return (1 - (cells - position[..., None]).abs()).clamp(min=0)
