@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lila_cues.networks.depth import DepthNetwork, load_depth
     from lila_cues.networks.encoder import FrozenEncoder
     from lila_cues.networks.encoder_weights import encoder_from_tensors, load_encoder, restore_encoder
     from lila_cues.networks.execution import Execution
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
     from lila_cues.networks.weights import WeightSource
 
 _HOMES = {
+    "DepthNetwork": "depth",
     "Execution": "execution",
     "FlowNetwork": "flow",
     "FrozenEncoder": "encoder",
     "encoder_from_tensors": "encoder_weights",
+    "load_depth": "depth",
     "load_encoder": "encoder_weights",
     "load_flow": "flow",
     "restore_encoder": "encoder_weights",
@@ -28,11 +31,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "DepthNetwork",
     "Execution",
     "FlowNetwork",
     "FrozenEncoder",
     "WeightSource",
     "encoder_from_tensors",
+    "load_depth",
     "load_encoder",
     "load_flow",
     "restore_encoder",

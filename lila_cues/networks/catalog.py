@@ -31,16 +31,35 @@ class Entry:
         return self.licence.startswith(NON_COMMERCIAL)
 
     def present(self) -> Path | None:
-        """Where the weights lie on this machine; None if nowhere. Asks nobody."""
-        if self.place.startswith("https://"):
+        """Where the weights lie on this machine, or the library whose code it is; None if nowhere. Asks nobody."""
+        if self._from_url:
             path = hub.torch_cache() / Path(self.place).name
-            return path if path.is_file() else None
-        if self.place.endswith(".safetensors"):
+        elif self._packaged:
             path = PACKAGED / self.place
-            return path if path.is_file() else None
-        if "/" in self.place:
-            return hub.cached(self.place, "model.safetensors")
-        return PACKAGED  # code needs no weights
+        else:
+            return hub.cached(self.place, "model.safetensors") if "/" in self.place else PACKAGED
+        return path if path.is_file() else None
+
+    def source(self) -> str:
+        """Where the weights come from, in a few words."""
+        if self._from_url:
+            return "download.pytorch.org"
+        return "in the package" if self._packaged else self.place
+
+    def revision(self) -> str:
+        """The version in a file's name, or the commit that is in the hub's cache; a newer one may be online."""
+        if self._from_url:
+            return Path(self.place).stem
+        commit = hub.cached(self.place, "model.safetensors") if "/" in self.place else None
+        return commit.parent.name[:12] if commit else "–"
+
+    @property
+    def _from_url(self) -> bool:
+        return self.place.startswith("https://")
+
+    @property
+    def _packaged(self) -> bool:
+        return self.place.endswith(".safetensors")
 
 
 PACKAGED = Path(__file__).resolve().parent.parent / "weights"
