@@ -1,0 +1,131 @@
+"""The paper's ablations as data: each a change of settings, the fields it may touch, why, and the published figures.
+
+Published for ViT-S/14 on YouTube-VOS (METHOD section 7): DAVIS-2017 val J&F by linear probe and by local k-NN, NYUv2
+normals RMSE in degrees, COCO-Stuff-27 mIoU. None: not published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lila_train.settings import DEPTH, FEATURES, FLOW, TrainSettings
+from stores.errors import LilaError
+
+
+@dataclass(frozen=True)
+class Published:
+    """The paper's figures of a row."""
+
+    davis_lp: float
+    davis_knn: float
+    nyu_rmse: float | None = None
+    coco_miou: float | None = None
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A row of the table: `method` and `views` are the fields it changes and their values."""
+
+    name: str
+    label: str
+    why: str
+    published: Published
+    method: Mapping[str, Any] = field(default_factory=dict)
+    views: Mapping[str, Any] = field(default_factory=dict)
+
+    def of(self, full: TrainSettings) -> TrainSettings:
+        """The full settings with this row's change."""
+        views = replace(full.method.views, **self.views)
+        return replace(full, method=replace(full.method, views=views, **self.method))
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """The fields that may differ from the full settings."""
+        return frozenset({f"method.{name}" for name in self.method} | {f"method.views.{name}" for name in self.views})
+
+
+FULL = Ablation("full", "LILA", "the method", Published(68.6, 73.9, 28.53, 59.6))
+
+CUES = (
+    Ablation(
+        "self-distillation",
+        "self-distillation only",
+        "what the encoder's own features teach without geometry or motion",
+        Published(66.9, 68.6, 28.61, 59.3),
+        {"cues": (FEATURES,)},
+    ),
+    Ablation(
+        "with-depth",
+        "+ depth",
+        "what geometry adds",
+        Published(67.2, 72.6, 29.06, 58.7),
+        {"cues": (DEPTH, FEATURES)},
+    ),
+    Ablation(
+        "with-flow",
+        "+ flow",
+        "what motion adds",
+        Published(67.0, 72.6, 28.64, 59.5),
+        {"cues": (FLOW, FEATURES)},
+    ),
+    Ablation(
+        "without-self-distillation",
+        "depth + flow",
+        "geometry and motion without the encoder's features",
+        Published(69.1, 72.5, 28.49, 59.3),
+        {"cues": (FLOW, DEPTH)},
+    ),
+    FULL,
+)
+
+COMPONENTS = (
+    Ablation(
+        "erm",
+        "A: ERM distillation",
+        "the same cues and losses without the in-context solve: a linear head for all frames",
+        Published(63.2, 61.1),
+        {"objective": "erm"},
+    ),
+    Ablation(
+        "no-pamr",
+        "B: no PAMR",
+        "the encoder's features as they are, on its own grid",
+        Published(67.3, 71.9),
+        {"distilled": "raw"},
+    ),
+    Ablation(
+        "no-cropping",
+        "C: no cropping",
+        "both views of the same region",
+        Published(66.0, 72.4),
+        views={"same_region": True},
+    ),
+    Ablation(
+        "no-temporal-sampling",
+        "D: no temporal sampling",
+        "neighbouring frames only",
+        Published(69.3, 72.4),
+        {"max_gap": 1},
+    ),
+    Ablation("no-edge-loss", "E: no edge loss", "L1 alone", Published(68.1, 72.9), {"edge_weight": 0.0}),
+    FULL,
+)
+
+TABLES = {"cues": CUES, "components": COMPONENTS}
+ROWS = {row.name: row for row in (*CUES, *COMPONENTS)}
+
+
+def rows(names: str) -> tuple[Ablation, ...]:
+    """The rows of a comma-separated list of names and tables, or `all`; the full model is always among them."""
+    if names == "all":
+        return tuple(ROWS.values())
+    chosen: dict[str, Ablation] = {FULL.name: FULL}
+    for name in names.split(","):
+        if name not in TABLES and name not in ROWS:
+            raise LilaError(
+                f"expected --rows to name {', '.join(TABLES)}, or some of {', '.join(ROWS)}; found {name or 'nothing'}"
+            )
+        chosen |= {row.name: row for row in TABLES.get(name, (ROWS.get(name),)) if row is not None}
+    return tuple(chosen.values())
