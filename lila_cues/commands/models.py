@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-
 from lila_cues import profiles
 from lila_cues.networks import catalog
+from lila_cues.networks.catalog import Entry
 from lila_cues.profiles import Profile
 from stores.console import out
 
 
-WIDTH = 120
-"""Columns that the table may take even where the terminal or a pipe has fewer; a name that is cut is of no use."""
-
-
 def models() -> None:
     """List networks and profiles: source, size, licence, and whether the weights are on this machine."""
-    out.print(networks_table(), width=max(WIDTH, out.width), crop=False)
+    out.print(f"[bold]{row('', 'name', 'MB', 'licence', 'here', 'weights, revision')}[/]")
+    for network in catalog.ENTRIES:
+        out.print(network_row(network))
     out.print("\nAny other plain ViT of timm is an encoder by its timm name; NAME@REVISION takes one of the hub.")
     out.print("Depth may also be read from files: --depth files:DIR (16-bit PNG in mm, DIR/CLIP/FRAME.png).\n")
-    out.print("[bold]Profiles[/]")
     for profile in profiles.PROFILES.values():
-        out.print(f" [cyan]{profile.name}[/]: {profile.about}\n   {described(profile)}")
+        out.print(f"[bold]--profile {profile.name}[/]: {profile.about}\n  {described(profile)}")
 
 
-def networks_table() -> Table:
-    """One row per network."""
-    table = Table(title="Networks", title_justify="left", title_style="bold", box=None)
-    for heading in ("", "name", "MB", "licence", "here", "weights", "revision"):
-        table.add_column(heading, justify="right" if heading == "MB" else "left", no_wrap=True)
-    for network in catalog.ENTRIES:
-        size = f"{network.megabytes:,.0f}" if network.megabytes else "–"
-        licence = f"[yellow]{network.licence}[/]" if network.non_commercial else network.licence
-        here = "[green]yes[/]" if network.present() else "no"
-        table.add_row(network.kind, network.name, size, licence, here, network.source(), network.revision())
-    return table
+def network_row(network: Entry) -> str:
+    """One network in one line; a licence against commercial use stands out."""
+    size = f"{network.megabytes:,.0f}" if network.megabytes else "–"
+    place = " at ".join(part for part in (network.source(), network.revision()) if part)
+    line = row(network.kind, network.name, size, network.licence, "yes" if network.present() else "no", place)
+    return f"[yellow]{line}[/]" if network.non_commercial else line
+
+
+def row(kind: str, name: str, megabytes: str, licence: str, here: str, place: str) -> str:
+    """In columns of fixed width: no terminal is too narrow for a whole name."""
+    return f"{kind:<8} {name:<24} {megabytes:>7}  {licence:<15} {here:<5} {place}"
 
 
 def described(profile: Profile) -> str:
-    """Networks and sizes of a profile in one line."""
+    """Networks and sizes of a profile."""
     flow = profile.flow if profile.flow_updates is None else f"{profile.flow} ({profile.flow_updates} updates)"
     return (
         f"{profile.encoder}, {profile.depth}, {flow}; RGB {profile.base_size}², depth and flow {profile.cue_size}², "
-        f"{profile.channels} channels at {profile.feature_size}²; {profile.frames} frames, {profile.pairs} pairs a clip"
+        f"{profile.channels} channels at {profile.feature_size}²;\n"
+        f"  {profile.frames} frames and {profile.pairs} pairs of a clip, 1 to {profile.max_gap} frames apart"
     )

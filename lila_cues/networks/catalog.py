@@ -47,11 +47,11 @@ class Entry:
         return "in the package" if self._packaged else self.place
 
     def revision(self) -> str:
-        """The version in a file's name, or the commit that is in the hub's cache; a newer one may be online."""
+        """The version in a file's name, or the commit that is in the hub's cache; empty where neither is known."""
         if self._from_url:
             return Path(self.place).stem
         commit = hub.cached(self.place, "model.safetensors") if "/" in self.place else None
-        return commit.parent.name[:12] if commit else "–"
+        return commit.parent.name[:12] if commit else ""
 
     @property
     def _from_url(self) -> bool:
