@@ -25,7 +25,7 @@ from stores.store import CueStore
 class Finding:
     """One thing that is not as it should be; `clips` are those that have to be built again for it."""
 
-    kind: str  # document, ledger, shard, chunk or value
+    kind: str  # document, ledger, shard, chunk or value; a note is no damage
     where: str
     what: str
     clips: tuple[int, ...] = ()
@@ -151,7 +151,7 @@ def _check_statuses(store: CueStore) -> Iterator[Finding]:
     data = _read(store, layout.STATUS_KEY)
     try:
         if data is None or not np.array_equal(layout.decode_statuses(data, store.path), store.statuses()):
-            yield Finding("document", layout.STATUS_KEY, "it is behind the ledger")
+            yield Finding("note", layout.STATUS_KEY, "it is behind the ledger, as after a build that was stopped")
     except StoreError as error:
         yield Finding("document", layout.STATUS_KEY, str(error))
 

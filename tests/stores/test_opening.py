@@ -1,0 +1,272 @@
+"""Making, opening and refusing stores; every complaint names the place and the remedy."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import stores
+from stores import StoreError, StoreSpec, durable
+from stores.codecs import crc32c
+from tests.stores import worlds
+
+
+def test_a_spec_survives_the_attributes(tmp_path: Path) -> None:
+    spec = replace(worlds.SPEC, flow=stores.spec.Steps(1 / 32), shard_clips=3)
+    assert worlds.create(tmp_path / "cues.zarr", 4, spec).spec == spec
+    assert stores.open(tmp_path / "cues.zarr").spec == spec
+
+
+def test_what_is_recorded_is_read(tmp_path: Path) -> None:
+    store = stores.open(worlds.create(tmp_path / "cues.zarr", 9).path)
+    assert store.fingerprint == worlds.SETTINGS
+    assert store.provenance == {"made": "for a test"}
+    assert (store.n_clips, store.n_tasks, store.task_clips(2)) == (9, 3, range(8, 9))
+    assert [store.clip_id(clip) for clip in range(9)] == worlds.names(9)
+    assert [store.clips.find(name) for name in worlds.names(9)] == list(range(9))
+    assert store.clips.find("class é/clip_0000") is None
+
+
+def test_going_on_with_the_same_settings(tmp_path: Path) -> None:
+    arguments = (tmp_path / "cues.zarr", worlds.SPEC, worlds.names(5), worlds.SETTINGS, {})
+    worlds.fill(stores.open_or_create(*arguments))
+    assert len(stores.open_or_create(*arguments).complete_clips()) == 5
+
+
+def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
+    path = Path(worlds.create(tmp_path / "cues.zarr", 5).path)
+    settings = {"profile": {"name": "small", "encoder": "tiny"}, "seed": 0}
+    spec = replace(worlds.SPEC, shard_clips=8)
+    with pytest.raises(StoreError) as refused:
+        stores.open_or_create(path, spec, worlds.names(6), settings, {})
+    said = str(refused.value)
+    assert "settings.profile.name: 'tiny' in the store, 'small' asked for" in said
+    assert "spec.shard_clips: 4 in the store, 8 asked for" in said
+    assert "clips: 5 in the store, 6 asked for" in said
+    assert "was built with other settings" in said
+    assert "encoder" not in said
+
+
+def test_no_store_is_made_over_anything(tmp_path: Path) -> None:
+    worlds.create(tmp_path / "cues.zarr", 5)
+    with pytest.raises(StoreError, match=r"cues\.zarr exists; open it to go on"):
+        worlds.create(tmp_path / "cues.zarr", 5)
+
+
+@pytest.mark.parametrize(
+    ("clips", "complaint"),
+    [
+        ([], "no clips were given for the store"),
+        (["a", "b", "a"], "clip 'a' is listed twice"),
+        (["a", ""], "'' cannot name a clip"),
+        (["a\nb"], r"'a\\nb' cannot name a clip"),
+    ],
+)
+def test_bad_clip_lists(tmp_path: Path, clips: list[str], complaint: str) -> None:
+    with pytest.raises(StoreError, match=complaint):
+        stores.create(tmp_path / "cues.zarr", worlds.SPEC, clips, {}, {})
+    assert not (tmp_path / "cues.zarr").exists()
+
+
+def test_a_store_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match=r"no space left in .* while creating the store"):
+        worlds.create(tmp_path / "cues.zarr", 5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_not_a_store(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("hello")
+    for place in ("nothing", "file", "."):
+        with pytest.raises(StoreError, match=r"no cue store at .*: a folder with zarr\.json was expected"):
+            stores.open(tmp_path / place)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"attributes": {}}', '{"attributes": {"lila": 3}}', "[]"])
+def test_another_kind_of_zarr_group(tmp_path: Path, content: str) -> None:
+    (tmp_path / "zarr.json").write_text(content)
+    with pytest.raises(StoreError, match=r"is not a cue store, or its zarr\.json is damaged"):
+        stores.open(tmp_path)
+
+
+def rewrite(store: stores.CueStore, **changes: object) -> None:
+    """Change the store's attributes as a program would that knows of the checksum."""
+    path = Path(store.path) / "zarr.json"
+    document = json.loads(path.read_text())
+    body = {key: value for key, value in document["attributes"]["lila"].items() if key != "crc32c"} | changes
+    document["attributes"]["lila"] = {**body, "crc32c": crc32c(durable.canonical(body))}
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"version": 2}, r"in format lila-cue-store version 2, this program reads .* version 1; update lila-pixels"),
+        ({"version": 0}, r"version 0, this program reads .*; build the store again"),
+        ({"format": "other"}, r"in format other version 1"),
+        ({"spec": {"geometry": {}}}, r"the attributes in .*zarr\.json are damaged"),
+        ({"clips": {}}, r"damaged \('count'\); run `lila-cues repair`"),
+    ],
+)
+def test_attributes_that_are_not_ours(tmp_path: Path, change: dict[str, object], complaint: str) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 5)
+    rewrite(store, **change)
+    with pytest.raises(StoreError, match=complaint):
+        stores.open(store.path)
+
+
+def test_a_store_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 5)
+
+    def forbidden(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    with pytest.raises(StoreError, match=r"zarr\.json may not be read by this user; change its permissions"):
+        stores.open(store.path)
+
+
+def test_a_store_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 5)
+
+    def forbidden(*arguments: object) -> int:
+        raise PermissionError(13, "Permission denied", str(arguments[0]))
+
+    monkeypatch.setattr(os, "open", forbidden)
+    with pytest.raises(StoreError, match=r"permission denied while claiming task 0 in .*; make it writable"):
+        worlds.fill(store)
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*arguments: object) -> None:
+        raise OSError(37, "No locks available")
+
+    store = worlds.create(tmp_path / "cues.zarr", 5)
+    monkeypatch.setattr("fcntl.lockf", none)
+    with pytest.raises(StoreError, match=r"has no record locks \(No locks available\)"):
+        worlds.fill(store)
+
+
+def test_cues_of_another_shape(tmp_path: Path) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 4)
+    with store.claim(0) as writer:
+        assert writer is not None
+        cues = worlds.cues(0)
+        with pytest.raises(
+            StoreError, match=r"depth of clip .* has shape \(4, 8, 9\), but this store keeps \(4, 8, 10\)"
+        ):
+            writer.complete(0, replace(cues, depth=cues.depth[..., 1:]))
+        writer.complete(0, cues)
+        for clip in (0, 9):
+            with pytest.raises(StoreError, match=f"clip {clip} is not pending in task 0; take clips from"):
+                writer.complete(clip, cues)
+    assert store.statuses().tolist() == [1, 0, 0, 0]
+
+
+def test_clips_that_the_store_does_not_have(tmp_path: Path) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 4)
+    with pytest.raises(StoreError, match=r"clip 4 is not in .*, which has clips 0 to 3; take one of those"):
+        store.read("rgb", 4)
+    with pytest.raises(StoreError, match=r"clip 1 of .* is absent; read one of `complete_clips\(\)`"):
+        store.pair(1, 0)
+    with pytest.raises(IndexError):
+        store.clip_id(4)
+
+
+def test_a_cue_that_no_pair_has(tmp_path: Path) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 4)
+    worlds.fill(store)
+    with pytest.raises(StoreError, match="'frame_time' is no cue of a pair; take some of rgb, depth"):
+        store.pair(0, 0, ["frame_time"])
+
+
+def test_failed_clips_are_tried_again_and_only_they(tmp_path: Path) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 8)
+    worlds.fill(store, tasks=[0], failing=[1])
+    assert worlds.fill(store, only_failed=True) == 1
+    assert store.statuses().tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
+    assert store.clip_record(1).attempts == 2
+    assert store.clip_record(0).attempts == 1
+
+
+WORKER = """
+import multiprocessing, sys, numpy, stores
+def total(store, clip):
+    return float(numpy.nansum(store.pair(clip, 1).depth)), store.read("rgb", clip).sum()
+if __name__ == "__main__":
+    store = stores.open(sys.argv[1])
+    here = [total(store, clip) for clip in range(8)]
+    context = multiprocessing.get_context(sys.argv[2])
+    with context.Pool(2) as pool:
+        there = pool.starmap(total, [(store, clip) for clip in range(8)])
+    assert here == there == [total(store, clip) for clip in range(8)]
+"""
+
+INHERITED = """
+import os, sys, numpy, stores
+store = stores.open(sys.argv[1])
+here = [store.read("rgb", clip).sum() for clip in range(8)]
+child = os.fork()
+for _ in range(50):
+    assert here == [store.read("rgb", clip).sum() for clip in range(8)]
+if child == 0:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.parametrize("arguments", [("fork",), ("forkserver",), ("spawn",), ()])
+def test_reading_in_other_processes(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 8)
+    worlds.fill(store)
+    (tmp_path / "script.py").write_text(WORKER if arguments else INHERITED)
+    subprocess.run([sys.executable, tmp_path / "script.py", store.path, *arguments], check=True, timeout=60)
+
+
+def test_more_shards_than_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stores.reader._OPEN_SHARDS", 3)
+    store = worlds.create(tmp_path / "cues.zarr", 12)
+    worlds.fill(store)
+    for clip in [0, 11, 5, 0, 7, 11]:
+        np.testing.assert_array_equal(store.read("rgb", clip), worlds.cues(clip).rgb)
+    assert len(os.listdir("/proc/self/fd")) < 60
+
+
+MEMORY = """
+import sys, stores
+store = stores.open(sys.argv[1])
+store.clip_id(649_999), store.statuses()
+print([line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")][0])
+"""
+
+
+def test_opening_costs_the_same_for_many_clips(tmp_path: Path) -> None:
+    names = [f"class_{n % 700:03d}/{n:011d}_000010_000020.mp4" for n in range(650_000)]
+    spec = StoreSpec(worlds.GEOMETRY)
+    many = stores.create(tmp_path / "many.zarr", spec, names, worlds.SETTINGS, {})
+    few = stores.create(tmp_path / "few.zarr", spec, names[:100], worlds.SETTINGS, {})
+    assert sum(path.is_file() for path in Path(many.path).rglob("*")) < 30
+
+    def seconds(path: str) -> float:
+        start = time.perf_counter()
+        store = stores.open(path)
+        assert store.clip_id(99) == names[99]
+        assert len(store.statuses()) == store.n_clips
+        return time.perf_counter() - start
+
+    small, large = (min(seconds(store.path) for _ in range(5)) for store in (few, many))
+    assert large < 1
+    assert large < 10 * small + 0.005
+    printed = subprocess.run([sys.executable, "-c", MEMORY, many.path], check=True, capture_output=True, text=True)
+    assert int(printed.stdout) < 200 * 1024

@@ -1,0 +1,59 @@
+"""What a plan says holds for the store that is then built, and what does not fit is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stores import StoreError
+from stores.plan import plan, readable, require_room
+from tests.benchmarks import store_scenes
+from tests.stores import worlds
+
+
+def test_counts_are_those_of_the_store(tmp_path: Path) -> None:
+    wanted = plan(worlds.SPEC, 11, frames_per_second=2.0)
+    store = worlds.create(tmp_path / "cues.zarr", 11)
+    worlds.fill(store)
+    files = sum(path.is_file() for path in Path(store.path).rglob("*"))
+    assert (wanted.tasks, wanted.frames, wanted.pairs) == (store.n_tasks, 44, 33)
+    assert wanted.files == files
+    assert wanted.gpu_hours == pytest.approx(44 / 2 / 3600)
+
+
+def test_bytes_are_about_those_of_the_store(tmp_path: Path) -> None:
+    geometry = store_scenes.DEFAULT
+    store = worlds.create(tmp_path / "cues.zarr", 1, worlds.StoreSpec(geometry))
+    with store.claim(0) as writer:
+        assert writer is not None
+        writer.complete(0, store_scenes.clip(0))
+    found = {name: (Path(store.path) / array.shard_key(0)).stat().st_size for name, array in store.arrays.items()}
+    wanted = plan(store.spec, 1, 1.0)
+    for name in ("rgb", "depth", "flow_forward", "features"):
+        assert wanted.array_bytes[name] == pytest.approx(found[name], rel=0.35)
+    assert sum(found.values()) < wanted.largest_bytes * 1.01
+    assert wanted.total_bytes == pytest.approx(sum(found.values()), rel=0.25)
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = plan(worlds.SPEC, 1000, 1.0)
+    room = shutil._ntuple_diskusage(10**9, 0, wanted.total_bytes // 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: room)
+    with pytest.raises(StoreError, match=r"needs about .* more, and .* has .* free; take fewer clips"):
+        require_room(wanted, tmp_path / "not" / "yet" / "cues.zarr")
+    assert require_room(wanted, tmp_path / "cues.zarr", done_share=0.6) == wanted.total_bytes // 2
+
+
+def test_a_rate_of_nothing() -> None:
+    with pytest.raises(StoreError, match=r"the rate is 0.* frames per second; give one above 0"):
+        plan(worlds.SPEC, 10, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_000_000_000_000, "2.0 TB"), (5 * 10**18, "5000.0 PB")],
+)
+def test_sizes_are_readable(size: int, text: str) -> None:
+    assert readable(size) == text
