@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from lila_cues.commands import build
 from stores import console
 
 app = typer.Typer(
@@ -13,6 +14,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.command("build")(build.build)
+
+
+@app.callback()
+def main_options() -> None:
+    """From videos to a store of cues: depth, flow, refined encoder features."""
 
 
 def main() -> None:

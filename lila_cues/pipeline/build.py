@@ -17,18 +17,17 @@ from typing import Any
 
 import stores
 from lila_cues.decoding import decoder_version
-from lila_cues.pipeline.recipe import Recipe
+from lila_cues.pipeline.recipe import Recipe, Records
 from lila_cues.pipeline.task import TaskReport, Told, build_task
 from lila_cues.pipeline.worker import TASKS_AT_ONCE, Worker
 from stores.store import CueStore
 
+EXAMPLES = 20
 LOG = "build.jsonl"
 """In the store's folder: a line per task and builder, for who wants to know where the time went."""
 
 
-def open_store(
-    path: Path, recipe: Recipe, clips: Sequence[str], weights: dict[str, dict[str, str | None]], request: dict[str, Any]
-) -> CueStore:
+def open_store(path: Path, recipe: Recipe, clips: Sequence[str], weights: Records, request: dict[str, Any]) -> CueStore:
     """The store of that recipe, made if there is none; `request` is what the user asked for, kept as it was asked."""
     spec = stores.StoreSpec(recipe.geometry)
     arguments = (spec, clips, recipe.fingerprint(weights), provenance(recipe, weights, request))
@@ -40,7 +39,7 @@ def open_store(
         return stores.open_or_create(path, *arguments)
 
 
-def provenance(recipe: Recipe, weights: dict[str, dict[str, str | None]], request: dict[str, Any]) -> dict[str, Any]:
+def provenance(recipe: Recipe, weights: Records, request: dict[str, Any]) -> dict[str, Any]:
     """What is worth knowing of a store's making, beside what shapes the data."""
     packages = ("lila-pixels", "torch", "torchvision", "timm", "numpy", "opencv-python-headless")
     return {
@@ -91,21 +90,22 @@ class Tally:
 
     complete: int = 0
     failed: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
-    """Failed clips by what was found, without their names."""
-    examples: dict[str, str] = field(default_factory=dict)
-    seconds: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
+    seconds: Counter[str] = field(default_factory=Counter)
+    _examples: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, store: CueStore, report: TaskReport) -> None:
         """Count a task in."""
         self.complete += report.complete
         self.failed += len(report.failed)
         self.seconds.update(report.seconds)
-        for clip_id, reason in report.failed.items():
-            self.examples.setdefault(clip_id, reason) if len(self.examples) < 20 else None
+        self._examples = [*self._examples, *report.failed.items()][:EXAMPLES]
         record = store.ledger.latest(report.task)
         self.bytes += sum(record.shard_bytes.values()) if record else 0
+
+    def shown(self, count: int) -> list[tuple[str, str]]:
+        """Some failed clips, each with its reason."""
+        return self._examples[:count]
 
 
 def log_report(store: CueStore, report: TaskReport) -> None:

@@ -26,6 +26,7 @@ class ClipFrames:
     times: np.ndarray  # float64 F, s
     rgb: np.ndarray  # uint8 F y x 3, base crop
     small: np.ndarray  # uint8 F y x 3, the base crop on the cue grid
+    seen: np.ndarray  # uint8 F y x 3, the base crop as the encoder sees it
     depth: np.ndarray | None  # float32 F y x on the cue grid, where depth comes from files
 
 
@@ -37,12 +38,17 @@ def take_in(source: Source, clip_id: str, recipe: Recipe, depth: DepthFiles | No
         size, rgb = _read_base(reader, choice.frame_index, geometry.base)
         names = [reader.frame_name(int(index)) for index in choice.frame_index]
         times = reader.times[choice.frame_index]
-    small = np.stack([cut(frame, WHOLE, geometry.cue) for frame in rgb])
+    small = _resized(rgb, geometry.cue)
+    seen = small if recipe.encoder_input == geometry.cue else _resized(rgb, recipe.encoder_input)
     maps = None
     if depth is not None:
         box = base_box(size, geometry.base)
         maps = np.stack([depth.read(clip_id, name, box, geometry.cue) for name in names])
-    return ClipFrames(clip_id, choice, times, rgb, small, maps)
+    return ClipFrames(clip_id, choice, times, rgb, small, seen, maps)
+
+
+def _resized(frames: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.stack([cut(frame, WHOLE, size) for frame in frames])
 
 
 def _read_base(reader: FrameReader, index: np.ndarray, base: tuple[int, int]) -> tuple[tuple[int, int], np.ndarray]:

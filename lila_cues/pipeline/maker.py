@@ -43,17 +43,18 @@ class CueMaker:
         self.networks, self.recipe = networks, recipe
         self.device = torch.device(recipe.device)
         self.seconds = Seconds(self.device)
-        self._batch = CPU_BATCH if self.device.type == "cpu" else recipe.geometry.frames * 2 * recipe.geometry.pairs
+        self._batch = CPU_BATCH if self.device.type == "cpu" else max(recipe.geometry.frames, recipe.geometry.pairs)
 
     @torch.no_grad()
     def compute(self, frames: ClipFrames) -> Computed:
         """Run the networks; on a GPU this only queues the work."""
         images = _images(frames.small, self.device)
+        seen = images if frames.seen is frames.small else _images(frames.seen, self.device)
         channels = draws.channels(
             self.recipe.seed, frames.clip_id, self.networks.encoder.width, self.recipe.geometry.channels
         )
         with self.seconds.device("encoder"):
-            raw = self._raw_features(images, channels)
+            raw = self._raw_features(seen, channels)
         with self.seconds.device("depth"):
             depth = self._depth(images, frames)
         with self.seconds.device("flow"):
@@ -83,10 +84,6 @@ class CueMaker:
 
     def _raw_features(self, images: Tensor, channels: np.ndarray) -> Tensor:
         """The clip's channels of the encoder's last tapped block, on the encoder's own grid."""
-        grid, patch = self.recipe.geometry.encoder, self.networks.encoder.patch_size
-        size = (grid[0] * patch, grid[1] * patch)
-        if tuple(images.shape[-2:]) != size:
-            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
         kept = torch.from_numpy(channels).to(images.device, torch.long)
         return torch.cat([self.networks.encoder.grid(part)[:, kept].float() for part in images.split(self._batch)])
 
@@ -97,15 +94,14 @@ class CueMaker:
         return torch.cat([self.networks.depth(part).float() for part in images.split(self._batch)])
 
     def _flow(self, images: Tensor, pairs: np.ndarray) -> tuple[Tensor, Tensor]:
-        """t → t+Δ and back: both directions are pairs like any other."""
+        """t → t+Δ and back."""
         earlier, later = torch.from_numpy(pairs).to(images.device, torch.long).unbind(1)
-        start, end = torch.cat([earlier, later]), torch.cat([later, earlier])
         flows = [
-            self.networks.flow(images[one], images[other]).float()
-            for one, other in zip(start.split(self._batch), end.split(self._batch), strict=True)
+            self.networks.flow.both_ways(images[one], images[other])
+            for one, other in zip(earlier.split(self._batch), later.split(self._batch), strict=True)
         ]
-        forward, backward = torch.cat(flows).chunk(2)
-        return forward, backward
+        forward, backward = zip(*flows, strict=True)
+        return torch.cat(forward), torch.cat(backward)
 
     def _refine(self, raw: Tensor, images: Tensor) -> Tensor:
         """PAMR on the cue grid, then the mean over the cells of the feature grid."""

@@ -12,6 +12,9 @@ from typing import Any
 from lila_cues.pamr import Affinity
 from stores.spec import Geometry
 
+Records = dict[str, dict[str, Any]]
+"""By kind (encoder, depth, flow): place, revision, hash and licence of the weights, and how the network is run."""
+
 
 @dataclass(frozen=True)
 class SourceChoice:
@@ -35,6 +38,8 @@ class NetworkChoice:
     flow_weights: str | None = None
     flow_updates: int | None = None
     attention: str = "sdpa"
+    precision: str = "float32"
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Recipe:
     source: SourceChoice
     networks: NetworkChoice
     geometry: Geometry
+    encoder_input: tuple[int, int]
+    """Size (y, x) of the images that the encoder sees, cut from the base crop."""
     device: str = "cpu"
     seed: int = 0
     max_gap: int = 5
@@ -75,26 +82,25 @@ class Recipe:
             source=SourceChoice(**entry["source"]),
             networks=NetworkChoice(**entry["networks"]),
             geometry=Geometry.from_dict(entry["geometry"]),
+            encoder_input=tuple(entry["encoder_input"]),
             device=entry["device"],
             seed=entry["seed"],
             max_gap=entry["max_gap"],
             pamr=PamrChoice(**pamr),
         )
 
-    def fingerprint(self, weights: dict[str, dict[str, str | None]]) -> dict[str, Any]:
+    def fingerprint(self, weights: Records) -> dict[str, Any]:
         """What shapes the data, but for the geometry, which the store's spec has: not where files lie, nor the device.
 
-        `weights`: the record of each network's weights, by kind.
+        `weights`: the record of each network, by kind.
         """
-        networks = {
-            kind: {"network": record["network"], "sha256": record["sha256"], "revision": record["revision"]}
-            for kind, record in weights.items()
-        }
+        shaping = ("network", "sha256", "revision", "settings")
+        networks = {kind: {key: record[key] for key in shaping} for kind, record in weights.items()}
         return {
             "source": self.source.name,
             "decoder": self.source.decoder,
             "networks": networks,
-            "flow_updates": self.networks.flow_updates,
+            "encoder_input": list(self.encoder_input),
             "seed": self.seed,
             "max_gap": self.max_gap,
             "pamr": asdict(self.pamr),

@@ -11,7 +11,7 @@ from pathlib import Path
 from lila_cues.sources.source import Source, SourceOptions, find_root
 from stores.errors import LilaError
 
-__all__ = ["SOURCES", "Source", "SourceOptions", "find_root", "open_source"]
+__all__ = ["SOURCES", "Source", "SourceOptions", "locate", "open_source"]
 
 DEFAULTS = SourceOptions()
 SOURCES = {
@@ -27,10 +27,19 @@ SOURCES = {
 
 def open_source(name: str, root: Path | None = None, options: SourceOptions = DEFAULTS) -> Source:
     """The source called `name`, in the folder `root` or where it is looked for; a `LilaError` if there is none."""
+    module = importlib.import_module(f"{__name__}.{SOURCES[_known(name)][0]}")
+    source: Source = module.at(locate(name, root), options)
+    return source
+
+
+def locate(name: str, root: Path | None = None) -> Path:
+    """The folder of a data set, by an absolute path; that of the demo may not exist yet."""
+    return find_root(_known(name), root, made_here=name == "demo").absolute()
+
+
+def _known(name: str) -> str:
     if name not in SOURCES:
         raise LilaError(
             f"expected a data set among {', '.join(SOURCES)}, found {name!r}; pass one of these as --dataset"
         )
-    module = importlib.import_module(f"{__name__}.{SOURCES[name][0]}")
-    source: Source = module.at(find_root(name, root, made_here=name == "demo"), options)
-    return source
+    return name

@@ -24,7 +24,7 @@ def source_of(name: str) -> WeightSource:
 class Patches:
     """The mean colour of each 8×8 patch, times 1, 2, 3, … 8 in turn: channel 3k + c is colour c times k + 1."""
 
-    name, width, patch_size, source = "patches", 24, 8, source_of("patches")
+    name, width, patch_size, attention, source = "patches", 24, 8, "sdpa", source_of("patches")
 
     def grid(self, images: Tensor) -> Tensor:
         mean = torch.nn.functional.avg_pool2d(images, 8)
@@ -34,7 +34,7 @@ class Patches:
 class Brightness:
     """q is ten times the mean over the colours."""
 
-    name, source = "brightness", source_of("brightness")
+    name, source, settings = "brightness", source_of("brightness"), {"scale": 10}
 
     def __call__(self, images: Tensor) -> Tensor:
         return 10 * images.mean(1)
@@ -43,7 +43,10 @@ class Brightness:
 class Difference:
     """Flow is the difference of the images' means, to the right, and minus twice that, down."""
 
-    name, source = "no motion", source_of("no motion")
+    name, source, settings = "no motion", source_of("no motion"), {"updates": 0}
+
+    def both_ways(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        return self(first, second), self(second, first)
 
     def __call__(self, first: Tensor, second: Tensor) -> Tensor:
         change = (second - first).mean((1, 2, 3))[:, None, None].expand(-1, *first.shape[-2:])
@@ -57,4 +60,4 @@ def networks(depth_files: Path | None = None) -> Networks:
 
 def recipe(root: Path, source: str = "videos", seed: int = 0, geometry: Geometry = GEOMETRY) -> Recipe:
     pamr = PamrChoice(iterations=(2, 1, 1))
-    return Recipe(SourceChoice(source, str(root)), CHOICE, geometry, seed=seed, max_gap=3, pamr=pamr)
+    return Recipe(SourceChoice(source, str(root)), CHOICE, geometry, (32, 32), seed=seed, max_gap=3, pamr=pamr)

@@ -187,7 +187,7 @@ def test_a_recipe_survives_json(videos: Path) -> None:
 
 def test_the_fingerprint_holds_what_shapes_the_data_and_not_where_it_lies(videos: Path) -> None:
     recipe = small_networks.recipe(videos)
-    weights = small_networks.networks().sources()
+    weights = small_networks.networks().records()
     same = recipe.fingerprint(weights)
     assert same == replace(recipe, device="cuda", source=replace(recipe.source, root="/elsewhere")).fingerprint(weights)
     for change in ({"seed": 1}, {"max_gap": 1}, {"source": replace(recipe.source, decoder="pyav")}):
@@ -200,19 +200,20 @@ def test_the_fingerprint_holds_what_shapes_the_data_and_not_where_it_lies(videos
 def test_an_error_in_a_network_is_not_a_bad_clip(videos: Path, tmp_path: Path) -> None:
     recipe = small_networks.recipe(videos)
     store = make_store(tmp_path / "s.zarr", recipe, names())
-    broken = replace(small_networks.networks(), flow=explode)
+    broken = replace(small_networks.networks(), flow=Explodes())
     with Worker(recipe, broken, 2) as worker, pytest.raises(RuntimeError, match="out of memory"):  # type: ignore[arg-type]
         list(build.build_here(store, worker, range(store.n_tasks)))
     assert store.statuses().tolist() == [0] * 7
     assert store.claimed_by(0) is None
 
 
-def explode(*images: object) -> None:
-    raise RuntimeError("out of memory")
+class Explodes(small_networks.Difference):
+    def both_ways(self, *images: object) -> tuple[torch.Tensor, torch.Tensor]:
+        raise RuntimeError("out of memory")
 
 
 def test_two_builders_of_one_store_and_a_changed_recipe(videos: Path, tmp_path: Path) -> None:
-    recipe, weights = small_networks.recipe(videos), small_networks.networks().sources()
+    recipe, weights = small_networks.recipe(videos), small_networks.networks().records()
     first = build.open_store(tmp_path / "s.zarr", recipe, names(), weights, {})
     assert build.open_store(tmp_path / "s.zarr", recipe, names(), weights, {}).n_clips == first.n_clips
     assert Recipe.from_dict(first.provenance["recipe"]) == recipe

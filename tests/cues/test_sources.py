@@ -204,5 +204,5 @@ def test_the_demo_is_rendered_when_it_is_listed(tmp_path: Path, monkeypatch: pyt
     source = open_source("demo", options=SourceOptions(seed=3))
     assert not asked
     assert source.clips() == ["scene.mp4"]
-    assert asked == [(Path("data/demo"), 3)]
+    assert asked == [(tmp_path / "data" / "demo", 3)]
     assert os.listdir("data/demo") != []

@@ -1,0 +1,82 @@
+"""What `lila-cues build` says: before it starts, and at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from stores import console
+from stores.ledger import COMPLETE, FAILED
+from stores.store import CueStore
+
+if TYPE_CHECKING:
+    from lila_cues.pipeline.build import Tally
+    from lila_cues.pipeline.networks import Networks
+    from lila_cues.pipeline.prepare import Choice
+    from lila_cues.pipeline.recipe import Recipe
+
+NETWORK_PARTS = ("encoder", "depth", "flow")
+SHOWN_FAILURES = 5
+
+
+def finished(store: CueStore) -> str:
+    """Nothing is left to do, and what there is."""
+    statuses = store.statuses()
+    complete, failed = int((statuses == COMPLETE).sum()), int((statuses == FAILED).sum())
+    again = f", {failed} failed (--only-failed tries them again)" if failed else ""
+    return f"{escape(store.path)} is finished: {complete} {_clips(complete)} complete{again}"
+
+
+def announcement(choice: Choice, recipe: Recipe, networks: Networks, store: CueStore, left: int) -> RenderableType:
+    """What will be done."""
+    geometry, done = recipe.geometry, store.n_clips - left
+    table = _table(f"Building {store.path}")
+    table.add_row("clips", f"{left} of {recipe.source.name} in {recipe.source.root}" + f" ({done} done)" * bool(done))
+    table.add_row("per clip", f"{geometry.frames} frames, {geometry.pairs} pairs, 1 to {recipe.max_gap} frames apart")
+    sizes = {"RGB": geometry.base, "depth and flow": geometry.cue, "features": geometry.features}
+    shapes = ", ".join(f"{name} {y}×{x}" for name, (y, x) in sizes.items())
+    table.add_row("sizes", f"{shapes}, {geometry.channels} channels")
+    for kind, record in networks.records().items():
+        weights = " ".join(str(record[key]) for key in ("origin", "location", "revision") if record[key])
+        table.add_row(kind, f"{record['network']} ({weights}), licence: {record['licence']}")
+    table.add_row("profile", f"{choice.profile.name} on {recipe.device}, seed {recipe.seed}")
+    return table
+
+
+def notices(notes: Iterable[str]) -> None:
+    """What a person should know before, where they see it."""
+    for note in notes:
+        console.err.print(f"[bold yellow]note:[/] {escape(note)}")
+
+
+def summary(store: CueStore, tally: Tally, wall: float) -> RenderableType:
+    """What came of this run."""
+    geometry, done = store.spec.geometry, tally.complete
+    table = _table(f"Built {store.path}")
+    table.add_row("clips", f"{done} complete, {tally.failed} failed")
+    table.add_row("frames", f"{done * geometry.frames:,} and {done * geometry.pairs:,} pairs")
+    table.add_row("bytes", f"{tally.bytes:,} ({tally.bytes / max(1, done) / 1e6:.1f} MB per clip)")
+    table.add_row("time", f"{wall:.1f} s, {done / max(wall, 1e-9):.2f} clips/s")
+    parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in tally.seconds.most_common())
+    table.add_row("seconds", parts)
+    networks = sum(tally.seconds[part] for part in NETWORK_PARTS)
+    table.add_row("", f"networks {networks:.1f} of {wall:.1f} s; other parts run beside them, in threads")
+    failures = [f"[red]failed[/] {escape(name)}: {escape(reason)}" for name, reason in tally.shown(SHOWN_FAILURES)]
+    if tally.failed > SHOWN_FAILURES:
+        failures.append(f"… and {tally.failed - SHOWN_FAILURES} more: lila-cues status {escape(store.path)}")
+    return Group(table, *failures)
+
+
+def _table(title: str) -> Table:
+    table = Table(title=escape(title), title_justify="left", title_style="bold", show_header=False, box=None)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _clips(count: int) -> str:
+    return "clip" if count == 1 else "clips"

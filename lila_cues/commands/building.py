@@ -1,0 +1,129 @@
+"""What `lila-cues build` does once its options are read: look, say, build, and show what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import stores
+from lila_cues.commands import build_words as words
+from lila_cues.order import Order
+from stores import clips as clip_list
+from stores import console, plan
+from stores.errors import LilaError
+from stores.ledger import ABSENT, FAILED
+from stores.store import CueStore
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from lila_cues.pipeline.build import Tally
+    from lila_cues.pipeline.networks import Networks
+    from lila_cues.pipeline.recipe import Recipe
+    from lila_cues.pipeline.task import TaskReport
+
+ALL_COMPLETE, SOME_FAILED = 0, 1
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a build is run: nothing here shapes the store."""
+
+    only_failed: bool = False
+    max_failures: int | None = None
+    workers: int | None = None
+    scheduler: str | None = None
+    shard: tuple[int, int] = (0, 1)
+
+
+def conduct(order: Order, how: Conduct) -> int:
+    """Build what is missing; the exit status."""
+    source = order.source()
+    clips = order.clips(source)
+    found = finished(order, clips, how)
+    if found is not None:
+        console.out.print(words.finished(found))
+        return ALL_COMPLETE
+    return _build(order, how, clips)
+
+
+def finished(order: Order, clips: Sequence[str], how: Conduct) -> CueStore | None:
+    """The store, if this very order has been built before and nothing is left to do."""
+    if not order.path.exists():
+        return None
+    store = stores.open(order.path)
+    same = store.provenance.get("request") == order.to_dict()
+    checksums = clip_list.describe(*clip_list.encode(clips))
+    if not same or store.header.clip_checksums != checksums or to_do(store, how.only_failed):
+        return None
+    return store
+
+
+def to_do(store: CueStore, only_failed: bool) -> int:
+    """Clips that are still to be built."""
+    return int((store.statuses() == (FAILED if only_failed else ABSENT)).sum())
+
+
+def _build(order: Order, how: Conduct, clips: Sequence[str]) -> int:
+    from lila_cues.pipeline import build, prepare
+
+    choice = prepare.choose(order)
+    words.notices(choice.notes)
+    recipe, networks = prepare.load(order, choice)
+    store = build.open_store(order.path, recipe, clips, networks.records(), order.to_dict())
+    del clips
+    left = to_do(store, how.only_failed)
+    planned = plan.plan(store.spec, store.n_clips, frames_per_second=1.0)
+    plan.require_room(planned, order.path, done_share=1 - left / store.n_clips)
+    if not left:
+        console.out.print(words.finished(store))
+        return ALL_COMPLETE
+    console.out.print(words.announcement(choice, recipe, networks, store, left))
+    words.notices(networks.notes(recipe.geometry.cue))
+    start = time.perf_counter()
+    tally = build.Tally()
+    with closing(_reports(recipe, networks, store, how, left)) as reports:
+        for report in reports:
+            build.log_report(store, report)
+            tally.add(store, report)
+            _stop_at(tally, how)
+    store.publish_statuses()
+    console.out.print(words.summary(store, tally, time.perf_counter() - start))
+    return SOME_FAILED if tally.failed else ALL_COMPLETE
+
+
+def _reports(recipe: Recipe, networks: Networks, store: CueStore, how: Conduct, left: int) -> Generator[TaskReport]:
+    """Reports of tasks as they are done, with a bar over the clips."""
+    from lila_cues.pipeline import build
+    from lila_cues.pipeline.worker import Worker
+
+    tasks = build.share_of(store.pending_tasks(how.only_failed), how.shard)
+    with console.progress("clips") as bar:
+        line = bar.add_task("building", total=left)
+        if how.workers or how.scheduler:
+            from lila_cues import cluster
+
+            for report in cluster.build_there(store, recipe, tasks, how.only_failed, how.workers, how.scheduler):
+                bar.advance(line, report.complete + len(report.failed))
+                yield report
+            return
+        with Worker(recipe, networks) as worker:
+            yield from build.build_here(
+                store, worker, tasks, how.only_failed, lambda clip_id, reason: bar.advance(line)
+            )
+
+
+def _advance(bar: Progress, line: TaskID, clip_id: str, reason: str | None) -> None:
+    bar.advance(line)
+
+
+def _stop_at(tally: Tally, how: Conduct) -> None:
+    if how.max_failures is not None and tally.failed > how.max_failures:
+        name, reason = tally.shown(1)[0]
+        raise LilaError(
+            f"expected at most {how.max_failures} clips to fail, found {tally.failed} (the first is {name}: {reason}); "
+            "what was finished is kept: mend the files or pass a larger --max-failures"
+        )

@@ -1,0 +1,101 @@
+"""From what a user asks to a recipe: the profile for the device at hand, the networks loaded, the sizes settled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from lila_cues import profiles
+from lila_cues.frame_choice import anchors_and_gaps
+from lila_cues.networks import FrozenEncoder
+from lila_cues.order import Order
+from lila_cues.pipeline.networks import Networks, load_networks
+from lila_cues.pipeline.recipe import NetworkChoice, PamrChoice, Recipe, SourceChoice
+from lila_cues.profiles import Profile
+from stores.errors import LilaError
+from stores.spec import Geometry
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Device and profile of an order, before anything is loaded."""
+
+    device: str
+    profile: Profile
+    notes: tuple[str, ...]
+    """What the user should know before."""
+
+
+def choose(order: Order) -> Choice:
+    """The device at hand, the profile for it with the networks that the order names, and what to say of them."""
+    device = choose_device(order.device)
+    named = order.encoder or order.depth or order.flow or order.profile
+    notes = () if named else profiles.default_notes(order.dataset, device)
+    profile = profiles.profile(order.profile or profiles.default(order.dataset, device))
+    profile = profile.with_networks(order.encoder, order.depth, order.flow)
+    return Choice(device, profile, notes + profiles.licence_notes(profile))
+
+
+def load(order: Order, choice: Choice) -> tuple[Recipe, Networks]:
+    """The networks, and the recipe that they complete: the encoder's grid is known only now."""
+    profile = choice.profile
+    named = network_choice(order, profile)
+    networks = load_networks(named, choice.device)
+    sizes, seen = geometry(profile, networks.encoder)
+    recipe = Recipe(
+        source=SourceChoice(order.dataset, str(order.source_root), order.decoder, order.seed),
+        networks=named,
+        geometry=sizes,
+        encoder_input=seen,
+        device=choice.device,
+        seed=order.seed,
+        max_gap=order.max_gap or profile.max_gap,
+        pamr=PamrChoice(profile.pamr_iterations),
+    )
+    return recipe, networks
+
+
+def choose_device(name: str) -> str:
+    """`auto` is a GPU where there is one; anything else is taken at its word, and refused where it is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise LilaError(f"expected --device auto, cpu or cuda, found {name}; pass one of these") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise LilaError("expected a GPU for --device cuda, found none that PyTorch can use; pass --device cpu")
+    return name
+
+
+def network_choice(order: Order, profile: Profile) -> NetworkChoice:
+    """The profile's networks, with the weights and ways of running that the order names."""
+    return NetworkChoice(
+        encoder=profile.encoder,
+        depth=profile.depth,
+        flow=profile.flow,
+        encoder_weights=order.encoder_weights,
+        depth_weights=order.depth_weights,
+        flow_weights=order.flow_weights,
+        flow_updates=order.flow_updates or (None if order.flow else profile.flow_updates),
+        attention=order.attention,
+        precision=order.precision,
+        compiled=order.compiled,
+    )
+
+
+def geometry(profile: Profile, encoder: FrozenEncoder) -> tuple[Geometry, tuple[int, int]]:
+    """The profile's sizes with the grid of that encoder, and the size of the images that it sees."""
+    anchors_and_gaps(profile.frames, profile.pairs)
+    grid = max(1, round(profile.encoder_size / encoder.patch_size))
+    sizes = Geometry(
+        frames=profile.frames,
+        pairs=profile.pairs,
+        base=(profile.base_size,) * 2,
+        cue=(profile.cue_size,) * 2,
+        features=(profile.feature_size,) * 2,
+        encoder=(grid, grid),
+        channels=min(profile.channels, encoder.width),
+    )
+    return sizes, (grid * encoder.patch_size,) * 2
