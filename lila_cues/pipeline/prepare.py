@@ -88,7 +88,7 @@ def network_choice(order: Order, profile: Profile) -> NetworkChoice:
 def geometry(profile: Profile, encoder: FrozenEncoder) -> tuple[Geometry, tuple[int, int]]:
     """The profile's sizes with the grid of that encoder, and the size of the images that it sees."""
     anchors_and_gaps(profile.frames, profile.pairs)
-    grid = max(1, round(profile.encoder_size / encoder.patch_size))
+    grid = max(1, round(profile.cue_size / encoder.patch_size))
     sizes = Geometry(
         frames=profile.frames,
         pairs=profile.pairs,
