@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from lila_cues.commands import build
+from lila_cues.commands import build, inspect, models, plan, store
 from stores import console
 
 app = typer.Typer(
@@ -15,11 +15,13 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command("build")(build.build)
-
-
-@app.callback()
-def main_options() -> None:
-    """From videos to a store of cues: depth, flow, refined encoder features."""
+app.command("plan")(plan.plan)
+app.command("status")(store.status)
+app.command("verify")(store.verify)
+app.command("repair")(store.repair)
+app.command("inspect")(inspect.inspect)
+app.command("merge")(store.merge)
+app.command("models")(models.models)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from stores.errors import StoreError
 from stores.ledger import ABSENT, COMPLETE, ClipRecord, TaskRecord
 from stores.payloads import ShardChunks
 from stores.store import CueStore
-from stores.verify import check_clips
+from stores.verify import Thoroughness, check_clips
 
 
 def restore_header(path: Path) -> bool:
@@ -58,7 +58,7 @@ def repair_task(store: CueStore, task: int, suspects: frozenset[int] = frozenset
         record, rebuilt = _record(store, task)
         if record is None:
             return []
-        broken = {clip for finding in check_clips(store, task, record, check_values=False) for clip in finding.clips}
+        broken = {clip for finding in check_clips(store, record, Thoroughness.CHECKSUMS) for clip in finding.clips}
         damaged = sorted(broken | (suspects & set(_complete(store, record))))
         if damaged or rebuilt:
             _publish_record(root, _without(record, damaged, store.task_clips(task).start))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from typing import Any
 
 import numpy as np
 
@@ -29,9 +31,22 @@ class Finding:
     where: str
     what: str
     clips: tuple[int, ...] = ()
+    task: int | None = None  # where the ledger itself is wrong
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a report."""
+        return asdict(self)
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.where}: {self.what}" + (f" (clips {_spans(self.clips)})" if self.clips else "")
+
+
+class Thoroughness(IntEnum):
+    """What is looked at of each shard: its index, every inner chunk of complete clips, and the values in them."""
+
+    INDICES = 0
+    CHECKSUMS = 1
+    VALUES = 2
 
 
 def check_documents(store: CueStore) -> Iterator[Finding]:
@@ -50,38 +65,38 @@ def check_documents(store: CueStore) -> Iterator[Finding]:
     yield from _check_statuses(store)
 
 
-def check_task(store: CueStore, task: int, check_values: bool = True) -> Iterator[Finding]:
-    """The record of a task, its shards, every inner chunk of its complete clips, and their values."""
+def check_task(store: CueStore, task: int, look_at: Thoroughness = Thoroughness.VALUES) -> Iterator[Finding]:
+    """The record of a task, its shards, and its complete clips."""
     try:
         record = store.ledger.latest(task)
     except StoreError as error:
-        yield Finding("ledger", f"task {task}", str(error))
+        yield Finding("ledger", f"task {task}", str(error), task=task)
         return
     if record is None:
         return
     wrong = _record_wrong(store, task, record)
     if wrong:
-        yield Finding("ledger", record.key, wrong)
+        yield Finding("ledger", record.key, wrong, task=task)
         return
-    yield from check_clips(store, task, record, check_values)
+    yield from check_clips(store, record, look_at)
 
 
-def check_clips(store: CueStore, task: int, record: TaskRecord, check_values: bool) -> Iterator[Finding]:
+def check_clips(store: CueStore, record: TaskRecord, look_at: Thoroughness) -> Iterator[Finding]:
     """The shards of a task and its complete clips."""
     complete = [position for position, clip in enumerate(record.clips) if clip.status == COMPLETE]
     if not complete:
         return
-    first = store.task_clips(task).start
+    first = store.task_clips(record.task).start
     shards: dict[str, ShardChunks] = {}
     for name, spec in store.arrays.items():
         try:
-            shards[name] = payloads.open_shard(store.files, spec, task, store.spec.shard_clips)
+            shards[name] = payloads.open_shard(store.files, spec, record.task, store.spec.shard_clips)
         except (ChecksumError, FileNotFoundError) as error:
             what = "it is missing" if isinstance(error, FileNotFoundError) else str(error)
-            yield Finding("shard", spec.shard_key(task), what, tuple(first + position for position in complete))
-    if len(shards) == len(store.arrays):
+            yield Finding("shard", spec.shard_key(record.task), what, tuple(first + position for position in complete))
+    if len(shards) == len(store.arrays) and look_at >= Thoroughness.CHECKSUMS:
         for position in complete:
-            yield from _check_clip(store, shards, first + position, position, record, check_values)
+            yield from _check_clip(store, shards, record, position, look_at)
 
 
 def sample(store: CueStore, count: int, seed: int) -> list[int]:
@@ -102,11 +117,11 @@ def check_recomputed(store: CueStore, clip: int, recompute: Callable[[CueStore, 
 def _check_clip(
     store: CueStore,
     shards: Mapping[str, ShardChunks],
-    clip: int,
-    position: int,
     record: TaskRecord,
-    check_values: bool,
+    position: int,
+    look_at: Thoroughness,
 ) -> Iterator[Finding]:
+    clip = store.task_clips(record.task)[position]
     chunks: dict[str, list[bytes]] = {}
     for name, shard in shards.items():
         try:
@@ -117,7 +132,7 @@ def _check_clip(
         return
     if payloads.digest(chunks) != record.clips[position].digest:
         yield Finding("chunk", f"clip {clip}", "its bytes are not those that were recorded", (clip,))
-    elif check_values:
+    elif look_at >= Thoroughness.VALUES:
         for name, phrase in wrong_values(store.arrays, _decoded(store.arrays, chunks)):
             yield Finding("value", f"{name} of clip {clip}", phrase, (clip,))
 

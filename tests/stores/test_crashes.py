@@ -70,7 +70,7 @@ def kill_repeatedly(folder: Path, workers: ForkServerContext, n_clips: int, kill
         assert before.isdisjoint(computed(log)), "a complete clip was computed again"
         assert before <= set(store.complete_clips().tolist()), "a complete clip was lost"
         for task in tasks_left:
-            assert list(verify.check_task(store, task, check_values=False)) == []
+            assert list(verify.check_task(store, task, verify.Thoroughness.CHECKSUMS)) == []
         tasks_left = list(store.pending_tasks())
     assert interrupted > kills / 2, "the kills came too late to mean anything"
     worlds.fill(store)

@@ -79,7 +79,7 @@ def flips(store: stores.CueStore, count: int) -> None:
         bit = int(random.integers(8 * path.stat().st_size))
         flip(path, bit)
         task = int(path.name.split(".")[1])
-        found = list(verify.check_task(store, task, check_values=False))
+        found = list(verify.check_task(store, task, verify.Thoroughness.CHECKSUMS))
         assert found, f"bit {bit} of {path} was not found"
         assert any(path.parent.name in finding.where or finding.kind == "chunk" for finding in found)
         with pytest.raises(StoreError, match=r"is damaged"):
