@@ -65,8 +65,8 @@ def _tiles(cues: PairCues) -> list[tuple[str, np.ndarray]]:
     agreement = confidence(cues.flow_forward, cues.flow_backward)
     basis = pictures.pca_basis(np.moveaxis(cues.features, 1, -1).reshape(-1, cues.features.shape[1]))
     return [
-        ("RGB, t", cues.rgb[0]),
-        ("RGB, t + Δ", cues.rgb[1]),
+        ("RGB, first", cues.rgb[0]),
+        ("RGB, second", cues.rgb[1]),
         (
             f"depth, {np.nanmin(cues.depth[0]):.3g} to {np.nanmax(cues.depth[0]):.3g}",
             pictures.depth_picture(cues.depth[0]),
@@ -74,8 +74,8 @@ def _tiles(cues: PairCues) -> list[tuple[str, np.ndarray]]:
         (f"flow, up to {np.nanpercentile(length, 98):.1f} px", pictures.flow_picture(cues.flow_forward)),
         (f"confidence, {100 * (agreement > VALID).mean():.0f} % valid", _grey(agreement)),
         ("features of the encoder", pictures.pca_picture(cues.features_raw[0], basis)),
-        ("features refined, t", pictures.pca_picture(cues.features[0], basis)),
-        ("features refined, t + Δ", pictures.pca_picture(cues.features[1], basis)),
+        ("features refined, first", pictures.pca_picture(cues.features[0], basis)),
+        ("features refined, second", pictures.pca_picture(cues.features[1], basis)),
     ]
 
 

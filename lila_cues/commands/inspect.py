@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,18 +91,17 @@ def find_clip(store: CueStore, clip: str) -> int:
 def _print(found: Inspection) -> None:
     from stores.console import out
 
-    out.print(f"[bold]{found.path}[/]\n{found.summary}\n")
+    out.print(f"{found.path}\n{found.summary}", markup=False)
     for table in (found.arrays, found.numbers):
-        out.print(_rich(table))
+        out.print()
+        for line in columns(table):
+            out.print(line, markup=False)
 
 
-def _rich(table: Table) -> object:
-    from rich.table import Table as RichTable
-
+def columns(table: Table) -> Iterator[str]:
+    """A table as lines of text, in columns as wide as their widest entry: no terminal cuts them."""
     heads, lines = table
-    rich = RichTable(box=None, header_style="bold", pad_edge=False)
-    for place, head in enumerate(heads):
-        rich.add_column(head, justify="left" if place == 0 else "right", no_wrap=True)
-    for line in lines:
-        rich.add_row(*line)
-    return rich
+    widths = [max(len(line[place]) for line in (heads, *lines)) for place in range(len(heads))]
+    for line in (heads, *lines):
+        cells = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
+        yield "  ".join(cells).rstrip()

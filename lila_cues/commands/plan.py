@@ -67,10 +67,9 @@ def plan(
 def planned_spec(order: Order) -> StoreSpec:
     """The spec that the order's profile makes; its encoder's patch is read from the name, as no network is loaded."""
     from lila_cues import profiles
-    from lila_cues.pipeline.prepare import choose_device
     from stores.spec import Geometry, StoreSpec
 
-    chosen = profiles.profile(order.profile or profiles.default(order.dataset, choose_device(order.device)))
+    chosen = profiles.profile(order.profile or _default_profile(order))
     grid = max(1, round(chosen.cue_size / patch_of(order.encoder or chosen.encoder)))
     geometry = Geometry(
         frames=chosen.frames,
@@ -82,6 +81,13 @@ def planned_spec(order: Order) -> StoreSpec:
         channels=chosen.channels,
     )
     return StoreSpec(geometry)
+
+
+def _default_profile(order: Order) -> str:
+    from lila_cues import profiles
+    from lila_cues.pipeline.prepare import choose_device
+
+    return profiles.default(order.dataset, choose_device(order.device))
 
 
 def patch_of(encoder: str) -> int:

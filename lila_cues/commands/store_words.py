@@ -47,7 +47,7 @@ def plan_lines(wanted: Plan, rate: float, free: int) -> Iterator[str]:
     yield f"files        {wanted.files:,} in {wanted.tasks:,} tasks"
     yield f"memory       about {readable(wanted.task_memory_bytes)} per task for cues, beside the networks"
     yield f"free disk    {readable(free)}"
-    yield f"GPU hours    {wanted.gpu_hours:,.1f} at {rate:g} frames/s on one device (--rate)"
+    yield f"GPU hours    {wanted.gpu_hours:.3g} at {rate:g} frames/s on one device (--rate)"
 
 
 def _at_work(store: CueStore) -> Iterator[str]:
