@@ -101,7 +101,7 @@ def build_remote(path: str, task: int, only_failed: bool) -> TaskReport | None:
 def _in_work(client: Client, path: str, tasks: Iterator[int], only_failed: bool) -> Iterator[tuple[int, Future]]:
     """Each task with its future when that is done; as many at the scheduler as keep its workers busy."""
     numbers: dict[Hashable, int] = {}
-    done = as_completed()
+    done = as_completed(loop=client.loop)
 
     def submit() -> None:
         task = next(tasks, None)

@@ -1,0 +1,216 @@
+"""`lila-cues build` as a user meets it: what it says, what it leaves behind, how it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import stores
+from lila_cues import cli, profiles
+from lila_cues.order import Order, parse_shard, spread
+from lila_cues.pipeline import build, prepare
+from lila_cues.pipeline.recipe import Recipe
+from stores import console
+from stores.errors import LilaError
+from tests.cues import barcodes
+from tests.cues.barcodes import Clip
+
+Command = Callable[..., tuple[int, str, str]]
+RANDOM = ("--encoder-weights", "random", "--depth-weights", "random")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Run `lila-cues build` in an empty folder: exit status, and what it wrote to the two streams, in single lines."""
+    monkeypatch.delenv("LILA_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lila-cues", "build", *arguments])
+        for name, stderr in (("out", False), ("err", True)):
+            monkeypatch.setattr(console, name, console.Console(stderr=stderr, highlight=False, width=200))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny profile with sizes for a test."""
+    tiny = profiles.Profile(
+        **{**vars(profiles.PROFILES["tiny"]), "base_size": 64, "cue_size": 32, "feature_size": 16, "channels": 6}
+    )
+    monkeypatch.setitem(profiles.PROFILES, "tiny", tiny)
+
+
+def write_videos(root: Path, count: int = 3) -> None:
+    root.mkdir(parents=True)
+    for index in range(count):
+        barcodes.write(root / f"{index}.mp4", Clip(frames=20, size=(64, 80)))
+
+
+@pytest.mark.usefixtures("small")
+def test_a_build_says_what_it_will_do_and_what_came_of_it(command: Command, tmp_path: Path) -> None:
+    write_videos(tmp_path / "data" / "videos")
+    status, out, err = command("--dataset", "videos", "--device", "cpu", *RANDOM)
+    assert status == 0
+    for told in ("3 of videos in", "8 frames, 6 pairs", "depth and flow 32×32", "licence: apache-2.0", "tiny on cpu"):
+        assert told in out
+    for told in ("3 complete, 0 failed", "24 and 18 pairs", "clips/s", "flow", "pamr", "decode"):
+        assert told in out
+    assert "no GPU here: profile tiny" in err
+    store = stores.open("cues/videos.zarr")
+    assert store.complete_clips().tolist() == [0, 1, 2]
+    assert Recipe.from_dict(store.provenance["recipe"]).source.root == str(tmp_path / "data" / "videos")
+    (line,) = (json.loads(text) for text in Path("cues/videos.zarr", build.LOG).read_text().splitlines())
+    assert line["complete"] == 3
+    assert {"encoder", "depth", "flow", "pamr", "decode", "compress"} <= set(line["seconds"])
+
+
+@pytest.mark.usefixtures("small")
+def test_a_bad_video_is_reported_and_skipped(command: Command, tmp_path: Path) -> None:
+    write_videos(tmp_path / "clips")
+    (tmp_path / "clips" / "bad.mp4").write_text("text")
+    order = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    status, out, _ = command(*order)
+    assert status == 1
+    assert "3 complete, 1 failed" in out
+    assert "failed bad.mp4:" in out
+    assert "expected a video, found a file that cannot be opened" in out
+    assert stores.open("s.zarr").statuses().tolist() == [1, 1, 1, 2]
+    status, out, _ = command(*order)
+    assert status == 0
+    assert "s.zarr is finished: 3 clips complete, 1 failed (--only-failed tries them again)" in out
+    (tmp_path / "clips" / "bad.mp4").write_bytes((tmp_path / "clips" / "0.mp4").read_bytes())
+    status, out, _ = command(*order, "--only-failed")
+    assert status == 0
+    assert "1 complete, 0 failed" in out
+    assert stores.open("s.zarr").statuses().tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_finished_store_is_recognised_without_loading_a_network(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_videos(tmp_path / "clips")
+    order = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    assert command(*order)[0] == 0
+    monkeypatch.setattr(prepare, "load", lambda *arguments: pytest.fail("networks were loaded"))
+    status, out, _ = command(*order)
+    assert (status, out.strip()) == (0, "s.zarr is finished: 3 clips complete")
+
+
+@pytest.mark.usefixtures("small")
+def test_other_settings_are_refused_and_the_difference_told(command: Command, tmp_path: Path) -> None:
+    write_videos(tmp_path / "clips", 1)
+    order = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    assert command(*order)[0] == 0
+    for change, told in (("--seed", "settings.seed: 0 in the store, 5 asked"), ("--max-gap", "settings.max_gap: 5")):
+        status, _, err = command(*order, change, "5" if change == "--seed" else "2")
+        assert status == 2
+        assert told in err.replace("\n", " ")
+    write_videos(tmp_path / "more", 2)
+    status, _, err = command("--dataset", "videos", "--root", "more", "--store", "s.zarr", *RANDOM)
+    assert status == 2
+    assert "clips: 1 in the store, 2 asked for" in err.replace("\n", " ")
+
+
+@pytest.mark.usefixtures("small")
+def test_too_many_failures_stop_the_build(command: Command, tmp_path: Path) -> None:
+    write_videos(tmp_path / "clips", 1)
+    for index in range(40):
+        (tmp_path / "clips" / f"bad{index}.mp4").touch()
+    order = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    status, _, err = command(*order, "--max-failures", "3")
+    assert status == 2
+    assert "expected at most 3 clips to fail, found" in err
+    assert "an empty file" in err.replace("\n", " ")
+
+
+BAD = {
+    "no folder": (["--dataset", "kinetics"], "found no folder at data/kinetics (LILA_DATA is not set); pass --root"),
+    "no such data set": (["--dataset", "ucf101"], "expected a data set among demo, videos"),
+    "empty folder": (["--dataset", "videos", "--root", "empty"], "expected video files"),
+    "profile": (["--dataset", "videos", "--root", "clips", "--profile", "huge"], "expected a profile among tiny"),
+    "device": (["--dataset", "videos", "--root", "clips", "--device", "tpu9"], "expected --device auto, cpu or cuda"),
+    "weights": (
+        ["--dataset", "videos", "--root", "clips", "--encoder-weights", "absent.pth"],
+        "at absent.pth, found no such file; give its place with --encoder-weights",
+    ),
+    "depth maps": (
+        ["--dataset", "videos", "--root", "clips", "--depth", "files:absent", *RANDOM[:2]],
+        "expected depth maps in absent, found no such folder; give it with --depth files:DIR",
+    ),
+    "share": (["--dataset", "videos", "--root", "clips", "--shard", "2/2"], "expected --shard i/n with i from 0"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence_and_status_2(command: Command, tmp_path: Path, name: str) -> None:
+    write_videos(tmp_path / "clips", 1)
+    (tmp_path / "empty").mkdir()
+    arguments, told = BAD[name]
+    status, _, err = command(*arguments)
+    assert status == 2
+    assert told in err.replace("\n", " ")
+    assert "Traceback" not in err
+    assert not Path("cues").exists(), "nothing was begun"
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(LilaError, match="expected a GPU for --device cuda, found none"):
+        prepare.choose_device("cuda")
+    assert prepare.choose_device("auto") == "cpu"
+
+
+def test_the_profile_is_that_of_the_device_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert prepare.choose(Order("kinetics")).profile.name == "small"
+    assert prepare.choose(Order("demo")).profile.name == "tiny"
+    large = prepare.choose(Order("kinetics", profile="large", flow="raft_small"))
+    assert large.profile.flow == "raft_small"
+    assert any("CC-BY-NC" in note for note in large.notes), "told before anything is loaded"
+
+
+def test_an_order_names_its_store() -> None:
+    assert Order("kinetics").path == Path("cues/kinetics.zarr")
+    assert Order("kinetics", store="elsewhere").path == Path("elsewhere")
+
+
+def test_a_limit_is_spread_over_the_list() -> None:
+    clips = [str(index) for index in range(101)]
+    assert spread(clips, 5) == ["0", "25", "50", "75", "100"]
+    assert spread(clips, 1) == ["0"]
+    assert spread(clips, 500) == clips
+    assert len(set(spread(clips, 37))) == 37
+
+
+@pytest.mark.parametrize("text", ["2/2", "1", "a/b", "-1/4", "1/", "0/0"])
+def test_a_share_is_i_of_n(text: str) -> None:
+    with pytest.raises(LilaError, match=f"expected --shard i/n with i from 0 to n−1, found {text}"):
+        parse_shard(text)
+    assert parse_shard("1/4") == (1, 4)
+    assert parse_shard(None) == (0, 1)
+
+
+def test_shares_are_disjoint_and_whole() -> None:
+    shares = [list(build.share_of(range(50), (index, 7))) for index in range(7)]
+    assert sorted(task for share in shares for task in share) == list(range(50))
+
+
+def test_help_comes_at_once() -> None:
+    program = "import sys; from lila_cues.cli import app; app(['build', '--help'], standalone_mode=False)\n"
+    program += "print([name for name in ('torch', 'zarr', 'timm', 'matplotlib', 'distributed') if name in sys.modules])"
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]"), "help imports nothing heavy"
+    assert time.perf_counter() - start < 10
