@@ -23,7 +23,6 @@ class Profile:
     flow_updates: int | None  # of RAFT
     base_size: int = 480  # of the RGB kept, the shared base crop
     cue_size: int = 224  # of depth and flow, and of the last PAMR scale
-    encoder_size: int = 224  # of the images the encoder sees, to the nearest multiple of its patch size
     feature_size: int = 112  # of the refined features kept
     channels: int = 64
     frames: int = 16
@@ -48,7 +47,6 @@ PROFILES: dict[str, Profile] = {
             flow_updates=None,
             base_size=240,
             cue_size=112,
-            encoder_size=224,
             feature_size=56,
             channels=48,
             frames=8,

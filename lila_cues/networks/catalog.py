@@ -23,7 +23,7 @@ class Entry:
     name: str
     place: str
     licence: str
-    megabytes: float
+    megabytes: int
     architecture: str = ""  # its name in timm or torchvision
 
     @property
@@ -75,23 +75,23 @@ def names(kind: str) -> list[str]:
     return [known.name for known in ENTRIES if known.kind == kind]
 
 
-def _dinov2(letter: str, size: str, megabytes: float, registers: bool) -> Entry:
+def _dinov2(letter: str, size: str, megabytes: int, registers: bool) -> Entry:
     timm_name = f"vit_{size}_patch14_{'reg4_' if registers else ''}dinov2"
     name = f"dinov2_vit{letter}14{'_reg' if registers else ''}"
     return Entry(ENCODER, name, f"timm/{timm_name}.lvd142m", "apache-2.0", megabytes, timm_name)
 
 
-def _dinov3(short: str, size: str, megabytes: float) -> Entry:
+def _dinov3(short: str, size: str, megabytes: int) -> Entry:
     timm_name = f"vit_{size}_patch16_dinov3"
     return Entry(ENCODER, f"dinov3_{short}", f"timm/{timm_name}.lvd1689m", "dinov3-license", megabytes, timm_name)
 
 
-def _depth_anything(size: str, licence: str, megabytes: float) -> Entry:
+def _depth_anything(size: str, licence: str, megabytes: int) -> Entry:
     repository = f"depth-anything/Depth-Anything-V2-{size.capitalize()}-hf"
     return Entry(DEPTH, f"depth_anything_v2_{size}", repository, licence, megabytes)
 
 
-def _raft(size: str, file: str, megabytes: float) -> Entry:
+def _raft(size: str, file: str, megabytes: int) -> Entry:
     place = f"https://download.pytorch.org/models/{file}"
     return Entry(FLOW, f"raft_{size}", place, "bsd-3-clause", megabytes, f"raft_{size}")
 
@@ -99,7 +99,7 @@ def _raft(size: str, file: str, megabytes: float) -> Entry:
 _DINOV2_SIZES = (("s", "small", 88), ("b", "base", 346), ("l", "large", 1217), ("g", "giant", 4546))
 
 ENTRIES: tuple[Entry, ...] = (
-    Entry(ENCODER, "tiny", "tiny_encoder.safetensors", "apache-2.0", 1.0),
+    Entry(ENCODER, "tiny", "tiny_encoder.safetensors", "apache-2.0", 1),
     *(_dinov2(*size, registers) for registers in (False, True) for size in _DINOV2_SIZES),
     _dinov3("vits16", "small", 86),
     _dinov3("vits16plus", "small_plus", 115),
@@ -107,11 +107,11 @@ ENTRIES: tuple[Entry, ...] = (
     _dinov3("vitl16", "large", 1213),
     _dinov3("vith16plus", "huge_plus", 3362),
     _dinov3("vit7b16", "7b", 26864),
-    Entry(DEPTH, "tiny", "tiny_depth.safetensors", "apache-2.0", 1.0),
+    Entry(DEPTH, "tiny", "tiny_depth.safetensors", "apache-2.0", 1),
     _depth_anything("small", "apache-2.0", 99),
     _depth_anything("base", "cc-by-nc-4.0", 390),
     _depth_anything("large", "cc-by-nc-4.0", 1341),
-    Entry(FLOW, "dis", "opencv", "apache-2.0", 0.0),
-    _raft("small", "raft_small_C_T_V2-01064c6d.pth", 4.0),
-    _raft("large", "raft_large_C_T_SKHT_V2-ff5fadd5.pth", 21.1),
+    Entry(FLOW, "dis", "opencv", "apache-2.0", 0),
+    _raft("small", "raft_small_C_T_V2-01064c6d.pth", 4),
+    _raft("large", "raft_large_C_T_SKHT_V2-ff5fadd5.pth", 21),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,7 @@ TINY = "tiny"
 _DEPTH_ANYTHING = "depth_anything_v2_"
 
 
+@runtime_checkable
 class DepthNetwork(Protocol):
     """Depth of single images, frozen. A new one is one small file and a line in `load_depth`."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +64,7 @@ class DepthAnything(nn.Module):
         """What shapes the maps besides the weights."""
         return {"side": self.side, "attention": self.attention} | self.execution.to_dict()
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> DepthAnything:
         """Frozen means frozen: stays in eval mode."""
         return super().train(False)
 

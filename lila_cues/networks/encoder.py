@@ -42,7 +42,7 @@ class FrozenEncoder(nn.Module):
         self.source = source
         self.name = source.network
         self.width = int(vit.embed_dim)
-        self.patch_size = int(vit.patch_embed.patch_size[0])
+        self.patch_size = _patch_size(vit)
         self.taps = taps(len(vit.blocks))
         self.attention = attention_backend
         self.execution = execution or Execution()
@@ -120,6 +120,13 @@ class FrozenEncoder(nn.Module):
             return torch.cat([*expanded, patches + resized], dim=1), prefix
         positions = torch.cat([self.vit.pos_embed[:, :own], resized], dim=1)
         return torch.cat([*expanded, patches], dim=1) + positions, prefix
+
+
+def _patch_size(vit: VisionTransformer | Eva) -> int:
+    """px of the image per cell of the grid, stride of a convolutional stem included."""
+    ratio = vit.patch_embed.feat_ratio()
+    assert isinstance(ratio, int)
+    return ratio
 
 
 def taps(depth: int) -> Taps:

@@ -134,11 +134,21 @@ def _plan(name: str) -> _Plan:
             f"timm, found {name}; `lila-cues models` lists them"
         )
     settings = timm.get_pretrained_cfg(architecture)
-    vit = timm.create_model(architecture, pretrained=False, num_classes=0, dynamic_img_size=True)
-    if not isinstance(vit, VisionTransformer | Eva) or hasattr(vit, "dist_token") or settings is None:
-        raise LilaError(f"expected a plain vision transformer, found {name}, a {type(vit).__name__}; choose a ViT")
+    vit = _transformer(architecture, name)
+    assert settings is not None
     plain_dinov2 = "dinov2" in architecture and vit.reg_token is None
     offset = position.DINOV2_OFFSET if plain_dinov2 else None
     licence = settings.license or NOT_STATED
     file_licence = licence if "dinov" in architecture else NOT_STATED
     return _Plan(vit, settings.mean, settings.std, offset, settings.hf_hub_id, licence, file_licence)
+
+
+def _transformer(architecture: str, name: str) -> VisionTransformer | Eva:
+    """timm's network without its head, for images of any size."""
+    try:
+        vit = timm.create_model(architecture, pretrained=False, num_classes=0, dynamic_img_size=True)
+    except TypeError:  # of a network that has no such argument
+        vit = timm.create_model(architecture, pretrained=False, num_classes=0)
+    if not isinstance(vit, VisionTransformer | Eva) or hasattr(vit, "dist_token"):
+        raise LilaError(f"expected a plain vision transformer, found {name}, a {type(vit).__name__}; choose a ViT")
+    return vit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,7 @@ _BUILDERS = {"raft_small": optical_flow.raft_small, "raft_large": optical_flow.r
 NAMES = (dis.NAME, *_BUILDERS)
 
 
+@runtime_checkable
 class FlowNetwork(Protocol):
     """Flow between images, frozen. A new one is one small file and a line in `load_flow`."""
 

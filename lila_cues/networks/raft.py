@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +51,7 @@ class RaftFlow(nn.Module):
             self.execution.to_dict()
         )
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> RaftFlow:
         """Frozen means frozen: stays in eval mode, where its batch norms use what they were trained with."""
         return super().train(False)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -30,7 +28,7 @@ class TinyDepth(nn.Module):
         """What shapes the maps besides the weights."""
         return self.execution.to_dict()
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> TinyDepth:
         """Frozen means frozen: stays in eval mode."""
         return super().train(False)
 

@@ -1,0 +1,274 @@
+"""Flow networks: a real pair with known flow, torchvision's own passes, and what is small, large or not there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.models import optical_flow
+
+from lila_cues.networks import Execution, FlowNetwork, load_flow
+from lila_cues.networks.raft_names import to_torchvision
+from stores.errors import LilaError
+
+ORIGINAL_NAMES = {  # princeton-vl/RAFT, core/extractor.py and core/update.py: one of each kind
+    "fnet.conv1.weight": "feature_encoder.convnormrelu.0.weight",
+    "fnet.conv2.bias": "feature_encoder.conv.bias",
+    "fnet.layer1.0.conv2.weight": "feature_encoder.layer1.0.convnormrelu2.0.weight",
+    "fnet.layer2.0.downsample.0.weight": "feature_encoder.layer2.0.downsample.0.weight",
+    "cnet.norm1.running_mean": "context_encoder.convnormrelu.1.running_mean",
+    "cnet.layer3.1.norm2.weight": "context_encoder.layer3.1.convnormrelu2.1.weight",
+    "cnet.layer3.0.downsample.1.running_var": "context_encoder.layer3.0.downsample.1.running_var",
+    "update_block.encoder.convc1.weight": "update_block.motion_encoder.convcorr1.0.weight",
+    "update_block.encoder.convf2.bias": "update_block.motion_encoder.convflow2.0.bias",
+    "update_block.encoder.conv.weight": "update_block.motion_encoder.conv.0.weight",
+    "update_block.gru.convz1.weight": "update_block.recurrent_block.convgru1.convz.weight",
+    "update_block.gru.convq2.bias": "update_block.recurrent_block.convgru2.convq.bias",
+    "update_block.flow_head.conv2.weight": "update_block.flow_head.conv2.weight",
+    "update_block.mask.0.weight": "mask_predictor.convrelu.0.weight",
+    "update_block.mask.2.bias": "mask_predictor.conv.bias",
+}
+
+
+@dataclass(frozen=True)
+class Known:
+    """Two frames of Sintel, 1×3×436×1024 in [0, 1], and the flow between them in px, 2×436×1024."""
+
+    first: Tensor
+    second: Tensor
+    flow: Tensor
+    weights: Path
+
+    def error(self, flow: Tensor) -> float:
+        """Mean end-point error in px."""
+        return float((flow[0] - self.flow).norm(dim=0).mean())
+
+
+@pytest.fixture(scope="module")
+def sintel(shared: Path) -> Known:
+    folder = shared / "data" / "flow" / "sintel_alley_1"
+    raw = (folder / "frame_0002.flo").read_bytes()
+    width, height = np.frombuffer(raw, np.int32, 2, 4)
+    flow = torch.tensor(np.frombuffer(raw, np.float32, -1, 12)).view(height, width, 2).permute(2, 0, 1)
+    frames = [_frame(folder / f"frame_000{number}.png") for number in (2, 3)]
+    return Known(frames[0], frames[1], flow, shared / "data" / "weights" / "raft_small.pth")
+
+
+@pytest.fixture(scope="module")
+def raft_error(sintel: Known) -> float:
+    return sintel.error(load_flow("raft_small", sintel.weights)(sintel.first, sintel.second))
+
+
+def test_raft_small_on_sintel(raft_error: float) -> None:
+    assert raft_error < 0.35
+
+
+def test_bfloat16_is_within_one_per_cent_on_sintel(sintel: Known, raft_error: float) -> None:
+    rough = load_flow("raft_small", sintel.weights, execution=Execution("bfloat16"))
+    assert sintel.error(rough(sintel.first, sintel.second)) < 1.01 * raft_error
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_on_a_gpu_is_within_one_per_cent_on_sintel(sintel: Known, precision: str) -> None:
+    errors = {}
+    for name in ("float32", precision):
+        network = load_flow("raft_small", sintel.weights, "cuda", execution=Execution(name))
+        errors[name] = sintel.error(network(sintel.first.cuda(), sintel.second.cuda()).cpu())
+    assert errors[precision] < 1.01 * errors["float32"]
+
+
+def test_dis_on_sintel(sintel: Known) -> None:
+    assert sintel.error(load_flow("dis")(sintel.first, sintel.second)) < 0.3
+
+
+@pytest.mark.parametrize("name", ["raft_small", "raft_large"])
+def test_raft_is_torchvisions_network(name: str) -> None:
+    """Sides that are multiples of 8; images in [−1, 1]; the last of its updates."""
+    network = load_flow(name, "random:1", updates=3)
+    first, second = _textures(2, 128, 136)
+    reference = getattr(optical_flow, name)(weights=None).eval()
+    reference.load_state_dict(network.network.state_dict())  # type: ignore[attr-defined]
+    with torch.no_grad():
+        forward = reference(first * 2 - 1, second * 2 - 1, num_flow_updates=3)[-1]
+        backward = reference(second * 2 - 1, first * 2 - 1, num_flow_updates=3)[-1]
+    ours = network.both_ways(first, second)
+    torch.testing.assert_close(network(first, second), forward, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(ours[0], forward, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(ours[1], backward, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(144, 200), (131, 133), (96, 128), (150, 100)])
+@pytest.mark.parametrize("name", ["raft_small", "dis"])
+def test_finds_a_shift_at_any_size(shared: Path, name: str, size: tuple[int, int]) -> None:
+    """The right way round: x first, from the first image to the second; also where images had to be enlarged."""
+    weights = shared / "data" / "weights" / "raft_small.pth" if name != "dis" else None
+    first, second = _shifted(size, right=3, down=-2)
+    forward, backward = load_flow(name, weights).both_ways(first, second)
+    assert forward.shape == (1, 2, *size)
+    for flow, sign in ((forward, 1), (backward, -1)):
+        inner = flow[0, :, 20:-20, 20:-20].flatten(1).median(dim=1).values
+        torch.testing.assert_close(inner, sign * torch.tensor([3.0, -2.0]), atol=0.25, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["raft_small", "dis"])
+def test_items_of_a_batch_do_not_see_each_other(name: str) -> None:
+    first, second = _textures(3, 128, 128)
+    network = load_flow(name, "random:1" if name != "dis" else None)
+    whole = network(first, second)
+    assert whole.dtype == torch.float32
+    apart = torch.cat([network(first[item : item + 1], second[item : item + 1]) for item in range(3)])
+    torch.testing.assert_close(whole, apart, atol=1e-3, rtol=1e-3)
+
+
+def test_large_batches_go_through_in_pieces() -> None:
+    first, second = _textures(3, 128, 128)
+    pieces = load_flow("raft_small", "random:1", updates=2, execution=Execution(max_batch=2))
+    whole = load_flow("raft_small", "random:1", updates=2)
+    for ours, theirs in zip(pieces.both_ways(first, second), whole.both_ways(first, second), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
+def test_updates_are_made_and_recorded() -> None:
+    first, second = _textures(1, 128, 128)
+    few, many = (load_flow("raft_small", "random:1", updates=updates) for updates in (1, 4))
+    assert not torch.allclose(few(first, second), many(first, second))
+    assert (few.settings["updates"], many.settings["updates"]) == (1, 4)
+    assert load_flow("raft_small", "random:1").settings["updates"] == 12
+
+
+def test_small_images_are_enlarged_knowingly_or_refused() -> None:
+    network = load_flow("raft_small", "random:1")
+    (note,) = network.notes((96, 128))
+    assert note.startswith("raft_small needs sides of 128 px: images of 96×128 are enlarged to 128×171 for it")
+    assert network.notes((128, 200)) == ()
+    assert network.settings["small_images"] == "enlarged"
+    strict = load_flow("raft_small", "random:1", enlarge=False)
+    assert strict.settings["small_images"] == "refused"
+    images = torch.rand(1, 3, 96, 128)
+    with pytest.raises(LilaError, match=r"at least 128×128 px for raft_small, found 96×128; choose a larger cue grid"):
+        strict(images, images)
+
+
+def test_dis_refuses_images_without_room_for_a_patch() -> None:
+    images = torch.rand(1, 3, 12, 40)
+    with pytest.raises(LilaError, match="at least 16×16 px for dis, found 12×40; choose a larger cue grid"):
+        load_flow("dis")(images, images)
+
+
+def test_dis_does_not_depend_on_the_number_of_threads() -> None:
+    first, second = _textures(1, 112, 112)
+    threads = cv2.getNumThreads()
+    flows = []
+    for count in (1, 2, 4):
+        cv2.setNumThreads(count)
+        flows.append(load_flow("dis")(first, second))
+    cv2.setNumThreads(threads)
+    assert torch.equal(flows[0], flows[1])
+    assert torch.equal(flows[0], flows[2])
+
+
+def test_stays_in_eval_mode_without_gradients() -> None:
+    network = load_flow("raft_large", "random:1")
+    assert isinstance(network, torch.nn.Module)
+    network.train()
+    assert not any(module.training for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("original", ORIGINAL_NAMES)
+def test_names_of_the_original_repository(original: str) -> None:
+    value = torch.ones(1)
+    renamed = to_torchvision({"module.fnet.conv1.bias": value, f"module.{original}": value})
+    assert ORIGINAL_NAMES[original] in renamed
+
+
+@pytest.mark.parametrize("name", ["raft_small", "raft_large"])
+def test_a_whole_file_of_the_original_repository(name: str, tmp_path: Path) -> None:
+    """All tensors back in the original's names, its doubled norms included, wrapped as it saves them."""
+    expected = load_flow(name, "random:2").network.state_dict()  # type: ignore[attr-defined]
+    original = {f"module.{new}": value for old, value in expected.items() for new in _original(old, name)}
+    path = tmp_path / "raft-sintel.pth"
+    torch.save(original, path)
+    network = load_flow(name, path)
+    loaded = network.network.state_dict()  # type: ignore[attr-defined]
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[key], expected[key]) for key in expected)
+    assert (network.source.origin, network.source.location) == ("file", str(path))
+
+
+def test_weights_of_the_other_size(shared: Path) -> None:
+    with pytest.raises(LilaError, match=r"expected the 169 tensors of the chosen .* with --flow-weights"):
+        load_flow("raft_large", shared / "data" / "weights" / "raft_small.pth")
+
+
+def test_refuses_names_and_numbers_that_mean_nothing() -> None:
+    with pytest.raises(
+        LilaError, match="flow network among dis, raft_small, raft_large, found gma; pass one with --flow"
+    ):
+        load_flow("gma")
+    with pytest.raises(LilaError, match="at least one update of RAFT, found 0; pass more with --flow-updates"):
+        load_flow("raft_small", "random", updates=0)
+    with pytest.raises(LilaError, match="neither weights nor updates for --flow dis"):
+        load_flow("dis", updates=4)
+
+
+def test_all_are_flow_networks() -> None:
+    for network in (load_flow("dis"), load_flow("raft_small", "random")):
+        assert isinstance(network, FlowNetwork)
+        assert all(isinstance(value, get_args(str | bool | int | None)) for value in network.settings.values())
+
+
+def _original(name: str, network: str) -> list[str]:
+    """A name of torchvision's as princeton-vl/RAFT has it; two where the original registers a norm twice."""
+    old = name.replace("feature_encoder", "fnet").replace("context_encoder", "cnet")
+    for new, original in (
+        ("mask_predictor.convrelu.0", "update_block.mask.0"),
+        ("mask_predictor.conv", "update_block.mask.2"),
+        ("motion_encoder.convcorr1.0", "encoder.convc1"),
+        ("motion_encoder.convcorr2.0", "encoder.convc2"),
+        ("motion_encoder.convflow1.0", "encoder.convf1"),
+        ("motion_encoder.convflow2.0", "encoder.convf2"),
+        ("motion_encoder.conv.0", "encoder.conv"),
+        ("net.convnormrelu.0", "net.conv1"),
+        ("net.convnormrelu.1", "net.norm1"),
+        *((f"convnormrelu{n}.0", f"conv{n}") for n in (1, 2, 3)),
+        *((f"convnormrelu{n}.1", f"norm{n}") for n in (1, 2, 3)),
+    ):
+        old = old.replace(new, original)
+    if old.startswith(("fnet.conv.", "cnet.conv.")):
+        old = old.replace(".conv.", ".conv2.")
+    if "recurrent_block" in old:
+        _, _, cell, gate, kind = old.split(".")
+        number = cell[-1] if network == "raft_large" else ""
+        old = f"update_block.gru.{gate}{number}.{kind}"
+    doubled = old.replace("downsample.1", "norm3")
+    return [old] if doubled == old else [old, doubled]
+
+
+def _frame(path: Path) -> Tensor:
+    image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
+
+
+def _textures(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(height + width)
+    coarse = torch.rand(2 * count, 3, height // 4, width // 4, generator=draw)
+    first, second = F.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 1).chunk(2)
+    return first, second
+
+
+def _shifted(size: tuple[int, int], right: int, down: int) -> tuple[Tensor, Tensor]:
+    """A texture, and the same moved by whole pixels: what is at (y, x) comes to (y + down, x + right)."""
+    height, width = size
+    whole = _textures(1, height + 40, width + 40)[0]
+    first = whole[..., 20 : 20 + height, 20 : 20 + width]
+    second = whole[..., 20 - down : 20 - down + height, 20 - right : 20 - right + width]
+    return first.contiguous(), second.contiguous()
