@@ -69,9 +69,12 @@ def open_container(path: Path) -> av.container.InputContainer:
 def video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
     """The first moving picture in the file; a cover picture of a song is none."""
     for stream in container.streams.video:
-        if ATTACHED_PICTURE not in str(stream.disposition):
-            stream.codec_context.thread_count = 1
-            return stream
+        if ATTACHED_PICTURE in str(stream.disposition):
+            continue
+        if stream.codec_context is None:
+            raise LilaError(f"{path}: expected a video, found one in a format that no decoder here knows; {REMEDY}")
+        stream.codec_context.thread_count = 1
+        return stream
     held = sorted({str(stream.type) for stream in container.streams}) or ["nothing"]
     raise LilaError(f"{path}: expected a video, found only {' and '.join(held)} in it; {REMEDY}")
 

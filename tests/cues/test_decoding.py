@@ -163,6 +163,13 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
         open_video(barcodes.write_sound(tmp_path / "song.mp4"))
 
 
+def test_a_format_that_is_not_known_says_so(tmp_path: Path, whole: bytes) -> None:
+    path = tmp_path / "odd.mp4"
+    path.write_bytes(whole.replace(b"avc1", b"qqqq"))
+    with pytest.raises(LilaError, match="expected a video, found one in a format that no decoder here knows"):
+        open_video(path)
+
+
 def test_nothing_and_a_folder_are_no_video(tmp_path: Path) -> None:
     with pytest.raises(LilaError, match="expected a video file, found nothing"):
         open_video(tmp_path / "absent.mp4")
