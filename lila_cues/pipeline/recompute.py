@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def recorded_recipe(store: CueStore) -> Recipe:
 
 
 def _check_networks(store: CueStore, recipe: Recipe, networks: Networks) -> None:
-    recorded, found = store.fingerprint, recipe.fingerprint(networks.records())
+    recorded = store.fingerprint
+    found = json.loads(json.dumps(recipe.fingerprint(networks.records())))  # as a store keeps it: lists, no tuples
     changed = [key for key in recorded if recorded[key] != found.get(key)]
     if changed:
         raise LilaError(

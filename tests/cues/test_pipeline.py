@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from lila_cues.pamr import Stage, refine
 from lila_cues.pipeline import build
 from lila_cues.pipeline.crop import WHOLE, base_box, cut
 from lila_cues.pipeline.recipe import Recipe
+from lila_cues.pipeline.recompute import Recomputer, recorded_recipe
 from lila_cues.pipeline.task import build_task
 from lila_cues.pipeline.worker import Worker
 from stores.errors import LilaError
@@ -219,3 +222,36 @@ def test_two_builders_of_one_store_and_a_changed_recipe(videos: Path, tmp_path: 
     assert Recipe.from_dict(first.provenance["recipe"]) == recipe
     with pytest.raises(LilaError, match=r"settings\.seed: 0 in the store, 9 asked for"):
         build.open_store(tmp_path / "s.zarr", replace(recipe, seed=9), names(), weights, {})
+
+
+def test_a_store_without_its_recipe_cannot_be_computed_again(built: stores.CueStore) -> None:
+    with pytest.raises(LilaError, match=r"expected the recipe of its build in .*, found none that can be read"):
+        recorded_recipe(built)
+
+
+def test_clips_can_be_computed_again_where_they_lie_now(videos: Path, tmp_path: Path) -> None:
+    moved, networks = tmp_path / "moved", small_networks.networks()
+    shutil.copytree(videos, moved)
+    recipe = small_networks.recipe(videos)
+    store = build.open_store(tmp_path / "s.zarr", recipe, names(1), networks.records(), {})
+    with Worker(recipe, networks, 2) as worker:
+        list(build.build_here(store, worker, [0]))
+    again = Recomputer(store, root=moved, networks=networks)
+    assert again.recipe.source.root == str(moved)
+    np.testing.assert_allclose(again(store, 0).depth, store.read("depth", 0), atol=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc to see its own memory")
+def test_memory_does_not_grow_over_200_clips(videos: Path, tmp_path: Path) -> None:
+    clips = [f"{index:03d}.mp4" for index in range(200)]
+    for index, clip in enumerate(clips):
+        (tmp_path / clip).symlink_to(videos / f"{(0, 1, 2, 4)[index % 4]}.mp4")
+    recipe = small_networks.recipe(tmp_path)
+    store = make_store(tmp_path / "s.zarr", recipe, clips, shard_clips=16)
+    seen: list[float] = []
+    with Worker(recipe, small_networks.networks(), 2) as worker:
+        for _ in build.build_here(store, worker, range(store.n_tasks)):
+            seen.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20)
+    assert len(store.complete_clips()) == 200
+    assert max(seen[4:]) < max(seen[:4]) + 20, f"MiB after each task: {seen}"
