@@ -24,7 +24,7 @@ DEPTH_WEIGHTS = WEIGHTS / "tiny_depth.safetensors"
 RECORD = WEIGHTS / "tiny.json"
 LICENCE = "apache-2.0"
 
-PATCH_SIZE = 14
+PATCH_SIZE = 8
 WIDTH = 96
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -33,13 +33,13 @@ DEPTH_WIDTHS = (16, 32, 48, 64, 64)
 
 
 def encoder() -> VisionTransformer:
-    """A ViT of width 96 and 6 blocks on 14 px patches, with no class token, for images of any size; untrained.
+    """A ViT of width 96 and 6 blocks on 8 px patches, with no class token, for images of any size; untrained.
 
-    Takes images normalised by MEAN and STD, sides multiples of 14. `forward_features` gives the tokens of the last
+    Takes images normalised by MEAN and STD, sides multiples of 8. `forward_features` gives the tokens of the last
     block, through the final LayerNorm, row by row.
     """
     return VisionTransformer(
-        img_size=224,
+        img_size=112,
         patch_size=PATCH_SIZE,
         embed_dim=WIDTH,
         depth=6,
