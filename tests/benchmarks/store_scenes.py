@@ -12,7 +12,9 @@ from scipy import fft, ndimage
 
 from stores import ClipCues, Geometry
 
-DEFAULT = Geometry(frames=8, pairs=8, base=(480, 480), cue=(224, 224), features=(112, 112), encoder=(16, 16), channels=64)
+DEFAULT = Geometry(
+    frames=16, pairs=12, base=(480, 480), cue=(224, 224), features=(112, 112), encoder=(16, 16), channels=64
+)
 
 
 def clip(seed: int, geometry: Geometry = DEFAULT) -> ClipCues:

@@ -1,0 +1,79 @@
+"""Opening stores that declare few and many clips, empty and finished: seconds and memory, each in a process of its own.
+
+python -m tests.benchmarks.store_opening
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import stores
+from stores.ledger import ClipRecord, TaskRecord
+from tests.benchmarks.store_scenes import DEFAULT
+
+SIZES = (100, 10_000, 650_000)
+TARGET_S, TARGET_MB, TARGET_TIMES = 1.0, 200, 10
+
+CHILD = """
+import sys, time, stores
+start = time.perf_counter()
+store = stores.open(sys.argv[1]); store.clip_id(99)
+opened = time.perf_counter() - start
+complete = len(store.complete_clips())
+listed = time.perf_counter() - start - opened
+peak = [int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")][0] / 1024
+print(opened, listed, peak, complete)
+"""
+
+
+def create(folder: Path, n_clips: int) -> stores.CueStore:
+    """A store of that many clips, none complete."""
+    names = [f"class_{clip % 700:03d}/{clip:011d}_000010_000020.mp4" for clip in range(n_clips)]
+    return stores.create(folder / f"{n_clips}.zarr", stores.StoreSpec(DEFAULT), names, {}, {})
+
+
+def pretend_finished(store: stores.CueStore) -> None:
+    """Ledger records for every task, without shards: opening and listing read no shard."""
+    for task in range(store.n_tasks):
+        clips = (ClipRecord(stores.COMPLETE, 1, None, 0),) * len(store.task_clips(task))
+        record = TaskRecord(task, 1, store.header.digest, clips, {}, 0.0, 0.0, "benchmark")
+        path = Path(store.path) / record.key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(record.encode())
+
+
+def measure(path: str) -> tuple[float, float, float, int]:
+    """Seconds to open and name a clip, seconds to list the complete clips, peak MB, complete clips; best of three."""
+    runs = []
+    for _ in range(3):
+        printed = subprocess.run([sys.executable, "-c", CHILD, path], check=True, capture_output=True, text=True).stdout
+        opened, listed, peak, complete = printed.split()
+        runs.append((float(opened), float(listed), float(peak), int(complete)))
+    return min(runs)
+
+
+def main() -> None:
+    """Print the table."""
+    print(f"{'clips':>9}{'complete':>10}{'open ms':>10}{'list ms':>10}{'peak MB':>10}")
+    opening = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for n_clips in SIZES:
+            store = create(Path(folder), n_clips)
+            for finish in (False, True):
+                if finish:
+                    pretend_finished(store)
+                opened, listed, peak, complete = measure(store.path)
+                opening[n_clips] = opened
+                print(f"{n_clips:9,}{complete:10,}{opened * 1e3:10.1f}{listed * 1e3:10.1f}{peak:10.0f}", flush=True)
+    times = opening[SIZES[-1]] / opening[SIZES[0]]
+    print(
+        f"{times:.1f} times as long for {SIZES[-1]:,} clips as for {SIZES[0]} (targets: {TARGET_TIMES} times, ", end=""
+    )
+    print(f"{TARGET_S:.0f} s, {TARGET_MB} MB; the interpreter and numpy take most of the memory)")
+
+
+if __name__ == "__main__":
+    main()
