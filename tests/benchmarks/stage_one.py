@@ -1,0 +1,115 @@
+"""Stage one's efficiency: the time of the networks alone on the same frames, over the time of the whole build.
+
+python -m tests.benchmarks.stage_one [--device cpu] [--clips 12]
+
+On a CPU with RAFT small and ViT-Ti, on a GPU with the networks of profile `small` in their real sizes; weights are
+random, which costs the same time. The networks are timed before and after the build, in the same batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+
+import stores
+from lila_cues.order import Order
+from lila_cues.pipeline import build, prepare
+from lila_cues.pipeline.intake import ClipFrames, take_in
+from lila_cues.pipeline.worker import Worker
+from stores.console import out
+
+TARGET = {"cpu": 0.95, "cuda": 0.90}
+NETWORKS = ("encoder", "depth", "flow")
+CPU_CHOICE = {"encoder": "vit_tiny_patch16_224", "depth": "tiny", "flow": "raft_small"}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Seconds of the networks alone and of the build, and of each part of it."""
+
+    clips: int
+    frames: int
+    alone: float
+    whole: float
+    parts: dict[str, float]
+
+    @property
+    def efficiency(self) -> float:
+        return self.alone / self.whole
+
+
+def film(path: Path, seed: int, frames: int = 250, size: tuple[int, int] = (360, 640)) -> None:
+    """A clip like those of Kinetics: 8 s, 360p, one key frame in 250, everything moving."""
+    texture = np.random.default_rng(seed).integers(0, 255, (size[0] // 8, size[1] // 8, 3), np.uint8)
+    texture = np.kron(texture, np.ones((8, 8, 1), np.uint8))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=30, options={"preset": "fast"})
+        stream.height, stream.width, stream.pix_fmt, stream.gop_size = *size, "yuv420p", 250
+        for index in range(frames):
+            picture = np.roll(texture, (index, 2 * index), (0, 1))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def networks_alone(worker: Worker, taken: list[ClipFrames]) -> float:
+    """Seconds of the networks on frames that are in memory."""
+    worker.seconds.take()
+    for frames in taken:
+        worker.maker.compute(frames)
+    if worker.maker.device.type == "cuda":
+        torch.cuda.synchronize()
+    parts = worker.seconds.take()
+    return sum(parts[part] for part in NETWORKS)
+
+
+def measure(folder: Path, device: str, clips: int) -> Figures:
+    """One build of `clips` clips, between two rounds of the networks alone."""
+    names = [f"{index:03d}.mp4" for index in range(clips)]
+    for index, name in enumerate(names):
+        film(folder / name, index)
+    weights = {"encoder_weights": "random", "depth_weights": "random", "flow_weights": "random"}
+    chosen = CPU_CHOICE if device == "cpu" else {}
+    order = Order("videos", str(folder), profile="small", device=device, **weights, **chosen)  # type: ignore[arg-type]
+    recipe, networks = prepare.load(order, prepare.choose(order))
+    store = stores.create(folder / "s.zarr", stores.StoreSpec(recipe.geometry), names, {}, {})
+    parts: dict[str, float] = {}
+    with Worker(recipe, networks) as worker:
+        taken = [take_in(worker.source, name, recipe, None) for name in names[:4]]
+        networks_alone(worker, taken[:1])
+        rounds = [networks_alone(worker, taken)]
+        start = time.perf_counter()
+        for report in build.build_here(store, worker, store.pending_tasks()):
+            parts = {part: parts.get(part, 0.0) + seconds for part, seconds in report.seconds.items()}
+        whole = time.perf_counter() - start
+        rounds.append(networks_alone(worker, taken))
+    return Figures(clips, clips * recipe.geometry.frames, sum(rounds) / 2 * clips / len(taken), whole, parts)
+
+
+def main() -> None:
+    from rich.table import Table
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--clips", type=int)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = measure(Path(folder), options.device, options.clips or (12 if options.device == "cpu" else 96))
+    title = f"Stage one on {options.device}, {torch.get_num_threads()} threads: {figures.clips} clips"
+    table = Table("", "s", "of the build", title=title, title_justify="left")
+    for name, seconds in {"networks alone": figures.alone, "whole build": figures.whole, **figures.parts}.items():
+        table.add_row(name, f"{seconds:.1f}", f"{seconds / figures.whole:.0%}")
+    out.print(table)
+    target = TARGET[torch.device(options.device).type]
+    rate = figures.frames / figures.whole
+    out.print(f"{rate:.1f} frames/s; efficiency {figures.efficiency:.3f} (target at least {target:.2f})")
+
+
+if __name__ == "__main__":
+    main()
