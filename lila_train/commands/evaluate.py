@@ -33,7 +33,10 @@ def evaluate(
     short_side: Annotated[
         int | None, typer.Option(min=16, help="Short side of the frames in pixels, in place of the protocol's.")
     ] = None,
-    memory_mb: Annotated[int, typer.Option(min=1, help="Bound on temporary memory; changes no figure.")] = 256,
+    memory_mb: Annotated[
+        int | None,
+        typer.Option(min=1, help="Bound on temporary memory (48 on a CPU, 512 on a GPU); changes no figure."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
 ) -> None:
     """Score features by a protocol.
@@ -48,7 +51,7 @@ def evaluate(
     from lila_train.evaluation.protocols import Options, open_task
 
     spec = ModelSpec(weights, encoder, encoder_weights)
-    task = open_task(protocol, data, Options(limit, seed, short_side, memory_mb * MIB))
+    task = open_task(protocol, data, Options(limit, seed, short_side, memory_mb and memory_mb * MIB))
     _announce(task)
     result = run(task, spec, out, choose(device))
     _show(result, out)

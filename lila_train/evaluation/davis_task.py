@@ -45,6 +45,11 @@ class DavisTask:
     segment: Segmenter
     describe: Callable[[GridModel, tuple[int, int]], dict[str, Any]]
 
+    @property
+    def root(self) -> Path:
+        """The DAVIS folder."""
+        return self.data.root
+
     def parts(self) -> Sequence[str]:
         """The sequences, in the order of the list."""
         return [sequence.name for sequence in self.data.sequences]
@@ -86,7 +91,7 @@ class DavisTask:
 
     def figures(self, records: Iterable[dict[str, Any]]) -> dict[str, float | None]:
         """J, F and the rest over the objects of these sequences."""
-        objects = [_object_score(entry) for record in records for entry in record["objects"]]
+        objects = [object_score(entry) for record in records for entry in record["objects"]]
         return davis_scorer.figures(sum((davis_scorer.tally([score]) for score in objects), Tally()))
 
     def _sequence(self, part: str) -> davis_data.Sequence:
@@ -112,5 +117,6 @@ class DavisTask:
             yield LabelPair(truth, davis_data.read_mask(prediction), str(mask), str(prediction))
 
 
-def _object_score(entry: dict[str, Any]) -> ObjectScore:
+def object_score(entry: dict[str, Any]) -> ObjectScore:
+    """An object of a record, back from JSON."""
     return ObjectScore(entry["sequence"], entry["object_id"], tuple(entry["region"]), tuple(entry["boundary"]))

@@ -24,6 +24,11 @@ class Task(Protocol):
     @property
     def settings(self) -> dict[str, Any]: ...
 
+    @property
+    def root(self) -> Path:
+        """The data folder."""
+        ...
+
     def parts(self) -> Sequence[str]: ...
 
     def steps(self, part: str) -> int:
@@ -87,6 +92,7 @@ def evaluate(task: Task, spec: Spec, out: Path, device: torch.device) -> Json:
         "derived": derived,
         "model": spec.identity() | model.describe(),
         "data": identity["data"],
+        "data_root": str(task.root.resolve()),
         "device": str(device),
         "seconds": {head: _seconds(parts.values()) for head, parts in records.items()},
         "parts": records,

@@ -21,12 +21,12 @@ from stores.errors import LilaError
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line can change of a protocol; `memory` (bytes) changes no figure."""
+    """What the command line can change of a protocol; `memory` (bytes, of temporaries) changes no figure."""
 
     limit: int | None = None
     seed: int = 0
     short_side_px: int | None = None
-    memory: int = Budget().memory
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ def _found(dataset: str, data: Path | None) -> Path:
 def knn_task(protocol: KnnProtocol, data: Path, options: Options) -> Task:
     """A k-NN protocol on a DAVIS folder."""
     chosen = protocol.with_short_side(options.short_side_px) if options.short_side_px else protocol
-    budget = Budget(memory=options.memory)
 
     def segment(model: GridModel, head: str, video: Video) -> Iterator[Labels]:
+        budget = Budget.for_device(model.device, options.memory)
         size = (video.reference.shape[0], video.reference.shape[1])
         sizes = davis_knn.sizes_of(size, model.patch_size, chosen.settings)
         cells_of = partial(davis_knn.unit_cells, features=feature_map(model, head), sizes=sizes, device=model.device)

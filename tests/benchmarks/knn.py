@@ -60,7 +60,8 @@ def ours(query: Tensor, features: Tensor, labels: Tensor) -> Callable[[], Tensor
     for frame, soft in zip(features[1:], labels[1:], strict=True):
         context.add(frame, soft)
     rule = Neighbours(WINDOW, TOP, TEMPERATURE, replicate=False, weigh=propagation.softmax_of_top)
-    return lambda: propagation.propagate(query, context, rule, Budget()).flatten(1)
+    budget = Budget.for_device(query.device)
+    return lambda: propagation.propagate(query, context, rule, budget).flatten(1)
 
 
 def dense(query: Tensor, features: Tensor, labels: Tensor) -> Callable[[], Tensor]:

@@ -35,7 +35,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
-    return torch.rand(1, 3, 56, 84, generator=torch.Generator().manual_seed(1))
+    return torch.rand(1, 3, 56, 112, generator=torch.Generator().manual_seed(1))
 
 
 def test_weights_of_ours_give_the_encoder_s_grid_and_a_map_of_the_pixels(weights: Path, images: torch.Tensor):
@@ -43,8 +43,13 @@ def test_weights_of_ours_give_the_encoder_s_grid_and_a_map_of_the_pixels(weights
     model = spec.load(CPU)
     assert spec.heads() == ("encoder", "lila")
     assert isinstance(model, LilaModel)
-    assert feature_map(model, "encoder")(images).shape == (1, 96, 4, 6)
-    assert feature_map(model, "lila")(images).shape == (1, 8, 56, 84)
+    assert feature_map(model, "encoder")(images).shape == (
+        1,
+        model.lila.encoder.width,
+        56 // model.patch_size,
+        112 // model.patch_size,
+    )
+    assert feature_map(model, "lila")(images).shape == (1, 8, 56, 112)
 
 
 def test_both_adapters_give_the_same_grid(weights: Path, images: torch.Tensor):
@@ -80,8 +85,8 @@ def test_the_command_scores_encoder_and_model_in_one_run(weights: Path, tmp_path
     assert "radius_native_px 9.6" in shown.output
     result = json.loads((out / "result.json").read_text())
     assert set(result["scores"]) == {"encoder", "lila"}
-    assert result["model"]["patch_size"] == 14
-    assert result["derived"]["frame_px"] == [56, 70]
+    assert result["model"]["encoder"] == "tiny"
+    assert result["derived"]["frame_px"][0] == 56
 
 
 def test_the_command_refuses_an_unknown_protocol(weights: Path, tmp_path: Path):

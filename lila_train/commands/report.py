@@ -1,0 +1,34 @@
+"""`lila-train report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stores import console
+from stores.errors import LilaError
+
+
+def report(
+    results: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RESULTS]…", help="Folders of lila-train eval, or their result.json."),
+    ] = None,
+    demo: Annotated[
+        Path | None, typer.Option(help="Instead: a demo run's folder, with cues.zarr, train and eval in it.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+) -> None:
+    """Show what came of it, as one HTML file that needs nothing else.
+
+    --demo writes DIR/report/index.html and summary.json; a page that is there for the same inputs is left as it is.
+    """
+    if demo is None:
+        raise LilaError("expected a folder to report on; pass --demo DIR")
+    from lila_train.devices import choose
+    from lila_train.report.demo import build
+
+    made = build(demo, choose(device))
+    console.out.print(f"{made.page}{'' if made.fresh else ' (up to date)'}")

@@ -1,0 +1,117 @@
+"""Held-out frames: features of the encoder and of LILA side by side, predicted masks beside the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+
+from lila_train.evaluation.davis_data import read_frame, read_mask
+from lila_train.evaluation.davis_scorer import without_void
+from lila_train.evaluation.models import FeatureMap, GridModel, feature_map
+from lila_train.report.demo_inputs import DemoInputs
+from lila_train.report.page import Markup, Picture, drawing, figure, heading, joined, paragraph, photo, row
+from lila_train.report.score_section import NAMES, percent, signed
+from stores.pictures import mask_overlay, pca_basis, pca_picture
+
+BASIS_PIXELS = 4000  # of each map
+
+Features = Float[np.ndarray, "c h w"]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A frame of a held-out sequence."""
+
+    sequence: str
+    frame: int
+    picture: Picture
+
+
+def chosen_sequences(inputs: DemoInputs) -> list[tuple[str, str]]:
+    """The sequences with the largest, the median and the smallest gain, with a word on which it is."""
+    gains = {name: _gain(inputs, name) for name in inputs.result["parts"]["lila"]}
+    ordered = sorted(gains, key=lambda name: gains[name])
+    places = {len(ordered) - 1: "largest gain", len(ordered) // 2: "median gain", 0: "smallest gain"}
+    return [(ordered[place], f"{word}, {signed(100 * gains[ordered[place]])} points") for place, word in places.items()]
+
+
+def _gain(inputs: DemoInputs, name: str) -> float:
+    encoder, lila = (inputs.sequence_figures(head, name)["JF"] for head in ("encoder", "lila"))
+    return (lila or 0.0) - (encoder or 0.0)
+
+
+def masks(inputs: DemoInputs) -> Markup:
+    """The last scored frame of three sequences: truth, encoder, LILA."""
+    explanation = (
+        "The first frame's labels are given; this is the last frame that is scored, with the labels as each model "
+        "carried them there. The three sequences are those with the largest, the median and the smallest gain."
+    )
+    parts = [heading("Masks, predicted and true"), paragraph(explanation)]
+    for name, word in chosen_sequences(inputs):
+        frame = len(inputs.sequence(name).frames) - 2
+        parts += [heading(f"{name}: {word}", 3), row(_masks_of(inputs, name, frame), 4)]
+    return joined(parts)
+
+
+def _masks_of(inputs: DemoInputs, name: str, frame: int) -> list[Markup]:
+    sequence = inputs.sequence(name)
+    picture = read_frame(sequence.frames[frame])
+    truth = without_void(inputs.data.labels(sequence.masks[frame]))
+    found = [
+        figure(photo(picture, "frame"), "Frame", f"{frame} of {len(sequence.frames) - 1}"),
+        figure(photo(mask_overlay(picture, truth), "truth"), "Truth"),
+    ]
+    for head in inputs.result["scores"]:
+        labels = read_mask(inputs.prediction(head, name, frame))
+        objects = inputs.result["parts"][head][name]["objects"]
+        j = float(np.mean([entry["region"][-1] for entry in objects]))
+        title = NAMES.get(head, head).capitalize() if head == "encoder" else NAMES.get(head, head)
+        found.append(figure(photo(mask_overlay(picture, labels), head), title, f"J {percent(j)} here"))
+    return found
+
+
+def features(inputs: DemoInputs, model: GridModel) -> Markup:
+    """PCA of both models' features, for the first and the last frame of three held-out sequences."""
+    shown = [
+        Shown(name, frame, read_frame(inputs.sequence(name).frames[frame]))
+        for name, _ in chosen_sequences(inputs)
+        for frame in (0, len(inputs.sequence(name).frames) - 1)
+    ]
+    size = tuple(inputs.result["derived"]["frame_px"])
+    maps = {head: _maps(feature_map(model, head), shown, size, model.device) for head in inputs.result["scores"]}
+    bases = {head: pca_basis(_sample(found)) for head, found in maps.items()}
+    explanation = (
+        "Three principal components as red, green and blue, in one basis for all frames of a column, so that equal "
+        "colours mean equal features. The encoder's grid is shown as it is, one square per token."
+    )
+    parts = [heading("Features on held-out frames"), paragraph(explanation)]
+    for n, frame in enumerate(shown):
+        if n % 2 == 0:
+            parts.append(heading(frame.sequence, 3))
+        pictures = [figure(photo(frame.picture, "frame"), "Frame", str(frame.frame))]
+        for head, found in maps.items():
+            grid = f"{found[n].shape[2]}×{found[n].shape[1]}, {found[n].shape[0]} channels"
+            image = drawing(pca_picture(found[n], bases[head]), f"PCA of {head}", enlarge=head == "encoder")
+            pictures.append(figure(image, "Encoder" if head == "encoder" else NAMES.get(head, head), grid))
+        parts.append(row(pictures, 3))
+    return joined(parts)
+
+
+@torch.inference_mode()
+def _maps(function: FeatureMap, shown: Sequence[Shown], size: tuple[int, ...], device: torch.device) -> list[Features]:
+    found = []
+    for frame in shown:
+        image = torch.tensor(frame.picture, device=device).movedim(-1, 0)[None].float() / 255
+        resized = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+        found.append(function(resized.clamp(0, 1))[0].float().cpu().numpy())
+    return found
+
+
+def _sample(maps: Sequence[Features]) -> Float[np.ndarray, "n c"]:
+    rows = [found.reshape(len(found), -1).T for found in maps]
+    return np.concatenate([pixels[:: max(1, len(pixels) // BASIS_PIXELS)] for pixels in rows])

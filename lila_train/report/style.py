@@ -1,0 +1,71 @@
+"""The look of every page: one style sheet, light or dark as the reader's system has it, nothing fetched."""
+
+CSS = """
+:root {
+  --ink: #1c1e21; --soft: #5d646d; --faint: #8d949d; --line: #e1e4e8; --paper: #fdfdfc; --panel: #f4f5f4;
+  --accent: #b3431e; --second: #2f6690; --third: #6a8d3f; --gain: #2c7a4b; --loss: #b3431e;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --ink: #e6e7e8; --soft: #a4abb3; --faint: #7b838c; --line: #33383e; --paper: #16181a; --panel: #1f2225;
+    --accent: #ec8a5f; --second: #7fb2dc; --third: #a9c97f; --gain: #6cc391; --loss: #ec8a5f;
+  }
+}
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; }
+body {
+  margin: 0; background: var(--paper); color: var(--ink); line-height: 1.55;
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
+}
+main { max-width: 1080px; margin: 0 auto; padding: 56px 24px 96px; }
+h1 { font-size: 2.1rem; line-height: 1.15; letter-spacing: -0.02em; margin: 12px 0 12px; text-wrap: balance; }
+h2 { font-size: 1.3rem; letter-spacing: -0.01em; margin: 64px 0 6px; padding-top: 20px;
+     border-top: 1px solid var(--line); }
+h3 { font-size: 0.95rem; margin: 28px 0 8px; }
+p { max-width: 44em; margin: 8px 0 16px; }
+.lead { font-size: 1.08rem; color: var(--soft); }
+.badge { display: inline-block; padding: 3px 10px; border: 1px solid var(--accent); border-radius: 999px;
+         color: var(--accent); font-size: 0.78rem; letter-spacing: 0.02em; }
+.headline { display: grid; grid-template-columns: repeat(3, 1fr); gap: 1px; margin: 32px 0 8px;
+            background: var(--line); border: 1px solid var(--line); border-radius: 10px; overflow: hidden; }
+.headline > div { background: var(--panel); padding: 18px 22px; }
+.headline .value { font-size: 2.3rem; font-weight: 600; letter-spacing: -0.03em; line-height: 1.1;
+                   font-variant-numeric: tabular-nums; }
+.headline .label { color: var(--soft); font-size: 0.86rem; }
+.gain { color: var(--gain); } .loss { color: var(--loss); } .soft { color: var(--soft); }
+.note { color: var(--soft); font-size: 0.88rem; }
+.row { display: grid; gap: 12px; margin: 10px 0 14px; align-items: start; }
+.of2 { grid-template-columns: repeat(2, 1fr); } .of3 { grid-template-columns: repeat(3, 1fr); }
+.of4 { grid-template-columns: repeat(4, 1fr); }
+figure { margin: 0; }
+figure img { display: block; width: 100%; height: auto; border-radius: 5px; background: var(--panel); }
+figcaption { font-size: 0.82rem; line-height: 1.4; color: var(--soft); padding-top: 5px; }
+figcaption b { color: var(--ink); font-weight: 600; }
+.pixelated { image-rendering: pixelated; }
+.legend { display: flex; gap: 16px; align-items: center; margin: 4px 0 18px; }
+.legend img { width: 72px; height: 72px; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: 0.9rem; font-variant-numeric: tabular-nums; margin: 12px 0; }
+th, td { text-align: right; padding: 6px 12px; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { font-weight: 600; color: var(--soft); font-size: 0.82rem; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+td.words, th.words { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+tr.best td { font-weight: 600; }
+tr.published td { color: var(--soft); font-style: italic; }
+td.bar { width: 30%; min-width: 140px; }
+td.bar span { display: block; height: 7px; border-radius: 4px; margin: 2px 0; }
+td.bar .under { background: var(--faint); } td.bar .over { background: var(--second); }
+.chart { width: 100%; height: auto; margin: 8px 0; }
+.chart text { fill: var(--soft); font-size: 12px; font-family: inherit; }
+.chart .grid { stroke: var(--line); stroke-width: 1; }
+.chart .raw { fill: none; stroke-width: 1; opacity: 0.25; } .chart .mean { fill: none; stroke-width: 2.2; }
+.chart .c0 { stroke: var(--accent); } .chart .c1 { stroke: var(--second); } .chart .c2 { stroke: var(--third); }
+.chart .f0 { fill: var(--accent); } .chart .f1 { fill: var(--second); } .chart .f2 { fill: var(--third); }
+details summary { cursor: pointer; color: var(--second); margin: 12px 0 4px; }
+footer { margin-top: 72px; color: var(--faint); font-size: 0.82rem; }
+@media (max-width: 720px) {
+  main { padding-top: 28px; }
+  .headline, .of3, .of4 { grid-template-columns: 1fr 1fr; }
+}
+@media print { details > * { display: block; } main { max-width: none; } }
+"""
