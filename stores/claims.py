@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,14 +42,9 @@ def holder(path: Path, task: int) -> str | None:
         fd, held = _descriptor(path.resolve())
         if task in held:
             return signature()
-        try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, _SLOT, task * _SLOT)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                return os.pread(fd, _SLOT, task * _SLOT).rstrip(b"\0 ").decode(errors="replace") or "unknown"
-            raise
-        fcntl.lockf(fd, fcntl.LOCK_UN, _SLOT, task * _SLOT)
-        return None
+        if not _locked_elsewhere(fd, task):
+            return None
+        return os.pread(fd, _SLOT, task * _SLOT).rstrip(b"\0 ").decode(errors="replace") or "unknown"
 
 
 def _take(path: Path, task: int) -> bool:
@@ -64,6 +61,16 @@ def _take(path: Path, task: int) -> bool:
         os.pwrite(fd, signature().encode()[:_SLOT].ljust(_SLOT), task * _SLOT)
         held.add(task)
         return True
+
+
+def _locked_elsewhere(fd: int, task: int) -> bool:
+    """Ask without taking the lock, which would keep a builder off for a moment (fcntl(2), F_GETLK)."""
+    start, length, whence = task * _SLOT, _SLOT, os.SEEK_SET
+    if sys.platform == "darwin":
+        answer = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack("qqihh", start, length, 0, fcntl.F_WRLCK, whence))
+        return int(struct.unpack("qqihh", answer)[3]) != fcntl.F_UNLCK
+    answer = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack("hhqqi0q", fcntl.F_WRLCK, whence, start, length, 0))
+    return int(struct.unpack("hhqqi0q", answer)[0]) != fcntl.F_UNLCK
 
 
 def _release(path: Path, task: int) -> None:

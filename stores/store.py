@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ class CueStore:
     def __reduce__(self) -> tuple[Any, ...]:
         from stores.opening import open as reopen
 
-        return reopen, (self.path,)
+        place = self.files.root.absolute() if isinstance(self.files, LocalFiles) else self.path
+        return reopen, (place,)
 
     def __repr__(self) -> str:
         return f"CueStore({self.path!r}, {self.n_clips} clips)"
@@ -125,8 +126,10 @@ class CueStore:
         `only_failed`, clips that failed before count as pending, in place of the absent ones.
         """
         root = self._folder()
-        with durable.writing(root, f"claiming task {task}"), claims.hold(root / layout.CLAIMS, task) as held:
-            writer = self._writer(task, only_failed) if held else None
+        with ExitStack() as stack:
+            with durable.writing(root, f"claiming task {task}"):
+                held = stack.enter_context(claims.hold(root / layout.CLAIMS, task))
+                writer = self._writer(task, only_failed) if held else None
             if writer is None:
                 yield None
                 return

@@ -244,3 +244,17 @@ def test_an_exception_in_a_task_leaves_nothing_of_it(tmp_path: Path) -> None:
     assert store.statuses().tolist() == [0] * 8
     assert not list(Path(store.path).glob("rgb/c.*"))
     assert worlds.fill(store) == 8
+
+
+def test_asking_for_the_holder_keeps_no_builder_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 8)
+    taken: list[int] = []
+    monkeypatch.setattr("fcntl.lockf", lambda *arguments: taken.append(1))
+    assert store.claimed_by(0) is None
+    assert taken == []
+
+
+def test_errors_of_the_work_itself_are_not_the_stores(tmp_path: Path) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 8)
+    with pytest.raises(PermissionError, match=r"video\.mp4"), store.claim(0):
+        raise PermissionError(13, "Permission denied", "video.mp4")

@@ -56,6 +56,13 @@ def test_a_store_travels_as_its_path(store: stores.CueStore) -> None:
     np.testing.assert_array_equal(copy.read("rgb", 3), store.read("rgb", 3))
 
 
+def test_a_relative_path_holds_in_another_folder(store: stores.CueStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(store.path).parent)
+    packed = pickle.dumps(stores.open("cues.zarr"))
+    monkeypatch.chdir("/")
+    assert pickle.loads(packed).n_clips == store.n_clips  # noqa: S301
+
+
 def test_failed_clip_is_not_read(store: stores.CueStore) -> None:
     with pytest.raises(StoreError, match=r"clip 5 of .* is failed; read one of"):
         store.read("rgb", 5)
