@@ -5,14 +5,17 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 SEED   ?= 0
-DEMO   ?= runs/demo
+SUFFIX := $(if $(filter-out 0,$(SEED)),-seed$(SEED))
+DEMO   ?= runs/demo$(SUFFIX)
+SCENES ?= data/demo$(SUFFIX)
 STEPS  ?= 300
+SEEDS  ?= 3
 
 # Two processes that each start two threads on two cores are slower than one: one thread each, unless told.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu check format bench bench-gpu clean
+.PHONY: help setup demo ablate test test-slow test-gpu check format bench bench-gpu clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -27,11 +30,15 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP)  ## install into .venv, once
 
-demo: setup  ## from rendered videos to pixel features and their score: $(DEMO)/report/index.html
-	$(BIN)/lila-cues build --dataset demo --store $(DEMO)/cues.zarr --seed $(SEED)
+demo: setup  ## from rendered videos to pixel features and their score, in runs/demo/report/index.html
+	$(BIN)/lila-cues build --dataset demo --root $(SCENES) --store $(DEMO)/cues.zarr --seed $(SEED)
 	$(BIN)/lila-train run --recipe demo --store $(DEMO)/cues.zarr --out $(DEMO)/train --steps $(STEPS) --seed $(SEED) --resume
-	$(BIN)/lila-train eval davis-knn@lila --data data/demo/heldout --weights $(DEMO)/train/weights.safetensors --out $(DEMO)/eval
+	$(BIN)/lila-train eval davis-knn@lila --data $(SCENES)/heldout --weights $(DEMO)/train/weights.safetensors --out $(DEMO)/eval
 	$(BIN)/lila-train report --demo $(DEMO)
+
+ablate: setup  ## the paper's ablations on the demo's store, in runs/demo/ablations
+	$(BIN)/lila-cues build --dataset demo --root $(SCENES) --store $(DEMO)/cues.zarr --seed $(SEED)
+	$(BIN)/lila-train ablate --store $(DEMO)/cues.zarr --data $(SCENES)/heldout --out $(DEMO)/ablations --steps $(STEPS) --seeds $(SEEDS)
 
 test: setup  ## the default tests, on the CPU, without a network
 	$(BIN)/pytest

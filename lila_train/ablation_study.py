@@ -1,0 +1,112 @@
+"""Carrying out ablations: every row with every seed is trained and scored in a folder of its own, and resumed there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import stores
+from lila_cues.networks import FrozenEncoder
+from lila_train.ablations import FULL, Ablation
+from lila_train.evaluation.harness import Task, evaluate
+from lila_train.evaluation.models import ENCODER, ModelSpec
+from lila_train.learner import Hardware
+from lila_train.run_folder import RunFolder
+from lila_train.settings import TrainSettings
+from lila_train.trainer import Row, Running, Trainer
+
+LILA = "lila"
+Observer = Callable[[str, Row], None]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """J&F of a row's seeds, in percent; those that are still missing are not there."""
+
+    row: Ablation
+    by_seed: dict[int, float]
+
+    @property
+    def mean(self) -> float | None:
+        """Over the seeds at hand; None where there is none."""
+        return float(np.mean(list(self.by_seed.values()))) if self.by_seed else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over seeds (unbiased); None below two."""
+        return float(np.std(list(self.by_seed.values()), ddof=1)) if len(self.by_seed) > 1 else None
+
+    def gain_over(self, full: Scores) -> float | None:
+        """Mean difference to the full model over the seeds that both have."""
+        shared = self.by_seed.keys() & full.by_seed.keys()
+        if not shared:
+            return None
+        return float(np.mean([self.by_seed[seed] - full.by_seed[seed] for seed in shared]))
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared with what, on which store and which task; `out/ROW/seed-N` holds a run and its score."""
+
+    store: stores.CueStore
+    encoder: FrozenEncoder
+    settings: TrainSettings
+    task: Task
+    out: Path
+    hardware: Hardware
+    loader_processes: int = 0
+
+    def folder(self, row: Ablation, seed: int) -> RunFolder:
+        """Where a row's run with a seed lives."""
+        return RunFolder(self.out / row.name / f"seed-{seed}")
+
+    def carry_out(self, rows: Sequence[Ablation], seeds: Sequence[int], observe: Observer) -> list[Scores]:
+        """Train and score what is missing, one seed of all rows after the other, and read the rest."""
+        found: dict[str, dict[int, float]] = {row.name: {} for row in rows}
+        for seed in seeds:
+            for row in rows:
+                self._train(row, seed, observe)
+                found[row.name][seed] = self._score(row, seed)
+        return [Scores(row, found[row.name]) for row in rows]
+
+    def baseline(self) -> float:
+        """J&F of the frozen encoder alone, in percent; it has no seed."""
+        spec = _Heads(self.folder(FULL, self.settings.seed).weights, heads_scored=(ENCODER,))
+        return _percent(evaluate(self.task, spec, self.out / ENCODER, self.hardware.device), ENCODER)
+
+    def _train(self, row: Ablation, seed: int, observe: Observer) -> None:
+        folder = self.folder(row, seed)
+        folder.claim(resume=True)
+        running = Running(self.loader_processes, observers=(lambda step: observe(f"{row.label}, seed {seed}", step),))
+        settings = row.of(replace(self.settings, seed=seed))
+        trainer = Trainer(self.store, self.encoder, settings, folder, self.hardware, running)
+        if trainer.is_finished():
+            return
+        trainer.restore()
+        trainer.run()
+
+    def _score(self, row: Ablation, seed: int) -> float:
+        folder = self.folder(row, seed)
+        spec = _Heads(folder.weights, heads_scored=(LILA,))
+        return _percent(evaluate(self.task, spec, folder.root / "score", self.hardware.device), LILA)
+
+
+@dataclass(frozen=True)
+class _Heads(ModelSpec):
+    """A run of which only some heads are scored."""
+
+    heads_scored: tuple[str, ...] = ()
+
+    def heads(self) -> tuple[str, ...]:
+        return self.heads_scored
+
+    def identity(self) -> dict[str, Any]:
+        return super().identity() | {"heads": list(self.heads_scored)}
+
+
+def _percent(result: dict[str, Any], head: str) -> float:
+    return 100 * float(result["scores"][head]["JF"])
