@@ -9,7 +9,7 @@ import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from lila_cues.pamr import Stage, refine
 from stores.console import out
 
 DILATIONS = (1, 3, 5)
-SPEED_TARGET, MEMORY_TARGET = 30, 6
+SPEED_TARGET, MEMORY_TARGET, GPU_TARGET = 30, 6, 3
+GPU_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -106,10 +107,40 @@ def _memory_mb(field: str) -> float:
     return int(kilobytes) / 1024
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class GpuFigures:
+    """Of one iteration on a batch: its seconds, and those of moving map, weights and result at the speed of a copy."""
+
+    seconds: float
+    moving: float
+
+
+def measure_gpu(case: Case) -> GpuFigures:
+    """The slope over iterations, so that affinity and resizing do not count."""
+    features, image = (part.cuda().repeat(GPU_BATCH, 1, 1, 1) for part in case.inputs())
+    few, many = (_gpu_seconds(lambda n=count: ours(features, image, n), case.repeats) for count in (10, 110))
+    moved = features.numel() * 2 + features[:, 0].numel() * 24
+    source = torch.empty(2**28, device="cuda")
+    target = torch.empty_like(source)
+    copying = _gpu_seconds(lambda: target.copy_(source), case.repeats) / (2 * source.numel())
+    return GpuFigures((many - few) / 100, moved * copying)
+
+
+def _gpu_seconds(call: Callable[[], object], repeats: int) -> float:
+    call()
+    torch.cuda.synchronize()
+
+    def awaited() -> None:
+        call()
+        torch.cuda.synchronize()
+
+    return _median_seconds(awaited, repeats)
+
+
+def main(arguments: Sequence[str] = ()) -> None:
     from rich.table import Table
 
-    case = Case(*(int(argument) for argument in sys.argv[1:]))
+    case = Case(*(int(argument) for argument in arguments))
     slow, fast = measure(unfolded, case), measure(ours, case)
     table = Table(title=f"PAMR, {case.channels} channels at {case.size}², {case.iterations} iterations, one CPU thread")
     for heading in ("", "seconds", "extra MB", "times faster", "times less memory"):
@@ -123,7 +154,15 @@ def main() -> None:
         f"{slow.extra_mb / fast.extra_mb:.1f} (target {MEMORY_TARGET})",
     )
     out.print(table)
+    if torch.cuda.is_available():
+        gpu = measure_gpu(case)
+        out.print(
+            f"GPU, {GPU_BATCH} maps: {gpu.seconds * 1e6:.0f} µs per iteration, {gpu.moving * 1e6:.0f} µs to move its "
+            f"bytes once: {gpu.seconds / gpu.moving:.1f} times (target {GPU_TARGET})"
+        )
+    else:
+        out.print("no GPU here: its row is left out")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

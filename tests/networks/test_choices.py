@@ -135,11 +135,23 @@ def test_batches_are_cut_in_order() -> None:
     assert len(list(Execution().batches(torch.arange(5)))) == 1
 
 
+COMPILED = """
+import torch
+from lila_cues.networks import Execution, load_depth, load_encoder, load_flow
+first, second = torch.rand(2, 1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+def run(compiled):
+    how = Execution(compiled=compiled)
+    yield load_encoder("tiny", "random:1", execution=how).grid(first[..., :112, :112])
+    yield load_depth("tiny", "random:1", execution=how)(first)
+    yield load_flow("raft_small", "random:1", updates=1, execution=how)(first, second)
+for eager, compiled in zip(run(False), run(True), strict=True):
+    torch.testing.assert_close(compiled, eager, atol=1e-2, rtol=1e-3)
+"""
+
+
 @pytest.mark.slow
-def test_compiled_raft_equals_eager() -> None:
-    images = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
-    eager, compiled = (
-        lila_cues.networks.load_flow("raft_small", "random:1", updates=2, execution=Execution(compiled=flag))
-        for flag in (False, True)
-    )
-    torch.testing.assert_close(compiled(images[:1], images[1:]), eager(images[:1], images[1:]), atol=1e-2, rtol=1e-2)
+@pytest.mark.timeout(1200)
+def test_compiled_equals_eager() -> None:
+    """In a process of its own: the shape checks of the test run cannot be compiled."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
