@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
@@ -19,19 +19,17 @@ MOST_POINTS = 600
 Values = Float[np.ndarray, " n"]
 
 
-def curves(steps: Sequence[float], values: Mapping[str, Sequence[float]], unit: str) -> Markup:
+def curves(steps: Values, named: Mapping[str, Values], unit: str) -> Markup:
     """Up to three curves from 0 up, each with its running mean over 20 steps and its name at the end."""
-    at = np.asarray(steps, dtype=float)
-    named = {name: np.asarray(curve, dtype=float) for name, curve in values.items()}
     top = _ceiling(max(float(np.percentile(curve, 99.5)) for curve in named.values()))
-    span = (float(at[0]), max(float(at[-1]), float(at[0]) + 1))
+    span = (float(steps[0]), max(float(steps[-1]), float(steps[0]) + 1))
     parts = [_grid(span, top, unit)]
     ends = _apart({name: _y(running_mean(curve)[-1], top) for name, curve in named.items()})
     for n, (name, curve) in enumerate(named.items()):
-        parts.append(_line(at, curve, span, top, f"raw c{n}"))
-        parts.append(_line(at, running_mean(curve), span, top, f"mean c{n}"))
+        parts.append(_line(steps, curve, span, top, f"raw c{n}"))
+        parts.append(_line(steps, running_mean(curve), span, top, f"mean c{n}"))
         parts.append(f'<text class="f{n}" x="{WIDTH - RIGHT + 8}" y="{ends[name] + 4:.1f}">{html.escape(name)}</text>')
-    label = f"{', '.join(named)} over {unit}s"
+    label = html.escape(f"{', '.join(named)} over {unit}s")
     inside = "\n".join(parts)
     return Markup(f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{inside}</svg>')
 
@@ -47,7 +45,7 @@ def running_mean(curve: Values) -> Values:
 def ticks(top: float, count: int = 5) -> list[float]:
     """Round numbers from 0 to `top`, about `count` of them."""
     rough = top / count
-    unit = 10 ** math.floor(math.log10(rough))
+    unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * (1 - 1e-9))
     return [step * n for n in range(int(top / step + 1e-6) + 1)]
 

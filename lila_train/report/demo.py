@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from lila_train.evaluation.models import ModelSpec
@@ -87,10 +88,8 @@ def _introduction(inputs: DemoInputs) -> Markup:
 
 def _training(inputs: DemoInputs) -> Markup:
     rows = inputs.run.rows()
-    names = {"total": "loss", "L1": "l1", "edge": "edge"}
-    chart = curves(
-        [row["step"] for row in rows], {name: [row[key] for row in rows] for name, key in names.items()}, "step"
-    )
+    steps, total, l1, edge = np.array([[row[key] for row in rows] for key in ("step", "loss", "l1", "edge")], float)
+    chart = curves(steps, {"total": total, "L1": l1, "edge": edge}, "step")
     explanation = f"Loss on the query view over {len(rows)} steps; thin lines are single steps, thick ones means of 20."
     return joined([heading("Training"), paragraph(explanation), chart])
 

@@ -11,12 +11,10 @@ import torch
 from typer.testing import CliRunner
 
 from lila_cues.networks import load_encoder
-from lila_train import checkpoint
-from lila_train.checkpoint import Provenance
 from lila_train.cli import app
-from lila_train.decoder import Decoder, DecoderWidths
 from lila_train.evaluation.models import EncoderAlone, LilaModel, ModelSpec, feature_map
 from stores.errors import LilaError
+from tests.evaluation.small_models import ENCODER, write_checkpoint
 from tests.evaluation.worlds import write_davis
 
 CPU = torch.device("cpu")
@@ -24,13 +22,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of an untrained decoder on an untrained tiny encoder."""
-    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
-    torch.manual_seed(0)
-    encoder = load_encoder("tiny", "random:3")
-    widths = DecoderWidths.of_encoder(encoder.width, inner=16)
-    checkpoint.write(path, Decoder(widths), Provenance(encoder.source, widths, 0, {}, {}, {}))
-    return path
+    return write_checkpoint(tmp_path_factory.mktemp("weights") / "weights.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +46,7 @@ def test_weights_of_ours_give_the_encoder_s_grid_and_a_map_of_the_pixels(weights
 
 def test_both_adapters_give_the_same_grid(weights: Path, images: torch.Tensor):
     ours = ModelSpec(weights=weights).load(CPU)
-    alone = EncoderAlone(load_encoder("tiny", "random:3"), CPU)
+    alone = EncoderAlone(load_encoder(*ENCODER), CPU)
     torch.testing.assert_close(ours.encoder_grid(images), alone.encoder_grid(images))
     assert ours.describe()["encoder_weights"] == alone.describe()["encoder_weights"]
 
