@@ -22,10 +22,6 @@ BEHIND = 2
 LONGEST_REASON = 400
 
 
-class Stopped(Exception):
-    """The worker is closing; what the task had so far is dropped."""
-
-
 @dataclass(frozen=True)
 class TaskReport:
     """What one task came to. `seconds`: per part, of this worker since its last report."""
@@ -50,56 +46,61 @@ def build_task(
 ) -> TaskReport | None:
     """Build what is pending in a task; None if another worker has it or nothing is.
 
-    A clip that cannot be read is recorded with its reason and costs nothing else. `told` hears of every clip when it
+    A clip that cannot be read is recorded with its reason and costs nothing else. When the worker is told to stop, the
+    clips that are computed are published and the others stay to be done. `told` hears of every clip when it
     is done: its id, and the reason if it failed.
     """
     start = time.perf_counter()
     with store.claim(task, only_failed) as writer:
         if writer is None:
             return None
-        clips = writer.pending()
-        failed = _build_clips(store, clips, writer, worker, told)
+        settled = _build_clips(store, writer, worker, told)
+    failed = {name: reason for name, reason in settled.items() if reason is not None}
     seconds = worker.seconds.take()
-    return TaskReport(task, len(clips) - len(failed), failed, time.perf_counter() - start, seconds)
+    return TaskReport(task, len(settled) - len(failed), failed, time.perf_counter() - start, seconds)
 
 
-def _build_clips(store: CueStore, clips: list[int], writer: TaskWriter, worker: Worker, told: Told) -> dict[str, str]:
-    """Decode ahead, compute in turn, write behind, in the order of the clips; the failed ones with their reasons."""
+def _build_clips(store: CueStore, writer: TaskWriter, worker: Worker, told: Told) -> dict[str, str | None]:
+    """Decode ahead, compute in turn, write behind, in the order of the clips; the clips, the failed with a reason."""
+    names = {clip: store.clip_id(clip) for clip in writer.pending()}
     behind: deque[tuple[int, Future[ClipPayloads] | str]] = deque()
-    failed: dict[str, str] = {}
+    settled: dict[str, str | None] = {}
 
     def settle() -> None:
         clip, outcome = behind.popleft()
-        name = store.clip_id(clip)
-        if isinstance(outcome, str):
-            failed[name] = outcome
-            writer.fail(clip, outcome)
-        else:
-            chunks = outcome.result()
-            with worker.seconds.host("write"):
-                writer.add(clip - store.task_clips(writer.task).start, chunks)
-        told(name, failed.get(name))
+        _write(store, writer, worker, clip, outcome)
+        settled[names[clip]] = outcome if isinstance(outcome, str) else None
+        told(names[clip], settled[names[clip]])
 
-    names = {clip: store.clip_id(clip) for clip in clips}
-    for clip, frames in run_ahead(worker.ahead, lambda clip: worker.take_in(names[clip]), clips, worker.threads):
+    for clip, frames in run_ahead(worker.ahead, lambda clip: worker.take_in(names[clip]), names, worker.threads):
+        if worker.stop.is_set():
+            break
         behind.append((clip, _advance(frames, store, worker)))
         if len(behind) > BEHIND:
             settle()
     while behind:
         settle()
-    return failed
+    return settled
 
 
 def _advance(frames: Future[ClipFrames], store: CueStore, worker: Worker) -> Future[ClipPayloads] | str:
     """Compute a decoded clip and hand it to compression, or the reason why it cannot be read."""
-    if worker.stop.is_set():
-        raise Stopped
     with worker.seconds.host("wait for frames"):
         error = frames.exception()
     if error is not None:
         return reason(error)
     computed = worker.compute(frames.result())
     return worker.behind.submit(worker.encode, store, computed)
+
+
+def _write(store: CueStore, writer: TaskWriter, worker: Worker, clip: int, outcome: Future[ClipPayloads] | str) -> None:
+    """Add a clip to the task's shards when it is compressed, or record why it is not there."""
+    if isinstance(outcome, str):
+        writer.fail(clip, outcome)
+        return
+    chunks = outcome.result()
+    with worker.seconds.host("write"):
+        writer.add(clip - store.task_clips(writer.task).start, chunks)
 
 
 def reason(error: BaseException) -> str:

@@ -54,10 +54,10 @@ class Worker:
         self.close()
 
     def close(self) -> None:
-        """Stop at the next clip and let the threads end."""
+        """Begin no other clip, and let the threads end with those that are begun."""
         self.stop.set()
         self.ahead.shutdown(cancel_futures=True)
-        self.behind.shutdown(cancel_futures=True)
+        self.behind.shutdown()
 
     def take_in(self, clip_id: str) -> ClipFrames:
         """The frames of a clip; runs ahead."""

@@ -137,6 +137,23 @@ def test_a_task_is_built_once(built: stores.CueStore, videos: Path) -> None:
         assert list(build.build_here(built, worker, range(built.n_tasks))) == []
 
 
+def test_a_worker_that_is_stopped_publishes_what_it_has(built: stores.CueStore, videos: Path, tmp_path: Path) -> None:
+    recipe = small_networks.recipe(videos)
+    store = make_store(tmp_path / "s.zarr", recipe, names(), shard_clips=7)
+    whole = make_store(tmp_path / "whole.zarr", recipe, names(), shard_clips=7)
+    with Worker(recipe, small_networks.networks(), 2) as worker:
+        report = build_task(store, 0, worker, told=lambda *clip: worker.stop.set())
+    assert report is not None
+    done = report.complete
+    assert 1 <= done < 6
+    assert store.statuses().tolist() == [1] * done + [0] * (7 - done)
+    for target in (store, whole):
+        with Worker(recipe, small_networks.networks(), 2) as worker:
+            list(build.build_here(target, worker, target.pending_tasks()))
+    assert store.statuses().tolist() == [1, 1, 1, 2, 1, 1, 1]
+    assert cue_bytes(store) == cue_bytes(whole), "what was kept is carried over byte for byte"
+
+
 def test_only_failed_clips_are_tried_again(videos: Path, tmp_path: Path) -> None:
     root = tmp_path / "videos"
     root.mkdir()
