@@ -52,10 +52,14 @@ def refine(
     stages: Sequence[Stage],
     affinity: Affinity | None = None,
 ) -> Float[Tensor, "b c y x"]:
-    """Refine a map along the edges of RGB in [0, 1]; its size is the last stage's. Float32, outside autocast."""
+    """Refine a map along the edges of RGB in [0, 1]; its size is the last stage's.
+
+    Float32, whatever autocast surrounds it. On a CPU the map comes back in channels-last order.
+    """
     affinity = affinity or Affinity()
     with torch.autocast(features.device.type, enabled=False):
-        refined = features.float()
+        layout = torch.contiguous_format if features.is_cuda else torch.channels_last
+        refined = features.float().contiguous(memory_format=layout)
         for stage in stages:
             size = stage.size or (guide.shape[-2], guide.shape[-1])
             refined = _resized(refined, size)
@@ -109,18 +113,23 @@ def _repeat(maps: Tensor, weights: Tensor, affinity: Affinity, iterations: int) 
 
         return pamr_triton.repeat(maps, weights, offsets, iterations)
     places = neighbours((maps.shape[-2], maps.shape[-1]), offsets, maps.device)
-    return torch.stack([_repeat_one(*pair, places, iterations) for pair in zip(maps, weights, strict=True)])
+    rows = [_repeat_one(*pair, places, iterations) for pair in zip(maps, weights, strict=True)]
+    together = rows[0][None] if len(rows) == 1 else torch.stack(rows)
+    return together.unflatten(1, maps.shape[-2:]).permute(0, 3, 1, 2)
 
 
 def _repeat_one(
     values: Float[Tensor, "c h w"], weights: Float[Tensor, "n h w"], places: Int[Tensor, "p n"], iterations: int
-) -> Float[Tensor, "c h w"]:
-    """The sparse product by `embedding_bag`: one bag per pixel, of its neighbours' rows; twice as fast as CSR."""
-    rows = values.flatten(1).T.contiguous()
+) -> Float[Tensor, "p c"]:
+    """The sparse product by `embedding_bag`: one bag per pixel, of its neighbours' rows; twice as fast as CSR.
+
+    A row is a pixel, as a map in channels-last order has it already.
+    """
+    rows = values.permute(1, 2, 0).flatten(0, 1).contiguous()
     per_row = weights.flatten(1).T.contiguous()
     for _ in range(iterations):
         rows = F.embedding_bag(places, rows, per_sample_weights=per_row, mode="sum")
-    return rows.T.reshape(values.shape)
+    return rows
 
 
 def neighbours(size: tuple[int, int], offsets: Sequence[tuple[int, int]], device: torch.device) -> Int[Tensor, "p n"]:
