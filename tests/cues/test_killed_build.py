@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import numpy as np
@@ -59,16 +60,21 @@ def test_a_build_that_is_killed_thirty_times(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.cues.test_killed_build"])
     calm, store = make_store(tmp_path / "calm.zarr", videos), make_store(tmp_path / "killed.zarr", videos)
-    start = time.perf_counter()
-    build_logged(videos, Path(calm.path), tmp_path / "calm.log")
-    seconds = time.perf_counter() - start
-    random, died_at_work = np.random.default_rng(3), 0
-    for kill in range(KILLS):
-        log, before = tmp_path / f"{kill}.log", complete_names(store)
+
+    def start(store: stores.CueStore, log: Path) -> ForkServerProcess:
         builder = context.Process(target=build_logged, args=(videos, Path(store.path), log))
         builder.start()
         while not log.exists() and builder.is_alive():
             time.sleep(0.002)
+        return builder
+
+    begun = time.perf_counter()
+    start(calm, tmp_path / "calm.log").join()
+    seconds = time.perf_counter() - begun
+    random, died_at_work = np.random.default_rng(3), 0
+    for kill in range(KILLS):
+        log, before = tmp_path / f"{kill}.log", complete_names(store)
+        builder = start(store, log)
         time.sleep(random.uniform(0, 3 * seconds / KILLS + 0.2))
         died_at_work += builder.is_alive()
         builder.kill()
@@ -77,7 +83,7 @@ def test_a_build_that_is_killed_thirty_times(tmp_path: Path) -> None:
         assert before <= complete_names(store)
         assert not [f for task in range(store.n_tasks) for f in verify.check_task(store, task)]
     assert died_at_work > KILLS / 3
-    build_logged(videos, Path(store.path), tmp_path / "last.log")
+    start(store, tmp_path / "last.log").join()
     for path in Path(calm.path).glob("*/c.*"):
         if path.parent.name != "status":
             assert path.read_bytes() == (Path(store.path) / path.parent.name / path.name).read_bytes()
