@@ -28,10 +28,7 @@ class PyavReader(FrameReader):
     def _ascending(self, indices: np.ndarray) -> np.ndarray:
         if indices[0] < self._next:
             self._rewind()
-        pictures = [self._picture(int(index)) for index in indices]
-        if len({picture.shape for picture in pictures}) > 1:
-            raise LilaError(f"{self.path}: expected frames of one size, found several; {REMEDY}")
-        return np.stack(pictures)
+        return np.stack([self._picture(int(index)) for index in indices])
 
     def _picture(self, index: int) -> np.ndarray:
         while True:

@@ -31,8 +31,6 @@ class Survey:
     codec: str
     pixel_format: str
     times: np.ndarray
-    size: tuple[int, int]
-    """Of the coded picture, before rotation: y, x."""
     edited: bool
     """An edit list hides frames of the file."""
 
@@ -82,16 +80,21 @@ def video_stream(container: av.container.InputContainer, path: Path) -> av.Video
 def _decode_once(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> Survey:
     packets, hidden, damaged = 0, 0, 0
     stamps: list[int | None] = []
+    sizes: set[tuple[int, int]] = set()
     for packet in _packets(container, stream, path):
         packets += bool(packet.size)
         hidden += packet.is_discard
         for frame in _frames(packet, path, len(stamps)):
             stamps.append(frame.pts)
+            sizes.add((frame.height, frame.width))
             damaged += frame.is_corrupt
     if not stamps:
         raise LilaError(f"{path}: expected a video, found one without a single frame; {REMEDY}")
     promised, times, context = _promised_frames(container, stream), _times(stamps, stream), stream.codec_context
     seconds = _promised_seconds(container, stream)
+    if len(sizes) > 1:
+        found = " and ".join(f"{width}×{height}" for height, width in sorted(sizes)[:3])
+        raise LilaError(f"{path}: expected frames of one size, found {found}; cut the video where its size changes")
     if damaged:
         raise LilaError(f"{path}: expected a whole video, found {damaged} of its {len(times)} frames damaged; {REMEDY}")
     if packets < promised:
@@ -105,7 +108,6 @@ def _decode_once(container: av.container.InputContainer, stream: av.VideoStream,
         codec=context.codec.canonical_name,
         pixel_format=context.pix_fmt or "",
         times=times,
-        size=(context.height, context.width),
         edited=bool(hidden) or (promised > 0 and packets != len(stamps)),
     )
 

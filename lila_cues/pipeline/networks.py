@@ -27,12 +27,12 @@ class Networks:
         encoder = {"attention": self.encoder.attention}
         records: Records = {
             "encoder": {**self.encoder.source.to_dict(), "settings": encoder},
-            "flow": {**self.flow.source.to_dict(), "settings": self.flow.settings},
         }
         if self.depth is not None:
             records["depth"] = {**self.depth.source.to_dict(), "settings": self.depth.settings}
         if self.depth_files is not None:
             records["depth"] = _files_record(self.depth_files)
+        records["flow"] = {**self.flow.source.to_dict(), "settings": self.flow.settings}
         return records
 
     def notes(self, size: tuple[int, int]) -> tuple[str, ...]:

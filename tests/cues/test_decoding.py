@@ -6,6 +6,7 @@ import random
 import re
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -168,6 +169,39 @@ def test_a_format_that_is_not_known_says_so(tmp_path: Path, whole: bytes) -> Non
     path.write_bytes(whole.replace(b"avc1", b"qqqq"))
     with pytest.raises(LilaError, match="expected a video, found one in a format that no decoder here knows"):
         open_video(path)
+
+
+def test_a_video_without_frames_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "none.mp4"
+    with av.open(str(path), "w", options={"movflags": "empty_moov"}) as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        container.start_encoding()
+    with pytest.raises(LilaError, match="expected a video, found one without a single frame"):
+        open_video(path)
+
+
+def test_frames_of_two_sizes_say_so(tmp_path: Path) -> None:
+    parts = [barcodes.write(tmp_path / f"{side}.ts", Clip(frames=6, size=(side, 96))) for side in (64, 80)]
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(LilaError, match="expected frames of one size, found 96×64 and 96×80; cut the video"):
+        open_video(path)
+
+
+def test_fewer_frames_than_announced_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = barcodes.write(tmp_path / "a.mp4", Clip(frames=6))
+    monkeypatch.setattr("lila_cues.decoding.survey._promised_frames", lambda *arguments: 9)
+    with pytest.raises(LilaError, match="expected a whole video, found 6 of the 9 frames it announces"):
+        open_video(path)
+
+
+def test_a_file_that_shrinks_while_it_is_read_says_so(tmp_path: Path) -> None:
+    path = barcodes.write(tmp_path / "a.mp4", Clip(frames=20, codec="libx265"))
+    reader = open_video(path)
+    barcodes.write(path, Clip(frames=4, codec="libx265"))
+    with reader, pytest.raises(LilaError, match="expected a frame 9, found the end of the video"):
+        reader.read([9])
 
 
 def test_nothing_and_a_folder_are_no_video(tmp_path: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import shutil
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +24,7 @@ from lila_cues.pipeline import build
 from lila_cues.pipeline.crop import WHOLE, base_box, cut
 from lila_cues.pipeline.recipe import Recipe
 from lila_cues.pipeline.recompute import Recomputer, recorded_recipe
-from lila_cues.pipeline.task import build_task
+from lila_cues.pipeline.task import build_task, reason
 from lila_cues.pipeline.worker import Worker
 from stores.errors import LilaError
 from tests.cues import barcodes, small_networks
@@ -215,6 +218,40 @@ def test_the_fingerprint_holds_what_shapes_the_data_and_not_where_it_lies(videos
     moved = {kind: {**record, "location": "other"} for kind, record in weights.items()}
     assert recipe.fingerprint(moved) == same
     assert recipe.fingerprint({**weights, "flow": {**weights["flow"], "sha256": "other"}}) != same
+
+
+def test_a_store_that_another_builder_has_just_made_is_taken(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, weights = small_networks.recipe(videos), small_networks.networks().records()
+    real, calls = stores.open_or_create, []
+
+    def late(path: Path, *arguments: Any) -> stores.CueStore:
+        calls.append(path)
+        made = real(path, *arguments)
+        if len(calls) == 1:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+        return made
+
+    monkeypatch.setattr(stores, "open_or_create", late)
+    assert build.open_store(tmp_path / "s.zarr", recipe, names(), weights, {}).n_clips == 7
+    assert len(calls) == 2
+    monkeypatch.setattr(stores, "open_or_create", refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        build.open_store(tmp_path / "s.zarr", recipe, names(), weights, {})
+
+
+def refuse(*arguments: object) -> stores.CueStore:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_what_is_no_fault_of_a_file_is_not_taken_for_one() -> None:
+    assert reason(LilaError("no video")) == "no video"
+    assert reason(ValueError("odd")) == "ValueError: odd"
+    assert len(reason(ValueError("x" * 5000))) == 400
+    for error in (MemoryError(), CancelledError(), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            reason(error)
 
 
 def test_an_error_in_a_network_is_not_a_bad_clip(videos: Path, tmp_path: Path) -> None:
