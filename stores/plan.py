@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class Plan:
     files: int
     array_bytes: dict[str, int]
     largest_bytes: int
-    task_memory_bytes: int
+    clip_memory_bytes: int
     gpu_hours: float
 
     @property
@@ -57,21 +58,19 @@ def plan(spec: StoreSpec, n_clips: int, frames_per_second: float) -> Plan:
         files=(len(specs) + 1) * tasks + len(specs) + 7,
         array_bytes={name: round(size * KEPT_SHARE.get(name, 1.0)) for name, size in raw.items()},
         largest_bytes=sum(raw.values()),
-        task_memory_bytes=clip_memory(spec),
+        clip_memory_bytes=clip_memory(spec),
         gpu_hours=frames / frames_per_second / 3600,
     )
 
 
 def clip_memory(spec: StoreSpec) -> int:
-    """Bytes that one clip takes in a builder: its cues as floats, encoded, and the indices of the open shards.
+    """Bytes that one clip takes while it is at work: its cues as the networks give them, and encoded.
 
     Shards are streamed, so that the number of clips of a task does not enter.
     """
-    specs = arrays(spec)
-    as_floats = sum(array.clip_bytes // array.dtype.itemsize * 4 for array in specs.values())
-    encoded = sum(array.clip_bytes for array in specs.values())
-    indices = sum(16 * array.clip_chunks * spec.shard_clips for array in specs.values())
-    return as_floats + encoded + indices
+    specs = arrays(spec).values()
+    made = sum(math.prod(array.shape) * (1 if array.name == "rgb" else 4) for array in specs)
+    return made + sum(array.clip_bytes for array in specs)
 
 
 def require_room(wanted: Plan, path: Path, done_share: float = 0.0) -> int:

@@ -14,6 +14,7 @@ from stores.plan import Plan, readable
 from stores.statistics import stored_bytes
 from stores.store import CueStore
 
+_CLIPS_AT_WORK = 18  # decoded ahead of the networks or compressed behind them, on many cores; fewer on few
 _READ_RECORDS = 500  # at most, to tell the bytes per clip
 _LOOK_FOR_CLAIMS = 2000  # pending tasks
 
@@ -45,7 +46,8 @@ def plan_lines(wanted: Plan, rate: float, free: int) -> Iterator[str]:
         if size * 100 >= wanted.total_bytes:
             yield f"             {readable(size):>9}  {name}"
     yield f"files        {wanted.files:,} in {wanted.tasks:,} tasks"
-    yield f"memory       about {readable(wanted.task_memory_bytes)} per task for cues, beside the networks"
+    at_work = readable(wanted.clip_memory_bytes)
+    yield f"memory       about {at_work} for each clip at work, {_CLIPS_AT_WORK} of them at most, beside the networks"
     yield f"free disk    {readable(free)}"
     yield f"GPU hours    {wanted.gpu_hours:.3g} at {rate:g} frames/s on one device (--rate)"
 
