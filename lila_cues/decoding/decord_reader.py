@@ -14,6 +14,7 @@ from lila_cues.decoding.reader import FrameReader
 from lila_cues.decoding.survey import Survey
 
 EXACT_CODECS = {"h264", "vp9"}
+EXACT_CONTAINERS = ("mov,mp4", "matroska")
 EXACT_PIXELS = {"yuv420p", "yuvj420p"}
 
 

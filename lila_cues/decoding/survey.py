@@ -28,6 +28,8 @@ ATTACHED_PICTURE = "attached_pic"
 class Survey:
     """What a video file holds. `times` in seconds, one per frame that is shown."""
 
+    container: str
+    """FFmpeg's name of the format, such as `mov,mp4,m4a,3gp,3g2,mj2`."""
     codec: str
     pixel_format: str
     times: np.ndarray
@@ -105,6 +107,7 @@ def _decode_once(container: av.container.InputContainer, stream: av.VideoStream,
         found = f"{times[-1]:.1f} of the {seconds:.1f} seconds it announces"
         raise LilaError(f"{path}: expected a whole video, found {found}; {REMEDY}")
     return Survey(
+        container=container.format.name,
         codec=context.codec.canonical_name,
         pixel_format=context.pix_fmt or "",
         times=times,
@@ -159,7 +162,8 @@ def _promised_seconds(container: av.container.InputContainer, stream: av.VideoSt
 def _times(stamps: list[int | None], stream: av.VideoStream) -> np.ndarray:
     if None in stamps or np.any(np.diff(np.array(stamps, np.int64)) <= 0):
         return np.arange(len(stamps)) / float(stream.average_rate or 25)  # a stream without usable time stamps
-    return np.array(stamps, np.float64) * float(stream.time_base or 1)
+    ticks = np.array(stamps, np.int64)
+    return (ticks - ticks[0]) * float(stream.time_base or 1)  # a transport stream begins at any time
 
 
 def _reason(error: Exception) -> str:

@@ -1,8 +1,9 @@
 """A video file as a `FrameReader`: which decoder reads it, and the guards around each.
 
-decord is exact on H.264 and VP9 and applies a rotation, but returns wrong frames of HEVC after a seek and of MPEG-4
-with B-frames, counts frames that an edit list hides, and repeats a last frame it cannot have. PyAV is exact where it
-decodes in order. So decord reads what it is known to read right, and PyAV the rest.
+decord is exact on H.264 and VP9 in MP4 and Matroska and applies a rotation; but it returns wrong frames of HEVC and of
+MPEG transport streams after a seek and of MPEG-4 with B-frames, counts frames that an edit list hides, and repeats a
+last frame it cannot have. PyAV is exact where it decodes in order. So decord reads what it is known to read right, and
+PyAV the rest.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from lila_cues.decoding.decord_reader import EXACT_CODECS, EXACT_PIXELS, DecordReader
+from lila_cues.decoding.decord_reader import EXACT_CODECS, EXACT_CONTAINERS, EXACT_PIXELS, DecordReader
 from lila_cues.decoding.pyav_reader import PyavReader
 from lila_cues.decoding.reader import FrameReader
 from lila_cues.decoding.survey import Survey, survey
@@ -39,6 +40,7 @@ def open_video(path: Path, decoder: str = "decord") -> FrameReader:
 def decord_fits(found: Survey) -> bool:
     """Whether decord is installed and known to be exact on such a file."""
     known = found.codec in EXACT_CODECS and found.pixel_format in EXACT_PIXELS
+    known = known and found.container.startswith(EXACT_CONTAINERS)
     return known and not found.edited and find_spec("decord") is not None
 
 
