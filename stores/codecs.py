@@ -62,6 +62,8 @@ class Blosc:
 def decode_into(payload: np.ndarray, chunk: np.ndarray) -> None:
     """Check the payload (uint8, read-only) and decompress it into `chunk`, contiguous and of the right size."""
     body = checked(payload)
+    if int.from_bytes(body[4:8].tobytes(), "little") != chunk.nbytes:  # blosc's header: bytes when decompressed
+        raise ChecksumError(f"it does not hold the {chunk.nbytes} bytes of a chunk")
     try:
         blosc.decompress(body, chunk)
     except (RuntimeError, ValueError) as error:
