@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from lila_cues.networks.weights import WeightSource
@@ -46,6 +46,11 @@ class DisFlow:
     ) -> tuple[Float[Tensor, "b 2 H W"], Float[Tensor, "b 2 H W"]]:
         """Flow to the second image and back."""
         return self(first, second), self(second, first)
+
+    def between(self, images: Float[Tensor, "f 3 H W"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p 2 H W"]:
+        """Flow from image `pairs[:, 0]` to image `pairs[:, 1]`."""
+        one, other = pairs.to(images.device).unbind(1)
+        return self(images[one], images[other])
 
 
 def _grey(images: Tensor) -> list[np.ndarray]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.models import optical_flow
 
@@ -57,7 +57,11 @@ class FlowNetwork(Protocol):
     def both_ways(
         self, first: Float[Tensor, "b 3 H W"], second: Float[Tensor, "b 3 H W"]
     ) -> tuple[Float[Tensor, "b 2 H W"], Float[Tensor, "b 2 H W"]]:
-        """Flow to the second image and back; cheaper than two calls where features are shared."""
+        """Flow to the second image and back."""
+        ...
+
+    def between(self, images: Float[Tensor, "f 3 H W"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p 2 H W"]:
+        """Flow from image `pairs[:, 0]` to image `pairs[:, 1]`; what is known of an image is computed once."""
         ...
 
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.models.optical_flow import RAFT
 
@@ -40,6 +40,8 @@ class RaftFlow(nn.Module):
         self.updates = updates
         self.enlarge = enlarge
         self.execution = execution or Execution()
+        self._features = self.execution.prepare(network.feature_encoder.forward)
+        self._context = self.execution.prepare(network.context_encoder.forward)
         self._run = self.execution.prepare(self._refine)
         self.requires_grad_(False)
         self.eval()
@@ -77,44 +79,47 @@ class RaftFlow(nn.Module):
             )
         return (math.ceil(size[0] * scale), math.ceil(size[1] * scale))
 
-    @torch.no_grad()
     def forward(self, first: Float[Tensor, "b 3 H W"], second: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 2 H W"]:
         """Flow in px from the first to the second image, RGB in [0, 1]; channel 0 to the right, 1 downwards."""
-        pieces = [self._estimate(a, b, both=False) for a, b in self.execution.batches(first, second)]
-        return torch.cat(pieces)
+        return self.between(torch.cat([first, second]), torch.arange(2 * len(first)).view(2, -1).T)
 
-    @torch.no_grad()
     def both_ways(
         self, first: Float[Tensor, "b 3 H W"], second: Float[Tensor, "b 3 H W"]
     ) -> tuple[Float[Tensor, "b 2 H W"], Float[Tensor, "b 2 H W"]]:
-        """Flow to the second image and back; the features of each image are computed once for both."""
-        pieces = [self._estimate(a, b, both=True).chunk(2) for a, b in self.execution.batches(first, second)]
-        forward, backward = zip(*pieces, strict=True)
-        return torch.cat(forward), torch.cat(backward)
+        """Flow to the second image and back."""
+        there = torch.arange(2 * len(first)).view(2, -1).T
+        forward, backward = self.between(torch.cat([first, second]), torch.cat([there, there.flip(1)])).chunk(2)
+        return forward, backward
 
-    def _estimate(self, first: Tensor, second: Tensor, both: bool) -> Tensor:
-        height, width = first.shape[-2:]
+    @torch.no_grad()
+    def between(self, images: Float[Tensor, "f 3 H W"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p 2 H W"]:
+        """Flow from image `pairs[:, 0]` to image `pairs[:, 1]`; the features of an image are computed once."""
+        height, width = images.shape[-2:]
         working = self.working_size((height, width))
-        images = F.interpolate(torch.cat([first, second]).float(), size=working, mode="bilinear", align_corners=False)
+        resized = F.interpolate(images.float(), size=working, mode="bilinear", align_corners=False)
+        flow = self._flow(_padded(resized * 2 - 1), pairs.cpu())
         top, left = -working[0] % STRIDE // 2, -working[1] % STRIDE // 2
-        with self.execution.autocast(images.device):
-            flow = self._run(_padded(images * 2 - 1), both)
         flow = flow[..., top : top + working[0], left : left + working[1]]
         flow = F.interpolate(flow, size=(height, width), mode="bilinear", align_corners=False)
         return flow * flow.new_tensor([width / working[1], height / working[0]]).view(1, 2, 1, 1)
 
-    def _refine(self, images: Tensor, both: bool) -> Tensor:
-        """Flow from the first half of the images to the second, then, where asked, from the second to the first.
+    def _flow(self, images: Tensor, pairs: Tensor) -> Tensor:
+        starts, own = torch.unique(pairs[:, 0], return_inverse=True)
+        with self.execution.autocast(images.device):
+            features = torch.cat([self._features(piece) for (piece,) in self.execution.batches(images)])
+            context = torch.cat([self._context(piece) for (piece,) in self.execution.batches(images[starts])])
+            flows = [
+                self._run(features[one], features[other], context[start])
+                for one, other, start in self.execution.batches(pairs[:, 0], pairs[:, 1], own)
+            ]
+        return torch.cat(flows)
 
-        Figure 1 of the paper; only the last update is brought to full resolution.
-        """
+    def _refine(self, first: Tensor, second: Tensor, context: Tensor) -> Tensor:
+        """Flow from features to features, figure 1 of the paper; only the last update is brought to full resolution."""
         model = self.network
-        features = model.feature_encoder(images)
-        first, second = features.chunk(2)
-        if both:
-            first, second = features, torch.cat([second, first])
         model.corr_block.build_pyramid(first, second)
-        hidden, context = self._context(images if both else images.chunk(2)[0])
+        channels = model.update_block.hidden_state_size
+        hidden, context = torch.tanh(context[:, :channels]), F.relu(context[:, channels:])
         start = _coordinates(first)
         end = start
         for _ in range(self.updates):
@@ -123,11 +128,6 @@ class RaftFlow(nn.Module):
             end = end + step
         model.corr_block.corr_pyramid = []
         return self._upsampled((end - start).float(), hidden)
-
-    def _context(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        channels = self.network.update_block.hidden_state_size
-        maps = self.network.context_encoder(images)
-        return torch.tanh(maps[:, :channels]), F.relu(maps[:, channels:])
 
     def _upsampled(self, flow: Tensor, hidden: Tensor) -> Tensor:
         """To full resolution: bilinearly, or by RAFT's learned convex combination of the 3×3 neighbours."""

@@ -99,10 +99,13 @@ def test_raft_is_torchvisions_network(name: str) -> None:
     with torch.no_grad():
         forward = reference(first * 2 - 1, second * 2 - 1, num_flow_updates=3)[-1]
         backward = reference(second * 2 - 1, first * 2 - 1, num_flow_updates=3)[-1]
-    ours = network.both_ways(first, second)
     torch.testing.assert_close(network(first, second), forward, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(ours[0], forward, atol=1e-3, rtol=1e-3)
-    torch.testing.assert_close(ours[1], backward, atol=1e-3, rtol=1e-3)
+    there, back = network.both_ways(first, second)
+    torch.testing.assert_close(torch.cat([there, back]), torch.cat([forward, backward]), atol=1e-3, rtol=1e-3)
+    pairs = torch.tensor([[3, 1], [0, 2], [2, 0], [1, 3]])
+    between = network.between(torch.cat([first, second]), pairs)
+    expected = torch.stack([backward[1], forward[0], backward[0], forward[1]])
+    torch.testing.assert_close(between, expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("size", [(144, 200), (131, 133), (96, 128), (150, 100)])
@@ -111,10 +114,10 @@ def test_finds_a_shift_at_any_size(shared: Path, name: str, size: tuple[int, int
     """The right way round: x first, from the first image to the second; also where images had to be enlarged."""
     weights = shared / "data" / "weights" / "raft_small.pth" if name != "dis" else None
     first, second = _shifted(size, right=3, down=-2)
-    forward, backward = load_flow(name, weights).both_ways(first, second)
-    assert forward.shape == (1, 2, *size)
-    for flow, sign in ((forward, 1), (backward, -1)):
-        inner = flow[0, :, 20:-20, 20:-20].flatten(1).median(dim=1).values
+    flows = load_flow(name, weights).between(torch.cat([first, second]), torch.tensor([[0, 1], [1, 0]]))
+    assert flows.shape == (2, 2, *size)
+    for flow, sign in zip(flows, (1, -1), strict=True):
+        inner = flow[:, 20:-20, 20:-20].flatten(1).median(dim=1).values
         torch.testing.assert_close(inner, sign * torch.tensor([3.0, -2.0]), atol=0.25, rtol=0)
 
 
@@ -132,8 +135,7 @@ def test_large_batches_go_through_in_pieces() -> None:
     first, second = _textures(3, 128, 128)
     pieces = load_flow("raft_small", "random:1", updates=2, execution=Execution(max_batch=2))
     whole = load_flow("raft_small", "random:1", updates=2)
-    for ours, theirs in zip(pieces.both_ways(first, second), whole.both_ways(first, second), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(pieces(first, second), whole(first, second), atol=1e-3, rtol=1e-3)
 
 
 def test_updates_are_made_and_recorded() -> None:
