@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lila_cues.networks import WeightSource, encoder_from_tensors, load_encoder, restore_encoder
+from lila_cues.networks import WeightSource, encoder_from_tensors, load_depth, load_encoder, restore_encoder
 from lila_cues.networks.vit_names import to_timm
 from lila_cues.networks.weights import file_sha256
 from stores.errors import LilaError
@@ -134,6 +134,13 @@ def test_record_brings_the_encoder_back(place: str, tmp_path: Path) -> None:
     record = WeightSource.from_dict(encoder.source.to_dict())
     assert record == encoder.source
     assert _same(restore_encoder(record).vit.state_dict(), encoder.vit.state_dict())
+
+
+def test_packaged_weights_load_and_come_back() -> None:
+    encoder, depth = load_encoder("tiny"), load_depth("tiny")
+    assert [network.source.origin for network in (encoder, depth)] == ["package", "package"]
+    assert _same(restore_encoder(encoder.source).vit.state_dict(), encoder.vit.state_dict())
+    assert depth(torch.rand(1, 3, 56, 48)).min() >= 0
 
 
 def test_record_refuses_other_weights(tmp_path: Path) -> None:

@@ -15,26 +15,10 @@ from torch import Tensor
 from torchvision.models import optical_flow
 
 from lila_cues.networks import Execution, FlowNetwork, load_flow
-from lila_cues.networks.raft_names import to_torchvision
 from stores.errors import LilaError
 
-ORIGINAL_NAMES = {  # princeton-vl/RAFT, core/extractor.py and core/update.py: one of each kind
-    "fnet.conv1.weight": "feature_encoder.convnormrelu.0.weight",
-    "fnet.conv2.bias": "feature_encoder.conv.bias",
-    "fnet.layer1.0.conv2.weight": "feature_encoder.layer1.0.convnormrelu2.0.weight",
-    "fnet.layer2.0.downsample.0.weight": "feature_encoder.layer2.0.downsample.0.weight",
-    "cnet.norm1.running_mean": "context_encoder.convnormrelu.1.running_mean",
-    "cnet.layer3.1.norm2.weight": "context_encoder.layer3.1.convnormrelu2.1.weight",
-    "cnet.layer3.0.downsample.1.running_var": "context_encoder.layer3.0.downsample.1.running_var",
-    "update_block.encoder.convc1.weight": "update_block.motion_encoder.convcorr1.0.weight",
-    "update_block.encoder.convf2.bias": "update_block.motion_encoder.convflow2.0.bias",
-    "update_block.encoder.conv.weight": "update_block.motion_encoder.conv.0.weight",
-    "update_block.gru.convz1.weight": "update_block.recurrent_block.convgru1.convz.weight",
-    "update_block.gru.convq2.bias": "update_block.recurrent_block.convgru2.convq.bias",
-    "update_block.flow_head.conv2.weight": "update_block.flow_head.conv2.weight",
-    "update_block.mask.0.weight": "mask_predictor.convrelu.0.weight",
-    "update_block.mask.2.bias": "mask_predictor.conv.bias",
-}
+
+UPDATES = 8  # for speed: 0.284 px on Sintel; the default 12 give 0.271, as 20 and more do
 
 
 @dataclass(frozen=True)
@@ -63,7 +47,7 @@ def sintel(shared: Path) -> Known:
 
 @pytest.fixture(scope="module")
 def raft_error(sintel: Known) -> float:
-    return sintel.error(load_flow("raft_small", sintel.weights)(sintel.first, sintel.second))
+    return sintel.error(load_flow("raft_small", sintel.weights, updates=UPDATES)(sintel.first, sintel.second))
 
 
 def test_raft_small_on_sintel(raft_error: float) -> None:
@@ -71,7 +55,7 @@ def test_raft_small_on_sintel(raft_error: float) -> None:
 
 
 def test_bfloat16_is_within_one_per_cent_on_sintel(sintel: Known, raft_error: float) -> None:
-    rough = load_flow("raft_small", sintel.weights, execution=Execution("bfloat16"))
+    rough = load_flow("raft_small", sintel.weights, updates=UPDATES, execution=Execution("bfloat16"))
     assert sintel.error(rough(sintel.first, sintel.second)) < 1.01 * raft_error
 
 
@@ -80,7 +64,7 @@ def test_bfloat16_is_within_one_per_cent_on_sintel(sintel: Known, raft_error: fl
 def test_half_precision_on_a_gpu_is_within_one_per_cent_on_sintel(sintel: Known, precision: str) -> None:
     errors = {}
     for name in ("float32", precision):
-        network = load_flow("raft_small", sintel.weights, "cuda", execution=Execution(name))
+        network = load_flow("raft_small", sintel.weights, "cuda", UPDATES, execution=Execution(name))
         errors[name] = sintel.error(network(sintel.first.cuda(), sintel.second.cuda()).cpu())
     assert errors[precision] < 1.01 * errors["float32"]
 
@@ -185,27 +169,6 @@ def test_stays_in_eval_mode_without_gradients() -> None:
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("original", ORIGINAL_NAMES)
-def test_names_of_the_original_repository(original: str) -> None:
-    value = torch.ones(1)
-    renamed = to_torchvision({"module.fnet.conv1.bias": value, f"module.{original}": value})
-    assert ORIGINAL_NAMES[original] in renamed
-
-
-@pytest.mark.parametrize("name", ["raft_small", "raft_large"])
-def test_a_whole_file_of_the_original_repository(name: str, tmp_path: Path) -> None:
-    """All tensors back in the original's names, its doubled norms included, wrapped as it saves them."""
-    expected = load_flow(name, "random:2").network.state_dict()  # type: ignore[attr-defined]
-    original = {f"module.{new}": value for old, value in expected.items() for new in _original(old, name)}
-    path = tmp_path / "raft-sintel.pth"
-    torch.save(original, path)
-    network = load_flow(name, path)
-    loaded = network.network.state_dict()  # type: ignore[attr-defined]
-    assert loaded.keys() == expected.keys()
-    assert all(torch.equal(loaded[key], expected[key]) for key in expected)
-    assert (network.source.origin, network.source.location) == ("file", str(path))
-
-
 def test_weights_of_the_other_size(shared: Path) -> None:
     with pytest.raises(LilaError, match=r"expected the 169 tensors of the chosen .* with --flow-weights"):
         load_flow("raft_large", shared / "data" / "weights" / "raft_small.pth")
@@ -226,33 +189,6 @@ def test_all_are_flow_networks() -> None:
     for network in (load_flow("dis"), load_flow("raft_small", "random")):
         assert isinstance(network, FlowNetwork)
         assert all(isinstance(value, get_args(str | bool | int | None)) for value in network.settings.values())
-
-
-def _original(name: str, network: str) -> list[str]:
-    """A name of torchvision's as princeton-vl/RAFT has it; two where the original registers a norm twice."""
-    old = name.replace("feature_encoder", "fnet").replace("context_encoder", "cnet")
-    for new, original in (
-        ("mask_predictor.convrelu.0", "update_block.mask.0"),
-        ("mask_predictor.conv", "update_block.mask.2"),
-        ("motion_encoder.convcorr1.0", "encoder.convc1"),
-        ("motion_encoder.convcorr2.0", "encoder.convc2"),
-        ("motion_encoder.convflow1.0", "encoder.convf1"),
-        ("motion_encoder.convflow2.0", "encoder.convf2"),
-        ("motion_encoder.conv.0", "encoder.conv"),
-        ("net.convnormrelu.0", "net.conv1"),
-        ("net.convnormrelu.1", "net.norm1"),
-        *((f"convnormrelu{n}.0", f"conv{n}") for n in (1, 2, 3)),
-        *((f"convnormrelu{n}.1", f"norm{n}") for n in (1, 2, 3)),
-    ):
-        old = old.replace(new, original)
-    if old.startswith(("fnet.conv.", "cnet.conv.")):
-        old = old.replace(".conv.", ".conv2.")
-    if "recurrent_block" in old:
-        _, _, cell, gate, kind = old.split(".")
-        number = cell[-1] if network == "raft_large" else ""
-        old = f"update_block.gru.{gate}{number}.{kind}"
-    doubled = old.replace("downsample.1", "norm3")
-    return [old] if doubled == old else [old, doubled]
 
 
 def _frame(path: Path) -> Tensor:
