@@ -191,3 +191,28 @@ def test_values_out_of_range_are_found_and_built_again(tmp_path: Path) -> None:
     ]
     assert mend(store) == (1, 1)
     assert everything(store) == []
+
+
+def test_a_retry_carries_over_nothing_that_was_not_recorded(tmp_path: Path) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 8)
+    worlds.fill(store, failing=[1])
+    for spec in store.arrays.values():
+        shutil.copy(Path(store.path) / spec.shard_key(1), Path(store.path) / spec.shard_key(0))
+    assert worlds.fill(store, only_failed=True) == 4  # the failed one, and three whose bytes are another clip's
+    for clip in range(4):
+        np.testing.assert_array_equal(store.read("rgb", clip), worlds.cues(clip).rgb)
+
+
+def test_of_two_records_the_later_attempt_holds(tmp_path: Path) -> None:
+    """As after a death between the publishing of a record and the removal of the one before it."""
+    store = worlds.create(tmp_path / "cues.zarr", 4)
+    worlds.fill(store, failing=[1])
+    folder = Path(store.path) / "ledger" / "000"
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    worlds.fill(store, only_failed=True)
+    for name, data in first.items():
+        (folder / name).write_bytes(data)
+    assert len(list(folder.iterdir())) == 2
+    assert store.statuses().tolist() == [1, 1, 1, 1]
+    assert store.clip_record(1).attempts == 2
+    assert list(verify.check_task(store, 0)) == []
