@@ -6,6 +6,7 @@ store: a task that is given twice is claimed once, and a task whose worker died 
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Hashable, Iterable, Iterator
@@ -140,5 +141,6 @@ def _local(workers: int) -> LocalCluster:
         processes=True,
         memory_limit=0,
         dashboard_address=None,
+        silence_logs=logging.ERROR,
         env={"OMP_NUM_THREADS": share},
     )

@@ -23,12 +23,13 @@ NETWORK_PARTS = ("encoder", "depth", "flow")
 SHOWN_FAILURES = 5
 
 
-def finished(store: CueStore) -> str:
-    """Nothing is left to do, and what there is."""
+def finished(store: CueStore, shard: tuple[int, int]) -> str:
+    """Nothing is left to do for this builder, and what there is."""
     statuses = store.statuses()
+    share = "" if shard[1] == 1 else f"share {shard[0]}/{shard[1]} of "
     complete, failed = int((statuses == COMPLETE).sum()), int((statuses == FAILED).sum())
     again = f", {failed} failed (--only-failed tries them again)" if failed else ""
-    return f"{escape(store.path)} is finished: {complete} {_clips(complete)} complete{again}"
+    return f"{share}{escape(store.path)} is finished: {complete} {_clips(complete)} complete{again}"
 
 
 def announcement(choice: Choice, recipe: Recipe, networks: Networks, store: CueStore, left: int) -> RenderableType:

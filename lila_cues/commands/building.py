@@ -8,6 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 import stores
 from lila_cues.commands import build_words as words
 from lila_cues.order import Order
@@ -45,7 +47,7 @@ def conduct(order: Order, how: Conduct) -> int:
     clips = order.clips(source)
     found = finished(order, clips, how)
     if found is not None:
-        console.out.print(words.finished(found))
+        console.out.print(words.finished(found, how.shard))
         return ALL_COMPLETE
     try:
         return _build(order, how, clips)
@@ -61,14 +63,17 @@ def finished(order: Order, clips: Sequence[str], how: Conduct) -> CueStore | Non
     store = stores.open(order.path)
     same = store.provenance.get("request") == order.to_dict()
     checksums = clip_list.describe(*clip_list.encode(clips))
-    if not same or store.header.clip_checksums != checksums or to_do(store, how.only_failed):
+    if not same or store.header.clip_checksums != checksums or to_do(store, how):
         return None
     return store
 
 
-def to_do(store: CueStore, only_failed: bool) -> int:
-    """Clips that are still to be built."""
-    return int((store.statuses() == (FAILED if only_failed else ABSENT)).sum())
+def to_do(store: CueStore, how: Conduct) -> int:
+    """Clips that are still to be built, of this builder's share."""
+    index, count = how.shard
+    tasks = np.arange(store.n_clips) // store.spec.shard_clips
+    wanted = store.statuses() == (FAILED if how.only_failed else ABSENT)
+    return int((wanted & (tasks % count == index)).sum())
 
 
 def _build(order: Order, how: Conduct, clips: Sequence[str]) -> int:
@@ -79,11 +84,11 @@ def _build(order: Order, how: Conduct, clips: Sequence[str]) -> int:
     recipe, networks = prepare.load(order, choice)
     store = build.open_store(order.path, recipe, clips, networks.records(), order.to_dict())
     del clips
-    left = to_do(store, how.only_failed)
+    left = to_do(store, how)
     planned = plan.plan(store.spec, store.n_clips, frames_per_second=1.0)
     plan.require_room(planned, order.path, done_share=1 - left / store.n_clips)
     if not left:
-        console.out.print(words.finished(store))
+        console.out.print(words.finished(store, how.shard))
         return ALL_COMPLETE
     console.out.print(words.announcement(choice, recipe, networks, store, left))
     words.notices(networks.notes(recipe.geometry.cue))

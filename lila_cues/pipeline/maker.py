@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,9 +46,21 @@ class CueMaker:
         self.seconds = Seconds(self.device)
         self._batch = CPU_BATCH if self.device.type == "cpu" else max(recipe.geometry.frames, recipe.geometry.pairs)
 
-    @torch.no_grad()
     def compute(self, frames: ClipFrames) -> Computed:
         """Run the networks; on a GPU this only queues the work."""
+        with torch.no_grad(), self._here():
+            return self._compute(frames)
+
+    def finish(self, made: Computed) -> ClipCues:
+        """Refine what is not yet refined, wait for the device, and hand over as the store keeps it."""
+        with torch.no_grad(), self._here():
+            return self._finish(made)
+
+    def _here(self) -> AbstractContextManager[object]:
+        """The maker's GPU as the calling thread's: events and kernels of a thread go to its current one."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
+    def _compute(self, frames: ClipFrames) -> Computed:
         images = _images(frames.small, self.device)
         seen = images if frames.seen is frames.small else _images(frames.seen, self.device)
         channels = draws.channels(
@@ -62,9 +75,7 @@ class CueMaker:
         refined = self._refine(raw, images) if self.device.type == "cuda" else None
         return Computed(frames, channels, images, raw, refined, depth, forward, backward)
 
-    @torch.no_grad()
-    def finish(self, made: Computed) -> ClipCues:
-        """Refine what is not yet refined, wait for the device, and hand over as the store keeps it."""
+    def _finish(self, made: Computed) -> ClipCues:
         refined = self._refine(made.raw, made.images) if made.refined is None else made.refined
         frames, choice = made.frames, made.frames.choice
         with self.seconds.host("to host"):

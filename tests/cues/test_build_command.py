@@ -109,6 +109,20 @@ def test_a_finished_store_is_recognised_without_loading_a_network(
 
 
 @pytest.mark.usefixtures("small")
+def test_shares_make_one_store(command: Command, tmp_path: Path) -> None:
+    write_videos(tmp_path / "clips", 18)
+    order = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    status, out, _ = command(*order, "--shard", "1/2")
+    assert status == 0
+    assert "2 of videos in" in out, "the second task has the last two of 18 clips"
+    status, out, _ = command(*order, "--shard", "1/2")
+    assert (status, "share 1/2 of s.zarr is finished: 2 clips complete" in out) == (0, True)
+    assert command(*order, "--shard", "0/2")[0] == 0
+    assert len(stores.open("s.zarr").complete_clips()) == 18
+    assert "s.zarr is finished: 18 clips complete" in command(*order)[1]
+
+
+@pytest.mark.usefixtures("small")
 def test_other_settings_are_refused_and_the_difference_told(command: Command, tmp_path: Path) -> None:
     write_videos(tmp_path / "clips", 1)
     order = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
