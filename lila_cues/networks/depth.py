@@ -72,17 +72,17 @@ def load_depth(
     None for the package and the hub (a name may end in "@" and a revision there). `side`: the short side at which
     Depth Anything works, the images' own if None.
     """
-    plain_name, _, revision = name.partition("@")
-    if plain_name not in catalog.names(catalog.DEPTH):
+    name, _, revision = name.partition("@")
+    if name not in catalog.names(catalog.DEPTH):
         raise LilaError(
             f"expected a depth network among {', '.join(catalog.names(catalog.DEPTH))}, or files:DIR for maps of your "
             f"own, found {name}; pass one with --depth"
         )
-    if plain_name == TINY:
+    if name == TINY:
         return _tiny(weights, execution, sha256).to(device)
     from lila_cues.networks.depth_anything import DepthAnything  # transformers takes seconds to import
 
-    network, source = _depth_anything(name, plain_name, weights, revision or None, sha256)
+    network, source = _depth_anything(name, weights, revision or None, sha256)
     return DepthAnything(network, source, side, attention, execution).to(device)
 
 
@@ -102,16 +102,16 @@ def _tiny(weights: Path | str | None, execution: Execution | None, sha256: str |
 
 
 def _depth_anything(
-    name: str, plain_name: str, weights: Path | str | None, revision: str | None, sha256: str | None
+    name: str, weights: Path | str | None, revision: str | None, sha256: str | None
 ) -> tuple[DepthAnythingForDepthEstimation, WeightSource]:
     from lila_cues.networks import depth_anything
 
-    known = catalog.entry(catalog.DEPTH, plain_name)
+    known = catalog.entry(catalog.DEPTH, name)
     assert known is not None
     seed = random_seed(weights)
     if seed is not None:
         with drawn(seed):
-            network = depth_anything.build(plain_name.removeprefix(_DEPTH_ANYTHING))
+            network = depth_anything.build(name.removeprefix(_DEPTH_ANYTHING))
         return network, untrained(name, network, seed, OPTION, sha256)
     if weights is not None:
         file, source = local_file(name, Path(weights) / depth_anything.WEIGHTS, known.licence, OPTION, sha256)

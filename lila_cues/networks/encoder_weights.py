@@ -58,10 +58,10 @@ def load_encoder(
     `weights`: a local file in timm's or the original naming, "random:SEED" for untrained ones, or None for the hub
     (a name may end in "@" and a revision there). `sha256`: what a checkpoint has recorded of them.
     """
-    plain_name, _, revision = name.partition("@")
+    name, _, revision = name.partition("@")
     seed = random_seed(weights)
     with drawn(seed):
-        plan = _plan(plain_name)
+        plan = _plan(name)
     if seed is not None:
         source = untrained(name, plan.vit, seed, OPTION, sha256)
     else:
@@ -79,12 +79,13 @@ def restore_encoder(
 ) -> FrozenEncoder:
     """The encoder that a checkpoint or a store has recorded; `weights` where its file lies elsewhere now.
 
-    A file with another hash than the recorded one is an error.
+    The hub is asked for the recorded commit. A file with another hash than the recorded one is an error.
     """
     place = weights
     if place is None and source.origin in ("file", "random"):
         place = source.location
-    return load_encoder(source.network, place, device, attention, execution, source.sha256)
+    name = f"{source.network}@{source.revision}" if source.origin == "hub" else source.network
+    return load_encoder(name, place, device, attention, execution, source.sha256)
 
 
 def encoder_from_tensors(
@@ -95,7 +96,7 @@ def encoder_from_tensors(
     execution: Execution | None = None,
 ) -> FrozenEncoder:
     """A frozen encoder from tensors at hand, in timm's or the original naming, such as those inside a checkpoint."""
-    plan = _plan(name.partition("@")[0])
+    plan = _plan(name)
     _load(plan, tensors, source.location)
     return _freeze(plan, source, attention, execution)
 

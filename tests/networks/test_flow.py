@@ -17,7 +17,6 @@ from torchvision.models import optical_flow
 from lila_cues.networks import Execution, FlowNetwork, load_flow
 from stores.errors import LilaError
 
-
 UPDATES = 8  # for speed: 0.284 px on Sintel; the default 12 give 0.271, as 20 and more do
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from lila_cues.networks import catalog, hub, load_encoder
+from lila_cues.networks import catalog, hub, load_encoder, restore_encoder
 from lila_cues.networks.weights import random_seed, read_tensors, strip_prefix, tensors_sha256
 from stores.errors import LilaError
 
@@ -134,8 +134,6 @@ def test_says_what_the_hub_does_not_give(error: Exception, monkeypatch: pytest.M
 
 def test_name_with_a_revision_is_asked_for_at_that_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     revisions: list[str | None] = []
-    path = tmp_path / "1234abcd" / "model.safetensors"
-    path.parent.mkdir()
     torch_path = _torch(tmp_path / "w.pth", load_encoder("dinov2_vits14", "random:1").vit.state_dict())
 
     def fetch(repository: str, filename: str, revision: str | None, option: str) -> tuple[Path, str]:
@@ -144,7 +142,9 @@ def test_name_with_a_revision_is_asked_for_at_that_revision(tmp_path: Path, monk
 
     monkeypatch.setattr(hub, "fetch", fetch)
     source = load_encoder("dinov2_vits14@v2").source
-    assert revisions == ["v2"]
+    restore_encoder(source)
+    assert revisions == ["v2", "1234abcd"]
+    assert source.network == "dinov2_vits14"
     assert (source.origin, source.location, source.revision, source.licence) == (
         "hub", "timm/vit_small_patch14_dinov2.lvd142m", "1234abcd", "apache-2.0",
     )  # fmt: skip
