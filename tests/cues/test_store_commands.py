@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -22,6 +23,11 @@ from stores.store import CueStore
 from tests.stores import worlds
 
 CLIPS, FAILED = 7, 5
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
 def run(*arguments: object) -> Result:
