@@ -45,7 +45,7 @@ def build_there(
     A task whose workers died time and again is left undone; the error that names it comes when all others are done.
     """
     with _client(workers, scheduler) as client:
-        client.register_plugin(Builder(recipe, spread_gpus=scheduler is None), name=PLUGIN)
+        client.register_plugin(Builder(recipe, None if scheduler else workers or 1), name=PLUGIN)
         path, lost = str(Path(store.path).absolute()), []
         for task, future in _in_work(client, path, iter(tasks), only_failed):
             try:
@@ -63,10 +63,13 @@ def build_there(
 
 
 class Builder(WorkerPlugin):
-    """What a worker process keeps: the networks, made at its first task and once."""
+    """What a worker process keeps: the networks, made at its first task and once.
 
-    def __init__(self, recipe: Recipe, spread_gpus: bool) -> None:
-        self.recipe, self.spread_gpus = recipe, spread_gpus
+    `beside`: how many processes share this machine's cores and GPUs; None where another cluster has seen to that.
+    """
+
+    def __init__(self, recipe: Recipe, beside: int | None) -> None:
+        self.recipe, self.beside = recipe, beside
 
     def setup(self, worker: DaskWorker) -> None:
         """On the worker, when it starts."""
@@ -83,12 +86,13 @@ class Builder(WorkerPlugin):
         """The process's one `Worker`."""
         with self.lock:
             if self.made is None:
-                self.made = Worker(replace(self.recipe, device=self._device()))
+                threads = None if self.beside is None else max(2, (os.cpu_count() or 1) // self.beside)
+                self.made = Worker(replace(self.recipe, device=self._device()), threads=threads)
             return self.made
 
     def _device(self) -> str:
         """Of this machine's processes, each takes the next GPU; elsewhere, the one that its cluster shows it."""
-        if self.recipe.device != "cuda" or not self.spread_gpus:
+        if self.recipe.device != "cuda" or self.beside is None:
             return self.recipe.device
         return f"cuda:{int(self.name) % torch.cuda.device_count()}"
 
@@ -140,7 +144,7 @@ def _local(workers: int) -> LocalCluster:
         threads_per_worker=TASKS_AT_ONCE,
         processes=True,
         memory_limit=0,
-        dashboard_address=None,
+        dashboard_address=":0",
         silence_logs=logging.ERROR,
         env={"OMP_NUM_THREADS": share},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
@@ -14,10 +14,13 @@ from stores.ledger import COMPLETE, FAILED
 from stores.store import CueStore
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from lila_cues.pipeline.build import Tally
     from lila_cues.pipeline.networks import Networks
     from lila_cues.pipeline.prepare import Choice
     from lila_cues.pipeline.recipe import Recipe
+    from lila_cues.pipeline.task import TaskReport
 
 NETWORK_PARTS = ("encoder", "depth", "flow")
 SHOWN_FAILURES = 5
@@ -54,6 +57,29 @@ def notices(notes: Iterable[str]) -> None:
         console.err.print(f"[bold yellow]note:[/] {escape(note)}")
 
 
+class Watch:
+    """The bar of a running build: clips done, and the failed ones as they come, the first of them with their reason."""
+
+    def __init__(self, bar: Progress, clips: int) -> None:
+        self.bar, self.line, self.failed = bar, bar.add_task("building", total=clips), 0
+
+    def clip(self, clip_id: str, reason: str | None) -> None:
+        """A clip is done; `reason` if it failed."""
+        self.bar.advance(self.line)
+        if reason is None:
+            return
+        self.failed += 1
+        self.bar.update(self.line, description=f"building, {self.failed} failed")
+        if self.failed <= SHOWN_FAILURES:
+            self.bar.console.print(f"[red]failed[/] {escape(clip_id)}: {escape(reason)}")
+
+    def report(self, report: TaskReport) -> None:
+        """A task is done, elsewhere."""
+        self.bar.advance(self.line, report.complete)
+        for clip_id, reason in report.failed.items():
+            self.clip(clip_id, reason)
+
+
 def summary(store: CueStore, tally: Tally, wall: float) -> RenderableType:
     """What came of this run."""
     geometry, done = store.spec.geometry, tally.complete
@@ -66,10 +92,11 @@ def summary(store: CueStore, tally: Tally, wall: float) -> RenderableType:
     table.add_row("seconds", parts)
     networks = sum(tally.seconds[part] for part in NETWORK_PARTS)
     table.add_row("", f"networks {networks:.1f} of {wall:.1f} s; other parts run beside them, in threads")
-    failures = [f"[red]failed[/] {escape(name)}: {escape(reason)}" for name, reason in tally.shown(SHOWN_FAILURES)]
+    for name, reason in tally.shown(SHOWN_FAILURES):
+        table.add_row("[red]failed[/]", f"{escape(name)}: {escape(reason)}")
     if tally.failed > SHOWN_FAILURES:
-        failures.append(f"… and {tally.failed - SHOWN_FAILURES} more: lila-cues status {escape(store.path)}")
-    return Group(table, *failures)
+        table.add_row("", f"… and {tally.failed - SHOWN_FAILURES} more: lila-cues status {escape(store.path)}")
+    return table
 
 
 def _table(title: str) -> Table:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,12 +17,10 @@ from lila_cues.order import Order
 from stores import clips as clip_list
 from stores import console, plan
 from stores.errors import LilaError
-from stores.ledger import ABSENT, FAILED
+from stores.ledger import ABSENT, COMPLETE, FAILED
 from stores.store import CueStore
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from lila_cues.pipeline.build import Tally
     from lila_cues.pipeline.networks import Networks
     from lila_cues.pipeline.recipe import Recipe
@@ -82,11 +81,10 @@ def _build(order: Order, how: Conduct, clips: Sequence[str]) -> int:
     choice = prepare.choose(order)
     words.notices(choice.notes)
     recipe, networks = prepare.load(order, choice)
+    _check_room(order.path, recipe, len(clips))
     store = build.open_store(order.path, recipe, clips, networks.records(), order.to_dict())
     del clips
     left = to_do(store, how)
-    planned = plan.plan(store.spec, store.n_clips, frames_per_second=1.0)
-    plan.require_room(planned, order.path, done_share=1 - left / store.n_clips)
     if not left:
         console.out.print(words.finished(store, how.shard))
         return ALL_COMPLETE
@@ -104,29 +102,30 @@ def _build(order: Order, how: Conduct, clips: Sequence[str]) -> int:
     return SOME_FAILED if tally.failed else ALL_COMPLETE
 
 
+def _check_room(path: Path, recipe: Recipe, n_clips: int) -> None:
+    """Refuse what cannot fit, before anything is written."""
+    done = (stores.open(path).statuses() == COMPLETE).mean() if path.exists() else 0.0
+    planned = plan.plan(stores.StoreSpec(recipe.geometry), n_clips, frames_per_second=1.0)
+    plan.require_room(planned, path, float(done))
+
+
 def _reports(recipe: Recipe, networks: Networks, store: CueStore, how: Conduct, left: int) -> Generator[TaskReport]:
-    """Reports of tasks as they are done, with a bar over the clips."""
+    """Reports of tasks as they are done, with a bar over the clips, and failures as they come."""
     from lila_cues.pipeline import build
     from lila_cues.pipeline.worker import Worker
 
     tasks = build.share_of(store.pending_tasks(how.only_failed), how.shard)
     with console.progress("clips") as bar:
-        line = bar.add_task("building", total=left)
+        watch = words.Watch(bar, left)
         if how.workers or how.scheduler:
             from lila_cues import cluster
 
             for report in cluster.build_there(store, recipe, tasks, how.only_failed, how.workers, how.scheduler):
-                bar.advance(line, report.complete + len(report.failed))
+                watch.report(report)
                 yield report
             return
         with Worker(recipe, networks) as worker:
-            yield from build.build_here(
-                store, worker, tasks, how.only_failed, lambda clip_id, reason: bar.advance(line)
-            )
-
-
-def _advance(bar: Progress, line: TaskID, clip_id: str, reason: str | None) -> None:
-    bar.advance(line)
+            yield from build.build_here(store, worker, tasks, how.only_failed, watch.clip)
 
 
 def _stop_at(tally: Tally, how: Conduct) -> None:

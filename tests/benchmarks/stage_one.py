@@ -26,6 +26,7 @@ from lila_cues.pipeline.worker import Worker
 from stores.console import out
 
 TARGET = {"cpu": 0.95, "cuda": 0.90}
+ROUND = 2  # clips
 NETWORKS = ("encoder", "depth", "flow")
 CPU_CHOICE = {"encoder": "vit_tiny_patch16_224", "depth": "tiny", "flow": "raft_small"}
 
@@ -81,7 +82,7 @@ def measure(folder: Path, device: str, clips: int) -> Figures:
     store = stores.create(folder / "s.zarr", stores.StoreSpec(recipe.geometry), names, {}, {})
     parts: dict[str, float] = {}
     with Worker(recipe, networks) as worker:
-        taken = [take_in(worker.source, name, recipe, None) for name in names[:4]]
+        taken = [take_in(worker.source, name, recipe, None) for name in names[:ROUND]]
         networks_alone(worker, taken[:1])
         rounds = [networks_alone(worker, taken)]
         start = time.perf_counter()

@@ -80,10 +80,10 @@ def test_a_bad_video_is_reported_and_skipped(command: Command, tmp_path: Path) -
     write_videos(tmp_path / "clips")
     (tmp_path / "clips" / "bad.mp4").write_text("text")
     order = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
-    status, out, _ = command(*order)
+    status, out, err = command(*order)
     assert status == 1
     assert "3 complete, 1 failed" in out
-    assert "failed bad.mp4:" in out
+    assert "failed bad.mp4:" in err, "told while the build is running"
     assert "expected a video, found a file that cannot be opened" in out
     assert stores.open("s.zarr").statuses().tolist() == [1, 1, 1, 2]
     status, out, _ = command(*order)
@@ -228,3 +228,28 @@ def test_help_comes_at_once() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]"), "help imports nothing heavy"
     assert time.perf_counter() - start < 10
+
+
+@pytest.mark.usefixtures("small")
+def test_what_cannot_fit_is_refused_before_anything_is_written(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_videos(tmp_path / "clips", 1)
+    full = type("Usage", (), {"free": 1000})()
+    monkeypatch.setattr("stores.plan.shutil.disk_usage", lambda place: full)
+    status, _, err = command("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    assert status == 2
+    assert "s.zarr needs about" in err
+    assert not Path("s.zarr").exists()
+
+
+def test_an_interrupted_build_ends_with_130(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_videos(tmp_path / "clips", 1)
+    monkeypatch.setattr(prepare, "choose", interrupt)
+    status, _, err = command("--dataset", "videos", "--root", "clips", *RANDOM)
+    assert status == 130
+    assert "interrupted; what was finished is kept, run the same command again" in err
+
+
+def interrupt(*arguments: object) -> None:
+    raise KeyboardInterrupt

@@ -71,7 +71,7 @@ def test_a_scheduler_that_does_not_answer_is_named(
 @pytest.fixture
 def running() -> Iterator[LocalCluster]:
     """A cluster of two processes that is there before the build, and stays."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0) as local:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit=0) as local:
         yield local
 
 
