@@ -65,7 +65,8 @@ details summary { cursor: pointer; color: var(--second); margin: 12px 0 4px; }
 footer { margin-top: 72px; color: var(--faint); font-size: 0.82rem; }
 @media (max-width: 720px) {
   main { padding-top: 28px; }
-  .headline, .of3, .of4 { grid-template-columns: 1fr 1fr; }
+  .of4 { grid-template-columns: 1fr 1fr; }
+  .headline > div { padding: 12px; } .headline .value { font-size: 1.5rem; }
 }
 @media print { details > * { display: block; } main { max-width: none; } }
 """
