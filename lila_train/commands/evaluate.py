@@ -37,6 +37,9 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Bound on temporary memory (48 on a CPU, 512 on a GPU); changes no figure."),
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Parts computed side by side; on a CPU as many as it has cores for.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
 ) -> None:
     """Score features by a protocol.
@@ -46,6 +49,7 @@ def evaluate(
     without computing; a folder that holds another one is refused.
     """
     from lila_train.devices import choose
+    from lila_train.evaluation.harness import default_workers
     from lila_train.evaluation.harness import evaluate as run
     from lila_train.evaluation.models import ModelSpec
     from lila_train.evaluation.protocols import Options, open_task
@@ -53,7 +57,8 @@ def evaluate(
     spec = ModelSpec(weights, encoder, encoder_weights)
     task = open_task(protocol, data, Options(limit, seed, short_side, memory_mb and memory_mb * MIB))
     _announce(task)
-    result = run(task, spec, out, choose(device))
+    chosen = choose(device)
+    result = run(task, spec, out, chosen, workers or default_workers(chosen))
     _show(result, out)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -73,8 +76,11 @@ def identity_of(task: Task, spec: Spec) -> Json:
     }
 
 
-def evaluate(task: Task, spec: Spec, out: Path, device: torch.device) -> Json:
-    """The result of `task` for this model, from `out` if it is there, else computed part by part and written there."""
+def evaluate(task: Task, spec: Spec, out: Path, device: torch.device, workers: int = 1) -> Json:
+    """The result of `task` for this model, from `out` if it is there, else computed part by part and written there.
+
+    `workers` parts are computed side by side, in threads; their number changes no figure.
+    """
     identity = identity_of(task, spec)
     folder = ResultFolder(out)
     folder.claim(identity)
@@ -82,7 +88,7 @@ def evaluate(task: Task, spec: Spec, out: Path, device: torch.device) -> Json:
         return finished
     model = spec.load(device)
     derived = task.derived(model)
-    records = _records(task, spec.heads(), model, folder)
+    records = _records(task, spec.heads(), model, folder, workers)
     result = {
         "protocol": task.protocol,
         "fingerprint": fingerprint(identity),
@@ -101,21 +107,68 @@ def evaluate(task: Task, spec: Spec, out: Path, device: torch.device) -> Json:
     return _read(folder.result)
 
 
-def _records(task: Task, heads: Sequence[str], model: GridModel, folder: ResultFolder) -> dict[str, dict[str, Json]]:
-    records: dict[str, dict[str, Json]] = {head: {} for head in heads}
-    with console.progress("frames") as bar:
-        for head in heads:
-            shown = bar.add_task(head, total=sum(task.steps(part) for part in task.parts()))
-            for part in task.parts():
-                bar.update(shown, description=f"{head}: {part}")
-                kept = read_json(folder.part(head, part))
-                if kept is None:
-                    kept = _timed(task, model, head, part, folder, lambda shown=shown: bar.advance(shown))  # type: ignore[misc]
-                else:
-                    bar.advance(shown, task.steps(part))
-                records[head][part] = kept
-            bar.update(shown, description=head)
-    return records
+def default_workers(device: torch.device) -> int:
+    """As many as there are cores for, given the threads that each uses; one on a GPU."""
+    if device.type != "cpu":
+        return 1
+    return max(1, len(os.sched_getaffinity(0)) // torch.get_num_threads())
+
+
+def _records(
+    task: Task, heads: Sequence[str], model: GridModel, folder: ResultFolder, workers: int
+) -> dict[str, dict[str, Json]]:
+    parts = [(head, part) for head in heads for part in task.parts()]
+    with console.progress("steps") as bar, ThreadPoolExecutor(workers) as pool:
+        total = sum(task.steps(part) for part in task.parts())
+        shown = {head: bar.add_task(head, total=total) for head in heads}
+        stop = Event()
+
+        def record(head: str, part: str) -> Json:
+            kept = read_json(folder.part(head, part))
+            steps = 1 if kept is None else task.steps(part)
+
+            def advance() -> None:
+                if stop.is_set():
+                    raise CancelledError
+                bar.advance(shown[head], steps)
+
+            if kept is not None:
+                advance()
+            return kept or _timed(task, model, head, part, folder, advance)
+
+        return _gathered(pool, record, parts, stop)
+
+
+def _gathered(
+    pool: ThreadPoolExecutor, record: Callable[[str, str], Json], parts: Sequence[tuple[str, str]], stop: Event
+) -> dict[str, dict[str, Json]]:
+    """All records; when one part fails, or the user has had enough, the others end at their next step."""
+
+    def watched(head: str, part: str) -> Json:
+        try:
+            if stop.is_set():
+                raise CancelledError
+            return record(head, part)
+        except BaseException:
+            stop.set()
+            raise
+
+    futures = {key: pool.submit(watched, *key) for key in parts}
+    try:
+        found: dict[str, dict[str, Json]] = {}
+        for (head, part), future in futures.items():
+            found.setdefault(head, {})[part] = future.result()
+        return found
+    except CancelledError:
+        raise next(error for future in futures.values() if (error := _cause(future)) is not None) from None
+    finally:
+        stop.set()
+
+
+def _cause(future: Future[Json]) -> BaseException | None:
+    """What made a part fail, unless it only followed another."""
+    error = future.exception()
+    return None if isinstance(error, CancelledError) else error
 
 
 def _timed(

@@ -155,6 +155,28 @@ def test_a_damaged_record_is_named(davis: Path, tmp_path: Path, content: str):
         run(davis, tmp_path / "out")
 
 
+def test_parts_side_by_side_give_the_same_figures(davis: Path, tmp_path: Path):
+    task = protocols.knn_task(COARSE, davis, Options(short_side_px=48))
+    one, other = (harness.evaluate(task, StandIn(), tmp_path / f"by{n}", CPU, workers=n) for n in (1, 3))
+    assert one["scores"] == other["scores"]
+    assert list(other["parts"]["lila"]) == ["one", "two"]
+
+
+def test_the_reason_is_told_when_one_of_several_parts_fails(davis: Path, tmp_path: Path):
+    for name in ("one", "two"):
+        Image.new("RGB", (32, 32)).save(davis / f"JPEGImages/480p/{name}/00004.jpg")
+    task = protocols.knn_task(COARSE, davis, Options(short_side_px=48))
+    with pytest.raises(LilaError, match=r"first mask, 64×48, found 32×32"):
+        harness.evaluate(task, StandIn(), tmp_path / "out", CPU, workers=4)
+
+
+def test_workers_share_the_cores(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr("torch.get_num_threads", lambda: 3)
+    assert harness.default_workers(CPU) == 2
+    assert harness.default_workers(torch.device("cuda")) == 1
+
+
 def test_changed_data_are_noticed(davis: Path, tmp_path: Path):
     run(davis, tmp_path / "out")
     frame = davis / "JPEGImages/480p/two/00003.jpg"
