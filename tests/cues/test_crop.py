@@ -73,6 +73,13 @@ def test_holes_are_infinitely_far_and_do_not_bleed() -> None:
     assert set(np.unique(q.round(3))) <= {0.0, 50.0}
 
 
+def test_a_cell_is_known_if_half_of_it_is() -> None:
+    z = np.zeros((4, 8), np.uint16)
+    z[:2, :2] = 1000  # a quarter of the left half of the map
+    z[:3, 4:] = 1000  # three quarters of the right half
+    assert inverse_depth(z, WHOLE, (1, 2)).tolist() == [[0.0, 100.0]]
+
+
 def test_depth_maps_are_found_by_clip_and_frame(tmp_path: Path) -> None:
     for folder in ("a.mp4", "b"):
         (tmp_path / folder).mkdir()

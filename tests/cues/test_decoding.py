@@ -13,6 +13,7 @@ import pytest
 from lila_cues.decoding import DECODERS, ImageReader, decoder_version, open_video
 from lila_cues.decoding.decord_reader import DecordReader
 from lila_cues.decoding.pyav_reader import PyavReader
+from lila_cues.decoding.survey import survey
 from stores.errors import LilaError
 from tests.cues import barcodes
 from tests.cues.barcodes import Clip, numbers
@@ -75,6 +76,8 @@ def test_frames_hidden_by_an_edit_list_are_not_counted(tmp_path: Path, codec: st
     whole = barcodes.write(tmp_path / "whole.mp4", Clip(codec=codec))
     with open_video(barcodes.cut_and_copy(whole, tmp_path / "cut.mp4", start=18), decoder) as reader:
         assert isinstance(reader, PyavReader)
+        assert survey(tmp_path / "cut.mp4").edited
+        assert not survey(whole).edited
         assert numbers(reader.read(range(len(reader)))) == list(range(18, 40))
         assert numbers(reader.read([21, 3, 20])) == [39, 21, 38]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lila_cues.draws import channels
+from lila_cues.draws import Draw, channels, generator
 from lila_cues.frame_choice import FrameChoice, anchors_and_gaps, choose_frames
 from stores.errors import LilaError
 
@@ -95,6 +95,12 @@ def test_one_frame_cannot_make_a_pair() -> None:
 def test_frames_and_pairs_must_fit_together(frames: int, pairs: int) -> None:
     with pytest.raises(LilaError, match=f"found {frames} frames and {pairs} pairs per clip; choose for example"):
         anchors_and_gaps(frames, pairs)
+
+
+def test_what_is_drawn_for_one_purpose_says_nothing_of_another() -> None:
+    draws = {purpose: generator(7, "a.mp4", purpose).random(8).tolist() for purpose in Draw}
+    assert draws[Draw.FRAMES] == generator(7, "a.mp4", Draw.FRAMES).random(8).tolist()
+    assert not set(draws[Draw.FRAMES]) & set(draws[Draw.CHANNELS])
 
 
 @given(SEEDS, CLIPS, st.integers(1, 400), st.integers(1, 64))
