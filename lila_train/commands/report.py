@@ -19,16 +19,25 @@ def report(
     demo: Annotated[
         Path | None, typer.Option(help="Instead: a demo run's folder, with cues.zarr, train and eval in it.")
     ] = None,
+    out: Annotated[Path, typer.Option(help="Where the report on RESULTS goes.")] = Path("runs/report"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
 ) -> None:
-    """Show what came of it, as one HTML file that needs nothing else.
+    """Show what came of it, as HTML files that need nothing else.
 
-    --demo writes DIR/report/index.html and summary.json; a page that is there for the same inputs is left as it is.
+    RESULTS give one table per task (HTML, Markdown, CSV), with published figures beside, marked as such. --demo writes
+    DIR/report/index.html and summary.json; a page that is there for the same inputs is left as it is.
     """
-    if demo is None:
-        raise LilaError("expected a folder to report on; pass --demo DIR")
-    from lila_train.devices import choose
-    from lila_train.report.demo import build
+    if (demo is None) == (not results):
+        raise LilaError(
+            "expected folders of lila-train eval to report on, or a demo's folder; pass RESULTS or --demo DIR"
+        )
+    if results:
+        from lila_train.report.comparison import write
 
-    made = build(demo, choose(device))
-    console.out.print(f"{made.page}{'' if made.fresh else ' (up to date)'}")
+        console.out.print("\n".join(str(path) for path in write(results, out)))
+    if demo is not None:
+        from lila_train.devices import choose
+        from lila_train.report.demo import build
+
+        made = build(demo, choose(device))
+        console.out.print(f"{made.page}{'' if made.fresh else ' (up to date)'}")

@@ -62,8 +62,8 @@ def _body(inputs: DemoInputs, device: torch.device) -> Markup:
             _introduction(inputs),
             score_section.headline(inputs),
             score_section.section(inputs),
-            heldout_section.masks(inputs),
-            heldout_section.features(inputs, model),
+            heldout_section.masks(inputs.davis),
+            heldout_section.features(inputs.davis, model),
             cue_section.section(inputs.store),
             _training(inputs),
         ]

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import stores
-from lila_train.evaluation.davis_data import DavisData, Sequence, open_davis
-from lila_train.evaluation.davis_scorer import figures, tally
-from lila_train.evaluation.davis_task import object_score
-from lila_train.evaluation.result_folder import ResultFolder, read_json
+from lila_train.evaluation.result_folder import read_json
+from lila_train.report.davis_result import DavisResult
 from lila_train.run_folder import RunFolder
 from stores.errors import LilaError
 
@@ -33,48 +31,31 @@ class DemoInputs:
         """The training run."""
         return RunFolder(self.root / "train")
 
-    @property
-    def evaluation(self) -> ResultFolder:
-        """The evaluation of its weights."""
-        return ResultFolder(self.root / "eval")
+    @cached_property
+    def davis(self) -> DavisResult:
+        """The evaluation of its weights on held-out scenes."""
+        _existing(self.root / "eval" / "result.json", "the evaluation's result", "lila-train eval davis-knn@lila")
+        return DavisResult(self.root / "eval")
 
     @cached_property
     def store(self) -> stores.CueStore:
         """The cues it was trained on."""
         return stores.open(_existing(self.root / "cues.zarr", "the cue store", "lila-cues build"))
 
-    @cached_property
+    @property
     def result(self) -> Json:
         """The evaluation's result."""
-        return _json(self.evaluation.result, "the evaluation's result", "lila-train eval davis-knn@lila")
+        return self.davis.content
 
     @cached_property
     def record(self) -> Json:
         """Settings and seconds of the training run."""
         return _json(self.run.record, "the record of the training run", "lila-train run")
 
-    @cached_property
-    def data(self) -> DavisData:
-        """The held-out sequences."""
-        return open_davis(Path(self.result["data_root"]))
-
     @property
     def weights(self) -> Path:
         """The trained decoder."""
         return _existing(self.run.weights, "the trained weights", "lila-train run")
-
-    def sequence(self, name: str) -> Sequence:
-        """A held-out sequence by its name."""
-        return next(sequence for sequence in self.data.sequences if sequence.name == name)
-
-    def prediction(self, head: str, sequence: str, frame: int) -> Path:
-        """The saved labels of a frame."""
-        stem = self.sequence(sequence).masks[frame].stem
-        return self.evaluation.root / "predictions" / head / sequence / f"{stem}.png"
-
-    def sequence_figures(self, head: str, sequence: str) -> dict[str, float | None]:
-        """J, F and JF over the objects of one sequence."""
-        return figures(tally(object_score(entry) for entry in self.result["parts"][head][sequence]["objects"]))
 
     def seconds(self) -> dict[str, float]:
         """Where the time went: stage one as it logged it, the steps of stage two, each head's evaluation."""

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from lila_train.evaluation.davis_data import read_frame, read_mask
 from lila_train.evaluation.davis_scorer import without_void
 from lila_train.evaluation.models import FeatureMap, GridModel, feature_map
-from lila_train.report.demo_inputs import DemoInputs
+from lila_train.report.davis_result import DavisResult
 from lila_train.report.page import Markup, Picture, drawing, figure, heading, joined, paragraph, photo, row
 from lila_train.report.score_section import NAMES, percent, signed
 from stores.pictures import mask_overlay, pca_basis, pca_picture
@@ -32,58 +32,59 @@ class Shown:
     picture: Picture
 
 
-def chosen_sequences(inputs: DemoInputs) -> list[tuple[str, str]]:
+def chosen_sequences(result: DavisResult) -> list[tuple[str, str]]:
     """The sequences with the largest, the median and the smallest gain, with a word on which it is."""
-    gains = {name: _gain(inputs, name) for name in inputs.result["parts"]["lila"]}
+    gains = {name: result.gain(name) for name in result.names}
     ordered = sorted(gains, key=lambda name: gains[name])
-    places = {len(ordered) - 1: "largest gain", len(ordered) // 2: "median gain", 0: "smallest gain"}
-    return [(ordered[place], f"{word}, {signed(100 * gains[ordered[place]])} points") for place, word in places.items()]
+    places = {0: "smallest", len(ordered) // 2: "median", len(ordered) - 1: "largest"}
+    return [
+        (ordered[place], f"{word} {_gained(result, gains[ordered[place]])}") for place, word in reversed(places.items())
+    ]
 
 
-def _gain(inputs: DemoInputs, name: str) -> float:
-    encoder, lila = (inputs.sequence_figures(head, name)["JF"] for head in ("encoder", "lila"))
-    return (lila or 0.0) - (encoder or 0.0)
+def _gained(result: DavisResult, gain: float) -> str:
+    return f"gain, {signed(100 * gain)} points" if len(result.heads) > 1 else f"J&F, {percent(gain)}"
 
 
-def masks(inputs: DemoInputs) -> Markup:
+def masks(result: DavisResult) -> Markup:
     """The last scored frame of three sequences: truth, encoder, LILA."""
+    what = "gain" if len(result.heads) > 1 else "J&F"
     explanation = (
         "The first frame's labels are given; this is the last frame that is scored, with the labels as each model "
-        "carried them there. The three sequences are those with the largest, the median and the smallest gain."
+        f"carried them there. The three sequences are those with the largest, the median and the smallest {what}."
     )
     parts = [heading("Masks, predicted and true"), paragraph(explanation)]
-    for name, word in chosen_sequences(inputs):
-        frame = len(inputs.sequence(name).frames) - 2
-        parts += [heading(f"{name}: {word}", 3), row(_masks_of(inputs, name, frame), 4)]
+    for name, word in chosen_sequences(result):
+        frame = len(result.sequence(name).frames) - 2
+        parts += [heading(f"{name}: {word}", 3), row(_masks_of(result, name, frame), 4)]
     return joined(parts)
 
 
-def _masks_of(inputs: DemoInputs, name: str, frame: int) -> list[Markup]:
-    sequence = inputs.sequence(name)
+def _masks_of(result: DavisResult, name: str, frame: int) -> list[Markup]:
+    sequence = result.sequence(name)
     picture = read_frame(sequence.frames[frame])
-    truth = without_void(inputs.data.labels(sequence.masks[frame]))
+    truth = without_void(result.data.labels(sequence.masks[frame]))
     found = [
         figure(photo(picture, "frame"), "Frame", f"{frame} of {len(sequence.frames) - 1}"),
         figure(photo(mask_overlay(picture, truth), "truth"), "Truth"),
     ]
-    for head in inputs.result["scores"]:
-        labels = read_mask(inputs.prediction(head, name, frame))
-        objects = inputs.result["parts"][head][name]["objects"]
-        j = float(np.mean([entry["region"][-1] for entry in objects]))
+    for head in result.heads:
+        labels = read_mask(result.prediction(head, name, frame))
+        j = float(np.mean([entry["region"][-1] for entry in result.objects(head, name)]))
         title = NAMES.get(head, head).capitalize() if head == "encoder" else NAMES.get(head, head)
         found.append(figure(photo(mask_overlay(picture, labels), head), title, f"J {percent(j)} here"))
     return found
 
 
-def features(inputs: DemoInputs, model: GridModel) -> Markup:
+def features(result: DavisResult, model: GridModel) -> Markup:
     """PCA of both models' features, for the first and the last frame of three held-out sequences."""
     shown = [
-        Shown(name, frame, read_frame(inputs.sequence(name).frames[frame]))
-        for name, _ in chosen_sequences(inputs)
-        for frame in (0, len(inputs.sequence(name).frames) - 1)
+        Shown(name, frame, read_frame(result.sequence(name).frames[frame]))
+        for name, _ in chosen_sequences(result)
+        for frame in (0, len(result.sequence(name).frames) - 1)
     ]
-    size = tuple(inputs.result["derived"]["frame_px"])
-    maps = {head: _maps(feature_map(model, head), shown, size, model.device) for head in inputs.result["scores"]}
+    size = tuple(result.content["derived"]["frame_px"])
+    maps = {head: _maps(feature_map(model, head), shown, size, model.device) for head in result.heads}
     bases = {head: pca_basis(_sample(found)) for head, found in maps.items()}
     explanation = (
         "Three principal components as red, green and blue, in one basis for all frames of a column, so that equal "

@@ -76,9 +76,9 @@ def _whole(inputs: DemoInputs) -> Markup:
 
 def _sequences(inputs: DemoInputs) -> Markup:
     rows: list[list[str | Markup]] = []
-    for name in inputs.result["parts"]["lila"]:
-        encoder, lila = (inputs.sequence_figures(head, name)["JF"] for head in ("encoder", "lila"))
-        objects = len(inputs.result["parts"]["lila"][name]["objects"])
+    for name in inputs.davis.names:
+        encoder, lila = (inputs.davis.figures(head, name)["JF"] for head in ("encoder", "lila"))
+        objects = len(inputs.davis.objects("lila", name))
         rows.append(
             [
                 name,

@@ -120,7 +120,7 @@ def test_a_store_without_a_complete_clip_is_refused(tmp_path: Path):
 def test_something_to_report_on_is_to_be_named():
     shown = CliRunner().invoke(app, ["report"])
     assert isinstance(shown.exception, LilaError)
-    assert "expected a folder to report on" in str(shown.exception)
+    assert "pass RESULTS or --demo DIR" in str(shown.exception)
 
 
 def test_the_pair_with_the_most_motion_is_shown(finished: Path):
@@ -139,12 +139,12 @@ def test_confidence_is_one_where_flows_cancel_and_falls_with_the_error():
 
 
 def test_largest_median_and_smallest_gain_are_shown(finished: Path):
-    inputs = DemoInputs(finished)
+    result = DemoInputs(finished).davis
     gains = {}
     for name in ("one", "two", "three"):
-        encoder, lila = (inputs.sequence_figures(head, name)["JF"] for head in ("encoder", "lila"))
+        encoder, lila = (result.figures(head, name)["JF"] for head in ("encoder", "lila"))
         gains[name] = lila - encoder
-    found = heldout_section.chosen_sequences(inputs)
+    found = heldout_section.chosen_sequences(result)
     assert [word.split(",")[0] for _, word in found] == ["largest gain", "median gain", "smallest gain"]
     assert [gains[name] for name, _ in found] == sorted(gains.values(), reverse=True)
 

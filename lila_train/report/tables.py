@@ -1,0 +1,171 @@
+"""One table per task from the results of evaluations, the published figures beside ours and marked as such."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lila_train.evaluation.result_folder import read_json
+from lila_train.report.page import Markup, table
+from lila_train.report.published import SOURCE, published
+from stores.errors import LilaError
+
+Json = dict[str, Any]
+
+MISSING = "missing"
+MEASURED = "measured"
+TITLES = {
+    "davis-knn": "Video object segmentation, local k-NN",
+    "davis-lp": "Video object segmentation, linear probe",
+    "nyuv2-normals": "Surface normals, NYUv2",
+    "cocostuff27": "Semantic segmentation, COCO-Stuff-27",
+    "ade20k150": "Semantic segmentation, ADE20K, 150 classes",
+    "ade20k151": "Semantic segmentation, ADE20K, 151 classes",
+    "cocostuff-zs": "Zero-shot segmentation, COCO-Stuff",
+    "openvocab": "Open-vocabulary segmentation",
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a figure is shown: its heading, and what it is multiplied by."""
+
+    heading: str
+    scale: float = 100.0
+    digits: int = 1
+
+
+METRICS = {
+    "JF": Metric("J&F"),
+    "J": Metric("J"),
+    "F": Metric("F"),
+    "J_recall": Metric("J recall"),
+    "J_decay": Metric("J decay"),
+    "F_recall": Metric("F recall"),
+    "F_decay": Metric("F decay"),
+    "rmse_deg": Metric("RMSE °", 1.0, 2),
+    "under_11.25": Metric("< 11.25°"),
+    "under_22.5": Metric("< 22.5°"),
+    "under_30": Metric("< 30°"),
+    "miou": Metric("mIoU"),
+    "pixel_accuracy": Metric("pixel accuracy"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model under one protocol. `source` is "measured", or where a published figure comes from."""
+
+    model: str
+    protocol: str
+    figures: Mapping[str, float | None]
+    counts: str
+    source: str = MEASURED
+
+
+@dataclass(frozen=True)
+class TaskTable:
+    """The rows of one task, measured ones first; the columns are those metrics that a measured row has."""
+
+    task: str
+    rows: Sequence[Row]
+
+    @property
+    def title(self) -> str:
+        """The task in words."""
+        return TITLES.get(self.task, self.task)
+
+    @property
+    def metrics(self) -> list[str]:
+        """Keys of the columns, in a fixed order; what is not known beforehand comes last."""
+        found = dict.fromkeys(name for row in self.rows if row.source == MEASURED for name in row.figures)
+        return [name for name in METRICS if name in found] + [name for name in found if name not in METRICS]
+
+    def head(self) -> list[str]:
+        """Headings."""
+        return ["model", "protocol", *(_metric(name).heading for name in self.metrics), "measured on", "source"]
+
+    def lines(self) -> list[list[str]]:
+        """Cells as text."""
+        return [
+            [
+                row.model,
+                row.protocol,
+                *(shown(name, row.figures.get(name)) for name in self.metrics),
+                row.counts,
+                row.source,
+            ]
+            for row in self.rows
+        ]
+
+    def html(self) -> Markup:
+        """As HTML, published rows in italics."""
+        return table(self.head(), self.lines(), ["" if row.source == MEASURED else "published" for row in self.rows])
+
+    def markdown(self) -> str:
+        """As a GitHub table, published rows in italics."""
+        lines = [self.head(), ["---"] * len(self.head())]
+        for row, cells in zip(self.rows, self.lines(), strict=True):
+            lines.append(cells if row.source == MEASURED else [f"*{cell}*" for cell in cells])
+        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return f"## {self.title}\n\n{body}\n"
+
+    def csv(self) -> str:
+        """Comma-separated values with a head."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.head(), *self.lines()])
+        return text.getvalue()
+
+
+def read_result(path: Path) -> Json:
+    """The result in a folder of `lila-train eval`, or the file itself."""
+    file = path / "result.json" if path.is_dir() else path
+    content = read_json(file)
+    if content is None:
+        raise LilaError(
+            f"expected a result of lila-train eval at {path}, found none; pass the folder that was its --out"
+        )
+    if missing := [key for key in ("protocol", "scores", "counts", "settings") if key not in content]:
+        raise LilaError(f"expected a result of lila-train eval in {file}, found one without {', '.join(missing)}")
+    return content
+
+
+def tables(results: Iterable[Json]) -> list[TaskTable]:
+    """A table for each task that was measured, in the order of the first result of each."""
+    rows: dict[str, list[Row]] = {}
+    for result in results:
+        task = result["protocol"].split("@")[0]
+        found = rows.setdefault(task, [])
+        found += [row for row in _measured(result) if row not in found]
+    return [TaskTable(task, [*found, *_published(task)]) for task, found in rows.items()]
+
+
+def shown(name: str, value: float | None) -> str:
+    """A figure as text; what was not measured is missing, never 0."""
+    metric = _metric(name)
+    return MISSING if value is None else f"{metric.scale * value:.{metric.digits}f}"
+
+
+def _metric(name: str) -> Metric:
+    return METRICS.get(name, Metric(name, 1.0, 3))
+
+
+def _measured(result: Json) -> list[Row]:
+    model = result.get("model", {})
+    encoder = str(model.get("encoder", "encoder"))
+    counts = ", ".join(f"{count} {name}" for name, count in result["counts"].items())
+    names = {"encoder": encoder, "lila": f"{encoder} + LILA"}
+    return [
+        Row(names.get(head, f"{encoder} + {head}"), result["protocol"], figures, counts)
+        for head, figures in result["scores"].items()
+    ]
+
+
+def _published(task: str) -> list[Row]:
+    return [
+        Row(row.model, row.protocol, row.figures, "the full set", f"published: {SOURCE}") for row in published(task)
+    ]
