@@ -8,7 +8,7 @@ SEED   ?= 0
 SUFFIX := $(if $(filter-out 0,$(SEED)),-seed$(SEED))
 DEMO   ?= runs/demo$(SUFFIX)
 SCENES ?= data/demo$(SUFFIX)
-STEPS  ?= 300
+STEPS  ?= 150
 SEEDS  ?= 3
 
 # Two processes that each start two threads on two cores are slower than one: one thread each, unless told.
@@ -33,7 +33,7 @@ setup: $(STAMP)  ## install into .venv, once
 demo: setup  ## from rendered videos to pixel features and their score, in runs/demo/report/index.html
 	$(BIN)/lila-cues build --dataset demo --root $(SCENES) --store $(DEMO)/cues.zarr --seed $(SEED)
 	$(BIN)/lila-train run --recipe demo --store $(DEMO)/cues.zarr --out $(DEMO)/train --steps $(STEPS) --seed $(SEED) --resume
-	$(BIN)/lila-train eval davis-knn@lila --short-side 160 --data $(SCENES)/heldout --weights $(DEMO)/train/weights.safetensors --out $(DEMO)/eval
+	$(BIN)/lila-train eval davis-knn@lila --data $(SCENES)/heldout --weights $(DEMO)/train/weights.safetensors --out $(DEMO)/eval
 	$(BIN)/lila-train report --demo $(DEMO)
 
 ablate: setup  ## the paper's ablations on the demo's store, in runs/demo/ablations

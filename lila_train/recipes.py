@@ -44,7 +44,7 @@ RECIPES = {
     ),
     "demo": Recipe(
         TrainSettings(
-            steps=300, batch_size=4, learning_rate=1e-3, decoder_width=32, method=Method(view_size=112, max_gap=4)
+            steps=150, batch_size=4, learning_rate=1e-3, decoder_width=64, method=Method(view_size=112, max_gap=4)
         ),
         build="lila-cues build --dataset demo",
         hardware="two CPU cores",

@@ -5,13 +5,13 @@ Where a value is missing (NaN) the pictures are grey, so that a hole never looks
 
 from __future__ import annotations
 
-import struct
-import zlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
+from PIL import Image
 
 MISSING = np.array([128, 128, 128], np.uint8)
 
@@ -175,12 +175,14 @@ def _label_edges(labels: np.ndarray) -> np.ndarray:
 
 def png_bytes(rgb: UInt8[np.ndarray, "h w 3"]) -> bytes:
     """The image as a PNG file, 8 bits per channel."""
-    return _png(rgb.reshape(rgb.shape[0], -1), rgb.shape[1], colour_type=2, palette=b"")
+    return _png(Image.fromarray(rgb))
 
 
 def label_png_bytes(labels: UInt8[np.ndarray, "h w"]) -> bytes:
     """Labels as an indexed PNG file: the pixel value is the label, its colour comes from `label_palette`."""
-    return _png(labels, labels.shape[1], colour_type=3, palette=label_palette().tobytes())
+    indexed = Image.fromarray(labels).convert("L")
+    indexed.putpalette(label_palette().tobytes())
+    return _png(indexed)
 
 
 def write_png(path: Path, rgb: UInt8[np.ndarray, "h w 3"]) -> None:
@@ -193,16 +195,10 @@ def write_label_png(path: Path, labels: UInt8[np.ndarray, "h w"]) -> None:
     path.write_bytes(label_png_bytes(labels))
 
 
-def _png(rows: np.ndarray, width: int, colour_type: int, palette: bytes) -> bytes:
-    """PNG (ISO/IEC 15948): each row of bytes preceded by its filter, here always 0 (none)."""
-    header = struct.pack(">IIBBBBB", width, len(rows), 8, colour_type, 0, 0, 0)
-    filtered = np.pad(rows, ((0, 0), (1, 0))).tobytes()
-    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(filtered, 6)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks if data or kind == b"IEND")
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def _png(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, "png")
+    return content.getvalue()
 
 
 def _as_bytes(colour: np.ndarray, known: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:

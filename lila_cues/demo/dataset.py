@@ -22,7 +22,7 @@ from stores.pictures import write_label_png
 
 RENDERER = 1  # raise it when the same seed would give other pixels
 TRAIN_FRAMES = 24
-HELDOUT_FRAMES = 20
+HELDOUT_FRAMES = 12
 JPEG_QUALITY = 97
 DONE = "demo.json"
 BEGUN = "demo.begun.json"
@@ -52,7 +52,7 @@ def demo_root() -> Path:
     return Path(os.environ.get("LILA_DATA", "data")) / "demo"
 
 
-def render(root: Path, train: int = 24, heldout: int = 8, seed: int = 0) -> None:
+def render(root: Path, train: int = 24, heldout: int = 6, seed: int = 0) -> None:
     """Render all clips under `root`, unless they are there already.
 
     `root/train` and `root/heldout` hold `NAME.mp4` and `truth/NAME.npz`; `root/heldout` is a DAVIS-2017 folder as well.

@@ -1,8 +1,8 @@
 """What the tiny networks learn from: random views of rendered frames, and the losses on them.
 
-The encoder sees images only: two crops of one frame show the same points, so their patch features must agree there and
-differ elsewhere (dense contrast), and each feature must still tell what its patch looks like (reconstruction).
-The depth network learns from the renderer's depth.
+The encoder sees images only, some of their patches hidden, and tells what every patch looks like (masked image
+modelling: Xie et al., SimMIM, CVPR 2022). Nothing in it compares frames or crops, so that following objects is not what
+it was trained for. The depth network learns from the renderer's depth.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from numpy.random import Generator
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from lila_cues.demo.raster import paint
@@ -25,7 +25,8 @@ from lila_cues.networks import tiny
 
 VIEW = 112  # pixels a side; 14 patches
 SIDES_PX = (90.0, 240.0)  # of the crop that becomes a view: objects then appear at 0.5 to 1.2 times their size
-LEARNED_SCALE = 4  # a patch is told by its own picture at 4×4
+HIDDEN = 0.5  # share of the patches that the encoder does not see
+SEEN_WEIGHT = 0.2  # of telling a patch that it does see
 
 
 @dataclass(frozen=True)
@@ -114,58 +115,32 @@ def jittered(rng: Generator, images: Float[Tensor, "b 3 y x"]) -> Float[Tensor, 
 # --- the encoder's losses -----------------------------------------------------------------------------------------
 
 
-class PretextHeads(nn.Module):
-    """What the losses need on top of the encoder, and what is thrown away after training."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.contrast = nn.Linear(tiny.WIDTH, 64)
-        self.picture = nn.Linear(tiny.WIDTH, 3 * LEARNED_SCALE**2)
-
-
 def tokens(encoder: VisionTransformer, images: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b p c"]:
     """Patch features of the last block for RGB in [0, 1]."""
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (tiny.MEAN, tiny.STD))
     return encoder.forward_features((images - mean) / std)
 
 
-def contrast_loss(
-    features: Float[Tensor, "b p c"],
-    others: Float[Tensor, "b p c"],
-    crops: tuple[Crops, Crops],
-    chosen: Bool[Tensor, "b p"],
-    temperature: float = 0.1,
+def hidden_patches(rng: Generator, count: int, cells: int) -> Bool[Tensor, "b p"]:
+    """Which patches of each image are hidden, each with the chance `HIDDEN`."""
+    return torch.from_numpy(rng.random((count, cells * cells)) < HIDDEN)
+
+
+def without(images: Float[Tensor, "b 3 y x"], hidden: Bool[Tensor, "b p"]) -> Float[Tensor, "b 3 y x"]:
+    """The images with hidden patches in the image's mean colour."""
+    cells = images.shape[-1] // tiny.PATCH_SIZE
+    mask = functional.interpolate(hidden.float().unflatten(1, (1, cells, cells)), scale_factor=float(tiny.PATCH_SIZE))
+    return torch.lerp(images, images.mean(dim=(2, 3), keepdim=True), mask)
+
+
+def picture_loss(
+    told: Float[Tensor, "b p n"], images: Float[Tensor, "b 3 y x"], hidden: Bool[Tensor, "b p"]
 ) -> Float[Tensor, ""]:
-    """InfoNCE: a patch of the first view against the same point of the second, among all points of the batch.
-
-    Points of one frame that lie less than 1½ patches apart do not count as different.
-    """
-    batch, count, _ = features.shape
-    cells = round(count**0.5)
-    places = crops[0].to_frame(view_grid(cells).expand(batch, -1, -1))
-    there = crops[1].to_view(places)
-    use = chosen & (there.abs() < 1).all(dim=-1)
-    grid = others.transpose(1, 2).unflatten(2, (cells, cells))
-    sampled = functional.grid_sample(grid, there[:, None], align_corners=False)[:, :, 0].transpose(1, 2)
-    queries, keys = functional.normalize(features[use], dim=-1), functional.normalize(sampled[use], dim=-1)
-    logits = (queries @ keys.T / temperature).masked_fill(_same_point(places, crops[0], cells, use), -torch.inf)
-    return functional.cross_entropy(logits, torch.arange(len(logits)))
-
-
-def _same_point(places: Tensor, crops: Crops, cells: int, use: Tensor) -> Tensor:
-    """Pairs of different rows that are almost the same point of the same frame."""
-    frame = torch.arange(len(places))[:, None].expand(use.shape)[use]
-    in_patches = (places / crops.half[:, None] * cells / 2)[use]
-    near = torch.cdist(in_patches, in_patches) < 1.5
-    same = near & (frame[:, None] == frame[None])
-    return same.fill_diagonal_(False)
-
-
-def picture_loss(pictures: Float[Tensor, "b p n"], images: Float[Tensor, "b 3 y x"]) -> Float[Tensor, ""]:
-    """Mean absolute difference between what the head draws of each patch and the patch, made small."""
-    small = functional.avg_pool2d(images, tiny.PATCH_SIZE // LEARNED_SCALE)
-    wanted = functional.unfold(small, LEARNED_SCALE, stride=LEARNED_SCALE).transpose(1, 2)
-    return (pictures - wanted).abs().mean()
+    """Mean absolute error of the pixels of hidden patches, and with less weight of seen ones, about the mean colour."""
+    away = 2 * (images - images.mean(dim=(2, 3), keepdim=True))
+    wanted = functional.unfold(away, tiny.PATCH_SIZE, stride=tiny.PATCH_SIZE).transpose(1, 2)
+    error = (told - wanted).abs().mean(dim=-1)
+    return error[hidden].mean() + SEEN_WEIGHT * error[~hidden].mean()
 
 
 # --- the depth network's loss -------------------------------------------------------------------------------------

@@ -21,21 +21,19 @@ from torch import Tensor, nn
 from lila_cues.demo.pretext import (
     VIEW,
     FrameBank,
-    PretextHeads,
-    contrast_loss,
     depth_loss,
     draw_crops,
+    hidden_patches,
     jittered,
     picture_loss,
     rendered_bank,
     tokens,
+    without,
 )
 from lila_cues.demo.seeds import Split
 from lila_cues.networks import tiny
 from lila_cues.networks.weights import file_sha256
 from stores import console
-
-QUERIES_PER_FRAME = 64
 
 
 @dataclass(frozen=True)
@@ -45,33 +43,27 @@ class Recipe:
     seed: int = 0
     scenes: int = 160
     check_scenes: int = 24
-    encoder_steps: int = 600
+    encoder_steps: int = 800
     depth_steps: int = 400
     batch: int = 8
-    encoder_rate: float = 1e-3
+    encoder_rate: float = 2e-3
     depth_rate: float = 3e-3
-    picture_weight: float = 4.0
 
 
 def train_encoder(bank: FrameBank, recipe: Recipe) -> tuple[nn.Module, dict[str, float]]:
     """The encoder after training, and its last losses (mean of the last tenth)."""
     torch.manual_seed(recipe.seed)
-    encoder, heads = tiny.encoder(), PretextHeads()
+    encoder, head = tiny.encoder(), nn.Linear(tiny.WIDTH, 3 * tiny.PATCH_SIZE**2)
 
     def losses(step: int) -> dict[str, Tensor]:
         rng = _position(recipe, slot=1, step=step)
         frames = bank.rgb[torch.from_numpy(rng.integers(0, len(bank.rgb), recipe.batch))].float() / 255
-        crops = draw_crops(rng, recipe.batch, *frames.shape[-2:])
-        images = torch.cat([jittered(rng, crop.cut(frames, VIEW)) for crop in crops])
-        features = tokens(encoder, images)
-        first, second = heads.contrast(features).chunk(2)
-        chosen = torch.from_numpy(rng.random(first.shape[:2]) < QUERIES_PER_FRAME / first.shape[1])
-        return {
-            "contrast": contrast_loss(first, second, crops, chosen),
-            "picture": recipe.picture_weight * picture_loss(heads.picture(features), images),
-        }
+        crops, _ = draw_crops(rng, recipe.batch, *frames.shape[-2:])
+        images = jittered(rng, crops.cut(frames, VIEW))
+        hidden = hidden_patches(rng, recipe.batch, VIEW // tiny.PATCH_SIZE)
+        return {"picture": picture_loss(head(tokens(encoder, without(images, hidden))), images, hidden)}
 
-    parameters = [*encoder.parameters(), *heads.parameters()]
+    parameters = [*encoder.parameters(), *head.parameters()]
     return encoder, _fit("encoder", losses, parameters, recipe.encoder_rate, recipe.encoder_steps)
 
 

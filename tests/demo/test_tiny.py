@@ -11,7 +11,7 @@ import torch
 from scipy.stats import spearmanr
 
 from lila_cues.demo import pretext, train_tiny
-from lila_cues.demo.pretext import Crops, contrast_loss, depth_loss, draw_crops, picture_loss, view_grid
+from lila_cues.demo.pretext import HIDDEN, SEEN_WEIGHT, depth_loss, draw_crops, picture_loss, view_grid
 from lila_cues.networks import tiny
 from lila_cues.networks.weights import file_sha256
 from tests.demo.conftest import Clip
@@ -62,29 +62,30 @@ def _images(clips: list[Clip]) -> torch.Tensor:
     return torch.from_numpy(np.stack([clip.rgb[0] for clip in clips])).permute(0, 3, 1, 2).float() / 255
 
 
-def _found_again(network: torch.nn.Module, images: torch.Tensor, crops: tuple[Crops, Crops]) -> float:
-    """Share of the first views' patches whose most similar patch of all second views lies at the same point."""
+def _told_of_hidden(network: torch.nn.Module, images: torch.Tensor) -> float:
+    """How much of hidden patches' colour a linear map reads off their features: R² on images it was not fitted on."""
+    hidden = pretext.hidden_patches(np.random.default_rng(0), len(images), 14)
     with torch.inference_mode():
-        first, second = (pretext.tokens(network, crop.cut(images, pretext.VIEW)) for crop in crops)
-    batch, count, _ = first.shape
-    similarity = torch.nn.functional.normalize(first.flatten(0, 1), dim=-1) @ (
-        torch.nn.functional.normalize(second.flatten(0, 1), dim=-1).T
+        features = pretext.tokens(network, pretext.without(images, hidden))
+    colours = torch.nn.functional.avg_pool2d(images, tiny.PATCH_SIZE).flatten(2).mT
+    colours = colours - images.mean(dim=(2, 3))[:, None]
+    half = len(images) // 2
+    (x, y), (x_new, y_new) = (
+        (features[part][hidden[part]].double(), colours[part][hidden[part]].double())
+        for part in (slice(half), slice(half, None))
     )
-    frame, patch = similarity.argmax(dim=1).div(count, rounding_mode="floor"), similarity.argmax(dim=1) % count
-    there = crops[1].to_view(crops[0].to_frame(view_grid(14).expand(batch, -1, -1))).flatten(0, 1)
-    near = (view_grid(14)[0, patch] - there).abs().amax(dim=-1) < 1.5 * 2 / 14
-    shown = there.abs().amax(dim=-1) < 1
-    right = near & (frame == torch.arange(batch).repeat_interleave(count))
-    return float(right[shown].float().mean())
+    weights = torch.linalg.solve(x.T @ x / len(x) + 0.1 * torch.eye(x.shape[1]), x.T @ y / len(x))
+    return float(1 - (x_new @ weights - y_new).square().mean() / y_new.square().mean())
 
 
-def test_features_find_a_point_again_in_another_view(clips: list[Clip]) -> None:
-    """Another size, place and side: at the same point more often than without training."""
-    crops = draw_crops(np.random.default_rng(0), len(clips), 240, 320)
-    trained = _found_again(tiny.tiny_encoder(), _images(clips), crops)
-    assert trained > 0.25
+def test_features_tell_of_what_was_hidden(clips: list[Clip]) -> None:
+    """From its surroundings, on scenes that no training has seen: more than without training."""
+    frames = torch.from_numpy(np.concatenate([clip.rgb[::3] for clip in clips])).permute(0, 3, 1, 2).float() / 255
+    crops, _ = draw_crops(np.random.default_rng(0), len(frames), 240, 320)
+    views = crops.cut(frames, pretext.VIEW)[torch.randperm(len(frames), generator=torch.Generator().manual_seed(0))]
+    trained = _told_of_hidden(tiny.tiny_encoder(), views)
     torch.manual_seed(0)
-    assert trained > 1.3 * _found_again(tiny.encoder().eval(), _images(clips), crops)
+    assert trained > 0.1 + max(0.0, _told_of_hidden(tiny.encoder().eval(), views))
 
 
 def test_crops_cut_what_they_say() -> None:
@@ -100,42 +101,31 @@ def test_crops_cut_what_they_say() -> None:
         torch.testing.assert_close(crops.to_view(points), view_grid(14).expand(6, -1, -1), atol=1e-5, rtol=0)
 
 
-def _whole_frame(batch: int) -> Crops:
-    return Crops(centre=torch.zeros(batch, 2), half=torch.ones(batch, 2), mirror=torch.ones(batch))
+def test_hidden_patches_are_the_mean_colour_and_the_others_untouched() -> None:
+    images, hidden = torch.rand(2, 3, 16, 16), torch.tensor([[True, False, False, True], [False, True, False, False]])
+    seen = pretext.without(images, hidden)
+    assert torch.equal(seen[0, :, :8, 8:], images[0, :, :8, 8:])
+    torch.testing.assert_close(seen[0, :, :8, :8], images[0].mean(dim=(1, 2))[:, None, None].expand(3, 8, 8))
+    torch.testing.assert_close(seen[1, :, 8:], images[1, :, 8:])
 
 
-def test_contrast_is_least_where_equal_points_agree_and_others_differ() -> None:
-    """One feature per point, the same in both views: no doubt is left; all alike: ln of the number of choices."""
-    crops = (_whole_frame(2), _whole_frame(2))
-    distinct = torch.eye(2 * 16).reshape(2, 16, 32)
-    chosen = torch.ones(2, 16, dtype=torch.bool)
-    assert contrast_loss(distinct, distinct, crops, chosen) < 0.01
-    swapped = distinct.flip(0)
-    assert contrast_loss(distinct, swapped, crops, chosen) > 9
-    alike = contrast_loss(torch.ones(2, 16, 3), torch.ones(2, 16, 3), crops, chosen)
-    choices = [32 - len([1 for b in range(16) if b != a and _distance(a, b) < 1.5]) for a in range(16)]
-    assert alike.item() == pytest.approx(np.mean(np.log(choices)), abs=1e-5)
-
-
-def _distance(a: int, b: int) -> float:
-    return float(np.hypot(a % 4 - b % 4, a // 4 - b // 4))
-
-
-def test_contrast_follows_a_mirrored_view() -> None:
-    mirrored = Crops(centre=torch.zeros(1, 2), half=torch.ones(1, 2), mirror=-torch.ones(1))
-    distinct = torch.eye(16)[None]
-    across = distinct.reshape(1, 4, 4, 16).flip(2).reshape(1, 16, 16)
-    chosen = torch.ones(1, 16, dtype=torch.bool)
-    assert contrast_loss(distinct, across, (_whole_frame(1), mirrored), chosen) < 0.01
+def test_the_share_of_hidden_patches() -> None:
+    hidden = pretext.hidden_patches(np.random.default_rng(0), 200, 14)
+    assert hidden.float().mean().item() == pytest.approx(HIDDEN, abs=0.01)
 
 
 def test_the_picture_of_a_patch_is_its_own_pixels() -> None:
+    """The right answer for one patch takes its own error away: all of it where hidden, less where seen."""
     images = torch.rand(1, 3, 16, 16)
-    first = images[0, :, :8, 8:].reshape(3, 4, 2, 4, 2).mean(dim=(2, 4)).reshape(-1)
-    pictures = torch.zeros(1, 4, 48)
-    before = picture_loss(pictures, images)
-    pictures[0, 1] = first
-    assert picture_loss(pictures, images).item() == pytest.approx((before - first.mean() / 4).item(), abs=1e-6)
+    away = 2 * (images - images.mean(dim=(2, 3), keepdim=True))
+    told = torch.zeros(1, 4, 192)
+    told[0, 1] = away[0, :, :8, 8:].reshape(-1)
+    error = away[0].unflatten(1, (2, 8)).unflatten(3, (2, 8)).abs().mean(dim=(0, 2, 4)).flatten()
+    for hidden_one, weight in ((True, 1.0), (False, SEEN_WEIGHT)):
+        hidden = torch.tensor([[True, hidden_one, False, True]])
+        share = hidden.sum() if hidden_one else (~hidden).sum()
+        gain = picture_loss(torch.zeros(1, 4, 192), images, hidden) - picture_loss(told, images, hidden)
+        assert gain.item() == pytest.approx((weight * error[1] / share).item(), abs=1e-6)
 
 
 def test_depth_loss_is_zero_at_the_truth_and_counts_ratios() -> None:
