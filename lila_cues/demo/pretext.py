@@ -1,8 +1,10 @@
 """What the tiny networks learn from: random views of rendered frames, and the losses on them.
 
 The encoder sees images only, some of their patches hidden, and tells what every patch looks like (masked image
-modelling: Xie et al., SimMIM, CVPR 2022). Nothing in it compares frames or crops, so that following objects is not what
-it was trained for. The depth network learns from the renderer's depth.
+modelling: Xie et al., SimMIM, CVPR 2022). Nothing in it compares frames or crops: a dense contrast of crops was tried,
+and is so near to following objects that a decoder of 300 steps did not improve on it by k-NN (J&F 87.7 and 87.0 on four
+scenes). In so short a training the encoder learns to tell the patches that it sees (R² 0.90 of their pixels, 0.83
+untrained), and nothing of the hidden ones: a weak encoder. The depth network learns from the renderer's depth.
 """
 
 from __future__ import annotations

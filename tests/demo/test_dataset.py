@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lila_cues.demo import demo_root, render
+from lila_cues.demo.dataset import HELDOUT_FRAMES
 from lila_cues.demo.truth import Truth
 from lila_cues.demo.videos import read_video
 from stores.errors import LilaError
@@ -21,7 +22,7 @@ def _snapshot(root: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_clips_are_videos_with_their_truth_beside_them(demo: Path) -> None:
-    for split, frames in (("train", 24), ("heldout", 20)):
+    for split, frames in (("train", 24), ("heldout", HELDOUT_FRAMES)):
         videos = sorted((demo / split).glob("*.mp4"))
         assert [v.stem for v in videos] == [f"{split}_000", f"{split}_001"]
         for video in videos:
@@ -39,8 +40,8 @@ def test_held_out_scenes_are_a_davis_folder(demo: Path) -> None:
         truth = Truth.load(folder / "truth" / f"{name}.npz").masks()
         frames = sorted((folder / "JPEGImages" / "480p" / name).iterdir())
         masks = sorted((folder / "Annotations" / "480p" / name).iterdir())
-        assert [p.name for p in frames] == [f"{i:05d}.jpg" for i in range(20)]
-        assert [p.name for p in masks] == [f"{i:05d}.png" for i in range(20)]
+        assert [p.name for p in frames] == [f"{i:05d}.jpg" for i in range(HELDOUT_FRAMES)]
+        assert [p.name for p in masks] == [f"{i:05d}.png" for i in range(HELDOUT_FRAMES)]
         for index, path in enumerate(masks):
             with Image.open(path) as mask:
                 assert mask.mode == "P"
