@@ -16,7 +16,7 @@ MIB = 2**20
 
 
 def evaluate(
-    protocol: Annotated[str, typer.Argument(metavar="PROTOCOL", help="davis-knn@lila, davis-knn@dino")],
+    protocol: Annotated[str, typer.Argument(metavar="PROTOCOL", help="davis-lp@lila, davis-knn@lila, davis-knn@dino")],
     out: Annotated[
         Path, typer.Option(help="Where the result and the predictions go; an interrupted run goes on there.")
     ],

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from lila_train.evaluation.frames import Image, Labels, Size, as_input, network_size
 from lila_train.evaluation.models import FeatureMap
 from lila_train.evaluation.propagation import (
     Budget,
@@ -25,10 +25,6 @@ from lila_train.evaluation.propagation import (
     share_of_top,
     softmax_of_top,
 )
-
-Size = tuple[int, int]  # height, width
-Image = UInt8[np.ndarray, "H W 3"]
-Labels = UInt8[np.ndarray, "H W"]
 
 
 @dataclass(frozen=True)
@@ -82,17 +78,11 @@ class KnnProtocol:
 
 def sizes_of(native: Size, patch: int, settings: KnnSettings) -> Sizes:
     """The sizes of a sequence whose frames are `native` (height, width) in pixels."""
-    short = max(1, round((settings.short_side_px or settings.short_side_patches * patch) / patch)) * patch
-    ideal = short * max(native) / min(native)
-    multiple = settings.long_side_multiple_px
-    if multiple is not None and multiple % patch == 0:
-        long = max(multiple, int(ideal // multiple) * multiple)
-    else:
-        long = max(1, round(ideal / patch)) * patch
-    cells = settings.grid_short_side or short // patch
-    upright = native[0] > native[1]
-    frame, grid = (short, long), (cells, long * cells // short)
-    return Sizes(native, frame[::-1] if upright else frame, grid[::-1] if upright else grid)
+    short_side_px = settings.short_side_px or settings.short_side_patches * patch
+    frame = network_size(native, patch, short_side_px, settings.long_side_multiple_px)
+    cells = settings.grid_short_side or min(frame) // patch
+    grid = tuple(cells if side == min(frame) else side * cells // min(frame) for side in frame)
+    return Sizes(native, frame, (grid[0], grid[1]))
 
 
 def follow(
@@ -122,9 +112,7 @@ def follow(
 @torch.no_grad()
 def unit_cells(frame: Image, features: FeatureMap, sizes: Sizes, device: torch.device) -> Float[Tensor, "d h w"]:
     """A frame's features, brought to the grid and to unit length; a map that has the grid's size stays as it is."""
-    image = torch.tensor(frame, device=device).movedim(-1, 0)[None].float() / 255
-    resized = F.interpolate(image, sizes.frame, mode="bilinear", align_corners=False, antialias=True)
-    return F.normalize(_bilinear(features(resized.clamp(0, 1))[0], sizes.grid), dim=0)
+    return F.normalize(_bilinear(features(as_input(frame, sizes.frame, device))[0], sizes.grid), dim=0)
 
 
 def _bilinear(maps: Float[Tensor, "c H W"], size: Size) -> Float[Tensor, "c h w"]:

@@ -8,27 +8,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
-
 from lila_train.evaluation import davis_data, davis_scorer
 from lila_train.evaluation.davis_data import DavisData
 from lila_train.evaluation.davis_scorer import LabelPair, ObjectScore
+from lila_train.evaluation.frames import Image, Labels
 from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.sums import Tally
 from stores.errors import LilaError
 from stores.pictures import write_label_png
 
-Image = UInt8[np.ndarray, "H W 3"]
-Labels = UInt8[np.ndarray, "H W"]
-
 
 @dataclass(frozen=True)
 class Video:
-    """What a segmenter is given: the frames in order, the number of them, and the first one's labels."""
+    """What a segmenter is given: the sequence's name, its frames in order, and the first one's labels."""
 
+    name: str
     frames: Iterable[Image]
-    count: int
     reference: Labels
 
 
@@ -81,7 +76,7 @@ class DavisTask:
         saved = folder / "predictions" / head / part
         saved.mkdir(parents=True, exist_ok=True)
         reference = self._reference(sequence)
-        video = Video(self._frames(sequence, reference.shape), len(sequence.frames), reference)
+        video = Video(part, self._frames(sequence, reference.shape), reference)
         write_label_png(saved / f"{sequence.masks[0].stem}.png", reference)
         for mask, labels in zip(sequence.masks[1:], self.segment(model, head, video), strict=True):
             write_label_png(saved / f"{mask.stem}.png", labels)

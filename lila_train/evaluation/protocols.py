@@ -9,12 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lila_train.evaluation import davis_knn
+import torch
+from torch import Tensor
+
+from lila_train.evaluation import davis_knn, davis_lp
 from lila_train.evaluation.davis_data import open_davis
-from lila_train.evaluation.davis_knn import KnnProtocol, Labels, Size
+from lila_train.evaluation.davis_knn import KnnProtocol
+from lila_train.evaluation.davis_lp import LpSettings
 from lila_train.evaluation.davis_task import DavisTask, Video
+from lila_train.evaluation.frames import Image, Labels, Size, as_input
 from lila_train.evaluation.harness import Task
-from lila_train.evaluation.models import GridModel, feature_map
+from lila_train.evaluation.models import ENCODER, GridModel, feature_map
 from lila_train.evaluation.propagation import Budget
 from stores.errors import LilaError
 
@@ -86,7 +91,31 @@ def _knn_sizes(protocol: KnnProtocol, model: GridModel, native: Size) -> dict[st
     }
 
 
+def lp_task(data: Path, options: Options) -> Task:
+    """The linear probe on a DAVIS folder: the encoder's grid, and for a model with a pixel map that one too."""
+    settings = LpSettings(seed=options.seed, short_side_px=options.short_side_px)
+
+    def segment(model: GridModel, head: str, video: Video) -> Iterator[Labels]:
+        native = (video.reference.shape[0], video.reference.shape[1])
+        size = davis_lp.size_of(native, model.patch_size, settings)
+        functions = [feature_map(model, name) for name in dict.fromkeys((ENCODER, head))]
+
+        @torch.no_grad()
+        def maps_of(frame: Image) -> list[Tensor]:
+            image = as_input(frame, size, model.device)
+            return [function(image)[0] for function in functions]
+
+        return davis_lp.segment(video, maps_of, settings)
+
+    def describe(model: GridModel, native: Size) -> dict[str, Any]:
+        frame = davis_lp.size_of(native, model.patch_size, settings)
+        return {"native_px": list(native), "frame_px": list(frame)}
+
+    return DavisTask(davis_lp.NAME, asdict(settings), open_davis(data, limit=options.limit), segment, describe)
+
+
 PROTOCOLS = {
+    "davis-lp@lila": Entry("davis", lp_task),
     "davis-knn@lila": Entry("davis", partial(knn_task, davis_knn.LILA)),
     "davis-knn@dino": Entry("davis", partial(knn_task, davis_knn.DINO)),
 }

@@ -43,7 +43,7 @@ class ResultFolder:
         """Begin here, or go on with the same evaluation; a folder of anything else is refused."""
         if self.root.exists() and not self.root.is_dir():
             raise LilaError(f"expected a folder for --out, found a file at {self.root}; pass another --out")
-        if not self.root.is_dir() or not any(self.root.iterdir()):
+        if self._holds_nothing():
             write_json(self.identity, identity)
         elif (there := read_json(self.identity)) is None:
             raise LilaError(
@@ -54,6 +54,10 @@ class ResultFolder:
                 f"expected an evaluation of the same thing in {self.root}, found one that differs in "
                 f"{', '.join(differences(there, identity))}; pass another --out, or delete that folder"
             )
+
+    def _holds_nothing(self) -> bool:
+        """Empty, or begun by a run that ended before it had computed anything."""
+        return not self.root.is_dir() or {path.name for path in self.root.iterdir()} <= {self.identity.name}
 
     def finished(self) -> Json | None:
         """The result, if the evaluation is finished."""

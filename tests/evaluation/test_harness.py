@@ -133,6 +133,16 @@ def test_memory_changes_neither_identity_nor_figures(davis: Path, tmp_path: Path
     assert run(davis, tmp_path / "out", memory=1) == first
 
 
+def test_a_run_that_ended_before_it_computed_anything_leaves_the_folder_free(davis: Path, tmp_path: Path):
+    class Unloadable(StandIn):
+        def load(self, device):
+            raise LilaError("no such weights")
+
+    with pytest.raises(LilaError, match="no such weights"):
+        run(davis, tmp_path / "out", Unloadable(name="other"))
+    assert run(davis, tmp_path / "out")["protocol"] == "davis-knn@lila"
+
+
 def test_a_folder_with_something_else_in_it_is_refused(davis: Path, tmp_path: Path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").touch()
@@ -192,7 +202,7 @@ def test_a_frame_of_another_size_is_named(davis: Path, tmp_path: Path):
 
 
 def test_unknown_protocols_and_missing_data_are_named(davis: Path, tmp_path: Path, monkeypatch):
-    with pytest.raises(LilaError, match=r"one of davis-knn@lila, .*found davis-knn@"):
+    with pytest.raises(LilaError, match=r"one of davis-lp@lila, .*found davis-knn@"):
         protocols.open_task("davis-knn@", davis, Options())
     with pytest.raises(LilaError, match=r"at least 1, found 0"):
         protocols.open_task("davis-knn@lila", davis, Options(limit=0))

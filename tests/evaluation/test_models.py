@@ -85,7 +85,7 @@ def test_the_command_refuses_an_unknown_protocol(weights: Path, tmp_path: Path):
     asked = ["eval", "davis", "--data", str(tmp_path), "--weights", str(weights), "--out", str(tmp_path / "out")]
     shown = CliRunner().invoke(app, asked)
     assert isinstance(shown.exception, LilaError)
-    assert "one of davis-knn@lila" in str(shown.exception)
+    assert "one of davis-lp@lila" in str(shown.exception)
     assert not (tmp_path / "out").exists()
 
 

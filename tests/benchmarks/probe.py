@@ -1,0 +1,109 @@
+"""The linear probe of one 480p sequence: ours against the plain loop of 2,000 full-batch iterations.
+
+    python -m tests.benchmarks.probe [--encoder 384] [--pixel 128] [--device cuda]
+
+Features are smooth random maps, mixed with the labels so that the probe has something to find.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lila_train.evaluation.davis_lp import first_weights
+from lila_train.evaluation.probe import Acceleration, AdamW, Problem, solve
+
+NATIVE, FRAME, GRID = (480, 854), (476, 840), (34, 60)
+OBJECTS = 2
+LOSS_TARGET = 1e-4
+
+
+def smooth(channels: int, size: tuple[int, int], cells: int, draw: torch.Generator) -> Tensor:
+    """Random, with structure of that many cells along the short side."""
+    coarse = torch.randn(1, channels, cells, 2 * cells, generator=draw)
+    return F.interpolate(coarse, size, mode="bicubic")[0]
+
+
+def example(encoder: int, pixel: int, device: str) -> Problem:
+    """Two objects on a background, a grid of tokens and a map of the pixels."""
+    draw = torch.Generator().manual_seed(0)
+    labels = smooth(OBJECTS + 1, NATIVE, 5, draw).argmax(dim=0)
+    target = F.one_hot(labels).movedim(-1, 0).float()
+    maps = []
+    for channels, size, cells in ((encoder, GRID, 12), (pixel, FRAME, 40)):
+        seen = F.interpolate(target[None], size, mode="area")[0]
+        told = torch.einsum("kyx,kc->cyx", seen, torch.randn(OBJECTS + 1, channels, generator=draw))
+        maps.append((smooth(channels, size, cells, draw) + 0.3 * told).to(device))
+    return Problem(maps, target.to(device))
+
+
+def plain(problem: Problem, start: Tensor, adamw: AdamW) -> float:
+    """Convolutions, upsampling, cross-entropy, PyTorch's AdamW; the final loss."""
+    convolutions, at = nn.ModuleList(), 0
+    for features in problem.maps:
+        convolution = nn.Conv2d(len(features), problem.n_classes, 1, device=features.device)
+        for parameter in (convolution.weight, convolution.bias):
+            parameter.data = start[at : at + parameter.numel()].view_as(parameter).clone()
+            at += parameter.numel()
+        convolutions.append(convolution)
+    optimiser = torch.optim.AdamW(convolutions.parameters(), lr=adamw.lr, weight_decay=adamw.weight_decay)
+    labels = problem.target.argmax(dim=0)[None]
+
+    def loss() -> Tensor:
+        parts = [conv(features[None]) for conv, features in zip(convolutions, problem.maps, strict=True)]
+        return F.cross_entropy(
+            torch.stack([F.interpolate(part, NATIVE, mode="bilinear") for part in parts]).sum(dim=0), labels
+        )
+
+    for _ in range(adamw.iterations):
+        optimiser.zero_grad()
+        loss().backward()
+        optimiser.step()
+    return loss().item()
+
+
+def timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
+    """Seconds and result."""
+    began = time.perf_counter()
+    result = work()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began, result
+
+
+def main() -> None:
+    """Print the table."""
+    from rich.table import Table
+
+    from stores.console import out
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--encoder", type=int, default=384, help="channels of the encoder's grid")
+    parser.add_argument("--pixel", type=int, default=128, help="channels of the pixel map")
+    parser.add_argument("--device", default="cpu")
+    chosen = parser.parse_args()
+    problem = example(chosen.encoder, chosen.pixel, chosen.device)
+    start = first_weights(problem.n_classes, [len(features) for features in problem.maps], 0, "benchmark")
+    start, adamw = start.to(chosen.device), AdamW()
+    fast, solution = timed(lambda: solve(problem, start, adamw, Acceleration()), chosen.device)
+    slow, expected = timed(lambda: plain(problem, start, adamw), chosen.device)
+    found = problem.loss_and_gradient(solution.parameters)[0]
+    title = f"linear probe, {adamw.iterations} iterations, {chosen.encoder} + {chosen.pixel} channels, {chosen.device}"
+    table = Table("", "seconds", "full gradients", "final loss", title=title)
+    table.add_row("plain loop", f"{slow:.1f}", str(adamw.iterations), f"{expected:.6f}")
+    table.add_row("ours", f"{fast:.1f}", str(solution.evaluations), f"{found:.6f}")
+    out.print(table)
+    out.print(
+        f"{slow / fast:.1f} times faster; losses differ by {np.abs(found - expected):.1e} (target {LOSS_TARGET:.0e})"
+    )
+
+
+if __name__ == "__main__":
+    main()
