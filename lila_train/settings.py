@@ -96,12 +96,6 @@ class TrainSettings:
         for option, value in positive.items():
             if not value > 0:
                 raise LilaError(f"{option} must be above 0, found {value}")
-        for option, word, allowed in (
-            ("--schedule", self.schedule, get_args(Schedule)),
-            ("--precision", self.precision, get_args(Precision)),
-        ):
-            if word not in allowed:
-                raise LilaError(f"{option} must be {' or '.join(allowed)}, found {word}")
         if not self.method.cues or set(self.method.cues) - set(ALL_CUES):
             raise LilaError(
                 f"cues must be some of {', '.join(ALL_CUES)}, found {', '.join(self.method.cues) or 'none'}"
@@ -114,6 +108,16 @@ class TrainSettings:
                 f"--channels asks for {self.method.channels} encoder channels per pair, but the store keeps "
                 f"{geometry.channels} per clip; pass --channels {geometry.channels} or fewer"
             )
+
+
+def check_words(schedule: str | None, precision: str | None) -> None:
+    """Refuse words that are none of a setting's; None stands for the recipe's."""
+    for option, word, allowed in (
+        ("--schedule", schedule, get_args(Schedule)),
+        ("--precision", precision, get_args(Precision)),
+    ):
+        if word is not None and word not in allowed:
+            raise LilaError(f"{option} must be {' or '.join(allowed)}, found {word}")
 
 
 def differences(recorded: Any, asked: Any, prefix: str = "") -> list[str]:

@@ -11,7 +11,7 @@ import typer
 
 from lila_train.recipes import DEFAULT
 from lila_train.recipes import recipe as named
-from lila_train.settings import TrainSettings
+from lila_train.settings import TrainSettings, check_words
 from stores import console
 from stores.errors import LilaError
 
@@ -71,6 +71,7 @@ def run(
         "precision": precision,
         "decoder_width": width,
     }
+    check_words(schedule, precision)
     settings = _settings(named(recipe).settings, rest, method)
     opened = stores.open(_existing(store))
     settings.check_store(opened.spec.geometry)
