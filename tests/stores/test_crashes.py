@@ -54,16 +54,17 @@ def kill_repeatedly(folder: Path, workers: ForkServerContext, n_clips: int, kill
     calm = worlds.create(folder / "calm.zarr", n_clips)
     start = time.perf_counter()
     worlds.fill(calm)
-    task_seconds = (time.perf_counter() - start) / calm.n_tasks
+    clip_seconds = (time.perf_counter() - start) / n_clips
     store = worlds.create(folder / "killed.zarr", n_clips)
     tasks_left, interrupted = list(range(store.n_tasks)), 0
     for kill in range(kills):
         log, before = folder / f"log-{kill}", set(store.complete_clips().tolist())
         builder = workers.Process(target=build, args=(Path(store.path), log))
         builder.start()
-        while not log.exists() and builder.is_alive():
-            time.sleep(0.001)
-        time.sleep(random.uniform(0, 2.2 * task_seconds * store.n_tasks / kills + 1.5 * task_seconds))
+        clips = random.integers(1, n_clips // kills + 1)  # by the clips begun, not by the clock of a busy machine
+        while len(computed(log)) < clips and builder.is_alive():
+            time.sleep(0.0005)
+        time.sleep(random.uniform(0, clip_seconds))
         builder.kill()
         builder.join()
         interrupted += any((Path(store.path) / "scratch").iterdir())
