@@ -13,6 +13,7 @@ import numpy as np
 
 import stores
 from lila_cues.commands import build_words as words
+from lila_cues.commands import holders
 from lila_cues.order import Order
 from stores import clips as clip_list
 from stores import console, plan
@@ -90,6 +91,7 @@ def _build(order: Order, how: Conduct, clips: Sequence[str]) -> int:
         return ALL_COMPLETE
     console.out.print(words.announcement(choice, recipe, networks, store, left))
     words.notices(networks.notes(recipe.geometry.cue))
+    words.notices(holders.notes(store, how.only_failed))
     start = time.perf_counter()
     tally = build.Tally()
     with closing(_reports(recipe, networks, store, how, left)) as reports:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from rich.markup import escape
 
+from lila_cues.commands.holders import holders
 from stores.files import LocalFiles
 from stores.inspection import summary
 from stores.ledger import FAILED, STATUS_NAMES
@@ -16,7 +17,6 @@ from stores.store import CueStore
 
 _CLIPS_AT_WORK = 18  # decoded ahead of the networks or compressed behind them, on many cores; fewer on few
 _READ_RECORDS = 500  # at most, to tell the bytes per clip
-_LOOK_FOR_CLAIMS = 2000  # pending tasks
 
 
 def status_lines(store: CueStore, failures: int) -> Iterator[str]:
@@ -55,9 +55,7 @@ def plan_lines(wanted: Plan, rate: float, free: int) -> Iterator[str]:
 def _at_work(store: CueStore) -> Iterator[str]:
     if not isinstance(store.files, LocalFiles):
         return
-    pending = [task for task, _ in zip(store.pending_tasks(), range(_LOOK_FOR_CLAIMS), strict=False)]
-    holders = Counter(holder for task in pending if (holder := store.claimed_by(task)))
-    for holder, tasks in holders.items():
+    for holder, tasks in holders(store).items():
         yield f"  at work: {escape(holder)} on {tasks} task{'s' * (tasks != 1)}"
 
 
