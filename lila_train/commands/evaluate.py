@@ -16,7 +16,10 @@ MIB = 2**20
 
 
 def evaluate(
-    protocol: Annotated[str, typer.Argument(metavar="PROTOCOL", help="davis-lp@lila, davis-knn@lila, davis-knn@dino")],
+    protocol: Annotated[
+        str,
+        typer.Argument(metavar="PROTOCOL", help="Its id, such as davis-knn@lila; a wrong one is answered with all."),
+    ],
     out: Annotated[
         Path, typer.Option(help="Where the result and the predictions go; an interrupted run goes on there.")
     ],
@@ -28,7 +31,7 @@ def evaluate(
     ] = None,
     encoder: Annotated[str | None, typer.Option(help="Instead: a frozen encoder by name, alone.")] = None,
     encoder_weights: Annotated[Path | None, typer.Option(help="The encoder's weight file.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many sequences.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many sequences or images.")] = None,
     seed: Annotated[int, typer.Option(help="Of what is trained on top; nothing is in k-NN.")] = 0,
     short_side: Annotated[
         int | None, typer.Option(min=16, help="Short side of the frames in pixels, in place of the protocol's.")
@@ -70,17 +73,15 @@ def _announce(task: Task) -> None:
 def _show(result: dict[str, Any], out: Path) -> None:
     from rich.table import Table
 
+    from lila_train.report.tables import shown
+
     console.out.print(f"sizes: {_listed(result['derived'])}")
     names = list(next(iter(result["scores"].values())))
     table = Table("", *names, title=f"{result['protocol']} ({_listed(result['counts'])})", title_justify="left")
     for head, figures in result["scores"].items():
-        table.add_row(head, *(_percent(figures[name]) for name in names))
+        table.add_row(head, *(shown(name, figures[name]) for name in names))
     console.out.print(table)
     console.out.print(f"{out / 'result.json'} ({sum(result['seconds'].values()):.1f} s)")
-
-
-def _percent(value: float | None) -> str:
-    return "missing" if value is None else f"{100 * value:.1f}"
 
 
 def _listed(values: dict[str, Any]) -> str:

@@ -36,6 +36,10 @@ class GridModel(Protocol):
 
     def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]: ...
 
+    def encoder_taps(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
+        """Four tapped blocks, the last of which is the grid."""
+        ...
+
     def describe(self) -> dict[str, Any]: ...
 
 
@@ -63,6 +67,9 @@ class EncoderAlone:
     def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
         return self.encoder.grid(images)
 
+    def encoder_taps(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
+        return self.encoder(images)
+
     def describe(self) -> dict[str, Any]:
         """Provenance: name and patch size of the encoder, and where its weights come from."""
         source = self.encoder.source.to_dict()
@@ -83,6 +90,9 @@ class LilaModel:
 
     def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
         return self.lila.encode(images)
+
+    def encoder_taps(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
+        return self.lila.encoder(images)
 
     def pixel_map(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
         return self.lila(images)

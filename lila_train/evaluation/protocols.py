@@ -12,16 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lila_train.evaluation import davis_knn, davis_lp
+from lila_train.evaluation import davis_knn, davis_lp, normals, segmentation
 from lila_train.evaluation.davis_data import open_davis
 from lila_train.evaluation.davis_knn import KnnProtocol
 from lila_train.evaluation.davis_lp import LpSettings
 from lila_train.evaluation.davis_task import DavisTask, Video
+from lila_train.evaluation.dense_data import DenseData
+from lila_train.evaluation.dense_task import DenseProtocol, DenseTask
 from lila_train.evaluation.frames import Image, Labels, Size, as_input
 from lila_train.evaluation.harness import Task
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
 from lila_train.evaluation.propagation import Budget
 from stores.errors import LilaError
+
+OpenDense = Callable[[Path, int | None], DenseData]
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,25 @@ def lp_task(data: Path, options: Options) -> Task:
     return DavisTask(davis_lp.NAME, asdict(settings), open_davis(data, limit=options.limit), segment, describe)
 
 
+def dense_task(protocol: DenseProtocol, read: OpenDense, data: Path, options: Options) -> Task:
+    """A probe over a data set of images."""
+    if options.short_side_px is not None:
+        raise LilaError(f"--short-side is for the DAVIS protocols; the sizes of {protocol.name} are fixed")
+    return DenseTask(protocol, read(data, options.limit), options.seed)
+
+
+def _ade(labels: segmentation.LabelRule, classes: int) -> OpenDense:
+    return partial(segmentation.open_ade, labels, classes)
+
+
 PROTOCOLS = {
     "davis-lp@lila": Entry("davis", lp_task),
     "davis-knn@lila": Entry("davis", partial(knn_task, davis_knn.LILA)),
     "davis-knn@dino": Entry("davis", partial(knn_task, davis_knn.DINO)),
+    "nyuv2-normals@lila": Entry("nyuv2", partial(dense_task, normals.NYU_LILA, normals.open_nyu)),
+    "cocostuff27@lila": Entry("cocostuff", partial(dense_task, segmentation.COCO_LILA, segmentation.open_coco)),
+    "cocostuff27@featup": Entry("cocostuff", partial(dense_task, segmentation.COCO_FEATUP, segmentation.open_coco)),
+    "cocostuff27@jafar": Entry("cocostuff", partial(dense_task, segmentation.COCO_JAFAR, segmentation.open_coco)),
+    "ade20k150": Entry("ade20k", partial(dense_task, segmentation.ADE_150, _ade(segmentation.ADE_150_LABELS, 150))),
+    "ade20k151": Entry("ade20k", partial(dense_task, segmentation.ADE_151, _ade(segmentation.ADE_151_LABELS, 151))),
 }

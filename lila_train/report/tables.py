@@ -53,6 +53,7 @@ METRICS = {
     "under_30": Metric("< 30°"),
     "miou": Metric("mIoU"),
     "pixel_accuracy": Metric("pixel accuracy"),
+    "absent_classes": Metric("classes absent", 1.0, 0),
 }
 
 

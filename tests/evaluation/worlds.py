@@ -52,6 +52,9 @@ class ColourModel:
     def encoder_grid(self, images: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.avg_pool2d(self.pixel_map(images), self.patch_size)
 
+    def encoder_taps(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (self.encoder_grid(images),) * 4
+
     def pixel_map(self, images: torch.Tensor) -> torch.Tensor:
         return images - 0.4
 

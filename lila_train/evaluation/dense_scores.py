@@ -1,0 +1,93 @@
+"""Figures of dense predictions as sums: a confusion matrix over a whole set, angles per image and then averaged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lila_train.evaluation.sums import Mean, Tally
+
+IGNORED = 255
+SHARES_UNDER_DEG = (11.25, 22.5, 30.0)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Pixels by true (rows) and predicted class (columns); matrices of parts add to that of the whole."""
+
+    counts: Int[np.ndarray, "k k"]
+
+    @classmethod
+    def of(cls, truth: Int[Tensor, "*s"], prediction: Int[Tensor, "*s"], n_classes: int) -> Confusion:
+        """Of labels 0 to n_classes − 1; 255 in the truth is left out."""
+        known = truth != IGNORED
+        pairs = truth[known].long() * n_classes + prediction[known].long()
+        return cls(torch.bincount(pairs, minlength=n_classes**2).view(n_classes, n_classes).cpu().numpy())
+
+    def __add__(self, other: Confusion) -> Confusion:
+        return Confusion(self.counts + other.counts)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"confusion": self.counts.tolist()}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Confusion:
+        """The inverse of `to_json`."""
+        return cls(np.array(content["confusion"], dtype=np.int64))
+
+    def figures(self) -> dict[str, float | None]:
+        """mIoU over the classes that occur in the truth, how many do not, and pixel accuracy."""
+        hit, true, predicted = np.diag(self.counts), self.counts.sum(axis=1), self.counts.sum(axis=0)
+        present = true > 0
+        union = (true + predicted - hit)[present]
+        total = int(self.counts.sum())
+        return {
+            "miou": float((hit[present] / union).mean()) if present.any() else None,
+            "pixel_accuracy": float(hit.sum() / total) if total else None,
+            "absent_classes": float((~present).sum()),
+        }
+
+
+def angles_deg(truth: Float[Tensor, "b 3 h w"], prediction: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
+    """The angle between two directions, in degrees."""
+    cosine = torch.cosine_similarity(truth.double(), prediction.double(), dim=1).clamp(-1, 1)
+    return torch.rad2deg(torch.arccos(cosine)).to(prediction.dtype)
+
+
+@dataclass(frozen=True)
+class Angles:
+    """Sums over images, each of weight 1, of the RMSE in degrees and of the shares under three angles."""
+
+    tally: Tally
+
+    @classmethod
+    def of(cls, truth: Float[Tensor, "b 4 h w"], prediction: Float[Tensor, "b 3 h w"]) -> Angles:
+        """`truth`: a unit normal and, fourth, 1 where it is known; an image without any is left out."""
+        tally = Tally()
+        for error, known in zip(angles_deg(truth[:, :3], prediction), truth[:, 3] > 0, strict=True):
+            found = error[known].double()
+            if found.numel():
+                shares = {f"under_{limit:g}": (found < limit).double().mean() for limit in SHARES_UNDER_DEG}
+                figures = {"rmse_deg": found.square().mean().sqrt(), **shares}
+                tally += Tally({name: Mean.of([value.item()]) for name, value in figures.items()})
+        return cls(tally)
+
+    def __add__(self, other: Angles) -> Angles:
+        return Angles(self.tally + other.tally)
+
+    def figures(self) -> dict[str, float | None]:
+        """RMSE in degrees, and shares as fractions."""
+        return {name: self.tally.figure(name) for name in ("rmse_deg", *(f"under_{x:g}" for x in SHARES_UNDER_DEG))}
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: [mean.total, mean.weight] for name, mean in self.tally.means.items()}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Angles:
+        """The inverse of `to_json`."""
+        return cls(Tally({name: Mean(total, weight) for name, (total, weight) in content.items()}))

@@ -1,0 +1,186 @@
+"""Probes over a data set as work for the harness: one part per head, trained, then measured on the validation set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lila_train.evaluation.dense_data import DenseData, Files, Mirror, TrainView, ValView, stacked, val_view
+from lila_train.evaluation.models import GridModel
+from lila_train.evaluation.probe_training import Loss, Recipe, Training, features_of, train
+from lila_train.evaluation.probes import BuildProbe, Features, seeded
+from lila_train.evaluation.result_folder import Json, ResultFolder, fingerprint, read_json
+
+PART = "probe"
+
+Forward = Callable[[Tensor], Tensor]  # images b×3×H×W to logits b×k×H×W
+
+
+@runtime_checkable
+class Sums(Protocol):
+    """Figures in the making."""
+
+    def __add__(self, other: Any) -> Any: ...
+
+    def figures(self) -> dict[str, float | None]: ...
+
+    def to_json(self) -> Json: ...
+
+
+@dataclass(frozen=True)
+class DenseProtocol:
+    """What a protocol fixes: the probe, its training, and how its predictions are measured."""
+
+    name: str
+    build: BuildProbe
+    n_outputs: int
+    recipe: Recipe
+    train_view: TrainView
+    val_view: ValView
+    loss: Loss
+    mirror: Mirror
+    measure: Callable[[Tensor, Tensor], Sums]  # targets, logits
+    from_json: Callable[[Json], Sums]
+    slide: tuple[int, int] | None = None  # window and stride in pixels, in place of the centre square
+
+    def settings(self, seed: int) -> dict[str, Any]:
+        """Everything that shapes the figures, for the record."""
+        probe = {"probe": getattr(self.build, "__name__", str(self.build)), "outputs": self.n_outputs, "seed": seed}
+        views = {"train_view": asdict(self.train_view), "val_view": asdict(self.val_view), "slide": self.slide}
+        return _plain(probe | asdict(self.recipe) | views)
+
+
+@dataclass(frozen=True)
+class DenseTask:
+    """A protocol on a data set."""
+
+    rule: DenseProtocol
+    data: DenseData
+    seed: int
+
+    @property
+    def protocol(self) -> str:
+        return self.rule.name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.rule.settings(self.seed)
+
+    @property
+    def root(self) -> Path:
+        """The data folder."""
+        return self.data.root
+
+    def parts(self) -> Sequence[str]:
+        """One: the probe."""
+        return [PART]
+
+    def steps(self, part: str) -> int:
+        """Training steps, then batches of the validation set."""
+        return self.rule.recipe.steps(len(self.data.train)) + math.ceil(len(self.data.val) / self._val_batch)
+
+    def data_identity(self) -> dict[str, Any]:
+        """Layout and lists, and a hash over the names and sizes of all files."""
+        digest = hashlib.sha256()
+        for path in (path for files in (*self.data.train, *self.data.val) for path in files):
+            digest.update(f"{path.relative_to(self.data.root)} {path.stat().st_size}\n".encode())
+        return _plain(self.data.about) | {"files_sha256": digest.hexdigest()}
+
+    def counts(self) -> dict[str, int]:
+        """Images trained and measured on."""
+        return {"train images": len(self.data.train), "images": len(self.data.val)}
+
+    def derived(self, model: GridModel) -> dict[str, Any]:
+        """Nothing: sizes are the protocol's."""
+        return {"patch_size": model.patch_size}
+
+    def run(self, model: GridModel, head: str, part: str, folder: Path, advance: Callable[[], None]) -> Json:
+        """Train the probe of a head (its checkpoint below `folder`/probes) and measure it."""
+        identity = read_json(ResultFolder(folder).identity) or {}
+        first = self.rule.train_view.side
+        widths = features_of(model, head, torch.zeros(1, 3, first, first, device=model.device)).widths
+        probe = seeded(self.rule.build, widths, self.rule.n_outputs, self.seed).to(model.device)
+        training = Training(
+            self.data, self.rule.recipe, self.rule.train_view, self.rule.mirror, self.rule.loss, self.seed
+        )
+        train(probe, model, head, training, folder / "probes" / f"{head}.pt", fingerprint(identity), advance)
+        return {
+            "sums": self._measured(probe, lambda images: features_of(model, head, images), model, advance).to_json()
+        }
+
+    def figures(self, records: Iterable[Json]) -> dict[str, float | None]:
+        """Of the one record."""
+        (record,) = records
+        return self.rule.from_json(record["sums"]).figures()
+
+    @property
+    def _val_batch(self) -> int:
+        return 1 if self.rule.slide else self.rule.recipe.batch
+
+    @torch.no_grad()
+    def _measured(
+        self, probe: nn.Module, features: Callable[[Tensor], Features], model: GridModel, advance: Callable[[], None]
+    ) -> Sums:
+        probe.eval()
+        sums: Sums | None = None
+        for images, targets in self._val_batches(model.device):
+            found = self._predicted(lambda batch: probe(features(batch)), images, targets)
+            measured = self.rule.measure(targets, found)
+            sums = measured if sums is None else sums + measured
+            advance()
+        assert sums is not None, "a data set has a validation list"
+        return sums
+
+    def _val_batches(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        files = self.data.val
+        for start in range(0, len(files), self._val_batch):
+            yield stacked([self._val_view(one) for one in files[start : start + self._val_batch]], device)
+
+    def _val_view(self, files: Files) -> tuple[Tensor, Tensor]:
+        """Where windows slide over the image, the target keeps its own size."""
+        example = self.data.read(files)
+        image, target = val_view(example, self.rule.val_view)
+        return image, target if self.rule.slide is None else example.target
+
+    def _predicted(self, forward: Forward, images: Tensor, targets: Tensor) -> Tensor:
+        if self.rule.slide is None:
+            return forward(images)
+        found = slid(forward, images, *self.rule.slide)
+        return F.interpolate(found, targets.shape[2:], mode="bilinear", align_corners=False)
+
+
+def slid(forward: Forward, images: Tensor, window: int, stride: int) -> Tensor:
+    """Logits averaged over windows that cover the image; the last ones end at its border."""
+    height, width = images.shape[2:]
+    total: Tensor | None = None
+    weight = images.new_zeros(1, 1, height, width)
+    for top in window_starts(height, window, stride):
+        for left in window_starts(width, window, stride):
+            box = (slice(None), slice(None), slice(top, top + window), slice(left, left + window))
+            found = forward(images[box])
+            total = found.new_zeros(len(found), found.shape[1], height, width) if total is None else total
+            total[box] += found
+            weight[box] += 1
+    assert total is not None
+    return total / weight
+
+
+def window_starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows begin along a side."""
+    last = max(0, length - window)
+    return sorted({*range(0, last, stride), last})
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives it back: lists for tuples."""
+    found: dict[str, Any] = json.loads(json.dumps(values))
+    return found

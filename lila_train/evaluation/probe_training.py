@@ -1,0 +1,145 @@
+"""Training a probe on the features of a frozen model: no dropped last batch, the last epoch counts, resumable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lila_train.evaluation.dense_data import DenseData, Mirror, TrainView, generator, stacked, train_view
+from lila_train.evaluation.models import ENCODER, GridModel, PixelModel
+from lila_train.evaluation.probes import Features
+from stores.errors import LilaError
+
+OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+}
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a probe is trained. An epoch goes `repeats` times through the train set; `iterations` ends it in between."""
+
+    epochs: int
+    batch: int
+    lr: float
+    weight_decay: float
+    optimiser: str = "adamw"
+    schedule: str = "constant"
+    repeats: int = 1
+    iterations: int | None = None
+
+    def steps_per_epoch(self, n_examples: int) -> int:
+        """Batches, the last of which may be smaller."""
+        return math.ceil(n_examples * self.repeats / self.batch)
+
+    def steps(self, n_examples: int) -> int:
+        """Of the whole run."""
+        whole = self.epochs * self.steps_per_epoch(n_examples)
+        return whole if self.iterations is None else self.iterations
+
+    def n_epochs(self, n_examples: int) -> int:
+        """Epochs begun."""
+        return math.ceil(self.steps(n_examples) / self.steps_per_epoch(n_examples))
+
+
+@dataclass(frozen=True)
+class Training:
+    """What to train on, how, and from which seed."""
+
+    data: DenseData
+    recipe: Recipe
+    view: TrainView
+    mirror: Mirror
+    loss: Loss
+    seed: int
+
+    def batches(self, epoch: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """The views of an epoch: order and crops are functions of seed, epoch and place in it."""
+        count = len(self.data.train) * self.recipe.repeats
+        order = generator(self.seed, epoch).permutation(count)
+        for start in range(0, count, self.recipe.batch):
+            places = range(start, min(start + self.recipe.batch, count))
+            yield [self._view(int(order[place]), epoch, place) for place in places]
+
+    def _view(self, item: int, epoch: int, place: int) -> tuple[Tensor, Tensor]:
+        example = self.data.read(self.data.train[item % len(self.data.train)])
+        return train_view(example, self.view, self.mirror, generator(self.seed, epoch, place + 1))
+
+
+@torch.no_grad()
+def features_of(model: GridModel, head: str, images: Float[Tensor, "b 3 H W"]) -> Features:
+    """What the model gives for these images; sides that are no multiple of the patch are resized to the nearest."""
+    size = (images.shape[2], images.shape[3])
+    fitted = [max(1, round(side / model.patch_size)) * model.patch_size for side in size]
+    if fitted != list(size):
+        images = F.interpolate(images, fitted, mode="bilinear", align_corners=False, antialias=True)
+    taps = model.encoder_taps(images)
+    pixels = model.pixel_map(images) if head != ENCODER and isinstance(model, PixelModel) else None
+    return Features(size, taps[-1], taps[-2], pixels)
+
+
+def train(
+    probe: nn.Module,
+    model: GridModel,
+    head: str,
+    training: Training,
+    checkpoint: Path,
+    fingerprint: str,
+    advance: Callable[[], None],
+) -> None:
+    """Train to the last step, from the checkpoint if there is one; `advance` is called per step, done or skipped."""
+    recipe, n_examples = training.recipe, len(training.data.train)
+    optimiser = OPTIMISERS[recipe.optimiser](
+        probe.parameters(),
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,  # type: ignore[call-arg]
+    )
+    total, per_epoch = recipe.steps(n_examples), recipe.steps_per_epoch(n_examples)
+    begin = _restore(checkpoint, fingerprint, probe, optimiser)
+    for _ in range(min(begin * per_epoch, total)):
+        advance()
+    probe.train()
+    for epoch in range(begin, recipe.n_epochs(n_examples)):
+        for step, views in enumerate(training.batches(epoch), start=epoch * per_epoch):
+            if step == total:
+                break
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.lr * SCHEDULES[recipe.schedule](step / total)
+            images, targets = stacked(views, model.device)
+            optimiser.zero_grad()
+            training.loss(probe(features_of(model, head, images)), targets).backward()
+            optimiser.step()
+            advance()
+        _save(checkpoint, fingerprint, epoch + 1, probe, optimiser)
+
+
+def _save(path: Path, fingerprint: str, epochs: int, probe: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    state = {"fingerprint": fingerprint, "epochs": epochs, "probe": probe.state_dict()}
+    torch.save(state | {"optimiser": optimiser.state_dict()}, temporary)
+    temporary.replace(path)
+
+
+def _restore(path: Path, fingerprint: str, probe: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    """Epochs done."""
+    if not path.is_file():
+        return 0
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    if state["fingerprint"] != fingerprint:
+        raise LilaError(f"expected a probe of this evaluation in {path}, found one of another; pass another --out")
+    probe.load_state_dict(state["probe"])
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["epochs"])

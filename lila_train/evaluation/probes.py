@@ -1,0 +1,116 @@
+"""Probes on frozen features: what is trained on top, per protocol. Logits come out at the size of the image.
+
+A probe is given the encoder's grid, and for a head with a pixel map that map too; `None` where there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+HEADS = 8  # of the attention probe
+POOLED = 4  # how much smaller the map is that it looks at
+
+_SEEDING = Lock()  # PyTorch draws first weights from one generator for the whole process
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the model under test gives for a batch of images of `size`; `third` is the third tapped block's grid."""
+
+    size: tuple[int, int]
+    grid: Float[Tensor, "b e h w"]
+    third: Float[Tensor, "b e h w"]
+    pixels: Float[Tensor, "b d H W"] | None
+
+    @property
+    def widths(self) -> tuple[int, int | None]:
+        """Channels of the grid and of the pixel map."""
+        return self.grid.shape[1], None if self.pixels is None else self.pixels.shape[1]
+
+
+class NormalsProbe(nn.Module):
+    """1×1 on the third tapped block + 5×5 on the pixel map, summed after upsampling; three outputs (EVALUATION 4)."""
+
+    def __init__(self, grid_width: int, pixel_width: int | None, n_outputs: int = 3) -> None:
+        super().__init__()
+        self.grid = nn.Conv2d(grid_width, n_outputs, 1)
+        self.pixels = None if pixel_width is None else nn.Conv2d(pixel_width, n_outputs, 5, padding=2)
+
+    def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
+        found = _to_size(self.grid(features.third), features.size)
+        if self.pixels is None or features.pixels is None:
+            return found
+        return found + _to_size(self.pixels(features.pixels), features.size)
+
+
+class AttentionProbe(nn.Module):
+    """1×1 on the grid + learned queries that attend to the rectified pixel map; logits are dot products (EVALUATION 5).
+
+    One query per class, drawn from N(0, 1); 8 heads over the map downsampled ×4; no norms.
+    """
+
+    def __init__(self, grid_width: int, pixel_width: int | None, n_outputs: int) -> None:
+        super().__init__()
+        self.grid = nn.Conv2d(grid_width, n_outputs, 1)
+        self.queries: nn.Parameter | None = None
+        if pixel_width is not None:
+            self.queries = nn.Parameter(torch.randn(n_outputs, pixel_width))
+            self.attention = nn.MultiheadAttention(pixel_width, HEADS, batch_first=True)
+
+    def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
+        found = _to_size(self.grid(features.grid), features.size)
+        if self.queries is None or features.pixels is None:
+            return found
+        pixels = F.relu(features.pixels)
+        small = F.avg_pool2d(pixels, POOLED, ceil_mode=True).flatten(2).mT
+        queries = self.queries.expand(len(pixels), -1, -1)
+        attended = self.attention(queries, small, small, need_weights=False)[0]
+        return found + _to_size(torch.einsum("bkd,bdhw->bkhw", attended, pixels), features.size)
+
+
+class LinearProbe(nn.Module):
+    """One 1×1 convolution on the map under test: the pixel map where there is one, else the grid."""
+
+    def __init__(self, grid_width: int, pixel_width: int | None, n_outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Conv2d(pixel_width or grid_width, n_outputs, 1)
+
+    def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
+        found = self.linear(features.grid if features.pixels is None else features.pixels)
+        return _to_size(found, features.size)
+
+
+class NormedLinearProbe(nn.Module):
+    """Batch norm and a 1×1 convolution on the map under test (DINOv3's protocol)."""
+
+    def __init__(self, grid_width: int, pixel_width: int | None, n_outputs: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(pixel_width or grid_width)
+        self.linear = nn.Conv2d(pixel_width or grid_width, n_outputs, 1)
+
+    def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
+        normed = self.norm(features.grid if features.pixels is None else features.pixels)
+        return _to_size(self.linear(normed), features.size)
+
+
+BuildProbe = Callable[[int, int | None, int], nn.Module]
+
+
+def seeded(build: BuildProbe, widths: tuple[int, int | None], n_outputs: int, seed: int) -> nn.Module:
+    """A probe whose first weights are PyTorch's own for that seed, whatever else draws meanwhile."""
+    with _SEEDING, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(*widths, n_outputs)
+
+
+def _to_size(maps: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c H W"]:
+    if maps.shape[2:] == size:
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
