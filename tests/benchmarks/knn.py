@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -97,7 +97,7 @@ def measure(case: Case) -> Measured:
     grid = GRIDS[case.cells]
     frames = smooth_features(FRAMES + 1, case.depth, grid, case.device)
     labels = torch.rand(FRAMES, OBJECTS + 1, *grid, generator=torch.Generator().manual_seed(1)).to(case.device)
-    before = _peak_mib(case.device)
+    before = _begin_peak_mib(case.device)
     run = METHODS[case.method](frames[-1], frames[:-1], labels)
     found = run()
     _wait(case.device)
@@ -113,10 +113,22 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _peak_mib(device: str) -> float:
+def _begin_peak_mib(device: str) -> float:
+    """Forget the peak so far; what is held now."""
     if device != "cpu":
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 2**20
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status_mib("VmRSS")
+
+
+def _peak_mib(device: str) -> float:
+    return _status_mib("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated() / 2**20
+
+
+def _status_mib(name: str) -> float:
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
+    return int(line.split()[1]) / 2**10
 
 
 def _in_a_process(case: Case) -> Measured:
