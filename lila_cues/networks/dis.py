@@ -30,27 +30,20 @@ class DisFlow:
 
     def __call__(self, first: Float[Tensor, "b 3 H W"], second: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 2 H W"]:
         """Flow in px from the first to the second image, RGB in [0, 1]; channel 0 to the right, 1 downwards."""
-        if min(first.shape[-2:]) < SMALLEST:
-            raise LilaError(
-                f"expected images of at least {SMALLEST}×{SMALLEST} px for {NAME}, "
-                f"found {first.shape[-2]}×{first.shape[-1]}; choose a larger cue grid"
-            )
-        search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        search.setFinestScale(0)
-        pairs = zip(_grey(first), _grey(second), strict=True)
-        flows = [search.calc(*pair, None) for pair in pairs]  # type: ignore[call-overload]
-        return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(first.device)
-
-    def both_ways(
-        self, first: Float[Tensor, "b 3 H W"], second: Float[Tensor, "b 3 H W"]
-    ) -> tuple[Float[Tensor, "b 2 H W"], Float[Tensor, "b 2 H W"]]:
-        """Flow to the second image and back."""
-        return self(first, second), self(second, first)
+        return self.between(torch.cat([first, second]), torch.arange(2 * len(first)).view(2, -1).T)
 
     def between(self, images: Float[Tensor, "f 3 H W"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p 2 H W"]:
         """Flow from image `pairs[:, 0]` to image `pairs[:, 1]`."""
-        one, other = pairs.to(images.device).unbind(1)
-        return self(images[one], images[other])
+        if min(images.shape[-2:]) < SMALLEST:
+            raise LilaError(
+                f"expected images of at least {SMALLEST}×{SMALLEST} px for {NAME}, "
+                f"found {images.shape[-2]}×{images.shape[-1]}; choose a larger cue grid"
+            )
+        search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        search.setFinestScale(0)
+        grey = _grey(images)
+        flows = [search.calc(grey[one], grey[other], None) for one, other in pairs.tolist()]  # type: ignore[call-overload]
+        return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(images.device)
 
 
 def _grey(images: Tensor) -> list[np.ndarray]:

@@ -17,12 +17,21 @@ R = TypeVar("R")
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+CPU_BATCH = 4
+"""Images or pairs per pass of stage one: more at a time leave a CPU's caches, and are no faster."""
+
+
+def usual_batch(device: torch.device) -> int | None:
+    """How many of a clip's images or pairs stage one takes at a time; None, on a GPU: all of them."""
+    return CPU_BATCH if device.type == "cpu" else None
+
 
 @dataclass(frozen=True)
 class Execution:
     """Float32 and eager unless asked otherwise; outputs are float32 in any case.
 
-    `max_batch` bounds the images (pairs, for flow) that go through a network at once; None means all that are given.
+    `max_batch` bounds the images (pairs, for flow) that go through a network at once; None means the
+    usual batch of who calls, or else all that are given.
     """
 
     precision: str = "float32"
@@ -48,7 +57,7 @@ class Execution:
         """The function, compiled at its first call where that is asked for."""
         return torch.compile(function) if self.compiled else function
 
-    def batches(self, *images: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """The tensors cut along their first axis into pieces of at most `max_batch`."""
-        size = self.max_batch or max(1, len(images[0]))
+    def batches(self, *images: Tensor, usual: int | None = None) -> Iterator[tuple[Tensor, ...]]:
+        """The tensors cut along their first axis into pieces of at most `max_batch`, or `usual` where that is None."""
+        size = self.max_batch or usual or max(1, len(images[0]))
         return zip(*(tensor.split(size) for tensor in images), strict=True)

@@ -54,12 +54,6 @@ class FlowNetwork(Protocol):
         """Flow in px from the first to the second image, RGB in [0, 1]; channel 0 to the right, 1 downwards."""
         ...
 
-    def both_ways(
-        self, first: Float[Tensor, "b 3 H W"], second: Float[Tensor, "b 3 H W"]
-    ) -> tuple[Float[Tensor, "b 2 H W"], Float[Tensor, "b 2 H W"]]:
-        """Flow to the second image and back."""
-        ...
-
     def between(self, images: Float[Tensor, "f 3 H W"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p 2 H W"]:
         """Flow from image `pairs[:, 0]` to image `pairs[:, 1]`; what is known of an image is computed once."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.models.optical_flow import RAFT
 
-from lila_cues.networks.execution import Execution
+from lila_cues.networks.execution import Execution, usual_batch
 from lila_cues.networks.weights import WeightSource
 from stores.errors import LilaError
 
@@ -83,14 +84,6 @@ class RaftFlow(nn.Module):
         """Flow in px from the first to the second image, RGB in [0, 1]; channel 0 to the right, 1 downwards."""
         return self.between(torch.cat([first, second]), torch.arange(2 * len(first)).view(2, -1).T)
 
-    def both_ways(
-        self, first: Float[Tensor, "b 3 H W"], second: Float[Tensor, "b 3 H W"]
-    ) -> tuple[Float[Tensor, "b 2 H W"], Float[Tensor, "b 2 H W"]]:
-        """Flow to the second image and back."""
-        there = torch.arange(2 * len(first)).view(2, -1).T
-        forward, backward = self.between(torch.cat([first, second]), torch.cat([there, there.flip(1)])).chunk(2)
-        return forward, backward
-
     @torch.no_grad()
     def between(self, images: Float[Tensor, "f 3 H W"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p 2 H W"]:
         """Flow from image `pairs[:, 0]` to image `pairs[:, 1]`; the features of an image are computed once."""
@@ -105,12 +98,14 @@ class RaftFlow(nn.Module):
 
     def _flow(self, images: Tensor, pairs: Tensor) -> Tensor:
         starts, own = torch.unique(pairs[:, 0], return_inverse=True)
+        starts, own, pairs = (positions.to(images.device) for positions in (starts, own, pairs))
+        batches = partial(self.execution.batches, usual=usual_batch(images.device))
         with self.execution.autocast(images.device):
-            features = torch.cat([self._features(piece) for (piece,) in self.execution.batches(images)])
-            context = torch.cat([self._context(piece) for (piece,) in self.execution.batches(images[starts])])
+            features = torch.cat([self._features(piece) for (piece,) in batches(images)])
+            context = torch.cat([self._context(piece) for (piece,) in batches(images[starts])])
             flows = [
                 self._run(features[one], features[other], context[start])
-                for one, other, start in self.execution.batches(pairs[:, 0], pairs[:, 1], own)
+                for one, other, start in batches(pairs[:, 0], pairs[:, 1], own)
             ]
         return torch.cat(flows)
 

@@ -12,15 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lila_cues import draws
+from lila_cues.networks.execution import usual_batch
 from lila_cues.pamr import refine, three_scales
 from lila_cues.pipeline.intake import ClipFrames
 from lila_cues.pipeline.networks import Networks
 from lila_cues.pipeline.recipe import Recipe
 from lila_cues.pipeline.seconds import Seconds
 from stores.cues import ClipCues
-
-CPU_BATCH = 4
-"""Frames or pairs per pass on a CPU; on a GPU a clip is one batch. Who builds a clip does not change its batches."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class CueMaker:
         self.networks, self.recipe = networks, recipe
         self.device = torch.device(recipe.device)
         self.seconds = Seconds(self.device)
-        self._batch = CPU_BATCH if self.device.type == "cpu" else max(recipe.geometry.frames, recipe.geometry.pairs)
+        self._batch = usual_batch(self.device) or recipe.geometry.frames
 
     def compute(self, frames: ClipFrames) -> Computed:
         """Run the networks; on a GPU this only queues the work."""
@@ -106,13 +104,9 @@ class CueMaker:
 
     def _flow(self, images: Tensor, pairs: np.ndarray) -> tuple[Tensor, Tensor]:
         """t → t+Δ and back."""
-        earlier, later = torch.from_numpy(pairs).to(images.device, torch.long).unbind(1)
-        flows = [
-            self.networks.flow.both_ways(images[one], images[other])
-            for one, other in zip(earlier.split(self._batch), later.split(self._batch), strict=True)
-        ]
-        forward, backward = zip(*flows, strict=True)
-        return torch.cat(forward), torch.cat(backward)
+        there = torch.from_numpy(pairs).long()
+        forward, backward = self.networks.flow.between(images, torch.cat([there, there.flip(1)])).chunk(2)
+        return forward, backward
 
     def _refine(self, raw: Tensor, images: Tensor) -> Tensor:
         """PAMR on the cue grid, then the mean over the cells of the feature grid."""

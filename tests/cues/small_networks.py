@@ -45,11 +45,9 @@ class Difference:
 
     name, source, settings = "no motion", source_of("no motion"), {"updates": 0}
 
-    def both_ways(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        return self(first, second), self(second, first)
-
-    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
-        change = (second - first).mean((1, 2, 3))[:, None, None].expand(-1, *first.shape[-2:])
+    def between(self, images: Tensor, pairs: Tensor) -> Tensor:
+        first, second = (images[column.to(images.device)] for column in pairs.unbind(1))
+        change = (second - first).mean((1, 2, 3))[:, None, None].expand(-1, *images.shape[-2:])
         return torch.stack([change, -2 * change], dim=1)
 
 

@@ -209,7 +209,7 @@ def test_an_error_in_a_network_is_not_a_bad_clip(videos: Path, tmp_path: Path) -
 
 
 class Explodes(small_networks.Difference):
-    def both_ways(self, *images: object) -> tuple[torch.Tensor, torch.Tensor]:
+    def between(self, *given: object) -> torch.Tensor:
         raise RuntimeError("out of memory")
 
 
