@@ -35,6 +35,8 @@ class Survey:
     times: np.ndarray
     edited: bool
     """An edit list hides frames of the file."""
+    seekable: bool = True
+    """Whatever the file marks as a key frame is one; a marked step of an intra refresh is not, and decodes wrong."""
 
     def __len__(self) -> int:
         return len(self.times)
@@ -80,16 +82,18 @@ def video_stream(container: av.container.InputContainer, path: Path) -> av.Video
 
 
 def _decode_once(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> Survey:
-    packets, hidden, damaged = 0, 0, 0
+    packets, hidden, damaged, marked, keys = 0, 0, 0, 0, 0
     stamps: list[int | None] = []
     sizes: set[tuple[int, int]] = set()
     for packet in _packets(container, stream, path):
         packets += bool(packet.size)
         hidden += packet.is_discard
+        marked += packet.is_keyframe and not packet.is_discard
         for frame in _frames(packet, path, len(stamps)):
             stamps.append(frame.pts)
             sizes.add((frame.height, frame.width))
             damaged += frame.is_corrupt
+            keys += frame.key_frame
     if not stamps:
         raise LilaError(f"{path}: expected a video, found one without a single frame; {REMEDY}")
     promised, times, context = _promised_frames(container, stream), _times(stamps, stream), stream.codec_context
@@ -112,6 +116,7 @@ def _decode_once(container: av.container.InputContainer, stream: av.VideoStream,
         pixel_format=context.pix_fmt or "",
         times=times,
         edited=bool(hidden) or (promised > 0 and packets != len(stamps)),
+        seekable=marked <= keys,
     )
 
 

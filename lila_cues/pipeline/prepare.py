@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from lila_cues import profiles
+from lila_cues.decoding import require_decoder
 from lila_cues.frame_choice import anchors_and_gaps
 from lila_cues.networks import FrozenEncoder
 from lila_cues.order import Order
@@ -30,6 +31,7 @@ class Choice:
 def choose(order: Order) -> Choice:
     """The device at hand, the profile for it with the networks that the order names, and what to say of them."""
     device = choose_device(order.device)
+    require_decoder(order.decoder)
     named = order.encoder or order.depth or order.flow or order.profile
     notes = () if named else profiles.default_notes(order.dataset, device)
     profile = profiles.profile(order.profile or profiles.default(order.dataset, device))
@@ -60,13 +62,23 @@ def choose_device(name: str) -> str:
     """`auto` is a GPU where there is one; anything else is taken at its word, and refused where it is not there."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise LilaError(f"expected --device auto, cpu or cuda, found {name}; pass one of these") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise LilaError("expected a GPU for --device cuda, found none that PyTorch can use; pass --device cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise LilaError(f"expected --device auto, cpu or cuda, found {name}; pass one of these")
+    if kind == "cuda":
+        _require_gpu(int(number or 0))
     return name
+
+
+def _require_gpu(number: int) -> None:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise LilaError("expected a GPU for --device cuda, found none that PyTorch can use; pass --device cpu")
+    if number >= count:
+        raise LilaError(
+            f"expected a GPU among cuda:0 to cuda:{count - 1} for --device cuda:{number}, found none of that number; "
+            "pass one that is there"
+        )
 
 
 def network_choice(order: Order, profile: Profile) -> NetworkChoice:

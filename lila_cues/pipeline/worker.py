@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from lila_cues.decoding import require_decoder
 from lila_cues.pipeline.intake import ClipFrames, take_in
 from lila_cues.pipeline.maker import Computed, CueMaker
 from lila_cues.pipeline.networks import Networks, load_networks
@@ -79,6 +80,7 @@ class Worker:
 def open_recipe_source(recipe: Recipe) -> Source:
     """The source that a recipe names."""
     choice = recipe.source
+    require_decoder(choice.decoder)
     return open_source(choice.name, Path(choice.root), SourceOptions(choice.decoder, choice.seed))
 
 

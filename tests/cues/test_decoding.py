@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lila_cues.decoding import DECODERS, ImageReader, decoder_version, open_video
+from lila_cues.decoding import DECODERS, ImageReader, decoder_version, open_video, require_decoder, torchcodec_reader
 from lila_cues.decoding.decord_reader import DecordReader
 from lila_cues.decoding.pyav_reader import PyavReader
 from lila_cues.decoding.survey import survey
+from lila_cues.decoding.torchcodec_reader import TorchcodecReader, require_torchcodec
 from stores.errors import LilaError
 from tests.cues import barcodes
 from tests.cues.barcodes import Clip, numbers
@@ -32,7 +35,7 @@ VIDEOS = {
     "h264, one key frame and intra refresh": (
         "a.mp4",
         Clip(options={"x264-params": "intra-refresh=1:bframes=0"}),
-        DecordReader,
+        PyavReader,
     ),
     "h264, interlaced": ("a.mp4", Clip(options={"x264-params": "interlaced=1"}), DecordReader),
     "h264 in a transport stream": ("a.ts", Clip(), PyavReader),
@@ -53,27 +56,49 @@ def turned(clip: Clip, images: np.ndarray) -> np.ndarray:
     return np.rot90(images, k=-(clip.rotation // 90), axes=(1, 2))
 
 
+@pytest.fixture(params=DECODERS)
+def decoder(request: pytest.FixtureRequest) -> str:
+    """Each decoder in turn; torchcodec where it is installed and finds FFmpeg's libraries."""
+    if request.param == "torchcodec":
+        torchcodec()
+    return str(request.param)
+
+
+def torchcodec() -> None:
+    """Skip where torchcodec does not load."""
+    try:
+        require_torchcodec()
+    except LilaError as error:
+        pytest.skip(str(error))
+
+
+def expected_reader(decoder: str, by_decord: type, name: str) -> type:
+    """decord reads what it is exact on; torchcodec all but what no seek gets right; PyAV the rest."""
+    by_torchcodec = PyavReader if "transport stream" in name or "intra refresh" in name else TorchcodecReader
+    return {"decord": by_decord, "pyav": PyavReader, "torchcodec": by_torchcodec}[decoder]
+
+
 @pytest.mark.parametrize("name", VIDEOS)
-@pytest.mark.parametrize("decoder", ["decord", "pyav"])
 def test_every_frame_is_the_one_asked_for(tmp_path: Path, name: str, decoder: str) -> None:
-    file, clip, chosen = VIDEOS[name]
+    file, clip, by_decord = VIDEOS[name]
     path = barcodes.write(tmp_path / file, clip)
     asked = random.Random(0).choices(range(clip.frames), k=12)
     with open_video(path, decoder) as reader:
-        assert isinstance(reader, chosen if decoder == "decord" else PyavReader)
+        assert type(reader) is expected_reader(decoder, by_decord, name)
         assert len(reader) == clip.frames
+        for index in random.Random(1).sample(range(clip.frames), min(clip.frames, 12)):
+            assert numbers(turned(clip, reader.read([index]))) == [index], "after a seek"
         assert numbers(turned(clip, reader.read(asked))) == asked
         assert numbers(turned(clip, reader.read(range(clip.frames)))) == list(range(clip.frames))
         seconds = np.array(clip.ticks if clip.ticks else range(0, 100 * clip.frames, 100)) / 3000
         np.testing.assert_allclose(reader.times, seconds, atol=0.02 if file.endswith(("webm", "mkv", "avi")) else 1e-6)
 
 
-@pytest.mark.parametrize("decoder", ["decord", "pyav"])
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 def test_frames_hidden_by_an_edit_list_are_not_counted(tmp_path: Path, codec: str, decoder: str) -> None:
     whole = barcodes.write(tmp_path / "whole.mp4", Clip(codec=codec))
     with open_video(barcodes.cut_and_copy(whole, tmp_path / "cut.mp4", start=18), decoder) as reader:
-        assert isinstance(reader, PyavReader)
+        assert isinstance(reader, TorchcodecReader if decoder == "torchcodec" else PyavReader)
         assert survey(tmp_path / "cut.mp4").edited
         assert not survey(whole).edited
         assert numbers(reader.read(range(len(reader)))) == list(range(18, 40))
@@ -117,23 +142,39 @@ def test_without_decord_pyav_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert numbers(reader.read([7])) == [7]
 
 
-def test_torchcodec_reads_the_same_or_says_what_is_missing(tmp_path: Path) -> None:
-    path = barcodes.write(tmp_path / "a.mp4")
-    try:
-        import torchcodec  # noqa: F401
-    except (ImportError, RuntimeError, OSError):
-        with pytest.raises(LilaError, match="expected torchcodec with FFmpeg's shared libraries"):
-            open_video(path, "torchcodec")
-        return
-    with open_video(path, "torchcodec") as reader:
-        assert numbers(reader.read([30, 2])) == [30, 2]
+def test_says_that_torchcodec_does_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = barcodes.write(tmp_path / "a.ts")
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    told = "expected torchcodec with FFmpeg's shared libraries for --decoder torchcodec, found none that loads"
+    for ask in (lambda: require_decoder("torchcodec"), lambda: open_video(path, "torchcodec")):
+        with pytest.raises(LilaError, match=told):
+            ask()
+
+
+@pytest.mark.parametrize("frames", [None, 39])
+def test_pyav_stands_in_where_torchcodec_cannot_open_or_counts_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: int | None
+) -> None:
+    class Other:
+        def __init__(self, *arguments: object, **options: object):
+            if frames is None:
+                raise ValueError("no such stream")
+
+        def __len__(self) -> int:
+            return frames or 0
+
+    monkeypatch.setattr(torchcodec_reader, "require_torchcodec", lambda: SimpleNamespace(VideoDecoder=Other))
+    monkeypatch.setattr("lila_cues.decoding.video.require_torchcodec", lambda: None)
+    with open_video(barcodes.write(tmp_path / "a.mp4"), "torchcodec") as reader:
+        assert isinstance(reader, PyavReader)
+        assert numbers(reader.read([7])) == [7]
 
 
 def test_decoders_are_named_in_the_provenance() -> None:
     assert decoder_version("decord").startswith("decord 0.")
     assert all("av " in decoder_version(decoder) for decoder in DECODERS)
     with pytest.raises(LilaError, match="expected a decoder among decord, pyav, torchcodec, found 'ffmpeg'"):
-        open_video(Path("x.mp4"), "ffmpeg")
+        require_decoder("ffmpeg")
 
 
 def test_images_are_frames(tmp_path: Path) -> None:
