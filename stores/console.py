@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -28,6 +29,9 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 EXIT_BAD_INPUT = 2
 EXIT_SYSTEM = 1
 EXIT_INTERRUPTED = 130
+INTERRUPTED = (
+    "interrupted; what was finished is kept, and the same command goes on from there (lila-train run: with --resume)"
+)
 
 
 class _Rate(ProgressColumn):
@@ -58,7 +62,10 @@ def progress(unit: str) -> Iterator[Progress]:
 
 
 def run(app: typer.Typer) -> None:
-    """Run a command line; the user's or the machine's errors are one sentence and an exit status, not a traceback."""
+    """Run a command line; the user's or the machine's errors are one sentence and an exit status, not a traceback.
+
+    Typer turns Ctrl-C into its exit status and says nothing.
+    """
     try:
         app()
     except LilaError as error:
@@ -66,10 +73,19 @@ def run(app: typer.Typer) -> None:
     except OSError as error:
         _end(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_SYSTEM)
     except KeyboardInterrupt:
-        _end("interrupted; what was finished is kept, run the same command again to go on", EXIT_INTERRUPTED)
+        _interrupted()
+    except SystemExit as ended:
+        if ended.code == EXIT_INTERRUPTED:
+            _interrupted()
+        raise
 
 
-def _end(message: str, status: int) -> None:
+def _interrupted() -> NoReturn:
+    err.print(INTERRUPTED)
+    sys.exit(EXIT_INTERRUPTED)
+
+
+def _end(message: str, status: int) -> NoReturn:
     err.print(f"[bold red]error:[/] {_plain(message)}")
     sys.exit(status)
 

@@ -49,11 +49,7 @@ def conduct(order: Order, how: Conduct) -> int:
     if found is not None:
         console.out.print(words.finished(found, how.shard))
         return ALL_COMPLETE
-    try:
-        return _build(order, how, clips)
-    except KeyboardInterrupt:
-        console.err.print("interrupted; what was finished is kept, run the same command again to go on")
-        return console.EXIT_INTERRUPTED
+    return _build(order, how, clips)
 
 
 def finished(order: Order, clips: Sequence[str], how: Conduct) -> CueStore | None:

@@ -7,12 +7,15 @@ works as an encoder by its timm name.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from lila_cues.networks import hub
 
 ENCODER, DEPTH, FLOW = "encoder", "depth", "flow"
 NON_COMMERCIAL = ("cc-by-nc",)
+LIBRARIES = {"opencv": "opencv-python-headless"}
+"""Of a network that is a library's code: the package."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,13 @@ class Entry:
         return "in the package" if self._packaged else self.place
 
     def revision(self) -> str:
-        """The version in a file's name, or the commit that is in the hub's cache; empty where neither is known."""
+        """The version in a file's name, of a package, or the commit in the hub's cache; "main" is what would be got."""
         if self._from_url:
             return Path(self.place).stem
-        commit = hub.cached(self.place, "model.safetensors") if "/" in self.place else None
-        return commit.parent.name[:12] if commit else ""
+        if self._packaged or "/" not in self.place:
+            return version("lila-pixels" if self._packaged else LIBRARIES[self.place])
+        commit = hub.cached(self.place, "model.safetensors")
+        return commit.parent.name[:12] if commit else "main"
 
     @property
     def _from_url(self) -> bool:

@@ -16,12 +16,9 @@ def fetch(repository: str, filename: str, revision: str | None, option: str) -> 
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    here = cached(repository, filename, revision)
     try:
-        return _with_commit(hf_hub_download(repository, filename, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
-    try:
-        return _with_commit(hf_hub_download(repository, filename, revision=revision))
+        return _with_commit(here or Path(hf_hub_download(repository, filename, revision=revision)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise LilaError(
             f"expected {filename} of {repository} in {cache()} or on the Hugging Face hub, found neither "
@@ -30,9 +27,9 @@ def fetch(repository: str, filename: str, revision: str | None, option: str) -> 
         ) from error
 
 
-def _with_commit(path: str) -> tuple[Path, str]:
+def _with_commit(path: Path) -> tuple[Path, str]:
     """The cache keeps a file under snapshots/COMMIT/."""
-    return Path(path), Path(path).parent.name
+    return path, path.parent.name
 
 
 def fetch_url(url: str, option: str) -> tuple[Path, str]:
@@ -57,11 +54,11 @@ def fetch_url(url: str, option: str) -> tuple[Path, str]:
     return path, version
 
 
-def cached(repository: str, filename: str) -> Path | None:
+def cached(repository: str, filename: str, revision: str | None = None) -> Path | None:
     """Where the file lies in the local cache, or None; asks nobody."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repository, filename)
+    found = try_to_load_from_cache(repository, filename, revision=revision)
     return Path(found) if isinstance(found, str) else None
 
 

@@ -109,6 +109,12 @@ def test_table_takes_the_commit_from_the_hubs_cache(tmp_path: Path, monkeypatch:
     assert known.revision() == "c0ffee"
 
 
+def test_every_network_has_a_revision() -> None:
+    for network in catalog.ENTRIES:
+        at = network.source() + " at "
+        assert models.network_row(network).partition(at)[2].removesuffix("[/]").strip(), network.name
+
+
 def test_choices_cost_no_import_of_torch() -> None:
     """A command line that answers at once."""
     script = "import sys, lila_cues.profiles, lila_cues.commands.models; sys.exit('torch' in sys.modules)"

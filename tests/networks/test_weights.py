@@ -90,28 +90,28 @@ def test_seed_of_random_weights() -> None:
         random_seed("random:x")
 
 
-def test_takes_from_the_hub_what_the_cache_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("revision", [None, "c0ffee"])
+def test_takes_from_the_hub_what_the_cache_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None
+) -> None:
     """The commit is that of the cached snapshot; nobody is asked."""
-    snapshot = tmp_path / "snapshots" / "c0ffee" / "model.safetensors"
-    asked: list[tuple[str, str | None, bool]] = []
-
-    def download(repository: str, filename: str, revision: str | None, local_files_only: bool = False) -> str:
-        asked.append((repository, revision, local_files_only))
-        return str(snapshot)
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert hub.fetch("timm/x", "model.safetensors", "v1", "--x") == (snapshot, "c0ffee")
-    assert asked == [("timm/x", "v1", True)]
+    repository = tmp_path / "models--timm--x"
+    snapshot = repository / "snapshots" / "c0ffee" / "model.safetensors"
+    for path, text in ((snapshot, ""), (repository / "refs" / "main", "c0ffee")):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    assert hub.fetch("timm/x", "model.safetensors", revision, "--x") == (snapshot, "c0ffee")
 
 
 def test_asks_the_hub_for_what_the_cache_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(repository: str, filename: str, revision: str | None, local_files_only: bool = False) -> str:
-        if local_files_only:
-            raise LocalEntryNotFoundError("not here")
-        return f"/cache/snapshots/beef/{filename}"
+    def download(repository: str, filename: str, revision: str | None) -> str:
+        return f"/cache/{repository}/snapshots/{revision}/{filename}"
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert hub.fetch("timm/x", "model.safetensors", None, "--x")[1] == "beef"
+    path = Path("/cache/timm/absent/snapshots/beef/model.safetensors")
+    assert hub.fetch("timm/absent", "model.safetensors", "beef", "--x") == (path, "beef")
 
 
 HUB_ERRORS = (LocalEntryNotFoundError("offline"), OSError("no space"), HfHubHTTPError.__new__(HfHubHTTPError))
@@ -119,9 +119,7 @@ HUB_ERRORS = (LocalEntryNotFoundError("offline"), OSError("no space"), HfHubHTTP
 
 @pytest.mark.parametrize("error", HUB_ERRORS, ids=lambda error: type(error).__name__)
 def test_says_what_the_hub_does_not_give(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(*_: object, local_files_only: bool = False, **__: object) -> str:
-        if local_files_only:
-            raise LocalEntryNotFoundError("not here")
+    def download(*_: object, **__: object) -> str:
         raise error
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
