@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from lila_train.commands import ablate, evaluate, features, report, run
+from lila_train.commands import ablate, evaluate, explore, features, report, run
 from stores import console
 
 app = typer.Typer(
@@ -16,6 +16,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("features")(features.features)
+app.command("explore")(explore.explore)
 app.command("ablate")(ablate.ablate)
 app.command("eval")(evaluate.evaluate)
 app.command("report")(report.report)

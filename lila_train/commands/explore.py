@@ -1,0 +1,66 @@
+"""`lila-train explore`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stores import console
+from stores.errors import LilaError
+
+if TYPE_CHECKING:
+    from lila_train.model import Lila
+
+_LARGE_MB = 40
+
+
+def explore(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Images, folders or globs of them.")],
+    weights: Annotated[str, typer.Option(help="weights.safetensors of a run.")],
+    out: Annotated[Path, typer.Option(help="The page, one HTML file.")] = Path("explore.html"),
+    size: Annotated[int, typer.Option(min=32, help="Short side of the feature maps, in pixels.")] = 240,
+    channels: Annotated[int, typer.Option(min=3, help="Directions of feature space that are kept.")] = 24,
+    encoder_weights: Annotated[Path | None, typer.Option(help="Where the encoder's weight file is now.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+) -> None:
+    """Make a page to click in: what is similar to a pixel, here and in other images; what a few labels segment.
+
+    The page is one file with everything in it. Clicking shows cosine similarity; clicks with labels fit a ridge
+    regression in the page and segment the rest; LILA, the encoder alone and PCA are a key apart.
+    """
+    from lila_train.devices import choose
+    from lila_train.explore.images import explored, short_names
+    from lila_train.explore.page import page
+    from lila_train.loading import load
+    from lila_train.media import media_under
+
+    paths = list(dict.fromkeys(path for given in images for path in media_under(given)))
+    names = short_names(paths)
+    model = load(weights, device=choose(device), encoder_weights=encoder_weights)
+    failures, found = [], []
+    with console.progress("images") as bar:
+        for path, name in bar.track(list(zip(paths, names, strict=True)), description="features"):
+            try:
+                found.append(explored(model, path, name, size))
+            except LilaError as error:
+                failures.append(str(error))
+    if not found:
+        raise LilaError("no image to explore; " + "; ".join(failures))
+    made = page("LILA, pixel by pixel", _facts(model, size, len(found)), found, channels)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(made.text, "utf-8")
+    megabytes = len(made.text) / 1e6
+    hint = "; a smaller --size or --channels makes it smaller" if megabytes > _LARGE_MB else ""
+    console.out.print(f"{out}: {len(found)} images, {megabytes:.1f} MB{hint}")
+    if failures:
+        raise LilaError(f"{len(found)} of {len(paths)} images are in {out}; " + "; ".join(failures))
+
+
+def _facts(model: Lila, size: int, count: int) -> str:
+    encoder, patch = model.encoder, model.encoder.patch_size
+    return (
+        f"{count} image{'s' * (count > 1)}, short side {size} px. LILA: a vector of {model.decoder.widths.out} numbers "
+        f"per pixel; the encoder, {encoder.name}: one of {encoder.width} per {patch}×{patch} px."
+    )
