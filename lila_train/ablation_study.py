@@ -13,7 +13,8 @@ import stores
 from lila_cues.networks import FrozenEncoder
 from lila_train.ablations import FULL, Ablation
 from lila_train.evaluation.harness import Task, evaluate
-from lila_train.evaluation.models import ENCODER, ModelSpec
+from lila_train.evaluation.model_spec import ModelSpec
+from lila_train.evaluation.models import ENCODER
 from lila_train.learner import Hardware
 from lila_train.run_folder import RunFolder
 from lila_train.settings import TrainSettings

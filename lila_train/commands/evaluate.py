@@ -27,10 +27,27 @@ def evaluate(
         Path | None, typer.Option(help="The data set's folder; $LILA_DATA/NAME or data/NAME if not given.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="weights.safetensors of a run: scores its encoder, and it.")
+        Path | None,
+        typer.Option(
+            help="weights.safetensors of a run, or a published LILA file or name: scores its encoder, and it."
+        ),
     ] = None,
-    encoder: Annotated[str | None, typer.Option(help="Instead: a frozen encoder by name, alone.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Instead: a frozen encoder by name, alone (or below a baseline).")
+    ] = None,
     encoder_weights: Annotated[Path | None, typer.Option(help="The encoder's weight file.")] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead: somebody else's model by name; its code runs here. A wrong name is answered with all."
+        ),
+    ] = None,
+    baseline_repo: Annotated[
+        Path | None, typer.Option(help="A clone of its repository; fetched at a fixed revision if not given.")
+    ] = None,
+    baseline_weights: Annotated[
+        Path | None, typer.Option(help="Its weight file; from where its authors put it if not given.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many sequences or images.")] = None,
     seed: Annotated[int, typer.Option(help="Of what is trained on top; nothing is in k-NN.")] = 0,
     short_side: Annotated[
@@ -54,10 +71,10 @@ def evaluate(
     from lila_train.devices import choose
     from lila_train.evaluation.harness import default_workers
     from lila_train.evaluation.harness import evaluate as run
-    from lila_train.evaluation.models import ModelSpec
+    from lila_train.evaluation.model_spec import ModelSpec
     from lila_train.evaluation.protocols import Options, open_task
 
-    spec = ModelSpec(weights, encoder, encoder_weights)
+    spec = ModelSpec(weights, encoder, encoder_weights, baseline, baseline_repo, baseline_weights)
     task = open_task(protocol, data, Options(limit, seed, short_side, memory_mb and memory_mb * MIB))
     _announce(task)
     chosen = choose(device)

@@ -15,9 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lila_cues.networks.encoder import FrozenEncoder
-from lila_cues.networks.weights import file_sha256
+from lila_cues.networks.weights import file_sha256, random_seed
 from lila_train.model import Lila
-from stores.errors import LilaError
 
 ENCODER = "encoder"
 
@@ -103,49 +102,13 @@ class LilaModel:
         return EncoderAlone(self.lila.encoder, self.device).describe() | {"decoder_parameters": parameters}
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """Which model is asked for, before anything is loaded: weights of ours, or an encoder by name."""
-
-    weights: Path | None = None
-    encoder: str | None = None
-    encoder_weights: Path | None = None
-
-    def __post_init__(self) -> None:
-        if (self.weights is None) == (self.encoder is None):
-            raise LilaError(
-                "expected one model to score, found "
-                + ("two" if self.weights else "none")
-                + "; pass either --weights FILE of a run, or --encoder NAME (with --encoder-weights FILE)"
-            )
-        for path, option in ((self.weights, "--weights"), (self.encoder_weights, "--encoder-weights")):
-            if path is not None and not path.is_file():
-                raise LilaError(f"expected a weight file at {path}, found none; give its place with {option}")
-
-    def heads(self) -> tuple[str, ...]:
-        """What a run with this model scores."""
-        return (ENCODER,) if self.weights is None else (ENCODER, "lila")
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the figures: hashes of the files, else the name that the hub resolves."""
-        chosen: dict[str, Any] = {}
-        if self.weights is not None:
-            chosen["weights_sha256"] = file_sha256(self.weights)
-        if self.encoder is not None:
-            chosen["encoder"] = self.encoder
-        if self.encoder_weights is not None:
-            chosen["encoder_weights_sha256"] = file_sha256(self.encoder_weights)
-        return chosen
-
-    def load(self, device: torch.device) -> GridModel:
-        """The model, ready to run."""
-        if self.weights is not None:
-            from lila_train.loading import load
-
-            return LilaModel(load(self.weights, device=device, encoder_weights=self.encoder_weights), device)
-        from lila_cues.networks import load_encoder
-
-        return EncoderAlone(load_encoder(str(self.encoder), self.encoder_weights, device), device)
+def encoder_identity(name: str, weights: Path | str | None) -> dict[str, Any]:
+    """What decides the features of an encoder by name: the hash of a file, else the words asked for."""
+    if weights is None:
+        return {"encoder": name}
+    if random_seed(weights) is not None:
+        return {"encoder": name, "encoder_weights": str(weights)}
+    return {"encoder": name, "encoder_weights_sha256": file_sha256(Path(weights))}
 
 
 def feature_map(model: GridModel, head: str) -> FeatureMap:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lila_train.evaluation.models import ModelSpec
+from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.result_folder import read_json, write_json
 from lila_train.report import cue_section, heldout_section, score_section
 from lila_train.report.chart import curves

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lila_train.evaluation import davis_knn, harness, protocols, result_folder
 from lila_train.evaluation.davis_knn import KnnSettings
-from lila_train.evaluation.models import ModelSpec
+from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.protocols import Options
 from stores.errors import LilaError
 from tests.evaluation.worlds import ColourModel, moving_squares, write_davis

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from lila_cues.networks import load_encoder
 from lila_train.cli import app
-from lila_train.evaluation.models import EncoderAlone, LilaModel, ModelSpec, feature_map
+from lila_train.evaluation.model_spec import ModelSpec
+from lila_train.evaluation.models import EncoderAlone, LilaModel, feature_map
 from stores.errors import LilaError
 from tests.evaluation.small_models import ENCODER, write_checkpoint
 from tests.evaluation.worlds import write_davis

@@ -15,7 +15,7 @@ import torch
 from lila_train.evaluation import harness, normals
 from lila_train.evaluation.dense_scores import Angles
 from lila_train.evaluation.dense_task import DenseTask
-from lila_train.evaluation.models import ModelSpec
+from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.normals import NYU_CAMERA, NYU_LILA, Intrinsics
 from stores.errors import LilaError
 from tests.evaluation.small_models import write_checkpoint

@@ -15,7 +15,7 @@ from PIL import Image
 
 from lila_train.evaluation import harness, protocols, segmentation
 from lila_train.evaluation.dense_task import DenseTask, slid, window_starts
-from lila_train.evaluation.models import ModelSpec
+from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.protocols import Options
 from lila_train.evaluation.segmentation import ADE_150_LABELS, ADE_151_LABELS, IGNORED
 from stores.errors import LilaError

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from lila_train.cli import app
 from lila_train.evaluation import harness, protocols
-from lila_train.evaluation.models import ModelSpec
+from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.protocols import Options
 from lila_train.report import cue_section, demo, heldout_section, score_section
 from lila_train.report.demo_inputs import DemoInputs

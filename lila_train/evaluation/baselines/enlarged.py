@@ -1,0 +1,80 @@
+"""A frozen encoder on an enlarged input: the costly way to finer features, by which a pixel map is to be measured.
+
+Enlarged by the patch size there is a token for every pixel; the cost of attention grows with the fourth power.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from lila_cues.networks import load_encoder
+from lila_train.evaluation.baselines.asked import Asked
+from lila_train.evaluation.models import ENCODER, EncoderAlone, encoder_identity
+from stores.errors import LilaError
+
+
+@dataclass(frozen=True)
+class EnlargedModel:
+    """The grid of the image as it is, and as pixel map the grid of the image enlarged bilinearly."""
+
+    below: EncoderAlone
+    factor: int
+    head: str
+
+    @property
+    def patch_size(self) -> int:
+        return self.below.patch_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.below.device
+
+    def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
+        return self.below.encoder_grid(images)
+
+    def encoder_taps(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
+        return self.below.encoder_taps(images)
+
+    @torch.no_grad()
+    def pixel_map(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e H W"]:
+        size = (images.shape[2], images.shape[3])
+        larger = F.interpolate(images, scale_factor=self.factor, mode="bilinear", align_corners=False)
+        found = self.below.encoder_grid(larger)
+        if found.shape[2:] == size:
+            return found
+        return F.interpolate(found, size, mode="bilinear", align_corners=False)
+
+    def describe(self) -> dict[str, Any]:
+        return self.below.describe() | {"enlarged": self.factor}
+
+
+@dataclass(frozen=True)
+class Enlarged:
+    """`factor` None: the encoder's patch size."""
+
+    name: str
+    factor: int | None
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return (ENCODER, self.name)
+
+    def identity(self, asked: Asked) -> dict[str, Any]:
+        """The factor and the encoder."""
+        return {"baseline": self.name} | encoder_identity(_encoder(asked, self.name), asked.encoder_weights)
+
+    def load(self, asked: Asked, device: torch.device) -> EnlargedModel:
+        encoder = load_encoder(_encoder(asked, self.name), asked.encoder_weights, device)
+        return EnlargedModel(EncoderAlone(encoder, device), self.factor or encoder.patch_size, self.name)
+
+
+def _encoder(asked: Asked, name: str) -> str:
+    if asked.encoder is None:
+        raise LilaError(f"expected an encoder for --baseline {name}, found none; name one with --encoder")
+    return asked.encoder

@@ -1,0 +1,64 @@
+"""FlowFeat's decoder, which reads the raw outputs of four of the encoder's blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from threading import Lock
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lila_cues.networks import FrozenEncoder
+from lila_train.evaluation.baselines.clones import imported
+from stores.errors import LilaError
+
+WIDTH = 128  # inside the decoder, and of its map
+
+_LISTENING = Lock()  # one thread at a time hears an encoder's blocks
+
+
+def build(root: Path, encoder: FrozenEncoder) -> nn.Module:
+    """The decoder of a clone for this encoder, without class and register tokens but one."""
+    if encoder.vit.num_prefix_tokens != 1:
+        raise LilaError(
+            f"expected an encoder with a class token and no registers for FlowFeat, found {encoder.name}; choose one "
+            "such as dinov2_vits14 with --encoder"
+        )
+    with imported(root, "model") as module:
+        settings = module.CfgDPT(encoder.patch_size, 4 * [encoder.width], encoder.width)
+        return module.DecodeDPT(settings, WIDTH, WIDTH)
+
+
+def call(network: nn.Module, encoder: FrozenEncoder, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
+    """The decoder's map at the image's size; its coarsest level halves the grid, whose sides are padded to be even."""
+    height, width = images.shape[2:]
+    beyond = (-height % (2 * encoder.patch_size), -width % (2 * encoder.patch_size))
+    padded = F.pad(images, (0, beyond[1], 0, beyond[0]), mode="replicate")
+    with _heard(encoder) as outputs:
+        encoder(padded)
+    layers = {f"layer_{n}": torch.cat(outputs[block]) for n, block in enumerate(hooks(encoder), start=1)}
+    found = network(SimpleNamespace(**layers), (padded.shape[2], padded.shape[3]))
+    return found[..., :height, :width]
+
+
+def hooks(encoder: FrozenEncoder) -> tuple[int, int, int, int]:
+    """The blocks that FlowFeat listens to: the last of each quarter."""
+    depth = len(encoder.vit.blocks)
+    return (depth // 4 - 1, depth // 2 - 1, 3 * depth // 4 - 1, depth - 1)
+
+
+@contextmanager
+def _heard(encoder: FrozenEncoder) -> Iterator[dict[int, list[Tensor]]]:
+    outputs: dict[int, list[Tensor]] = {block: [] for block in hooks(encoder)}
+    with _LISTENING, ExitStack() as stack:
+        for block, heard in outputs.items():
+            handle = encoder.vit.blocks[block].register_forward_hook(
+                lambda module, inputs, output, heard=heard: heard.append(output)
+            )
+            stack.callback(handle.remove)
+        yield outputs
