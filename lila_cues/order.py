@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,15 @@ class Order:
     precision: str = "float32"
     compiled: bool = False
     max_gap: int | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Order:
+        """From a command's options by their names, which are those of the fields; others are not looked at."""
+        given = {field.name: options[field.name] for field in fields(cls) if field.name in options}
+        named: dict[str, Any] = {
+            name: str(value) if isinstance(value, Path) else value for name, value in given.items()
+        }
+        return cls(**named)
 
     @property
     def path(self) -> Path:

@@ -68,25 +68,5 @@ def build(
     from lila_cues.commands.building import Conduct, conduct
     from lila_cues.order import Order, parse_shard
 
-    order = Order(
-        dataset=dataset,
-        root=None if root is None else str(root),
-        store=None if store is None else str(store),
-        profile=profile,
-        limit=limit,
-        seed=seed,
-        device=device,
-        decoder=decoder,
-        encoder=encoder,
-        encoder_weights=encoder_weights,
-        depth=depth,
-        depth_weights=depth_weights,
-        flow=flow,
-        flow_weights=flow_weights,
-        flow_updates=flow_updates,
-        attention=attention,
-        precision=precision,
-        compiled=compiled,
-        max_gap=max_gap,
-    )
-    raise typer.Exit(conduct(order, Conduct(only_failed, max_failures, workers, scheduler, parse_shard(shard))))
+    how = Conduct(only_failed, max_failures, workers, scheduler, parse_shard(shard))
+    raise typer.Exit(conduct(Order.of(locals()), how))

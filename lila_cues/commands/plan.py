@@ -42,15 +42,7 @@ def plan(
     from stores.plan import plan as make_plan
     from stores.plan import require_room
 
-    order = Order(
-        dataset=dataset,
-        root=None if root is None else str(root),
-        store=None if store is None else str(store),
-        profile=profile,
-        encoder=encoder,
-        limit=limit,
-        device=device,
-    )
+    order = Order.of(locals())
     n_clips, spec, done = len(order.clips(order.source())), planned_spec(order), 0.0
     if order.path.exists():
         import stores

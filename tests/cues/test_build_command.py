@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 
 import stores
 from lila_cues import cli, profiles
@@ -161,6 +162,7 @@ BAD = {
         ["--dataset", "videos", "--root", "clips", "--depth", "files:absent", *RANDOM[:2]],
         "expected depth maps in absent, found no such folder; give it with --depth files:DIR",
     ),
+    "decoder": (["--dataset", "videos", "--root", "clips", "--decoder", "ffmpeg"], "expected a decoder among decord"),
     "share": (["--dataset", "videos", "--root", "clips", "--shard", "2/2"], "expected --shard i/n with i from 0"),
 }
 
@@ -199,12 +201,36 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(
     assert not Path("s.zarr").exists()
 
 
-def test_an_interrupted_build_ends_with_130(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_licences_against_commerce_are_told_before_networks_are_loaded(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_videos(tmp_path / "clips", 1)
-    monkeypatch.setattr(prepare, "choose", interrupt)
+    monkeypatch.setattr(prepare, "load", interrupt)
+    status, _, err = command("--dataset", "videos", "--root", "clips", "--profile", "large")
+    assert status == 130
+    assert "depth_anything_v2_large is under CC-BY-NC-4.0: neither it nor what is made with it" in err
+
+
+@pytest.mark.parametrize("place", ["lila_cues.pipeline.prepare.choose", "lila_cues.order.spread"])
+def test_an_interrupted_build_ends_with_130(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    write_videos(tmp_path / "clips", 1)
+    monkeypatch.setattr(place, interrupt)
     status, _, err = command("--dataset", "videos", "--root", "clips", *RANDOM)
     assert status == 130
-    assert "interrupted; what was finished is kept, run the same command again" in err
+    assert err.count("interrupted; what was finished is kept, and the same command goes on from there") == 1
+
+
+def test_an_interrupt_outside_of_any_command_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:
+    class App(typer.Typer):
+        def __call__(self, *arguments: object, **options: object) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        console.run(App())
+    assert ended.value.code == 130
+    assert "interrupted; what was finished is kept" in capsys.readouterr().err
 
 
 def interrupt(*arguments: object) -> None:

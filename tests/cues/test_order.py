@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lila_cues.cli import app
+from lila_cues.commands import building
 from lila_cues.order import Order, parse_shard, spread
 from lila_cues.pipeline import build, prepare
 from stores.errors import LilaError
@@ -25,6 +27,44 @@ def test_the_profile_is_that_of_the_device_at_hand(monkeypatch: pytest.MonkeyPat
     large = prepare.choose(Order("kinetics", profile="large", flow="raft_small"))
     assert large.profile.flow == "raft_small"
     assert any("CC-BY-NC" in note for note in large.notes), "told before anything is loaded"
+
+
+def test_a_gpu_of_a_number_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert prepare.choose_device("cuda:1") == "cuda:1"
+    with pytest.raises(LilaError, match="expected a GPU among cuda:0 to cuda:1 for --device cuda:2, found none"):
+        prepare.choose_device("cuda:2")
+
+
+@pytest.mark.parametrize("name", ["tpu9", "meta", "mps", "cuda:x", "cuda:-1", ""])
+def test_no_other_device_is_taken(name: str) -> None:
+    with pytest.raises(LilaError, match=f"expected --device auto, cpu or cuda, found {name}; pass one of these"):
+        prepare.choose_device(name)
+
+
+GIVEN = {
+    "dataset": "videos", "root": "r", "store": "s", "profile": "base", "limit": 7, "seed": 3, "device": "cpu",
+    "decoder": "pyav", "encoder": "e", "encoder_weights": "ew", "depth": "d", "depth_weights": "dw", "flow": "f",
+    "flow_weights": "fw", "flow_updates": 9, "attention": "xformers", "precision": "bfloat16", "compiled": True,
+    "max_gap": 2,
+}  # fmt: skip
+
+
+def test_every_option_of_a_build_reaches_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    ordered: list[tuple[Order, building.Conduct]] = []
+    monkeypatch.setattr(building, "conduct", lambda *asked: ordered.append(asked) or 0)
+    words = [word for name, value in GIVEN.items() if name != "compiled" for word in (_option(name), str(value))]
+    run = ["--only-failed", "--max-failures", "4", "--workers", "2", "--scheduler", "tcp://x", "--shard", "1/3"]
+    for given in (["--dataset", "demo"], [*words, "--compile", *run]):
+        app(["build", *given], standalone_mode=False)
+    assert ordered[0] == (Order("demo"), building.Conduct())
+    assert ordered[1] == (Order(**GIVEN), building.Conduct(True, 4, 2, "tcp://x", (1, 3)))  # type: ignore[arg-type]
+    assert Order(**GIVEN).to_dict() == GIVEN  # type: ignore[arg-type]
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def test_an_order_names_its_store() -> None:
