@@ -7,9 +7,10 @@ normals RMSE in degrees, COCO-Stuff-27 mIoU. None: not published.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
+from lila_train.overrides import changed, homes
 from lila_train.settings import DEPTH, FEATURES, FLOW, TrainSettings
 from stores.errors import LilaError
 
@@ -26,24 +27,21 @@ class Published:
 
 @dataclass(frozen=True)
 class Ablation:
-    """A row of the table: `method` and `views` are the fields it changes and their values."""
+    """A row of the table: `changes` are the settings it touches, by name, and their values."""
 
     name: str
     label: str
     why: str
     published: Published
-    method: Mapping[str, Any] = field(default_factory=dict)
-    views: Mapping[str, Any] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, full: TrainSettings) -> TrainSettings:
         """The full settings with this row's change."""
-        views = replace(full.method.views, **self.views)
-        return replace(full, method=replace(full.method, views=views, **self.method))
+        return changed(full, self.changes)
 
-    @property
-    def touched(self) -> frozenset[str]:
-        """The fields that may differ from the full settings."""
-        return frozenset({f"method.{name}" for name in self.method} | {f"method.views.{name}" for name in self.views})
+    def touched(self, full: TrainSettings) -> frozenset[str]:
+        """The places that may differ from the full settings."""
+        return frozenset(homes(full)[name] for name in self.changes)
 
 
 FULL = Ablation("full", "LILA", "the method", Published(68.6, 73.9, 28.53, 59.6))
@@ -100,7 +98,7 @@ COMPONENTS = (
         "C: no cropping",
         "both views of the same region",
         Published(66.0, 72.4),
-        views={"same_region": True},
+        {"same_region": True},
     ),
     Ablation(
         "no-temporal-sampling",

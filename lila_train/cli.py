@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from lila_train.commands import ablate, evaluate, explore, features, report, run
+from lila_train.commands import ablate, evaluate, explore, features, recipes, report, run
 from stores import console
 
 app = typer.Typer(
@@ -15,6 +15,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.command("run")(run.run)
+app.command("recipes")(recipes.recipes)
 app.command("features")(features.features)
 app.command("explore")(explore.explore)
 app.command("ablate")(ablate.ablate)

@@ -70,16 +70,30 @@ class Learner:
 
     def losses(self, context: View, query: View, counts: Counts) -> Losses:
         """The objective's losses on two views; the total carries the gradient."""
+        return self._objective(*self._features(self._decode, context, query), counts)
+
+    @torch.no_grad()
+    def predicted(self, context: View, query: View) -> tuple[Tensor, Tensor, Tensor, View]:
+        """Features b×d×s×s of both views, the query's cues b×k×s×s read off them, and the query with all its cues.
+
+        For looking at, on this rank alone.
+        """
+        of_context, of_query, context, query = self._features(self.decoder, context, query)
+        objective = self.head or InContext(self.settings.method)
+        return of_context, of_query, objective.predicted(of_context, of_query, context, query), query
+
+    def _features(self, decode: nn.Module, context: View, query: View) -> tuple[Tensor, Tensor, View, View]:
+        """Features of both views, and the views with the cues that only the step can tell."""
         images = torch.cat((context.image, query.image))
         half = self.settings.precision == "bfloat16"
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=half):
             tokens = self.encoder(images)
-            features = self._decode(tokens, (images.shape[-2], images.shape[-1]))
+            features = decode(tokens, (images.shape[-2], images.shape[-1]))
         if FEATURES in self.settings.method.cues and self.settings.method.distilled == "online":
             of_context, of_query = tokens[-1].float().chunk(2)
             context, query = context.with_features(of_context), query.with_features(of_query)
         of_context, of_query = features.chunk(2)
-        return self._objective(of_context, of_query, context, query, counts)
+        return of_context, of_query, context, query
 
     def head_tensors(self) -> dict[str, Tensor]:
         """The head's tensors under `head.`, none where there is no head."""

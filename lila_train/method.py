@@ -52,6 +52,10 @@ class InContext:
         return count(query.valid)
 
     def __call__(self, of_context: Tensor, of_query: Tensor, context: View, query: View, counts: Counts) -> Losses:
+        return measured(self.predicted(of_context, of_query, context, query), query, counts, self.method)
+
+    def predicted(self, of_context: Tensor, of_query: Tensor, context: View, query: View) -> Tensor:
+        """The query's cues b×k×s×s, read off its features by the map that the context gives."""
         solution = fit_context(
             of_context,
             context.cues,
@@ -62,7 +66,7 @@ class InContext:
         )
         if self.method.detach:
             solution = solution.detach()
-        return measured(predict(of_query, solution), query, counts, self.method)
+        return predict(of_query, solution)
 
 
 class Erm(nn.Module):
@@ -81,16 +85,23 @@ class Erm(nn.Module):
         return count(torch.cat((context.valid, query.valid)))
 
     def forward(self, of_context: Tensor, of_query: Tensor, context: View, query: View, counts: Counts) -> Losses:
-        a, b = self._losses(of_context, context, counts), self._losses(of_query, query, counts)
+        a, b = (
+            measured(self._read(features, view), view, counts, self.method)
+            for features, view in ((of_context, context), (of_query, query))
+        )
         return Losses(a.total + b.total, a.l1 + b.l1, a.edge + b.edge)
 
-    def _losses(self, features: Tensor, view: View, counts: Counts) -> Losses:
+    def predicted(self, of_context: Tensor, of_query: Tensor, context: View, query: View) -> Tensor:
+        """The query's cues b×k×s×s by the learned head; the context has no part in it."""
+        return self._read(of_query, query)
+
+    def _read(self, features: Tensor, view: View) -> Tensor:
         fixed = _fixed_rows(self.method)
         rows = torch.arange(fixed, device=features.device).expand(len(features), -1)
         if FEATURES in self.method.cues:
             rows = torch.cat((rows, view.channels + fixed), dim=1)
         solution = torch.cat((self.rows.weight, self.rows.bias[:, None]), dim=1)[rows].mT
-        return measured(predict(features, solution), view, counts, self.method)
+        return predict(features, solution)
 
 
 def _fixed_rows(method: Method) -> int:

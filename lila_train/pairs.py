@@ -75,12 +75,17 @@ def collate(items: Sequence[PairBatch]) -> PairBatch:
 
 @dataclass(frozen=True)
 class PairSettings:
-    """What a batch is made of; `encoder_width` is the number of channels that are drawn from when distilling online."""
+    """What a batch is made of.
+
+    encoder_width: the number of channels that are drawn from when distilling online. computed: the cues that are not
+    read, because the step computes them from the frames.
+    """
 
     seed: int
     batch_size: int
     method: Method
     encoder_width: int
+    computed: frozenset[str] = frozenset()
 
     @property
     def stored_features(self) -> str | None:
@@ -92,9 +97,10 @@ class PairSettings:
     @property
     def arrays(self) -> tuple[str, ...]:
         """The arrays of the store that are read."""
-        flow = ("flow_forward", "flow_backward") if FLOW in self.method.cues else ()
-        depth = ("depth",) if DEPTH in self.method.cues else ()
-        features = (self.stored_features,) if self.stored_features else ()
+        read = set(self.method.cues) - self.computed
+        flow = ("flow_forward", "flow_backward") if FLOW in read else ()
+        depth = ("depth",) if DEPTH in read else ()
+        features = (self.stored_features,) if self.stored_features and FEATURES in read else ()
         return ("rgb", *depth, *flow, *features)
 
 
@@ -118,7 +124,12 @@ class PairDataset(Dataset[PairBatch]):
         stored = self.settings.encoder_width if online else geometry.channels
         drawn = draw(rng, pool, method.views, geometry.base, stored=stored, kept=method.channels)
         pair = store.pair(drawn.clip, drawn.pair, cues=self.settings.arrays)
-        return _as_batch(pair, drawn, self.settings)
+        channels = pair.feature_channels
+        if channels is None and FEATURES in self.settings.computed:
+            channels = store.read("feature_channels", drawn.clip)
+        elif channels is None:
+            channels = np.arange(stored)
+        return _as_batch(pair, drawn, self.settings, channels)
 
     def _open(self) -> tuple[stores.CueStore, PairPool]:
         if self._opened is None:
@@ -131,18 +142,16 @@ class PairDataset(Dataset[PairBatch]):
         return self._opened
 
 
-def _as_batch(pair: stores.PairCues, drawn: Draw, settings: PairSettings) -> PairBatch:
+def _as_batch(pair: stores.PairCues, drawn: Draw, settings: PairSettings, channels: np.ndarray) -> PairBatch:
+    """`channels`: of the encoder, those that were drawn from."""
     chosen = list(drawn.channels)
     cues = {name: torch.from_numpy(getattr(pair, name))[None] for name in settings.arrays}
-    channels = np.array(chosen)
-    if settings.stored_features:
+    if settings.stored_features in cues:
         cues["features"] = cues.pop(settings.stored_features)[:, :, chosen]
-        assert pair.feature_channels is not None
-        channels = pair.feature_channels[chosen]
     return PairBatch(
         rgb=cues.pop("rgb").permute(0, 1, 4, 2, 3),
         boxes=torch.tensor([[_row(drawn.context), _row(drawn.query)]]),
-        channels=torch.from_numpy(channels.astype(np.int64))[None],
+        channels=torch.from_numpy(channels[chosen].astype(np.int64))[None],
         clips=torch.tensor([drawn.clip]),
         **cues,
     )

@@ -13,10 +13,11 @@ from stores.errors import LilaError
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings, and in words: what store they are for, on what hardware, with what published result."""
+    """Settings, and in words: the two commands, the hardware, the published result."""
 
     settings: TrainSettings
     build: str
+    run: str
     hardware: str
     expect: str
 
@@ -27,19 +28,22 @@ RECIPES = {
     "s14-youtube-vos": Recipe(
         _PAPER,
         build="lila-cues build --dataset youtube-vos --profile small",
-        hardware="one GPU of 24 GB",
+        run="lila-train run --recipe s14-youtube-vos --store cues/youtube-vos.zarr",
+        hardware="one GPU; the reference trains so in float32",
         expect="published: DAVIS J&F 68.6 by linear probe, 73.9 by k-NN",
     ),
     "b14-youtube-vos": Recipe(
         _PAPER,
         build="lila-cues build --dataset youtube-vos --profile base",
-        hardware="one GPU of 40 GB",
+        run="lila-train run --recipe b14-youtube-vos --store cues/youtube-vos.zarr",
+        hardware="one GPU",
         expect="published: DAVIS J&F 70.4 by linear probe, 74.2 by k-NN",
     ),
     "l14-kinetics": Recipe(
         _PAPER,
         build="lila-cues build --dataset kinetics --profile large",
-        hardware="one GPU of 80 GB (the reference used eight)",
+        run="torchrun --nproc-per-node 8 -m lila_train run --recipe l14-kinetics --store cues/kinetics.zarr",
+        hardware="eight GPUs, as the reference's runs are named; fewer take the same steps more slowly",
         expect="published: DAVIS J&F 69.3 by linear probe, 74.9 by k-NN",
     ),
     "demo": Recipe(
@@ -47,6 +51,7 @@ RECIPES = {
             steps=150, batch_size=4, learning_rate=1e-3, decoder_width=64, method=Method(view_size=112, max_gap=4)
         ),
         build="lila-cues build --dataset demo",
+        run="lila-train run --recipe demo --store cues/demo.zarr",
         hardware="two CPU cores",
         expect="a demonstration on rendered scenes; no published figure",
     ),

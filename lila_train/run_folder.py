@@ -30,6 +30,11 @@ class RunFolder:
         return self.root / "log.jsonl"
 
     @property
+    def scores(self) -> Path:
+        """One JSON object per protocol and scored step, if the run is scored meanwhile."""
+        return self.root / "scores.jsonl"
+
+    @property
     def record(self) -> Path:
         """Settings, store and seconds of the run."""
         return self.root / "run.json"
@@ -63,24 +68,30 @@ class RunFolder:
             raise LilaError(f"expected a folder for --out, found a file at {self.root}")
         self.root.mkdir(parents=True, exist_ok=True)
 
-    def truncate_log(self, steps: int) -> None:
-        """Drop what was logged from step `steps` on: those steps are computed again."""
-        if self.log.exists():
-            kept = [row for row in self.rows() if row["step"] < steps]
-            self.log.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    def truncate_logs(self, steps: int) -> None:
+        """Drop what was logged after `steps` steps: those that follow are computed again."""
+        for path, last in ((self.log, steps - 1), (self.scores, steps)):
+            if path.exists():
+                kept = [row for row in _rows(path) if row["step"] <= last]
+                path.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
     def rows(self) -> list[dict[str, Any]]:
-        """The log so far; a last line that a kill cut short is left out."""
-        rows = []
-        for line in self.log.read_text().splitlines() if self.log.exists() else []:
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+        """The losses so far."""
+        return _rows(self.log)
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Write run.json, whole or not at all."""
         temporary = self.record.with_name(".run.json.tmp")
         temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
         os.replace(temporary, self.record)
+
+
+def _rows(log: Path) -> list[dict[str, Any]]:
+    """Its lines; a last one that a kill cut short is left out."""
+    rows = []
+    for line in log.read_text().splitlines() if log.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

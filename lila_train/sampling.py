@@ -28,6 +28,16 @@ class ViewRanges:
     query_mirror: float = 0.5
     same_region: bool = False
 
+    def check(self) -> None:
+        """Refuse ranges that are none."""
+        for name in ("context_area", "query_area"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 1:
+                raise LilaError(f"{name} must be two area fractions, 0 < low ≤ high ≤ 1, found {low:g},{high:g}")
+        for name in ("base_mirror", "query_mirror"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise LilaError(f"{name} must be a probability, found {getattr(self, name):g}")
+
 
 @dataclass(frozen=True)
 class Box:

@@ -6,7 +6,7 @@ What only says how a run is carried out (device, loader processes, compilation) 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from lila_train.sampling import ViewRanges
 from stores.errors import LilaError
@@ -60,7 +60,10 @@ class Method:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """The run: how long, how large, how fast, and by which method."""
+    """The run: how long, how large, how fast, and by which method.
+
+    online: the step computes flow, depth and features from the frames instead of reading them; the baseline.
+    """
 
     steps: int
     seed: int = 0
@@ -72,6 +75,7 @@ class TrainSettings:
     clip_norm: float | None = None
     precision: Precision = "float32"
     decoder_width: int | None = None
+    online: bool = False
     method: Method = field(default_factory=Method)
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,11 +95,14 @@ class TrainSettings:
             "--view-size": self.method.view_size,
             "--max-gap": self.method.max_gap,
             "--channels": self.method.channels,
-            "--ridge": self.method.ridge,
+            "ridge": self.method.ridge,
+            "cells": self.method.cells,
+            "edge_sigma": self.method.edge_sigma,
         }
         for option, value in positive.items():
             if not value > 0:
                 raise LilaError(f"{option} must be above 0, found {value}")
+        self.method.views.check()
         if not self.method.cues or set(self.method.cues) - set(ALL_CUES):
             raise LilaError(
                 f"cues must be some of {', '.join(ALL_CUES)}, found {', '.join(self.method.cues) or 'none'}"
@@ -108,16 +115,6 @@ class TrainSettings:
                 f"--channels asks for {self.method.channels} encoder channels per pair, but the store keeps "
                 f"{geometry.channels} per clip; pass --channels {geometry.channels} or fewer"
             )
-
-
-def check_words(schedule: str | None, precision: str | None) -> None:
-    """Refuse words that are none of a setting's; None stands for the recipe's."""
-    for option, word, allowed in (
-        ("--schedule", schedule, get_args(Schedule)),
-        ("--precision", precision, get_args(Precision)),
-    ):
-        if word is not None and word not in allowed:
-            raise LilaError(f"{option} must be {' or '.join(allowed)}, found {word}")
 
 
 def differences(recorded: Any, asked: Any, prefix: str = "") -> list[str]:

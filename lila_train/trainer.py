@@ -18,10 +18,13 @@ from lila_cues.networks import FrozenEncoder, WeightSource, restore_encoder
 from lila_train import checkpoint
 from lila_train.checkpoint import Provenance
 from lila_train.learner import Hardware, Learner
+from lila_train.memory import explained_shortage
 from lila_train.method import Losses
+from lila_train.monitors import Monitor
+from lila_train.online import OnlineCues
 from lila_train.optimisation import learning_rate, optimiser
 from lila_train.pairs import PairBatch, PairSettings, load_pairs
-from lila_train.ranks import averaged, refuse_disagreement
+from lila_train.ranks import Share, averaged, refuse_disagreement
 from lila_train.run_folder import RunFolder
 from lila_train.settings import TrainSettings, differences
 from stores import console
@@ -50,6 +53,7 @@ class Running:
     checkpoint_every: int = 1000
     observers: Sequence[Callable[[Row], None]] = ()
     stopped: Callable[[], bool] = lambda: False
+    monitors: Sequence[Monitor] = ()
 
 
 class Trainer:
@@ -68,13 +72,15 @@ class Trainer:
         self.store, self.settings, self.folder, self.running = store, settings, folder, running
         self.hardware = hardware
         self.learner = Learner(encoder, settings, hardware)
+        self.online = OnlineCues.of_store(store, encoder, settings.method) if settings.online else None
         self.optimiser = optimiser(self.learner.parameters.values(), settings)
         self.step = 0
 
     def advance(self, batch: PairBatch) -> Losses:
         """One step of the optimiser; a cue or a loss that is no number stops the run before it reaches the weights."""
         self.optimiser.zero_grad(set_to_none=True)
-        losses = self.learner.backward(batch)
+        with explained_shortage(self.settings, self.hardware):
+            losses = self.learner.backward(batch)
         self._refuse_no_number(torch.cat((batch.whole(), torch.isfinite(losses.total)[None])), batch)
         if self.settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.learner.parameters.values(), self.settings.clip_norm)
@@ -88,10 +94,10 @@ class Trainer:
         """All steps that are left, then the weights; False when stopped on the way, a checkpoint written."""
         began = time.monotonic()
         for batch in self.batches():
-            losses = self.advance(batch.to(self.hardware.device))
-            now = time.monotonic()
-            self._log(losses, now - began)
-            began = now
+            losses = self.advance(self._complete(batch.to(self.hardware.device)))
+            self._log(losses, time.monotonic() - began)
+            self._look()
+            began = time.monotonic()
             if averaged(torch.tensor(float(self.running.stopped()), device=self.hardware.device)) > 0:
                 self.save()
                 return False
@@ -103,16 +109,37 @@ class Trainer:
 
     def batches(self) -> DataLoader[PairBatch]:
         """The batches of the steps that are left."""
-        method = self.settings.method
         return load_pairs(
             str(self.store.path),
-            PairSettings(self.settings.seed, self.settings.batch_size, method, self.learner.encoder.width),
+            self._pairs(self.settings.batch_size),
             first_step=self.step,
             last_step=self.settings.steps,
             processes=self.running.loader_processes,
             share=self.hardware.share,
             pin=self.hardware.device.type == "cuda",
         )
+
+    def first_pairs(self, count: int) -> PairBatch:
+        """At most so many pairs of the first step's batch, whichever step is next; for looking at."""
+        pairs = self._pairs(min(count, self.settings.batch_size))
+        loader = load_pairs(
+            str(self.store.path), pairs, first_step=0, last_step=1, processes=0, share=Share(), pin=False
+        )
+        return self._complete(next(iter(loader)).to(self.hardware.device))
+
+    def _pairs(self, batch_size: int) -> PairSettings:
+        computed = self.online.computed if self.online else frozenset()
+        settings = self.settings
+        return PairSettings(settings.seed, batch_size, settings.method, self.learner.encoder.width, computed)
+
+    def _complete(self, batch: PairBatch) -> PairBatch:
+        with explained_shortage(self.settings, self.hardware):
+            return self.online(batch) if self.online else batch
+
+    def _look(self) -> None:
+        for monitor in self.running.monitors if self.hardware.share.leads else ():
+            if self.step % monitor.every == 0 or self.step == self.settings.steps:
+                monitor.look(self)
 
     def _log(self, losses: Losses, seconds: float) -> None:
         total, l1, edge = averaged(torch.stack((losses.total, losses.l1, losses.edge))).tolist()
@@ -179,7 +206,7 @@ class Trainer:
             self.step = found.provenance.step
             break
         if self.hardware.share.leads:
-            self.folder.truncate_log(self.step)
+            self.folder.truncate_logs(self.step)
         return self.step > 0
 
     def _refuse_other(self, recorded: Provenance, path: Path) -> None:

@@ -3,81 +3,153 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lila_train.overrides import changed, choice, parsed
 from lila_train.recipes import DEFAULT
 from lila_train.recipes import recipe as named
-from lila_train.settings import TrainSettings, check_words
+from lila_train.settings import TrainSettings
 from stores import console
 from stores.errors import LilaError
 
 if TYPE_CHECKING:
     import stores
+    from lila_train.evaluation.harness import Task
+    from lila_train.monitors import Monitor
+    from lila_train.monitors.board import Board
     from lila_train.run_folder import RunFolder
     from lila_train.trainer import Row, Trainer
 
 DEFAULT_STORE = Path("cues/kinetics.zarr")
+_LEARN, _HOW, _LOOK = "What is learned", "How it is computed", "What is looked at meanwhile"
 
 
 def run(
     store: Annotated[Path, typer.Option(help="The cue store that lila-cues build wrote.")] = DEFAULT_STORE,
     out: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME for a store NAME.zarr.")] = None,
-    recipe: Annotated[str, typer.Option(help="Named settings; the options below override them.")] = DEFAULT,
-    steps: Annotated[int | None, typer.Option(help="Steps of the optimiser.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same run.")] = 0,
-    batch_size: Annotated[int | None, typer.Option(help="Pairs per step, over all ranks.")] = None,
-    lr: Annotated[float | None, typer.Option(help="AdamW's learning rate.")] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="constant or cosine.")] = None,
-    warmup_steps: Annotated[int | None, typer.Option(min=0, help="Steps of linear warm-up.")] = None,
-    clip_norm: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
-    precision: Annotated[str | None, typer.Option(help="float32 or bfloat16; the solve is always float32.")] = None,
-    width: Annotated[int | None, typer.Option(help="Inner width of the decoder; a feature has half of it.")] = None,
-    view_size: Annotated[int | None, typer.Option(help="Side of a view in pixels, a multiple of the patch.")] = None,
-    max_gap: Annotated[int | None, typer.Option(help="Pairs are at most so many frames apart.")] = None,
-    channels: Annotated[int | None, typer.Option(help="Encoder channels told per pair, of those stored.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or begin it.")] = False,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
-    encoder_weights: Annotated[Path | None, typer.Option(help="Where the encoder's weight file is now.")] = None,
-    loader_processes: Annotated[int, typer.Option(min=0, help="Processes that read ahead.")] = 0,
-    chunks: Annotated[int, typer.Option(min=1, help="Compute a batch in so many parts, to save memory.")] = 1,
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile encoder and decoder with PyTorch.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    recipe: Annotated[
+        str, typer.Option(help="Named settings; `lila-train recipes` lists them.", rich_help_panel=_LEARN)
+    ] = DEFAULT,
+    steps: Annotated[int | None, typer.Option(help="Steps of the optimiser.", rich_help_panel=_LEARN)] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same run.", rich_help_panel=_LEARN)] = 0,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pairs per step, over all ranks.", rich_help_panel=_LEARN)
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="AdamW's learning rate.", rich_help_panel=_LEARN)] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.", rich_help_panel=_LEARN)] = None,
+    schedule: Annotated[str | None, typer.Option(help="constant or cosine.", rich_help_panel=_LEARN)] = None,
+    warmup_steps: Annotated[
+        int | None, typer.Option(min=0, help="Steps of linear warm-up.", rich_help_panel=_LEARN)
+    ] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Largest norm of the gradient.", rich_help_panel=_LEARN)
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="float32 or bfloat16; the solve is always float32.", rich_help_panel=_LEARN),
+    ] = None,
+    width: Annotated[
+        int | None,
+        typer.Option(help="Inner width of the decoder; a feature has half of it.", rich_help_panel=_LEARN),
+    ] = None,
+    view_size: Annotated[
+        int | None,
+        typer.Option(help="Side of a view in pixels, a multiple of the patch.", rich_help_panel=_LEARN),
+    ] = None,
+    max_gap: Annotated[
+        int | None, typer.Option(help="Pairs are at most so many frames apart.", rich_help_panel=_LEARN)
+    ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(help="Encoder channels told per pair, of those stored.", rich_help_panel=_LEARN),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other setting, such as objective=erm, cues=flow,depth, roles=mirrored or detach=true; may be "
+            "given more than once. `lila-train recipes NAME` lists names and values.",
+            rich_help_panel=_LEARN,
+        ),
+    ] = None,
+    online: Annotated[
+        bool,
+        typer.Option(
+            "--online",
+            help="Compute the cues in every step instead of reading them: the baseline, slow.",
+            rich_help_panel=_LEARN,
+        ),
+    ] = False,
+    checkpoint_every: Annotated[
+        int, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=_HOW)
+    ] = 1000,
+    encoder_weights: Annotated[
+        Path | None, typer.Option(help="Where the encoder's weight file is now.", rich_help_panel=_HOW)
+    ] = None,
+    loader_processes: Annotated[int, typer.Option(min=0, help="Processes that read ahead.", rich_help_panel=_HOW)] = 0,
+    chunks: Annotated[
+        int, typer.Option(min=1, help="Compute a batch in so many parts, to save memory.", rich_help_panel=_HOW)
+    ] = 1,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile encoder and decoder with PyTorch.", rich_help_panel=_HOW)
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …", rich_help_panel=_HOW)] = "auto",
+    pictures_every: Annotated[
+        int, typer.Option(min=0, help="Steps between pictures of cues and features; 0: none.", rich_help_panel=_LOOK)
+    ] = 500,
+    score_data: Annotated[
+        Path | None,
+        typer.Option(help="Held-out clips with masks, in the DAVIS layout, to score on.", rich_help_panel=_LOOK),
+    ] = None,
+    score_every: Annotated[int, typer.Option(min=1, help="Steps between scores.", rich_help_panel=_LOOK)] = 5000,
+    score_limit: Annotated[
+        int, typer.Option(min=1, help="Score on the first so many clips.", rich_help_panel=_LOOK)
+    ] = 3,
 ) -> None:
     """Train the decoder on the pairs of a cue store.
 
-    Writes weights.safetensors, log.jsonl (the losses of every step), loss.png and run.json into --out. A run that was
-    stopped goes on with --resume, from its last checkpoint, as if it had never stopped; SIGTERM makes it write one.
+    Writes into --out: weights.safetensors, log.jsonl (the losses of every step), loss.png, run.json, tensorboard/,
+    pictures/ (cues, what is read off the features, and the features) and, with --score-data, scores.jsonl (J&F by
+    local k-NN and by linear probe). A run that was stopped goes on with --resume, from its last checkpoint, as if it
+    had never stopped; SIGTERM makes it write one.
 
     On several GPUs: torchrun --nproc-per-node N -m lila_train run …
     """
     import stores
     from lila_train.run_folder import RunFolder
 
-    method = {"view_size": view_size, "max_gap": max_gap, "channels": channels}
-    rest = {
+    base = named(recipe).settings
+    given = {
         "steps": steps,
         "seed": seed,
         "batch_size": batch_size,
         "learning_rate": lr,
         "weight_decay": weight_decay,
-        "schedule": schedule,
+        "schedule": schedule and choice(base, "schedule", schedule),
         "warmup_steps": warmup_steps,
         "clip_norm": clip_norm,
-        "precision": precision,
+        "precision": precision and choice(base, "precision", precision),
         "decoder_width": width,
+        "view_size": view_size,
+        "max_gap": max_gap,
+        "channels": channels,
+        "online": online,
     }
-    check_words(schedule, precision)
-    settings = _settings(named(recipe).settings, rest, method)
+    told = {name: value for name, value in given.items() if value is not None}
+    settings = changed(base, told | parsed(base, set_ or ()))
     opened = stores.open(_existing(store))
     settings.check_store(opened.spec.geometry)
     folder = RunFolder(out or Path("runs") / store.stem)
     how = _How(resume, checkpoint_every, encoder_weights, loader_processes, chunks, compiled, device)
-    _train(opened, folder, settings, how)
+    _train(opened, folder, settings, how, _Look(pictures_every, score_data, score_every, score_limit))
 
 
 @dataclass(frozen=True)
@@ -93,13 +165,28 @@ class _How:
     device: str
 
 
-def _settings(base: TrainSettings, rest: dict[str, Any], method: dict[str, Any]) -> TrainSettings:
-    """The recipe's settings with the options that were given."""
-    given = {name: value for name, value in method.items() if value is not None}
-    rest = {name: value for name, value in rest.items() if value is not None}
-    settings = replace(base, **rest, method=replace(base.method, **given))
-    settings.check()
-    return settings
+@dataclass(frozen=True)
+class _Look:
+    """The options of what is looked at while the run is under way."""
+
+    pictures_every: int
+    score_data: Path | None
+    score_every: int
+    score_limit: int
+
+    def tasks(self) -> list[Task]:
+        """The protocols on the score folder; one that cannot be read is refused here, before anything is written."""
+        from lila_train.monitors.scores import open_tasks
+
+        return [] if self.score_data is None else open_tasks(self.score_data, self.score_limit)
+
+    def monitors(self, tasks: Sequence[Task], board: Board) -> list[Monitor]:
+        """What was asked for."""
+        from lila_train.monitors.pictures import Pictures
+        from lila_train.monitors.scores import Scores
+
+        pictures = [Pictures(self.pictures_every, board)] if self.pictures_every else []
+        return [*pictures, *([Scores(self.score_every, tasks, board)] if tasks else [])]
 
 
 def _existing(store: Path) -> Path:
@@ -111,16 +198,19 @@ def _existing(store: Path) -> Path:
     return store
 
 
-def _train(store: stores.CueStore, folder: RunFolder, settings: TrainSettings, how: _How) -> None:
+def _train(store: stores.CueStore, folder: RunFolder, settings: TrainSettings, how: _How, look: _Look) -> None:
     from lila_train.devices import choose
     from lila_train.interruption import on_sigterm
     from lila_train.learner import Hardware
+    from lila_train.monitors.board import Board
     from lila_train.ranks import group
     from lila_train.trainer import Running, Trainer, encoder_of_store
 
-    device = choose(how.device)
+    device, tasks = choose(how.device), look.tasks()
     began = time.monotonic()
-    with group(device) as share, on_sigterm() as stopped, console.progress("steps") as bar:
+    with ExitStack() as stack:
+        share, stopped = stack.enter_context(group(device)), stack.enter_context(on_sigterm())
+        bar = stack.enter_context(console.progress("steps"))
         if share.leads:
             folder.claim(resume=how.resume)
         task = bar.add_task("train", total=settings.steps, start=False, visible=share.leads)
@@ -134,6 +224,10 @@ def _train(store: stores.CueStore, folder: RunFolder, settings: TrainSettings, h
         trainer = Trainer(store, encoder, settings, folder, hardware, running)
         if how.resume and _taken_up(trainer):
             return
+        if share.leads:
+            board = stack.enter_context(closing(Board(folder.root / "tensorboard", trainer.step)))
+            observers, monitors = (show, board.losses), look.monitors(tasks, board)
+            trainer.running = replace(running, observers=observers, monitors=monitors)
         bar.start_task(task)
         bar.update(task, completed=trainer.step)
         whole = trainer.run()

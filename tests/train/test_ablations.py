@@ -33,13 +33,13 @@ def loss_of(store: stores.CueStore, settings: TrainSettings) -> float:
 def test_a_row_changes_exactly_its_fields_and_the_loss(store: stores.CueStore, row: Ablation) -> None:
     changed = row.of(SETTINGS)
     found = {line.split(":")[0] for line in differences(SETTINGS, changed)}
-    assert found == row.touched
+    assert found == row.touched(SETTINGS)
     assert loss_of(store, changed) != loss_of(store, SETTINGS)
 
 
 def test_the_full_row_changes_nothing() -> None:
     assert FULL.of(SETTINGS) == SETTINGS
-    assert not FULL.touched
+    assert not FULL.touched(SETTINGS)
 
 
 def test_rows_are_chosen_by_name_or_table() -> None:
