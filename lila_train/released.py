@@ -6,6 +6,7 @@ sometimes the networks that made the cues. The latter are ignored by name; any o
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,9 +60,13 @@ def read_released(path: Path) -> ReleasedCheckpoint:
     if projection is None or smooth is None:
         raise LilaError(f"expected a LILA checkpoint with tensors named latent_head.*, found none in {path}")
     widths = DecoderWidths.of_encoder(projection.shape[1], inner=smooth.shape[1])
-    expected = {released_name(name): name for name in Decoder(widths).state_dict()}
+    decoder = Decoder(widths).state_dict()
+    expected = {released_name(name): name for name in decoder}
     own = {name: t for name, t in tensors.items() if not name.startswith((*TEACHERS, ENCODER, _UNUSED))}
     _refuse_difference(set(expected), set(own), path)
+    for name, tensor in own.items():
+        if tensor.shape != (wanted := decoder[expected[name]].shape):
+            raise LilaError(f"expected {name} of shape {tuple(wanted)} in {path}, found {tuple(tensor.shape)}")
     encoder = {n.removeprefix(ENCODER): t for n, t in tensors.items() if n.startswith(ENCODER)}
     return ReleasedCheckpoint(widths, {expected[name]: tensor for name, tensor in own.items()}, encoder)
 
@@ -74,6 +79,13 @@ def in_released_naming(decoder: Decoder) -> dict[str, Tensor]:
         named[f"{_UNUSED}{conv}.weight"] = torch.zeros(inner, inner, 3, 3)
         named[f"{_UNUSED}{conv}.bias"] = torch.zeros(inner)
     return named
+
+
+def write_released(path: Path, decoder: Decoder) -> None:
+    """Write a decoder of ours as a published file is: a .pt of named tensors, without an encoder. Atomic."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save({name: tensor.detach().cpu() for name, tensor in in_released_naming(decoder).items()}, temporary)
+    temporary.replace(path)
 
 
 def _load(path: Path) -> dict[str, Tensor]:

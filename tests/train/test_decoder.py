@@ -81,6 +81,7 @@ def test_features_are_normalised_over_channels_at_any_size() -> None:
         (lambda s: s.update({"surprise.weight": torch.zeros(1)}), r"unknown surprise\.weight"),
         (lambda s: s.pop("latent_head.projects.0.weight"), "expected a LILA checkpoint"),
         (lambda s: s.update({"epoch": 3}), "expected named tensors"),
+        (lambda s: s.update({"fnorm.bias": torch.zeros(9)}), r"expected fnorm.bias of shape \(8,\) .*, found \(9,\)"),
     ],
 )
 def test_a_checkpoint_that_differs_is_refused(tmp_path: Path, change: object, message: str) -> None:
