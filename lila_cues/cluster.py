@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import cast
 
@@ -125,7 +127,8 @@ def _in_work(client: Client, path: str, tasks: Iterator[int], only_failed: bool)
 @contextmanager
 def _client(workers: int | None, scheduler: str | None) -> Iterator[Client]:
     with ExitStack() as stack:
-        target = scheduler or stack.enter_context(_local(workers or 1))
+        with _deaf_to_interrupts():
+            target = scheduler or stack.enter_context(_local(workers or 1))
         try:
             client = stack.enter_context(Client(target, timeout=CONNECT_SECONDS, set_as_default=False))
         except (OSError, ValueError) as error:
@@ -134,6 +137,20 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[Client]:
                 "give its address as --scheduler tcp://HOST:8786"
             ) from error
         yield client
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Threads and processes begun inside never see Ctrl-C, which a terminal sends to all: who began them ends them.
+
+    One that comes meanwhile reaches this process afterwards.
+    """
+    resource_tracker.ensure_running()  # its start would take the mask away
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _local(workers: int) -> LocalCluster:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -44,6 +45,7 @@ class Conduct:
 def conduct(order: Order, how: Conduct) -> int:
     """Build what is missing; the exit status."""
     source = order.source()
+    _check_place(order.path)
     clips = order.clips(source)
     found = finished(order, clips, how)
     if found is not None:
@@ -98,6 +100,20 @@ def _build(order: Order, how: Conduct, clips: Sequence[str]) -> int:
     store.publish_statuses()
     console.out.print(words.summary(store, tally, time.perf_counter() - start))
     return SOME_FAILED if tally.failed else ALL_COMPLETE
+
+
+def _check_place(path: Path) -> None:
+    """Refuse a place where no store can be, before anything is read."""
+    if path.exists() and not (path / "zarr.json").is_file():
+        raise LilaError(
+            f"expected a cue store or nothing at {path}, found {'another folder' if path.is_dir() else 'a file'}; name "
+            "another place with --store"
+        )
+    above = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not above.is_dir():
+        raise LilaError(f"expected a folder for {path}, found a file at {above}; name another place with --store")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise LilaError(f"expected to write {path}, found no permission in {above}; name another place with --store")
 
 
 def _check_room(path: Path, recipe: Recipe, n_clips: int) -> None:

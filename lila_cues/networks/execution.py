@@ -40,7 +40,9 @@ class Execution:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise LilaError(f"expected a precision among {', '.join(PRECISIONS)}, found {self.precision}")
+            raise LilaError(
+                f"expected a precision among {', '.join(PRECISIONS)}, found {self.precision}; pass one with --precision"
+            )
         if self.max_batch is not None and self.max_batch < 1:
             raise LilaError(f"expected at least one image at a time, found a largest batch of {self.max_batch}")
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from stores.console import err
 from stores.errors import LilaError
 
 
@@ -17,14 +21,30 @@ def fetch(repository: str, filename: str, revision: str | None, option: str) -> 
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     here = cached(repository, filename, revision)
+    if here is not None:
+        return _with_commit(here)
+    err.print(f"fetching {filename} of {repository} from the Hugging Face hub")
     try:
-        return _with_commit(here or Path(hf_hub_download(repository, filename, revision=revision)))
+        with _quiet():
+            return _with_commit(Path(hf_hub_download(repository, filename, revision=revision)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         raise LilaError(
             f"expected {filename} of {repository} in {cache()} or on the Hugging Face hub, found neither "
             f"({type(error).__name__}); go online once (for gated weights after `hf auth login`), or give a local file "
             f"with {option}"
         ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the hub's own lines on each try; its bars stay, and what it gives up on becomes one sentence."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _with_commit(path: Path) -> tuple[Path, str]:
@@ -44,6 +64,7 @@ def fetch_url(url: str, option: str) -> tuple[Path, str]:
     version, _, digest = path.stem.rpartition("-")
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
+        err.print(f"fetching {path.name} from {url.rpartition('/')[0]}")
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=False)
         except (OSError, RuntimeError) as error:

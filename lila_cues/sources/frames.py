@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from lila_cues.decoding import FrameReader, ImageReader
-from lila_cues.sources.source import SourceOptions, inside, natural
+from lila_cues.sources.source import SourceOptions, inside, natural, refuse_folder
 from stores.errors import LilaError
 
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"])
@@ -50,7 +50,7 @@ class Frames:
         return ImageReader([folder / name for name in names], self.rate)
 
     def _folders(self) -> Iterator[str]:
-        for folder, folders, files in os.walk(self.root, followlinks=True):
+        for folder, folders, files in os.walk(self.root, followlinks=True, onerror=refuse_folder):
             folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural)
             if Path(folder) != self.root and any(map(_is_image, files)):
                 yield Path(folder).relative_to(self.root).as_posix()

@@ -66,12 +66,20 @@ def inside(root: Path, clip_id: str) -> Path:
 
 def walk_files(root: Path, suffixes: frozenset[str]) -> Iterator[str]:
     """Paths below `root`, with `/`, of the visible files that end so, folder by folder in the order of their names."""
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, folders, files in os.walk(root, followlinks=True, onerror=refuse_folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         base = Path(folder).relative_to(root).as_posix()
         for name in sorted(files):
             if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
                 yield name if base == "." else f"{base}/{name}"
+
+
+def refuse_folder(error: OSError) -> None:
+    """A folder that cannot be listed would be left out in silence."""
+    raise LilaError(
+        f"expected a folder of the data set at {error.filename}, found one that cannot be listed "
+        f"({(error.strerror or str(error)).lower()}); change its permissions or move it away"
+    ) from error
 
 
 def natural(name: str) -> list[tuple[int, int | str]]:

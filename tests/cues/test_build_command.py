@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -162,6 +163,22 @@ BAD = {
         ["--dataset", "videos", "--root", "clips", "--depth", "files:absent", *RANDOM[:2]],
         "expected depth maps in absent, found no such folder; give it with --depth files:DIR",
     ),
+    "a file": (
+        ["--dataset", "videos", "--root", "clips", "--store", "clips/0.mp4"],
+        "nothing at clips/0.mp4, found a file",
+    ),
+    "a folder": (
+        ["--dataset", "videos", "--root", "clips", "--store", "clips"],
+        "nothing at clips, found another folder",
+    ),
+    "below a file": (
+        ["--dataset", "videos", "--root", "clips", "--store", "clips/0.mp4/s.zarr"],
+        "expected a folder for clips/0.mp4/s.zarr, found a file at",
+    ),
+    "precision": (
+        ["--dataset", "videos", "--root", "clips", "--precision", "int8"],
+        "found int8; pass one with --precision",
+    ),
     "decoder": (["--dataset", "videos", "--root", "clips", "--decoder", "ffmpeg"], "expected a decoder among decord"),
     "share": (["--dataset", "videos", "--root", "clips", "--shard", "2/2"], "expected --shard i/n with i from 0"),
 }
@@ -177,6 +194,16 @@ def test_bad_input_is_one_sentence_and_status_2(command: Command, tmp_path: Path
     assert told in err.replace("\n", " ")
     assert "Traceback" not in err
     assert not Path("cues").exists(), "nothing was begun"
+
+
+def test_a_place_without_permission_is_named(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's answer is feigned: for root it is always yes."""
+    write_videos(tmp_path / "clips", 1)
+    monkeypatch.setattr("lila_cues.commands.building.os.access", lambda place, mode: not mode & os.W_OK)
+    status, _, err = command("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    assert status == 2
+    told = f"expected to write s.zarr, found no permission in {tmp_path}; name another place with --store"
+    assert told in err.replace("\n", " ")
 
 
 def test_help_comes_at_once() -> None:

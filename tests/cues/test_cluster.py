@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -120,3 +122,27 @@ def die_at_task_2(path: str, task: int, only_failed: bool) -> object:
     from lila_cues.cluster import build_remote
 
     return build_remote(path, task, only_failed)
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_ends_all_processes_with_one_sentence(recipe: Recipe, tmp_path: Path) -> None:
+    """A terminal sends it to every process in the foreground."""
+    store = tmp_path / "s.zarr"
+    command = [sys.executable, "-c", "from lila_cues.cli import main; main()", "build", "--dataset", "videos"]
+    command += ["--root", recipe.source.root, "--store", str(store), "--workers", "2"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_interrupts
+    ) as builder:
+        while not store.exists() and builder.poll() is None:
+            time.sleep(0.05)
+        time.sleep(1)
+        os.killpg(builder.pid, signal.SIGINT)
+        _, told = builder.communicate(timeout=120)
+    assert builder.returncode == 130
+    assert "Traceback" not in told
+    assert told.count("interrupted; what was finished is kept") == 1
+
+
+def hear_interrupts() -> None:
+    """Not as a process in the background does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -67,6 +67,24 @@ def test_an_empty_folder_is_an_error(tmp_path: Path, name: str) -> None:
         open_source(name, tmp_path / "root").clips()
 
 
+@pytest.mark.parametrize("name", ["videos", "frames", "kinetics"])
+def test_a_folder_that_cannot_be_listed_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The system's refusal is feigned: root may list everything."""
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refusing(place: os.PathLike[str] | str) -> object:
+        if Path(place).name == "closed":
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(LilaError, match=r"closed, found one that cannot be listed \(permission denied\); change its"):
+        open_source(name, tmp_path).clips()
+
+
 def test_videos_are_listed_in_order_of_folder_and_name(tmp_path: Path) -> None:
     root = tmp_path / "root"
     touch(
