@@ -48,6 +48,12 @@ def evaluate(
     baseline_weights: Annotated[
         Path | None, typer.Option(help="Its weight file; from where its authors put it if not given.")
     ] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Embeddings of the classes as .npy, for the protocols with texts.")
+    ] = None,
+    clip: Annotated[
+        str | None, typer.Option(help="CLIP for these protocols, a hub name or a folder, in place of theirs.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many sequences or images.")] = None,
     seed: Annotated[int, typer.Option(help="Of what is trained on top; nothing is in k-NN.")] = 0,
     short_side: Annotated[
@@ -75,7 +81,7 @@ def evaluate(
     from lila_train.evaluation.protocols import Options, open_task
 
     spec = ModelSpec(weights, encoder, encoder_weights, baseline, baseline_repo, baseline_weights)
-    task = open_task(protocol, data, Options(limit, seed, short_side, memory_mb and memory_mb * MIB))
+    task = open_task(protocol, data, Options(limit, seed, short_side, memory_mb and memory_mb * MIB, texts, clip))
     _announce(task)
     chosen = choose(device)
     result = run(task, spec, out, chosen, workers or default_workers(chosen))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -37,6 +37,21 @@ class DenseData:
     about: dict[str, Any]  # what else decides the figures: layout, lists, classes
 
 
+Mirror = Callable[[Shaped[Tensor, "t h w"]], Shaped[Tensor, "t h w"]]
+
+
+@runtime_checkable
+class View(Protocol):
+    """How a training example becomes a square of `side`: image in [0, 1] and target."""
+
+    @property
+    def side(self) -> int: ...
+
+    def taken(self, example: Example, mirror: Mirror, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """`mirror` turns a target over with its image."""
+        ...
+
+
 @dataclass(frozen=True)
 class TrainView:
     """A random crop of some share of the area, resized to a square, mirrored every other time."""
@@ -45,6 +60,17 @@ class TrainView:
     area: tuple[float, float] = (0.5, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)  # brightness, contrast, saturation
+
+    def taken(
+        self, example: Example, mirror: Mirror, draw: np.random.Generator
+    ) -> tuple[Float[Tensor, "3 s s"], Shaped[Tensor, "t s s"]]:
+        """A box of the image, by `random_box`."""
+        top, left, height, width = random_box(example.image.shape[1], example.image.shape[2], self, draw)
+        box = (slice(None), slice(top, top + height), slice(left, left + width))
+        image, target = _resized(example.image[box], example.target[box], (self.side, self.side))
+        if draw.random() < 0.5:
+            image, target = image.flip(-1), mirror(target)
+        return _jittered(image, self.jitter, draw), target
 
 
 @dataclass(frozen=True)
@@ -55,19 +81,33 @@ class ValView:
     side: int
 
 
-Mirror = Callable[[Shaped[Tensor, "t h w"]], Shaped[Tensor, "t h w"]]
+@dataclass(frozen=True)
+class CentreView:
+    """The centre square of the image whose short side is `side`; never mirrored.
 
+    With probability `zoomed`, a square of some share of its area instead, resized; with `coloured`, in other colours.
+    """
 
-def train_view(
-    example: Example, view: TrainView, mirror: Mirror, draw: np.random.Generator
-) -> tuple[Float[Tensor, "3 s s"], Shaped[Tensor, "t s s"]]:
-    """Image in [0, 1] and target of a random crop; `mirror` turns a target over with its image."""
-    top, left, height, width = random_box(example.image.shape[1], example.image.shape[2], view, draw)
-    box = (slice(None), slice(top, top + height), slice(left, left + width))
-    image, target = _resized(example.image[box], example.target[box], (view.side, view.side))
-    if draw.random() < 0.5:
-        image, target = image.flip(-1), mirror(target)
-    return _jittered(image, view.jitter, draw), target
+    side: int
+    zoomed: float = 0.5
+    area: tuple[float, float] = (0.5, 1.0)
+    coloured: float = 0.8
+    jitter: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2)
+
+    def taken(
+        self, example: Example, mirror: Mirror, draw: np.random.Generator
+    ) -> tuple[Float[Tensor, "3 s s"], Shaped[Tensor, "t s s"]]:
+        """As on the validation set, but for zoom and colours."""
+        image, target = val_view(example, ValView(self.side, self.side))
+        if draw.random() < self.zoomed:
+            height, width = image.shape[1:]
+            top, left, h, w = random_box(height, width, TrainView(self.side, self.area, (1.0, 1.0)), draw)
+            box = (slice(None), slice(top, top + h), slice(left, left + w))
+            image = F.interpolate(image[box][None], (height, width), mode="bilinear", antialias=True)[0].clamp(0, 1)
+            target = _nearest(target[box], (height, width))
+        if draw.random() < self.coloured:
+            image = _jittered(image, self.jitter, draw)
+        return image, target
 
 
 def val_view(example: Example, view: ValView) -> tuple[Float[Tensor, "3 h w"], Shaped[Tensor, "t h w"]]:
@@ -112,18 +152,24 @@ def _resized(
     image: UInt8[Tensor, "3 a b"], target: Shaped[Tensor, "t a b"], size: tuple[int, int]
 ) -> tuple[Float[Tensor, "3 h w"], Shaped[Tensor, "t h w"]]:
     resized = F.interpolate(image[None].float() / 255, size, mode="bilinear", align_corners=False, antialias=True)
-    nearest = F.interpolate(target[None].double(), size, mode="nearest-exact")[0].to(target.dtype)
-    return resized[0].clamp(0, 1), nearest
+    return resized[0].clamp(0, 1), _nearest(target, size)
+
+
+def _nearest(target: Shaped[Tensor, "t a b"], size: tuple[int, int]) -> Shaped[Tensor, "t h w"]:
+    return F.interpolate(target[None].double(), size, mode="nearest-exact")[0].to(target.dtype)
 
 
 def _jittered(
-    image: Float[Tensor, "3 h w"], strengths: tuple[float, float, float], draw: np.random.Generator
+    image: Float[Tensor, "3 h w"], strengths: tuple[float, ...], draw: np.random.Generator
 ) -> Float[Tensor, "3 h w"]:
-    """Brightness, contrast and saturation in random order, each by a factor of 1 ± its strength."""
+    """Brightness, contrast and saturation in random order, each by a factor of 1 ± its strength; hue by ± a turn's."""
     adjust = (v2.functional.adjust_brightness, v2.functional.adjust_contrast, v2.functional.adjust_saturation)
-    for which in draw.permutation(3):
-        if strengths[which]:
-            image = adjust[which](image, draw.uniform(1 - strengths[which], 1 + strengths[which]))
+    for which in draw.permutation(len(strengths)):
+        strength = strengths[which]
+        if strength and which < len(adjust):
+            image = adjust[which](image, draw.uniform(1 - strength, 1 + strength))
+        elif strength:
+            image = v2.functional.adjust_hue(image, draw.uniform(-strength, strength))
     return image.clamp(0, 1)
 
 

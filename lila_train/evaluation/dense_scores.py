@@ -29,6 +29,11 @@ class Confusion:
         pairs = truth[known].long() * n_classes + prediction[known].long()
         return cls(torch.bincount(pairs, minlength=n_classes**2).view(n_classes, n_classes).cpu().numpy())
 
+    @classmethod
+    def none(cls, n_classes: int) -> Confusion:
+        """Of no pixels."""
+        return cls(np.zeros((n_classes, n_classes), np.int64))
+
     def __add__(self, other: Confusion) -> Confusion:
         return Confusion(self.counts + other.counts)
 
@@ -42,15 +47,18 @@ class Confusion:
 
     def figures(self) -> dict[str, float | None]:
         """mIoU over the classes that occur in the truth, how many do not, and pixel accuracy."""
-        hit, true, predicted = np.diag(self.counts), self.counts.sum(axis=1), self.counts.sum(axis=0)
-        present = true > 0
-        union = (true + predicted - hit)[present]
-        total = int(self.counts.sum())
+        found, total = self.iou(), int(self.counts.sum())
+        absent = np.isnan(found)
         return {
-            "miou": float((hit[present] / union).mean()) if present.any() else None,
-            "pixel_accuracy": float(hit.sum() / total) if total else None,
-            "absent_classes": float((~present).sum()),
+            "miou": None if absent.all() else float(found[~absent].mean()),
+            "pixel_accuracy": float(np.diag(self.counts).sum() / total) if total else None,
+            "absent_classes": float(absent.sum()),
         }
+
+    def iou(self) -> Float[np.ndarray, " k"]:
+        """Of each class; NaN where it does not occur in the truth."""
+        hit, true, predicted = np.diag(self.counts), self.counts.sum(axis=1), self.counts.sum(axis=0)
+        return np.divide(hit, true + predicted - hit, out=np.full(len(hit), np.nan), where=true > 0)
 
 
 def angles_deg(truth: Float[Tensor, "b 3 h w"], prediction: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:

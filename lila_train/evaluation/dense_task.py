@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lila_train.evaluation.dense_data import DenseData, Files, Mirror, TrainView, ValView, stacked, val_view
+from lila_train.evaluation.dense_data import DenseData, Files, Mirror, ValView, View, stacked, val_view
 from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.probe_training import Loss, Recipe, Training, features_of, train
 from lila_train.evaluation.probes import BuildProbe, Features, seeded
@@ -44,7 +45,7 @@ class DenseProtocol:
     build: BuildProbe
     n_outputs: int
     recipe: Recipe
-    train_view: TrainView
+    train_view: View
     val_view: ValView
     loss: Loss
     mirror: Mirror
@@ -54,8 +55,9 @@ class DenseProtocol:
 
     def settings(self, seed: int) -> dict[str, Any]:
         """Everything that shapes the figures, for the record."""
-        probe = {"probe": getattr(self.build, "__name__", str(self.build)), "outputs": self.n_outputs, "seed": seed}
-        views = {"train_view": asdict(self.train_view), "val_view": asdict(self.val_view), "slide": self.slide}
+        build = self.build.func if isinstance(self.build, partial) else self.build
+        probe = {"probe": getattr(build, "__name__", str(build)), "outputs": self.n_outputs, "seed": seed}
+        views = {"train_view": _described(self.train_view), "val_view": asdict(self.val_view), "slide": self.slide}
         return _plain(probe | asdict(self.recipe) | views)
 
 
@@ -178,6 +180,12 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     """Where windows begin along a side."""
     last = max(0, length - window)
     return sorted({*range(0, last, stride), last})
+
+
+def _described(view: View) -> dict[str, Any]:
+    """A view's numbers, and which kind it is."""
+    assert is_dataclass(view)
+    return {"kind": type(view).__name__, **asdict(view)}
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

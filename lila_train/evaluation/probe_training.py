@@ -13,15 +13,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lila_train.evaluation.dense_data import DenseData, Mirror, TrainView, generator, stacked, train_view
+from lila_train.evaluation.dense_data import DenseData, Mirror, View, generator, stacked
 from lila_train.evaluation.models import ENCODER, GridModel, PixelModel
 from lila_train.evaluation.probes import Features
 from stores.errors import LilaError
 
 OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-SCHEDULES: dict[str, Callable[[float], float]] = {
+FLOOR = 0.01  # of Probe3D's schedule, at both of its ends
+SCHEDULES: dict[str, Callable[[float], float]] = {  # by the share that is done of what follows the warm-up
     "constant": lambda done: 1.0,
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
+    "quarter_cosine": lambda done: FLOOR + (1 - FLOOR) * math.cos(0.5 * math.pi * done),
 }
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -39,6 +41,7 @@ class Recipe:
     schedule: str = "constant"
     repeats: int = 1
     iterations: int | None = None
+    warmup_epochs: float = 0.0  # in which the rate rises linearly
 
     def steps_per_epoch(self, n_examples: int) -> int:
         """Batches, the last of which may be smaller."""
@@ -48,6 +51,13 @@ class Recipe:
         """Of the whole run."""
         whole = self.epochs * self.steps_per_epoch(n_examples)
         return whole if self.iterations is None else self.iterations
+
+    def rate(self, step: int, n_examples: int) -> float:
+        """The learning rate of a step."""
+        warm, total = self.warmup_epochs * self.steps_per_epoch(n_examples), self.steps(n_examples)
+        if step < warm:
+            return self.lr * (FLOOR + (1 - FLOOR) * step / warm)
+        return self.lr * SCHEDULES[self.schedule]((step - warm) / max(1, total - warm))
 
     def n_epochs(self, n_examples: int) -> int:
         """Epochs begun."""
@@ -60,7 +70,7 @@ class Training:
 
     data: DenseData
     recipe: Recipe
-    view: TrainView
+    view: View
     mirror: Mirror
     loss: Loss
     seed: int
@@ -75,7 +85,7 @@ class Training:
 
     def _view(self, item: int, epoch: int, place: int) -> tuple[Tensor, Tensor]:
         example = self.data.read(self.data.train[item % len(self.data.train)])
-        return train_view(example, self.view, self.mirror, generator(self.seed, epoch, place + 1))
+        return self.view.taken(example, self.mirror, generator(self.seed, epoch, place + 1))
 
 
 @torch.no_grad()
@@ -87,7 +97,7 @@ def features_of(model: GridModel, head: str, images: Float[Tensor, "b 3 H W"]) -
         images = F.interpolate(images, fitted, mode="bilinear", align_corners=False, antialias=True)
     taps = model.encoder_taps(images)
     pixels = model.pixel_map(images) if head != ENCODER and isinstance(model, PixelModel) else None
-    return Features(size, taps[-1], taps[-2], pixels)
+    return Features(size, taps, pixels)
 
 
 def train(
@@ -116,7 +126,7 @@ def train(
             if step == total:
                 break
             for group in optimiser.param_groups:
-                group["lr"] = recipe.lr * SCHEDULES[recipe.schedule](step / total)
+                group["lr"] = recipe.rate(step, n_examples)
             images, targets = stacked(views, model.device)
             optimiser.zero_grad()
             training.loss(probe(features_of(model, head, images)), targets).backward()

@@ -22,12 +22,21 @@ _SEEDING = Lock()  # PyTorch draws first weights from one generator for the whol
 
 @dataclass(frozen=True)
 class Features:
-    """What the model under test gives for a batch of images of `size`; `third` is the third tapped block's grid."""
+    """What the model under test gives for images of `size`: the grids of its tapped blocks, and a map of the pixels."""
 
     size: tuple[int, int]
-    grid: Float[Tensor, "b e h w"]
-    third: Float[Tensor, "b e h w"]
+    taps: tuple[Float[Tensor, "b e h w"], ...]
     pixels: Float[Tensor, "b d H W"] | None
+
+    @property
+    def grid(self) -> Float[Tensor, "b e h w"]:
+        """The last tapped block."""
+        return self.taps[-1]
+
+    @property
+    def third(self) -> Float[Tensor, "b e h w"]:
+        """The third of four tapped blocks."""
+        return self.taps[-2]
 
     @property
     def widths(self) -> tuple[int, int | None]:

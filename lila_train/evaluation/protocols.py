@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lila_train.evaluation import davis_knn, davis_lp, normals, segmentation
+from lila_train.evaluation import davis_knn, davis_lp, normals, open_vocabulary, segmentation, zero_shot
 from lila_train.evaluation.davis_data import open_davis
 from lila_train.evaluation.davis_knn import KnnProtocol
 from lila_train.evaluation.davis_lp import LpSettings
@@ -22,6 +22,8 @@ from lila_train.evaluation.dense_task import DenseProtocol, DenseTask
 from lila_train.evaluation.frames import Image, Labels, Size, as_input
 from lila_train.evaluation.harness import Task
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
+from lila_train.evaluation.normals_probe3d import NYU_PROBE3D
+from lila_train.evaluation.open_vocabulary import OpenVocabulary, ProxySettings
 from lila_train.evaluation.propagation import Budget
 from stores.errors import LilaError
 
@@ -36,6 +38,8 @@ class Options:
     seed: int = 0
     short_side_px: int | None = None
     memory: int | None = None
+    texts: Path | None = None  # embeddings of the classes, instead of CLIP's of their names
+    clip: str | None = None  # a hub's name or a folder, instead of the protocol's
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,26 @@ def dense_task(protocol: DenseProtocol, read: OpenDense, data: Path, options: Op
     return DenseTask(protocol, read(data, options.limit), options.seed)
 
 
+def zero_shot_task(data: Path, options: Options) -> Task:
+    """A probe to CLIP's space of texts."""
+    _check_texts(options)
+    texts = zero_shot.texts_of(data, options.texts, options.clip)
+    return dense_task(zero_shot.protocol(texts), partial(zero_shot.open_zero_shot, texts), data, options)
+
+
+def open_vocabulary_task(data: Path, options: Options) -> Task:
+    """CLIP with the features under test as its attention, on ADE20K's validation set."""
+    _check_texts(options)
+    texts = open_vocabulary.texts_of(data, options.texts, options.clip)
+    images = segmentation.open_ade_val(segmentation.ADE_150_LABELS, 150, data, options.limit)
+    return OpenVocabulary(images, texts, options.clip or open_vocabulary.CLIP, ProxySettings())
+
+
+def _check_texts(options: Options) -> None:
+    if options.texts is not None and not options.texts.is_file():
+        raise LilaError(f"expected embeddings of the classes at {options.texts}, found none; pass a .npy with --texts")
+
+
 def _ade(labels: segmentation.LabelRule, classes: int) -> OpenDense:
     return partial(segmentation.open_ade, labels, classes)
 
@@ -134,9 +158,12 @@ PROTOCOLS = {
     "davis-knn@lila": Entry("davis", partial(knn_task, davis_knn.LILA)),
     "davis-knn@dino": Entry("davis", partial(knn_task, davis_knn.DINO)),
     "nyuv2-normals@lila": Entry("nyuv2", partial(dense_task, normals.NYU_LILA, normals.open_nyu)),
+    "nyuv2-normals@probe3d": Entry("nyuv2", partial(dense_task, NYU_PROBE3D, normals.open_nyu)),
     "cocostuff27@lila": Entry("cocostuff", partial(dense_task, segmentation.COCO_LILA, segmentation.open_coco)),
     "cocostuff27@featup": Entry("cocostuff", partial(dense_task, segmentation.COCO_FEATUP, segmentation.open_coco)),
     "cocostuff27@jafar": Entry("cocostuff", partial(dense_task, segmentation.COCO_JAFAR, segmentation.open_coco)),
     "ade20k150": Entry("ade20k", partial(dense_task, segmentation.ADE_150, _ade(segmentation.ADE_150_LABELS, 150))),
     "ade20k151": Entry("ade20k", partial(dense_task, segmentation.ADE_151, _ade(segmentation.ADE_151_LABELS, 151))),
+    "cocostuff-zs@lila": Entry("cocostuff", zero_shot_task),
+    "openvocab@proxyclip": Entry("ade20k", open_vocabulary_task),
 }

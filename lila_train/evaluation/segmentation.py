@@ -64,14 +64,18 @@ def coarse_of_fine() -> UInt8[np.ndarray, " 182"]:
 
 
 def open_coco(root: Path, limit: int | None) -> DenseData:
+    """COCO-Stuff with 27 coarse classes."""
+    return open_coco_with(LabelRule(coarse_of_fine(), "COCO-Stuff"), COCO_COARSE, root, limit)
+
+
+def open_coco_with(rule: LabelRule, classes: int, root: Path, limit: int | None) -> DenseData:
     """`curated/{train,val}2017/Coco164kFull_Stuff_Coarse.txt`, `images/…/ID.jpg`, `annotations/…/ID.png`."""
-    rule = LabelRule(coarse_of_fine(), "COCO-Stuff")
     lists = {split: _listed(root / "curated" / split / COCO_LIST) for split in ("train2017", "val2017")}
     train, val = (
         [(root / "images" / split / f"{one}.jpg", root / "annotations" / split / f"{one}.png") for one in names[:limit]]
         for split, names in lists.items()
     )
-    about = {"layout": "COCO-Stuff 164k", "list": COCO_LIST, "classes": COCO_COARSE}
+    about = {"layout": "COCO-Stuff 164k", "list": COCO_LIST, "classes": classes}
     return DenseData(root, _existing(train), _existing(val), partial(read_labelled, rule=rule), about)
 
 
@@ -80,6 +84,13 @@ def open_ade(rule: LabelRule, classes: int, root: Path, limit: int | None) -> De
     train, val = (_ade_split(root, split)[:limit] for split in ("training", "validation"))
     about = {"layout": "ADEChallengeData2016", "classes": classes}
     return DenseData(root, _existing(train), _existing(val), partial(read_labelled, rule=rule), about)
+
+
+def open_ade_val(rule: LabelRule, classes: int, root: Path, limit: int | None) -> DenseData:
+    """The validation images alone, for protocols that train nothing."""
+    about = {"layout": "ADEChallengeData2016, validation", "classes": classes}
+    val = _existing(_ade_split(root, "validation")[:limit])
+    return DenseData(root, [], val, partial(read_labelled, rule=rule), about)
 
 
 def read_labelled(files: Files, rule: LabelRule) -> Example:

@@ -53,6 +53,9 @@ METRICS = {
     "under_30": Metric("< 30°"),
     "miou": Metric("mIoU"),
     "pixel_accuracy": Metric("pixel accuracy"),
+    "miou_seen": Metric("mIoU seen"),
+    "miou_unseen": Metric("mIoU unseen"),
+    "miou_harmonic": Metric("harmonic"),
     "absent_classes": Metric("classes absent", 1.0, 0),
 }
 

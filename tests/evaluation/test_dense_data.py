@@ -45,7 +45,7 @@ def test_the_target_goes_with_the_image():
     for place in range(6):
         draw = dense_data.generator(3, 0, place)
         view = TrainView(40, area=(0.4, 0.8))
-        image, target = dense_data.train_view(coordinates(90, 120), view, dense_data.same_pixels_mirrored, draw)
+        image, target = view.taken(coordinates(90, 120), dense_data.same_pixels_mirrored, draw)
         assert image.shape == (3, 40, 40)
         assert target.shape == (2, 40, 40)
         inner = (slice(None), slice(2, -2), slice(2, -2))
@@ -56,16 +56,15 @@ def test_half_of_the_views_are_mirrored():
     turned = 0
     for place in range(60):
         draw = dense_data.generator(3, 0, place)
-        image, _ = dense_data.train_view(coordinates(30, 40), TrainView(20), dense_data.same_pixels_mirrored, draw)
+        image, _ = TrainView(20).taken(coordinates(30, 40), dense_data.same_pixels_mirrored, draw)
         turned += bool(image[0, :, 0].mean() > image[0, :, -1].mean())
     assert 18 < turned < 42
 
 
 def test_a_view_is_a_function_of_its_position():
     views = [
-        dense_data.train_view(
-            coordinates(30, 40), TrainView(20, jitter=(0.3, 0.3, 0.2)), dense_data.same_pixels_mirrored,
-            dense_data.generator(seed, 1, place),
+        TrainView(20, jitter=(0.3, 0.3, 0.2)).taken(
+            coordinates(30, 40), dense_data.same_pixels_mirrored, dense_data.generator(seed, 1, place)
         )[0]
         for seed, place in ((0, 1), (0, 1), (0, 2), (1, 1))
     ]  # fmt: skip
@@ -79,7 +78,7 @@ def test_jitter_changes_colours_and_stays_in_range():
     means = []
     for place in range(20):
         view = TrainView(20, jitter=(0.3, 0.0, 0.0))
-        image, _ = dense_data.train_view(grey, view, dense_data.same_pixels_mirrored, dense_data.generator(0, 0, place))
+        image, _ = view.taken(grey, dense_data.same_pixels_mirrored, dense_data.generator(0, 0, place))
         assert 0 <= image.min() <= image.max() <= 1
         means.append(image.mean().item() * 255 / 128)
     assert 0.69 < min(means) < 0.9

@@ -131,12 +131,17 @@ def test_bad_folders_and_files_are_named(tmp_path: Path):
         data.read((root / "test/bad.mat",))
 
 
-def test_real_frames_end_to_end(shared: Path, tmp_path: Path):
-    root = tmp_path / "nyu"
+def write_real_frames(shared: Path, root: Path) -> Path:
+    """One frame to train on, one to measure, normals to be computed from depth."""
     for split, number in (("train", "00000"), ("test", "00050")):
         for kind, name in (("rgb", f"rgb_{number}.jpg"), ("depth", f"sync_depth_{number}.png")):
             (root / split / kind).mkdir(parents=True)
             shutil.copy(shared / "data/nyu" / name, root / split / kind / f"{number}{Path(name).suffix}")
+    return root
+
+
+def test_real_frames_end_to_end(shared: Path, tmp_path: Path):
+    root = write_real_frames(shared, tmp_path / "nyu")
     recipe = replace(NYU_LILA.recipe, epochs=2, repeats=2, batch=2)
     train_view = replace(NYU_LILA.train_view, side=64)
     val_view = replace(NYU_LILA.val_view, short_side=80, side=72)

@@ -32,7 +32,7 @@ def features(pixels: bool = True) -> Features:
     draw = torch.Generator().manual_seed(0)
     shapes = ((2, 6, 3, 4), (2, 6, 3, 4), (2, 16, 24, 32))
     grid, third, fine = (torch.randn(shape, generator=draw) for shape in shapes)
-    return Features((24, 32), grid, third, fine if pixels else None)
+    return Features((24, 32), (third, third, third, grid), fine if pixels else None)
 
 
 @pytest.mark.parametrize("build", ALL)
@@ -67,9 +67,14 @@ def test_what_a_probe_looks_at(build, used):
     seen = features()
     probe = seeded(build, seen.widths, 5, seed=0).eval()
     expected = probe(seen)
-    for name in ("grid", "third", "pixels"):
-        changed = probe(replace(seen, **{name: getattr(seen, name) + 1}))
-        assert torch.equal(changed, expected) == (name not in used), name
+    first, second, third, grid = seen.taps
+    changes = {
+        "grid": {"taps": (first, second, third, grid + 1)},
+        "third": {"taps": (first, second, third + 1, grid)},
+        "pixels": {"pixels": seen.pixels + 1},
+    }
+    for name, change in changes.items():
+        assert torch.equal(probe(replace(seen, **change)), expected) == (name not in used), name
 
 
 def test_the_attention_probe_is_a_dot_product_with_what_its_queries_gather():

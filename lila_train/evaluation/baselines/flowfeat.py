@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import get_ident
 from types import SimpleNamespace
 
 import torch
@@ -18,8 +19,6 @@ from lila_train.evaluation.baselines.clones import imported
 from stores.errors import LilaError
 
 WIDTH = 128  # inside the decoder, and of its map
-
-_LISTENING = Lock()  # one thread at a time hears an encoder's blocks
 
 
 def build(root: Path, encoder: FrozenEncoder) -> nn.Module:
@@ -54,11 +53,15 @@ def hooks(encoder: FrozenEncoder) -> tuple[int, int, int, int]:
 
 @contextmanager
 def _heard(encoder: FrozenEncoder) -> Iterator[dict[int, list[Tensor]]]:
+    """What the blocks give in this thread; another one may be using the same encoder."""
     outputs: dict[int, list[Tensor]] = {block: [] for block in hooks(encoder)}
-    with _LISTENING, ExitStack() as stack:
+    own = get_ident()
+
+    def listen(module: nn.Module, inputs: object, output: Tensor, heard: list[Tensor]) -> None:
+        if get_ident() == own:
+            heard.append(output)
+
+    with ExitStack() as stack:
         for block, heard in outputs.items():
-            handle = encoder.vit.blocks[block].register_forward_hook(
-                lambda module, inputs, output, heard=heard: heard.append(output)
-            )
-            stack.callback(handle.remove)
+            stack.callback(encoder.vit.blocks[block].register_forward_hook(partial(listen, heard=heard)).remove)
         yield outputs
