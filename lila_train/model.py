@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
@@ -11,9 +13,14 @@ from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder
 from lila_train.decoder import Decoder
+from lila_train.images import AnyImage, as_batch
+from lila_train.tiling import Region, Tiling, slabs
 from stores.errors import LilaError
 
 Fit = Literal["pad", "resize"]
+
+WHOLE_PIXELS = 4_194_304
+"""The largest image that is computed in one piece unasked: 2048², whose tokens attend to each other all at once."""
 
 
 class Lila(nn.Module):
@@ -32,7 +39,7 @@ class Lila(nn.Module):
     def forward(self, images: Shaped[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
         """Features for RGB images, uint8 or floats in [0, 1]: `b×d×H×W`, zero mean and unit variance over d."""
         height, width = images.shape[-2:]
-        fitted = self._fitted(as_float(images))
+        fitted = self._fitted(self._as_float(images))
         tokens = self.encoder(fitted)
         if self.fit == "resize":
             return self.decoder(tokens, (height, width))
@@ -40,7 +47,51 @@ class Lila(nn.Module):
 
     def encode(self, images: Shaped[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
         """The encoder's own grid: tokens of its last block, after the final LayerNorm."""
-        return self.encoder.grid(self._fitted(as_float(images)))
+        return self.encoder.grid(self._fitted(self._as_float(images)))
+
+    @torch.inference_mode()
+    def features(self, image: AnyImage, *, tile: int | None = None, overlap: int | None = None, out: Any = None) -> Any:
+        """Features d×H×W of one image: a PIL image, an array H×W×3 or a tensor 3×H×W.
+
+        A tensor gives a tensor on the model's device, anything else a float32 array. `tile` computes the image in tiles
+        of so many pixels that overlap by `overlap` (a quarter of them) and are blended; tiles do not see what lies
+        beyond them, so that values differ a little from those of the whole image. `out` is filled instead of a new
+        array: any d×H×W array that slices can be assigned to, such as a memory map or a Zarr array.
+        """
+        batch = as_batch(image)
+        found = self._parts(batch, tile, overlap)
+        if out is None and tile is None:
+            ((_, whole),) = found
+            return whole if isinstance(image, Tensor) else whole.float().cpu().numpy()
+        height, width = batch.shape[-2:]
+        shape = (self.decoder.widths.out, height, width)
+        if out is None:
+            device = next(self.parameters()).device
+            out = torch.empty(shape, device=device) if isinstance(image, Tensor) else np.empty(shape, np.float32)
+        elif tuple(out.shape) != shape:
+            raise LilaError(f"expected an array of shape {shape} to fill, found {tuple(out.shape)}")
+        for (rows, columns), part in found:
+            out[:, rows, columns] = part if isinstance(out, Tensor) else part.float().cpu().numpy()
+        return out
+
+    def _parts(
+        self, batch: Shaped[Tensor, "1 3 H W"], tile: int | None, overlap: int | None
+    ) -> Iterator[tuple[Region, Float[Tensor, "d h w"]]]:
+        """The result with where it belongs: all at once, or slab by slab."""
+        height, width = batch.shape[-2:]
+        device = next(self.parameters()).device
+        if tile is None:
+            if height * width > WHOLE_PIXELS:
+                raise LilaError(
+                    f"expected an image of at most {WHOLE_PIXELS / 1e6:.1f} million pixels to compute in one piece, "
+                    f"found {height}×{width}; pass tile=, of {64 * self.encoder.patch_size} px for example"
+                )
+            return iter([((slice(None), slice(None)), self(batch.to(device))[0])])
+        tiling = Tiling.of(tile, overlap, self.encoder.patch_size)
+        return slabs(batch, lambda part: self(part.to(device)), tiling)
+
+    def _as_float(self, images: Tensor) -> Tensor:
+        return as_float(images).to(self.encoder.mean.dtype)
 
     def _fitted(self, images: Tensor) -> Tensor:
         patch = self.encoder.patch_size

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from lila_train.explore.page import Explored
-from lila_train.features import resized
-from lila_train.media import read_image
+from lila_train.extraction.network import resized
+from lila_train.images import read_image
 from lila_train.model import Lila
 
 

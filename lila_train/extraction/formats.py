@@ -1,0 +1,135 @@
+"""How features are kept: a file per frame (npz, safetensors), or one Zarr array per image or video."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+Features = Float[np.ndarray, "d h w"]
+
+
+@runtime_checkable
+class ArrayFormat(Protocol):
+    """Writes the features of frame `index` of `place` (a path without suffix), or of an image where it is None."""
+
+    def write(self, place: Path, index: int | None, features: Features) -> None: ...
+
+    def read(self, place: Path, index: int | None) -> Features | None:
+        """What was written; None if it is not there in full."""
+        ...
+
+
+@dataclass(frozen=True)
+class Files:
+    """PLACE.suffix for an image; PLACE/00000.suffix, … for a video."""
+
+    suffix: str
+    save: Callable[[Path, Features], None]
+    load: Callable[[Path], Features]
+
+    def path(self, place: Path, index: int | None) -> Path:
+        """The file of a frame."""
+        return place.with_name(f"{place.name}{self.suffix}") if index is None else place / f"{index:05d}{self.suffix}"
+
+    def write(self, place: Path, index: int | None, features: Features) -> None:
+        path = self.path(place, index)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            self.save(temporary, features)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def read(self, place: Path, index: int | None) -> Features | None:
+        path = self.path(place, index)
+        return self.load(path) if path.exists() else None
+
+
+class ZarrArrays:
+    """PLACE.zarr, an array d×h×w of an image, t×d×h×w of a video; a chunk holds at most a frame's 512 rows."""
+
+    def write(self, place: Path, index: int | None, features: Features) -> None:
+        import zarr
+
+        path = _zarr_path(place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not index:
+            array = _created(path, features, index is not None)
+        else:
+            array = zarr.open_array(path, mode="r+")
+            array.resize((max(index + 1, array.shape[0]), *array.shape[1:]))
+        rows = array.chunks[-2]
+        for top in range(0, features.shape[1], rows):
+            part = np.asarray(features[:, top : top + rows])
+            where = (slice(None), slice(top, top + rows))
+            array[where if index is None else (index, *where)] = part
+
+    def read(self, place: Path, index: int | None) -> Features | None:
+        import zarr
+
+        path = _zarr_path(place)
+        if not (path / "zarr.json").exists():
+            return None
+        array = zarr.open_array(path, mode="r")
+        if index is not None and index >= array.shape[0]:
+            return None
+        found = np.asarray(array[...] if index is None else array[index])
+        return None if np.isnan(found).any() else found
+
+
+def _zarr_path(place: Path) -> Path:
+    return place.with_name(f"{place.name}.zarr")
+
+
+def _created(path: Path, features: Features, with_time: bool) -> Any:
+    import zarr
+
+    shape, chunks = features.shape, (features.shape[0], min(512, features.shape[1]), features.shape[2])
+    names = ["channel", "y", "x"]
+    return zarr.create_array(
+        path,
+        shape=(1, *shape) if with_time else shape,
+        chunks=(1, *chunks) if with_time else chunks,
+        dtype=features.dtype,
+        fill_value=np.nan,
+        dimension_names=["frame", *names] if with_time else names,
+        overwrite=True,
+    )
+
+
+def _save_npz(path: Path, features: Features) -> None:
+    with path.open("wb") as file:
+        np.savez(file, features=features)
+
+
+def _load_npz(path: Path) -> Features:
+    with np.load(path) as file:
+        found: Features = file["features"]
+    return found
+
+
+def _save_safetensors(path: Path, features: Features) -> None:
+    import safetensors.numpy
+
+    safetensors.numpy.save_file({"features": np.ascontiguousarray(features)}, path)
+
+
+def _load_safetensors(path: Path) -> Features:
+    import safetensors.numpy
+
+    found: Features = safetensors.numpy.load_file(path)["features"]
+    return found
+
+
+ARRAYS: dict[str, ArrayFormat] = {
+    "npz": Files(".npz", _save_npz, _load_npz),
+    "safetensors": Files(".safetensors", _save_safetensors, _load_safetensors),
+    "zarr": ZarrArrays(),
+}

@@ -1,0 +1,91 @@
+"""Images of any kind as RGB: PIL's modes, arrays and tensors, from files as from memory."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Shaped, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from stores.errors import LilaError
+
+Picture = UInt8[np.ndarray, "h w 3"]
+AnyImage = Image.Image | np.ndarray | Tensor
+
+_FULL_16 = 65535
+
+
+def read_image(path: Path) -> Picture:
+    """An image file as RGB, turned upright by its EXIF tag."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a panorama is no bomb
+            with Image.open(path) as image:
+                return rgb(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise LilaError(f"{path} has more than {limit:.0f} million pixels; cut or shrink it first") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise LilaError(f"{path} cannot be read as an image ({error}); is the file whole?") from error
+
+
+def rgb(image: Image.Image) -> Picture:
+    """RGB of an image of any mode: alpha laid over white, 16 bits and floats scaled, CMYK and palettes converted."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return _grey(np.asarray(image, dtype=np.float64), known_16=image.mode.startswith("I;16"))
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return np.asarray(image.convert("RGB"))
+
+
+def as_batch(image: AnyImage) -> Shaped[Tensor, "1 3 H W"]:
+    """One image as the model takes it: uint8, or floats in [0, 1].
+
+    PIL images of any mode; arrays H×W, H×W×1, H×W×3 or H×W×4 of uint8, uint16 or floats in [0, 1]; tensors 3×H×W or
+    1×3×H×W of uint8 or floats.
+    """
+    if isinstance(image, Tensor):
+        batch = image[None] if image.ndim == 3 else image
+        if batch.ndim != 4 or batch.shape[0] != 1 or batch.shape[1] != 3 or not batch.numel():
+            raise LilaError(f"expected one image as a tensor 3×H×W, found {_shape(image)}; pass them one by one")
+        return batch
+    array = rgb(ImageOps.exif_transpose(image)) if isinstance(image, Image.Image) else _rgb_array(image)
+    return torch.from_numpy(np.array(array)).movedim(-1, 0)[None]
+
+
+def _rgb_array(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or not array.size:
+        raise LilaError(f"expected an image as an array H×W×3, found {_shape(array)}; channels come last")
+    if array.dtype == np.uint16:
+        array = (array / _FULL_16).astype(np.float32)
+    if array.dtype != np.uint8 and not np.issubdtype(array.dtype, np.floating):
+        raise LilaError(f"expected uint8, uint16 or floats in [0, 1], found an array of {array.dtype}")
+    if array.shape[2] == 4:
+        array = _over_white(array)
+    return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array
+
+
+def _over_white(array: np.ndarray) -> np.ndarray:
+    top = 255 if array.dtype == np.uint8 else 1
+    colour, alpha = array[..., :3], array[..., 3:] / top
+    mixed = colour * alpha + top * (1 - alpha)
+    return np.rint(mixed).astype(np.uint8) if top == 255 else mixed.astype(array.dtype)
+
+
+def _grey(values: np.ndarray, known_16: bool) -> Picture:
+    """Grey of more than 8 bits; where PIL does not know how many, the values' own range tells."""
+    largest = values.max(initial=0)
+    top = _FULL_16 if known_16 or largest > 255 else 255 if largest > 1 else 1
+    grey = np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _shape(array: np.ndarray | Tensor) -> str:
+    return "×".join(map(str, array.shape)) or "a single number"
