@@ -1,15 +1,17 @@
 """PAMR against the same formulas with `unfold`: time and extra memory, one CPU thread, in one run.
 
-python -m tests.benchmarks.pamr [SIZE CHANNELS ITERATIONS REPEATS]
+python -m tests.benchmarks.pamr [SIZE CHANNELS ITERATIONS REPEATS] [--device cuda]
+
+On a GPU: an iteration against moving its bytes once, at the speed of a copy measured in the same run.
 """
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import statistics
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,12 +117,12 @@ class GpuFigures:
     moving: float
 
 
-def measure_gpu(case: Case) -> GpuFigures:
+def measure_gpu(case: Case, device: str) -> GpuFigures:
     """The slope over iterations, so that affinity and resizing do not count."""
-    features, image = (part.cuda().repeat(GPU_BATCH, 1, 1, 1) for part in case.inputs())
+    features, image = (part.to(device).repeat(GPU_BATCH, 1, 1, 1) for part in case.inputs())
     few, many = (_gpu_seconds(lambda n=count: ours(features, image, n), case.repeats) for count in (10, 110))
     moved = features.numel() * 2 + features[:, 0].numel() * 24
-    source = torch.empty(2**28, device="cuda")
+    source = torch.empty(2**28, device=device)
     target = torch.empty_like(source)
     copying = _gpu_seconds(lambda: target.copy_(source), case.repeats) / (2 * source.numel())
     return GpuFigures((many - few) / 100, moved * copying)
@@ -137,10 +139,21 @@ def _gpu_seconds(call: Callable[[], object], repeats: int) -> float:
     return _median_seconds(awaited, repeats)
 
 
-def main(arguments: Sequence[str] = ()) -> None:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("numbers", nargs="*", type=int, metavar="SIZE CHANNELS ITERATIONS REPEATS")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    case = Case(*options.numbers)
+    if options.device == "cpu":
+        _tell_cpu(case)
+    else:
+        _tell_gpu(case, options.device)
+
+
+def _tell_cpu(case: Case) -> None:
     from rich.table import Table
 
-    case = Case(*(int(argument) for argument in arguments))
     slow, fast = measure(unfolded, case), measure(ours, case)
     table = Table(title=f"PAMR, {case.channels} channels at {case.size}², {case.iterations} iterations, one CPU thread")
     for heading in ("", "seconds", "extra MB", "times faster", "times less memory"):
@@ -154,15 +167,15 @@ def main(arguments: Sequence[str] = ()) -> None:
         f"{slow.extra_mb / fast.extra_mb:.1f} (target {MEMORY_TARGET})",
     )
     out.print(table)
-    if torch.cuda.is_available():
-        gpu = measure_gpu(case)
-        out.print(
-            f"GPU, {GPU_BATCH} maps: {gpu.seconds * 1e6:.0f} µs per iteration, {gpu.moving * 1e6:.0f} µs to move its "
-            f"bytes once: {gpu.seconds / gpu.moving:.1f} times (target {GPU_TARGET})"
-        )
-    else:
-        out.print("no GPU here: its row is left out")
+
+
+def _tell_gpu(case: Case, device: str) -> None:
+    gpu = measure_gpu(case, device)
+    out.print(
+        f"{device}, {GPU_BATCH} maps: {gpu.seconds * 1e6:.0f} µs per iteration, {gpu.moving * 1e6:.0f} µs to move its "
+        f"bytes once: {gpu.seconds / gpu.moving:.1f} times (target {GPU_TARGET})"
+    )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
