@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lila_train.evaluation.dense_data import DenseData, Files, Mirror, ValView, View, stacked, val_view
+from lila_train.evaluation.examples import Drawn, Examples, places
 from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.probe_training import Loss, Recipe, Training, features_of, train
-from lila_train.evaluation.probes import BuildProbe, Features, seeded
+from lila_train.evaluation.probes import BuildProbe, seeded
 from lila_train.evaluation.result_folder import Json, ResultFolder, fingerprint, read_json
 
 PART = "probe"
@@ -51,6 +52,7 @@ class DenseProtocol:
     mirror: Mirror
     measure: Callable[[Tensor, Tensor], Sums]  # targets, logits
     from_json: Callable[[Json], Sums]
+    drawn: Drawn
     slide: tuple[int, int] | None = None  # window and stride in pixels, in place of the centre square
 
     def settings(self, seed: int) -> dict[str, Any]:
@@ -115,9 +117,8 @@ class DenseTask:
             self.data, self.rule.recipe, self.rule.train_view, self.rule.mirror, self.rule.loss, self.seed
         )
         train(probe, model, head, training, folder / "probes" / f"{head}.pt", fingerprint(identity), advance)
-        return {
-            "sums": self._measured(probe, lambda images: features_of(model, head, images), model, advance).to_json()
-        }
+        measure = Measurement(self.rule, self.data, Examples(folder / "examples", self.rule.drawn), head)
+        return {"sums": measure.run(probe, model, advance).to_json()}
 
     def figures(self, records: Iterable[Json]) -> dict[str, float | None]:
         """Of the one record."""
@@ -126,28 +127,45 @@ class DenseTask:
 
     @property
     def _val_batch(self) -> int:
-        return 1 if self.rule.slide else self.rule.recipe.batch
+        return val_batch(self.rule)
+
+
+def val_batch(rule: DenseProtocol) -> int:
+    """Images measured at once: one where windows slide, since sizes differ."""
+    return 1 if rule.slide else rule.recipe.batch
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A trained probe of one head on the validation set."""
+
+    rule: DenseProtocol
+    data: DenseData
+    examples: Examples
+    head: str
 
     @torch.no_grad()
-    def _measured(
-        self, probe: nn.Module, features: Callable[[Tensor], Features], model: GridModel, advance: Callable[[], None]
-    ) -> Sums:
+    def run(self, probe: nn.Module, model: GridModel, advance: Callable[[], None]) -> Sums:
+        """The sums over all images; a few are kept as examples."""
         probe.eval()
+        shown = set(places(len(self.data.val)))
         sums: Sums | None = None
-        for images, targets in self._val_batches(model.device):
-            found = self._predicted(lambda batch: probe(features(batch)), images, targets)
+        for start, images, targets in self._batches(model.device):
+            found = self._predicted(lambda batch: probe(features_of(model, self.head, batch)), images, targets)
             measured = self.rule.measure(targets, found)
             sums = measured if sums is None else sums + measured
+            for place in shown & set(range(start, start + len(images))):
+                self._keep(place, images[place - start], targets[place - start], found[place - start])
             advance()
         assert sums is not None, "a data set has a validation list"
         return sums
 
-    def _val_batches(self, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        files = self.data.val
-        for start in range(0, len(files), self._val_batch):
-            yield stacked([self._val_view(one) for one in files[start : start + self._val_batch]], device)
+    def _batches(self, device: torch.device) -> Iterator[tuple[int, Tensor, Tensor]]:
+        files, size = self.data.val, val_batch(self.rule)
+        for start in range(0, len(files), size):
+            yield start, *stacked([self._view(one) for one in files[start : start + size]], device)
 
-    def _val_view(self, files: Files) -> tuple[Tensor, Tensor]:
+    def _view(self, files: Files) -> tuple[Tensor, Tensor]:
         """Where windows slide over the image, the target keeps its own size."""
         example = self.data.read(files)
         image, target = val_view(example, self.rule.val_view)
@@ -156,8 +174,15 @@ class DenseTask:
     def _predicted(self, forward: Forward, images: Tensor, targets: Tensor) -> Tensor:
         if self.rule.slide is None:
             return forward(images)
-        found = slid(forward, images, *self.rule.slide)
-        return F.interpolate(found, targets.shape[2:], mode="bilinear", align_corners=False)
+        return _to_size(slid(forward, images, *self.rule.slide), targets)
+
+    def _keep(self, place: int, image: Tensor, target: Tensor, found: Tensor) -> None:
+        self.examples.keep(place, self.head, _to_size(image[None], target)[0], target, found)
+
+
+def _to_size(maps: Tensor, like: Tensor) -> Tensor:
+    size = like.shape[-2:]
+    return maps if maps.shape[-2:] == size else F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 def slid(forward: Forward, images: Tensor, window: int, stride: int) -> Tensor:

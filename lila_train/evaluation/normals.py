@@ -21,6 +21,7 @@ from lila_train.evaluation.davis_data import read_frame
 from lila_train.evaluation.dense_data import DenseData, Example, Files, TrainView, ValView
 from lila_train.evaluation.dense_scores import Angles
 from lila_train.evaluation.dense_task import DenseProtocol
+from lila_train.evaluation.examples import DIRECTIONS
 from lila_train.evaluation.probe_training import Recipe
 from lila_train.evaluation.probes import NormalsProbe
 from stores.errors import LilaError
@@ -147,4 +148,5 @@ NYU_LILA = DenseProtocol(
     mirror=mirrored,
     measure=Angles.of,
     from_json=Angles.from_json,
+    drawn=DIRECTIONS,
 )

@@ -13,6 +13,7 @@ from lila_train.evaluation.dense_data import CentreView, ValView
 from lila_train.evaluation.dense_scores import Angles
 from lila_train.evaluation.dense_task import DenseProtocol
 from lila_train.evaluation.dpt_probe import DptProbe
+from lila_train.evaluation.examples import DIRECTIONS
 from lila_train.evaluation.normals import mirrored
 from lila_train.evaluation.probe_training import Recipe
 
@@ -48,4 +49,5 @@ NYU_PROBE3D = DenseProtocol(
     mirror=mirrored,
     measure=measured,
     from_json=Angles.from_json,
+    drawn=DIRECTIONS,
 )

@@ -22,6 +22,7 @@ from lila_train.evaluation.clip_networks import ClipImages
 from lila_train.evaluation.dense_data import DenseData, Example, ValView, val_view
 from lila_train.evaluation.dense_scores import Confusion
 from lila_train.evaluation.dense_task import slid
+from lila_train.evaluation.examples import CLASSES, Examples, places
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
 from lila_train.evaluation.prompts import IMAGENET
 from lila_train.evaluation.segmentation import confusion
@@ -109,12 +110,15 @@ class OpenVocabulary:
         """The confusion matrix over a run of images."""
         clip = ClipImages.load(self.clip, model.device)
         texts = self.texts.embeddings.to(model.device)
-        found = Confusion.none(len(texts))
-        for files in self.data.val[int(part) : int(part) + IMAGES_PER_PART]:
+        found, shown = Confusion.none(len(texts)), places(len(self.data.val))
+        examples = Examples(folder / "examples", CLASSES)
+        for place, files in enumerate(self.data.val[int(part) : int(part) + IMAGES_PER_PART], start=int(part)):
             example = self.data.read(files)
             logits = self.logits(model, head, clip, texts, example.image)
             at_size = F.interpolate(logits, example.target.shape[1:], mode="bilinear", align_corners=False)
             found += confusion(example.target[None].to(model.device), at_size, len(texts))
+            if place in shown:
+                examples.keep(place, head, example.image / 255, example.target, at_size[0])
             advance()
         return {"sums": found.to_json()}
 

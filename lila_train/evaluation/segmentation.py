@@ -18,6 +18,7 @@ from lila_train.evaluation.davis_data import read_frame, read_mask
 from lila_train.evaluation.dense_data import DenseData, Example, Files, TrainView, ValView, same_pixels_mirrored
 from lila_train.evaluation.dense_scores import IGNORED, Confusion
 from lila_train.evaluation.dense_task import DenseProtocol
+from lila_train.evaluation.examples import CLASSES
 from lila_train.evaluation.probe_training import Recipe
 from lila_train.evaluation.probes import AttentionProbe, BuildProbe, LinearProbe, NormedLinearProbe
 from stores.errors import LilaError
@@ -156,6 +157,7 @@ def _protocol(
         mirror=same_pixels_mirrored,
         measure=partial(confusion, n_classes=classes),
         from_json=Confusion.from_json,
+        drawn=CLASSES,
         slide=slide,
     )
 

@@ -22,6 +22,7 @@ from lila_train.evaluation.class_texts import ClassTexts, coco_names
 from lila_train.evaluation.dense_data import DenseData, TrainView, ValView, same_pixels_mirrored
 from lila_train.evaluation.dense_scores import IGNORED, Confusion
 from lila_train.evaluation.dense_task import DenseProtocol
+from lila_train.evaluation.examples import CLASSES
 from lila_train.evaluation.probe_training import Recipe
 from lila_train.evaluation.probes import Features
 from lila_train.evaluation.prompts import IMAGENET, SCENES
@@ -149,6 +150,7 @@ def protocol(texts: ClassTexts) -> DenseProtocol:
         mirror=same_pixels_mirrored,
         measure=lambda target, logits: SeenAndUnseen(confusion(target, logits, COCO_FINE), unseen),
         from_json=SeenAndUnseen.from_json,
+        drawn=CLASSES,
     )
 
 

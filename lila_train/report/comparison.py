@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lila_train.report import heldout_section
+from lila_train.report import example_section, heldout_section
 from lila_train.report.davis_result import DavisResult
 from lila_train.report.demo import flattened, write_page
 from lila_train.report.page import Markup, document, facts, folded, heading, joined, paragraph
@@ -38,17 +38,22 @@ def write(results: Sequence[Path], out: Path) -> list[Path]:
 
 
 def _qualitative(one: TaskTable, results: Sequence[Path], contents: Sequence[dict[str, Any]]) -> list[Markup]:
-    """Masks of every result of a video task whose data and predictions are still there."""
-    found = []
-    for path, content in zip(results, contents, strict=True):
-        davis = DavisResult(path if path.is_dir() else path.parent)
-        if content["protocol"].split("@")[0] != one.task or not one.task.startswith("davis"):
-            continue
-        if (davis.root / "predictions").is_dir() and Path(content["data_root"]).is_dir():
-            found.append(heldout_section.masks(davis))
-        else:
-            found.append(paragraph(f"The predictions or the data behind {path} are not there to be shown.", "note"))
-    return found
+    """Pictures of every result of a task that are still there, or a word that they are not."""
+    shown = [
+        _pictures(path if path.is_dir() else path.parent, content)
+        for path, content in zip(results, contents, strict=True)
+        if content["protocol"].split("@")[0] == one.task
+    ]
+    return shown
+
+
+def _pictures(folder: Path, content: dict[str, Any]) -> Markup:
+    name = f"{content['protocol']}, {content.get('model', {}).get('encoder', folder.name)}"
+    if (folder / "examples").is_dir():
+        return example_section.section(folder, list(content["scores"]), name)
+    if (folder / "predictions").is_dir() and Path(content["data_root"]).is_dir():
+        return heldout_section.masks(DavisResult(folder), f"Masks, predicted and true: {name}", level=3)
+    return paragraph(f"The predictions or the data behind {folder} are not there to be shown.", "note")
 
 
 def _settings(content: dict[str, Any]) -> Markup:

@@ -46,17 +46,17 @@ def _gained(result: DavisResult, gain: float) -> str:
     return f"gain, {signed(100 * gain)} points" if len(result.heads) > 1 else f"J&F, {percent(gain)}"
 
 
-def masks(result: DavisResult) -> Markup:
+def masks(result: DavisResult, title: str = "Masks, predicted and true", level: int = 2) -> Markup:
     """The last scored frame of three sequences: truth, encoder, LILA."""
     what = "gain" if len(result.heads) > 1 else "J&F"
     explanation = (
         "The first frame's labels are given; this is the last frame that is scored, with the labels as each model "
         f"carried them there. The three sequences are those with the largest, the median and the smallest {what}."
     )
-    parts = [heading("Masks, predicted and true"), paragraph(explanation)]
+    parts = [heading(title, level), paragraph(explanation)]
     for name, word in chosen_sequences(result):
         frame = len(result.sequence(name).frames) - 2
-        parts += [heading(f"{name}: {word}", 3), row(_masks_of(result, name, frame), 4)]
+        parts += [heading(f"{name}: {word}", level + 1), row(_masks_of(result, name, frame), 4)]
     return joined(parts)
 
 

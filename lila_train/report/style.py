@@ -21,7 +21,7 @@ main { max-width: 1080px; margin: 0 auto; padding: 56px 24px 96px; }
 h1 { font-size: 2.1rem; line-height: 1.15; letter-spacing: -0.02em; margin: 12px 0 12px; text-wrap: balance; }
 h2 { font-size: 1.3rem; letter-spacing: -0.01em; margin: 64px 0 6px; padding-top: 20px;
      border-top: 1px solid var(--line); }
-h3 { font-size: 0.95rem; margin: 28px 0 8px; }
+h3 { font-size: 0.95rem; margin: 28px 0 8px; } h4 { font-size: 0.86rem; margin: 18px 0 6px; color: var(--soft); }
 p { max-width: 44em; margin: 8px 0 16px; }
 .lead { font-size: 1.08rem; color: var(--soft); }
 .badge { display: inline-block; padding: 3px 10px; border: 1px solid var(--accent); border-radius: 999px;

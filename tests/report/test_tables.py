@@ -107,7 +107,7 @@ def test_the_command_writes_page_markdown_and_spreadsheets(tmp_path: Path):
     assert shown.exit_code == 0
     page = (tmp_path / "report/index.html").read_text()
     check_self_contained(page)
-    assert page.count("<h3>one: largest gain") == 2
+    assert page.count("<h4>one: largest gain") == 2
     assert page.count('src="data:image/jpeg') >= 8
     assert "davis-knn@dino" in (tmp_path / "report/davis-knn.csv").read_text()
     assert "*published: LILA" in (tmp_path / "report/tables.md").read_text()
