@@ -94,7 +94,7 @@ class Trainer:
         """All steps that are left, then the weights; False when stopped on the way, a checkpoint written."""
         began = time.monotonic()
         for batch in self.batches():
-            losses = self.advance(self._complete(batch.to(self.hardware.device)))
+            losses = self.step_on(batch)
             self._log(losses, time.monotonic() - began)
             self._look()
             began = time.monotonic()
@@ -106,6 +106,10 @@ class Trainer:
         if self.hardware.share.leads:
             checkpoint.write(self.folder.weights, self.learner.decoder, self.provenance())
         return True
+
+    def step_on(self, batch: PairBatch) -> Losses:
+        """`advance` on a batch as the loader gives it."""
+        return self.advance(self._complete(batch.to(self.hardware.device)))
 
     def batches(self) -> DataLoader[PairBatch]:
         """The batches of the steps that are left."""

@@ -1,0 +1,153 @@
+"""A training step from the store against the same step with its cues computed online, and the loader's share of a step.
+
+python -m tests.benchmarks.training [--device cpu] [--rounds 5]
+
+On a CPU with ViT-Ti, RAFT small and the tiny depth network; on a GPU with ViT-S/14, RAFT large and Depth Anything V2
+Large. Weights are random where they would be fetched, which costs the same time. Steps of all ways take turns; the
+figures are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+import stores
+from lila_cues.order import Order
+from lila_cues.pipeline import build, prepare
+from lila_cues.pipeline.worker import Worker
+from lila_train.learner import Hardware
+from lila_train.overrides import changed
+from lila_train.recipes import recipe
+from lila_train.run_folder import RunFolder
+from lila_train.settings import TrainSettings
+from lila_train.trainer import Running, Trainer, encoder_of_store
+from stores.console import out
+from tests.benchmarks.stage_one import film
+
+CLIPS = 2
+CPU_NETWORKS = {"encoder": "vit_tiny_patch16_224", "depth": "tiny", "flow": "raft_small", "flow_weights": "random"}
+GPU_NETWORKS = {"depth": "depth_anything_v2_large", "depth_weights": "random", "flow_weights": "random"}
+LOADERS, STEPS_AHEAD = 2, 12
+TARGETS = {"cpu": {"online": 2.5}, "cuda": {"online": 3.0, "reference": 10.0}}
+LOADER_TARGET = 0.05
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to carry out the same step."""
+
+    name: str
+    settings: TrainSettings
+    compiled: bool = False
+
+    def trainer(self, store: stores.CueStore, folder: Path, device: torch.device, processes: int = 0) -> Trainer:
+        hardware = Hardware(device, compile=self.compiled)
+        encoder = encoder_of_store(store, None, device)
+        return Trainer(store, encoder, self.settings, RunFolder(folder), hardware, Running(processes))
+
+
+def ways(device: torch.device) -> list[Way]:
+    """What is compared; the first is ours."""
+    if device.type == "cpu":
+        settings = changed(recipe("demo").settings, {"view_size": 224, "max_gap": 5, "steps": 10_000})
+        return [Way("store", settings), Way("online", replace(settings, online=True))]
+    settings = changed(recipe("s14-youtube-vos").settings, {"batch_size": 32})
+    half = replace(settings, precision="bfloat16")
+    return [
+        Way("store", half, compiled=True),
+        Way("online", replace(half, online=True), compiled=True),
+        Way("reference", replace(settings, online=True)),
+    ]
+
+
+def build_store(folder: Path, device: str) -> stores.CueStore:
+    """A few clips with the sizes of profile small."""
+    names = [f"{index}.mp4" for index in range(CLIPS)]
+    for index, name in enumerate(names):
+        film(folder / name, index, frames=60)
+    chosen = CPU_NETWORKS if device == "cpu" else GPU_NETWORKS
+    order = Order("videos", str(folder), profile="small", device=device, encoder_weights="random", **chosen)  # type: ignore[arg-type]
+    made, networks = prepare.load(order, prepare.choose(order))
+    provenance = {"recipe": made.to_dict(), "networks": networks.records()}
+    store = stores.create(folder / "s.zarr", stores.StoreSpec(made.geometry), names, {}, provenance)
+    with Worker(made, networks) as worker:
+        for report in build.build_here(store, worker, store.pending_tasks()):
+            assert not report.failed
+    return stores.open(folder / "s.zarr")
+
+
+def seconds_of(step: Callable[[], object], device: torch.device) -> float:
+    began = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def step_seconds(trainers: dict[str, Trainer], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each round's step of each way, reading included, after one that is not counted."""
+    batches = {name: iter(trainer.batches()) for name, trainer in trainers.items()}
+    found: dict[str, list[float]] = {name: [] for name in trainers}
+    for n in range(rounds + 1):
+        for name, trainer in trainers.items():
+            seconds = seconds_of(lambda name=name, trainer=trainer: trainer.step_on(next(batches[name])), device)
+            if n:
+                found[name].append(seconds)
+    return found
+
+
+def loader_share(trainer: Trainer, device: torch.device) -> float:
+    """The part of the time that the step waits for its batch, with processes that read ahead."""
+    waited = computed = 0.0
+    batches = iter(trainer.batches())
+    trainer.step_on(next(batches))
+    for _ in range(STEPS_AHEAD):
+        began = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - began
+        computed += seconds_of(lambda batch=batch: trainer.step_on(batch), device)
+    return waited / (waited + computed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store = build_store(folder, options.device)
+        compared = ways(device)
+        trainers = {way.name: way.trainer(store, folder / way.name, device) for way in compared}
+        for trainer in trainers.values():
+            trainer.folder.claim(resume=False)
+        found = step_seconds(trainers, options.rounds, device)
+        ours = compared[0].trainer(store, folder / "ahead", device, LOADERS)
+        ours.folder.claim(resume=False)
+        share = loader_share(ours, device)
+    settings = compared[0].settings
+    widths = trainers["store"].learner.decoder.widths
+    out.print(
+        f"{settings.batch_size} pairs at {settings.method.view_size} px, decoder {widths.inner} wide, on {device}, "
+        f"{torch.get_num_threads()} threads, median of {options.rounds}"
+    )
+    medians = {name: statistics.median(values) for name, values in found.items()}
+    for name, seconds in medians.items():
+        target = TARGETS[device.type].get(name)
+        ratio = seconds / medians["store"]
+        aim = f", {ratio:.1f} times the step from the store (target at least {target:g})" if target else ""
+        out.print(f"{name}: {seconds:.3f} s{aim}")
+    out.print(f"waiting for batches, {LOADERS} loader processes: {share:.1%} (target below {LOADER_TARGET:.0%})")
+
+
+if __name__ == "__main__":
+    main()

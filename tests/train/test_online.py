@@ -1,0 +1,78 @@
+"""Cues computed in the step are those that stage one stores for the same pair."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import stores
+from lila_cues.networks import FrozenEncoder
+from lila_train.learner import Hardware
+from lila_train.online import OnlineCues
+from lila_train.pairs import PairBatch, PairSettings, load_pairs
+from lila_train.ranks import Share
+from lila_train.run_folder import RunFolder
+from lila_train.settings import Method, TrainSettings
+from lila_train.trainer import Running, Trainer, encoder_of_store
+from stores.errors import LilaError
+from tests.cues import barcodes, small_networks
+from tests.cues.barcodes import Clip
+from tests.cues.test_pipeline import build_all
+from tests.train import world
+
+METHOD = Method(view_size=32, channels=3, cells=8, max_gap=3)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for index in range(2):
+        barcodes.write(folder / f"{index}.mp4", Clip(frames=20, size=(72, 96)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
+    recipe = small_networks.recipe(videos)
+    return build_all(tmp_path_factory.mktemp("store") / "s.zarr", recipe, ["0.mp4", "1.mp4"])
+
+
+def batch_of(store: stores.CueStore, method: Method, computed: frozenset[str] = frozenset()) -> PairBatch:
+    pairs = PairSettings(0, 4, method, small_networks.networks().encoder.width, computed)
+    path = str(store.path)
+    return next(iter(load_pairs(path, pairs, first_step=0, last_step=1, processes=0, share=Share(), pin=False)))
+
+
+@pytest.mark.parametrize("distilled", ["refined", "raw"])
+def test_online_cues_are_the_stored_ones(store: stores.CueStore, videos: Path, distilled: str) -> None:
+    method = replace(METHOD, distilled=distilled)  # type: ignore[arg-type]
+    online = OnlineCues(small_networks.networks(), small_networks.recipe(videos), method)
+    assert online.computed == {"flow", "depth", "features"}
+    expected, bare = batch_of(store, method), batch_of(store, method, online.computed)
+    assert (bare.depth, bare.flow_forward, bare.flow_backward, bare.features) == (None, None, None, None)
+    found = online(bare)
+    assert torch.equal(found.channels, expected.channels)
+    for name in ("depth", "flow_forward", "flow_backward", "features"):
+        ours, stored = getattr(found, name), getattr(expected, name)
+        assert ours.shape == stored.shape
+        scale = stored.abs().max()
+        assert (ours - stored).abs().median() < 0.02 * scale + 1 / 64, name
+
+
+def test_depth_from_files_and_cues_not_told_are_not_computed(tmp_path: Path, videos: Path) -> None:
+    recipe = small_networks.recipe(videos)
+    assert OnlineCues(small_networks.networks(tmp_path), recipe, METHOD).computed == {"flow", "features"}
+    method = replace(METHOD, distilled="online", cues=("flow", "features"))
+    assert OnlineCues(small_networks.networks(), recipe, method).computed == {"flow"}
+
+
+def test_a_store_without_its_recipe_cannot_be_trained_on_online(tmp_path: Path) -> None:
+    built = world.build(tmp_path / "cues.zarr", clips=1)
+    cpu = torch.device("cpu")
+    encoder: FrozenEncoder = encoder_of_store(built, None, cpu)
+    settings = TrainSettings(steps=1, batch_size=1, decoder_width=16, online=True, method=METHOD)
+    with pytest.raises(LilaError, match="expected the recipe of its build"):
+        Trainer(built, encoder, settings, RunFolder(tmp_path / "run"), Hardware(cpu), Running())
