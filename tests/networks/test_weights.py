@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -105,13 +106,24 @@ def test_takes_from_the_hub_what_the_cache_has(
     assert hub.fetch("timm/x", "model.safetensors", revision, "--x") == (snapshot, "c0ffee")
 
 
-def test_asks_the_hub_for_what_the_cache_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_asks_the_hub_for_what_the_cache_lacks_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own lines on each try are not shown."""
+    heard: list[bool] = []
+
+    def talks() -> bool:
+        return logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING)
+
     def download(repository: str, filename: str, revision: str | None) -> str:
+        heard.append(talks())
         return f"/cache/{repository}/snapshots/{revision}/{filename}"
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     path = Path("/cache/timm/absent/snapshots/beef/model.safetensors")
     assert hub.fetch("timm/absent", "model.safetensors", "beef", "--x") == (path, "beef")
+    assert "fetching model.safetensors of timm/absent from the Hugging Face hub" in capsys.readouterr().err
+    assert [*heard, talks()] == [False, True]
 
 
 HUB_ERRORS = (LocalEntryNotFoundError("offline"), OSError("no space"), HfHubHTTPError.__new__(HfHubHTTPError))
