@@ -83,4 +83,4 @@ class Behind:
             while self._waiting and kind is None:
                 self._waiting.popleft().result()
         finally:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.shutdown()  # what waits is finished, also when the run is interrupted
