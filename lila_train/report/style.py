@@ -50,6 +50,7 @@ th, td { text-align: right; padding: 6px 12px; border-bottom: 1px solid var(--li
 th { font-weight: 600; color: var(--soft); font-size: 0.82rem; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 td.words, th.words { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+td.small { min-width: 6.5em; overflow-wrap: break-word; font-size: 0.82rem; line-height: 1.35; }
 tr.best td { font-weight: 600; }
 tr.published td { color: var(--soft); font-style: italic; }
 td.bar { width: 30%; min-width: 140px; }

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lila_train.evaluation.result_folder import read_json
-from lila_train.report.page import Markup, table
+from lila_train.report.page import Markup, escaped, table
 from lila_train.report.published import SOURCE, published
 from stores.errors import LilaError
 
@@ -107,8 +107,12 @@ class TaskTable:
         ]
 
     def html(self) -> Markup:
-        """As HTML, published rows in italics."""
-        return table(self.head(), self.lines(), ["" if row.source == MEASURED else "published" for row in self.rows])
+        """As HTML, published rows in italics; what is in words may break into lines, so that no column is cut off."""
+        lines = [
+            [*cells[:-2], *(Markup(f'<td class="words small">{escaped(cell)}</td>') for cell in cells[-2:])]
+            for cells in self.lines()
+        ]
+        return table(self.head(), lines, ["" if row.source == MEASURED else "published" for row in self.rows])
 
     def markdown(self) -> str:
         """As a GitHub table, published rows in italics."""
