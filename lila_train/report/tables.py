@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lila_train.evaluation.result_folder import read_json
-from lila_train.report.page import Markup, escaped, table
+from lila_train.report.page import Content, Markup, escaped, table
 from lila_train.report.published import SOURCE, published
 from stores.errors import LilaError
 
@@ -108,7 +108,7 @@ class TaskTable:
 
     def html(self) -> Markup:
         """As HTML, published rows in italics; what is in words may break into lines, so that no column is cut off."""
-        lines = [
+        lines: list[list[Content]] = [
             [*cells[:-2], *(Markup(f'<td class="words small">{escaped(cell)}</td>') for cell in cells[-2:])]
             for cells in self.lines()
         ]
