@@ -110,7 +110,7 @@ class FrozenEncoder(nn.Module):
         """Tokens with positions, class and register tokens in front; and how many those are."""
         front: list[Tensor] = [token for token in (self.vit.cls_token, self.vit.reg_token) if token is not None]
         prefix = sum(token.shape[1] for token in front)
-        expanded = [token.expand(len(patches), -1, -1) for token in front]
+        expanded = [token.expand(patches.shape[0], -1, -1) for token in front]
         if self.vit.pos_embed is None:
             return torch.cat([*expanded, patches], dim=1), prefix
         own = 0 if self.vit.no_embed_class else prefix
