@@ -18,7 +18,7 @@ import stores
 from lila_train.ranks import Share
 from lila_train.regions import Regions
 from lila_train.sampling import Box, Draw, PairPool, draw, generator
-from lila_train.settings import DEPTH, FEATURES, FLOW, Method
+from lila_train.settings import FEATURES, Method
 from stores.errors import LilaError
 
 Size = tuple[int, int]
@@ -88,20 +88,10 @@ class PairSettings:
     computed: frozenset[str] = frozenset()
 
     @property
-    def stored_features(self) -> str | None:
-        """The array of encoder features that is read, if any."""
-        if FEATURES not in self.method.cues or self.method.distilled == "online":
-            return None
-        return "features" if self.method.distilled == "refined" else "features_raw"
-
-    @property
     def arrays(self) -> tuple[str, ...]:
         """The arrays of the store that are read."""
-        read = set(self.method.cues) - self.computed
-        flow = ("flow_forward", "flow_backward") if FLOW in read else ()
-        depth = ("depth",) if DEPTH in read else ()
-        features = (self.stored_features,) if self.stored_features and FEATURES in read else ()
-        return ("rgb", *depth, *flow, *features)
+        told = self.method.arrays.items()
+        return ("rgb", *(name for cue, names in told if cue not in self.computed for name in names))
 
 
 class PairDataset(Dataset[PairBatch]):
@@ -146,8 +136,8 @@ def _as_batch(pair: stores.PairCues, drawn: Draw, settings: PairSettings, channe
     """`channels`: of the encoder, those that were drawn from."""
     chosen = list(drawn.channels)
     cues = {name: torch.from_numpy(getattr(pair, name))[None] for name in settings.arrays}
-    if settings.stored_features in cues:
-        cues["features"] = cues.pop(settings.stored_features)[:, :, chosen]
+    for name in cues.keys() & set(settings.method.arrays.get(FEATURES, ())):
+        cues["features"] = cues.pop(name)[:, :, chosen]
     return PairBatch(
         rgb=cues.pop("rgb").permute(0, 1, 4, 2, 3),
         boxes=torch.tensor([[_row(drawn.context), _row(drawn.query)]]),

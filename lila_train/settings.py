@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from lila_train.sampling import ViewRanges
 from stores.errors import LilaError
-from stores.spec import Geometry
+from stores.store import CueStore
 
 Solver = Literal["cholesky", "lu"]
 EdgeForm = Literal["absolute", "signed"]
@@ -50,6 +50,13 @@ class Method:
     distilled: Distilled = "refined"
     roles: Roles = "forward"
     views: ViewRanges = field(default_factory=ViewRanges)
+
+    @property
+    def arrays(self) -> dict[str, tuple[str, ...]]:
+        """The store's arrays that tell each cue; none for features that are the view's own."""
+        features = {"refined": ("features",), "raw": ("features_raw",), "online": ()}[self.distilled]
+        kept = {FLOW: ("flow_forward", "flow_backward"), DEPTH: ("depth",), FEATURES: features}
+        return {cue: kept[cue] for cue in ALL_CUES if cue in self.cues}
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Method:
@@ -108,13 +115,21 @@ class TrainSettings:
                 f"cues must be some of {', '.join(ALL_CUES)}, found {', '.join(self.method.cues) or 'none'}"
             )
 
-    def check_store(self, geometry: Geometry) -> None:
-        """Refuse settings that a store of this geometry cannot serve."""
-        if self.method.channels > geometry.channels:
+    def check_store(self, store: CueStore) -> None:
+        """Refuse settings that this store cannot serve."""
+        kept = store.spec.geometry.channels
+        if self.method.channels > kept:
             raise LilaError(
                 f"--channels asks for {self.method.channels} encoder channels per pair, but the store keeps "
-                f"{geometry.channels} per clip; pass --channels {geometry.channels} or fewer"
+                f"{kept} per clip; pass --channels {kept} or fewer"
             )
+        for cue, arrays in () if self.online else self.method.arrays.items():
+            if lacking := store.lacking(arrays):
+                others = ",".join(c for c in self.method.cues if c != cue)
+                raise LilaError(
+                    f"this run tells {cue}, but {store.path} has no {' or '.join(lacking)}; copy the whole store, or "
+                    f"leave the cue out with --set cues={others}"
+                )
 
 
 def differences(recorded: Any, asked: Any, prefix: str = "") -> list[str]:

@@ -177,6 +177,10 @@ class CueStore:
         self._require(clip)
         return pairs.read_stored(self._reader, clip, pair, cues)
 
+    def lacking(self, names: Sequence[str]) -> list[str]:
+        """Those arrays that have no file at all, as in a store that was copied in part."""
+        return [name for name in names if self.files.names(name) == []]
+
     def dask(self, name: str) -> Any:
         """One array over all clips as a dask array: decoded, lazy, NaN where a clip is not complete."""
         self._array(name)

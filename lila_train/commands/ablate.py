@@ -48,7 +48,7 @@ def ablate(
     opened = stores.open(store)
     settings = settings_of(recipe).settings
     settings = replace(settings, steps=steps or settings.steps, seed=0)
-    settings.check_store(opened.spec.geometry)
+    settings.check_store(opened)
     target = choose(device)
     task = open_task(PROTOCOL, data, Options(limit=limit))
     encoder = encoder_of_store(opened, encoder_weights, target)

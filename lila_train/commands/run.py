@@ -146,7 +146,7 @@ def run(
     told = {name: value for name, value in given.items() if value is not None}
     settings = changed(base, told | parsed(base, set_ or ()))
     opened = stores.open(_existing(store))
-    settings.check_store(opened.spec.geometry)
+    settings.check_store(opened)
     folder = RunFolder(out or Path("runs") / store.stem)
     how = _How(resume, checkpoint_every, encoder_weights, loader_processes, chunks, compiled, device)
     _train(opened, folder, settings, how, _Look(pictures_every, score_data, score_every, score_limit))

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import stores
-from lila_cues.networks import FrozenEncoder
+from lila_cues.networks import FrozenEncoder, load_encoder
 from lila_train.learner import Hardware
-from lila_train.online import OnlineCues
+from lila_train.online import OnlineCues, Refinement, Teachers
 from lila_train.pairs import PairBatch, PairSettings, load_pairs
 from lila_train.ranks import Share
 from lila_train.run_folder import RunFolder
@@ -46,10 +46,18 @@ def batch_of(store: stores.CueStore, method: Method, computed: frozenset[str] = 
     return next(iter(load_pairs(path, pairs, first_step=0, last_step=1, processes=0, share=Share(), pin=False)))
 
 
+def online_cues(method: Method, depth: bool = True) -> OnlineCues:
+    networks, recipe = small_networks.networks(), small_networks.recipe(Path())
+    sizes = recipe.geometry
+    how = Refinement(sizes.cue, sizes.features, recipe.encoder_input, recipe.pamr.iterations, recipe.pamr.affinity)
+    teachers = Teachers(networks.encoder.grid, networks.flow.between, networks.depth if depth else None)
+    return OnlineCues(teachers, how, method)
+
+
 @pytest.mark.parametrize("distilled", ["refined", "raw"])
-def test_online_cues_are_the_stored_ones(store: stores.CueStore, videos: Path, distilled: str) -> None:
+def test_online_cues_are_the_stored_ones(store: stores.CueStore, distilled: str) -> None:
     method = replace(METHOD, distilled=distilled)  # type: ignore[arg-type]
-    online = OnlineCues(small_networks.networks(), small_networks.recipe(videos), method)
+    online = online_cues(method)
     assert online.computed == {"flow", "depth", "features"}
     expected, bare = batch_of(store, method), batch_of(store, method, online.computed)
     assert (bare.depth, bare.flow_forward, bare.flow_backward, bare.features) == (None, None, None, None)
@@ -62,11 +70,26 @@ def test_online_cues_are_the_stored_ones(store: stores.CueStore, videos: Path, d
         assert (ours - stored).abs().median() < 0.02 * scale + 1 / 64, name
 
 
-def test_depth_from_files_and_cues_not_told_are_not_computed(tmp_path: Path, videos: Path) -> None:
-    recipe = small_networks.recipe(videos)
-    assert OnlineCues(small_networks.networks(tmp_path), recipe, METHOD).computed == {"flow", "features"}
+def test_depth_from_files_and_cues_not_told_are_not_computed() -> None:
+    assert online_cues(METHOD, depth=False).computed == {"flow", "features"}
     method = replace(METHOD, distilled="online", cues=("flow", "features"))
-    assert OnlineCues(small_networks.networks(), recipe, method).computed == {"flow"}
+    assert online_cues(method).computed == {"flow"}
+
+
+def test_the_networks_of_a_build_are_loaded_again(store: stores.CueStore, tmp_path: Path) -> None:
+    encoder = load_encoder("tiny")
+    dis = {"network": "dis", "origin": "code", "location": "opencv", "sha256": None, "settings": {}}
+    provenance = {
+        "recipe": small_networks.recipe(tmp_path).to_dict(),
+        "networks": {"flow": dis, "depth": {"network": "tiny", "origin": "package", "location": "x", "sha256": None}},
+    }
+    built = stores.create(tmp_path / "s.zarr", store.spec, ["x"], {}, provenance)
+    online = OnlineCues.of_store(built, encoder, METHOD)
+    assert online.computed == {"flow", "depth", "features"}
+    full = online(batch_of(store, METHOD, online.computed))
+    assert full.whole().all()
+    assert full.features is not None
+    assert full.features.shape == (4, 2, 3, 16, 16)
 
 
 def test_a_store_without_its_recipe_cannot_be_trained_on_online(tmp_path: Path) -> None:
@@ -74,5 +97,5 @@ def test_a_store_without_its_recipe_cannot_be_trained_on_online(tmp_path: Path) 
     cpu = torch.device("cpu")
     encoder: FrozenEncoder = encoder_of_store(built, None, cpu)
     settings = TrainSettings(steps=1, batch_size=1, decoder_width=16, online=True, method=METHOD)
-    with pytest.raises(LilaError, match="expected the recipe of its build"):
+    with pytest.raises(LilaError, match="expected the networks and the recipe of its build"):
         Trainer(built, encoder, settings, RunFolder(tmp_path / "run"), Hardware(cpu), Running())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +167,18 @@ def test_a_score_folder_that_is_none_is_refused_before_anything_is_written(
     arguments = ["run", "--store", str(store.path), "--out", str(tmp_path / "run"), *OPTIONS]
     assert str(tmp_path / "none") in refusal(*arguments, "--score-data", str(tmp_path / "none"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_store_without_a_cue_says_so_before_anything_is_written(store: stores.CueStore, tmp_path: Path) -> None:
+    part = tmp_path / "part.zarr"
+    shutil.copytree(store.path, part, ignore=shutil.ignore_patterns("depth", "features_raw"))
+    arguments = ["run", "--store", str(part), "--out", str(tmp_path / "run"), *OPTIONS, "--steps", "1"]
+    assert "this run tells depth, but" in refusal(*arguments)
+    raw = refusal(*arguments, "--set", "distilled=raw", "--set", "cues=flow,features")
+    assert "has no features_raw; copy the whole store, or leave the cue out with --set cues=flow" in raw
+    assert not (tmp_path / "run").exists()
+    result = CliRunner().invoke(app, [*arguments, "--set", "cues=flow,features"])
+    assert result.exit_code == 0, result.output
 
 
 def test_memory_that_runs_out_names_the_options(
