@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import stores
 from lila_cues.networks import FrozenEncoder
 from lila_train.ablations import FULL, Ablation
+from lila_train.decoder import DecoderWidths
 from lila_train.evaluation.harness import Task, evaluate
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.models import ENCODER
@@ -26,10 +27,10 @@ Observer = Callable[[str, Row], None]
 
 @dataclass(frozen=True)
 class Scores:
-    """J&F of a row's seeds, in percent; those that are still missing are not there."""
+    """J&F of a row's seeds by one protocol, in percent; those that are still missing are not there."""
 
     row: Ablation
-    by_seed: dict[int, float]
+    by_seed: Mapping[int, float]
 
     @property
     def mean(self) -> float | None:
@@ -50,34 +51,58 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What one protocol says: J&F of the frozen encoder alone, in percent, and of every row."""
+
+    protocol: str
+    encoder: float
+    scores: Sequence[Scores]
+
+    @property
+    def full(self) -> Scores:
+        """The row that the others are compared with."""
+        return next(scores for scores in self.scores if scores.row.name == FULL.name)
+
+
+@dataclass(frozen=True)
 class Study:
-    """What is compared with what, on which store and which task; `out/ROW/seed-N` holds a run and its score."""
+    """What is compared with what, on which store, by which protocols; `out/ROW/seed-N` holds a run and its scores."""
 
     store: stores.CueStore
     encoder: FrozenEncoder
     settings: TrainSettings
-    task: Task
+    tasks: Sequence[Task]
     out: Path
     hardware: Hardware
     loader_processes: int = 0
+    encoder_weights: Path | None = None
 
     def folder(self, row: Ablation, seed: int) -> RunFolder:
         """Where a row's run with a seed lives."""
         return RunFolder(self.out / row.name / f"seed-{seed}")
 
-    def carry_out(self, rows: Sequence[Ablation], seeds: Sequence[int], observe: Observer) -> list[Scores]:
+    @property
+    def decoder_width(self) -> int:
+        """Inner width of every row's decoder."""
+        return DecoderWidths.of_encoder(self.encoder.width, self.settings.decoder_width).inner
+
+    def carry_out(self, rows: Sequence[Ablation], seeds: Sequence[int], observe: Observer) -> list[Finding]:
         """Train and score what is missing, one seed of all rows after the other, and read the rest."""
-        found: dict[str, dict[int, float]] = {row.name: {} for row in rows}
+        found: dict[tuple[str, str], dict[int, float]] = {}
         for seed in seeds:
             for row in rows:
                 self._train(row, seed, observe)
-                found[row.name][seed] = self._score(row, seed)
-        return [Scores(row, found[row.name]) for row in rows]
+                for task in self.tasks:
+                    found.setdefault((task.protocol, row.name), {})[seed] = self._score(task, row, seed)
+        return [
+            Finding(task.protocol, self._baseline(task), [Scores(row, found[task.protocol, row.name]) for row in rows])
+            for task in self.tasks
+        ]
 
-    def baseline(self) -> float:
+    def _baseline(self, task: Task) -> float:
         """J&F of the frozen encoder alone, in percent; it has no seed."""
-        spec = _Heads(self.folder(FULL, self.settings.seed).weights, heads_scored=(ENCODER,))
-        return _percent(evaluate(self.task, spec, self.out / ENCODER, self.hardware.device), ENCODER)
+        weights = self.folder(FULL, self.settings.seed).weights
+        return self._scored(task, weights, ENCODER, self.out / ENCODER)
 
     def _train(self, row: Ablation, seed: int, observe: Observer) -> None:
         folder = self.folder(row, seed)
@@ -90,10 +115,14 @@ class Study:
         trainer.restore()
         trainer.run()
 
-    def _score(self, row: Ablation, seed: int) -> float:
+    def _score(self, task: Task, row: Ablation, seed: int) -> float:
         folder = self.folder(row, seed)
-        spec = _Heads(folder.weights, heads_scored=(LILA,))
-        return _percent(evaluate(self.task, spec, folder.root / "score", self.hardware.device), LILA)
+        return self._scored(task, folder.weights, LILA, folder.root / "scores")
+
+    def _scored(self, task: Task, weights: Path, head: str, folder: Path) -> float:
+        spec = _Heads(weights, encoder_weights=self.encoder_weights, heads_scored=(head,))
+        result = evaluate(task, spec, folder / task.protocol, self.hardware.device)
+        return 100 * float(result["scores"][head]["JF"])
 
 
 @dataclass(frozen=True)
@@ -107,7 +136,3 @@ class _Heads(ModelSpec):
 
     def identity(self) -> dict[str, Any]:
         return super().identity() | {"heads": list(self.heads_scored)}
-
-
-def _percent(result: dict[str, Any], head: str) -> float:
-    return 100 * float(result["scores"][head]["JF"])

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lila_train.overrides import changed, parsed
 from stores import console
+from stores.errors import LilaError
 
 if TYPE_CHECKING:
     from lila_train.ablation_study import Study
     from lila_train.trainer import Row
 
-PROTOCOL = "davis-knn@lila"
+PROTOCOLS = ["davis-knn@lila"]
 
 
 def ablate(
@@ -25,6 +26,13 @@ def ablate(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N − 1 of each row.")] = 3,
     recipe: Annotated[str, typer.Option(help="The settings that every row changes.")] = "demo",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of every run.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of every run, as in lila-train run."),
+    ] = None,
+    protocol: Annotated[
+        list[str], typer.Option(help="davis-knn@lila, davis-lp@lila; may be given more than once.")
+    ] = PROTOCOLS,
     limit: Annotated[int | None, typer.Option(min=1, help="Score on the first so many sequences.")] = None,
     encoder_weights: Annotated[Path | None, typer.Option(help="Where the encoder's weight file is now.")] = None,
     loader_processes: Annotated[int, typer.Option(min=0, help="Processes that read ahead.")] = 0,
@@ -32,8 +40,8 @@ def ablate(
 ) -> None:
     """Rerun the paper's ablations on a store, and put the table of differences beside the published one.
 
-    Every row is trained with every seed and scored by local k-NN label propagation (davis-knn@lila); what is done is
-    kept and read again. Writes ablations.html, .md, .csv and .svg into --out.
+    Every row is trained with every seed and scored by local k-NN label propagation, or by the protocols that are named;
+    what is done is kept and read again. Writes ablations.html, .md and .csv, and a chart per protocol, into --out.
     """
     import stores
     from lila_train.ablation_study import Study
@@ -47,32 +55,42 @@ def ablate(
     chosen = named(rows)
     opened = stores.open(store)
     settings = settings_of(recipe).settings
-    settings = replace(settings, steps=steps or settings.steps, seed=0)
+    settings = changed(settings, {"steps": steps or settings.steps, "seed": 0} | parsed(settings, set_ or ()))
     settings.check_store(opened)
     target = choose(device)
-    task = open_task(PROTOCOL, data, Options(limit=limit))
+    tasks = [open_task(name, data, Options(limit=limit)) for name in _published(protocol)]
     encoder = encoder_of_store(opened, encoder_weights, target)
-    study = Study(opened, encoder, settings, task, out, Hardware(target), loader_processes)
+    study = Study(opened, encoder, settings, tasks, out, Hardware(target), loader_processes, encoder_weights)
     with console.progress("steps") as bar:
         shown = bar.add_task("ablations", total=settings.steps * len(chosen) * seeds)
 
         def observe(name: str, row: Row) -> None:
             bar.update(shown, advance=1, description=f"{name}: loss {row.loss:.3f}")
 
-        scores = study.carry_out(chosen, range(seeds), observe)
-    from lila_train.report.ablations import Table
+        findings = study.carry_out(chosen, range(seeds), observe)
+    from lila_train.report.ablations import Table, write
 
-    table = Table(scores, study.baseline(), _caption(study, store))
-    table.write(out)
-    console.out.print(table.markdown())
+    tables = [Table(finding) for finding in findings]
+    write(out, tables, _caption(study, store))
+    for table in tables:
+        console.out.print(table.markdown())
     console.out.print(f"{out / 'ablations.html'}")
 
 
+def _published(protocols: list[str]) -> list[str]:
+    from lila_train.report.ablations import PUBLISHED
+
+    for name in protocols:
+        if name not in PUBLISHED:
+            raise LilaError(f"expected --protocol to be one of {', '.join(PUBLISHED)}, found {name}")
+    return list(dict.fromkeys(protocols))
+
+
 def _caption(study: Study, store: Path) -> str:
-    counts = ", ".join(f"{count} {what}" for what, count in study.task.counts().items())
-    settings = study.settings
+    task, settings = study.tasks[0], study.settings
+    counts = ", ".join(f"{count} {what}" for what, count in task.counts().items())
     return (
-        f"J&F in percent by {study.task.protocol} on {study.task.root} ({counts}); trained on {store}, "
-        f"{settings.steps} steps of {settings.batch_size} pairs at {settings.method.view_size} px, learning rate "
-        f"{settings.learning_rate:g}, encoder {study.encoder.name}."
+        f"J&F in percent on {task.root} ({counts}); trained on {store}, {settings.steps} steps of "
+        f"{settings.batch_size} pairs at {settings.method.view_size} px, learning rate {settings.learning_rate:g}, "
+        f"decoder {study.decoder_width} wide, encoder {study.encoder.name}."
     )

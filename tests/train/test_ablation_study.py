@@ -1,0 +1,80 @@
+"""`lila-train ablate`: rows trained, scored and kept; its tables hold what was found and what was published."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import stores
+from lila_train.ablation_study import Finding, Scores
+from lila_train.ablations import FULL, ROWS
+from lila_train.cli import app
+from lila_train.report.ablations import Table, write
+from stores.errors import LilaError
+from tests.evaluation import worlds
+from tests.train import world
+
+SMALL = ["batch_size=2", "decoder_width=16", "view_size=32", "channels=4", "cells=8"]
+
+
+def finding(erm: Mapping[int, float], protocol: str = "davis-knn@lila") -> Finding:
+    return Finding(protocol, 70.0, [Scores(FULL, {0: 80.0, 1: 82.0, 2: 84.0}), Scores(ROWS["erm"], erm)])
+
+
+def test_a_table_compares_the_seeds_that_both_rows_have() -> None:
+    encoder, full, erm = Table(finding({0: 79.0, 1: 79.0})).rows()
+    assert encoder == ["frozen encoder", "70.0", "–", "–", "-12.0", "–", "–", "–"]
+    assert full == ["LILA", "82.0", "2.0", "3", "–", "+12.0", "73.9", "–"]
+    assert erm == ["A: ERM distillation", "79.0", "0.0", "2", "-2.0", "+9.0", "61.1", "-12.8"]
+    by_probe = Table(finding({}, "davis-lp@lila")).rows()
+    assert by_probe[2] == ["A: ERM distillation", "missing", "–", "0", "missing", "missing", "63.2", "-5.4"]
+
+
+def test_the_files_hold_every_protocol(tmp_path: Path) -> None:
+    tables = [Table(finding({0: 79.0})), Table(finding({0: 60.0}, "davis-lp@lila"))]
+    write(tmp_path, tables, "On what, and how.")
+    rows = list(csv.reader((tmp_path / "ablations.csv").read_text().splitlines()))
+    assert [row[0] for row in rows] == ["protocol", *["davis-knn@lila"] * 3, *["davis-lp@lila"] * 3]
+    assert rows[6][1:3] == ["A: ERM distillation", "60.0"]
+    for name in ("ablations.md", "ablations.html"):
+        text = (tmp_path / name).read_text()
+        assert "On what, and how." in text
+        assert "davis-knn@lila" in text
+        assert "davis-lp@lila" in text
+    assert "<svg" in (tmp_path / "ablations.html").read_text()
+    assert (tmp_path / "ablations-davis-lp@lila.svg").read_text().startswith("<svg")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
+    return world.build(tmp_path_factory.mktemp("world") / "cues.zarr")
+
+
+def test_a_study_trains_scores_and_goes_on_where_it_was(store: stores.CueStore, tmp_path: Path) -> None:
+    worlds.write_davis(tmp_path / "davis")
+    arguments = ["ablate", "--store", str(store.path), "--data", str(tmp_path / "davis"), "--rows", "erm"]
+    arguments += ["--out", str(tmp_path / "out"), "--steps", "2", "--limit", "1"]
+    arguments += [word for name in SMALL for word in ("--set", name)]
+    first = CliRunner().invoke(app, [*arguments, "--seeds", "1"])
+    assert first.exit_code == 0, first.output
+    weights = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("weights.safetensors")}
+    assert {str(path.relative_to(tmp_path / "out").parent) for path in weights} == {"full/seed-0", "erm/seed-0"}
+    second = CliRunner().invoke(app, [*arguments, "--seeds", "2"])
+    assert second.exit_code == 0, second.output
+    assert {path: path.stat().st_mtime_ns for path in weights} == weights
+    table = list(csv.reader((tmp_path / "out/ablations.csv").read_text().splitlines()))
+    assert [row[1] for row in table[1:]] == ["frozen encoder", "LILA", "A: ERM distillation"]
+    assert [row[4] for row in table[2:]] == ["2", "2"]
+    other = CliRunner().invoke(app, [*arguments, "--seeds", "1", "--set", "ridge=1"])
+    assert isinstance(other.exception, LilaError)
+    assert "ridge: 0.1, not 1.0" in str(other.exception)
+
+
+def test_a_protocol_without_published_ablations_is_refused(store: stores.CueStore, tmp_path: Path) -> None:
+    arguments = ["ablate", "--store", str(store.path), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*arguments, "--set", "channels=4", "--protocol", "davis-knn@dino"])
+    assert "expected --protocol to be one of davis-knn@lila, davis-lp@lila" in str(result.exception)
