@@ -82,6 +82,33 @@ class ValView:
 
 
 @dataclass(frozen=True)
+class ScaledCrop:
+    """A random square of the image, whose short side is `side` times a random factor; mirrored every other time.
+
+    Where the image is the smaller one it is padded: black, and `ignored` in the target.
+    """
+
+    side: int
+    scale: tuple[float, float] = (0.5, 2.0)
+    ignored: int = 255
+
+    def taken(
+        self, example: Example, mirror: Mirror, draw: np.random.Generator
+    ) -> tuple[Float[Tensor, "3 s s"], Shaped[Tensor, "t s s"]]:
+        """Scale, place and mirroring are drawn in this order."""
+        height, width = example.image.shape[1:]
+        factor = draw.uniform(*self.scale) * self.side / min(height, width)
+        size = (max(1, round(height * factor)), max(1, round(width * factor)))
+        image, target = _resized(example.image, example.target, size)
+        top, left = (int(draw.integers(0, max(1, length - self.side + 1))) for length in size)
+        box = (slice(None), slice(top, top + self.side), slice(left, left + self.side))
+        image, target = image[box], target[box]
+        beyond = (0, self.side - image.shape[2], 0, self.side - image.shape[1])
+        image, target = F.pad(image, beyond), F.pad(target, beyond, value=self.ignored)
+        return (image.flip(-1), mirror(target)) if draw.random() < 0.5 else (image, target)
+
+
+@dataclass(frozen=True)
 class CentreView:
     """The centre square of the image whose short side is `side`; never mirrored.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -15,7 +15,15 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from lila_train.evaluation.davis_data import read_frame, read_mask
-from lila_train.evaluation.dense_data import DenseData, Example, Files, TrainView, ValView, same_pixels_mirrored
+from lila_train.evaluation.dense_data import (
+    DenseData,
+    Example,
+    Files,
+    ScaledCrop,
+    TrainView,
+    ValView,
+    same_pixels_mirrored,
+)
 from lila_train.evaluation.dense_scores import IGNORED, Confusion
 from lila_train.evaluation.dense_task import DenseProtocol
 from lila_train.evaluation.examples import CLASSES
@@ -23,6 +31,7 @@ from lila_train.evaluation.probe_training import Recipe
 from lila_train.evaluation.probes import AttentionProbe, BuildProbe, LinearProbe, NormedLinearProbe
 from stores.errors import LilaError
 
+WHOLE = 100_000  # as the side of a view's square: nothing is cut off
 COCO_LIST = "Coco164kFull_Stuff_Coarse.txt"
 COCO_FINE = 182
 COCO_COARSE = 27
@@ -143,23 +152,26 @@ def _existing(examples: Sequence[Files]) -> Sequence[Files]:
     return examples
 
 
-def _protocol(
-    name: str, build: BuildProbe, classes: int, recipe: Recipe, side: int, slide: tuple[int, int] | None = None
-) -> DenseProtocol:
+def _protocol(name: str, build: BuildProbe, classes: int, recipe: Recipe, side: int) -> DenseProtocol:
     return DenseProtocol(
         name=name,
         build=build,
         n_outputs=classes,
         recipe=recipe,
         train_view=TrainView(side),
-        val_view=ValView(side, side if slide is None else 100_000),
+        val_view=ValView(side, side),
         loss=cross_entropy,
         mirror=same_pixels_mirrored,
         measure=partial(confusion, n_classes=classes),
         from_json=Confusion.from_json,
         drawn=CLASSES,
-        slide=slide,
     )
+
+
+def _ade(name: str, classes: int) -> DenseProtocol:
+    """DINOv3's linear protocol: windows of 512 slide over the image, whose short side is 512."""
+    plain = _protocol(name, NormedLinearProbe, classes, _ADE_RECIPE, 512)
+    return replace(plain, train_view=ScaledCrop(512), val_view=ValView(512, WHOLE), slide=(512, 341))
 
 
 COCO_LILA = _protocol("cocostuff27@lila", AttentionProbe, COCO_COARSE, Recipe(30, 64, 3e-4, 0.01), 224)
@@ -167,7 +179,6 @@ COCO_FEATUP = _protocol("cocostuff27@featup", LinearProbe, COCO_COARSE, Recipe(2
 COCO_JAFAR = _protocol("cocostuff27@jafar", LinearProbe, COCO_COARSE, Recipe(20, 2, 5e-4, 1e-5, schedule="cosine"), 448)
 
 _ADE_RECIPE = Recipe(1, 16, 1e-3, 1e-3, schedule="cosine", iterations=40_000)
-ADE_150 = _protocol("ade20k150", NormedLinearProbe, 150, _ADE_RECIPE, 512, slide=(512, 341))
-ADE_151 = _protocol("ade20k151", NormedLinearProbe, 151, _ADE_RECIPE, 512, slide=(512, 341))
+ADE_150, ADE_151 = _ade("ade20k150", 150), _ade("ade20k151", 151)
 ADE_150_LABELS = LabelRule(np.array([IGNORED, *range(150)], np.uint8), "ADE20K")
 ADE_151_LABELS = LabelRule(np.arange(151, dtype=np.uint8), "ADE20K")

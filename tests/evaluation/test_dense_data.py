@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lila_train.evaluation import dense_data
-from lila_train.evaluation.dense_data import Example, TrainView, ValView
+from lila_train.evaluation.dense_data import Example, ScaledCrop, TrainView, ValView
 
 
 def coordinates(height: int, width: int) -> Example:
@@ -97,3 +97,33 @@ def test_a_window_larger_than_the_image_is_the_image():
     image, target = dense_data.val_view(coordinates(30, 50), ValView(short_side=24, side=1000))
     assert image.shape == (3, 24, 40)
     assert target.shape == (2, 24, 40)
+
+
+def test_a_scaled_crop_is_a_square_of_the_enlarged_or_padded_image():
+    mirrored, padded = 0, 0
+    for place in range(60):
+        draw = dense_data.generator(0, 0, place)
+        image, target = ScaledCrop(24).taken(coordinates(30, 40), dense_data.same_pixels_mirrored, draw)
+        assert image.shape == (3, 24, 24)
+        known = target[0] != 255
+        assert (image[:, ~known] == 0).all()
+        padded += bool((~known).any())
+        columns = image[0].amax(dim=0)[known.any(dim=0)]
+        mirrored += bool(columns[0] > columns[-1])
+    assert 10 < padded < 40
+    assert 18 < mirrored < 42
+
+
+def test_a_scaled_crop_of_fixed_scale_is_that_part_of_the_image():
+    """Twice a side of 10 is the short side that the image has."""
+    places = set()
+    for place in range(20):
+        draw = dense_data.generator(1, 0, place)
+        view = ScaledCrop(10, scale=(2.0, 2.0))
+        image, target = view.taken(coordinates(20, 30), dense_data.same_pixels_mirrored, draw)
+        torch.testing.assert_close(image[:2] * 255, target)
+        columns, rows = sorted(target[0].unique().tolist()), sorted(target[1].unique().tolist())
+        assert columns == list(range(int(columns[0]), int(columns[0]) + 10))
+        assert rows == list(range(int(rows[0]), int(rows[0]) + 10))
+        places.add((columns[0], rows[0]))
+    assert len(places) > 15
