@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from lila_train.commands import ablate, evaluate, explore, features, recipes, report, run, track
+from lila_train.commands import ablate, evaluate, explore, export, features, recipes, report, run, track
 from stores import console
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app.command("recipes")(recipes.recipes)
 app.command("features")(features.features)
 app.command("explore")(explore.explore)
 app.command("track")(track.track)
+app.command("export")(export.export)
 app.command("ablate")(ablate.ablate)
 app.command("eval")(evaluate.evaluate)
 app.command("report")(report.report)

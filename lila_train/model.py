@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder
 from lila_train.decoder import Decoder
+from lila_train.hub import Shared
 from lila_train.images import AnyImage, as_batch
 from lila_train.tiling import Region, Tiling, slabs
 from stores.errors import LilaError
@@ -23,7 +24,7 @@ WHOLE_PIXELS = 4_194_304
 """The largest image that is computed in one piece unasked: 2048², whose tokens attend to each other all at once."""
 
 
-class Lila(nn.Module):
+class Lila(nn.Module, Shared):
     """Pixel features of images of any size.
 
     `fit` says how a size that is no multiple of the patch is met: `pad` repeats the last row and column and cuts the

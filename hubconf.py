@@ -1,0 +1,42 @@
+"""Entry points of `torch.hub.load("OWNER/REPOSITORY", NAME, …)`; see `lila_train.loading.load` for the options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lila_train.loading import load as _load
+from lila_train.model import Lila
+
+dependencies = ["av", "huggingface_hub", "jaxtyping", "numpy", "safetensors", "timm", "torch"]
+
+
+def lila(
+    weights: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    encoder_weights: str | Path | None = None,
+) -> Lila:
+    """A model by the path of its weights, or by the name of a published one."""
+    return _load(weights, device=device, dtype=dtype, encoder_weights=encoder_weights)
+
+
+def lila_dinov2_vits14(device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Lila:
+    """Published: DINOv2 ViT-S/14, trained on YouTube-VOS."""
+    return _load("lila_dinov2_vits14", device=device, dtype=dtype)
+
+
+def lila_dinov2_vitb14(device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Lila:
+    """Published: DINOv2 ViT-B/14, trained on YouTube-VOS."""
+    return _load("lila_dinov2_vitb14", device=device, dtype=dtype)
+
+
+def lila_dinov2_vitl14(device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Lila:
+    """Published: DINOv2 ViT-L/14, trained on YouTube-VOS."""
+    return _load("lila_dinov2_vitl14", device=device, dtype=dtype)
+
+
+def lila_dinov2_vitl14_kts(device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Lila:
+    """Published: DINOv2 ViT-L/14, trained on Kinetics-700."""
+    return _load("lila_dinov2_vitl14_kts", device=device, dtype=dtype)
