@@ -160,11 +160,13 @@ def _program(portable: Portable, patch: int) -> Any:
 
 
 def _save_onnx(program: Any, path: Path, model: Lila) -> Run:
+    import onnx_ir
+
     made = torch.onnx.export(program, dynamo=True, verbose=False, output_names=["features"])
     assert made is not None
     made.model.metadata_props.update(_facts(model))
-    for value in (*made.model.graph.inputs, *made.model.graph.outputs):
-        value.shape = type(value.shape)(["batch", value.shape[1], "height", "width"])
+    for value, channels in ((made.model.graph.inputs[0], 3), (made.model.graph.outputs[0], model.decoder.widths.out)):
+        value.shape = onnx_ir.Shape(["batch", channels, "height", "width"])
     made.save(path, external_data=False)
     return load_onnx(path)
 

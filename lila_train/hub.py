@@ -43,7 +43,7 @@ class Shared(ModelHubMixin):
         checkpoint.write(save_directory / WEIGHTS, self.decoder, provenance)
 
     @classmethod
-    def _from_pretrained(
+    def _from_pretrained(  # type: ignore[override]  # our own options in place of **model_kwargs
         cls,
         *,
         model_id: str,
