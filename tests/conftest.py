@@ -18,3 +18,9 @@ def shared() -> Path:
     if not (folder / "conformance").is_dir():
         pytest.skip(f"no shared data at {folder}; set LILA_SHARED to the folder that holds data/ and conformance/")
     return folder
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests of the GPU say so where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
