@@ -20,6 +20,7 @@ from lila_train.evaluation.examples import Drawn, Examples, places
 from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.probe_training import Loss, Recipe, Training, features_of, train
 from lila_train.evaluation.probes import BuildProbe, seeded
+from lila_train.evaluation.reading import in_batches
 from lila_train.evaluation.result_folder import Json, ResultFolder, fingerprint, read_json
 
 PART = "probe"
@@ -162,8 +163,10 @@ class Measurement:
 
     def _batches(self, device: torch.device) -> Iterator[tuple[int, Tensor, Tensor]]:
         files, size = self.data.val, val_batch(self.rule)
-        for start in range(0, len(files), size):
-            yield start, *stacked([self._view(one) for one in files[start : start + size]], device)
+        starts = range(0, len(files), size)
+        views = in_batches(self._view, (list(files[start : start + size]) for start in starts))
+        for start, batch in zip(starts, views, strict=True):
+            yield start, *stacked(batch, device)
 
     def _view(self, files: Files) -> tuple[Tensor, Tensor]:
         """Where windows slide over the image, the target keeps its own size."""

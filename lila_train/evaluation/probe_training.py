@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lila_train.evaluation.dense_data import DenseData, Mirror, View, generator, stacked
 from lila_train.evaluation.models import ENCODER, GridModel, PixelModel
 from lila_train.evaluation.probes import Features
+from lila_train.evaluation.reading import in_batches
 from stores.errors import LilaError
 
 OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
@@ -79,9 +80,10 @@ class Training:
         """The views of an epoch: order and crops are functions of seed, epoch and place in it."""
         count = len(self.data.train) * self.recipe.repeats
         order = generator(self.seed, epoch).permutation(count)
-        for start in range(0, count, self.recipe.batch):
-            places = range(start, min(start + self.recipe.batch, count))
-            yield [self._view(int(order[place]), epoch, place) for place in places]
+        places = (
+            list(range(start, min(start + self.recipe.batch, count))) for start in range(0, count, self.recipe.batch)
+        )
+        return in_batches(lambda place: self._view(int(order[place]), epoch, place), places)
 
     def _view(self, item: int, epoch: int, place: int) -> tuple[Tensor, Tensor]:
         example = self.data.read(self.data.train[item % len(self.data.train)])

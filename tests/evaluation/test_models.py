@@ -61,6 +61,24 @@ def test_an_encoder_alone_has_one_head(shared: Path):
     assert spec.identity()["encoder_weights_sha256"] == model.describe()["encoder_weights"]["sha256"]
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "patch"),
+    [
+        ("vit_small_patch16_224.dino", 384, 16),
+        ("vit_base_patch16_224.mae", 768, 16),
+        ("dinov2_vits14", 384, 14),
+        ("dinov2_vits14_reg", 384, 14),
+        ("dinov3_vits16", 384, 16),
+    ],
+)
+def test_the_raw_encoders_of_the_tables_go_by_their_names(name: str, width: int, patch: int):
+    spec = ModelSpec(encoder=name, encoder_weights=Path("random:1"))
+    model = spec.load(CPU)
+    assert spec.identity() == {"encoder": name, "encoder_weights": "random:1"}
+    assert model.encoder_grid(torch.rand(1, 3, 2 * patch, 3 * patch)).shape == (1, width, 2, 3)
+    assert len(model.encoder_taps(torch.rand(1, 3, patch, patch))) == 4
+
+
 def test_the_identity_follows_the_content_of_the_weights(weights: Path, tmp_path: Path):
     copied = shutil.copy(weights, tmp_path / "copy.safetensors")
     assert ModelSpec(weights=copied).identity() == ModelSpec(weights=weights).identity()
