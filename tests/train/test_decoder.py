@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lila_train.decoder import Decoder, DecoderWidths
-from lila_train.released import in_released_naming, read_released
+from lila_train.released import in_released_naming, read_released, released_name
 from stores.errors import LilaError
 
 
@@ -56,6 +56,25 @@ def test_our_decoder_survives_the_published_naming(tmp_path: Path) -> None:
     assert all(
         torch.equal(a, b) for a, b in zip(decoder.state_dict().values(), back.state_dict().values(), strict=True)
     )
+
+
+@pytest.mark.parametrize(
+    ("ours", "published"),
+    [
+        ("project.2.weight", "projects.2.weight"),
+        ("rescale.3.bias", "resize_layers.3.bias"),
+        ("reduce.0.weight", "scratch.layer1_rn.weight"),
+        ("fuse.0.out.bias", "scratch.refinenet1.out_conv.bias"),
+        ("fuse.1.skip_unit.conv2.bias", "scratch.refinenet2.resConfUnit1.conv2.bias"),
+        ("fuse.3.unit.conv1.weight", "scratch.refinenet4.resConfUnit2.conv1.weight"),
+        ("head.weight", "scratch.output_conv1.weight"),
+        ("pixel.2.bias", "scratch.output_conv2.2.bias"),
+    ],
+)
+def test_every_part_has_its_published_name(ours: str, published: str) -> None:
+    """Blocks count from 0 here and from 1 there, finest first in both; the skip is the first unit of a fusion."""
+    assert ours in Decoder(DecoderWidths.of_encoder(64, inner=16)).state_dict()
+    assert released_name(ours) == f"latent_head.{published}"
 
 
 def test_every_weight_gets_a_gradient_and_the_norm_none() -> None:

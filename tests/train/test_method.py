@@ -31,6 +31,17 @@ def test_vanishing_strength_is_least_squares() -> None:
     torch.testing.assert_close(found, torch.linalg.lstsq(x, y).solution, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("strength", [0.1, 2.0])
+def test_one_feature_has_its_closed_form(strength: float) -> None:
+    """w = (Σ c x y / N) / (Σ c x² / N + λ), N being all pixels, those of weight 0 too."""
+    xs, ys, cs = [0.5, -2.0, 1.5, 3.0], [1.0, 0.25, -2.0, 4.0], [1.0, 0.5, 0.0, 0.75]
+    moment = sum(c * x * y for x, y, c in zip(xs, ys, cs, strict=True)) / 4
+    power = sum(c * x * x for x, c in zip(xs, cs, strict=True)) / 4
+    x, y, c = (torch.tensor(values, dtype=torch.float64)[None] for values in (xs, ys, cs))
+    found = ridge(x[..., None], y[..., None], c, strength)
+    assert found.item() == pytest.approx(moment / (power + strength))
+
+
 @pytest.mark.parametrize("solver", ["cholesky", "lu"])
 def test_gradients_of_the_solve_agree_with_finite_differences(solver: str) -> None:
     torch.manual_seed(0)
@@ -83,6 +94,16 @@ def test_the_signed_edge_loss_sees_a_flipped_sign_and_the_absolute_one_does_not(
     assert edge_loss(-cues, cues, valid).item() == pytest.approx(0, abs=1e-7)
     weight = 1 - math.exp(-(1 / 7) / 0.1)
     assert edge_loss(-cues, cues, valid, form="signed").item() == pytest.approx(weight * 2 / 7, rel=1e-5)
+
+
+def test_a_gradient_counts_where_both_its_neighbours_are_valid() -> None:
+    """One pixel of 5 is unknown: of four differences along x two count; a ramp that is read off flat errs by 1."""
+    cues = torch.arange(5.0).view(1, 1, 1, 5).expand(1, 1, 2, 5)
+    valid = torch.ones(1, 1, 2, 5, dtype=torch.bool)
+    valid[..., 2] = False
+    wild = torch.zeros_like(cues).masked_fill(~valid, 100.0)
+    weight = 1 - math.exp(-1 / 0.1)
+    assert edge_loss(wild, cues, valid).item() == pytest.approx(weight)
 
 
 def test_nothing_valid_is_no_loss() -> None:
