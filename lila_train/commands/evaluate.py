@@ -15,58 +15,62 @@ if TYPE_CHECKING:
 MIB = 2**20
 
 
+Protocol = Annotated[
+    str, typer.Argument(metavar="PROTOCOL", help="Its id, such as davis-knn@lila; a wrong one is answered with all.")
+]
+Out = Annotated[Path, typer.Option(help="Where the result and the predictions go; an interrupted run goes on there.")]
+Data = Annotated[Path | None, typer.Option(help="The data set's folder; $LILA_DATA/NAME or data/NAME if not given.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="weights.safetensors of a run, or a published LILA file or name: scores its encoder, and it."),
+]
+Encoder = Annotated[str | None, typer.Option(help="Instead: a frozen encoder by name, alone (or below a baseline).")]
+EncoderWeights = Annotated[Path | None, typer.Option(help="The encoder's weight file.")]
+Baseline = Annotated[
+    str | None,
+    typer.Option(help="Instead: somebody else's model by name; its code runs here. A wrong name is answered with all."),
+]
+BaselineRepo = Annotated[
+    Path | None, typer.Option(help="A clone of its repository; fetched at a fixed revision if not given.")
+]
+BaselineWeights = Annotated[
+    Path | None, typer.Option(help="Its weight file; from where its authors put it if not given.")
+]
+Texts = Annotated[Path | None, typer.Option(help="Embeddings of the classes as .npy, for the protocols with texts.")]
+Clip = Annotated[str | None, typer.Option(help="CLIP for these protocols, a hub name or a folder, in place of theirs.")]
+Limit = Annotated[int | None, typer.Option(help="Only the first so many sequences or images.")]
+Seed = Annotated[int, typer.Option(help="Of what is trained on top; nothing is in k-NN.")]
+ShortSide = Annotated[
+    int | None, typer.Option(min=16, help="Short side of the frames in pixels, in place of the protocol's.")
+]
+MemoryMb = Annotated[
+    int | None,
+    typer.Option(min=1, help="Bound on temporary memory (48 on a CPU, 512 on a GPU); changes no figure."),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Parts computed side by side; on a CPU as many as it has cores for.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+
+
 def evaluate(
-    protocol: Annotated[
-        str,
-        typer.Argument(metavar="PROTOCOL", help="Its id, such as davis-knn@lila; a wrong one is answered with all."),
-    ],
-    out: Annotated[
-        Path, typer.Option(help="Where the result and the predictions go; an interrupted run goes on there.")
-    ],
-    data: Annotated[
-        Path | None, typer.Option(help="The data set's folder; $LILA_DATA/NAME or data/NAME if not given.")
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            help="weights.safetensors of a run, or a published LILA file or name: scores its encoder, and it."
-        ),
-    ] = None,
-    encoder: Annotated[
-        str | None, typer.Option(help="Instead: a frozen encoder by name, alone (or below a baseline).")
-    ] = None,
-    encoder_weights: Annotated[Path | None, typer.Option(help="The encoder's weight file.")] = None,
-    baseline: Annotated[
-        str | None,
-        typer.Option(
-            help="Instead: somebody else's model by name; its code runs here. A wrong name is answered with all."
-        ),
-    ] = None,
-    baseline_repo: Annotated[
-        Path | None, typer.Option(help="A clone of its repository; fetched at a fixed revision if not given.")
-    ] = None,
-    baseline_weights: Annotated[
-        Path | None, typer.Option(help="Its weight file; from where its authors put it if not given.")
-    ] = None,
-    texts: Annotated[
-        Path | None, typer.Option(help="Embeddings of the classes as .npy, for the protocols with texts.")
-    ] = None,
-    clip: Annotated[
-        str | None, typer.Option(help="CLIP for these protocols, a hub name or a folder, in place of theirs.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many sequences or images.")] = None,
-    seed: Annotated[int, typer.Option(help="Of what is trained on top; nothing is in k-NN.")] = 0,
-    short_side: Annotated[
-        int | None, typer.Option(min=16, help="Short side of the frames in pixels, in place of the protocol's.")
-    ] = None,
-    memory_mb: Annotated[
-        int | None,
-        typer.Option(min=1, help="Bound on temporary memory (48 on a CPU, 512 on a GPU); changes no figure."),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Parts computed side by side; on a CPU as many as it has cores for.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    protocol: Protocol,
+    out: Out,
+    data: Data = None,
+    weights: Weights = None,
+    encoder: Encoder = None,
+    encoder_weights: EncoderWeights = None,
+    baseline: Baseline = None,
+    baseline_repo: BaselineRepo = None,
+    baseline_weights: BaselineWeights = None,
+    texts: Texts = None,
+    clip: Clip = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    short_side: ShortSide = None,
+    memory_mb: MemoryMb = None,
+    workers: Workers = None,
+    device: Device = "auto",
 ) -> None:
     """Score features by a protocol.
 

@@ -59,7 +59,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Path], Spoil, str]] = {
         "Annotations/480p/one/00002.png",
     ),
     "a mask of another size": (
-        "davis-lp@lila",
+        "davis-knn@lila",
         davis,
         lambda root: mask(root, np.zeros((24, 64))),
         "Annotations/480p/one/00002.png",

@@ -226,7 +226,7 @@ def test_differences_name_the_leaves():
 
 
 def test_one_model_is_to_be_named(tmp_path: Path):
-    with pytest.raises(LilaError, match=r"one model to score, found none; pass either --weights"):
+    with pytest.raises(LilaError, match=r"one model to score, found none; pass --weights"):
         ModelSpec()
     with pytest.raises(LilaError, match=r"found two"):
         ModelSpec(weights=tmp_path / "w", encoder="tiny")
