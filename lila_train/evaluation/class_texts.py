@@ -40,7 +40,10 @@ class ClassTexts:
     @cached_property
     def embeddings(self) -> Float[Tensor, "k t"]:
         """A row per class; those that a file leaves out are zero."""
-        return self._computed() if self.file is None else self._read(self.file)
+        if self.file is not None:
+            return self._read(self.file)
+        with torch.random.fork_rng(devices=[]):  # building CLIP draws numbers, which others count on
+            return self._computed()
 
     def _read(self, path: Path) -> Float[Tensor, "k t"]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import zipfile
@@ -11,16 +12,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from lila_cues.networks import load_encoder
-from lila_train.evaluation.baselines import clones, featup, flowfeat, naf, weight_files
+from lila_train.cli import app
+from lila_train.evaluation.baselines import clones, weight_files
 from lila_train.evaluation.baselines.asked import Asked, Baseline
 from lila_train.evaluation.baselines.catalog import BASELINES
 from lila_train.evaluation.baselines.clones import Code, imported
 from lila_train.evaluation.baselines.upsamplers import Upsampler, normalised
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.models import PixelModel, feature_map
+from lila_train.report.tables import tables
 from stores.errors import LilaError
+from tests.evaluation.worlds import write_davis
 
 CPU = torch.device("cpu")
 RANDOM = Path("random:3")
@@ -191,55 +196,15 @@ def test_unknown_and_incomplete_baselines_are_refused(tmp_path: Path):
         ModelSpec(weights=tmp_path / "a.safetensors", baseline="featup")
 
 
-def test_featup_s_extension_in_pytorch_is_a_filter_per_place():
-    draw = torch.Generator().manual_seed(0)
-    padded, filters = torch.randn(2, 3, 7, 9, generator=draw), torch.randn(2, 5, 7, 3, 3, generator=draw)
-    found = featup.adaptive_convolution(padded, filters)
-    for b, c, y, x in ((0, 0, 0, 0), (1, 2, 4, 6), (0, 1, 2, 3)):
-        assert found[b, c, y, x].item() == pytest.approx(
-            (padded[b, c, y : y + 3, x : x + 3] * filters[b, y, x]).sum().item(), rel=1e-4
-        )
-
-
-def test_neighbourhoods_move_inwards_at_the_borders():
-    assert naf.neighbours(6, 3, 1).tolist() == [[0, 1, 2], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [3, 4, 5]]
-    assert naf.neighbours(7, 3, 2).tolist()[1] == [1, 3, 5]
-    assert naf.neighbours(7, 3, 2).tolist()[6] == [2, 4, 6]
-    with pytest.raises(LilaError, match="images of at least 3 cells of 4 pixels for NAF's attention, found 9 pixels"):
-        naf.neighbours(9, 3, 4)
-
-
-def test_neighbourhood_attention_is_softmax_attention_within_them():
-    draw = torch.Generator().manual_seed(1)
-    queries, keys, values = (torch.randn(1, 40, 6, 2, 4, generator=draw) for _ in range(3))
-    found = naf.neighbourhood_attention(queries, keys, values, (3, 3), (4, 2))
-    rows, columns = naf.neighbours(40, 3, 4), naf.neighbours(6, 3, 2)
-    for y, x, head in ((0, 0, 0), (39, 5, 1), (17, 2, 0)):
-        at = [(int(a), int(b)) for a in rows[y] for b in columns[x]]
-        scores = torch.stack([queries[0, y, x, head] @ keys[0, a, b, head] / 2 for a, b in at])
-        expected = sum(w * values[0, a, b, head] for w, (a, b) in zip(scores.softmax(0), at, strict=True))
-        torch.testing.assert_close(found[0, y, x, head], expected)
-
-
-def test_flowfeat_hears_the_raw_blocks_and_needs_one_front_token(tmp_path: Path, image: torch.Tensor):
-    encoder = load_encoder("vit_tiny_patch16_224", "random:1")
-    decoder = nn.Module()
-    decoder.forward = lambda layers, size: layers.layer_4[:, 1:, :1].mT.unflatten(2, (4, 4)).repeat(1, 1, 16, 16)
-    found = flowfeat.call(decoder, encoder, image)
-    assert found.shape == (1, 1, 48, 64)
-    with torch.no_grad():
-        normed = encoder.vit.norm(_raw_output(encoder, nn.functional.pad(image, (0, 0, 0, 16), mode="replicate")))
-    padded = encoder.grid(nn.functional.pad(image, (0, 0, 0, 16), mode="replicate"))
-    torch.testing.assert_close(normed[:, 1:].mT.unflatten(2, (4, 4)), padded)
-    assert flowfeat.hooks(encoder) == (2, 5, 8, 11)
-    with pytest.raises(LilaError, match="a class token and no registers for FlowFeat, found vit_small_patch14_reg4"):
-        flowfeat.build(tmp_path, load_encoder("vit_small_patch14_reg4_dinov2", "random:1"))
-
-
-def _raw_output(encoder, image: torch.Tensor) -> torch.Tensor:
-    with flowfeat._heard(encoder) as outputs:
-        encoder(image)
-    return outputs[11][0]
+def test_the_command_scores_a_baseline_beside_its_encoder(tmp_path: Path):
+    words = ["eval", "davis-knn@lila", "--data", write_davis(tmp_path / "davis", ("one",), count=4), "--short-side", 48]
+    words += ["--baseline", "enlarged-2", "--encoder", "tiny", "--out", tmp_path / "out", "--device", "cpu"]
+    shown = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert shown.exit_code == 0
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert list(result["scores"]) == ["encoder", "enlarged-2"]
+    (table,) = tables([result])
+    assert [row.model for row in table.rows if row.source == "measured"] == ["tiny", "tiny + enlarged-2"]
 
 
 CLONES = {

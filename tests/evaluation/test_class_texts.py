@@ -88,6 +88,9 @@ def test_clip_s_texts(tmp_path: Path):
     expected = averaged(encode(["a photo of the cat", "a cat"]))
     torch.testing.assert_close(texts.embeddings[0], expected, atol=1e-5, rtol=1e-4)
     assert texts.identity() == {"clip": folder, "templates": 2}
+    before = torch.random.get_rng_state()
+    _ = ClassTexts(["cat"], ["a {}"], folder).embeddings
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_clip_that_is_not_there_is_asked_for(tmp_path: Path):
