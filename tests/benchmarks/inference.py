@@ -1,0 +1,197 @@
+"""Time and memory of pixel features at several sizes: LILA, the encoder alone or enlarged, and peers from local clones.
+
+python -m tests.benchmarks.inference [--peers DIR] [--sizes 224 448 896 1792] [--device cuda] [--limit 150]
+
+ViT-S/14 with the published widths; random weights, which cost the same. Every case runs in a process of its own, on one
+thread of a CPU, and is ended at the time and memory limits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tests.benchmarks import peers
+
+PATIENCE = 4  # times the limit, for what is to be compared with
+SIZES = (224, 448, 896, 1792)
+FULL_RESOLUTION = ("LILA", "encoder, enlarged", *peers.NAMES)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One method at one image size; limits in seconds of a call and in GiB of memory."""
+
+    method: str
+    size: int
+    device: str
+    clones: Path | None
+    limit: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Median seconds of an image, and MiB at the peak on top of what was held before; or why there are none."""
+
+    seconds: float = float("nan")
+    extra_mib: float = float("nan")
+    reason: str = ""
+
+
+def features_of(case: Case) -> Callable[[Tensor], Tensor]:
+    """The method, on its device."""
+    from lila_cues.networks import load_encoder
+    from lila_train.decoder import Decoder, DecoderWidths
+    from lila_train.model import Lila
+
+    encoder = load_encoder("dinov2_vits14", "random:0", device=case.device)
+    if case.method == "LILA":
+        return Lila(encoder, Decoder(DecoderWidths.of_encoder(encoder.width))).to(case.device).eval()
+    if case.method == "encoder alone":
+        return encoder.grid
+    if case.method == "encoder, enlarged":
+        return peers.enlarged(encoder)
+    assert case.clones is not None
+    return peers.peer(case.method, case.clones, encoder)
+
+
+@torch.inference_mode()
+def measure(case: Case) -> Figures:
+    """Run one case in this process."""
+    try:
+        run = features_of(case)
+    except ImportError as error:
+        return Figures(reason=f"not here: {str(error).splitlines()[0]}")
+    small = torch.rand(1, 3, 56, 56, device=case.device)
+    run(small)
+    image = torch.rand(1, 3, case.size, case.size, device=case.device)
+    before = _begin_peak_mib(case.device)
+    first = _seconds(run, image, case.device)
+    extra = _peak_mib(case.device) - before
+    repeats = 5 if first < 0.5 else 2 if first < 8 else 0
+    rest = [_seconds(run, image, case.device) for _ in range(repeats)]
+    return Figures(statistics.median(rest or [first]), extra)
+
+
+def _seconds(run: Callable[[Tensor], Tensor], image: Tensor, device: str) -> float:
+    _wait(device)
+    began = time.perf_counter()
+    run(image)
+    _wait(device)
+    return time.perf_counter() - began
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def _begin_peak_mib(device: str) -> float:
+    """Forget the peak so far; what is held now."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated() / 2**20
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status_mib("VmRSS")
+
+
+def _peak_mib(device: str) -> float:
+    return _status_mib("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated() / 2**20
+
+
+def _status_mib(name: str) -> float:
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
+    return int(line.split()[1]) / 2**10
+
+
+def _child(case: Case, answer: Connection) -> None:
+    torch.set_num_threads(1)
+    if case.device == "cpu":
+        resource.setrlimit(resource.RLIMIT_DATA, (int(case.memory * 2**30), resource.RLIM_INFINITY))
+    try:
+        answer.send(measure(case))
+    except (MemoryError, torch.OutOfMemoryError):
+        answer.send(Figures(reason=f"more than {case.memory:g} GiB"))
+    except RuntimeError as error:
+        short = f"more than {case.memory:g} GiB" if "allocate" in str(error) else str(error).splitlines()[0][:60]
+        answer.send(Figures(reason=short))
+
+
+def in_a_process(case: Case) -> Figures:
+    """Measured, or ended at its limits."""
+    context = multiprocessing.get_context("spawn")
+    mine, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(case, theirs))
+    process.start()
+    theirs.close()
+    try:
+        return mine.recv() if mine.poll(case.limit) else Figures(reason=f"more than {case.limit:g} s")
+    except EOFError:
+        return Figures(reason="ended by the system, out of memory")
+    finally:
+        process.kill()
+        process.join()
+
+
+def main() -> None:
+    """Print the table."""
+    from rich.table import Table
+
+    from stores.console import err, out
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", type=Path, help="a folder of clones named " + ", ".join(peers.NAMES))
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--limit", type=float, default=150, help="seconds that a case may take, start included")
+    parser.add_argument("--memory", type=float, default=14, help="GiB that a case may take on a CPU")
+    chosen = parser.parse_args()
+    methods = ["encoder alone", "LILA", "encoder, enlarged", *(peers.NAMES if chosen.peers else ())]
+    title = f"ViT-S/14, one image, float32, {chosen.device}: seconds / MiB at the peak"
+    table = Table("", *(f"{size}²" for size in chosen.sizes), title=title)
+    found = {}
+    for method in methods:
+        for size in chosen.sizes:
+            err.print(f"{method} at {size}²", style="dim")
+            limit = chosen.limit * (PATIENCE if method in ("LILA", "encoder alone") else 1)
+            case = Case(method, size, chosen.device, chosen.peers, limit, chosen.memory)
+            before = (
+                found.get((method, chosen.sizes[chosen.sizes.index(size) - 1])) if size != chosen.sizes[0] else None
+            )
+            found[method, size] = before if before and before.reason else in_a_process(case)
+        table.add_row(method, *(_shown(found[method, size]) for size in chosen.sizes))
+    out.print(table)
+    _judge(found, list(chosen.sizes))
+
+
+def _shown(figures: Figures) -> str:
+    return figures.reason or f"{figures.seconds:.2f} / {figures.extra_mib:.0f}"
+
+
+def _judge(found: dict[tuple[str, int], Figures], sizes: list[int]) -> None:
+    """How LILA stands among those of full resolution, and how its memory grows with the pixels."""
+    from stores.console import out
+
+    for size in sizes:
+        ours = found["LILA", size].seconds
+        others = {m: f.seconds / ours for (m, s), f in found.items() if s == size and m in FULL_RESOLUTION[1:]}
+        others = {method: ratio for method, ratio in others.items() if ratio == ratio}
+        listed = ", ".join(f"{method} {ratio:.1f}" for method, ratio in sorted(others.items(), key=lambda x: x[1]))
+        out.print(f"{size}²: times as long as LILA: {listed or 'nobody else got through'}")
+    per_pixel = [found["LILA", size].extra_mib / size**2 * 2**20 for size in sizes]
+    out.print(f"LILA's memory per pixel, bytes: {', '.join(f'{value:.0f}' for value in per_pixel)}")
+
+
+if __name__ == "__main__":
+    main()

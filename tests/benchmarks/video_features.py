@@ -1,0 +1,137 @@
+"""`lila-train features` on a video against the model alone on the same frames, and memory against the length.
+
+python -m tests.benchmarks.video_features [--weights FILE] [--video FILE] [--size 128] [--frames 300]
+
+Without a video, one of 480p is made; without weights, the packaged encoder gets a random decoder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+TARGET = 1.2
+HEIGHT, WIDTH = 480, 854
+
+
+@dataclass(frozen=True)
+class Case:
+    """What to run, on how many frames, and which formats to write; no format is the model alone."""
+
+    weights: Path
+    video: Path
+    size: int
+    frames: int
+    formats: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Seconds on the clock, and of all threads together, from the first frame to the last file; the peak of memory."""
+
+    seconds: float
+    cpu: float
+    peak_mib: float
+
+
+def measure(case: Case) -> Figures:
+    """Run one case in this process."""
+    from lila_train import load
+    from lila_train.extraction.files import Extractor
+    from lila_train.extraction.network import Network
+    from lila_train.extraction.settings import Cache, Settings, identity
+    from lila_train.media import media
+
+    torch.set_num_threads(1)
+    model = load(case.weights)
+    settings = Settings(identity(model), case.formats or ("pca",), case.size, max_frames=case.frames)
+    network = Network(model, settings)
+    if not case.formats:
+        return _alone(network, case)
+    with tempfile.TemporaryDirectory() as folder:
+        extractor = Extractor(network, Cache(Path(folder), settings))
+        (medium,) = media([case.video])
+        began, worked = time.perf_counter(), time.process_time()
+        extractor.video(medium, lambda: None)
+        return Figures(time.perf_counter() - began, time.process_time() - worked, _peak_mib())
+
+
+def _alone(network, case: Case) -> Figures:  # type: ignore[no-untyped-def]
+    """Only the model's own time, summed over the frames; decoding and resizing do not count."""
+    from lila_train.video import VideoFrames
+
+    seconds = cpu = 0.0
+    for frame in islice(VideoFrames(case.video), case.frames):
+        picture = network.resized(frame)
+        began, worked = time.perf_counter(), time.process_time()
+        network.features([picture])
+        seconds += time.perf_counter() - began
+        cpu += time.process_time() - worked
+    return Figures(seconds, cpu, _peak_mib())
+
+
+def _peak_mib() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
+
+
+def in_a_process(case: Case) -> Figures:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, (case,))
+
+
+def made_video(path: Path, frames: int) -> Path:
+    """A texture that drifts, at 480p."""
+    from lila_train.video import VideoWriter
+
+    coarse = np.random.default_rng(0).integers(0, 256, (60, 107, 3), dtype=np.uint8)
+    picture = np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
+    with VideoWriter(path, Fraction(25)) as writer:
+        for index in range(frames):
+            writer.write(np.roll(picture, 3 * index, axis=1))
+    return path
+
+
+def main() -> None:
+    """Print the table."""
+    from rich.table import Table
+
+    from stores.console import out
+    from tests.inference.models import write_weights
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--video", type=Path)
+    parser.add_argument("--size", type=int, default=128, help="short side that features are computed at")
+    parser.add_argument("--frames", type=int, default=300)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        video = chosen.video or made_video(Path(folder) / "made.mp4", chosen.frames)
+        weights = chosen.weights or write_weights(Path(folder) / "weights.safetensors")
+        base = in_a_process(Case(weights, video, chosen.size, chosen.frames, ()))
+        title = f"{chosen.frames} frames of 480p at {chosen.size} px, one thread for the network"
+        heads = ("seconds", "of the model alone", "CPU seconds", "of the model alone", "peak MiB")
+        table = Table("", *heads, f"peak MiB of {chosen.frames // 4} frames", title=title)
+        table.add_row("the model alone", f"{base.seconds:.1f}", "1", f"{base.cpu:.1f}", "1", f"{base.peak_mib:.0f}", "")
+        for formats in (("pca",), ("npz", "pca"), ("zarr",)):
+            whole = in_a_process(Case(weights, video, chosen.size, chosen.frames, formats))
+            part = in_a_process(Case(weights, video, chosen.size, chosen.frames // 4, formats))
+            ratio = f"{whole.seconds / base.seconds:.2f} (target {TARGET})"
+            cpu = f"{whole.cpu:.1f}", f"{whole.cpu / base.cpu:.2f}"
+            peaks = f"{whole.peak_mib:.0f}", f"{part.peak_mib:.0f}"
+            table.add_row(" and ".join(formats), f"{whole.seconds:.1f}", ratio, *cpu, *peaks)
+        out.print(table)
+
+
+if __name__ == "__main__":
+    main()
