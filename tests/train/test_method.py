@@ -72,6 +72,7 @@ def test_cells_that_are_mostly_masked_do_not_count() -> None:
     context, cues = torch.randn(1, 4, 64, 64), torch.randn(1, 2, 64, 64)
     masks = torch.ones(1, 3, 64, 64)
     masks[..., :32] = 0
+    masks[..., 16:32] = 0.7  # dropped: all three together are 0.34
     masks[:, 0, :, 32:] = 0.75  # kept: above one half
     poisoned = cues.clone()
     poisoned[..., :32] = 1e4
@@ -133,6 +134,15 @@ def test_confidence_knows_the_aspect_ratio() -> None:
             flow = torch.zeros(1, 2, 100, 200)
             flow[:, axis] = limit_px * factor
             assert bool(consistent(flow, torch.zeros_like(flow)).all()) is expected
+
+
+def test_the_way_back_is_read_where_the_flow_leads() -> None:
+    """All of a moves 8 px to the right; in b only what lies from column 20 on comes back."""
+    there, back = torch.zeros(2, 1, 2, 20, 40).unbind()
+    there[:, 0], back[:, 0, :, 20:] = 8, -8
+    found = consistent(there, back)[0, 0]
+    assert not found[:, :12].any()
+    assert found[:, 12:].all()
 
 
 def test_half_image_units() -> None:
