@@ -13,11 +13,18 @@ from lila_train.extraction.network import resized
 from lila_train.images import read_image
 from lila_train.model import Lila
 
+_LONGEST = 4  # times the size asked for: the longest side of a feature map
+
 
 @torch.inference_mode()
 def explored(model: Lila, path: Path, name: str, size: int) -> Explored:
-    """The features of an image brought to `size` pixels on its short side, and a picture at most twice as large."""
+    """The features of an image brought to `size` pixels on its short side, and a picture at most twice as large.
+
+    A smaller image stays as it is; a panorama becomes smaller than asked, so that its long side stays in bounds.
+    """
     picture = read_image(path)
+    short, long = sorted(picture.shape[:2])
+    size = max(1, min(size, short, _LONGEST * size * short // long))
     small = resized(picture, size)
     device = next(model.parameters()).device
     image = torch.tensor(small).permute(2, 0, 1)[None].to(device)

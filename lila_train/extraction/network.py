@@ -17,9 +17,11 @@ from lila_train.extraction.formats import Features
 from lila_train.extraction.settings import Settings
 from lila_train.images import Picture
 from lila_train.model import WHOLE_PIXELS, Lila
+from stores.errors import LilaError
 from stores.pictures import Basis
 
 _BASIS_PIXELS = 20_000
+LARGEST = 2**27  # pixels that an image may be enlarged to
 _ROWS = 512  # of a large image that are coloured at a time
 _TILE_PATCHES = 64
 
@@ -107,4 +109,9 @@ def resized(picture: Picture, size: int | None) -> UInt8[np.ndarray, "H W 3"]:
     height, width = picture.shape[:2]
     scale = size / min(height, width)
     target = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if target[0] * target[1] > max(LARGEST, height * width):
+        raise LilaError(
+            f"an image of {height}×{width} px would have {target[1]}×{target[0]} px with a short side of {size}; pass "
+            "a smaller --size"
+        )
     return np.asarray(Image.fromarray(picture).resize(target, Image.Resampling.BILINEAR))

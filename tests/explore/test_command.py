@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import lila_train
 from lila_train.cli import app
-from lila_train.explore.images import short_names
+from lila_train.explore.images import explored, short_names
 from stores.errors import LilaError
 
 
@@ -48,6 +49,17 @@ def test_a_bad_image_is_reported_and_the_rest_is_there(pictures: Path, weights: 
     result = CliRunner().invoke(app, explore(weights, tmp_path / "none.html", pictures / "bad.png"))
     assert str(result.exception).startswith("no image to explore; ")
     assert not (tmp_path / "none.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [((30_000, 300), (1, 100)), ((1, 1), (1, 1)), ((300, 40), (17, 128)), ((50, 80), (51, 32))],
+)
+def test_any_shape_has_room(weights: Path, tmp_path: Path, size: tuple[int, int], shape: tuple[int, int]) -> None:
+    """At most 32 px on the short side and about 128 on the long one."""
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    found = explored(lila_train.load(weights), tmp_path / "a.png", "a", 32).lila
+    assert found.shape[1:] == shape
 
 
 def test_names_tell_files_apart() -> None:
