@@ -1,0 +1,208 @@
+"""What the documents say is true: their commands parse, their files exist, their examples do what they say."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer.main
+from PIL import Image
+
+import stores
+from lila_train.evaluation import harness, protocols
+from lila_train.evaluation.baselines.catalog import BASELINES
+from lila_train.evaluation.model_spec import ModelSpec
+from lila_train.evaluation.probe_training import Recipe
+from lila_train.evaluation.protocols import Options, open_task
+from stores.errors import LilaError
+from tests.test_readme import PROGRAMS
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [*DOCS, ROOT / "CONTRIBUTING.md"]
+LONGEST = 200  # lines
+CPU = torch.device("cpu")
+GROUPS = {name: typer.main.get_group(app) for name, app in PROGRAMS.items()}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Fenced code by what stands behind its fence, such as `python source`."""
+    return re.findall(rf"^```{re.escape(language)}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[tuple[str, str]]:
+    """Page and line of every command: whole lines of a block, also behind torchrun or srun, and words in a sentence."""
+    found = []
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        lines = re.findall(r"^(?:torchrun .*? -m |srun )?((?:lila-cues|lila-train|lila_train) .*)$", text, re.MULTILINE)
+        words = re.findall(r"`((?:lila-cues|lila-train) [a-z]+[^`]*)`", text)
+        found += [(page.name, line.split(" #")[0].replace("lila_train ", "lila-train ")) for line in (*lines, *words)]
+    return found
+
+
+@pytest.mark.parametrize(("page", "command"), commands())
+def test_a_command_of_the_documents_parses(page: str, command: str) -> None:
+    program, name, *arguments = shlex.split(command)
+    group = GROUPS[program]
+    assert name in group.commands, f"{page} has {command}, but {program} knows no {name}"
+    if arguments or name in ("models", "recipes"):
+        group.commands[name].make_context(name, arguments)
+
+
+def test_documents_have_commands_and_are_short() -> None:
+    assert {"scaling.md", "protocols.md", "store-format.md"} <= {page for page, _ in commands()}
+    long = {page.name: n for page in PAGES if (n := len(page.read_text().splitlines())) > LONGEST}
+    assert not long, f"cut what a reader does not need, or make two pages: {long}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_document_names_exist(page: Path) -> None:
+    text = page.read_text()
+    named = re.findall(r"`((?:stores|lila_cues|lila_train|tests|docs)/[\w/.]*)`", text)
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing, f"{page.name} names {', '.join(missing)}"
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert all((page.parent / link).exists() for link in links)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_knows_the_targets_of_a_document(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), flags=re.MULTILINE)) <= targets
+
+
+def test_every_protocol_is_described() -> None:
+    text = (ROOT / "docs/protocols.md").read_text()
+    names = {name: name if name in text else f"`@{name.partition('@')[2]}`" for name in protocols.PROTOCOLS}
+    assert [name for name, shown in names.items() if shown not in text] == []
+
+
+def test_the_arrays_of_the_format_are_those_of_a_store() -> None:
+    from stores.arrays import arrays
+
+    rows = re.findall(r"^\| (`.*?`) \|", (ROOT / "docs/store-format.md").read_text(), flags=re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    geometry = stores.Geometry(16, 12, (480, 480), (224, 224), (112, 112), (16, 16), 64)
+    assert named == {*arrays(stores.StoreSpec(geometry)), "status"}
+
+
+def test_the_reading_of_a_store_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.stores import worlds
+
+    monkeypatch.chdir(tmp_path)
+    worlds.fill(worlds.create(tmp_path / "cues/demo.zarr", 3))
+    names: dict[str, Any] = {}
+    (example,) = blocks(ROOT / "docs/store-format.md", "python")
+    exec(example, names)  # noqa: S102 - the document is ours
+    assert names["depth"].dtype == np.float32
+    assert names["pair"].rgb.shape[0] == 2
+    assert names["pair"].depth is None
+
+
+def module_of(page: str, language: str, name: str) -> ModuleType:
+    """The example of a page, run as the module it would be."""
+    (example,) = blocks(ROOT / "docs" / page, language)
+    module = ModuleType(name)
+    sys.modules[name] = module  # dataclasses look their module up
+    exec(example, vars(module))  # noqa: S102 - the document is ours
+    return module
+
+
+def save(array: np.ndarray, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+def test_the_source_of_the_documents_reads_its_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lila_cues.sources import SOURCES, open_source
+
+    monkeypatch.setitem(SOURCES, "flat", ("flat", "one folder of numbered images"))
+    monkeypatch.setitem(sys.modules, "lila_cues.sources.flat", ModuleType("replaced"))
+    module_of("adding-a-data-set.md", "python source", "lila_cues.sources.flat")
+    for clip, count in (("a_dog", 11), ("cat", 2)):
+        for number in range(count):
+            save(np.full((16, 24, 3), 20 * number, np.uint8), tmp_path / "flat" / f"{clip}_{number}.jpg")
+    source = open_source("flat", tmp_path / "flat")
+    assert source.clips() == ["a_dog", "cat"]
+    with source.open("a_dog") as reader:
+        assert len(reader) == 11
+        assert reader.read([10, 2]).mean(axis=(1, 2, 3)).round().tolist() == [200, 40]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LilaError, match=r"expected images CLIP_NUMBER\.jpg in .*empty, found none; pass --root"):
+        open_source("flat", tmp_path / "empty")
+
+
+def test_the_protocol_of_the_documents_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocols, "PROTOCOLS", dict(protocols.PROTOCOLS))
+    monkeypatch.setitem(sys.modules, "example_protocol", ModuleType("replaced"))
+    module = module_of("adding-a-data-set.md", "python protocol", "example_protocol")
+    labels = np.repeat(np.array([0, 1, 2, 255], np.uint8), 16)[None].repeat(48, axis=0)
+    for split in ("train", "val"):
+        for name in "abc":
+            save(np.repeat(labels[..., None], 3, axis=2), tmp_path / "roofs" / split / f"{name}.jpg")
+            save(labels, tmp_path / "roofs" / split / f"{name}.png")
+    task = open_task("roofs", tmp_path / "roofs", Options(limit=2))
+    assert task.counts() == {"train images": 2, "images": 2}
+    short = replace(task, rule=replace(module.ROOFS, recipe=Recipe(1, 2, 1e-3, 0.0)))
+    result = harness.evaluate(short, ModelSpec(encoder="tiny"), tmp_path / "out", CPU)
+    assert 0 <= result["scores"]["encoder"]["miou"] <= 1
+
+
+def test_the_model_of_the_documents_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lila_train.evaluation.models import PixelModel
+    from tests.evaluation.worlds import write_davis
+
+    monkeypatch.setitem(BASELINES, "colours", BASELINES["enlarged"])  # to be put back afterwards
+    monkeypatch.setitem(sys.modules, "example_model", ModuleType("replaced"))
+    module = module_of("adding-a-model.md", "python model", "example_model")
+    model = module.ColourModel(CPU)
+    assert isinstance(model, PixelModel)
+    assert model.pixel_map(torch.rand(2, 3, 16, 24)).shape == (2, 9, 16, 24)
+    assert model.encoder_grid(torch.rand(2, 3, 16, 24)).shape == (2, 9, 2, 3)
+    task = open_task("davis-knn@lila", write_davis(tmp_path / "davis", ("one",), 4), Options(short_side_px=48))
+    result = harness.evaluate(task, ModelSpec(baseline="colours"), tmp_path / "out", CPU)
+    assert result["scores"]["colours"]["JF"] > 0.8  # squares of one colour each
+    assert set(result["scores"]) == {"encoder", "colours"}
+
+
+def test_the_cue_of_the_documents_is_the_normal_of_a_plane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log depth that falls to the right by 0.01 a cell: the surface faces right, as much in a mirrored view."""
+    from lila_train import views
+    from tests.train.test_views import METHOD, MIRRORED, SIZE, shear
+
+    monkeypatch.setattr(views, "_TELL", dict(views._TELL))
+    (example,) = blocks(ROOT / "docs/adding-a-cue.md", "python views")
+    names = dict(vars(views))
+    exec(example, names)  # noqa: S102 - the document is ours
+    log = (0.8 - 0.01 * torch.arange(SIZE)).expand(1, 2, SIZE, SIZE)
+    inverse_depth = 100 * (1 / torch.expm1(log * torch.log(torch.tensor(11.0))) - 0.1)
+    batch = replace(shear(query=MIRRORED), depth=inverse_depth)
+    for view, told in enumerate(names["_tell_normals"](batch, METHOD, (batch.regions(0), batch.regions(1)))):
+        expected = torch.nn.functional.normalize(torch.tensor([0.01 * SIZE / 2 * names["SLOPE"], 0.0, 1.0]), dim=0)
+        torch.testing.assert_close(told.cues[0, :, 20, 20], expected, atol=1e-3, rtol=1e-3)
+        assert told.cues.shape == (1, 3, SIZE, SIZE), view
+        assert told.valid.all()
+    assert "normals" in views._TELL
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    """Of the package, in the citation and on top of the changelog."""
+    (version,) = re.findall(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[0] == version
+
+
+def test_the_list_of_mutations_names_their_tests() -> None:
+    from tests.test_mutations import MUTATIONS
+
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    assert {file for mutation in MUTATIONS for file in mutation.noticed_by if f"`{file}`" not in text} == set()
