@@ -27,12 +27,14 @@ class Medium:
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def media(sources: Iterable[Path]) -> list[Medium]:
-    """Whatever images and videos the sources name: files, all files below folders, globs; each once, sorted.
+def named(sources: Iterable[Path]) -> list[Medium]:
+    """Whatever images and videos the sources name: files, all files below folders, globs; each once."""
+    return list(dict.fromkeys(medium for source in sources for medium in _of_source(source)))
 
-    Two files never share a place.
-    """
-    found = list(dict.fromkeys(medium for source in sources for medium in _of_source(source)))
+
+def media(sources: Iterable[Path]) -> list[Medium]:
+    """The same, refused where two files would share a place."""
+    found = named(sources)
     taken: dict[Path, Path] = {}
     for medium in found:
         other = taken.setdefault(medium.name, medium.path)

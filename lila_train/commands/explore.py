@@ -34,9 +34,9 @@ def explore(
     from lila_train.explore.images import explored, short_names
     from lila_train.explore.page import page
     from lila_train.loading import load
-    from lila_train.media import media
+    from lila_train.media import named
 
-    paths = [medium.path for medium in media(images) if not medium.is_video]
+    paths = [medium.path for medium in named(images) if not medium.is_video]
     names = short_names(paths)
     model = load(weights, device=choose(device), encoder_weights=encoder_weights)
     failures, found = [], []

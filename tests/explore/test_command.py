@@ -31,7 +31,9 @@ def explore(weights: Path, out: Path, *paths: Path) -> list[str]:
 
 
 def test_images_become_a_page_whose_size_is_told(pictures: Path, weights: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, explore(weights, tmp_path / "new/page.html", pictures))
+    result = CliRunner().invoke(
+        app, explore(weights, tmp_path / "new/page.html", pictures / "a.png", pictures / "sub/a.png")
+    )
     assert result.exit_code == 0, result.output
     assert "2 images, 0." in result.output
     assert " MB" in result.output
