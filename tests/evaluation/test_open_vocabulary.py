@@ -12,12 +12,15 @@ import torch
 from PIL import Image
 
 from lila_train.evaluation import harness, open_vocabulary, protocols
+from lila_train.evaluation.class_texts import ClassTexts
 from lila_train.evaluation.clip_networks import ClipImages
+from lila_train.evaluation.dense_data import DenseData
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.open_vocabulary import OpenVocabulary, ProxySettings, proxy_attention
 from lila_train.evaluation.protocols import Options
 from tests.evaluation.small_clip import write_image_encoder
 from tests.evaluation.small_models import write_checkpoint
+from tests.evaluation.worlds import ColourModel
 
 CPU = torch.device("cpu")
 
@@ -50,6 +53,33 @@ def test_the_values_are_those_of_clip_s_last_attention(tmp_path: Path):
     expected = layer.self_attn.out_proj(attended)
     expected = clip.network.visual_projection(clip.network.vision_model.post_layernorm(expected))
     torch.testing.assert_close(clip.embedded(attended), expected)
+
+
+class ColourClip(ClipImages):
+    """Its texts are colours: a cell's values are the mean colour, which is where its text lies."""
+
+    patch_size = 8
+
+    def values(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(images, self.patch_size)
+
+    def embedded(self, attended: torch.Tensor) -> torch.Tensor:
+        return attended
+
+
+@pytest.mark.parametrize("head", ["encoder", "lila"])
+def test_each_place_has_the_class_whose_text_its_colour_is(head: str):
+    image = torch.zeros(3, 48, 80, dtype=torch.uint8)
+    image[0, :, :40], image[2, :, 40:] = 220, 200
+    shape = ProxySettings(short_side=48, window=48, stride=16)
+    task = OpenVocabulary(DenseData(Path(), [], [], lambda files: None, {}), ClassTexts([], [], ""), "", shape)
+    texts = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    logits = task.logits(ColourModel(), head, ColourClip(None), texts, image)[0]
+    assert logits.shape == (3, 48, 80)
+    found = logits.argmax(dim=0)
+    assert (found[:, :34] == 2).all()
+    assert (found[:, 46:] == 0).all()
+    assert logits[2, 24, 4].item() == pytest.approx(40, rel=0.02)
 
 
 @pytest.fixture
