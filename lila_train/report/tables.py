@@ -69,6 +69,7 @@ class Row:
     figures: Mapping[str, float | None]
     counts: str
     source: str = MEASURED
+    settings: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,12 +121,15 @@ class TaskTable:
         for row, cells in zip(self.rows, self.lines(), strict=True):
             lines.append(cells if row.source == MEASURED else [f"*{cell}*" for cell in cells])
         body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return f"## {self.title}\n\n{body}\n"
+        settings = dict.fromkeys(f"\n- `{row.protocol}`: {row.settings}" for row in self.rows if row.settings)
+        listed = "".join(settings)
+        return f"## {self.title}\n\n{body}\n{listed}" + ("\n" if listed else "")
 
     def csv(self) -> str:
-        """Comma-separated values with a head."""
+        """Comma-separated values with a head; the settings of what was measured stand in the last column."""
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([self.head(), *self.lines()])
+        lines = [[*cells, row.settings] for row, cells in zip(self.rows, self.lines(), strict=True)]
+        csv.writer(text, lineterminator="\n").writerows([[*self.head(), "settings"], *lines])
         return text.getvalue()
 
 
@@ -167,8 +171,9 @@ def _measured(result: Json) -> list[Row]:
     encoder = str(model.get("encoder", "encoder"))
     counts = ", ".join(f"{count} {name}" for name, count in result["counts"].items())
     names = {"encoder": encoder, "lila": f"{encoder} + LILA"}
+    settings = ", ".join(f"{name} {value}" for name, value in result["settings"].items() if value is not None)
     return [
-        Row(names.get(head, f"{encoder} + {head}"), result["protocol"], figures, counts)
+        Row(names.get(head, f"{encoder} + {head}"), result["protocol"], figures, counts, settings=settings)
         for head, figures in result["scores"].items()
     ]
 

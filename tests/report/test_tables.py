@@ -61,12 +61,15 @@ def test_the_same_result_twice_is_one_row():
 
 
 def test_markdown_html_and_csv_hold_the_same_cells():
-    (table,) = tables.tables([result(lila={"JF": 0.7, "a|b": 0.125})])
+    settings = {"window": 25, "side": None, "seed": 0}
+    (table,) = tables.tables([result(lila={"JF": 0.7, "a|b": 0.125}) | {"settings": settings}])
     rows = list(csv.reader(io.StringIO(table.csv())))
-    assert rows == [table.head(), *table.lines()]
+    assert [row[:-1] for row in rows] == [table.head(), *table.lines()]
+    assert [row[-1] for row in rows[:3]] == ["settings", "window 25, seed 0", ""]
     markdown = table.markdown().splitlines()
     assert markdown[0] == "## Video object segmentation, local k-NN"
-    assert len(markdown) == 2 + 2 + len(table.rows)
+    assert len(markdown) == 2 + 2 + len(table.rows) + 2
+    assert markdown[-1] == "- `davis-knn@lila`: window 25, seed 0"
     assert "a\\|b" in markdown[2]
     assert "| 0.125 |" in markdown[4]
     assert markdown[5].startswith("| *DINOv2-S14* |")
