@@ -18,7 +18,8 @@ PROGRAMS = {"lila-cues": cues, "lila-train": train}
 
 def blocks(language: str) -> list[str]:
     text = (ROOT / "README.md").read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [block for kind, block in fences if kind == language]
 
 
 def commands() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -184,3 +185,19 @@ def test_learning_rates_warm_up_and_fall() -> None:
     assert learning_rate(60, settings) == pytest.approx(1)
     assert learning_rate(109, settings) < 0.001
     assert learning_rate(99, replace(settings, schedule="constant")) == 2
+
+
+@pytest.mark.slow
+def test_compiled_is_eager(store: stores.CueStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the compiler cannot look into its checks
+    batch = batch_of(store, SETTINGS)
+    eager, compiled = (learner_of(SETTINGS, Hardware(CPU, compile=compile)) for compile in (False, True))
+    expected, found = eager.backward(batch), compiled.backward(batch)
+    torch.testing.assert_close(found.total, expected.total, rtol=1e-4, atol=0)
+    assert set(checkpoint_names(compiled)) == set(checkpoint_names(eager))
+    for name, gradient in gradients(eager).items():
+        assert (gradients(compiled)[name] - gradient).norm() <= 1e-3 * gradient.norm(), name
+
+
+def checkpoint_names(learner: Learner) -> list[str]:
+    return list(learner.decoder.state_dict())
