@@ -99,6 +99,7 @@ def _created(path: Path, features: Features, with_time: bool) -> Any:
         chunks=(1, *chunks) if with_time else chunks,
         dtype=features.dtype,
         fill_value=np.nan,
+        compressors=None,  # they would take longer than many networks, to save a tenth
         dimension_names=["frame", *names] if with_time else names,
         overwrite=True,
     )
