@@ -148,7 +148,7 @@ def main() -> None:
     """Print the table."""
     from rich.table import Table
 
-    from stores.console import err, out
+    from stores.console import out
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, help="a folder of clones named " + ", ".join(peers.NAMES))
@@ -158,21 +158,27 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=14, help="GiB that a case may take on a CPU")
     chosen = parser.parse_args()
     methods = ["encoder alone", "LILA", "encoder, enlarged", *(peers.NAMES if chosen.peers else ())]
-    title = f"ViT-S/14, one image, float32, {chosen.device}: seconds / MiB at the peak"
-    table = Table("", *(f"{size}²" for size in chosen.sizes), title=title)
-    found = {}
+    found = _measured(methods, chosen)
+    table = Table("", *(f"{size}²" for size in chosen.sizes), title=f"ViT-S/14, one image, {chosen.device}: s / MiB")
     for method in methods:
-        for size in chosen.sizes:
-            err.print(f"{method} at {size}²", style="dim")
-            limit = chosen.limit * (PATIENCE if method in ("LILA", "encoder alone") else 1)
-            case = Case(method, size, chosen.device, chosen.peers, limit, chosen.memory)
-            before = (
-                found.get((method, chosen.sizes[chosen.sizes.index(size) - 1])) if size != chosen.sizes[0] else None
-            )
-            found[method, size] = before if before and before.reason else in_a_process(case)
         table.add_row(method, *(_shown(found[method, size]) for size in chosen.sizes))
     out.print(table)
     _judge(found, list(chosen.sizes))
+
+
+def _measured(methods: list[str], chosen: argparse.Namespace) -> dict[tuple[str, int], Figures]:
+    """All figures, told as they come; what did not get through at one size is not tried at the next."""
+    from stores.console import err
+
+    found: dict[tuple[str, int], Figures] = {}
+    for last, size in zip((None, *chosen.sizes), chosen.sizes, strict=False):
+        for method in methods:
+            limit = chosen.limit * (PATIENCE if method in ("LILA", "encoder alone") else 1)
+            case = Case(method, size, chosen.device, chosen.peers, limit, chosen.memory)
+            before = found.get((method, last)) if last else None
+            found[method, size] = before if before and before.reason else in_a_process(case)
+            err.print(f"{method} at {size}²: {_shown(found[method, size])}", style="dim")
+    return found
 
 
 def _shown(figures: Figures) -> str:

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
 import lila_train
+from lila_cues.networks import load_encoder
+from lila_train.decoder import Decoder, DecoderWidths
 from lila_train.model import WHOLE_PIXELS, Lila
 from lila_train.tiling import Tiling
 from stores.errors import LilaError
@@ -143,6 +146,21 @@ def test_a_checkpoint_loads_and_gives_the_same(model: Lila, tmp_path: Path) -> N
     loaded = lila_train.load(write_weights(tmp_path / "weights.safetensors", model))
     image = picture(30, 41)
     np.testing.assert_array_equal(loaded.features(image), model.features(image))
+
+
+def test_weights_of_another_backbone_are_refused(model: Lila, weights: Path, tmp_path: Path) -> None:
+    other = load_encoder("vit_tiny_patch16_224", "random:0")
+    safetensors.torch.save_file(other.vit.state_dict(), tmp_path / "encoder.safetensors")
+    with pytest.raises(
+        LilaError, match="expected weights that lila-train wrote, found a safetensors file of something"
+    ):
+        lila_train.load(tmp_path / "encoder.safetensors")
+    with pytest.raises(LilaError, match=r"encoder\.safetensors"):
+        lila_train.load(weights, encoder_weights=tmp_path / "encoder.safetensors")
+    decoder = Decoder(DecoderWidths.of_encoder(other.width, inner=16))
+    mixed = write_weights(tmp_path / "mixed.safetensors", Lila(model.encoder, decoder))
+    with pytest.raises(LilaError, match="these weights belong to another backbone"):
+        lila_train.load(mixed)
 
 
 def test_half_precision_weights_take_any_image(model: Lila) -> None:
