@@ -107,7 +107,9 @@ def export(model: Lila, path: Path, sizes: Sequence[Size] | None = None) -> floa
     where the file computes something else than the model.
     """
     if path.suffix not in SUFFIXES:
-        raise LilaError(f"expected a file ending in {' or '.join(SUFFIXES)}, found {path}")
+        raise LilaError(
+            f"expected a file ending in {' or '.join(SUFFIXES)} (or .pt for the decoder alone), found {path}"
+        )
     _check_installed(path.suffix)
     path.parent.mkdir(parents=True, exist_ok=True)
     patch = model.encoder.patch_size

@@ -83,6 +83,7 @@ def in_released_naming(decoder: Decoder) -> dict[str, Tensor]:
 
 def write_released(path: Path, decoder: Decoder) -> None:
     """Write a decoder of ours as a published file is: a .pt of named tensors, without an encoder. Atomic."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     torch.save({name: tensor.detach().cpu() for name, tensor in in_released_naming(decoder).items()}, temporary)
     temporary.replace(path)

@@ -17,7 +17,9 @@ from lila_train import export as exporting
 from lila_train.cli import app
 from lila_train.decoder import Decoder, DecoderWidths
 from lila_train.export import Portable, export, largest_difference, load_onnx, load_program, resized_positions
+from lila_train.loading import load
 from lila_train.model import Lila
+from lila_train.released import read_released
 from stores.errors import LilaError
 from tests.inference.models import small_model
 
@@ -102,3 +104,12 @@ def test_dinov2_and_lila_of_full_width(tmp_path: Path, suffix: str, load) -> Non
     assert export(model, path) < 1e-4
     sizes = [(1, 224, 224), (2, 100, 331), (1, 476, 700)]
     assert largest_difference(Portable(model).eval(), load(path), sizes) < 1e-4
+
+
+def test_the_decoder_alone_is_written_as_its_authors_name_it(weights: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["export", "--weights", str(weights), "--out", str(tmp_path / "new/decoder.pt")])
+    assert result.exit_code == 0, result.output
+    found = read_released(tmp_path / "new/decoder.pt")
+    own = load(weights).decoder.state_dict()
+    assert all(torch.equal(found.decoder[name], tensor) for name, tensor in own.items())
+    assert not found.encoder
