@@ -33,14 +33,14 @@ class Shared(ModelHubMixin):
     if TYPE_CHECKING:
         encoder: FrozenEncoder
         decoder: Decoder
+        provenance: checkpoint.Provenance | None
 
     def _save_pretrained(self, save_directory: Path) -> None:
         source = self.encoder.source
         if source.origin == "file":
             source = _with_weights(self.encoder, save_directory / ENCODER)
-        versions = checkpoint.versions()
-        provenance = checkpoint.Provenance(source, self.decoder.widths, 0, {}, {}, versions)
-        checkpoint.write(save_directory / WEIGHTS, self.decoder, provenance)
+        known = self.provenance or checkpoint.Provenance(source, self.decoder.widths, 0, {}, {}, checkpoint.versions())
+        checkpoint.write(save_directory / WEIGHTS, self.decoder, replace(known, encoder=source))
 
     @classmethod
     def _from_pretrained(  # type: ignore[override]  # our own options in place of **model_kwargs

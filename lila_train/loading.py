@@ -40,14 +40,21 @@ def load(
     name = str(name_or_path)
     path = published.obtain(name) if name in PUBLISHED else _existing(name)
     named = PUBLISHED[name].encoder if name in PUBLISHED else None
-    build = _of_run if path.suffix == ".safetensors" else _published
-    encoder, decoder = build(path, named, encoder_weights, device)
+    provenance = None
+    if path.suffix == ".safetensors":
+        found = checkpoint.read(path)
+        provenance, decoder = found.provenance, found.build_decoder()
+        encoder = restore_encoder(provenance.encoder, encoder_weights, device)
+    else:
+        encoder, decoder = _published(path, named, encoder_weights, device)
     if encoder.width != decoder.widths.encoder:
         raise LilaError(
             f"the decoder in {path} reads {decoder.widths.encoder} channels, the encoder {encoder.name} gives "
             f"{encoder.width}; these weights belong to another backbone"
         )
-    return Lila(encoder, decoder, fit).to(device=device, dtype=dtype).eval()
+    model = Lila(encoder, decoder, fit).to(device=device, dtype=dtype).eval()
+    model.provenance = provenance
+    return model
 
 
 def _existing(name: str) -> Path:
@@ -58,13 +65,6 @@ def _existing(name: str) -> Path:
             f"file, or one of {', '.join(PUBLISHED)}"
         )
     return path
-
-
-def _of_run(
-    path: Path, named: str | None, encoder_weights: str | Path | None, device: str | torch.device
-) -> tuple[FrozenEncoder, Decoder]:
-    found = checkpoint.read(path)
-    return restore_encoder(found.provenance.encoder, encoder_weights, device), found.build_decoder()
 
 
 def _published(

@@ -12,6 +12,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder
+from lila_train.checkpoint import Provenance
 from lila_train.decoder import Decoder
 from lila_train.hub import Shared
 from lila_train.images import AnyImage, as_batch
@@ -28,8 +29,11 @@ class Lila(nn.Module, Shared):
     """Pixel features of images of any size.
 
     `fit` says how a size that is no multiple of the patch is met: `pad` repeats the last row and column and cuts the
-    result, `resize` stretches the image to the nearest multiple and decodes at the original size.
+    result, `resize` stretches the image to the nearest multiple and decodes at the original size. `provenance` is what
+    is known of the run that made the decoder; None where nothing is.
     """
+
+    provenance: Provenance | None = None
 
     def __init__(self, encoder: FrozenEncoder, decoder: Decoder, fit: Fit = "pad") -> None:
         super().__init__()

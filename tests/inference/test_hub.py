@@ -17,6 +17,7 @@ import hubconf
 from lila_cues.networks import load_encoder
 from lila_train import Lila, hub
 from lila_train.decoder import Decoder, DecoderWidths
+from lila_train.loading import load
 from lila_train.published import PUBLISHED
 from stores.errors import LilaError
 from tests.inference.models import small_model
@@ -120,3 +121,12 @@ def test_torch_hub_gives_the_model(weights: Path) -> None:
     assert all(callable(getattr(hubconf, name)) for name in ("lila", *PUBLISHED))
     found = torch.hub.load(str(ROOT), "lila", source="local", weights=weights)
     same(small_model(), found)
+
+
+def test_what_is_known_of_the_run_goes_along(weights: Path, tmp_path: Path) -> None:
+    loaded = load(weights)
+    assert loaded.provenance is not None
+    loaded.save_pretrained(tmp_path / "shared")
+    again = Lila.from_pretrained(tmp_path / "shared")
+    assert again.provenance == loaded.provenance
+    same(loaded, again)
