@@ -120,6 +120,13 @@ MUTATIONS = (
         ("tests/stores/test_faults.py",),
     ),
     Mutation(
+        "a record is believed by its checksum",
+        "stores/ledger.py",
+        'if crc32c(durable.canonical(body)) != document["crc32c"]:',
+        "if False:",
+        ("tests/stores/test_faults.py",),
+    ),
+    Mutation(
         "a retry carries over only what was recorded",
         "stores/writer.py",
         "if chunks is None or payloads.digest(chunks) != self._records[position].digest:",

@@ -148,6 +148,23 @@ def test_a_damaged_ledger_record_is_rebuilt_from_the_shards(store: stores.CueSto
         np.testing.assert_array_equal(values, before[name])
 
 
+def test_a_record_that_says_other_things_than_it_was_written_with_is_damaged(store: stores.CueStore) -> None:
+    record = next((Path(store.path) / "ledger" / "000").glob("0000001-*"))
+    sound = record.read_text()
+    record.write_text(sound.replace('"attempt":1,', '"attempt":7,', 1))
+    assert record.read_text() != sound
+    with pytest.raises(StoreError, match=r"the ledger record .* is damaged \(checksum\)"):
+        store.clip_record(4)
+
+
+def test_a_record_under_the_name_of_another_task_is_damaged(store: stores.CueStore) -> None:
+    folder = Path(store.path) / "ledger" / "000"
+    first, second = (next(folder.glob(f"{task:07d}-*")) for task in (0, 1))
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(StoreError, match=r"the ledger record .* is damaged \(name\)"):
+        store.clip_record(4)
+
+
 def test_a_record_of_other_settings_is_not_believed(store: stores.CueStore, tmp_path: Path) -> None:
     other = worlds.create(tmp_path / "other.zarr", CLIPS, settings={"seed": 1})
     worlds.fill(other)
