@@ -46,10 +46,6 @@ class ShardReader:
                 raise _damaged(self._files, spec, task, f"a chunk of clip {clip}: {error}") from error
         return out
 
-    def forget(self) -> None:
-        """Close what this thread has open."""
-        self._cache().clear()
-
     def _cache(self) -> OrderedDict[tuple[str, int], tuple[Blob, np.ndarray]]:
         if not hasattr(self._local, "shards"):
             self._local.shards = OrderedDict()

@@ -21,7 +21,7 @@ Rate = Annotated[
     ),
 ]
 _RATE = 50.0
-_USUAL_PATCH = 14
+_USUAL_PATCH, _TINY_PATCH = 14, 8
 
 
 def plan(
@@ -59,20 +59,11 @@ def plan(
 def planned_spec(order: Order) -> StoreSpec:
     """The spec that the order's profile makes; its encoder's patch is read from the name, as no network is loaded."""
     from lila_cues import profiles
-    from stores.spec import Geometry, StoreSpec
+    from lila_cues.pipeline.prepare import sizes
+    from stores.spec import StoreSpec
 
     chosen = profiles.profile(order.profile or _default_profile(order))
-    grid = max(1, round(chosen.cue_size / patch_of(order.encoder or chosen.encoder)))
-    geometry = Geometry(
-        frames=chosen.frames,
-        pairs=chosen.pairs,
-        base=(chosen.base_size, chosen.base_size),
-        cue=(chosen.cue_size, chosen.cue_size),
-        features=(chosen.feature_size, chosen.feature_size),
-        encoder=(grid, grid),
-        channels=chosen.channels,
-    )
-    return StoreSpec(geometry)
+    return StoreSpec(sizes(chosen, patch_of(order.encoder or chosen.encoder)))
 
 
 def _default_profile(order: Order) -> str:
@@ -83,6 +74,8 @@ def _default_profile(order: Order) -> str:
 
 
 def patch_of(encoder: str) -> int:
-    """14 for `dinov2_vits14`, 16 for `vit_tiny_patch16_224`, 14 where the name tells nothing."""
+    """14 for `dinov2_vits14`, 16 for `vit_tiny_patch16_224`, the package's own 8, 14 where the name tells nothing."""
+    if encoder == "tiny":
+        return _TINY_PATCH
     found = re.search(r"patch(\d+)", encoder) or re.search(r"[a-z](\d\d?)(?:_reg\d?)?$", encoder)
     return int(found[1]) if found else _USUAL_PATCH

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -100,14 +100,20 @@ def network_choice(order: Order, profile: Profile) -> NetworkChoice:
 def geometry(profile: Profile, encoder: FrozenEncoder) -> tuple[Geometry, tuple[int, int]]:
     """The profile's sizes with the grid of that encoder, and the size of the images that it sees."""
     anchors_and_gaps(profile.frames, profile.pairs)
-    grid = max(1, round(profile.cue_size / encoder.patch_size))
-    sizes = Geometry(
+    found = sizes(profile, encoder.patch_size)
+    kept = replace(found, channels=min(profile.channels, encoder.width))
+    return kept, (found.encoder[0] * encoder.patch_size,) * 2
+
+
+def sizes(profile: Profile, patch_size: int) -> Geometry:
+    """The profile's sizes with an encoder of that patch size in px, wide enough for all of its channels."""
+    grid = max(1, round(profile.cue_size / patch_size))
+    return Geometry(
         frames=profile.frames,
         pairs=profile.pairs,
         base=(profile.base_size,) * 2,
         cue=(profile.cue_size,) * 2,
         features=(profile.feature_size,) * 2,
         encoder=(grid, grid),
-        channels=min(profile.channels, encoder.width),
+        channels=profile.channels,
     )
-    return sizes, (grid * encoder.patch_size,) * 2

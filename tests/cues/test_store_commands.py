@@ -15,8 +15,12 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import stores
+from lila_cues import profiles
 from lila_cues.cli import app
-from lila_cues.commands.plan import patch_of
+from lila_cues.commands.plan import patch_of, planned_spec
+from lila_cues.networks import load_encoder
+from lila_cues.order import Order
+from lila_cues.pipeline import prepare
 from stores import StoreError
 from stores.cues import ClipCues
 from stores.store import CueStore
@@ -220,8 +224,15 @@ def test_plan_before_and_within_a_build(tmp_path: Path) -> None:
         ("vit_tiny_patch16_224", 16),
         ("dinov2_vitb14_reg4", 14),
         ("dinov3_vits16", 16),
-        ("tiny", 14),
+        ("tiny", 8),
+        ("somebodys", 14),
     ],
 )
 def test_the_patch_is_read_from_the_name(encoder: str, patch: int) -> None:
     assert patch_of(encoder) == patch
+
+
+def test_what_is_planned_is_what_is_built() -> None:
+    order = Order("videos", "x", profile="tiny", device="cpu")
+    built, _ = prepare.geometry(profiles.profile("tiny"), load_encoder("tiny"))
+    assert planned_spec(order).geometry == built
