@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lila_train.ranks import summed
+from stores.confidence import SCALE, VALID
 
 DEPTH_LIMIT = 0.9  # log depth from which on a pixel is too far to be believed
-CONFIDENCE_SCALE = 0.05  # half-image units
 
 
 def log_depth(inverse_depth: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
@@ -46,7 +46,7 @@ def warp(values: Float[Tensor, "b c h w"], flow_px: Float[Tensor, "b 2 h w"]) ->
 def consistent(flow_ab: Float[Tensor, "b 2 h w"], flow_ba: Float[Tensor, "b 2 h w"]) -> Bool[Tensor, "b 1 h w"]:
     """Where the flow a→b, followed by b→a, comes back: exp(−e/0.05) > ½ with e in half-image units. Flows in pixels."""
     error = half_image_units(flow_ab + warp(flow_ba, flow_ab)).norm(dim=1, keepdim=True)
-    return torch.exp(-error / CONFIDENCE_SCALE) > 0.5
+    return torch.exp(-error / SCALE) > VALID
 
 
 def near_enough(depth: Float[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-_SCALE = 0.05  # half-image units
+SCALE = 0.05  # half-image units
 VALID = 0.5  # flow is valid where the confidence is above this
 
 
@@ -18,7 +18,7 @@ def confidence(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
     returned = _sample(backward, x + forward[0], y + forward[1])
     half = np.array([2 / width, 2 / height], np.float32)[:, None, None]
     error = np.linalg.norm((forward + returned) * half, axis=0)
-    agreement: np.ndarray = np.exp(-error / _SCALE)
+    agreement: np.ndarray = np.exp(-error / SCALE)
     return agreement
 
 

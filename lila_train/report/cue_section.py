@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from lila_train.report.page import Markup, Picture, drawing, figure, heading, joined, paragraph, photo, row
-from lila_train.targets import CONFIDENCE_SCALE, half_image_units, warp
 from stores import CueStore
+from stores.confidence import VALID, confidence
 from stores.errors import LilaError
 from stores.pictures import depth_picture, flow_picture, flow_wheel, pca_basis, pca_picture
 
-Flow = Float[np.ndarray, "2 h w"]
-
-BELIEVED = 0.5  # confidence above which flow is used
 EXCLUDED = np.array([214, 96, 60], np.uint8)
 
 
@@ -45,17 +41,10 @@ def liveliest_pair(store: CueStore, clip: int) -> int:
     return int(np.nan_to_num(np.nanmean(lengths, axis=(1, 2))).argmax())
 
 
-def confidence(forward_px: Flow, backward_px: Flow) -> Float[np.ndarray, "h w"]:
-    """exp(−e/0.05) of the forward flow, e how far forward then backward misses its start, in half-image units."""
-    forward, backward = (torch.from_numpy(np.nan_to_num(flow))[None] for flow in (forward_px, backward_px))
-    error = half_image_units(forward + warp(backward, forward)).norm(dim=1)[0]
-    return torch.exp(-error / CONFIDENCE_SCALE).numpy()
-
-
 def confidence_picture(values: np.ndarray) -> Picture:
-    """Grey by confidence; orange where it is too low to be used."""
-    picture = np.repeat(np.rint(255 * values).astype(np.uint8)[..., None], 3, axis=2)
-    picture[values <= BELIEVED] = EXCLUDED
+    """Grey by confidence; orange where it is too low to be used, or flow is missing."""
+    picture = np.repeat(np.rint(255 * np.nan_to_num(values)).astype(np.uint8)[..., None], 3, axis=2)
+    picture[~(values > VALID)] = EXCLUDED
     return picture
 
 
