@@ -1,4 +1,4 @@
-"""A polite end: SIGTERM asks a run to stop after the step it is in."""
+"""A polite end: SIGTERM or Ctrl-C asks a run to stop after the step it is in; a second Ctrl-C does not wait."""
 
 from __future__ import annotations
 
@@ -9,16 +9,24 @@ from types import FrameType
 
 
 @contextmanager
-def on_sigterm() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether SIGTERM has come; the handler of before is put back at the end."""
-    came = False
+def asked_to_stop() -> Iterator[Callable[[], signal.Signals | None]]:
+    """Gives a function that says which signal has come, if any; the handlers of before are put back at the end."""
+    came: signal.Signals | None = None
 
-    def note(_signal: int, _frame: FrameType | None) -> None:
+    def note(number: int, frame: FrameType | None) -> None:
         nonlocal came
-        came = True
+        if came is signal.SIGINT and number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        came = signal.Signals(number)
 
-    before = signal.signal(signal.SIGTERM, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield lambda: came
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def ignore_ctrl_c(_worker: int) -> None:
+    """For loader processes: the terminal sends Ctrl-C to all, but only the run decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

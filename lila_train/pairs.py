@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 import stores
+from lila_train.interruption import ignore_ctrl_c
 from lila_train.ranks import Share
 from lila_train.regions import Regions
 from lila_train.sampling import Box, Draw, PairPool, draw, generator
@@ -179,6 +180,7 @@ def load_pairs(
         batch_sampler=Positions(settings.batch_size, first_step, last_step, share),
         collate_fn=collate,
         num_workers=processes,
+        worker_init_fn=ignore_ctrl_c,
         pin_memory=pin,
         multiprocessing_context="spawn" if processes else None,
         prefetch_factor=4 if processes else None,

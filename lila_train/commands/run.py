@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -119,7 +120,7 @@ def run(
     Writes into --out: weights.safetensors, log.jsonl (the losses of every step), loss.png, run.json, tensorboard/,
     pictures/ (cues, what is read off the features, and the features) and, with --score-data, scores.jsonl (J&F by
     local k-NN and by linear probe). A run that was stopped goes on with --resume, from its last checkpoint, as if it
-    had never stopped; SIGTERM makes it write one.
+    had never stopped; Ctrl-C and SIGTERM make it write one first.
 
     On several GPUs: torchrun --nproc-per-node N -m lila_train run …
     """
@@ -200,7 +201,7 @@ def _existing(store: Path) -> Path:
 
 def _train(store: stores.CueStore, folder: RunFolder, settings: TrainSettings, how: _How, look: _Look) -> None:
     from lila_train.devices import choose
-    from lila_train.interruption import on_sigterm
+    from lila_train.interruption import asked_to_stop
     from lila_train.learner import Hardware
     from lila_train.monitors.board import Board
     from lila_train.ranks import group
@@ -209,7 +210,7 @@ def _train(store: stores.CueStore, folder: RunFolder, settings: TrainSettings, h
     device, tasks = choose(how.device), look.tasks()
     began = time.monotonic()
     with ExitStack() as stack:
-        share, stopped = stack.enter_context(group(device)), stack.enter_context(on_sigterm())
+        share, asked = stack.enter_context(group(device)), stack.enter_context(asked_to_stop())
         bar = stack.enter_context(console.progress("steps"))
         if share.leads:
             folder.claim(resume=how.resume)
@@ -220,7 +221,7 @@ def _train(store: stores.CueStore, folder: RunFolder, settings: TrainSettings, h
 
         encoder = encoder_of_store(store, how.encoder_weights, device)
         hardware = Hardware(device, share, how.chunks, how.compiled)
-        running = Running(how.loader_processes, how.checkpoint_every, (show,), stopped)
+        running = Running(how.loader_processes, how.checkpoint_every, (show,), lambda: asked() is not None)
         trainer = Trainer(store, encoder, settings, folder, hardware, running)
         if how.resume and _taken_up(trainer):
             return
@@ -233,6 +234,8 @@ def _train(store: stores.CueStore, folder: RunFolder, settings: TrainSettings, h
         whole = trainer.run()
     if share.leads:
         _conclude(trainer, time.monotonic() - began, whole)
+    if not whole and asked() is signal.SIGINT:
+        raise typer.Exit(console.EXIT_INTERRUPTED)
 
 
 def _taken_up(trainer: Trainer) -> bool:

@@ -63,15 +63,18 @@ def test_a_run_leaves_what_it_promises_and_resumes_to_nothing(store: stores.CueS
     assert (tmp_path / "run/weights.safetensors").stat().st_mtime_ns == written
 
 
-def test_sigterm_writes_a_checkpoint_and_resume_ends_the_run(store: stores.CueStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_writes_a_checkpoint_and_resume_ends_the_run(
+    store: stores.CueStore, tmp_path: Path, sent: signal.Signals, status: int
+) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "lila_train", "run", "--store", str(store.path), "--out", str(out)]
     command += ["--steps", "100000", *OPTIONS]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         wait_for(lambda: (out / "log.jsonl").exists() and len((out / "log.jsonl").read_text().splitlines()) > 2)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(sent)
         printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
+    assert process.returncode == status
     assert "--resume goes on" in printed
     (checkpoint,) = (out / "checkpoints").iterdir()
     steps = int(checkpoint.stem.removeprefix("step-"))
