@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from lila_train.commands import run_options as o
 from lila_train.overrides import changed, choice, parsed
 from lila_train.recipes import DEFAULT
 from lila_train.recipes import recipe as named
@@ -28,92 +29,38 @@ if TYPE_CHECKING:
     from lila_train.trainer import Row, Trainer
 
 DEFAULT_STORE = Path("cues/kinetics.zarr")
-_LEARN, _HOW, _LOOK = "What is learned", "How it is computed", "What is looked at meanwhile"
 
 
 def run(
-    store: Annotated[Path, typer.Option(help="The cue store that lila-cues build wrote.")] = DEFAULT_STORE,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/NAME for a store NAME.zarr.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, or begin it.")] = False,
-    recipe: Annotated[
-        str, typer.Option(help="Named settings; `lila-train recipes` lists them.", rich_help_panel=_LEARN)
-    ] = DEFAULT,
-    steps: Annotated[int | None, typer.Option(help="Steps of the optimiser.", rich_help_panel=_LEARN)] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same run.", rich_help_panel=_LEARN)] = 0,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Pairs per step, over all ranks.", rich_help_panel=_LEARN)
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="AdamW's learning rate.", rich_help_panel=_LEARN)] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.", rich_help_panel=_LEARN)] = None,
-    schedule: Annotated[str | None, typer.Option(help="constant or cosine.", rich_help_panel=_LEARN)] = None,
-    warmup_steps: Annotated[
-        int | None, typer.Option(min=0, help="Steps of linear warm-up.", rich_help_panel=_LEARN)
-    ] = None,
-    clip_norm: Annotated[
-        float | None, typer.Option(help="Largest norm of the gradient.", rich_help_panel=_LEARN)
-    ] = None,
-    precision: Annotated[
-        str | None,
-        typer.Option(help="float32 or bfloat16; the solve is always float32.", rich_help_panel=_LEARN),
-    ] = None,
-    width: Annotated[
-        int | None,
-        typer.Option(help="Inner width of the decoder; a feature has half of it.", rich_help_panel=_LEARN),
-    ] = None,
-    view_size: Annotated[
-        int | None,
-        typer.Option(help="Side of a view in pixels, a multiple of the patch.", rich_help_panel=_LEARN),
-    ] = None,
-    max_gap: Annotated[
-        int | None, typer.Option(help="Pairs are at most so many frames apart.", rich_help_panel=_LEARN)
-    ] = None,
-    channels: Annotated[
-        int | None,
-        typer.Option(help="Encoder channels told per pair, of those stored.", rich_help_panel=_LEARN),
-    ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Any other setting, such as objective=erm, cues=flow,depth, roles=mirrored or detach=true; may be "
-            "given more than once. `lila-train recipes NAME` lists names and values.",
-            rich_help_panel=_LEARN,
-        ),
-    ] = None,
-    online: Annotated[
-        bool,
-        typer.Option(
-            "--online",
-            help="Compute the cues in every step instead of reading them: the baseline, slow.",
-            rich_help_panel=_LEARN,
-        ),
-    ] = False,
-    checkpoint_every: Annotated[
-        int, typer.Option(min=1, help="Steps between checkpoints.", rich_help_panel=_HOW)
-    ] = 1000,
-    encoder_weights: Annotated[
-        Path | None, typer.Option(help="Where the encoder's weight file is now.", rich_help_panel=_HOW)
-    ] = None,
-    loader_processes: Annotated[int, typer.Option(min=0, help="Processes that read ahead.", rich_help_panel=_HOW)] = 0,
-    chunks: Annotated[
-        int, typer.Option(min=1, help="Compute a batch in so many parts, to save memory.", rich_help_panel=_HOW)
-    ] = 1,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Compile encoder and decoder with PyTorch.", rich_help_panel=_HOW)
-    ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …", rich_help_panel=_HOW)] = "auto",
-    pictures_every: Annotated[
-        int, typer.Option(min=0, help="Steps between pictures of cues and features; 0: none.", rich_help_panel=_LOOK)
-    ] = 500,
-    score_data: Annotated[
-        Path | None,
-        typer.Option(help="Held-out clips with masks, in the DAVIS layout, to score on.", rich_help_panel=_LOOK),
-    ] = None,
-    score_every: Annotated[int, typer.Option(min=1, help="Steps between scores.", rich_help_panel=_LOOK)] = 5000,
-    score_limit: Annotated[
-        int, typer.Option(min=1, help="Score on the first so many clips.", rich_help_panel=_LOOK)
-    ] = 3,
+    store: o.Store = DEFAULT_STORE,
+    out: o.Out = None,
+    resume: o.Resume = False,
+    recipe: o.Recipe = DEFAULT,
+    steps: o.Steps = None,
+    seed: o.Seed = 0,
+    batch_size: o.BatchSize = None,
+    lr: o.Lr = None,
+    weight_decay: o.WeightDecay = None,
+    schedule: o.Schedule = None,
+    warmup_steps: o.WarmupSteps = None,
+    clip_norm: o.ClipNorm = None,
+    precision: o.Precision = None,
+    width: o.Width = None,
+    view_size: o.ViewSize = None,
+    max_gap: o.MaxGap = None,
+    channels: o.Channels = None,
+    set_: o.Set = None,
+    online: o.Online = False,
+    checkpoint_every: o.CheckpointEvery = 1000,
+    encoder_weights: o.EncoderWeights = None,
+    loader_processes: o.LoaderProcesses = 0,
+    chunks: o.Chunks = 1,
+    compiled: o.Compiled = False,
+    device: o.Device = "auto",
+    pictures_every: o.PicturesEvery = 500,
+    score_data: o.ScoreData = None,
+    score_every: o.ScoreEvery = 5000,
+    score_limit: o.ScoreLimit = 3,
 ) -> None:
     """Train the decoder on the pairs of a cue store.
 
