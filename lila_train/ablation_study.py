@@ -22,7 +22,8 @@ from lila_train.settings import TrainSettings
 from lila_train.trainer import Row, Running, Trainer
 
 LILA = "lila"
-Observer = Callable[[str, Row], None]
+Observer = Callable[[str, int, float | None], None]
+"""Told the run's name, how many steps are new, and the loss of the last; None for steps of an earlier call."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +106,20 @@ class Study:
         return self._scored(task, weights, ENCODER, self.out / ENCODER)
 
     def _train(self, row: Ablation, seed: int, observe: Observer) -> None:
-        folder = self.folder(row, seed)
+        folder, name = self.folder(row, seed), f"{row.label}, seed {seed}"
         folder.claim(resume=True)
-        running = Running(self.loader_processes, observers=(lambda step: observe(f"{row.label}, seed {seed}", step),))
+
+        def observe_step(step: Row) -> None:
+            observe(name, 1, step.loss)
+
+        running = Running(self.loader_processes, observers=(observe_step,))
         settings = row.of(replace(self.settings, seed=seed))
         trainer = Trainer(self.store, self.encoder, settings, folder, self.hardware, running)
         if trainer.is_finished():
+            observe(name, settings.steps, None)
             return
         trainer.restore()
+        observe(name, trainer.step, None)
         trainer.run()
 
     def _score(self, task: Task, row: Ablation, seed: int) -> float:

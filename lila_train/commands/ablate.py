@@ -13,7 +13,6 @@ from stores.errors import LilaError
 
 if TYPE_CHECKING:
     from lila_train.ablation_study import Study
-    from lila_train.trainer import Row
 
 PROTOCOLS = ["davis-knn@lila"]
 
@@ -64,8 +63,8 @@ def ablate(
     with console.progress("steps") as bar:
         shown = bar.add_task("ablations", total=settings.steps * len(chosen) * seeds)
 
-        def observe(name: str, row: Row) -> None:
-            bar.update(shown, advance=1, description=f"{name}: loss {row.loss:.3f}")
+        def observe(name: str, steps: int, loss: float | None) -> None:
+            bar.update(shown, advance=steps, description=name if loss is None else f"{name}: loss {loss:.3f}")
 
         findings = study.carry_out(chosen, range(seeds), observe)
     from lila_train.report.ablations import Table, write
