@@ -115,9 +115,7 @@ class Learner:
 
     def _wrapped_decoder(self) -> nn.Module:
         """The decoder as it is called: compiled and shared among ranks where that was asked for."""
-        decode: nn.Module = self.decoder
-        if self.hardware.device.type == "cuda":
-            decode = decode.to(memory_format=torch.channels_last)
+        decode: nn.Module = self.decoder.to(memory_format=torch.channels_last)
         if self.hardware.compile:
             decode.compile()
             self.encoder.compile()

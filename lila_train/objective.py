@@ -41,7 +41,7 @@ def l1_loss(
 ) -> Float[Tensor, ""]:
     """Absolute error over the valid entries, divided by `counts` (those of `valid` if not given)."""
     counts = counts or count(valid)
-    return _masked_sum((predicted - cues).abs(), valid) / counts.entries
+    return ((predicted - cues).abs() * valid).sum() / counts.entries
 
 
 def edge_loss(
@@ -56,15 +56,16 @@ def edge_loss(
     """Error of the forward differences, weighted by w = 1 − exp(−|g(cues)|/σ), the means of both axes added.
 
     An entry counts where both its neighbours are valid. `absolute` compares magnitudes (the reference's code), `signed`
-    the differences themselves (the paper's formula).
+    the differences themselves (the paper's formula). All entries must be numbers, valid or not.
     """
     counts = counts or count(valid)
     total = predicted.new_zeros(())
     for axis, number in ((ALONG_X, counts.along_x), (ALONG_Y, counts.along_y)):
         g_predicted, g_cues = torch.diff(predicted, dim=axis), torch.diff(cues, dim=axis)
-        weight = 1 - torch.exp(-g_cues.abs() / sigma)
-        error = g_predicted - g_cues if form == "signed" else g_predicted.abs() - g_cues.abs()
-        total = total + _masked_sum(weight * error.abs(), _both(valid, axis)) / number
+        length = g_cues.abs()
+        weight = torch.expm1(length * (-1 / sigma)).neg_().mul_(_both(valid, axis))
+        error = g_predicted - g_cues if form == "signed" else g_predicted.abs() - length
+        total = total + (weight * error.abs()).sum() / number
     return total
 
 
@@ -72,6 +73,3 @@ def _both(valid: Tensor, axis: int) -> Tensor:
     length = valid.shape[axis] - 1
     return valid.narrow(axis, 0, length) & valid.narrow(axis, 1, length)
 
-
-def _masked_sum(values: Tensor, valid: Tensor) -> Tensor:
-    return torch.where(valid, values, 0).sum()

@@ -1,10 +1,10 @@
 """A training step from the store against the same step with its cues computed online, and the loader's share of a step.
 
-python -m tests.benchmarks.training [--device cpu] [--rounds 5]
+python -m tests.benchmarks.training [--device cpu] [--rounds 5] [--depth NAME]
 
-On a CPU with ViT-Ti, RAFT small and the tiny depth network; on a GPU with ViT-S/14, RAFT large and Depth Anything V2
-Large. Weights are random where they would be fetched, which costs the same time. Steps of all ways take turns; the
-figures are medians.
+On a CPU with ViT-Ti, RAFT small and the tiny depth network, or another; on a GPU with ViT-S/14, RAFT large and Depth
+Anything V2 Large. Weights are random where they would be fetched, which costs the same time. Steps of all ways take
+turns; the figures are medians.
 """
 
 from __future__ import annotations
@@ -68,12 +68,14 @@ def ways(device: torch.device) -> list[Way]:
     ]
 
 
-def build_store(folder: Path, device: str) -> stores.CueStore:
+def build_store(folder: Path, device: str, depth: str | None) -> stores.CueStore:
     """A few clips with the sizes of profile small."""
     names = [f"{index}.mp4" for index in range(CLIPS)]
     for index, name in enumerate(names):
         film(folder / name, index, frames=60)
     chosen = CPU_NETWORKS if device == "cpu" else GPU_NETWORKS
+    if depth is not None:
+        chosen = {**chosen, "depth": depth, "depth_weights": "random"}
     order = Order("videos", str(folder), profile="small", device=device, encoder_weights="random", **chosen)  # type: ignore[arg-type]
     made, networks = prepare.load(order, prepare.choose(order))
     provenance = {"recipe": made.to_dict(), "networks": networks.records()}
@@ -121,11 +123,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--depth", help="another depth network than tiny, or on a GPU than Depth Anything V2 Large")
     options = parser.parse_args()
     device = torch.device(options.device)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        store = build_store(folder, options.device)
+        store = build_store(folder, options.device, options.depth)
         compared = ways(device)
         trainers = {way.name: way.trainer(store, folder / way.name, device) for way in compared}
         for trainer in trainers.values():
