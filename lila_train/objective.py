@@ -72,4 +72,3 @@ def edge_loss(
 def _both(valid: Tensor, axis: int) -> Tensor:
     length = valid.shape[axis] - 1
     return valid.narrow(axis, 0, length) & valid.narrow(axis, 1, length)
-
