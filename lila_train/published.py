@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lila_cues.networks.hub import torch_cache
+from lila_cues.networks.hub import download, torch_cache
 from lila_cues.networks.weights import file_sha256
 from stores.errors import LilaError
 
@@ -40,19 +40,10 @@ ENCODERS = {384: "dinov2_vits14", 768: "dinov2_vitb14", 1024: "dinov2_vitl14", 1
 
 def obtain(name: str) -> Path:
     """The published file of that name in PyTorch's cache, downloaded if it is not there yet."""
-    import torch
-
     found = PUBLISHED[name]
     path = torch_cache() / found.file
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(found.url, str(path), progress=True)
-        except (OSError, RuntimeError) as error:
-            raise LilaError(
-                f"expected {found.file} in {path.parent} or at {found.url}, found neither ({error}); go online once, "
-                "or put the file there"
-            ) from error
+        download(found.url, path, "put the file there", progress=True)
         _record(path).unlink(missing_ok=True)
     _check(path)
     return path

@@ -57,22 +57,28 @@ def fetch_url(url: str, option: str) -> tuple[Path, str]:
 
     A file that is not in PyTorch's cache is downloaded to it, and its hash checked.
     """
-    import torch
-
-    folder = torch_cache()
-    path = folder / url.rpartition("/")[2]
+    path = torch_cache() / url.rpartition("/")[2]
     version, _, digest = path.stem.rpartition("-")
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        err.print(f"fetching {path.name} from {url.rpartition('/')[0]}")
-        try:
-            torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=False)
-        except (OSError, RuntimeError) as error:
-            raise LilaError(
-                f"expected {path.name} in {folder} or at {url}, found neither ({error}); go online once, or give a "
-                f"local file with {option}"
-            ) from error
+        download(url, path, f"give a local file with {option}", digest)
     return path, version
+
+
+def download(url: str, path: Path, remedy: str, digest: str | None = None, progress: bool = False) -> None:
+    """Fetch a file into a cache, whole or not at all; `digest` is what its SHA-256 begins with, where that is known.
+
+    `remedy` says what one may do instead where it cannot be had; `progress` shows a bar.
+    """
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    err.print(f"fetching {path.name} from {url.rpartition('/')[0]}")
+    try:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=progress)
+    except (OSError, RuntimeError) as error:
+        raise LilaError(
+            f"expected {path.name} in {path.parent} or at {url}, found neither ({error}); go online once, or {remedy}"
+        ) from error
 
 
 def cached(repository: str, filename: str, revision: str | None = None) -> Path | None:

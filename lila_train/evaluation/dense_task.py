@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lila_train.evaluation.dense_data import DenseData, Files, Mirror, ValView, View, stacked, val_view
 from lila_train.evaluation.examples import Drawn, Examples, places
+from lila_train.evaluation.frames import size_of, to_size
 from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.probe_training import Loss, Recipe, Training, features_of, train
 from lila_train.evaluation.probes import BuildProbe, seeded
@@ -177,15 +177,10 @@ class Measurement:
     def _predicted(self, forward: Forward, images: Tensor, targets: Tensor) -> Tensor:
         if self.rule.slide is None:
             return forward(images)
-        return _to_size(slid(forward, images, *self.rule.slide), targets)
+        return to_size(slid(forward, images, *self.rule.slide), size_of(targets))
 
     def _keep(self, place: int, image: Tensor, target: Tensor, found: Tensor) -> None:
-        self.examples.keep(place, self.head, _to_size(image[None], target)[0], target, found)
-
-
-def _to_size(maps: Tensor, like: Tensor) -> Tensor:
-    size = like.shape[-2:]
-    return maps if maps.shape[-2:] == size else F.interpolate(maps, size, mode="bilinear", align_corners=False)
+        self.examples.keep(place, self.head, to_size(image[None], size_of(target))[0], target, found)
 
 
 def slid(forward: Forward, images: Tensor, window: int, stride: int) -> Tensor:

@@ -32,3 +32,15 @@ def as_input(frame: Image, size: Size, device: torch.device) -> Float[Tensor, "1
     """RGB in [0, 1] at that size, bilinear and antialiased."""
     image = torch.tensor(frame, device=device).movedim(-1, 0)[None].float() / 255
     return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+
+
+def to_size(maps: Float[Tensor, "b c h w"], size: Size) -> Float[Tensor, "b c H W"]:
+    """Maps at that size, bilinear; as they are where they have it."""
+    if maps.shape[2:] == size:
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+def size_of(maps: Tensor) -> Size:
+    """Height and width, the last two axes."""
+    return maps.shape[-2], maps.shape[-1]

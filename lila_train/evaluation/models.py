@@ -76,6 +76,27 @@ class EncoderAlone:
 
 
 @dataclass(frozen=True)
+class OnEncoder:
+    """What a model with something on top of a frozen encoder takes from the encoder as it is."""
+
+    below: EncoderAlone
+
+    @property
+    def patch_size(self) -> int:
+        return self.below.patch_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.below.device
+
+    def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
+        return self.below.encoder_grid(images)
+
+    def encoder_taps(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
+        return self.below.encoder_taps(images)
+
+
+@dataclass(frozen=True)
 class LilaModel:
     """A trained model of ours: its encoder's grid, and the pixel map decoded from it."""
 

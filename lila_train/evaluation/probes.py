@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lila_train.evaluation.frames import to_size
+
 HEADS = 8  # of the attention probe
 POOLED = 4  # how much smaller the map is that it looks at
 
@@ -53,10 +55,10 @@ class NormalsProbe(nn.Module):
         self.pixels = None if pixel_width is None else nn.Conv2d(pixel_width, n_outputs, 5, padding=2)
 
     def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
-        found = _to_size(self.grid(features.third), features.size)
+        found = to_size(self.grid(features.third), features.size)
         if self.pixels is None or features.pixels is None:
             return found
-        return found + _to_size(self.pixels(features.pixels), features.size)
+        return found + to_size(self.pixels(features.pixels), features.size)
 
 
 class AttentionProbe(nn.Module):
@@ -74,14 +76,14 @@ class AttentionProbe(nn.Module):
             self.attention = nn.MultiheadAttention(pixel_width, HEADS, batch_first=True)
 
     def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
-        found = _to_size(self.grid(features.grid), features.size)
+        found = to_size(self.grid(features.grid), features.size)
         if self.queries is None or features.pixels is None:
             return found
         pixels = F.relu(features.pixels)
         small = F.avg_pool2d(pixels, POOLED, ceil_mode=True).flatten(2).mT
         queries = self.queries.expand(len(pixels), -1, -1)
         attended = self.attention(queries, small, small, need_weights=False)[0]
-        return found + _to_size(torch.einsum("bkd,bdhw->bkhw", attended, pixels), features.size)
+        return found + to_size(torch.einsum("bkd,bdhw->bkhw", attended, pixels), features.size)
 
 
 class LinearProbe(nn.Module):
@@ -93,7 +95,7 @@ class LinearProbe(nn.Module):
 
     def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
         found = self.linear(features.grid if features.pixels is None else features.pixels)
-        return _to_size(found, features.size)
+        return to_size(found, features.size)
 
 
 class NormedLinearProbe(nn.Module):
@@ -106,7 +108,7 @@ class NormedLinearProbe(nn.Module):
 
     def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
         normed = self.norm(features.grid if features.pixels is None else features.pixels)
-        return _to_size(self.linear(normed), features.size)
+        return to_size(self.linear(normed), features.size)
 
 
 BuildProbe = Callable[[int, int | None, int], nn.Module]
@@ -117,9 +119,3 @@ def seeded(build: BuildProbe, widths: tuple[int, int | None], n_outputs: int, se
     with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(*widths, n_outputs)
-
-
-def _to_size(maps: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c H W"]:
-    if maps.shape[2:] == size:
-        return maps
-    return F.interpolate(maps, size, mode="bilinear", align_corners=False)

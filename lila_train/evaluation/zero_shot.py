@@ -23,6 +23,7 @@ from lila_train.evaluation.dense_data import DenseData, TrainView, ValView, same
 from lila_train.evaluation.dense_scores import IGNORED, Confusion
 from lila_train.evaluation.dense_task import DenseProtocol
 from lila_train.evaluation.examples import CLASSES
+from lila_train.evaluation.frames import size_of, to_size
 from lila_train.evaluation.probe_training import Recipe
 from lila_train.evaluation.probes import Features
 from lila_train.evaluation.prompts import IMAGENET, SCENES
@@ -73,9 +74,9 @@ class TextProbe(nn.Module):
         found = self.grid(self.norm(features.grid))
         if self.pixels is not None and features.pixels is not None:
             fine = self.pixels(features.pixels)
-            found = fine + F.interpolate(found, fine.shape[2:], mode="bilinear", align_corners=False)
+            found = fine + to_size(found, size_of(fine))
         cosine = torch.einsum("kt,bthw->bkhw", self.texts, F.normalize(found, dim=1))
-        logits = F.interpolate(self.log_scale.exp() * cosine, features.size, mode="bilinear", align_corners=False)
+        logits = to_size(self.log_scale.exp() * cosine, features.size)
         return logits.masked_fill(self.nameless[:, None, None], NEVER)
 
 

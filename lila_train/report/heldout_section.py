@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 
 from lila_train.evaluation.davis_data import read_frame, read_mask
 from lila_train.evaluation.davis_scorer import without_void
+from lila_train.evaluation.frames import Size, as_input
 from lila_train.evaluation.models import FeatureMap, GridModel, feature_map
 from lila_train.report.davis_result import DavisResult
 from lila_train.report.page import Markup, Picture, drawing, figure, heading, joined, paragraph, photo, row
@@ -104,13 +104,8 @@ def features(result: DavisResult, model: GridModel) -> Markup:
 
 
 @torch.inference_mode()
-def _maps(function: FeatureMap, shown: Sequence[Shown], size: tuple[int, ...], device: torch.device) -> list[Features]:
-    found = []
-    for frame in shown:
-        image = torch.tensor(frame.picture, device=device).movedim(-1, 0)[None].float() / 255
-        resized = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
-        found.append(function(resized.clamp(0, 1))[0].float().cpu().numpy())
-    return found
+def _maps(function: FeatureMap, shown: Sequence[Shown], size: Size, device: torch.device) -> list[Features]:
+    return [function(as_input(frame.picture, size, device))[0].float().cpu().numpy() for frame in shown]
 
 
 def _sample(maps: Sequence[Features]) -> Float[np.ndarray, "n c"]:

@@ -12,7 +12,6 @@ import argparse
 import multiprocessing
 import resource
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -21,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tests.benchmarks import peers
+from tests.benchmarks import meter, peers
 
 PATIENCE = 4  # times the limit, for what is to be compared with
 SIZES = (224, 448, 896, 1792)
@@ -76,45 +75,20 @@ def measure(case: Case) -> Figures:
     small = torch.rand(1, 3, 56, 56, device=case.device)
     run(small)
     image = torch.rand(1, 3, case.size, case.size, device=case.device)
-    before = _begin_peak_mib(case.device)
+    before = meter.begin_peak_mib(case.device)
     first = _seconds(run, image, case.device)
-    extra = _peak_mib(case.device) - before
+    extra = meter.peak_mib(case.device) - before
     repeats = 5 if first < 0.5 else 2 if first < 8 else 0
     rest = [_seconds(run, image, case.device) for _ in range(repeats)]
     return Figures(statistics.median(rest or [first]), extra)
 
 
 def _seconds(run: Callable[[Tensor], Tensor], image: Tensor, device: str) -> float:
-    """Of work on a CPU, where other work would lengthen the clock's; on the clock of a GPU."""
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    _wait(device)
-    began = clock()
+    meter.wait(device)
+    began = meter.clock(device)
     run(image)
-    _wait(device)
-    return clock() - began
-
-
-def _wait(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
-def _begin_peak_mib(device: str) -> float:
-    """Forget the peak so far; what is held now."""
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated() / 2**20
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status_mib("VmRSS")
-
-
-def _peak_mib(device: str) -> float:
-    return _status_mib("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated() / 2**20
-
-
-def _status_mib(name: str) -> float:
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
-    return int(line.split()[1]) / 2**10
+    meter.wait(device)
+    return meter.clock(device) - began
 
 
 def _child(case: Case, answer: Connection) -> None:

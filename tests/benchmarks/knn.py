@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +19,7 @@ from torch import Tensor
 
 from lila_train.evaluation import propagation
 from lila_train.evaluation.propagation import Budget, Context, Neighbours
+from tests.benchmarks import meter
 
 FRAMES, OBJECTS, WINDOW, TOP, TEMPERATURE = 8, 3, 25, 5, 0.1
 GRIDS = {60: (60, 105), 120: (120, 210)}
@@ -98,43 +97,17 @@ def measure(case: Case) -> Measured:
     grid = GRIDS[case.cells]
     frames = smooth_features(FRAMES + 1, case.depth, grid, case.device)
     labels = torch.rand(FRAMES, OBJECTS + 1, *grid, generator=torch.Generator().manual_seed(1)).to(case.device)
-    before = _begin_peak_mib(case.device)
+    before = meter.begin_peak_mib(case.device)
     run = METHODS[case.method](frames[-1], frames[:-1], labels)
     found = run()
-    _wait(case.device)
-    began = _clock(case.device)
+    meter.wait(case.device)
+    began = meter.clock(case.device)
     for _ in range(case.repeats):
         run()
-    _wait(case.device)
-    return Measured((_clock(case.device) - began) / case.repeats, _peak_mib(case.device) - before, found.cpu())
-
-
-def _clock(device: str) -> float:
-    """Seconds of this process's own on a CPU, whatever else runs there; of the wall on a GPU."""
-    return time.process_time() if device == "cpu" else time.perf_counter()
-
-
-def _wait(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
-def _begin_peak_mib(device: str) -> float:
-    """Forget the peak so far; what is held now."""
-    if device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        return torch.cuda.memory_allocated() / 2**20
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status_mib("VmRSS")
-
-
-def _peak_mib(device: str) -> float:
-    return _status_mib("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated() / 2**20
-
-
-def _status_mib(name: str) -> float:
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
-    return int(line.split()[1]) / 2**10
+    meter.wait(case.device)
+    return Measured(
+        (meter.clock(case.device) - began) / case.repeats, meter.peak_mib(case.device) - before, found.cpu()
+    )
 
 
 def _in_a_process(case: Case) -> Measured:

@@ -13,7 +13,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from lila_cues.pamr import Stage, refine
 from stores.console import out
+from tests.benchmarks.meter import status_mib
 
 DILATIONS = (1, 3, 5)
 SPEED_TARGET, MEMORY_TARGET, GPU_TARGET = 30, 6, 3
@@ -87,9 +87,9 @@ def _measure(implementation: Callable[[Tensor, Tensor, int], Tensor], case: Case
     torch.set_num_threads(1)
     features, image = case.inputs()
     implementation(features[:, :2, :32, :32].contiguous(), image[..., :32, :32].contiguous(), 1)
-    before = _memory_mb("VmRSS")
+    before = status_mib("VmRSS")
     implementation(features, image, case.iterations)
-    extra = _memory_mb("VmHWM") - before
+    extra = status_mib("VmHWM") - before
     return Figures(_median_seconds(lambda: implementation(features, image, case.iterations), case.repeats), extra)
 
 
@@ -100,13 +100,6 @@ def _median_seconds(call: Callable[[], object], repeats: int) -> float:
         call()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
-
-
-def _memory_mb(field: str) -> float:
-    """VmRSS, what this process holds now, or VmHWM, the most it has ever held."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    kilobytes = next(line.split()[1] for line in lines if line.startswith(f"{field}:"))
-    return int(kilobytes) / 1024
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def measure(case: Case) -> Figures:
         (medium,) = media([case.video])
         began, worked = time.perf_counter(), time.process_time()
         extractor.video(medium, lambda: None)
-        return Figures(time.perf_counter() - began, time.process_time() - worked, _peak_mib())
+        return Figures(time.perf_counter() - began, time.process_time() - worked, status_mib("VmHWM"))
 
 
 def _alone(network, case: Case) -> Figures:  # type: ignore[no-untyped-def]
@@ -77,12 +77,7 @@ def _alone(network, case: Case) -> Figures:  # type: ignore[no-untyped-def]
         network.features([picture])
         seconds += time.perf_counter() - began
         cpu += time.process_time() - worked
-    return Figures(seconds, cpu, _peak_mib())
-
-
-def _peak_mib() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
+    return Figures(seconds, cpu, status_mib("VmHWM"))
 
 
 def in_a_process(case: Case) -> Figures:

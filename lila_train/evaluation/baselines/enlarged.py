@@ -15,40 +15,22 @@ from torch import Tensor
 
 from lila_cues.networks import load_encoder
 from lila_train.evaluation.baselines.asked import Asked
-from lila_train.evaluation.models import ENCODER, EncoderAlone, encoder_identity
+from lila_train.evaluation.frames import size_of, to_size
+from lila_train.evaluation.models import ENCODER, EncoderAlone, OnEncoder, encoder_identity
 from stores.errors import LilaError
 
 
 @dataclass(frozen=True)
-class EnlargedModel:
+class EnlargedModel(OnEncoder):
     """The grid of the image as it is, and as pixel map the grid of the image enlarged bilinearly."""
 
-    below: EncoderAlone
     factor: int
     head: str
 
-    @property
-    def patch_size(self) -> int:
-        return self.below.patch_size
-
-    @property
-    def device(self) -> torch.device:
-        return self.below.device
-
-    def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
-        return self.below.encoder_grid(images)
-
-    def encoder_taps(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
-        return self.below.encoder_taps(images)
-
     @torch.no_grad()
     def pixel_map(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e H W"]:
-        size = (images.shape[2], images.shape[3])
         larger = F.interpolate(images, scale_factor=self.factor, mode="bilinear", align_corners=False)
-        found = self.below.encoder_grid(larger)
-        if found.shape[2:] == size:
-            return found
-        return F.interpolate(found, size, mode="bilinear", align_corners=False)
+        return to_size(self.below.encoder_grid(larger), size_of(images))
 
     def describe(self) -> dict[str, Any]:
         return self.below.describe() | {"enlarged": self.factor}

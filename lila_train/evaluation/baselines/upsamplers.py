@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -20,7 +19,8 @@ from lila_cues.networks.weights import drawn, random_seed
 from lila_train.evaluation.baselines.asked import Asked
 from lila_train.evaluation.baselines.clones import Code
 from lila_train.evaluation.baselines.weight_files import load_weights
-from lila_train.evaluation.models import ENCODER, EncoderAlone, encoder_identity
+from lila_train.evaluation.frames import size_of, to_size
+from lila_train.evaluation.models import ENCODER, EncoderAlone, OnEncoder, encoder_identity
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet: every one of them was trained so
 
@@ -28,36 +28,18 @@ Call = Callable[[nn.Module, FrozenEncoder, Float[Tensor, "b 3 H W"]], Float[Tens
 
 
 @dataclass(frozen=True)
-class UpsampledModel:
+class UpsampledModel(OnEncoder):
     """An encoder and a network on top of it."""
 
-    below: EncoderAlone
     network: nn.Module
     call: Call
     head: str
     about: Mapping[str, Any]
 
-    @property
-    def patch_size(self) -> int:
-        return self.below.patch_size
-
-    @property
-    def device(self) -> torch.device:
-        return self.below.device
-
-    def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
-        return self.below.encoder_grid(images)
-
-    def encoder_taps(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
-        return self.below.encoder_taps(images)
-
     @torch.no_grad()
     def pixel_map(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
         """The network's map; one of another size than the image is brought to it bilinearly."""
-        found = self.call(self.network, self.below.encoder, images)
-        if found.shape[2:] == images.shape[2:]:
-            return found
-        return F.interpolate(found, images.shape[2:], mode="bilinear", align_corners=False)
+        return to_size(self.call(self.network, self.below.encoder, images), size_of(images))
 
     def describe(self) -> dict[str, Any]:
         """Provenance of the encoder, and of the code on top."""
