@@ -36,6 +36,7 @@ class Order:
     precision: str = "float32"
     compiled: bool = False
     max_gap: int | None = None
+    extra_cues: str | None = None
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Order:

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lila_train.cues import told_by
 from lila_train.objective import Counts, count, edge_loss, l1_loss
-from lila_train.settings import DEPTH, FEATURES, FLOW, Method
+from lila_train.settings import FEATURES, Method
 from lila_train.solve import fit_context, predict
 from lila_train.views import View
 
@@ -72,7 +73,7 @@ class InContext:
 class Erm(nn.Module):
     """Ablation A: a learned linear head takes each frame's features to its own cues; the same losses, no solve.
 
-    The head has a row for each component of flow, for depth and for every channel of the encoder.
+    The head has a row for each channel of every cue, and of the encoder for every channel there is.
     """
 
     def __init__(self, method: Method, features: int, encoder_width: int) -> None:
@@ -105,7 +106,7 @@ class Erm(nn.Module):
 
 
 def _fixed_rows(method: Method) -> int:
-    return 2 * (FLOW in method.cues) + (DEPTH in method.cues)
+    return sum(cue.channels(method) for cue in told_by(method) if cue.name != FEATURES)
 
 
 def measured(predicted: Float[Tensor, "b k s s"], view: View, counts: Counts, method: Method) -> Losses:

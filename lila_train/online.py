@@ -17,8 +17,9 @@ from torch import Tensor
 import stores
 from lila_cues.networks import FrozenEncoder, load_depth, load_flow
 from lila_cues.pamr import Affinity, refine, three_scales
+from lila_train.cues import CUES
 from lila_train.pairs import PairBatch
-from lila_train.settings import DEPTH, FEATURES, FLOW, Method
+from lila_train.settings import COMPUTABLE, DEPTH, FEATURES, FLOW, Method
 from stores.errors import LilaError
 
 Size = tuple[int, int]
@@ -53,8 +54,8 @@ class OnlineCues:
 
     def __init__(self, teachers: Teachers, refinement: Refinement, method: Method) -> None:
         self._teachers, self._how = teachers, refinement
-        read = {DEPTH} if teachers.depth is None else set()
-        self.computed = frozenset(cue for cue, arrays in method.arrays.items() if arrays and cue not in read)
+        made = [cue for cue in COMPUTABLE if cue in method.cues and (cue != DEPTH or teachers.depth is not None)]
+        self.computed = frozenset(cue for cue in made if CUES[cue].arrays(method))
         self._raw = method.distilled == "raw"
 
     @classmethod
@@ -98,8 +99,8 @@ class OnlineCues:
             both = self._teachers.flow(images, torch.cat((pairs, pairs.flip(1)))).float()
             found["flow_forward"], found["flow_backward"] = both.chunk(2)
         if FEATURES in self.computed:
-            found["features"] = self._features(batch, images).unflatten(0, (-1, 2))
-        return replace(batch, **found)
+            found["features_raw" if self._raw else "features"] = self._features(batch, images).unflatten(0, (-1, 2))
+        return replace(batch, cues={**batch.cues, **found})
 
     def _features(self, batch: PairBatch, images: Float[Tensor, "f 3 y x"]) -> Float[Tensor, "f k y2 x2"]:
         tokens = self._teachers.encode(_resized(batch.rgb.flatten(0, 1), self._how.encoder_input)).float()

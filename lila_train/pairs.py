@@ -5,16 +5,18 @@ A loader process only reads and decompresses; cutting, resizing and masking are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 import stores
+from lila_train.cues import told_by
 from lila_train.interruption import ignore_ctrl_c
 from lila_train.ranks import Share
 from lila_train.regions import Regions
@@ -22,40 +24,34 @@ from lila_train.sampling import Box, Draw, PairPool, draw, generator
 from lila_train.settings import FEATURES, Method
 from stores.errors import LilaError
 
-Size = tuple[int, int]
-
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Pairs as stored, index 0 of the second axis being the frame t, index 1 the frame t+Δ; None for a cue not told.
+    """Pairs as stored, index 0 of the second axis being the frame t, index 1 the frame t+Δ.
 
     rgb: b×2×3×y×x uint8; boxes: b×2×4 (top, left, side, mirrored) of the context and the query view, in pixels of the
-    base crop; channels: b×k indices among the encoder's channels; clips: b indices in the store; depth: b×2×h×w,
-    relative inverse depth; flow_forward (t→t+Δ), flow_backward: b×2×h×w, pixels of their grid, channel 0 to the right,
-    1 down; features: b×2×k×h×w.
+    base crop; channels: b×k indices among the encoder's channels; clips: b indices in the store; cues: by the store's
+    names, depth b×2×h×w, relative inverse depth; flow_forward (t→t+Δ) and flow_backward b×2×h×w, pixels of their grid,
+    channel 0 to the right, 1 down; features or features_raw b×2×k×h×w; extra cues b×2×c×h×w.
     """
 
     rgb: Tensor
     boxes: Tensor
     channels: Tensor
     clips: Tensor
-    depth: Tensor | None = None
-    flow_forward: Tensor | None = None
-    flow_backward: Tensor | None = None
-    features: Tensor | None = None
+    cues: Mapping[str, Tensor]
 
     def to(self, device: torch.device) -> PairBatch:
         """The same on `device`, copied without waiting where the memory is pinned."""
-        return replace(self, **{name: t.to(device, non_blocking=True) for name, t in self._tensors()})
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> PairBatch:
         """The same in page-locked memory; DataLoader calls this by name."""
-        return replace(self, **{name: t.pin_memory() for name, t in self._tensors()})
+        return self._each(Tensor.pin_memory)
 
-    def whole(self) -> Tensor:
-        """Per pair, whether every cue is a finite number: b booleans."""
-        cues = [t for name, t in self._tensors() if t.is_floating_point()]
-        finite = [torch.isfinite(cue).flatten(1).all(1) for cue in cues]
+    def whole(self) -> Bool[Tensor, " b"]:
+        """Per pair, whether every cue is a finite number."""
+        finite = [torch.isfinite(cue).flatten(1).all(1) for cue in self.cues.values()]
         return torch.stack([torch.ones_like(self.clips, dtype=torch.bool), *finite]).all(0)
 
     def regions(self, view: int) -> Regions:
@@ -63,15 +59,18 @@ class PairBatch:
         top, left, side, mirrored = self.boxes[:, view].unbind(-1)
         return Regions(top, left, side, mirrored.bool(), (self.rgb.shape[-2], self.rgb.shape[-1]))
 
-    def _tensors(self) -> list[tuple[str, Tensor]]:
-        entries = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return [(name, tensor) for name, tensor in entries if tensor is not None]
+    def _each(self, change: Callable[[Tensor], Tensor]) -> PairBatch:
+        cues = {name: change(cue) for name, cue in self.cues.items()}
+        return PairBatch(change(self.rgb), change(self.boxes), change(self.channels), change(self.clips), cues)
 
 
 def collate(items: Sequence[PairBatch]) -> PairBatch:
     """One batch of several."""
-    names = [name for name, _ in items[0]._tensors()]
-    return PairBatch(**{name: torch.cat([getattr(item, name) for item in items]) for name in names})
+    rgb, boxes, channels, clips = (
+        torch.cat([getattr(item, name) for item in items]) for name in ("rgb", "boxes", "channels", "clips")
+    )
+    cues = {name: torch.cat([item.cues[name] for item in items]) for name in items[0].cues}
+    return PairBatch(rgb, boxes, channels, clips, cues)
 
 
 @dataclass(frozen=True)
@@ -90,9 +89,9 @@ class PairSettings:
 
     @property
     def arrays(self) -> tuple[str, ...]:
-        """The arrays of the store that are read."""
-        told = self.method.arrays.items()
-        return ("rgb", *(name for cue, names in told if cue not in self.computed for name in names))
+        """The arrays of the store that are read, each once."""
+        read = [cue for cue in told_by(self.method) if cue.name not in self.computed]
+        return tuple(dict.fromkeys(["rgb", *(name for cue in read for name in cue.arrays(self.method))]))
 
 
 class PairDataset(Dataset[PairBatch]):
@@ -114,13 +113,14 @@ class PairDataset(Dataset[PairBatch]):
         online = method.distilled == "online"
         stored = self.settings.encoder_width if online else geometry.channels
         drawn = draw(rng, pool, method.views, geometry.base, stored=stored, kept=method.channels)
-        pair = store.pair(drawn.clip, drawn.pair, cues=self.settings.arrays)
+        kept = None if online else drawn.stored_channels
+        pair = store.pair(drawn.clip, drawn.pair, self.settings.arrays, kept)
         channels = pair.feature_channels
         if channels is None and FEATURES in self.settings.computed:
-            channels = store.read("feature_channels", drawn.clip)
+            channels = store.read("feature_channels", drawn.clip)[list(drawn.stored_channels)]
         elif channels is None:
-            channels = np.arange(stored)
-        return _as_batch(pair, drawn, self.settings, channels)
+            channels = np.array(drawn.stored_channels)
+        return _as_batch(pair, drawn, self.settings.arrays, channels)
 
     def _open(self) -> tuple[stores.CueStore, PairPool]:
         if self._opened is None:
@@ -133,18 +133,15 @@ class PairDataset(Dataset[PairBatch]):
         return self._opened
 
 
-def _as_batch(pair: stores.PairCues, drawn: Draw, settings: PairSettings, channels: np.ndarray) -> PairBatch:
-    """`channels`: of the encoder, those that were drawn from."""
-    chosen = list(drawn.channels)
-    cues = {name: torch.from_numpy(getattr(pair, name))[None] for name in settings.arrays}
-    for name in cues.keys() & set(settings.method.arrays.get(FEATURES, ())):
-        cues["features"] = cues.pop(name)[:, :, chosen]
+def _as_batch(pair: stores.PairCues, drawn: Draw, arrays: Sequence[str], channels: np.ndarray) -> PairBatch:
+    """`channels`: the indices in the encoder of those that were drawn."""
+    cues = {name: torch.from_numpy(pair[name])[None] for name in arrays}
     return PairBatch(
         rgb=cues.pop("rgb").permute(0, 1, 4, 2, 3),
         boxes=torch.tensor([[_row(drawn.context), _row(drawn.query)]]),
-        channels=torch.from_numpy(channels[chosen].astype(np.int64))[None],
+        channels=torch.from_numpy(channels.astype(np.int64))[None],
         clips=torch.tensor([drawn.clip]),
-        **cues,
+        cues=cues,
     )
 
 

@@ -57,7 +57,7 @@ class Draw:
     pair: int
     context: Box
     query: Box
-    channels: tuple[int, ...]
+    stored_channels: tuple[int, ...]  # positions among the channels to draw from, ascending
 
 
 def generator(seed: int, step: int, slot: int) -> np.random.Generator:

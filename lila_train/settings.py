@@ -20,8 +20,8 @@ Roles = Literal["forward", "mirrored"]
 Schedule = Literal["constant", "cosine"]
 Precision = Literal["float32", "bfloat16"]
 
-FLOW, DEPTH, FEATURES = "flow", "depth", "features"
-ALL_CUES = (FLOW, DEPTH, FEATURES)
+FLOW, DEPTH, NORMALS, FEATURES = "flow", "depth", "normals", "features"
+COMPUTABLE = (FLOW, DEPTH, FEATURES)  # by the networks that a store names, in the step itself
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Method:
     """The objective (METHOD sections 2 to 5).
 
     objective: `in-context` fits a map on the context and judges it on the query; `erm` trains one linear head for all
-    frames (ablation A). cues: which of flow, depth, features are told. distilled: the stored features as refined, as
-    the encoder gave them (ablation B), or the view's own tokens refined in the step (the reference's way). roles: the
-    context is the earlier frame (paper) or the later one (the reference's code). detach: no gradient through the
-    solution.
+    frames (ablation A). cues: which are told (`lila_train.cues`), the paper's by default. distilled: the stored
+    features as refined, as the encoder gave them (ablation B), or the view's own tokens refined in the step (the
+    reference's way). roles: the context is the earlier frame (paper) or the later one (the reference's code). detach:
+    no gradient through the solution.
     """
 
     view_size: int = 224
@@ -46,17 +46,15 @@ class Method:
     edge_sigma: float = 0.1
     edge_form: EdgeForm = "absolute"
     objective: Objective = "in-context"
-    cues: tuple[str, ...] = ALL_CUES
+    cues: tuple[str, ...] = (FLOW, DEPTH, FEATURES)
     distilled: Distilled = "refined"
     roles: Roles = "forward"
     views: ViewRanges = field(default_factory=ViewRanges)
 
     @property
-    def arrays(self) -> dict[str, tuple[str, ...]]:
-        """The store's arrays that tell each cue; none for features that are the view's own."""
-        features = {"refined": ("features",), "raw": ("features_raw",), "online": ()}[self.distilled]
-        kept = {FLOW: ("flow_forward", "flow_backward"), DEPTH: ("depth",), FEATURES: features}
-        return {cue: kept[cue] for cue in ALL_CUES if cue in self.cues}
+    def frames(self) -> tuple[int, int]:
+        """Which frame of a pair (0: t, 1: t+Δ) is the context, which the query."""
+        return (0, 1) if self.roles == "forward" else (1, 0)
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Method:
@@ -110,25 +108,31 @@ class TrainSettings:
             if not value > 0:
                 raise LilaError(f"{option} must be above 0, found {value}")
         self.method.views.check()
-        if not self.method.cues or set(self.method.cues) - set(ALL_CUES):
-            raise LilaError(
-                f"cues must be some of {', '.join(ALL_CUES)}, found {', '.join(self.method.cues) or 'none'}"
-            )
+        from lila_train.cues import CUES
+
+        if not self.method.cues or set(self.method.cues) - set(CUES):
+            raise LilaError(f"cues must be some of {', '.join(CUES)}, found {', '.join(self.method.cues) or 'none'}")
 
     def check_store(self, store: CueStore) -> None:
         """Refuse settings that this store cannot serve."""
+        from lila_train.cues import told_by
+
         kept = store.spec.geometry.channels
         if self.method.channels > kept:
             raise LilaError(
                 f"--channels asks for {self.method.channels} encoder channels per pair, but the store keeps "
                 f"{kept} per clip; pass --channels {kept} or fewer"
             )
-        for cue, arrays in () if self.online else self.method.arrays.items():
-            if lacking := store.lacking(arrays):
-                others = ",".join(c for c in self.method.cues if c != cue)
+        for cue in told_by(self.method):
+            if self.online and cue.name in COMPUTABLE:
+                continue
+            if lacking := store.lacking(cue.arrays(self.method)):
+                others = ",".join(name for name in self.method.cues if name != cue.name)
+                never = ",".join(name for name in lacking if name not in store.arrays)
+                remedy = f"build one with --extra-cues {never}" if never else "copy the whole store"
                 raise LilaError(
-                    f"this run tells {cue}, but {store.path} has no {' or '.join(lacking)}; copy the whole store, or "
-                    f"leave the cue out with --set cues={others}"
+                    f"this run tells {cue.name}, but {store.path} has no {' or '.join(lacking)}; {remedy}, or leave "
+                    f"the cue out with --set cues={others}"
                 )
 
 

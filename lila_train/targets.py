@@ -49,9 +49,9 @@ def consistent(flow_ab: Float[Tensor, "b 2 h w"], flow_ba: Float[Tensor, "b 2 h 
     return torch.exp(-error / SCALE) > VALID
 
 
-def near_enough(depth: Float[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:
+def near_enough(log_depth: Float[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:
     """Where log depth is believed."""
-    return depth < DEPTH_LIMIT
+    return log_depth < DEPTH_LIMIT
 
 
 def standardise(first: Float[Tensor, "*s"], second: Float[Tensor, "*t"]) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,10 @@ import numpy as np
 
 from stores.codecs import Blosc
 from stores.encodings import Encoding, Plain, Rows, Steps
+from stores.errors import StoreError
 from stores.spec import StoreSpec
 
-CUES = ("rgb", "depth", "flow_forward", "flow_backward", "features", "features_raw")
+STANDARD_CUES = ("rgb", "depth", "flow_forward", "flow_backward", "features", "features_raw")
 _SMALL = Blosc()
 
 
@@ -81,7 +82,16 @@ class ArraySpec:
 
 def arrays(spec: StoreSpec) -> dict[str, ArraySpec]:
     """All arrays but `status`, in the order in which a task writes them."""
-    return {array.name: array for array in (*_cues(spec), *_scales(spec), *_indices(spec))}
+    found = (*_cues(spec), *_extra(spec), *_scales(spec), *_indices(spec))
+    names = [array.name for array in found]
+    if len(set(names)) < len(names):
+        raise StoreError(f"two arrays of one name among {', '.join(names)}; give an extra cue a name of its own")
+    return dict(zip(names, found, strict=True))
+
+
+def cue_names(spec: StoreSpec) -> tuple[str, ...]:
+    """The arrays that hold cues: those of every store, then the extra ones."""
+    return (*STANDARD_CUES, *(maps.name for maps in spec.extra))
 
 
 def _cues(spec: StoreSpec) -> list[ArraySpec]:
@@ -98,6 +108,21 @@ def _cues(spec: StoreSpec) -> list[ArraySpec]:
         ArraySpec("flow_backward", flow_names, flow_shape, spec.flow, True, flow_units),
         _features("features", "feature", g.features, spec),
         _features("features_raw", "encoder", g.encoder, spec),
+    ]
+
+
+def _extra(spec: StoreSpec) -> list[ArraySpec]:
+    g = spec.geometry
+    return [
+        ArraySpec(
+            maps.name,
+            ("frame", f"{maps.name}_axis", "y", "x"),
+            (g.frames, len(maps.axis), *g.cue),
+            maps.encoding,
+            True,
+            {"units": maps.units, "axis": list(maps.axis), "limits": list(maps.limits)},
+        )
+        for maps in spec.extra
     ]
 
 

@@ -34,7 +34,10 @@ def row(store: CueStore, clip: int, pair: int) -> Row:
         f"{store.clip_id(clip)}   clip {clip}, pair {pair}: {times[first]:.2f} s and {times[second]:.2f} s, "
         f"{cues.gap} frame{'s' * (cues.gap != 1)} apart"
     )
-    return Row(title, tuple((caption, _fit(picture)) for caption, picture in _tiles(cues)))
+    extra = [
+        (f"{maps.name}, first", pictures.scaled_picture(cues[maps.name][0], maps.limits)) for maps in store.spec.extra
+    ]
+    return Row(title, tuple((caption, _fit(picture)) for caption, picture in (*_tiles(cues), *extra)))
 
 
 def sheet(rows: Sequence[Row]) -> np.ndarray:

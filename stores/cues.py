@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,6 +26,12 @@ class ClipCues:
     frame_time: np.ndarray  # float64 F, s
     pair_frames: np.ndarray  # int P 2, which two of the F frames
     pair_gap: np.ndarray  # int P, Δ in source frames
+    extra: Mapping[str, np.ndarray] = field(default_factory=dict)  # float32 F c y x, extra cues by name
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """An array by its name in the store."""
+        found: np.ndarray = self.extra[name] if name in self.extra else getattr(self, name)
+        return found
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,14 @@ class PairCues:
     feature_channels: np.ndarray | None = None  # int32 C
     features_scale: np.ndarray | None = None  # float32 2 C, with stored features only
     features_raw_scale: np.ndarray | None = None
+    extra: Mapping[str, np.ndarray] = field(default_factory=dict)  # 2 c y x, extra cues by name
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """An array by its name in the store; KeyError where it was not asked for."""
+        found: np.ndarray | None = self.extra.get(name, getattr(self, name, None))
+        if found is None:
+            raise KeyError(name)
+        return found
 
 
 def check_shape(clip_id: str, array: ArraySpec, values: np.ndarray) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from stores.arrays import CUES
 from stores.cues import ClipCues
 from stores.encodings import Rows
 from stores.store import CueStore
@@ -20,13 +19,14 @@ def deviations(store: CueStore, clip: int, cues: ClipCues) -> Iterator[tuple[str
     """(array, what 99 % of the values stay below, what is allowed) for each array of a clip.
 
     In grey levels for rgb, relative to the frame's median for depth, in px for flow, in the deviation of the map for
-    features; 0 or infinite for what has to be the same.
+    features, in its own units for an extra cue; 0 or infinite for what has to be the same.
     """
-    for name in CUES:
-        stored, again = store.read(name, clip).astype(np.float32), np.asarray(getattr(cues, name), np.float32)
-        yield name, _far(name, stored, again, isinstance(store.arrays[name].encoding, Rows)), _ALLOWED[name]
+    allowed = _ALLOWED | {maps.name: maps.tolerance for maps in store.spec.extra}
+    for name in store.cue_names:
+        stored, again = store.read(name, clip).astype(np.float32), np.asarray(cues[name], np.float32)
+        yield name, _far(name, stored, again, isinstance(store.arrays[name].encoding, Rows)), allowed[name]
     for name in _EXACT:
-        same = np.array_equal(store.read(name, clip), getattr(cues, name))
+        same = np.array_equal(store.read(name, clip), cues[name])
         yield name, 0.0 if same else np.inf, 0.0
 
 

@@ -21,7 +21,7 @@ ClipPayloads = Mapping[str, list[bytes]]  # array → its inner chunks of one cl
 
 def encode_clip(clip_id: str, specs: Mapping[str, ArraySpec], cues: ClipCues) -> ClipPayloads:
     """All inner chunks of one clip."""
-    values: dict[str, Any] = {name: np.asarray(getattr(cues, name)) for name in specs if not name.endswith("_scale")}
+    values: dict[str, Any] = {name: np.asarray(cues[name]) for name in specs if not name.endswith("_scale")}
     for name, value in values.items():
         check_shape(clip_id, specs[name], value)
     payloads: dict[str, list[bytes]] = {}

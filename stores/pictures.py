@@ -136,6 +136,18 @@ def pca_picture(features: Float[np.ndarray, "c h w"], basis: Basis | None = None
     return _as_bytes(np.where(known[..., None], scaled, 0), known)
 
 
+# --- any map -------------------------------------------------------------------------------------------------------
+
+
+def scaled_picture(maps: Float[np.ndarray, "c h w"], limits: tuple[float, float]) -> UInt8[np.ndarray, "h w 3"]:
+    """One channel as grey, three as red, green and blue, on a scale from the first limit (0) to the second (255)."""
+    if len(maps) not in (1, 3):
+        return pca_picture(maps)
+    known = np.isfinite(maps).all(axis=0)
+    share = (np.where(known, maps, 0) - limits[0]) / max(limits[1] - limits[0], 1e-6)
+    return _as_bytes(np.moveaxis(np.broadcast_to(share, (3, *share.shape[1:])), 0, -1), known)
+
+
 # --- labels -------------------------------------------------------------------------------------------------------
 
 

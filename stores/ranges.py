@@ -14,7 +14,7 @@ Check = Callable[[np.ndarray, ArraySpec], str | None]
 def wrong_values(arrays: Mapping[str, ArraySpec], values: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str]]:
     """(array, phrase) for each decoded array of one clip that cannot be right."""
     for name, value in values.items():
-        phrase = _CHECKS.get(name, _anything)(value, arrays[name])
+        phrase = _CHECKS.get(name, _within_limits)(value, arrays[name])
         if phrase is not None:
             yield name, phrase
     frames = values["frame_index"]
@@ -25,8 +25,12 @@ def wrong_values(arrays: Mapping[str, ArraySpec], values: Mapping[str, np.ndarra
             yield "pair_gap", "it is not the distance of the pair's frames"
 
 
-def _anything(values: np.ndarray, spec: ArraySpec) -> str | None:
-    return None
+def _within_limits(values: np.ndarray, spec: ArraySpec) -> str | None:
+    low, high = spec.attributes.get("limits", (-np.inf, np.inf))
+    step = spec.encoding.error_bound(np.asarray(high)) if "limits" in spec.attributes else 0
+    if (np.isnan(values) | ((values >= low - step) & (values <= high + step))).all():
+        return None
+    return f"values beyond {low:g} to {high:g}"
 
 
 def _depth(values: np.ndarray, spec: ArraySpec) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import re
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from stores import encodings
@@ -16,6 +17,7 @@ RGB = Plain("uint8", Blosc("zstd", 3, "noshuffle"))
 DEPTH = Plain("float16", Blosc("zstd", 1, "bitshuffle"))
 FLOW = Steps(1 / 64, "int16", Blosc("zstd", 3, "shuffle"))
 FEATURES = Rows("int8", Blosc("zstd", 1, "bitshuffle"))
+_ENCODINGS = ("rgb", "depth", "flow", "features")
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,39 @@ class Geometry:
 
 
 @dataclass(frozen=True)
+class FrameMaps:
+    """An extra cue: maps of every frame on the cue grid, beside those that every store has."""
+
+    name: str
+    axis: tuple[str, ...]  # what each channel is, such as x, y, z
+    units: str
+    encoding: Plain | Steps
+    limits: tuple[float, float]  # every value lies between them
+    tolerance: float  # 99 % of the values of two computations differ by less
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):  # it names a folder of the store
+            raise ValueError(f"expected a cue's name in lower-case letters, digits and _, found {self.name!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in a store's attributes."""
+        return {
+            **vars(self),
+            "axis": list(self.axis),
+            "limits": list(self.limits),
+            "encoding": encodings.to_dict(self.encoding),
+        }
+
+    @classmethod
+    def from_dict(cls, entry: dict[str, Any]) -> FrameMaps:
+        """The inverse of `to_dict`."""
+        encoding = encodings.from_dict(entry["encoding"])
+        return cls(**{**entry, "axis": tuple(entry["axis"]), "limits": tuple(entry["limits"]), "encoding": encoding})
+
+
+@dataclass(frozen=True)
 class StoreSpec:
-    """Geometry, clips per shard, and the encoding of each cue (defaults: tests/benchmarks/store_encodings.py)."""
+    """Geometry, clips per shard, each cue's encoding (defaults: tests/benchmarks/store_encodings.py), extra cues."""
 
     geometry: Geometry
     shard_clips: int = 16
@@ -49,22 +82,22 @@ class StoreSpec:
     depth: Encoding = DEPTH
     flow: Encoding = FLOW
     features: Encoding = FEATURES
+    extra: tuple[FrameMaps, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in a store's attributes."""
-        cues = {name: encodings.to_dict(getattr(self, name)) for name in _cue_names()}
+        """As it stands in a store's attributes; extra cues are named only where there are some."""
+        cues = {name: encodings.to_dict(getattr(self, name)) for name in _ENCODINGS}
         geometry = {name: list(value) if isinstance(value, tuple) else value for name, value in self._sizes()}
-        return {"geometry": geometry, "shard_clips": self.shard_clips, **cues}
+        extra = {"extra": [maps.to_dict() for maps in self.extra]} if self.extra else {}
+        return {"geometry": geometry, "shard_clips": self.shard_clips, **cues, **extra}
 
     @classmethod
     def from_dict(cls, entry: dict[str, Any]) -> StoreSpec:
         """The inverse of `to_dict`; KeyError or TypeError where something is missing or unknown."""
-        cues = {name: encodings.from_dict(entry[name]) for name in _cue_names()}
-        return cls(geometry=Geometry.from_dict(entry["geometry"]), shard_clips=entry["shard_clips"], **cues)
+        cues: dict[str, Any] = {name: encodings.from_dict(entry[name]) for name in _ENCODINGS}
+        extra = tuple(FrameMaps.from_dict(maps) for maps in entry.get("extra", ()))
+        geometry = Geometry.from_dict(entry["geometry"])
+        return cls(geometry=geometry, shard_clips=entry["shard_clips"], extra=extra, **cues)
 
     def _sizes(self) -> list[tuple[str, Any]]:
         return list(asdict(self.geometry).items())
-
-
-def _cue_names() -> list[str]:
-    return [field.name for field in fields(StoreSpec) if field.name not in ("geometry", "shard_clips")]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stores import claims, durable, layout, ledger, pairs, views
-from stores.arrays import CUES, ArraySpec, arrays
+from stores.arrays import ArraySpec, arrays, cue_names
 from stores.clips import ClipList
 from stores.codecs import with_checksum
 from stores.cues import PairCues
@@ -168,14 +168,28 @@ class CueStore:
         values = self._decode(name, clip, self._reader.read(name, clip, parts), parts)
         return values[0] if isinstance(index, int) else values
 
-    def pair(self, clip: int, pair: int, cues: Sequence[str] = CUES) -> PairCues:
-        """The named cues of one pair of frames, decoded."""
-        return pairs.decode(self.arrays, self.stored_pair(clip, pair, cues))
+    @property
+    def cue_names(self) -> tuple[str, ...]:
+        """The arrays that hold cues."""
+        return cue_names(self.spec)
 
-    def stored_pair(self, clip: int, pair: int, cues: Sequence[str] = CUES) -> PairCues:
-        """The named cues of one pair of frames, as stored: what a loader process should hand on."""
+    def pair(
+        self, clip: int, pair: int, cues: Sequence[str] | None = None, channels: Sequence[int] | None = None
+    ) -> PairCues:
+        """The named cues (None: all) of one pair of frames, decoded.
+
+        `channels` are positions among the encoder channels that the store keeps; the others are not decoded.
+        """
+        named = self.cue_names if cues is None else cues
+        return pairs.decode(self.arrays, self.stored_pair(clip, pair, named, channels), named)
+
+    def stored_pair(
+        self, clip: int, pair: int, cues: Sequence[str] | None = None, channels: Sequence[int] | None = None
+    ) -> PairCues:
+        """The same as it is stored, for who decodes elsewhere."""
         self._require(clip)
-        return pairs.read_stored(self._reader, clip, pair, cues)
+        named = self.cue_names if cues is None else cues
+        return pairs.read_stored(self._reader, clip, pair, named, channels)
 
     def lacking(self, names: Sequence[str]) -> list[str]:
         """Those arrays that have no file at all, as in a store that was copied in part."""

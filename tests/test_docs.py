@@ -174,24 +174,23 @@ def test_the_model_of_the_documents_is_scored(tmp_path: Path, monkeypatch: pytes
     assert set(result["scores"]) == {"encoder", "colours"}
 
 
-def test_the_cue_of_the_documents_is_the_normal_of_a_plane(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Log depth that falls to the right by 0.01 a cell: the surface faces right, as much in a mirrored view."""
-    from lila_train import views
+def test_the_cue_of_the_documents_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lila_train import cues
+    from lila_train.views import cut_views
     from tests.train.test_views import METHOD, MIRRORED, SIZE, shear
 
-    monkeypatch.setattr(views, "_TELL", dict(views._TELL))
-    (example,) = blocks(ROOT / "docs/adding-a-cue.md", "python views")
-    names = dict(vars(views))
+    (example,) = blocks(ROOT / "docs/adding-a-cue.md", "python cues")
+    names = dict(vars(cues))
     exec(example, names)  # noqa: S102 - the document is ours
-    log = (0.8 - 0.01 * torch.arange(SIZE)).expand(1, 2, SIZE, SIZE)
-    inverse_depth = 100 * (1 / torch.expm1(log * torch.log(torch.tensor(11.0))) - 0.1)
-    batch = replace(shear(query=MIRRORED), depth=inverse_depth)
-    for view, told in enumerate(names["_tell_normals"](batch, METHOD, (batch.regions(0), batch.regions(1)))):
-        expected = torch.nn.functional.normalize(torch.tensor([0.01 * SIZE / 2 * names["SLOPE"], 0.0, 1.0]), dim=0)
-        torch.testing.assert_close(told.cues[0, :, 20, 20], expected, atol=1e-3, rtol=1e-3)
-        assert told.cues.shape == (1, 3, SIZE, SIZE), view
-        assert told.valid.all()
-    assert "normals" in views._TELL
+    monkeypatch.setattr(cues, "CUES", names["CUES"])
+    batch = shear(query=MIRRORED)
+    context, query = cut_views(batch, replace(METHOD, cues=("depth", "brightness")))
+    for view in (context, query):
+        torch.testing.assert_close(view.cues[:, :1], view.image.mean(dim=1, keepdim=True))
+        assert view.cues.shape == (1, 2, SIZE, SIZE)
+        assert view.confidence.shape[1] == 2  # everywhere, and depth's
+    true = context.cues[0, :1].numpy()
+    assert all(picture.shape == (SIZE, SIZE, 3) for picture in names["Brightness"]().draw(true, true))
 
 
 def test_the_version_is_the_same_everywhere() -> None:

@@ -37,6 +37,7 @@ def build(
     seed: o.Seed = 0,
     decoder: o.Decoder = "decord",
     max_gap: o.MaxGap = None,
+    extra_cues: o.ExtraCues = None,
     profile: o.ProfileName = None,
     encoder: o.Encoder = None,
     encoder_weights: o.EncoderWeights = None,

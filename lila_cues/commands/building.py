@@ -118,8 +118,10 @@ def _check_place(path: Path) -> None:
 
 def _check_room(path: Path, recipe: Recipe, n_clips: int) -> None:
     """Refuse what cannot fit, before anything is written."""
+    from lila_cues.pipeline.build import spec_of
+
     done = (stores.open(path).statuses() == COMPLETE).mean() if path.exists() else 0.0
-    planned = plan.plan(stores.StoreSpec(recipe.geometry), n_clips, frames_per_second=1.0)
+    planned = plan.plan(spec_of(recipe), n_clips, frames_per_second=1.0)
     plan.require_room(planned, path, float(done))
 
 

@@ -61,6 +61,10 @@ DepthWeights = Annotated[str | None, typer.Option(rich_help_panel=NETWORKS, help
 Flow = Annotated[str | None, typer.Option(rich_help_panel=NETWORKS, help="raft_large, raft_small or dis.")]
 FlowWeights = Annotated[str | None, typer.Option(rich_help_panel=NETWORKS, help="Its weight file.")]
 FlowUpdates = Annotated[int | None, typer.Option(min=1, rich_help_panel=NETWORKS, help="RAFT's updates per pair.")]
+ExtraCues = Annotated[
+    str | None,
+    typer.Option(metavar="NAMES", rich_help_panel=DATA, help="Cues to make beside the usual, with commas: normals."),
+]
 Attention = Annotated[str, typer.Option(rich_help_panel=NETWORKS, help="sdpa, or xformers where it is installed.")]
 Precision = Annotated[
     str, typer.Option(rich_help_panel=NETWORKS, help="float32, bfloat16 or float16, of depth and flow.")

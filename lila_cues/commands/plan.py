@@ -31,6 +31,7 @@ def plan(
     limit: o.Limit = None,
     profile: o.ProfileName = None,
     encoder: o.Encoder = None,
+    extra_cues: o.ExtraCues = None,
     device: o.Device = "auto",
     rate: Rate = _RATE,
 ) -> None:
@@ -59,11 +60,13 @@ def plan(
 def planned_spec(order: Order) -> StoreSpec:
     """The spec that the order's profile makes; its encoder's patch is read from the name, as no network is loaded."""
     from lila_cues import profiles
+    from lila_cues.pipeline.derived import maps_of, parse
     from lila_cues.pipeline.prepare import sizes
     from stores.spec import StoreSpec
 
     chosen = profiles.profile(order.profile or _default_profile(order))
-    return StoreSpec(sizes(chosen, patch_of(order.encoder or chosen.encoder)))
+    found = sizes(chosen, patch_of(order.encoder or chosen.encoder))
+    return StoreSpec(found, extra=maps_of(parse(order.extra_cues)))
 
 
 def _default_profile(order: Order) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import stores
 from lila_cues.decoding import decoder_version
+from lila_cues.pipeline.derived import maps_of
 from lila_cues.pipeline.recipe import Recipe, Records
 from lila_cues.pipeline.task import TaskReport, Told, build_task
 from lila_cues.pipeline.worker import TASKS_AT_ONCE, Worker
@@ -29,14 +30,18 @@ LOG = "build.jsonl"
 
 def open_store(path: Path, recipe: Recipe, clips: Sequence[str], weights: Records, request: dict[str, Any]) -> CueStore:
     """The store of that recipe, made if there is none; `request` is what the user asked for, kept as it was asked."""
-    spec = stores.StoreSpec(recipe.geometry)
-    arguments = (spec, clips, recipe.fingerprint(weights), provenance(recipe, weights, request))
+    arguments = (spec_of(recipe), clips, recipe.fingerprint(weights), provenance(recipe, weights, request))
     try:
         return stores.open_or_create(path, *arguments)
     except OSError as error:  # another builder has put its store there meanwhile
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
         return stores.open_or_create(path, *arguments)
+
+
+def spec_of(recipe: Recipe) -> stores.StoreSpec:
+    """What a store of that recipe holds."""
+    return stores.StoreSpec(recipe.geometry, extra=maps_of(recipe.extra_cues))
 
 
 def provenance(recipe: Recipe, weights: Records, request: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from lila_cues import draws
 from lila_cues.networks.execution import usual_batch
 from lila_cues.pamr import refine, three_scales
+from lila_cues.pipeline.derived import DERIVED
 from lila_cues.pipeline.intake import ClipFrames
 from lila_cues.pipeline.networks import Networks
 from lila_cues.pipeline.recipe import Recipe
@@ -76,6 +77,7 @@ class CueMaker:
     def _finish(self, made: Computed) -> ClipCues:
         refined = self._refine(made.raw, made.images) if made.refined is None else made.refined
         frames, choice = made.frames, made.frames.choice
+        extra = self._extra(made)
         with self.seconds.host("to host"):
             return ClipCues(
                 rgb=frames.rgb,
@@ -89,7 +91,15 @@ class CueMaker:
                 frame_time=frames.times,
                 pair_frames=choice.pair_frames.astype(np.int32),
                 pair_gap=choice.pair_gap.astype(np.int32),
+                extra={name: _host(maps) for name, maps in extra.items()},
             )
+
+    def _extra(self, made: Computed) -> dict[str, Tensor]:
+        """The extra cues by name, f×c×y×x."""
+        if not self.recipe.extra_cues:
+            return {}
+        with self.seconds.device("extra cues"):
+            return {name: DERIVED[name].make(made) for name in self.recipe.extra_cues}
 
     def _raw_features(self, images: Tensor, channels: np.ndarray) -> Tensor:
         """The clip's channels of the encoder's last tapped block, on the encoder's own grid."""

@@ -11,6 +11,7 @@ from lila_cues.decoding import require_decoder
 from lila_cues.frame_choice import anchors_and_gaps
 from lila_cues.networks import FrozenEncoder
 from lila_cues.order import Order
+from lila_cues.pipeline.derived import parse as extra_cues
 from lila_cues.pipeline.networks import Networks, load_networks
 from lila_cues.pipeline.recipe import NetworkChoice, PamrChoice, Recipe, SourceChoice
 from lila_cues.profiles import Profile
@@ -32,6 +33,7 @@ def choose(order: Order) -> Choice:
     """The device at hand, the profile for it with the networks that the order names, and what to say of them."""
     device = choose_device(order.device)
     require_decoder(order.decoder)
+    extra_cues(order.extra_cues)
     named = order.encoder or order.depth or order.flow or order.profile
     notes = () if named else profiles.default_notes(order.dataset, device)
     profile = profiles.profile(order.profile or profiles.default(order.dataset, device))
@@ -54,6 +56,7 @@ def load(order: Order, choice: Choice) -> tuple[Recipe, Networks]:
         seed=order.seed,
         max_gap=order.max_gap or profile.max_gap,
         pamr=PamrChoice(profile.pamr_iterations),
+        extra_cues=extra_cues(order.extra_cues),
     )
     return recipe, networks
 

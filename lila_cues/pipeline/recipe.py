@@ -68,6 +68,8 @@ class Recipe:
     seed: int = 0
     max_gap: int = 5
     pamr: PamrChoice = field(default_factory=PamrChoice)
+    extra_cues: tuple[str, ...] = ()
+    """Names in `lila_cues.pipeline.derived`."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -87,10 +89,11 @@ class Recipe:
             seed=entry["seed"],
             max_gap=entry["max_gap"],
             pamr=PamrChoice(**pamr),
+            extra_cues=tuple(entry.get("extra_cues", ())),
         )
 
     def fingerprint(self, weights: Records) -> dict[str, Any]:
-        """What shapes the data, but for the geometry, which the store's spec has: not where files lie, nor the device.
+        """What shapes the data, but for geometry and extra cues, which are in the store's spec: no place, no device.
 
         `weights`: the record of each network, by kind.
         """

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from lila_train.cues import told_by
 from lila_train.monitors.board import Board
-from lila_train.settings import DEPTH, FEATURES, FLOW
 from lila_train.trainer import Trainer
 from lila_train.views import cut_views
-from stores.pictures import flow_picture, pca_basis, pca_picture, write_png
+from stores.pictures import pca_basis, pca_picture, write_png
 
 SHOWN = 4  # pairs
 MARGIN = 6  # px of white between pictures
@@ -46,7 +46,7 @@ class Pictures:
 def _titles(trainer: Trainer) -> Picture:
     """What each column shows."""
     method = trainer.settings.method
-    told = [title for cue in (FLOW, DEPTH, FEATURES) if cue in method.cues for title in (cue, "read off")]
+    told = [title for cue in told_by(method) for title in (cue.name, "read off")]
     names = ["context", "query", "our features", "", *told]
     image = Image.new("RGB", (len(names) * (method.view_size + MARGIN) - MARGIN, TITLE_HEIGHT), "white")
     for n, name in enumerate(names):
@@ -83,28 +83,12 @@ def _row(pair: _One, trainer: Trainer) -> list[Picture]:
     shown = [_photo(pair.context), _photo(pair.query), both[:, :size], both[:, size:]]
     true, read = _array(pair.cues), _array(pair.read)
     at = 0
-    for cue in (c for c in (FLOW, DEPTH, FEATURES) if c in trainer.settings.method.cues):
-        channels = {FLOW: 2, DEPTH: 1}.get(cue, len(true) - at)
-        shown += _compared(cue, true[at : at + channels], read[at : at + channels])
-        at += channels
+    method = trainer.settings.method
+    for cue in told_by(method):
+        channels = slice(at, at + cue.channels(method))
+        shown += cue.draw(true[channels], read[channels])
+        at = channels.stop
     return shown
-
-
-def _compared(cue: str, true: Float[np.ndarray, "c h w"], read: Float[np.ndarray, "c h w"]) -> list[Picture]:
-    """A cue and its reconstruction on one scale."""
-    if cue == FLOW:
-        longest = float(np.percentile(np.hypot(*true), 98))
-        return [flow_picture(maps, max(longest, 1e-3)) for maps in (true, read)]
-    if cue == DEPTH:
-        low, high = np.percentile(true, (1, 99))
-        return [_grey((maps[0] - low) / max(high - low, 1e-6)) for maps in (true, read)]
-    basis = pca_basis(true.reshape(len(true), -1).T)
-    return [pca_picture(maps, basis) for maps in (true, read)]
-
-
-def _grey(values: Float[np.ndarray, "h w"]) -> Picture:
-    """1, far, is white."""
-    return np.repeat(np.rint(255 * values.clip(0, 1)).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def _photo(image: Tensor) -> Picture:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import stores
-from stores.arrays import CUES
+from stores.arrays import STANDARD_CUES as CUES
 from stores.cues import PairCues
 from stores.store import CueStore
 

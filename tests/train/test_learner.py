@@ -137,7 +137,7 @@ def test_the_head_of_erm_learns_only_the_rows_that_were_told(store: stores.CueSt
 def test_online_distillation_needs_no_stored_features(store: stores.CueStore) -> None:
     settings = replace(SETTINGS, method=replace(SETTINGS.method, distilled="online", channels=12))
     batch = batch_of(store, settings)
-    assert batch.features is None
+    assert "features" not in batch.cues
     assert batch.channels.max() > 6
     assert torch.isfinite(Learner(world.encoder(), settings, Hardware(CPU)).backward(batch).total)
 

@@ -131,7 +131,7 @@ def test_any_setting_can_be_set_by_name(store: stores.CueStore, tmp_path: Path) 
         "query_area=0.5": "--set query_area takes 2 values",
         "query_area=0.5,1.5": "query_area must be two area fractions",
         "base_mirror=2": "base_mirror must be a probability",
-        "cues=sound": "cues must be some of flow, depth, features, found sound",
+        "cues=sound": "cues must be some of flow, depth, normals, features, found sound",
     }.items():
         assert re.search(message, refusal(*arguments[:-2], *OPTIONS, "--set", word)), word
 
@@ -179,6 +179,8 @@ def test_a_store_without_a_cue_says_so_before_anything_is_written(store: stores.
     assert "this run tells depth, but" in refusal(*arguments)
     raw = refusal(*arguments, "--set", "distilled=raw", "--set", "cues=flow,features")
     assert "has no features_raw; copy the whole store, or leave the cue out with --set cues=flow" in raw
+    never = refusal(*arguments, "--set", "cues=flow,normals")
+    assert "has no normals or depth; build one with --extra-cues normals, or leave the cue out" in never
     assert not (tmp_path / "run").exists()
     result = CliRunner().invoke(app, [*arguments, "--set", "cues=flow,features"])
     assert result.exit_code == 0, result.output

@@ -41,7 +41,7 @@ def test_draws_follow_the_ranges() -> None:
     assert {d.clip for d in drawn} == set(range(0, 40, 2))
     same = np.mean([d.query.mirrored == d.context.mirrored for d in drawn])
     assert 0.4 < same < 0.6
-    assert all(len(set(d.channels)) == 5 and max(d.channels) < 12 for d in drawn)
+    assert all(len(set(d.stored_channels)) == 5 and max(d.stored_channels) < 12 for d in drawn)
 
 
 def test_without_cropping_both_views_are_one() -> None:

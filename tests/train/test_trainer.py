@@ -173,11 +173,11 @@ def test_what_is_no_number_stops_before_the_weights(store: stores.CueStore, tmp_
     run = trainer(store, tmp_path / "run")
     batch = next(iter(run.batches()))
     before = {name: t.clone() for name, t in run.learner.decoder.state_dict().items()}
-    depth = batch.depth.clone()
+    depth = batch.cues["depth"].clone()
     depth[1, 0, 3, 4] = torch.nan
     name = store.clip_id(int(batch.clips[1]))
     with pytest.raises(LilaError, match=f"at step 0: the cues of {name} hold NaN"):
-        run.advance(replace(batch, depth=depth))
+        run.advance(replace(batch, cues={**batch.cues, "depth": depth}))
     with torch.no_grad():
         run.learner.decoder.head.weight.mul_(torch.inf)
     with pytest.raises(LilaError, match=r"the loss is NaN for clip-\d, clip-\d"):

@@ -25,10 +25,12 @@ def shear(context: tuple[int, ...] = WHOLE, query: tuple[int, ...] = WHOLE) -> P
     torch.manual_seed(0)
     return PairBatch(
         rgb=torch.randint(0, 256, (1, 2, 3, SIZE, SIZE), dtype=torch.uint8),
-        depth=100 + 50 * torch.rand(1, 2, SIZE, SIZE),
-        flow_forward=flow,
-        flow_backward=-flow,
-        features=torch.randn(1, 2, 5, SIZE // 4, SIZE // 4),
+        cues={
+            "depth": 100 + 50 * torch.rand(1, 2, SIZE, SIZE),
+            "flow_forward": flow,
+            "flow_backward": -flow,
+            "features": torch.randn(1, 2, 5, SIZE // 4, SIZE // 4),
+        },
         boxes=torch.tensor([[context, query]]),
         channels=torch.arange(5)[None],
         clips=torch.tensor([0]),
@@ -66,12 +68,10 @@ def test_features_have_unit_length_and_flow_and_depth_are_standardised() -> None
 
 def test_flow_that_does_not_come_back_and_far_depth_are_masked() -> None:
     batch = shear()
-    assert batch.flow_backward is not None
-    assert batch.depth is not None
-    backward, depth = batch.flow_backward.clone(), batch.depth.clone()
+    backward, depth = batch.cues["flow_backward"].clone(), batch.cues["depth"].clone()
     backward[:, :, :, : SIZE // 2] += 10
     depth[:, 0, : SIZE // 2] = 1.0
-    context, _ = cut_views(replace(batch, flow_backward=backward, depth=depth), METHOD)
+    context, _ = cut_views(replace(batch, cues={**batch.cues, "flow_backward": backward, "depth": depth}), METHOD)
     flow, near = context.valid[:, :2], context.valid[:, 2]
     assert not flow[..., : SIZE // 2 - 4].any()
     assert flow[..., SIZE // 2 + 1 :].all()
@@ -102,7 +102,7 @@ def test_only_the_cues_that_were_asked_for_are_told(cues: tuple[str, ...], chann
 
 
 def test_online_features_join_late_and_have_unit_length() -> None:
-    batch = replace(shear(), features=None, channels=torch.tensor([[4, 0, 7]]))
+    batch = replace(shear(), channels=torch.tensor([[4, 0, 7]]))
     context, _ = cut_views(batch, replace(METHOD, distilled="online"))
     assert context.cues.shape[1] == 3
     assert context.valid.shape[1] == 6
