@@ -22,7 +22,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin
 from distributed.worker import Worker as DaskWorker
 
 import stores
-from lila_cues.pipeline.recipe import Recipe
+from lila_cues.pipeline.recipe import BuildRecipe
 from lila_cues.pipeline.task import TaskReport, build_task
 from lila_cues.pipeline.worker import TASKS_AT_ONCE, Worker
 from stores.errors import LilaError
@@ -36,7 +36,7 @@ CONNECT_SECONDS = 20
 
 def build_there(
     store: CueStore,
-    recipe: Recipe,
+    recipe: BuildRecipe,
     tasks: Iterable[int],
     only_failed: bool = False,
     workers: int | None = None,
@@ -70,7 +70,7 @@ class Builder(WorkerPlugin):
     `beside`: how many processes share this machine's cores and GPUs; None where another cluster has seen to that.
     """
 
-    def __init__(self, recipe: Recipe, beside: int | None) -> None:
+    def __init__(self, recipe: BuildRecipe, beside: int | None) -> None:
         self.recipe, self.beside = recipe, beside
 
     def setup(self, worker: DaskWorker) -> None:

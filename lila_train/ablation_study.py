@@ -19,7 +19,7 @@ from lila_train.evaluation.models import ENCODER
 from lila_train.learner import Hardware
 from lila_train.run_folder import RunFolder
 from lila_train.settings import TrainSettings
-from lila_train.trainer import Row, Running, Trainer
+from lila_train.trainer import Running, StepRecord, Trainer
 
 LILA = "lila"
 Observer = Callable[[str, int, float | None], None]
@@ -27,7 +27,7 @@ Observer = Callable[[str, int, float | None], None]
 
 
 @dataclass(frozen=True)
-class Scores:
+class RowScores:
     """J&F of a row's seeds by one protocol, in percent; those that are still missing are not there."""
 
     row: Ablation
@@ -43,7 +43,7 @@ class Scores:
         """Standard deviation over seeds (unbiased); None below two."""
         return float(np.std(list(self.by_seed.values()), ddof=1)) if len(self.by_seed) > 1 else None
 
-    def gain_over(self, full: Scores) -> float | None:
+    def gain_over(self, full: RowScores) -> float | None:
         """Mean difference to the full model over the seeds that both have."""
         shared = self.by_seed.keys() & full.by_seed.keys()
         if not shared:
@@ -57,10 +57,10 @@ class Finding:
 
     protocol: str
     encoder: float
-    scores: Sequence[Scores]
+    scores: Sequence[RowScores]
 
     @property
-    def full(self) -> Scores:
+    def full(self) -> RowScores:
         """The row that the others are compared with."""
         return next(scores for scores in self.scores if scores.row.name == FULL.name)
 
@@ -96,7 +96,9 @@ class Study:
                 for task in self.tasks:
                     found.setdefault((task.protocol, row.name), {})[seed] = self._score(task, row, seed)
         return [
-            Finding(task.protocol, self._baseline(task), [Scores(row, found[task.protocol, row.name]) for row in rows])
+            Finding(
+                task.protocol, self._baseline(task), [RowScores(row, found[task.protocol, row.name]) for row in rows]
+            )
             for task in self.tasks
         ]
 
@@ -109,7 +111,7 @@ class Study:
         folder, name = self.folder(row, seed), f"{row.label}, seed {seed}"
         folder.claim(resume=True)
 
-        def observe_step(step: Row) -> None:
+        def observe_step(step: StepRecord) -> None:
             observe(name, 1, step.loss)
 
         running = Running(self.loader_processes, observers=(observe_step,))

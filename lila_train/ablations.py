@@ -16,8 +16,8 @@ from stores.errors import LilaError
 
 
 @dataclass(frozen=True)
-class Published:
-    """The paper's figures of a row."""
+class PaperFigures:
+    """The paper's figures of a row: J&F in percent, normals RMSE in degrees, mIoU in percent; None: not published."""
 
     davis_lp: float
     davis_knn: float
@@ -32,7 +32,7 @@ class Ablation:
     name: str
     label: str
     why: str
-    published: Published
+    published: PaperFigures
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     def of(self, full: TrainSettings) -> TrainSettings:
@@ -44,35 +44,35 @@ class Ablation:
         return frozenset(homes(full)[name] for name in self.changes)
 
 
-FULL = Ablation("full", "LILA", "the method", Published(68.6, 73.9, 28.53, 59.6))
+FULL = Ablation("full", "LILA", "the method", PaperFigures(68.6, 73.9, 28.53, 59.6))
 
 CUES = (
     Ablation(
         "self-distillation",
         "self-distillation only",
         "what the encoder's own features teach without geometry or motion",
-        Published(66.9, 68.6, 28.61, 59.3),
+        PaperFigures(66.9, 68.6, 28.61, 59.3),
         {"cues": (FEATURES,)},
     ),
     Ablation(
         "with-depth",
         "+ depth",
         "what geometry adds",
-        Published(67.2, 72.6, 29.06, 58.7),
+        PaperFigures(67.2, 72.6, 29.06, 58.7),
         {"cues": (DEPTH, FEATURES)},
     ),
     Ablation(
         "with-flow",
         "+ flow",
         "what motion adds",
-        Published(67.0, 72.6, 28.64, 59.5),
+        PaperFigures(67.0, 72.6, 28.64, 59.5),
         {"cues": (FLOW, FEATURES)},
     ),
     Ablation(
         "without-self-distillation",
         "depth + flow",
         "geometry and motion without the encoder's features",
-        Published(69.1, 72.5, 28.49, 59.3),
+        PaperFigures(69.1, 72.5, 28.49, 59.3),
         {"cues": (FLOW, DEPTH)},
     ),
     FULL,
@@ -83,31 +83,31 @@ COMPONENTS = (
         "erm",
         "A: ERM distillation",
         "the same cues and losses without the in-context solve: a linear head for all frames",
-        Published(63.2, 61.1),
+        PaperFigures(63.2, 61.1),
         {"objective": "erm"},
     ),
     Ablation(
         "no-pamr",
         "B: no PAMR",
         "the encoder's features as they are, on its own grid",
-        Published(67.3, 71.9),
+        PaperFigures(67.3, 71.9),
         {"distilled": "raw"},
     ),
     Ablation(
         "no-cropping",
         "C: no cropping",
         "both views of the same region",
-        Published(66.0, 72.4),
+        PaperFigures(66.0, 72.4),
         {"same_region": True},
     ),
     Ablation(
         "no-temporal-sampling",
         "D: no temporal sampling",
         "neighbouring frames only",
-        Published(69.3, 72.4),
+        PaperFigures(69.3, 72.4),
         {"max_gap": 1},
     ),
-    Ablation("no-edge-loss", "E: no edge loss", "L1 alone", Published(68.1, 72.9), {"edge_weight": 0.0}),
+    Ablation("no-edge-loss", "E: no edge loss", "L1 alone", PaperFigures(68.1, 72.9), {"edge_weight": 0.0}),
     FULL,
 )
 

@@ -34,7 +34,7 @@ KEPT_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
-class Row:
+class StepRecord:
     """What the log keeps of a step."""
 
     step: int
@@ -51,7 +51,7 @@ class Running:
 
     loader_processes: int = 0
     checkpoint_every: int = 1000
-    observers: Sequence[Callable[[Row], None]] = ()
+    observers: Sequence[Callable[[StepRecord], None]] = ()
     stopped: Callable[[], bool] = lambda: False
     monitors: Sequence[Monitor] = ()
 
@@ -149,7 +149,7 @@ class Trainer:
         total, l1, edge = averaged(torch.stack((losses.total, losses.l1, losses.edge))).tolist()
         if not self.hardware.share.leads:
             return
-        row = Row(self.step - 1, total, l1, edge, learning_rate(self.step - 1, self.settings), round(seconds, 4))
+        row = StepRecord(self.step - 1, total, l1, edge, learning_rate(self.step - 1, self.settings), round(seconds, 4))
         with self.folder.log.open("a") as log:
             log.write(json.dumps(asdict(row)) + "\n")
         for observe in self.running.observers:

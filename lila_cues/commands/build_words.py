@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lila_cues.pipeline.build import Tally
     from lila_cues.pipeline.networks import Networks
     from lila_cues.pipeline.prepare import Choice
-    from lila_cues.pipeline.recipe import Recipe
+    from lila_cues.pipeline.recipe import BuildRecipe
     from lila_cues.pipeline.task import TaskReport
 
 NETWORK_PARTS = ("encoder", "depth", "flow")
@@ -35,7 +35,7 @@ def finished(store: CueStore, shard: tuple[int, int]) -> str:
     return f"{share}{escape(store.path)} is finished: {complete} {_clips(complete)} complete{again}"
 
 
-def announcement(choice: Choice, recipe: Recipe, networks: Networks, store: CueStore, left: int) -> RenderableType:
+def announcement(choice: Choice, recipe: BuildRecipe, networks: Networks, store: CueStore, left: int) -> RenderableType:
     """What will be done."""
     geometry, done = recipe.geometry, store.n_clips - left
     table = _table(f"Building {store.path}")

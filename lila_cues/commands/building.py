@@ -25,7 +25,7 @@ from stores.store import CueStore
 if TYPE_CHECKING:
     from lila_cues.pipeline.build import Tally
     from lila_cues.pipeline.networks import Networks
-    from lila_cues.pipeline.recipe import Recipe
+    from lila_cues.pipeline.recipe import BuildRecipe
     from lila_cues.pipeline.task import TaskReport
 
 ALL_COMPLETE, SOME_FAILED = 0, 1
@@ -116,7 +116,7 @@ def _check_place(path: Path) -> None:
         raise LilaError(f"expected to write {path}, found no permission in {above}; name another place with --store")
 
 
-def _check_room(path: Path, recipe: Recipe, n_clips: int) -> None:
+def _check_room(path: Path, recipe: BuildRecipe, n_clips: int) -> None:
     """Refuse what cannot fit, before anything is written."""
     from lila_cues.pipeline.build import spec_of
 
@@ -125,7 +125,9 @@ def _check_room(path: Path, recipe: Recipe, n_clips: int) -> None:
     plan.require_room(planned, path, float(done))
 
 
-def _reports(recipe: Recipe, networks: Networks, store: CueStore, how: Conduct, left: int) -> Generator[TaskReport]:
+def _reports(
+    recipe: BuildRecipe, networks: Networks, store: CueStore, how: Conduct, left: int
+) -> Generator[TaskReport]:
     """Reports of tasks as they are done, with a bar over the clips, and failures as they come."""
     from lila_cues.pipeline import build
     from lila_cues.pipeline.worker import Worker

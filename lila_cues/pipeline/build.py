@@ -18,7 +18,7 @@ from typing import Any
 import stores
 from lila_cues.decoding import decoder_version
 from lila_cues.pipeline.derived import maps_of
-from lila_cues.pipeline.recipe import Recipe, Records
+from lila_cues.pipeline.recipe import BuildRecipe, Records
 from lila_cues.pipeline.task import TaskReport, Told, build_task
 from lila_cues.pipeline.worker import TASKS_AT_ONCE, Worker
 from stores.store import CueStore
@@ -28,7 +28,9 @@ LOG = "build.jsonl"
 """In the store's folder: a line per task and builder, for who wants to know where the time went."""
 
 
-def open_store(path: Path, recipe: Recipe, clips: Sequence[str], weights: Records, request: dict[str, Any]) -> CueStore:
+def open_store(
+    path: Path, recipe: BuildRecipe, clips: Sequence[str], weights: Records, request: dict[str, Any]
+) -> CueStore:
     """The store of that recipe, made if there is none; `request` is what the user asked for, kept as it was asked."""
     arguments = (spec_of(recipe), clips, recipe.fingerprint(weights), provenance(recipe, weights, request))
     try:
@@ -39,12 +41,12 @@ def open_store(path: Path, recipe: Recipe, clips: Sequence[str], weights: Record
         return stores.open_or_create(path, *arguments)
 
 
-def spec_of(recipe: Recipe) -> stores.StoreSpec:
+def spec_of(recipe: BuildRecipe) -> stores.StoreSpec:
     """What a store of that recipe holds."""
     return stores.StoreSpec(recipe.geometry, extra=maps_of(recipe.extra_cues))
 
 
-def provenance(recipe: Recipe, weights: Records, request: dict[str, Any]) -> dict[str, Any]:
+def provenance(recipe: BuildRecipe, weights: Records, request: dict[str, Any]) -> dict[str, Any]:
     """What is worth knowing of a store's making, beside what shapes the data."""
     packages = ("lila-pixels", "torch", "torchvision", "timm", "numpy", "opencv-python-headless")
     return {

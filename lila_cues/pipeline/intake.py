@@ -10,7 +10,7 @@ from lila_cues.decoding import FrameReader
 from lila_cues.frame_choice import FrameChoice, choose_frames
 from lila_cues.pipeline.crop import WHOLE, base_box, cut
 from lila_cues.pipeline.depth_files import DepthFiles
-from lila_cues.pipeline.recipe import Recipe
+from lila_cues.pipeline.recipe import BuildRecipe
 from lila_cues.sources import Source
 
 AT_ONCE = 4
@@ -30,7 +30,7 @@ class ClipFrames:
     depth: np.ndarray | None  # float32 F y x on the cue grid, where depth comes from files
 
 
-def take_in(source: Source, clip_id: str, recipe: Recipe, depth: DepthFiles | None) -> ClipFrames:
+def take_in(source: Source, clip_id: str, recipe: BuildRecipe, depth: DepthFiles | None) -> ClipFrames:
     """Decode, crop and resize what is kept of a clip; a `LilaError` with the reason where that cannot be done."""
     geometry = recipe.geometry
     with source.open(clip_id) as reader:

@@ -17,7 +17,7 @@ from lila_cues.pamr import refine, three_scales
 from lila_cues.pipeline.derived import DERIVED
 from lila_cues.pipeline.intake import ClipFrames
 from lila_cues.pipeline.networks import Networks
-from lila_cues.pipeline.recipe import Recipe
+from lila_cues.pipeline.recipe import BuildRecipe
 from lila_cues.pipeline.seconds import Seconds
 from stores.cues import ClipCues
 
@@ -39,7 +39,7 @@ class Computed:
 class CueMaker:
     """The networks and how they are applied. `compute` is for one thread at a time, `finish` for any."""
 
-    def __init__(self, networks: Networks, recipe: Recipe):
+    def __init__(self, networks: Networks, recipe: BuildRecipe):
         self.networks, self.recipe = networks, recipe
         self.device = torch.device(recipe.device)
         self.seconds = Seconds(self.device)

@@ -13,7 +13,7 @@ from lila_cues.networks import FrozenEncoder
 from lila_cues.order import Order
 from lila_cues.pipeline.derived import parse as extra_cues
 from lila_cues.pipeline.networks import Networks, load_networks
-from lila_cues.pipeline.recipe import NetworkChoice, PamrChoice, Recipe, SourceChoice
+from lila_cues.pipeline.recipe import BuildRecipe, NetworkChoice, PamrChoice, SourceChoice
 from lila_cues.profiles import Profile
 from stores.errors import LilaError
 from stores.spec import Geometry
@@ -41,13 +41,13 @@ def choose(order: Order) -> Choice:
     return Choice(device, profile, notes + profiles.licence_notes(profile))
 
 
-def load(order: Order, choice: Choice) -> tuple[Recipe, Networks]:
+def load(order: Order, choice: Choice) -> tuple[BuildRecipe, Networks]:
     """The networks, and the recipe that they complete: the encoder's grid is known only now."""
     profile = choice.profile
     named = network_choice(order, profile)
     networks = load_networks(named, choice.device)
     sizes, seen = geometry(profile, networks.encoder)
-    recipe = Recipe(
+    recipe = BuildRecipe(
         source=SourceChoice(order.dataset, str(order.source_root), order.decoder, order.seed),
         networks=named,
         geometry=sizes,

@@ -56,7 +56,7 @@ class PamrChoice:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class BuildRecipe:
     """One build. `seed` draws frames and channels; `max_gap` is T, the largest Δ in source frames."""
 
     source: SourceChoice
@@ -75,7 +75,7 @@ class Recipe:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, entry: dict[str, Any]) -> Recipe:
+    def from_dict(cls, entry: dict[str, Any]) -> BuildRecipe:
         """The inverse of `to_dict`, also after JSON has made lists of the tuples."""
         pamr: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in entry["pamr"].items()

@@ -9,7 +9,7 @@ from pathlib import Path
 from lila_cues.pipeline.intake import take_in
 from lila_cues.pipeline.maker import CueMaker
 from lila_cues.pipeline.networks import Networks, load_networks
-from lila_cues.pipeline.recipe import Recipe
+from lila_cues.pipeline.recipe import BuildRecipe
 from lila_cues.pipeline.worker import open_recipe_source
 from stores.cues import ClipCues
 from stores.errors import LilaError
@@ -42,10 +42,10 @@ class Recomputer:
         return self.maker.finish(self.maker.compute(take_in(self.source, store.clip_id(clip), self.recipe, files)))
 
 
-def recorded_recipe(store: CueStore) -> Recipe:
+def recorded_recipe(store: CueStore) -> BuildRecipe:
     """The recipe that a store was built by."""
     try:
-        return Recipe.from_dict(store.provenance["recipe"])
+        return BuildRecipe.from_dict(store.provenance["recipe"])
     except (KeyError, TypeError) as error:
         raise LilaError(
             f"expected the recipe of its build in {store.path}, found none that can be read ({error!r}); "
@@ -53,7 +53,7 @@ def recorded_recipe(store: CueStore) -> Recipe:
         ) from error
 
 
-def _check_networks(store: CueStore, recipe: Recipe, networks: Networks) -> None:
+def _check_networks(store: CueStore, recipe: BuildRecipe, networks: Networks) -> None:
     recorded = store.fingerprint
     found = json.loads(json.dumps(recipe.fingerprint(networks.records())))  # as a store keeps it: lists, no tuples
     changed = [key for key in recorded if recorded[key] != found.get(key)]

@@ -15,7 +15,7 @@ from lila_cues.decoding import require_decoder
 from lila_cues.pipeline.intake import ClipFrames, take_in
 from lila_cues.pipeline.maker import Computed, CueMaker
 from lila_cues.pipeline.networks import Networks, load_networks
-from lila_cues.pipeline.recipe import Recipe
+from lila_cues.pipeline.recipe import BuildRecipe
 from lila_cues.sources import Source, SourceOptions, open_source
 from stores import payloads
 from stores.payloads import ClipPayloads
@@ -35,7 +35,7 @@ class Worker:
     Tasks may be built by `TASKS_AT_ONCE` threads at a time; the networks serve one clip after another.
     """
 
-    def __init__(self, recipe: Recipe, networks: Networks | None = None, threads: int | None = None):
+    def __init__(self, recipe: BuildRecipe, networks: Networks | None = None, threads: int | None = None):
         self.recipe = recipe
         self.source = open_recipe_source(recipe)
         self.maker = CueMaker(networks or load_networks(recipe.networks, recipe.device), recipe)
@@ -77,7 +77,7 @@ class Worker:
             return payloads.encode_clip(made.frames.clip_id, store.arrays, cues)
 
 
-def open_recipe_source(recipe: Recipe) -> Source:
+def open_recipe_source(recipe: BuildRecipe) -> Source:
     """The source that a recipe names."""
     choice = recipe.source
     require_decoder(choice.decoder)

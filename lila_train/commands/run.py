@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from lila_train.monitors import Monitor
     from lila_train.monitors.board import Board
     from lila_train.run_folder import RunFolder
-    from lila_train.trainer import Row, Trainer
+    from lila_train.trainer import StepRecord, Trainer
 
 DEFAULT_STORE = Path("cues/kinetics.zarr")
 
 
-def run(
+def run(  # long by its options: typer reads a command's from its parameters
     store: o.Store = DEFAULT_STORE,
     out: o.Out = None,
     resume: o.Resume = False,
@@ -130,11 +130,11 @@ class _Look:
 
     def monitors(self, tasks: Sequence[Task], board: Board) -> list[Monitor]:
         """What was asked for."""
-        from lila_train.monitors.pictures import Pictures
-        from lila_train.monitors.scores import Scores
+        from lila_train.monitors.pictures import PictureMonitor
+        from lila_train.monitors.scores import ScoreMonitor
 
-        pictures = [Pictures(self.pictures_every, board)] if self.pictures_every else []
-        return [*pictures, *([Scores(self.score_every, tasks, board)] if tasks else [])]
+        pictures = [PictureMonitor(self.pictures_every, board)] if self.pictures_every else []
+        return [*pictures, *([ScoreMonitor(self.score_every, tasks, board)] if tasks else [])]
 
 
 def _existing(store: Path) -> Path:
@@ -163,7 +163,7 @@ def _train(store: stores.CueStore, folder: RunFolder, settings: TrainSettings, h
             folder.claim(resume=how.resume)
         task = bar.add_task("train", total=settings.steps, start=False, visible=share.leads)
 
-        def show(row: Row) -> None:
+        def show(row: StepRecord) -> None:
             bar.update(task, completed=row.step + 1, description=f"loss {row.loss:.3f}")
 
         encoder = encoder_of_store(store, how.encoder_weights, device)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 if TYPE_CHECKING:
-    from lila_train.trainer import Row
+    from lila_train.trainer import StepRecord
 
 
 class Board:
@@ -24,7 +24,7 @@ class Board:
 
         self._writer = SummaryWriter(str(folder), purge_step=first_step or None)
 
-    def losses(self, row: Row) -> None:
+    def losses(self, row: StepRecord) -> None:
         """A step's losses, its learning rate and its seconds."""
         values = asdict(row)
         step = values.pop("step")

@@ -24,7 +24,7 @@ TITLE_HEIGHT = 14  # px
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PictureMonitor:
     """Writes pictures/step-N.png: a row for each of the same four pairs of the store.
 
     From left to right: context view, query view, the features of both in one basis, then each cue of the query as it

@@ -28,7 +28,7 @@ def open_tasks(data: Path, limit: int | None) -> list[Task]:
 
 
 @dataclass(frozen=True)
-class Scores:
+class ScoreMonitor:
     """Adds a line per protocol to scores.jsonl and a point to TensorBoard's curves; the records lie under scores/."""
 
     every: int

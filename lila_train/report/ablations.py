@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lila_train.ablation_study import Finding, Scores
+from lila_train.ablation_study import Finding, RowScores
 from lila_train.ablations import FULL, Ablation
 from lila_train.report.page import Markup, document, heading, joined, paragraph, table
 
@@ -16,7 +16,7 @@ MISSING = "missing"
 
 
 PUBLISHED = {"davis-knn@lila": "davis_knn", "davis-lp@lila": "davis_lp"}
-"""The field of `Published` that a protocol's figures stand beside."""
+"""The field of `PaperFigures` that a protocol's figures stand beside."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Table:
         encoder = ["frozen encoder", f"{alone:.1f}", "–", "–", _signed(to_full), "–", "–", "–"]
         return [encoder, *(self._row(scores) for scores in self.finding.scores)]
 
-    def _row(self, scores: Scores) -> list[str]:
+    def _row(self, scores: RowScores) -> list[str]:
         is_full = scores.row.name == FULL.name
         published = self._published(scores.row)
         return [
@@ -56,8 +56,7 @@ class Table:
 
     def markdown(self) -> str:
         """A GitHub table under the protocol's name."""
-        lines = [self.head(), ["---", *["---:"] * (len(self.head()) - 1)], *self.rows()]
-        return f"**{self.finding.protocol}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        return f"**{self.finding.protocol}**\n\n" + _markdown(self.head(), self.rows())
 
     def chart(self) -> str:
         """An SVG: each row's seeds as dots, its mean and deviation as a bar; the encoder as a line."""
@@ -85,6 +84,25 @@ class Table:
         return drawn.getvalue()[drawn.getvalue().index("<svg") :]
 
 
+def explained(rows: Sequence[Ablation]) -> tuple[list[str], list[list[str]]]:
+    """What each row changes and why, and what the paper measures of it elsewhere."""
+    head = ["row", "what it asks", "settings", "published NYUv2 normals RMSE, °", "published COCO-Stuff-27 mIoU"]
+    return head, [
+        [row.label, row.why, _settings(row), _figure(row.published.nyu_rmse), _figure(row.published.coco_miou)]
+        for row in rows
+    ]
+
+
+def _settings(row: Ablation) -> str:
+    """As `--set` takes them."""
+    words = ((name, ",".join(value) if isinstance(value, tuple) else value) for name, value in row.changes.items())
+    return ", ".join(f"{name}={str(value).lower()}" for name, value in words) or "–"
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:g}"
+
+
 def write(folder: Path, tables: Sequence[Table], caption: str) -> None:
     """ablations.md, .csv and .html of all protocols, and a chart of each, ablations-PROTOCOL.svg.
 
@@ -93,9 +111,15 @@ def write(folder: Path, tables: Sequence[Table], caption: str) -> None:
     charts = [found.chart() for found in tables]
     for found, chart in zip(tables, charts, strict=True):
         (folder / f"ablations-{found.finding.protocol}.svg").write_text(chart)
-    (folder / "ablations.md").write_text("\n".join([f"{caption}\n", *(found.markdown() for found in tables)]))
+    rows = _markdown(*explained([scores.row for scores in tables[0].finding.scores]))
+    (folder / "ablations.md").write_text("\n".join([f"{caption}\n", *(found.markdown() for found in tables), rows]))
     (folder / "ablations.csv").write_text(_csv(tables))
     (folder / "ablations.html").write_text(_html(tables, charts, caption))
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def _csv(tables: Sequence[Table]) -> str:
@@ -112,6 +136,8 @@ def _html(tables: Sequence[Table], charts: Sequence[str], caption: str) -> str:
     parts = [heading("Ablations", level=1), paragraph(caption)]
     for found, chart in zip(tables, charts, strict=True):
         parts += [heading(found.finding.protocol), Markup(chart), table(found.head(), found.rows())]
+    head, lines = explained([scores.row for scores in tables[0].finding.scores])
+    parts += [heading("The rows"), table(head, lines)]
     return document("LILA: ablations", joined([*parts, paragraph(_NOTE)]))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from lila_cues.networks.weights import WeightSource
 from lila_cues.pipeline.depth_files import DepthFiles
 from lila_cues.pipeline.networks import Networks
-from lila_cues.pipeline.recipe import NetworkChoice, PamrChoice, Recipe, SourceChoice
+from lila_cues.pipeline.recipe import BuildRecipe, NetworkChoice, PamrChoice, SourceChoice
 from stores.spec import Geometry
 
 GEOMETRY = Geometry(frames=6, pairs=4, base=(48, 48), cue=(32, 32), features=(16, 16), encoder=(4, 4), channels=5)
@@ -56,6 +56,6 @@ def networks(depth_files: Path | None = None) -> Networks:
     return Networks(Patches(), Difference(), None if files else Brightness(), files)  # type: ignore[arg-type]
 
 
-def recipe(root: Path, source: str = "videos", seed: int = 0, geometry: Geometry = GEOMETRY) -> Recipe:
+def recipe(root: Path, source: str = "videos", seed: int = 0, geometry: Geometry = GEOMETRY) -> BuildRecipe:
     pamr = PamrChoice(iterations=(2, 1, 1))
-    return Recipe(SourceChoice(source, str(root)), CHOICE, geometry, (32, 32), seed=seed, max_gap=3, pamr=pamr)
+    return BuildRecipe(SourceChoice(source, str(root)), CHOICE, geometry, (32, 32), seed=seed, max_gap=3, pamr=pamr)

@@ -16,7 +16,7 @@ import typer
 import stores
 from lila_cues import cli, profiles
 from lila_cues.pipeline import build, prepare
-from lila_cues.pipeline.recipe import Recipe
+from lila_cues.pipeline.recipe import BuildRecipe
 from stores import console
 from tests.cues import barcodes
 from tests.cues.barcodes import Clip
@@ -69,7 +69,7 @@ def test_a_build_says_what_it_will_do_and_what_came_of_it(command: Command, tmp_
     assert "no GPU here: profile tiny" in err
     store = stores.open("cues/videos.zarr")
     assert store.complete_clips().tolist() == [0, 1, 2]
-    assert Recipe.from_dict(store.provenance["recipe"]).source.root == str(tmp_path / "data" / "videos")
+    assert BuildRecipe.from_dict(store.provenance["recipe"]).source.root == str(tmp_path / "data" / "videos")
     (line,) = (json.loads(text) for text in Path("cues/videos.zarr", build.LOG).read_text().splitlines())
     assert line["complete"] == 3
     assert {"encoder", "depth", "flow", "pamr", "decode", "compress"} <= set(line["seconds"])

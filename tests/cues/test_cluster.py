@@ -19,7 +19,7 @@ import stores
 from lila_cues import cluster
 from lila_cues.pipeline import build
 from lila_cues.pipeline.networks import load_networks
-from lila_cues.pipeline.recipe import NetworkChoice, Recipe
+from lila_cues.pipeline.recipe import BuildRecipe, NetworkChoice
 from lila_cues.pipeline.worker import Worker
 from stores.errors import LilaError
 from tests.cues import barcodes, small_networks
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::R
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> BuildRecipe:
     """Six clips, the last of them no video, through networks that any process can load by name."""
     root = tmp_path_factory.mktemp("videos")
     for name in CLIPS:
@@ -44,11 +44,11 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     return replace(plain, networks=RANDOM, geometry=geometry, encoder_input=(4 * patch, 4 * patch))
 
 
-def make_store(path: Path, recipe: Recipe) -> stores.CueStore:
+def make_store(path: Path, recipe: BuildRecipe) -> stores.CueStore:
     return stores.create(path, stores.StoreSpec(recipe.geometry, 1), CLIPS, recipe.fingerprint({}), {})
 
 
-def test_two_workers_make_the_bytes_of_one(recipe: Recipe, tmp_path: Path) -> None:
+def test_two_workers_make_the_bytes_of_one(recipe: BuildRecipe, tmp_path: Path) -> None:
     serial = make_store(tmp_path / "serial.zarr", recipe)
     with Worker(recipe, threads=2) as worker:
         list(build.build_here(serial, worker, serial.pending_tasks()))
@@ -62,7 +62,7 @@ def test_two_workers_make_the_bytes_of_one(recipe: Recipe, tmp_path: Path) -> No
 
 
 def test_a_scheduler_that_does_not_answer_is_named(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: BuildRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
     store = make_store(tmp_path / "s.zarr", recipe)
@@ -78,7 +78,7 @@ def running() -> Iterator[LocalCluster]:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_its_task_only(recipe: Recipe, tmp_path: Path, running: LocalCluster) -> None:
+def test_a_killed_worker_costs_its_task_only(recipe: BuildRecipe, tmp_path: Path, running: LocalCluster) -> None:
     serial = make_store(tmp_path / "serial.zarr", recipe)
     with Worker(recipe, threads=2) as worker:
         list(build.build_here(serial, worker, serial.pending_tasks()))
@@ -105,7 +105,7 @@ def test_a_killed_worker_costs_its_task_only(recipe: Recipe, tmp_path: Path, run
 
 @pytest.mark.slow
 def test_a_task_that_kills_every_worker_is_named_and_the_others_are_done(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: BuildRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "1")
     store = make_store(tmp_path / "s.zarr", recipe)
@@ -125,7 +125,7 @@ def die_at_task_2(path: str, task: int, only_failed: bool) -> object:
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_terminal_ends_all_processes_with_one_sentence(recipe: Recipe, tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal_ends_all_processes_with_one_sentence(recipe: BuildRecipe, tmp_path: Path) -> None:
     """A terminal sends it to every process in the foreground."""
     store = tmp_path / "s.zarr"
     command = [sys.executable, "-c", "from lila_cues.cli import main; main()", "build", "--dataset", "videos"]

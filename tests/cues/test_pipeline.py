@@ -18,7 +18,7 @@ from lila_cues.frame_choice import choose_frames
 from lila_cues.pamr import Stage, refine
 from lila_cues.pipeline import build
 from lila_cues.pipeline.crop import WHOLE, base_box, cut
-from lila_cues.pipeline.recipe import Recipe
+from lila_cues.pipeline.recipe import BuildRecipe
 from lila_cues.pipeline.task import build_task, reason
 from lila_cues.pipeline.worker import Worker
 from stores.errors import LilaError
@@ -26,11 +26,11 @@ from tests.cues import barcodes, small_networks
 from tests.cues.barcodes import Clip
 
 
-def make_store(path: Path, recipe: Recipe, clips: list[str], shard_clips: int = 2) -> stores.CueStore:
+def make_store(path: Path, recipe: BuildRecipe, clips: list[str], shard_clips: int = 2) -> stores.CueStore:
     return stores.create(path, stores.StoreSpec(recipe.geometry, shard_clips), clips, recipe.fingerprint({}), {})
 
 
-def build_all(path: Path, recipe: Recipe, clips: list[str], threads: int = 2) -> stores.CueStore:
+def build_all(path: Path, recipe: BuildRecipe, clips: list[str], threads: int = 2) -> stores.CueStore:
     store = make_store(path, recipe, clips)
     with Worker(recipe, small_networks.networks(), threads) as worker:
         for _ in build.build_here(store, worker, range(store.n_tasks)):

@@ -12,7 +12,7 @@ import pytest
 import stores
 from lila_cues.pipeline import build
 from lila_cues.pipeline.crop import base_box, cut
-from lila_cues.pipeline.recipe import NetworkChoice, Recipe, SourceChoice
+from lila_cues.pipeline.recipe import BuildRecipe, NetworkChoice, SourceChoice
 from lila_cues.pipeline.recompute import Recomputer
 from lila_cues.pipeline.worker import Worker
 from lila_cues.sources import open_source
@@ -24,7 +24,7 @@ GEOMETRY = Geometry(4, 3, (320, 320), (SIDE, SIDE), (80, 80), (10, 10), 16)
 CLIPS = 3
 
 
-def davis_recipe(shared: Path) -> Recipe:
+def davis_recipe(shared: Path) -> BuildRecipe:
     data = shared / "data"
     networks = NetworkChoice(
         encoder="vit_tiny_patch16_224",
@@ -33,7 +33,7 @@ def davis_recipe(shared: Path) -> Recipe:
         encoder_weights=str(data / "weights" / "vit_tiny_patch16_224.pth"),
         flow_weights=str(data / "weights" / "raft_small.pth"),
     )
-    return Recipe(SourceChoice("davis", str(data / "davis")), networks, GEOMETRY, (SIDE, SIDE))
+    return BuildRecipe(SourceChoice("davis", str(data / "davis")), networks, GEOMETRY, (SIDE, SIDE))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 
 import stores
 from lila_cues.pipeline import build
-from lila_cues.pipeline.recipe import Recipe
+from lila_cues.pipeline.recipe import BuildRecipe
 from lila_cues.pipeline.recompute import Recomputer, recorded_recipe
 from lila_cues.pipeline.worker import Worker
 from stores.errors import LilaError
@@ -24,7 +24,7 @@ from tests.cues.test_pipeline import names
 
 def test_a_recipe_survives_json(videos: Path) -> None:
     recipe = small_networks.recipe(videos)
-    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert BuildRecipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
 def test_the_fingerprint_holds_what_shapes_the_data_and_not_where_it_lies(videos: Path) -> None:
@@ -68,7 +68,7 @@ def test_two_builders_of_one_store_and_a_changed_recipe(videos: Path, tmp_path: 
     recipe, weights = small_networks.recipe(videos), small_networks.networks().records()
     first = build.open_store(tmp_path / "s.zarr", recipe, names(), weights, {})
     assert build.open_store(tmp_path / "s.zarr", recipe, names(), weights, {}).n_clips == first.n_clips
-    assert Recipe.from_dict(first.provenance["recipe"]) == recipe
+    assert BuildRecipe.from_dict(first.provenance["recipe"]) == recipe
     with pytest.raises(LilaError, match=r"settings\.seed: 0 in the store, 9 asked for"):
         build.open_store(tmp_path / "s.zarr", replace(recipe, seed=9), names(), weights, {})
 

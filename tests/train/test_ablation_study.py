@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import stores
-from lila_train.ablation_study import Finding, Scores
+from lila_train.ablation_study import Finding, RowScores
 from lila_train.ablations import FULL, ROWS
 from lila_train.cli import app
 from lila_train.report.ablations import Table, write
@@ -22,7 +22,7 @@ SMALL = ["batch_size=2", "decoder_width=16", "view_size=32", "channels=4", "cell
 
 
 def finding(erm: Mapping[int, float], protocol: str = "davis-knn@lila") -> Finding:
-    return Finding(protocol, 70.0, [Scores(FULL, {0: 80.0, 1: 82.0, 2: 84.0}), Scores(ROWS["erm"], erm)])
+    return Finding(protocol, 70.0, [RowScores(FULL, {0: 80.0, 1: 82.0, 2: 84.0}), RowScores(ROWS["erm"], erm)])
 
 
 def test_a_table_compares_the_seeds_that_both_rows_have() -> None:
@@ -45,6 +45,8 @@ def test_the_files_hold_every_protocol(tmp_path: Path) -> None:
         assert "On what, and how." in text
         assert "davis-knn@lila" in text
         assert "davis-lp@lila" in text
+        assert "objective=erm" in text  # what the row changes
+        assert "28.53" in text  # the paper's normals of the full model
     assert "<svg" in (tmp_path / "ablations.html").read_text()
     assert (tmp_path / "ablations-davis-lp@lila.svg").read_text().startswith("<svg")
 

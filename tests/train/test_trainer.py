@@ -17,7 +17,7 @@ from lila_train.pairs import PairSettings, load_pairs
 from lila_train.ranks import Share
 from lila_train.run_folder import RunFolder
 from lila_train.settings import Method, TrainSettings
-from lila_train.trainer import Row, Running, Trainer, encoder_of_store
+from lila_train.trainer import Running, StepRecord, Trainer, encoder_of_store
 from stores.errors import LilaError
 from tests.train import world
 
@@ -67,7 +67,7 @@ def test_six_steps_are_three_and_resume_and_three_bitwise(store: stores.CueStore
     straight.run()
     first = trainer(store, tmp_path / "broken", every=3)
 
-    def killed(row: Row) -> None:
+    def killed(row: StepRecord) -> None:
         if row.step == 4:
             raise KeyboardInterrupt
 
