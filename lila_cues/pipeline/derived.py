@@ -51,10 +51,10 @@ def surface_normals(
     along_v, along_u = torch.gradient(q, dim=(-2, -1))
     v = torch.arange(height, device=q.device, dtype=q.dtype)[:, None] - (height - 1) / 2
     u = torch.arange(width, device=q.device, dtype=q.dtype) - (width - 1) / 2
-    outward = torch.stack((focal * along_u, focal * along_v, q - u * along_u - v * along_v), dim=1)
-    flat = outward.new_tensor((0, 0, -1.0)).view(1, 3, 1, 1).expand_as(outward)
-    normals = torch.where(outward.norm(dim=1, keepdim=True) > 1e-6, -F.normalize(outward, dim=1), flat)
-    return torch.where(normals[:, 2:] > 0, -normals, normals)
+    facing = (q - u * along_u - v * along_v).clamp(min=0)  # below 0, by an error of the depth: seen edge-on
+    inward = torch.stack((focal * along_u, focal * along_v, facing), dim=1)
+    flat = inward.new_tensor((0, 0, -1.0)).view(1, 3, 1, 1).expand_as(inward)
+    return torch.where(inward.norm(dim=1, keepdim=True) > 1e-6, -F.normalize(inward, dim=1), flat)
 
 
 DERIVED: dict[str, Derived] = {
