@@ -1,42 +1,96 @@
-"""Run every benchmark of this folder, or those that are named, each in a process of its own.
+"""Run every benchmark of this folder, or those that are named, each in a process of its own; then print one table.
 
-python -m tests.benchmarks [NAME…] [--device cuda]
+python -m tests.benchmarks [NAME…] [--device cuda] [--out runs/bench/table.md]
 
-With another device than the CPU, those that have no use for one are left out.
+The table has the required value beside each figure. It is written to `--out`, and as JSON beside that, after each
+benchmark. With another device than the CPU, those that have no use for one are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import shlex
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from stores.console import out
+from tests.benchmarks import figures
+from tests.benchmarks.figures import Quantity
+from tests.benchmarks.table import Benchmark, Circumstances, Report
+
 FOLDER = Path(__file__).parent
+RUNS = Path("runs/bench")
+
+Declared = Mapping[str, Mapping[str, Sequence[Quantity]]]
 
 
-def names(device: str = "cpu") -> list[str]:
-    """Modules that have a `main`, and for another device an option for it."""
+def names() -> list[str]:
+    """Modules that have a `main`."""
     modules = sorted(path for path in FOLDER.glob("*.py") if path.stem != "__main__")
-    texts = {path.stem: path.read_text() for path in modules}
-    return [name for name, text in texts.items() if "\ndef main(" in text and (device == "cpu" or '"--device"' in text)]
+    return [path.stem for path in modules if "\ndef main(" in path.read_text()]
+
+
+def declared() -> Declared:
+    """What each benchmark measures, per kind of device."""
+    return {name: importlib.import_module(f"{__package__}.{name}").FIGURES for name in names()}
+
+
+def run(name: str, quantities: Sequence[Quantity], arguments: Iterable[str] = ()) -> Benchmark:
+    """One benchmark in a process of its own; one that ends badly or hands nothing back has failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        handed = Path(folder) / "figures.json"
+        command = [sys.executable, "-m", f"{__package__}.{name}", "--figures", str(handed), *arguments]
+        began = time.perf_counter()
+        status = subprocess.run(command, check=False).returncode
+        seconds = time.perf_counter() - began
+        if status or not handed.exists():
+            return Benchmark(name, "failed", tuple(quantities), (), seconds)
+        return Benchmark(name, "done", tuple(quantities), tuple(figures.read(handed)), seconds)
+
+
+def _options(known: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help=f"default: {RUNS}/table.md, with names those, with a GPU -cuda")
+    options = parser.parse_args()
+    if unknown := [name for name in options.names if name not in known]:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
+    return options
+
+
+def _place(options: argparse.Namespace, kind: str) -> Path:
+    """Where the table goes; one of a few benchmarks does not replace that of all."""
+    what = "-".join(options.names) or "table"
+    return options.out or RUNS / f"{what}{'' if kind == 'cpu' else f'-{kind}'}.md"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--device", default="cpu")
-    options = parser.parse_args()
-    chosen = options.names or names(options.device)
-    on_device = [] if options.device == "cpu" else ["--device", options.device]
-    unknown = [name for name in chosen if name not in names()]
-    if unknown:
-        sys.exit(f"error: no benchmark {', '.join(unknown)}; there are {', '.join(names())}")
-    failed = []
-    for name in chosen:
-        print(f"\n── {name} ──", flush=True)
-        if subprocess.run([sys.executable, "-m", f"{__package__}.{name}", *on_device], check=False).returncode:
-            failed.append(name)
+    options = _options(names())
+    kind = options.device.split(":")[0]
+    on_device = [] if kind == "cpu" else ["--device", options.device]
+    known = {name: measured[kind] for name, measured in declared().items() if kind in measured}
+    if useless := [name for name in options.names if name not in known]:
+        sys.exit(f"error: {', '.join(useless)} measures nothing on {options.device}; these do: {', '.join(known)}")
+    begun = tuple(Benchmark(name, "not run", tuple(quantities)) for name, quantities in known.items())
+    command = shlex.join(["python", "-m", "tests.benchmarks", *sys.argv[1:]])
+    report, place = Report(Circumstances.here(options.device, command), begun), _place(options, kind)
+    for name in options.names or known:
+        out.print(f"\n── {name} ──")
+        ended = run(name, known[name], on_device)
+        report = replace(report, benchmarks=tuple(ended if b.name == name else b for b in report.benchmarks))
+        report.write(place)
+    report.show()
+    out.print(f"written to {place} and {place.with_suffix('.json')}")
+    failed = [benchmark.name for benchmark in report.benchmarks if benchmark.state == "failed"]
     if failed:
         sys.exit(f"error: {', '.join(failed)} did not end well; see above")
 

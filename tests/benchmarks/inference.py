@@ -1,30 +1,40 @@
 """Time and memory of pixel features at several sizes: LILA, the encoder alone or enlarged, and peers from local clones.
 
-python -m tests.benchmarks.inference [--peers DIR] [--sizes 224 448 896 1792] [--device cuda] [--limit 150]
+python -m tests.benchmarks.inference [--peers DIR] [--sizes 224 448 896] [--device cuda] [--limit 60]
 
 ViT-S/14 with the published widths; random weights, which cost the same. Every case runs in a process of its own, on one
-thread of a CPU, and is ended at the time and memory limits.
+thread of a CPU, and is ended at the time and memory limits. At 1792² LILA and the encoder take minutes on a CPU:
+`--sizes 224 448 896 1792 --limit 150` asks for it.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import multiprocessing
+import os
 import resource
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tests.benchmarks import meter, peers
+from tests.benchmarks import figures, meter, peers
+from tests.benchmarks.figures import Bar, Figure, Quantity
 
 PATIENCE = 4  # times the limit, for what is to be compared with
-SIZES = (224, 448, 896, 1792)
+SIZES = (224, 448, 896)
 FULL_RESOLUTION = ("LILA", "encoder, enlarged", *peers.NAMES)
+FASTEST = Quantity("pixel features: time of the fastest other at full resolution, of LILA's", "×", Bar("above", 1))
+# Linear but for what an allocator rounds: were it quadratic, four times the side would give 16.
+LINEAR = Quantity("pixel features: memory per pixel, largest of smallest over the sizes", "×", Bar("at most", 1.5))
+FIGURES = dict.fromkeys(("cpu", "cuda"), (FASTEST, LINEAR))
 
 
 @dataclass(frozen=True)
@@ -40,12 +50,16 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Median seconds of an image, and MiB at the peak on top of what was held before; or why there are none."""
+class Measured:
+    """Median seconds of an image, and MiB at the peak on top of what was held before; or why there are none.
+
+    Of what was ended at its limit, `over` is the seconds that its image had taken by then.
+    """
 
     seconds: float = float("nan")
     extra_mib: float = float("nan")
     reason: str = ""
+    over: float = float("nan")
 
 
 def features_of(case: Case) -> Callable[[Tensor], Tensor]:
@@ -66,21 +80,22 @@ def features_of(case: Case) -> Callable[[Tensor], Tensor]:
 
 
 @torch.inference_mode()
-def measure(case: Case) -> Figures:
-    """Run one case in this process."""
+def measure(case: Case, begin: Callable[[], None]) -> Measured:
+    """Run one case in this process; `begin` is called when all is ready for the first image."""
     try:
         run = features_of(case)
     except ImportError as error:
-        return Figures(reason=f"not here: {str(error).splitlines()[0]}")
+        return Measured(reason=f"not here: {str(error).splitlines()[0]}")
     small = torch.rand(1, 3, 56, 56, device=case.device)
     run(small)
     image = torch.rand(1, 3, case.size, case.size, device=case.device)
     before = meter.begin_peak_mib(case.device)
+    begin()
     first = _seconds(run, image, case.device)
     extra = meter.peak_mib(case.device) - before
     repeats = 5 if first < 0.5 else 2 if first < 8 else 0
     rest = [_seconds(run, image, case.device) for _ in range(repeats)]
-    return Figures(statistics.median(rest or [first]), extra)
+    return Measured(statistics.median(rest or [first]), extra)
 
 
 def _seconds(run: Callable[[Tensor], Tensor], image: Tensor, device: str) -> float:
@@ -96,28 +111,43 @@ def _child(case: Case, answer: Connection) -> None:
     if case.device == "cpu":
         resource.setrlimit(resource.RLIMIT_DATA, (int(case.memory * 2**30), resource.RLIM_INFINITY))
     try:
-        answer.send(measure(case))
+        answer.send(measure(case, lambda: answer.send(meter.clock(case.device))))
     except (MemoryError, torch.OutOfMemoryError):
-        answer.send(Figures(reason=f"more than {case.memory:g} GiB"))
+        answer.send(Measured(reason=f"more than {case.memory:g} GiB"))
     except RuntimeError as error:
         short = f"more than {case.memory:g} GiB" if "allocate" in str(error) else str(error).splitlines()[0][:60]
-        answer.send(Figures(reason=short))
+        answer.send(Measured(reason=short))
 
 
-def in_a_process(case: Case) -> Figures:
+def in_a_process(case: Case) -> Measured:
     """Measured, or ended at its limits."""
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(case, theirs))
     process.start()
     theirs.close()
+    ends, began = time.perf_counter() + case.limit, float("nan")
     try:
-        return mine.recv() if mine.poll(case.limit) else Figures(reason=f"more than {case.limit:g} s")
+        while mine.poll(max(0, ends - time.perf_counter())):
+            said = mine.recv()
+            if isinstance(said, Measured):
+                return said
+            began = said
+        over = _clock_of(process, case.device) - began
+        return Measured(reason=f"more than {over if over == over else 0:.0f} s", over=over)
     except EOFError:
-        return Figures(reason="ended by the system, out of memory")
+        return Measured(reason="ended by the system, out of memory")
     finally:
         process.kill()
         process.join()
+
+
+def _clock_of(process: BaseProcess, device: str) -> float:
+    """What `meter.clock` would say in that process, on Linux."""
+    if device != "cpu":
+        return time.perf_counter()
+    user, system = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -126,11 +156,11 @@ def main() -> None:
 
     from stores.console import out
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = figures.parser(__doc__)
     parser.add_argument("--peers", type=Path, help="a folder of clones named " + ", ".join(peers.NAMES))
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--limit", type=float, default=150, help="seconds that a case may take, start included")
+    parser.add_argument("--limit", type=float, default=60, help="seconds that a case may take, start included")
     parser.add_argument("--memory", type=float, default=14, help="GiB that a case may take on a CPU")
     chosen = parser.parse_args()
     methods = ["encoder alone", "LILA", "encoder, enlarged", *(peers.NAMES if chosen.peers else ())]
@@ -139,14 +169,14 @@ def main() -> None:
     for method in methods:
         table.add_row(method, *(_shown(found[method, size]) for size in chosen.sizes))
     out.print(table)
-    _judge(found, list(chosen.sizes))
+    figures.hand_back(chosen.figures, FIGURES[chosen.device.split(":")[0]], _judged(found, list(chosen.sizes)))
 
 
-def _measured(methods: list[str], chosen: argparse.Namespace) -> dict[tuple[str, int], Figures]:
+def _measured(methods: list[str], chosen: argparse.Namespace) -> dict[tuple[str, int], Measured]:
     """All figures, told as they come; what did not get through at one size is not tried at the next."""
     from stores.console import err
 
-    found: dict[tuple[str, int], Figures] = {}
+    found: dict[tuple[str, int], Measured] = {}
     for last, size in zip((None, *chosen.sizes), chosen.sizes, strict=False):
         for method in methods:
             limit = chosen.limit * (PATIENCE if method in ("LILA", "encoder alone") else 1)
@@ -157,22 +187,41 @@ def _measured(methods: list[str], chosen: argparse.Namespace) -> dict[tuple[str,
     return found
 
 
-def _shown(figures: Figures) -> str:
-    return figures.reason or f"{figures.seconds:.2f} / {figures.extra_mib:.0f}"
+def _shown(measured: Measured) -> str:
+    return measured.reason or f"{measured.seconds:.2f} / {measured.extra_mib:.0f}"
 
 
-def _judge(found: dict[tuple[str, int], Figures], sizes: list[int]) -> None:
+def _judged(found: dict[tuple[str, int], Measured], sizes: list[int]) -> list[Figure]:
     """How LILA stands among those of full resolution, and how its memory grows with the pixels."""
     from stores.console import out
 
+    judged = []
     for size in sizes:
         ours = found["LILA", size].seconds
         others = {m: f.seconds / ours for (m, s), f in found.items() if s == size and m in FULL_RESOLUTION[1:]}
         others = {method: ratio for method, ratio in others.items() if ratio == ratio}
         listed = ", ".join(f"{method} {ratio:.1f}" for method, ratio in sorted(others.items(), key=lambda x: x[1]))
         out.print(f"{size}²: times as long as LILA: {listed or 'nobody else got through'}")
+        judged.append(_fastest(found, size))
     per_pixel = [found["LILA", size].extra_mib / size**2 * 2**20 for size in sizes]
     out.print(f"LILA's memory per pixel, bytes: {', '.join(f'{value:.0f}' for value in per_pixel)}")
+    linear = max(per_pixel) / min(per_pixel)
+    settings = ", ".join(f"{size}²" for size in sizes)
+    return [*judged, LINEAR.figure(linear if math.isfinite(linear) else None, settings)]
+
+
+def _fastest(found: dict[tuple[str, int], Measured], size: int) -> Figure:
+    """The fastest other at one size; of one that was ended, what it had taken by then is a bound, if that is enough."""
+    ours, settings = found["LILA", size].seconds, f"ViT-S/14, {size}²"
+    others = {m: f for (m, s), f in found.items() if s == size and m in FULL_RESOLUTION[1:]}
+    took = {m: f.over if f.reason else f.seconds for m, f in others.items()}
+    took = {method: seconds for method, seconds in took.items() if math.isfinite(seconds)}
+    best = min(took, key=took.__getitem__, default=None)
+    if best is None or not math.isfinite(ours) or (others[best].reason and took[best] <= ours):
+        reasons = {"LILA": found["LILA", size], **others}
+        return FASTEST.figure(None, settings, "; ".join(f"{m}: {f.reason}" for m, f in reasons.items() if f.reason))
+    note = f"{best}, ended after {took[best]:.0f} s, so at least this" if others[best].reason else best
+    return FASTEST.figure(took[best] / ours, settings, note)
 
 
 if __name__ == "__main__":

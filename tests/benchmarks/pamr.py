@@ -7,7 +7,6 @@ On a GPU: an iteration against moving its bytes once, at the speed of a copy mea
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import statistics
 import time
@@ -20,10 +19,15 @@ from torch import Tensor
 
 from lila_cues.pamr import Stage, refine
 from stores.console import out
+from tests.benchmarks import figures
+from tests.benchmarks.figures import Bar, Figure, Quantity
 from tests.benchmarks.meter import status_mib
 
 DILATIONS = (1, 3, 5)
-SPEED_TARGET, MEMORY_TARGET, GPU_TARGET = 30, 6, 3
+FASTER = Quantity("PAMR: times faster than unfold", "×", Bar("at least", 30))
+MEMORY = Quantity("PAMR: extra memory, of that of unfold", "×", Bar("at most", 1 / 6))
+MOVING = Quantity("PAMR: time of an iteration, of moving its bytes once", "×", Bar("at most", 3))
+FIGURES = {"cpu": (FASTER, MEMORY), "cuda": (MOVING,)}
 GPU_BATCH = 16
 
 
@@ -44,7 +48,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Measured:
     """Median seconds of a call, and the memory in MB that a call takes on top of what was there before."""
 
     seconds: float
@@ -76,21 +80,21 @@ def _neighbours(maps: Tensor) -> Tensor:
     return torch.cat(halves, dim=2).unflatten(3, maps.shape[-2:])
 
 
-def measure(implementation: Callable[[Tensor, Tensor, int], Tensor], case: Case) -> Figures:
+def measure(implementation: Callable[[Tensor, Tensor, int], Tensor], case: Case) -> Measured:
     """Run in a process of its own, so that neither sees the other's memory."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_measure, (implementation, case))
 
 
-def _measure(implementation: Callable[[Tensor, Tensor, int], Tensor], case: Case) -> Figures:
+def _measure(implementation: Callable[[Tensor, Tensor, int], Tensor], case: Case) -> Measured:
     torch.set_num_threads(1)
     features, image = case.inputs()
     implementation(features[:, :2, :32, :32].contiguous(), image[..., :32, :32].contiguous(), 1)
     before = status_mib("VmRSS")
     implementation(features, image, case.iterations)
     extra = status_mib("VmHWM") - before
-    return Figures(_median_seconds(lambda: implementation(features, image, case.iterations), case.repeats), extra)
+    return Measured(_median_seconds(lambda: implementation(features, image, case.iterations), case.repeats), extra)
 
 
 def _median_seconds(call: Callable[[], object], repeats: int) -> float:
@@ -103,14 +107,14 @@ def _median_seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 @dataclass(frozen=True)
-class GpuFigures:
+class MeasuredOnGpu:
     """Of one iteration on a batch: its seconds, and those of moving map, weights and result at the speed of a copy."""
 
     seconds: float
     moving: float
 
 
-def measure_gpu(case: Case, device: str) -> GpuFigures:
+def measure_gpu(case: Case, device: str) -> MeasuredOnGpu:
     """The slope over iterations, so that affinity and resizing do not count."""
     features, image = (part.to(device).repeat(GPU_BATCH, 1, 1, 1) for part in case.inputs())
     few, many = (_gpu_seconds(lambda n=count: ours(features, image, n), case.repeats) for count in (10, 110))
@@ -118,7 +122,7 @@ def measure_gpu(case: Case, device: str) -> GpuFigures:
     source = torch.empty(2**28, device=device)
     target = torch.empty_like(source)
     copying = _gpu_seconds(lambda: target.copy_(source), case.repeats) / (2 * source.numel())
-    return GpuFigures((many - few) / 100, moved * copying)
+    return MeasuredOnGpu((many - few) / 100, moved * copying)
 
 
 def _gpu_seconds(call: Callable[[], object], repeats: int) -> float:
@@ -133,18 +137,17 @@ def _gpu_seconds(call: Callable[[], object], repeats: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = figures.parser(__doc__)
     parser.add_argument("numbers", nargs="*", type=int, metavar="SIZE CHANNELS ITERATIONS REPEATS")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     case = Case(*options.numbers)
-    if options.device == "cpu":
-        _tell_cpu(case)
-    else:
-        _tell_gpu(case, options.device)
+    found = _on_cpu(case) if options.device == "cpu" else _on_gpu(case, options.device)
+    figures.hand_back(options.figures, FIGURES[options.device.split(":")[0]], found)
 
 
-def _tell_cpu(case: Case) -> None:
+def _on_cpu(case: Case) -> list[Figure]:
+    """Measure, and print the table."""
     from rich.table import Table
 
     slow, fast = measure(unfolded, case), measure(ours, case)
@@ -156,18 +159,25 @@ def _tell_cpu(case: Case) -> None:
         "lila_cues.pamr",
         f"{fast.seconds:.3f}",
         f"{fast.extra_mb:.0f}",
-        f"{slow.seconds / fast.seconds:.0f} (target {SPEED_TARGET})",
-        f"{slow.extra_mb / fast.extra_mb:.1f} (target {MEMORY_TARGET})",
+        f"{slow.seconds / fast.seconds:.0f}",
+        f"{slow.extra_mb / fast.extra_mb:.1f}",
     )
     out.print(table)
+    settings = f"{case.channels} channels at {case.size}², {case.iterations} iterations, one thread"
+    return [
+        FASTER.figure(slow.seconds / fast.seconds, settings),
+        MEMORY.figure(fast.extra_mb / slow.extra_mb, settings),
+    ]
 
 
-def _tell_gpu(case: Case, device: str) -> None:
+def _on_gpu(case: Case, device: str) -> list[Figure]:
+    """Measure, and print it."""
     gpu = measure_gpu(case, device)
     out.print(
         f"{device}, {GPU_BATCH} maps: {gpu.seconds * 1e6:.0f} µs per iteration, {gpu.moving * 1e6:.0f} µs to move its "
-        f"bytes once: {gpu.seconds / gpu.moving:.1f} times (target {GPU_TARGET})"
+        f"bytes once: {gpu.seconds / gpu.moving:.1f} times"
     )
+    return [MOVING.figure(gpu.seconds / gpu.moving, f"{GPU_BATCH} maps, {case.channels} channels at {case.size}²")]
 
 
 if __name__ == "__main__":

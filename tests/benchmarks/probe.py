@@ -7,22 +7,23 @@ Features are smooth random maps, mixed with the labels so that the probe has som
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lila_train.evaluation.davis_lp import first_weights
 from lila_train.evaluation.probe import Acceleration, AdamW, Problem, solve
+from tests.benchmarks import figures, meter
+from tests.benchmarks.figures import Bar, Quantity
 
 NATIVE, FRAME, GRID = (480, 854), (476, 840), (34, 60)
 OBJECTS = 2
-LOSS_TARGET = 1e-4
+FASTER = Quantity("linear probe: times faster than the plain loop", "×")
+LOSS = Quantity("linear probe: difference of the final loss from the plain loop's", "", Bar("at most", 1e-4))
+FIGURES = dict.fromkeys(("cpu", "cuda"), (FASTER, LOSS))
 
 
 def smooth(channels: int, size: tuple[int, int], cells: int, draw: torch.Generator) -> Tensor:
@@ -69,18 +70,12 @@ def plain(problem: Problem, start: Tensor, adamw: AdamW) -> float:
     return loss().item()
 
 
-def _clock(device: str) -> float:
-    """Seconds of this process's own on a CPU, whatever else runs there; of the wall on a GPU."""
-    return time.process_time() if device == "cpu" else time.perf_counter()
-
-
 def timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
     """Seconds (of CPU time, on a CPU) and result."""
-    began = _clock(device)
+    began = meter.clock(device)
     result = work()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return _clock(device) - began, result
+    meter.wait(device)
+    return meter.clock(device) - began, result
 
 
 def main() -> None:
@@ -89,7 +84,7 @@ def main() -> None:
 
     from stores.console import out
 
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = figures.parser(__doc__)
     parser.add_argument("--encoder", type=int, default=384, help="channels of the encoder's grid")
     parser.add_argument("--pixel", type=int, default=128, help="channels of the pixel map")
     parser.add_argument("--device", default="cpu")
@@ -105,9 +100,9 @@ def main() -> None:
     table.add_row("plain loop", f"{slow:.1f}", str(adamw.iterations), f"{expected:.6f}")
     table.add_row("ours", f"{fast:.1f}", str(solution.evaluations), f"{found:.6f}")
     out.print(table)
-    out.print(
-        f"{slow / fast:.1f} times faster; losses differ by {np.abs(found - expected):.1e} (target {LOSS_TARGET:.0e})"
-    )
+    settings = f"{adamw.iterations} iterations, {chosen.encoder} + {chosen.pixel} channels, 480p"
+    measured = [FASTER.figure(slow / fast, settings), LOSS.figure(abs(found - expected), settings)]
+    figures.hand_back(chosen.figures, FIGURES[chosen.device.split(":")[0]], measured)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,16 @@
 
 python -m tests.benchmarks.solve [--device cpu]
 
-Two tables. `fit` is `fit_context` on a view of N pixels, which are averaged to 32² first, as in training. `ridge` fits
-on all N: there the d×d system is only the smaller part, forming it takes N·d² operations. The dual form, whose system
-has the size N×N, is shown for the smallest N.
+Three tables. `fit` is `fit_context` on a view of N pixels, which are averaged to 32² first, as in training. `ridge`
+fits on all N: there the d×d system is only the smaller part, forming it takes N·d² operations. The dual form, whose
+system has the size N×N, is shown for the smallest N. `system` is the d×d system of N pixels, without forming it.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from rich.table import Table
@@ -20,9 +19,18 @@ from torch import Tensor
 
 from lila_train.solve import fit_context, ridge
 from stores.console import out
+from tests.benchmarks import figures
+from tests.benchmarks.figures import Bar, Figure, Quantity
 
+# What does not grow with N is the d×d system; a quarter is left for the clock. Forming it takes every pixel once.
+ALONE = Quantity("the d×d system alone: time with N = 128², of N = 32²", "×", Bar("at most", 1.25))
+FIT = Quantity("the fit, averaging included: time with N = 128², of N = 32²", "×")
+WIDER = Quantity("the fit: time with d = 384, of d = 128", "×")
+FIGURES = dict.fromkeys(("cpu", "cuda"), (ALONE, FIT, WIDER))
 SIDES, WIDTHS = (32, 64, 128), (128, 192, 256, 384)
 BATCH, CUES, CELLS, STRENGTH, REPEATS = 4, 35, 32, 0.1, 7
+
+Measure = Callable[[int, int, str], float]
 
 
 def dual(features: Tensor, cues: Tensor, weights: Tensor) -> Tensor:
@@ -64,6 +72,13 @@ def solved(side: int, width: int, device: str) -> float:
     return milliseconds(lambda x: ridge(x, cues, weights, STRENGTH), torch.randn(BATCH, side**2, width, device=device))
 
 
+def system(side: int, width: int, device: str) -> float:
+    """Factorising and solving the d×d system of side² pixels, once it is formed; the moment carries the gradient."""
+    x, y = torch.randn(BATCH, side**2, width, device=device), torch.randn(BATCH, side**2, CUES, device=device)
+    gram = x.mT @ x / side**2 + STRENGTH * torch.eye(width, device=device)
+    return milliseconds(lambda moment: torch.cholesky_solve(moment, torch.linalg.cholesky(gram)), x.mT @ y / side**2)
+
+
 def by_dual(side: int, width: int, device: str) -> float:
     """`dual` on side² pixels; checked against `ridge`."""
     draw = torch.Generator().manual_seed(0)
@@ -78,17 +93,39 @@ def by_dual(side: int, width: int, device: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    """Print the tables."""
+    parser = figures.parser(__doc__)
     parser.add_argument("--device", default="cpu")
-    device = parser.parse_args().device
+    options = parser.parse_args()
+    device = options.device
     out.print(f"ms, forward and backward, {BATCH} samples, {CUES} cues, on {device}, {torch.get_num_threads()} threads")
-    for title, measure in ((f"fit: averaged to {CELLS}², then solved", fitted), ("ridge: on all N", solved)):
-        table = Table("N", *(f"d = {width}" for width in WIDTHS), title=title, title_justify="left")
-        for side in SIDES:
-            table.add_row(f"{side}²", *(f"{measure(side, width, device):.1f}" for width in WIDTHS))
-        if measure is solved:
-            table.add_row(f"{SIDES[0]}², dual", *(f"{by_dual(SIDES[0], width, device):.1f}" for width in WIDTHS))
-        out.print(table)
+    fit = _shown(f"fit: averaged to {CELLS}², then solved", fitted, device)
+    _shown("ridge: on all N", solved, device, {f"{SIDES[0]}², dual": (by_dual, SIDES[0])})
+    alone = _shown("system: d×d, formed before", system, device)
+    figures.hand_back(options.figures, FIGURES[device.split(":")[0]], _figures(fit, alone))
+
+
+def _shown(
+    title: str, measure: Measure, device: str, more: Mapping[str, tuple[Measure, int]] | None = None
+) -> dict[tuple[int, int], float]:
+    """Print a table over N and d, `more` below it; milliseconds of each side and width."""
+    table = Table("N", *(f"d = {width}" for width in WIDTHS), title=title, title_justify="left")
+    found = {(side, width): measure(side, width, device) for side in SIDES for width in WIDTHS}
+    for side in SIDES:
+        table.add_row(f"{side}²", *(f"{found[side, width]:.1f}" for width in WIDTHS))
+    for name, (other, side) in (more or {}).items():
+        table.add_row(name, *(f"{other(side, width, device):.1f}" for width in WIDTHS))
+    out.print(table)
+    return found
+
+
+def _figures(fit: dict[tuple[int, int], float], alone: dict[tuple[int, int], float]) -> list[Figure]:
+    few, many, narrow, wide = SIDES[0], SIDES[-1], WIDTHS[0], WIDTHS[-1]
+    return [
+        *(ALONE.figure(alone[many, width] / alone[few, width], f"d = {width}") for width in (narrow, wide)),
+        *(FIT.figure(fit[many, width] / fit[few, width], f"d = {width}") for width in (narrow, wide)),
+        *(WIDER.figure(fit[side, wide] / fit[side, narrow], f"N = {side}²") for side in (few, many)),
+    ]
 
 
 if __name__ == "__main__":

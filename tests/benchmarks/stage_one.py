@@ -8,7 +8,6 @@ random, which costs the same time. The networks are timed before and after the b
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from dataclasses import dataclass
@@ -24,15 +23,22 @@ from lila_cues.pipeline import build, prepare
 from lila_cues.pipeline.intake import ClipFrames, take_in
 from lila_cues.pipeline.worker import Worker
 from stores.console import out
+from tests.benchmarks import figures
+from tests.benchmarks.figures import Bar, Quantity
 
-TARGET = {"cpu": 0.95, "cuda": 0.90}
+EFFICIENCY = {
+    kind: Quantity("stage one: time of the networks alone, of the whole build", "×", Bar("at least", bar))
+    for kind, bar in (("cpu", 0.95), ("cuda", 0.90))
+}
+SPEED = Quantity("stage one: speed of the build", "frames/s")
+FIGURES = {kind: (efficiency, SPEED) for kind, efficiency in EFFICIENCY.items()}
 ROUND = 2  # clips
 NETWORKS = ("encoder", "depth", "flow")
 CPU_CHOICE = {"encoder": "vit_tiny_patch16_224", "depth": "tiny", "flow": "raft_small"}
 
 
 @dataclass(frozen=True)
-class Figures:
+class Measured:
     """Seconds of the networks alone and of the build, and of each part of it."""
 
     clips: int
@@ -70,7 +76,7 @@ def networks_alone(worker: Worker, taken: list[ClipFrames]) -> float:
     return sum(parts[part] for part in NETWORKS)
 
 
-def measure(folder: Path, device: str, clips: int) -> Figures:
+def measure(folder: Path, device: str, clips: int) -> Measured:
     """One build of `clips` clips, between two rounds of the networks alone."""
     names = [f"{index:03d}.mp4" for index in range(clips)]
     for index, name in enumerate(names):
@@ -90,26 +96,30 @@ def measure(folder: Path, device: str, clips: int) -> Figures:
             parts = {part: parts.get(part, 0.0) + seconds for part, seconds in report.seconds.items()}
         whole = time.perf_counter() - start
         rounds.append(networks_alone(worker, taken))
-    return Figures(clips, clips * recipe.geometry.frames, sum(rounds) / 2 * clips / len(taken), whole, parts)
+    return Measured(clips, clips * recipe.geometry.frames, sum(rounds) / 2 * clips / len(taken), whole, parts)
 
 
 def main() -> None:
     from rich.table import Table
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = figures.parser(__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clips", type=int)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder), options.device, options.clips or (12 if options.device == "cpu" else 96))
-    title = f"Stage one on {options.device}, {torch.get_num_threads()} threads: {figures.clips} clips"
+        found = measure(Path(folder), options.device, options.clips or (12 if options.device == "cpu" else 96))
+    title = f"Stage one on {options.device}, {torch.get_num_threads()} threads: {found.clips} clips"
     table = Table("", "s", "of the build", title=title, title_justify="left")
-    for name, seconds in {"networks alone": figures.alone, "whole build": figures.whole, **figures.parts}.items():
-        table.add_row(name, f"{seconds:.1f}", f"{seconds / figures.whole:.0%}")
+    for name, seconds in {"networks alone": found.alone, "whole build": found.whole, **found.parts}.items():
+        table.add_row(name, f"{seconds:.1f}", f"{seconds / found.whole:.0%}")
     out.print(table)
-    target = TARGET[torch.device(options.device).type]
-    rate = figures.frames / figures.whole
-    out.print(f"{rate:.1f} frames/s; efficiency {figures.efficiency:.3f} (target at least {target:.2f})")
+    kind = torch.device(options.device).type
+    settings = f"{'ViT-Ti, RAFT small' if kind == 'cpu' else 'profile small'}, {found.clips} clips"
+    measured = [
+        EFFICIENCY[kind].figure(found.efficiency, settings),
+        SPEED.figure(found.frames / found.whole, settings),
+    ]
+    figures.hand_back(options.figures, FIGURES[kind], measured)
 
 
 if __name__ == "__main__":

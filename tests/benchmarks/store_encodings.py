@@ -6,7 +6,7 @@ python -m tests.benchmarks.store_encodings
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numcodecs import blosc
@@ -14,8 +14,13 @@ from numcodecs import blosc
 from stores.codecs import Blosc, decode_into
 from stores.encodings import Encoding, Plain, Rows, Steps
 from stores.spec import DEPTH, FEATURES, FLOW, RGB
+from tests.benchmarks import figures
+from tests.benchmarks.figures import Quantity
 from tests.benchmarks.store_cues import cues
 
+SIZE = Quantity("default encoding: size, of the cue as float32 (rgb: 8 bit)", "×")
+ERROR = Quantity("default encoding: rms error, of the cue's deviation", "×")
+FIGURES = {"cpu": (SIZE, ERROR)}
 REPEATS = 3
 LZ4, ZSTD = Blosc("lz4", 5, "shuffle"), Blosc("zstd", 3, "shuffle")
 CANDIDATES: dict[str, list[tuple[str, Encoding]]] = {
@@ -52,8 +57,31 @@ CANDIDATES: dict[str, list[tuple[str, Encoding]]] = {
 }
 
 
-def measure(maps: np.ndarray, encoding: Encoding) -> list[str]:
-    """kB per frame, share of the raw bytes, ms to encode and decode one, largest and typical error."""
+@dataclass(frozen=True)
+class Measured:
+    """kB per frame or pair, its share of the stored array's bytes and of the cue's own; ms to encode and decode one.
+
+    The largest error, the root of the mean of its squares in deviations of the cue, and the share that became NaN.
+    """
+
+    kb: float
+    of_stored: float
+    of_cue: float
+    encode_ms: float
+    decode_ms: float
+    largest: float
+    typical: float
+    lost: float
+
+    def cells(self) -> list[str]:
+        sizes = f"{self.kb:.1f}", f"{self.of_stored:.2f}"
+        speeds = f"{self.encode_ms:.2f}", f"{self.decode_ms:.2f}"
+        typical = f"{self.typical:.2%}" + (f", {self.lost:.1%} lost" if self.lost else "")
+        return [*sizes, *speeds, f"{self.largest:.4f}", typical]
+
+
+def measure(maps: np.ndarray, encoding: Encoding) -> Measured:
+    """One encoding on the maps of a cue, one after the other."""
     encode_s, decode_s = [], []
     for _ in range(REPEATS):
         start = time.process_time()
@@ -70,15 +98,16 @@ def measure(maps: np.ndarray, encoding: Encoding) -> list[str]:
         ]
     size = float(np.mean([len(payload) for payload in payloads]))
     error = np.stack(decoded).astype(np.float64) - maps
-    missing = np.isnan(error).mean()
-    return [
-        f"{size / 1e3:.1f}",
-        f"{size / arrays[0].nbytes:.2f}",
-        f"{min(encode_s) / len(maps) * 1e3:.2f}",
-        f"{min(decode_s) / len(maps) * 1e3:.2f}",
-        f"{np.nanmax(np.abs(error)):.4f}",
-        f"{np.sqrt(np.nanmean(error**2)) / maps.std():.2%}" + (f", {missing:.1%} lost" if missing else ""),
-    ]
+    return Measured(
+        kb=size / 1e3,
+        of_stored=size / arrays[0].nbytes,
+        of_cue=size / maps[0].nbytes,
+        encode_ms=min(encode_s) / len(maps) * 1e3,
+        decode_ms=min(decode_s) / len(maps) * 1e3,
+        largest=float(np.nanmax(np.abs(error))),
+        typical=float(np.sqrt(np.nanmean(error**2)) / maps.std()),
+        lost=float(np.isnan(error).mean()),
+    )
 
 
 def _decompressed(payload: bytes, like: np.ndarray) -> np.ndarray:
@@ -89,15 +118,20 @@ def _decompressed(payload: bytes, like: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """Print the table."""
+    options = figures.parser(__doc__).parse_args()
     blosc.use_threads = False
     origin, maps = cues()
     print(f"Encodings per frame or pair, one thread, {origin}")
     heads = ["kB", "of stored", "encode ms", "decode ms", "max error", "rms/dev."]
     print(f"{'cue':10}{'encoding':24}" + "".join(f"{head:>11}" for head in heads))
+    found = []
     for name, candidates in CANDIDATES.items():
         for label, encoding in candidates:
-            cells = measure(maps[name], encoding)
-            print(f"{name:10}{label:24}" + "".join(f"{cell:>11}" for cell in cells), flush=True)
+            measured = measure(maps[name], encoding)
+            print(f"{name:10}{label:24}" + "".join(f"{cell:>11}" for cell in measured.cells()), flush=True)
+            if label == "default":
+                found += [SIZE.figure(measured.of_cue, name), ERROR.figure(measured.typical, name)]
+    figures.hand_back(options.figures, FIGURES["cpu"], found)
 
 
 if __name__ == "__main__":

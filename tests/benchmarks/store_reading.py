@@ -5,7 +5,6 @@ python -m tests.benchmarks.store_reading [--clips 8] [--pairs 60] [--folder DIR]
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -17,10 +16,16 @@ import numpy as np
 
 import stores
 from stores.spec import StoreSpec
-from tests.benchmarks import store_scenes
+from tests.benchmarks import figures, store_scenes
+from tests.benchmarks.figures import Bar, Figure, Quantity
 from tests.benchmarks.store_readers import READERS, Arrays, Reader, write_all
 
-TARGET = 0.4  # of zarr-python's CPU time
+BESIDE = "zarr-python"
+CPU_TIME = Quantity("a random pair of all cues: CPU time, of zarr-python's", "×", Bar("at most", 0.4))
+OTHERS = Quantity("the same by others, of zarr-python's", "×")
+SPEED = Quantity("random pairs of all cues: speed, of zarr-python's", "×")
+FIGURES = {"cpu": (CPU_TIME, OTHERS, SPEED)}
+PROCESSES = (0, 1, 2)  # that read ahead
 ROUNDS = 5
 DISTINCT = 4  # clips that are made; the rest repeat them
 
@@ -97,29 +102,36 @@ def assert_same(readers: dict[str, Pairs]) -> None:
                     np.testing.assert_array_equal(np.asarray(found[key]), values, err_msg=f"{key} by {name}")
 
 
-def measure(folder: Path, clips: int, count: int) -> None:
-    """Print the table."""
+def measure(folder: Path, clips: int, count: int) -> list[Figure]:
+    """Print the table; times and speeds of all readers."""
     readers = {name: Pairs(name, folder, clips, count) for name in READERS}
     assert_same(readers)
     cpu: dict[str, list[float]] = {name: [] for name in readers}
     for turn in range(ROUNDS):  # in turns, so that a busy machine is busy for all of them
         for name, data in readers.items():
             cpu[name].append(cpu_ms(data, turn * count // ROUNDS, count))
-    reference = statistics.median(cpu["zarr-python"])
+    medians = {name: statistics.median(values) for name, values in cpu.items()}
+    speeds: dict[str, list[float]] = {}
     print(f"{'reader':18}{'CPU ms/pair':>12}{'of zarr-python':>16}{'pairs/s with 0':>16}{'1':>7}{'2 loaders':>11}")
     for name in readers:
-        own = statistics.median(cpu[name])
-        speeds = [pairs_per_second(Pairs(name, folder, clips, count), processes) for processes in (0, 1, 2)]
-        note = f"   target ≤ {TARGET}" if name == "ours" else ""
-        print(
-            f"{name:18}{own:12.2f}{own / reference:16.2f}{speeds[0]:16.0f}{speeds[1]:7.0f}{speeds[2]:11.0f}{note}",
-            flush=True,
-        )
+        speeds[name] = [pairs_per_second(Pairs(name, folder, clips, count), processes) for processes in PROCESSES]
+        none, one, two = speeds[name]
+        part = medians[name] / medians[BESIDE]
+        print(f"{name:18}{medians[name]:12.2f}{part:16.2f}{none:16.0f}{one:7.0f}{two:11.0f}", flush=True)
+    parts = {name: median / medians[BESIDE] for name, median in medians.items() if name != BESIDE}
+    return [
+        CPU_TIME.figure(parts.pop("ours"), f"default spec, {clips} clips"),
+        *(OTHERS.figure(part, name) for name, part in parts.items()),
+        *(
+            SPEED.figure(ours / theirs, f"{processes} loader processes", f"{ours:.0f} pairs/s")
+            for processes, ours, theirs in zip(PROCESSES, speeds["ours"], speeds[BESIDE], strict=True)
+        ),
+    ]
 
 
 def main() -> None:
     """Write the formats, then measure."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = figures.parser(__doc__)
     parser.add_argument("--clips", type=int, default=8)
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--folder", type=Path, default=None)
@@ -135,7 +147,8 @@ def main() -> None:
         print(
             f"written in {time.perf_counter() - start:.0f} s; MB: {', '.join(f'{n} {s:.0f}' for n, s in sizes.items())}"
         )
-        measure(folder, options.clips, options.pairs)
+        found = measure(folder, options.clips, options.pairs)
+    figures.hand_back(options.figures, FIGURES["cpu"], found)
 
 
 if __name__ == "__main__":

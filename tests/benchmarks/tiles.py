@@ -5,7 +5,6 @@ python -m tests.benchmarks.tiles [--weights FILE] [--image FILE]
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,12 @@ import torch
 
 from lila_train import Lila, load
 from lila_train.images import read_image
+from tests.benchmarks import figures
+from tests.benchmarks.figures import Figure, Quantity
 
+COSINE = Quantity("features in tiles: mean cosine to those of the whole image", "")
+SEAM = Quantity("features in tiles: change across the worst seam, of the whole image's", "×")
+FIGURES = {"cpu": (COSINE, SEAM)}
 CASES: Sequence[tuple[int, int | None]] = ((448, None), (256, None), (256, 128), (256, 0), (128, None))
 
 
@@ -43,7 +47,7 @@ def main() -> None:
     from stores.console import out
     from tests.inference.test_model import picture
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = figures.parser(__doc__)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--image", type=Path)
     chosen = parser.parse_args()
@@ -53,14 +57,19 @@ def main() -> None:
     whole = model.features(image)
     heads = ("tile, overlap", "mean cosine", "1st percentile", "worst seam", "seconds")
     table = Table(*heads, title=f"tiles of a {image.shape[0]}×{image.shape[1]} image against the whole")
+    measured: list[Figure] = []
     for tile, overlap in CASES:
         began = time.perf_counter()
         found = model.features(image, tile=tile, overlap=overlap)
         seconds = time.perf_counter() - began
-        close = cosine(found, whole)
-        figures = (f"{close.mean():.4f}", f"{np.percentile(close, 1):.3f}", f"{worst_seam(found, whole):.2f}")
-        table.add_row(f"{tile}, {tile // 4 if overlap is None else overlap}", *figures, f"{seconds:.1f}")
+        close, seam = cosine(found, whole), worst_seam(found, whole)
+        case = f"{tile}, {tile // 4 if overlap is None else overlap}"
+        cells = (f"{close.mean():.4f}", f"{np.percentile(close, 1):.3f}", f"{seam:.2f}")
+        table.add_row(case, *cells, f"{seconds:.1f}")
+        settings = f"tile, overlap: {case} px; {image.shape[0]}×{image.shape[1]}"
+        measured += [COSINE.figure(float(close.mean()), settings), SEAM.figure(seam, settings)]
     out.print(table)
+    figures.hand_back(chosen.figures, FIGURES["cpu"], measured)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ turns; the figures are medians.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -30,14 +29,26 @@ from lila_train.run_folder import RunFolder
 from lila_train.settings import TrainSettings
 from lila_train.trainer import Running, Trainer, encoder_of_store
 from stores.console import out
+from tests.benchmarks import figures
+from tests.benchmarks.figures import Bar, Quantity
 from tests.benchmarks.stage_one import film
 
 CLIPS = 2
 CPU_NETWORKS = {"encoder": "vit_tiny_patch16_224", "depth": "tiny", "flow": "raft_small", "flow_weights": "random"}
 GPU_NETWORKS = {"depth": "depth_anything_v2_large", "depth_weights": "random", "flow_weights": "random"}
 LOADERS, STEPS_AHEAD = 2, 12
-TARGETS = {"cpu": {"online": 2.5}, "cuda": {"online": 3.0, "reference": 10.0}}
-LOADER_TARGET = 0.05
+SLOWER = {
+    kind: {way: Quantity(f"{name}, of a step from the store", "×", Bar("at least", bar)) for way, name, bar in rows}
+    for kind, rows in {
+        "cpu": [("online", "a training step with its cues computed online", 2.5)],
+        "cuda": [
+            ("online", "a training step with its cues computed online", 3.0),
+            ("reference", "a training step with the reference's settings (float32, online)", 10.0),
+        ],
+    }.items()
+}
+WAITING = Quantity("training: time that a step waits for its batch", "%", Bar("below", 5))
+FIGURES = {kind: (*slower.values(), WAITING) for kind, slower in SLOWER.items()}
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,7 @@ def loader_share(trainer: Trainer, device: torch.device) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = figures.parser(__doc__)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--depth", help="another depth network than tiny, or on a GPU than Depth Anything V2 Large")
@@ -137,19 +148,19 @@ def main() -> None:
         ours = compared[0].trainer(store, folder / "ahead", device, LOADERS)
         ours.folder.claim(resume=False)
         share = loader_share(ours, device)
-    settings = compared[0].settings
-    widths = trainers["store"].learner.decoder.widths
-    out.print(
-        f"{settings.batch_size} pairs at {settings.method.view_size} px, decoder {widths.inner} wide, on {device}, "
-        f"{torch.get_num_threads()} threads, median of {options.rounds}"
-    )
+    method, width = compared[0].settings, trainers["store"].learner.decoder.widths.inner
+    settings = f"{method.batch_size} pairs at {method.method.view_size} px, decoder {width} wide"
+    out.print(f"{settings}, on {device}, {torch.get_num_threads()} threads, median of {options.rounds}")
     medians = {name: statistics.median(values) for name, values in found.items()}
     for name, seconds in medians.items():
-        target = TARGETS[device.type].get(name)
-        ratio = seconds / medians["store"]
-        aim = f", {ratio:.1f} times the step from the store (target at least {target:g})" if target else ""
-        out.print(f"{name}: {seconds:.3f} s{aim}")
-    out.print(f"waiting for batches, {LOADERS} loader processes: {share:.1%} (target below {LOADER_TARGET:.0%})")
+        out.print(f"{name}: {seconds:.3f} s")
+    depth = options.depth or (CPU_NETWORKS if device.type == "cpu" else GPU_NETWORKS)["depth"]
+    measured = [
+        quantity.figure(medians[name] / medians["store"], f"{settings}, depth by {depth}")
+        for name, quantity in SLOWER[device.type].items()
+    ]
+    measured.append(WAITING.figure(share * 100, f"{LOADERS} loader processes"))
+    figures.hand_back(options.figures, FIGURES[device.type], measured)
 
 
 if __name__ == "__main__":
