@@ -111,7 +111,7 @@ def measure(maps: np.ndarray, encoding: Encoding) -> Measured:
 
 
 def _decompressed(payload: bytes, like: np.ndarray) -> np.ndarray:
-    chunk = np.empty_like(like)
+    chunk = np.empty(like.shape, like.dtype)  # in C order, as stored, whatever the order of `like`
     decode_into(np.frombuffer(payload, np.uint8), chunk)
     return chunk
 
