@@ -80,10 +80,11 @@ def main() -> None:
     known = {name: measured[kind] for name, measured in declared().items() if kind in measured}
     if useless := [name for name in options.names if name not in known]:
         sys.exit(f"error: {', '.join(useless)} measures nothing on {options.device}; these do: {', '.join(known)}")
-    begun = tuple(Benchmark(name, "not run", tuple(quantities)) for name, quantities in known.items())
+    chosen = options.names or list(known)
+    begun = tuple(Benchmark(name, "not run", tuple(known[name])) for name in chosen)
     command = shlex.join(["python", "-m", "tests.benchmarks", *sys.argv[1:]])
     report, place = Report(Circumstances.here(options.device, command), begun), _place(options, kind)
-    for name in options.names or known:
+    for name in chosen:
         out.print(f"\n── {name} ──")
         ended = run(name, known[name], on_device)
         report = replace(report, benchmarks=tuple(ended if b.name == name else b for b in report.benchmarks))

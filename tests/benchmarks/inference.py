@@ -134,7 +134,9 @@ def in_a_process(case: Case) -> Measured:
                 return said
             began = said
         over = _clock_of(process, case.device) - began
-        return Measured(reason=f"more than {over if over == over else 0:.0f} s", over=over)
+        return Measured(
+            reason=f"more than {over:.0f} s" if over == over else f"not ready in {case.limit:g} s", over=over
+        )
     except EOFError:
         return Measured(reason="ended by the system, out of memory")
     finally:
