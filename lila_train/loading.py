@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from lila_cues.networks import FrozenEncoder, WeightSource, encoder_from_tensors, load_encoder, restore_encoder
+from lila_cues.networks import WeightSource, encoder_from_tensors, load_encoder, restore_encoder
 from lila_cues.networks.weights import file_sha256
-from lila_train import checkpoint, published
-from lila_train.decoder import Decoder
+from lila_train import checkpoint
 from lila_train.model import Fit, Lila
-from lila_train.published import PUBLISHED
 from lila_train.released import ReleasedCheckpoint, read_released
+from lila_train.released_files import ENCODER_OF_WIDTH, RELEASED_FILES, obtain
 from stores.errors import LilaError
 
 LICENCE = "apache-2.0"  # of DINOv2's weights, which published files hold
@@ -38,15 +36,20 @@ def load(
     something is missing or of another backbone.
     """
     name = str(name_or_path)
-    path = published.obtain(name) if name in PUBLISHED else _existing(name)
-    named = PUBLISHED[name].encoder if name in PUBLISHED else None
+    path, sha256 = obtain(name) if name in RELEASED_FILES else (_existing(name), None)
     provenance = None
     if path.suffix == ".safetensors":
         found = checkpoint.read(path)
         provenance, decoder = found.provenance, found.build_decoder()
         encoder = restore_encoder(provenance.encoder, encoder_weights, device)
     else:
-        encoder, decoder = _published(path, named, encoder_weights, device)
+        released = read_released(path)
+        decoder, encoder_name = released.build_decoder(), _encoder_name(name, path, released)
+        if encoder_weights is None and released.holds_encoder:
+            source = WeightSource(encoder_name, "file", str(path.resolve()), None, sha256 or file_sha256(path), LICENCE)
+            encoder = encoder_from_tensors(encoder_name, released.encoder, source).to(device)
+        else:
+            encoder = load_encoder(encoder_name, encoder_weights, device)
     if encoder.width != decoder.widths.encoder:
         raise LilaError(
             f"the decoder in {path} reads {decoder.widths.encoder} channels, the encoder {encoder.name} gives "
@@ -62,30 +65,19 @@ def _existing(name: str) -> Path:
     if not path.is_file():
         raise LilaError(
             f"no weights at {name}; pass the weights.safetensors of a run (lila-train run writes it), a published .pt "
-            f"file, or one of {', '.join(PUBLISHED)}"
+            f"file, or one of {', '.join(RELEASED_FILES)}"
         )
     return path
 
 
-def _published(
-    path: Path, named: str | None, encoder_weights: str | Path | None, device: str | torch.device
-) -> tuple[FrozenEncoder, Decoder]:
-    found = read_released(path)
-    name = named or published.ENCODERS.get(found.widths.encoder)
-    if name is None:
+def _encoder_name(name: str, path: Path, released: ReleasedCheckpoint) -> str:
+    """The encoder of a released file: by the file's own name, else by the width that its decoder reads."""
+    if name in RELEASED_FILES:
+        return RELEASED_FILES[name].encoder
+    width = released.widths.encoder
+    if width not in ENCODER_OF_WIDTH:
         raise LilaError(
-            f"expected a decoder of an encoder of width {', '.join(map(str, published.ENCODERS))} in {path}, found one "
-            f"of width {found.widths.encoder}; published files decode DINOv2"
+            f"expected a decoder of an encoder of width {', '.join(map(str, ENCODER_OF_WIDTH))} in {path}, found one "
+            f"of width {width}; published files decode DINOv2"
         )
-    decoder = Decoder(found.widths)
-    decoder.load_state_dict(dict(found.decoder), strict=True)
-    if encoder_weights is None and _is_whole(found):
-        source = WeightSource(name, "file", str(path.resolve()), None, file_sha256(path), LICENCE)
-        return encoder_from_tensors(name, found.encoder, source).to(device), decoder
-    return load_encoder(name, encoder_weights, device), decoder
-
-
-def _is_whole(found: ReleasedCheckpoint) -> bool:
-    """Whether the file holds an encoder that can be taken; the reference leaves its position embedding unread."""
-    positions: Tensor | None = found.encoder.get("pos_embed")
-    return positions is not None and positions.shape == (1, 37 * 37 + 1, found.widths.encoder)
+    return ENCODER_OF_WIDTH[width]

@@ -1,4 +1,6 @@
-"""Checkpoints of the published reference, and ours in their naming (METHOD section 1).
+"""Checkpoints as the published reference writes them, and ours in their naming (METHOD section 1).
+
+`lila_train.released_files` says which of them there are, and where.
 
 A file holds the decoder under `latent_head.`, the final LayerNorm under `fnorm.`, the encoder under `pretrained.`, and
 sometimes the networks that made the cues. The latter are ignored by name; any other name is an error.
@@ -15,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lila_cues.networks.weights import read_tensors
 from lila_train.decoder import Decoder, DecoderWidths
 from stores.errors import LilaError
 
@@ -42,9 +45,21 @@ class ReleasedCheckpoint:
     decoder: Mapping[str, Tensor]
     encoder: Mapping[str, Tensor]
 
+    @property
+    def holds_encoder(self) -> bool:
+        """Whether an encoder can be taken from it; the reference sometimes leaves its position embedding out."""
+        positions = self.encoder.get("pos_embed")
+        return positions is not None and positions.shape == (1, 37 * 37 + 1, self.widths.encoder)
+
+    def build_decoder(self) -> Decoder:
+        """The decoder that this checkpoint holds."""
+        decoder = Decoder(self.widths)
+        decoder.load_state_dict(dict(self.decoder), strict=True)
+        return decoder
+
 
 def released_name(name: str) -> str:
-    """The published name of a tensor of `Decoder`."""
+    """The published name of a tensor of `Decoder`; KeyError for one that it does not have."""
     for pattern, replacement in _NAMES:
         renamed, count = re.subn(rf"^{pattern}", replacement, name)
         if count:
@@ -53,8 +68,11 @@ def released_name(name: str) -> str:
 
 
 def read_released(path: Path) -> ReleasedCheckpoint:
-    """Read a published checkpoint, its tensors at top level or under `state_dict`; strict in names and shapes."""
-    tensors = _load(path)
+    """Read a published checkpoint, its tensors at top level or under `state_dict`; strict in their names and shapes.
+
+    Raises LilaError, naming the file, where it cannot be read or a tensor is missing, unknown or of another shape.
+    """
+    tensors = read_tensors(path, "--weights")
     projection = tensors.get("latent_head.projects.0.weight")
     smooth = tensors.get("latent_head.scratch.output_conv1.weight")
     if projection is None or smooth is None:
@@ -87,24 +105,6 @@ def write_released(path: Path, decoder: Decoder) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     torch.save({name: tensor.detach().cpu() for name, tensor in in_released_naming(decoder).items()}, temporary)
     temporary.replace(path)
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise LilaError(f"no checkpoint at {path}; pass the path of a published LILA file")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise LilaError(
-            f"{path} cannot be read as tensors alone ({reason}); expected a published LILA .pt file"
-        ) from error
-    loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
-    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
-        raise LilaError(
-            f"expected named tensors in {path}, found {type(loaded).__name__}; is it a published LILA file?"
-        )
-    return loaded
 
 
 def _refuse_difference(expected: set[str], found: set[str], path: Path) -> None:

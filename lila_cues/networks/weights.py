@@ -76,24 +76,33 @@ def random_seed(weights: Path | str | None) -> int | None:
 
 
 def read_tensors(path: Path, option: str) -> dict[str, Tensor]:
-    """The named tensors of a safetensors or PyTorch file, without unpickling anything else.
+    """The tensors by name of a safetensors or PyTorch file.
 
-    A dictionary of them may lie one level down, under `state_dict`, `model`, `teacher`, `model_ema` or `module`.
+    A dictionary of them may lie one level down, under `state_dict`, `model`, `teacher`, `model_ema` or `module`; what
+    is beside them and no tensor is left out. Raises LilaError as `read_content` does, and where there are none.
+    """
+    content = read_content(path, option)
+    tensors = _unwrap(content)
+    if not tensors:
+        raise LilaError(f"expected tensors by name in {path}, found {_found(content)}; give another file with {option}")
+    return tensors
+
+
+def read_content(path: Path, option: str) -> object:
+    """All that a safetensors or PyTorch file holds, on the CPU; pickled code in it is refused, never run.
+
+    Raises LilaError, naming the file and the option that gives another one, where it is missing or cannot be read.
     """
     if not path.is_file():
         raise LilaError(f"expected a weight file at {path}, found none; give its place with {option}")
     try:
-        content = _read(path)
+        return _read(path)
     except Exception as error:  # anything at all: these are bytes of somebody else's, read as a pickle
         reason = str(error).split("\n", maxsplit=1)[0]
         raise LilaError(
             f"expected tensors by name in {path} (.safetensors, or .pth without pickled code), but it cannot be read "
             f"({reason}); give another file with {option}"
         ) from error
-    tensors = _unwrap(content)
-    if not tensors:
-        raise LilaError(f"expected tensors by name in {path}, found {_found(content)}; give another file with {option}")
-    return tensors
 
 
 def strip_prefix(tensors: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:

@@ -98,9 +98,9 @@ def test_weights_are_taken_from_their_prefix_and_must_all_be_there(tmp_path: Pat
 def test_weights_with_pickled_code_are_refused(tmp_path: Path):
     path = tmp_path / "weights.pth"
     torch.save({"state_dict": {}, "settings": SimpleNamespace(a=1)}, path)
-    with pytest.raises(LilaError, match=r"tensors without pickled code in .*weights\.pth, but it cannot be read"):
+    with pytest.raises(LilaError, match=r"tensors by name in .*weights\.pth .*cannot be read .*--baseline-weights"):
         weight_files.read_nested(path)
-    with pytest.raises(LilaError, match=r"expected weights at .*none\.pth, found none"):
+    with pytest.raises(LilaError, match=r"expected a weight file at .*none\.pth, found none; .*--baseline-weights"):
         weight_files.read_nested(tmp_path / "none.pth")
 
 
@@ -141,10 +141,16 @@ def test_code_is_fetched_once_at_its_revision(tmp_path: Path, monkeypatch: pytes
 def test_code_and_weights_that_cannot_be_had_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(clones, "ARCHIVES", (tmp_path / "none.zip").as_uri())
-    with pytest.raises(LilaError, match=r"the code of nobody/nothing at file:.*pass a clone with --baseline-repo"):
+    with pytest.raises(
+        LilaError, match=r"nobody_nothing.*\.zip in .* or at file:.*pass a clone of nobody/nothing with --bas"
+    ):
+        stand_in().code.root(None)
+    (tmp_path / "torn.zip").write_bytes(b"half of it")
+    monkeypatch.setattr(clones, "ARCHIVES", (tmp_path / "torn.zip").as_uri())
+    with pytest.raises(LilaError, match=r"nobody/nothing as a zip file at file:.*cannot be unpacked .*pass a clone"):
         stand_in().code.root(None)
     place = (tmp_path / "none.pth").as_uri()
-    with pytest.raises(LilaError, match=r"expected weights at file:.*give a local file with --baseline-weights"):
+    with pytest.raises(LilaError, match=r"none\.pth in .* or at file:.*give a local file with --baseline-weights"):
         weight_files.load_weights(nn.Linear(2, 2), place, None, {"": ""})
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "some.pth")
     weight_files.load_weights(nn.Linear(2, 2), (tmp_path / "some.pth").as_uri(), None, {"": ""})

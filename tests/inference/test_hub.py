@@ -18,7 +18,7 @@ from lila_cues.networks import load_encoder
 from lila_train import Lila, hub
 from lila_train.decoder import Decoder, DecoderWidths
 from lila_train.loading import load
-from lila_train.published import PUBLISHED
+from lila_train.released_files import RELEASED_FILES
 from stores.errors import LilaError
 from tests.inference.models import small_model
 
@@ -118,7 +118,7 @@ def test_what_cannot_be_had_says_so(error: Exception, message: str, monkeypatch:
 
 
 def test_torch_hub_gives_the_model(weights: Path) -> None:
-    assert all(callable(getattr(hubconf, name)) for name in ("lila", *PUBLISHED))
+    assert all(callable(getattr(hubconf, name)) for name in ("lila", *RELEASED_FILES))
     found = torch.hub.load(str(ROOT), "lila", source="local", weights=weights)
     same(small_model(), found)
 

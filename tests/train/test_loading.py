@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import lila_train
-from lila_train import published
+from lila_cues.networks.weights import file_sha256
+from lila_train import released_files
 from lila_train.decoder import Decoder, DecoderWidths
 from lila_train.released import read_released, write_released
 from stores.errors import LilaError
@@ -50,6 +53,19 @@ def test_a_published_name_gives_the_model_of_its_file(file: Path, cache: Path) -
     assert (cache / f"{file.name}.sha256").is_file()
 
 
+def test_a_large_file_is_hashed_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest, hashed = hashlib.file_digest, []
+
+    def counted(file: Any, kind: str) -> Any:
+        hashed.append(Path(file.name).name)
+        return digest(file, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    model = lila_train.load(NAME)
+    assert hashed == ["lila_dino2_s14_ytvos.pt"]
+    assert model.encoder.source.sha256 == (cache / "lila_dino2_s14_ytvos.pt.sha256").read_text().strip()
+
+
 def test_half_precision_is_half_and_close(file: Path) -> None:
     image = torch.rand(1, 3, 28, 28)
     whole, half = lila_train.load(file), lila_train.load(file, dtype=torch.bfloat16)
@@ -65,7 +81,7 @@ def test_a_file_that_changed_since_its_download_is_refused(cache: Path, file: Pa
 
 def test_what_cannot_be_downloaded_says_where_it_may_be_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(published, "PLACE", (tmp_path / "nowhere").as_uri())
+    monkeypatch.setattr(released_files, "PLACE", (tmp_path / "nowhere").as_uri())
     with pytest.raises(LilaError, match=r"expected lila_dino2_b14_ytvos\.pt in .* or at .*, found neither"):
         lila_train.load("lila_dinov2_vitb14")
     assert not list(tmp_path.rglob("*.pt"))
@@ -73,11 +89,11 @@ def test_what_cannot_be_downloaded_says_where_it_may_be_put(tmp_path: Path, monk
 
 def test_a_download_is_kept_with_its_hash(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(published, "PLACE", file.parent.as_uri())
+    monkeypatch.setattr(released_files, "PLACE", file.parent.as_uri())
     lila_train.load(NAME)
     folder = tmp_path / "hub" / "checkpoints"
     assert (folder / file.name).read_bytes() == file.read_bytes()
-    assert (folder / f"{file.name}.sha256").read_text().strip() == published.file_sha256(file)
+    assert (folder / f"{file.name}.sha256").read_text().strip() == file_sha256(file)
 
 
 def test_an_encoder_of_another_width_or_none_is_refused(file: Path, tmp_path: Path, shared: Path) -> None:

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import torch
-
 from lila_cues.networks import hub
 from stores.errors import LilaError
 
@@ -52,15 +50,15 @@ class Code:
         url = ARCHIVES.format(repository=self.repository, revision=self.revision)
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-            archive = Path(folder) / "code.zip"
+            archive = Path(folder) / f"{kept.name}.zip"
+            hub.download(url, archive, f"pass a clone of {self.repository} with {OPTION}")
             try:
-                torch.hub.download_url_to_file(url, str(archive), progress=False)
                 with zipfile.ZipFile(archive) as packed:
                     packed.extractall(Path(folder) / "code")
             except (OSError, zipfile.BadZipFile) as error:
                 raise LilaError(
-                    f"expected the code of {self.repository} at {url}, but it cannot be had ({error}); go online once, "
-                    f"or pass a clone with {OPTION}"
+                    f"expected the code of {self.repository} as a zip file at {url}, but it cannot be unpacked "
+                    f"({error}); pass a clone with {OPTION}"
                 ) from error
             (top,) = (Path(folder) / "code").iterdir()
             os.replace(top, kept)

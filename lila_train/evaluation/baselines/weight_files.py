@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from lila_cues.networks import hub
-from lila_cues.networks.weights import load_strictly, random_seed
+from lila_cues.networks.weights import load_strictly, random_seed, read_content
 from lila_train.evaluation.baselines.asked import WEIGHTS_OPTION
-from stores.errors import LilaError
 
 HUB = "hf:"  # hf:OWNER/NAME/FILE
 
@@ -39,20 +36,8 @@ def renamed(tensors: Mapping[str, Tensor], prefixes: Mapping[str, str]) -> dict[
 
 
 def read_nested(path: Path) -> dict[str, Tensor]:
-    """The tensors of a PyTorch file by name; those of a dictionary in it have its name and a dot in front."""
-    if not path.is_file():
-        raise LilaError(f"expected weights at {path}, found none; give their place with {WEIGHTS_OPTION}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of older formats, which are read all the same
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # anything at all: these are bytes of somebody else's, read as a pickle
-        reason = str(error).split("\n", maxsplit=1)[0]
-        raise LilaError(
-            f"expected tensors without pickled code in {path}, but it cannot be read ({reason}); give another file "
-            f"with {WEIGHTS_OPTION}"
-        ) from error
-    return dict(_flattened(content, ""))
+    """The tensors of a weight file by name; those of a dictionary in it have its name and a dot in front."""
+    return dict(_flattened(read_content(path, WEIGHTS_OPTION), ""))
 
 
 def _flattened(content: object, name: str) -> list[tuple[str, Tensor]]:
@@ -70,12 +55,5 @@ def _fetched(place: str) -> Path:
         return hub.fetch(f"{owner}/{name}", file, None, WEIGHTS_OPTION)[0]
     path = hub.torch_cache() / "lila" / place.partition("://")[2].replace("/", "_")
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(place, str(path), progress=False)
-        except OSError as error:
-            raise LilaError(
-                f"expected weights at {place}, but they cannot be had ({error}); go online once, or give a local file "
-                f"with {WEIGHTS_OPTION}"
-            ) from error
+        hub.download(place, path, f"give a local file with {WEIGHTS_OPTION}")
     return path

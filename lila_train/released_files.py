@@ -1,4 +1,4 @@
-"""The checkpoints that the paper's authors have published: their names here, where they lie, which encoder each is for.
+"""The weight files that the paper's authors have released: their names here, where they lie, the encoder of each.
 
 Their hashes are not published. The hash of a download is kept beside the file, and a file that no longer has it is
 refused.
@@ -17,50 +17,54 @@ PLACE = "https://storage.googleapis.com/gresearch/lila-ckpts"
 
 
 @dataclass(frozen=True)
-class Published:
-    """A published file and the name of the encoder that it decodes."""
+class ReleasedFile:
+    """The name of a released file, and of the encoder that it decodes."""
 
     file: str
     encoder: str
 
     @property
     def url(self) -> str:
+        """Where its authors keep it."""
         return f"{PLACE}/{self.file}"
 
 
-PUBLISHED = {
-    "lila_dinov2_vits14": Published("lila_dino2_s14_ytvos.pt", "dinov2_vits14"),
-    "lila_dinov2_vitb14": Published("lila_dino2_b14_ytvos.pt", "dinov2_vitb14"),
-    "lila_dinov2_vitl14": Published("lila_dino2_l14_ytvos.pt", "dinov2_vitl14"),
-    "lila_dinov2_vitl14_kts": Published("lila_dino2_l14_kts.pt", "dinov2_vitl14"),
+RELEASED_FILES = {
+    "lila_dinov2_vits14": ReleasedFile("lila_dino2_s14_ytvos.pt", "dinov2_vits14"),
+    "lila_dinov2_vitb14": ReleasedFile("lila_dino2_b14_ytvos.pt", "dinov2_vitb14"),
+    "lila_dinov2_vitl14": ReleasedFile("lila_dino2_l14_ytvos.pt", "dinov2_vitl14"),
+    "lila_dinov2_vitl14_kts": ReleasedFile("lila_dino2_l14_kts.pt", "dinov2_vitl14"),
 }
-ENCODERS = {384: "dinov2_vits14", 768: "dinov2_vitb14", 1024: "dinov2_vitl14", 1536: "dinov2_vitg14"}
+ENCODER_OF_WIDTH = {384: "dinov2_vits14", 768: "dinov2_vitb14", 1024: "dinov2_vitl14", 1536: "dinov2_vitg14"}
 """By embedding width: the encoder of a file of that naming which comes without a name."""
 
 
-def obtain(name: str) -> Path:
-    """The published file of that name in PyTorch's cache, downloaded if it is not there yet."""
-    found = PUBLISHED[name]
+def obtain(name: str) -> tuple[Path, str]:
+    """The released file of that name in PyTorch's cache, downloaded if it is not there yet, and its hex SHA-256.
+
+    Raises LilaError where it cannot be downloaded, or is not any more what it was when it came.
+    """
+    found = RELEASED_FILES[name]
     path = torch_cache() / found.file
     if not path.is_file():
         download(found.url, path, "put the file there", progress=True)
         _record(path).unlink(missing_ok=True)
-    _check(path)
-    return path
+    return path, _checked(path)
 
 
-def _check(path: Path) -> None:
-    """Compare with the hash of the download; a file that was put there by hand is taken as it is, once."""
+def _checked(path: Path) -> str:
+    """The file's hash, compared with that of the download; a file put there by hand is taken as it is, once."""
     found, record = file_sha256(path), _record(path)
     if not record.is_file():
         record.write_text(f"{found}\n")
-        return
+        return found
     recorded = record.read_text().strip()
     if found != recorded:
         raise LilaError(
             f"expected {path} to be as it was downloaded, SHA-256 {recorded[:16]}…, found {found[:16]}…; delete "
             f"both it and {record.name} to download it again"
         )
+    return found
 
 
 def _record(path: Path) -> Path:
