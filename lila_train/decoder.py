@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lila_train.sizes import Size, size_of
 from stores.errors import LilaError
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -118,9 +117,9 @@ class Decoder(nn.Module):
             reduce(rescale(project(t)))
             for t, project, rescale, reduce in zip(tokens, self.project, self.rescale, self.reduce, strict=True)
         ]
-        x = self.fuse[3](levels[3], None, _size(levels[2]))
-        x = self.fuse[2](x, levels[2], _size(levels[1]))
-        x = self.fuse[1](x, levels[1], _size(levels[0]))
+        x = self.fuse[3](levels[3], None, size_of(levels[2]))
+        x = self.fuse[2](x, levels[2], size_of(levels[1]))
+        x = self.fuse[1](x, levels[1], size_of(levels[0]))
         x = self.fuse[0](x, levels[0], (2 * levels[0].shape[-2], 2 * levels[0].shape[-1]))
         x = self.pixel(_resize(self.head(x), size))
         return _over_channels(self.norm, x)
@@ -134,10 +133,6 @@ def _over_channels(norm: nn.LayerNorm, x: Tensor) -> Tensor:
             channels_last, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps
         )
         return normalised.movedim(-1, 1).to(norm.weight.dtype)
-
-
-def _size(x: Tensor) -> Size:
-    return (x.shape[-2], x.shape[-1])
 
 
 def _resize(x: Tensor, size: Size) -> Tensor:

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from lila_cues.networks import position
 from lila_train.extraction.settings import identity
 from lila_train.model import Lila
+from lila_train.sizes import Size
 from stores.errors import LilaError
 
 SUFFIXES = (".onnx", ".pt2")
 TOLERANCE = 1e-3  # of features of unit variance
 
-Size = tuple[int, int, int]  # images, height, width
+Shape = tuple[int, int, int]  # images, height, width
 Run = Callable[[Float[np.ndarray, "b 3 H W"]], Float[np.ndarray, "b d H W"]]
 
 
@@ -53,7 +54,7 @@ class Portable(nn.Module):
 
 
 def resized_positions(
-    embedding: Float[Tensor, "1 e h w"], grid: tuple[int, int], offset: float | None = None
+    embedding: Float[Tensor, "1 e h w"], grid: Size, offset: float | None = None
 ) -> Float[Tensor, "1 e H W"]:
     """What `lila_cues.networks.position.resize` computes, for any grid in one graph.
 
@@ -92,7 +93,7 @@ def _any_grid() -> Iterator[None]:
         position.resize = original
 
 
-def _picked(maps: Float[Tensor, "b c H W"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
+def _picked(maps: Float[Tensor, "b c H W"], size: Size) -> Float[Tensor, "b c h w"]:
     """Cut to a size, or extended to it by the last row and column."""
     for axis, length in zip((2, 3), size, strict=True):
         places = torch.arange(length, device=maps.device).clamp(max=maps.shape[axis] - 1)
@@ -100,7 +101,7 @@ def _picked(maps: Float[Tensor, "b c H W"], size: tuple[int, int]) -> Float[Tens
     return maps
 
 
-def export(model: Lila, path: Path, sizes: Sequence[Size] | None = None) -> float:
+def export(model: Lila, path: Path, sizes: Sequence[Shape] | None = None) -> float:
     """Write the model to PATH.onnx or PATH.pt2, run it on images of several sizes, and give the largest difference.
 
     `sizes` are (images, height, width); some that are and are not multiples of the patch if not given. Raises LilaError
@@ -131,7 +132,7 @@ def export(model: Lila, path: Path, sizes: Sequence[Size] | None = None) -> floa
 
 
 @torch.no_grad()
-def largest_difference(model: nn.Module, run: Run, sizes: Sequence[Size]) -> float:
+def largest_difference(model: nn.Module, run: Run, sizes: Sequence[Shape]) -> float:
     """The largest difference of any value between what a file computes and the model, on random images."""
     draw = torch.Generator().manual_seed(0)
     found = 0.0

@@ -16,6 +16,7 @@ from lila_train.checkpoint import Provenance
 from lila_train.decoder import Decoder
 from lila_train.hub import Shared
 from lila_train.images import AnyImage, as_batch
+from lila_train.sizes import size_of, whole_patches
 from lila_train.tiling import Region, Tiling, slabs
 from stores.errors import LilaError
 
@@ -43,12 +44,12 @@ class Lila(nn.Module, Shared):
 
     def forward(self, images: Shaped[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
         """Features for RGB images, uint8 or floats in [0, 1]: `b×d×H×W`, zero mean and unit variance over d."""
-        height, width = images.shape[-2:]
+        height, width = size_of(images)
         fitted = self._fitted(self._as_float(images))
         tokens = self.encoder(fitted)
         if self.fit == "resize":
             return self.decoder(tokens, (height, width))
-        return self.decoder(tokens, (fitted.shape[-2], fitted.shape[-1]))[..., :height, :width]
+        return self.decoder(tokens, size_of(fitted))[..., :height, :width]
 
     def encode(self, images: Shaped[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
         """The encoder's own grid: tokens of its last block, after the final LayerNorm."""
@@ -102,7 +103,7 @@ class Lila(nn.Module, Shared):
         patch = self.encoder.patch_size
         height, width = images.shape[-2:]
         if self.fit == "resize":
-            size = [max(1, round(side / patch)) * patch for side in (height, width)]
+            size = whole_patches((height, width), patch)
             return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
         return F.pad(images, (0, -width % patch, 0, -height % patch), mode="replicate")
 

@@ -12,8 +12,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Size = tuple[int, int]
-
 
 @dataclass(frozen=True)
 class Regions:
@@ -23,7 +21,7 @@ class Regions:
     left: Int[Tensor, " b"]
     side: Int[Tensor, " b"]
     mirrored: Bool[Tensor, " b"]
-    base: Size
+    base: tuple[int, int]
 
     def resample_image(self, images: Float[Tensor, "b c y x"], size: int) -> Float[Tensor, "b c size size"]:
         """The region of an image on the base crop's own grid, antialiased, `size` pixels a side."""

@@ -14,7 +14,6 @@ import numpy as np
 
 from stores.errors import LilaError
 
-Size = tuple[int, int]
 _TRIES = 100
 
 
@@ -87,7 +86,9 @@ class PairPool:
         )
 
 
-def draw(rng: np.random.Generator, pool: PairPool, ranges: ViewRanges, base: Size, stored: int, kept: int) -> Draw:
+def draw(
+    rng: np.random.Generator, pool: PairPool, ranges: ViewRanges, base: tuple[int, int], stored: int, kept: int
+) -> Draw:
     """One element: `kept` of the `stored` channels, two boxes inside a base crop of `base` = (y, x) pixels.
 
     Both boxes share the base's mirror; the query has one of its own on top, so the two views mirror independently.
@@ -103,7 +104,7 @@ def draw(rng: np.random.Generator, pool: PairPool, ranges: ViewRanges, base: Siz
     return Draw(clip, pair, context, query, channels)
 
 
-def draw_box(rng: np.random.Generator, base: Size, area: tuple[float, float], mirrored: bool) -> Box:
+def draw_box(rng: np.random.Generator, base: tuple[int, int], area: tuple[float, float], mirrored: bool) -> Box:
     """A square of an area fraction drawn from `area`, placed uniformly inside the base crop."""
     fraction = rng.uniform(*area) if area[0] < area[1] else area[0]
     side = max(1, min(min(base), round(math.sqrt(fraction) * min(base))))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lila_train.evaluation.frames import Image, Labels, Size, as_input, network_size
+from lila_train.evaluation.frames import Image, Labels, as_input, network_size
 from lila_train.evaluation.models import FeatureMap
 from lila_train.evaluation.propagation import (
     Budget,
@@ -25,6 +25,7 @@ from lila_train.evaluation.propagation import (
     share_of_top,
     softmax_of_top,
 )
+from lila_train.sizes import Size, to_size
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def unit_cells(frame: Image, features: FeatureMap, sizes: Sizes, device: torch.d
 
 
 def _bilinear(maps: Float[Tensor, "c H W"], size: Size) -> Float[Tensor, "c h w"]:
-    return F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
+    return to_size(maps[None], size)[0]
 
 
 def _nearest(maps: Float[Tensor, "c H W"], size: Size) -> Float[Tensor, "c h w"]:

@@ -17,8 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lila_train.evaluation.davis_task import Video
-from lila_train.evaluation.frames import Image, Labels, Size, network_size
+from lila_train.evaluation.frames import Image, Labels, network_size
 from lila_train.evaluation.probe import Acceleration, AdamW, Problem, solve
+from lila_train.sizes import Size
 
 NAME = "davis-lp@lila"
 

@@ -14,6 +14,7 @@ from lila_train.evaluation.davis_scorer import LabelPair, ObjectScore
 from lila_train.evaluation.frames import Image, Labels
 from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.sums import Tally
+from lila_train.sizes import Size
 from stores.errors import LilaError
 from stores.pictures import write_label_png
 
@@ -38,7 +39,7 @@ class DavisTask:
     settings: dict[str, Any]
     data: DavisData
     segment: Segmenter
-    describe: Callable[[GridModel, tuple[int, int]], dict[str, Any]]
+    describe: Callable[[GridModel, Size], dict[str, Any]]
 
     @property
     def root(self) -> Path:

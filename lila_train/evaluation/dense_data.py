@@ -15,6 +15,8 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 from torchvision.transforms import v2
 
+from lila_train.sizes import Size
+
 Files = tuple[Path, ...]
 
 
@@ -176,13 +178,13 @@ def generator(seed: int, *position: int) -> np.random.Generator:
 
 
 def _resized(
-    image: UInt8[Tensor, "3 a b"], target: Shaped[Tensor, "t a b"], size: tuple[int, int]
+    image: UInt8[Tensor, "3 a b"], target: Shaped[Tensor, "t a b"], size: Size
 ) -> tuple[Float[Tensor, "3 h w"], Shaped[Tensor, "t h w"]]:
     resized = F.interpolate(image[None].float() / 255, size, mode="bilinear", align_corners=False, antialias=True)
     return resized[0].clamp(0, 1), _nearest(target, size)
 
 
-def _nearest(target: Shaped[Tensor, "t a b"], size: tuple[int, int]) -> Shaped[Tensor, "t h w"]:
+def _nearest(target: Shaped[Tensor, "t a b"], size: Size) -> Shaped[Tensor, "t h w"]:
     return F.interpolate(target[None].double(), size, mode="nearest-exact")[0].to(target.dtype)
 
 

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from lila_train.evaluation.dense_data import DenseData, Files, Mirror, ValView, View, stacked, val_view
 from lila_train.evaluation.examples import Drawn, Examples, places
-from lila_train.evaluation.frames import size_of, to_size
 from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.probe_training import Loss, Recipe, Training, features_of, train
 from lila_train.evaluation.probes import BuildProbe, seeded
 from lila_train.evaluation.reading import in_batches
 from lila_train.evaluation.result_folder import Json, ResultFolder, fingerprint, read_json
+from lila_train.sizes import size_of, to_size
 
 PART = "probe"
 

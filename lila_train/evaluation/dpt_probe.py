@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_train.evaluation.probes import Features
+from lila_train.sizes import Size
 
 WIDTH = 512
 
@@ -44,10 +45,10 @@ class DptProbe(nn.Module):
 
     def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
         levels = [_scaled(reduce(tap), 2) for reduce, tap in zip(self.reduce, features.taps, strict=True)]
-        found = _to_size(self.head(_scaled(self._fused(levels), 4)), features.size)
+        found = _at(self.head(_scaled(self._fused(levels), 4)), features.size)
         if self.pixels is None or features.pixels is None:
             return found
-        return found + _to_size(self.pixels(features.pixels), features.size)
+        return found + _at(self.pixels(features.pixels), features.size)
 
     def _fused(self, levels: Sequence[Float[Tensor, "b c h w"]]) -> Float[Tensor, "b c h w"]:
         found = self.fuse[3](levels[3])
@@ -60,5 +61,5 @@ def _scaled(maps: Float[Tensor, "b c h w"], factor: int) -> Float[Tensor, "b c _
     return F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=True)
 
 
-def _to_size(maps: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c H W"]:
+def _at(maps: Float[Tensor, "b c h w"], size: Size) -> Float[Tensor, "b c H W"]:
     return F.interpolate(maps, size, mode="bilinear", align_corners=True)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-Size = tuple[int, int]  # height, width
+from lila_train.sizes import Size, size_of, whole_patches
+
 Image = UInt8[np.ndarray, "H W 3"]
 Labels = UInt8[np.ndarray, "H W"]
 
@@ -34,13 +35,9 @@ def as_input(frame: Image, size: Size, device: torch.device) -> Float[Tensor, "1
     return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
 
 
-def to_size(maps: Float[Tensor, "b c h w"], size: Size) -> Float[Tensor, "b c H W"]:
-    """Maps at that size, bilinear; as they are where they have it."""
-    if maps.shape[2:] == size:
-        return maps
-    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
-
-
-def size_of(maps: Tensor) -> Size:
-    """Height and width, the last two axes."""
-    return maps.shape[-2], maps.shape[-1]
+def to_whole_patches(images: Float[Tensor, "b 3 H W"], patch: int) -> Float[Tensor, "b 3 y x"]:
+    """RGB in [0, 1] at the nearest size of whole patches, bilinear and antialiased; as it is where it has that size."""
+    size = whole_patches(size_of(images), patch)
+    if size == size_of(images):
+        return images
+    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)

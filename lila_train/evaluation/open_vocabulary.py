@@ -23,9 +23,11 @@ from lila_train.evaluation.dense_data import DenseData, Example, ValView, val_vi
 from lila_train.evaluation.dense_scores import Confusion
 from lila_train.evaluation.dense_task import slid
 from lila_train.evaluation.examples import CLASSES, Examples, places
+from lila_train.evaluation.frames import to_whole_patches
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
 from lila_train.evaluation.prompts import IMAGENET
 from lila_train.evaluation.segmentation import confusion
+from lila_train.sizes import size_of, to_size
 
 NAME = "openvocab@proxyclip"
 CLIP = "openai/clip-vit-base-patch16"
@@ -115,7 +117,7 @@ class OpenVocabulary:
         for place, files in enumerate(self.data.val[int(part) : int(part) + IMAGES_PER_PART], start=int(part)):
             example = self.data.read(files)
             logits = self.logits(model, head, clip, texts, example.image)
-            at_size = F.interpolate(logits, example.target.shape[1:], mode="bilinear", align_corners=False)
+            at_size = to_size(logits, size_of(example.target))
             found += confusion(example.target[None].to(model.device), at_size, len(texts))
             if place in shown:
                 examples.keep(place, head, example.image / 255, example.target, at_size[0])
@@ -146,27 +148,19 @@ class OpenVocabulary:
         self, model: GridModel, head: str, clip: ClipImages, texts: Float[Tensor, "k t"], window: Tensor
     ) -> Float[Tensor, "1 k h w"]:
         features = self._cells(model, head, window)
-        values = clip.values(fitted(window, clip.patch_size))
-        values = F.interpolate(values, features.shape[2:], mode="bilinear", align_corners=False)
+        values = clip.values(to_whole_patches(window, clip.patch_size))
+        values = to_size(values, size_of(features))
         attended = proxy_attention(features[0], values[0], self.shape)
         embedded = F.normalize(clip.embedded(attended[None])[0], dim=1)
         found = (self.shape.logit_scale * embedded @ texts.T).T.unflatten(1, features.shape[2:])
-        return F.interpolate(found[None], window.shape[2:], mode="bilinear", align_corners=False)
+        return to_size(found[None], size_of(window))
 
     def _cells(self, model: GridModel, head: str, window: Tensor) -> Float[Tensor, "1 c h w"]:
-        found = feature_map(model, head)(fitted(window, model.patch_size))
+        found = feature_map(model, head)(to_whole_patches(window, model.patch_size))
         if head == ENCODER:
             return found
         rows, columns = (max(1, round(side / self.shape.pixels_per_cell)) for side in window.shape[2:])
         return F.adaptive_avg_pool2d(found, (rows, columns))
-
-
-def fitted(images: Float[Tensor, "b 3 H W"], patch: int) -> Float[Tensor, "b 3 y x"]:
-    """Resized to the nearest whole patches."""
-    size = [max(1, round(side / patch)) * patch for side in images.shape[2:]]
-    if size == list(images.shape[2:]):
-        return images
-    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
 
 
 def texts_of(root: Path, file: Path | None, clip: str | None) -> ClassTexts:

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lila_train.sizes import Size, size_of, to_size
+
 CHANNELS_AT_ONCE = 16  # bounds the memory of averaging
 
 Map = Float[Tensor, "_ _ _"]  # channels, height, width: each map has its own
@@ -78,7 +80,7 @@ class Problem:
 
     def coarse(self, side: int) -> Problem:
         """The same, averaged over cells, so that the short side has `side` of them (or as it is, where it is small)."""
-        size = (self.target.shape[1], self.target.shape[2])
+        size = size_of(self.target)
         factor = max(1.0, min(size) / side)
         small = (math.ceil(size[0] / factor), math.ceil(size[1] / factor))
         return Problem(
@@ -96,8 +98,7 @@ class Problem:
         return found
 
     def _summed(self, local: Sequence[Float[Tensor, "k _ _"]]) -> Float[Tensor, "k H W"]:
-        size = self.target.shape[1:]
-        return torch.stack([_bilinear(part, (size[0], size[1])) for part in local]).sum(dim=0)
+        return torch.stack([_at(part, size_of(self.target)) for part in local]).sum(dim=0)
 
 
 @dataclass(frozen=True)
@@ -186,13 +187,11 @@ def _gradient(problem: Problem | None, parameters: Vector) -> Vector:
         return problem.loss_and_gradient(parameters)[1]
 
 
-def _bilinear(values: Map, size: tuple[int, int]) -> Map:
-    if values.shape[1:] == size:
-        return values
-    return F.interpolate(values[None], size, mode="bilinear", align_corners=False)[0]
+def _at(values: Map, size: Size) -> Map:
+    return to_size(values[None], size)[0]
 
 
-def _averaged(values: Map, size: tuple[int, int], small: tuple[int, int]) -> Map:
+def _averaged(values: Map, size: Size, small: Size) -> Map:
     """Brought to `size`, then averaged over cells: the mean of what the full problem sees there."""
-    parts = [F.adaptive_avg_pool2d(_bilinear(part, size), small) for part in values.split(CHANNELS_AT_ONCE)]
+    parts = [F.adaptive_avg_pool2d(_at(part, size), small) for part in values.split(CHANNELS_AT_ONCE)]
     return torch.cat(parts)

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_train.evaluation.dense_data import DenseData, Mirror, View, generator, stacked
+from lila_train.evaluation.frames import to_whole_patches
 from lila_train.evaluation.models import ENCODER, GridModel, PixelModel
 from lila_train.evaluation.probes import Features
 from lila_train.evaluation.reading import in_batches
+from lila_train.sizes import size_of
 from stores.errors import LilaError
 
 OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
@@ -93,13 +94,10 @@ class Training:
 @torch.no_grad()
 def features_of(model: GridModel, head: str, images: Float[Tensor, "b 3 H W"]) -> Features:
     """What the model gives for these images; sides that are no multiple of the patch are resized to the nearest."""
-    size = (images.shape[2], images.shape[3])
-    fitted = [max(1, round(side / model.patch_size)) * model.patch_size for side in size]
-    if fitted != list(size):
-        images = F.interpolate(images, fitted, mode="bilinear", align_corners=False, antialias=True)
-    taps = model.encoder_taps(images)
-    pixels = model.pixel_map(images) if head != ENCODER and isinstance(model, PixelModel) else None
-    return Features(size, taps, pixels)
+    fitted = to_whole_patches(images, model.patch_size)
+    taps = model.encoder_taps(fitted)
+    pixels = model.pixel_map(fitted) if head != ENCODER and isinstance(model, PixelModel) else None
+    return Features(size_of(images), taps, pixels)
 
 
 def train(

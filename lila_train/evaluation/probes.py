@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lila_train.evaluation.frames import to_size
+from lila_train.sizes import Size, to_size
 
 HEADS = 8  # of the attention probe
 POOLED = 4  # how much smaller the map is that it looks at
@@ -26,7 +26,7 @@ _SEEDING = Lock()  # PyTorch draws first weights from one generator for the whol
 class Features:
     """What the model under test gives for images of `size`: the grids of its tapped blocks, and a map of the pixels."""
 
-    size: tuple[int, int]
+    size: Size
     taps: tuple[Float[Tensor, "b e h w"], ...]
     pixels: Float[Tensor, "b d H W"] | None
 

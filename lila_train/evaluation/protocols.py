@@ -19,12 +19,13 @@ from lila_train.evaluation.davis_lp import LpSettings
 from lila_train.evaluation.davis_task import DavisTask, Video
 from lila_train.evaluation.dense_data import DenseData
 from lila_train.evaluation.dense_task import DenseProtocol, DenseTask
-from lila_train.evaluation.frames import Image, Labels, Size, as_input
+from lila_train.evaluation.frames import Image, Labels, as_input
 from lila_train.evaluation.harness import Task
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
 from lila_train.evaluation.normals_probe3d import NYU_PROBE3D
 from lila_train.evaluation.open_vocabulary import OpenVocabulary, ProxySettings
 from lila_train.evaluation.propagation import Budget
+from lila_train.sizes import Size
 from stores.errors import LilaError
 
 OpenDense = Callable[[Path, int | None], DenseData]

@@ -23,11 +23,11 @@ from lila_train.evaluation.dense_data import DenseData, TrainView, ValView, same
 from lila_train.evaluation.dense_scores import IGNORED, Confusion
 from lila_train.evaluation.dense_task import DenseProtocol
 from lila_train.evaluation.examples import CLASSES
-from lila_train.evaluation.frames import size_of, to_size
 from lila_train.evaluation.probe_training import Recipe
 from lila_train.evaluation.probes import Features
 from lila_train.evaluation.prompts import IMAGENET, SCENES
 from lila_train.evaluation.segmentation import COCO_FINE, LabelRule, confusion, open_coco_with
+from lila_train.sizes import size_of, to_size
 from stores.errors import LilaError
 
 CLIP = "openai/clip-vit-base-patch32"

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lila_cues.networks import load_encoder
 from lila_train.evaluation.baselines.asked import Asked
-from lila_train.evaluation.frames import size_of, to_size
 from lila_train.evaluation.models import ENCODER, EncoderAlone, OnEncoder, encoder_identity
+from lila_train.sizes import size_of, to_size
 from stores.errors import LilaError
 
 

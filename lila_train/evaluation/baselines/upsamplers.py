@@ -19,8 +19,8 @@ from lila_cues.networks.weights import drawn, random_seed
 from lila_train.evaluation.baselines.asked import Asked
 from lila_train.evaluation.baselines.clones import Code
 from lila_train.evaluation.baselines.weight_files import load_weights
-from lila_train.evaluation.frames import size_of, to_size
 from lila_train.evaluation.models import ENCODER, EncoderAlone, OnEncoder, encoder_identity
+from lila_train.sizes import size_of, to_size
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet: every one of them was trained so
 
