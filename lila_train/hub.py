@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from lila_cues.networks import FrozenEncoder
     from lila_train.model import Fit, Lila
 
-WEIGHTS = "weights.safetensors"
-ENCODER = "encoder.safetensors"  # only where the encoder is a file of the user's, that nobody else could find
+WEIGHTS_FILE = "weights.safetensors"
+ENCODER_FILE = "encoder.safetensors"  # only where the encoder is a file of the user's, that nobody else could find
 
 
 class Shared(ModelHubMixin):
@@ -38,9 +38,9 @@ class Shared(ModelHubMixin):
     def _save_pretrained(self, save_directory: Path) -> None:
         source = self.encoder.source
         if source.origin == "file":
-            source = _with_weights(self.encoder, save_directory / ENCODER)
+            source = _with_weights(self.encoder, save_directory / ENCODER_FILE)
         known = self.provenance or checkpoint.Provenance(source, self.decoder.widths, 0, {}, {}, checkpoint.versions())
-        checkpoint.write(save_directory / WEIGHTS, self.decoder, replace(known, encoder=source))
+        checkpoint.write(save_directory / WEIGHTS_FILE, self.decoder, replace(known, encoder=source))
 
     @classmethod
     def _from_pretrained(  # type: ignore[override]  # our own options in place of **model_kwargs
@@ -65,10 +65,10 @@ class Shared(ModelHubMixin):
             options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
             return _downloaded(model_id, name, options, force_download, local_files_only)
 
-        weights = obtain(WEIGHTS)
+        weights = obtain(WEIGHTS_FILE)
         if weights is None:
-            raise LilaError(f"expected {WEIGHTS} in {model_id}, found none; was it written by save_pretrained?")
-        own = encoder_weights or obtain(ENCODER)
+            raise LilaError(f"expected {WEIGHTS_FILE} in {model_id}, found none; was it written by save_pretrained?")
+        own = encoder_weights or obtain(ENCODER_FILE)
         return load(weights, device=device, dtype=dtype, encoder_weights=own, fit=fit)
 
     def generate_model_card(self, repo_id: str = "YOUR/MODEL") -> ModelCard:
@@ -89,7 +89,7 @@ def _with_weights(encoder: FrozenEncoder, path: Path) -> WeightSource:
     safetensors.torch.save_file(tensors, path)
     from lila_cues.networks.weights import file_sha256
 
-    return replace(encoder.source, location=ENCODER, sha256=file_sha256(path))
+    return replace(encoder.source, location=ENCODER_FILE, sha256=file_sha256(path))
 
 
 def _downloaded(repo_id: str, name: str, options: dict[str, Any], force: bool, local_only: bool) -> Path | None:
@@ -97,7 +97,7 @@ def _downloaded(repo_id: str, name: str, options: dict[str, Any], force: bool, l
     try:
         return Path(hf_hub_download(repo_id, name, force_download=force, local_files_only=local_only, **options))
     except LocalEntryNotFoundError as error:
-        if name == ENCODER:
+        if name == ENCODER_FILE:
             return None
         raise LilaError(
             f"{name} of {repo_id} is not at hand and the hub cannot be reached; pass a local folder"
@@ -112,12 +112,12 @@ def _downloaded(repo_id: str, name: str, options: dict[str, Any], force: bool, l
 def _card(encoder: FrozenEncoder, decoder: Decoder, repo_id: str) -> str:
     source = encoder.source
     parameters = sum(t.numel() for t in decoder.parameters())
-    place = ENCODER if source.origin == "file" else f"{source.location} ({source.origin})"
+    place = ENCODER_FILE if source.origin == "file" else f"{source.location} ({source.origin})"
     return f"""# LILA pixel features
 
 A feature vector of {decoder.widths.out} numbers for every pixel of an image of any size: a DPT decoder
-({parameters:,} parameters, in `{WEIGHTS}`) on the frozen encoder `{encoder.name}`, trained on unlabelled video by LILA
-([arXiv 2604.26488](https://arxiv.org/abs/2604.26488)).
+({parameters:,} parameters, in `{WEIGHTS_FILE}`) on the frozen encoder `{encoder.name}`, trained on unlabelled video by
+LILA ([arXiv 2604.26488](https://arxiv.org/abs/2604.26488)).
 
 ```python
 from lila_train import Lila

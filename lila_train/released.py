@@ -21,8 +21,8 @@ from lila_cues.networks.weights import read_tensors
 from lila_train.decoder import Decoder, DecoderWidths
 from stores.errors import LilaError
 
-TEACHERS = ("depth_net.", "flow.", "pamr.")
-ENCODER = "pretrained."
+TEACHER_PREFIXES = ("depth_net.", "flow.", "pamr.")
+ENCODER_PREFIX = "pretrained."
 _UNUSED = "latent_head.scratch.refinenet4.resConfUnit1."  # the coarsest fusion has no skip to put through it
 _NAMES = (
     (r"project\.(\d)\.", r"latent_head.projects.\1."),
@@ -80,12 +80,12 @@ def read_released(path: Path) -> ReleasedCheckpoint:
     widths = DecoderWidths.of_encoder(projection.shape[1], inner=smooth.shape[1])
     decoder = Decoder(widths).state_dict()
     expected = {released_name(name): name for name in decoder}
-    own = {name: t for name, t in tensors.items() if not name.startswith((*TEACHERS, ENCODER, _UNUSED))}
+    own = {name: t for name, t in tensors.items() if not name.startswith((*TEACHER_PREFIXES, ENCODER_PREFIX, _UNUSED))}
     _refuse_difference(set(expected), set(own), path)
     for name, tensor in own.items():
         if tensor.shape != (wanted := decoder[expected[name]].shape):
             raise LilaError(f"expected {name} of shape {tuple(wanted)} in {path}, found {tuple(tensor.shape)}")
-    encoder = {n.removeprefix(ENCODER): t for n, t in tensors.items() if n.startswith(ENCODER)}
+    encoder = {n.removeprefix(ENCODER_PREFIX): t for n, t in tensors.items() if n.startswith(ENCODER_PREFIX)}
     return ReleasedCheckpoint(widths, {expected[name]: tensor for name, tensor in own.items()}, encoder)
 
 

@@ -20,7 +20,7 @@ import stores
 from lila_train.evaluation import harness, protocols
 from lila_train.evaluation.baselines.catalog import BASELINES
 from lila_train.evaluation.model_spec import ModelSpec
-from lila_train.evaluation.probe_training import Recipe
+from lila_train.evaluation.probe_training import ProbeRecipe
 from lila_train.evaluation.protocols import Options, open_task
 from stores.errors import LilaError
 from tests.test_readme import PROGRAMS
@@ -152,7 +152,7 @@ def test_the_protocol_of_the_documents_scores(tmp_path: Path, monkeypatch: pytes
             save(labels, tmp_path / "roofs" / split / f"{name}.png")
     task = open_task("roofs", tmp_path / "roofs", Options(limit=2))
     assert task.counts() == {"train images": 2, "images": 2}
-    short = replace(task, rule=replace(module.ROOFS, recipe=Recipe(1, 2, 1e-3, 0.0)))
+    short = replace(task, rule=replace(module.ROOFS, recipe=ProbeRecipe(1, 2, 1e-3, 0.0)))
     result = harness.evaluate(short, ModelSpec(encoder="tiny"), tmp_path / "out", CPU)
     assert 0 <= result["scores"]["encoder"]["miou"] <= 1
 

@@ -57,7 +57,7 @@ def ablate(
     settings = changed(settings, {"steps": steps or settings.steps, "seed": 0} | parsed(settings, set_ or ()))
     settings.check_store(opened)
     target = choose(device)
-    tasks = [open_task(name, data, Options(limit=limit)) for name in _published(protocol)]
+    tasks = [open_task(name, data, Options(limit=limit)) for name in _with_published_figures(protocol)]
     encoder = encoder_of_store(opened, encoder_weights, target)
     study = Study(opened, encoder, settings, tasks, out, Hardware(target), loader_processes, encoder_weights)
     with console.progress("steps") as bar:
@@ -76,12 +76,12 @@ def ablate(
     console.out.print(f"{out / 'ablations.html'}")
 
 
-def _published(protocols: list[str]) -> list[str]:
-    from lila_train.report.ablations import PUBLISHED
+def _with_published_figures(protocols: list[str]) -> list[str]:
+    from lila_train.report.ablations import PUBLISHED_FIELDS
 
     for name in protocols:
-        if name not in PUBLISHED:
-            raise LilaError(f"expected --protocol to be one of {', '.join(PUBLISHED)}, found {name}")
+        if name not in PUBLISHED_FIELDS:
+            raise LilaError(f"expected --protocol to be one of {', '.join(PUBLISHED_FIELDS)}, found {name}")
     return list(dict.fromkeys(protocols))
 
 

@@ -43,7 +43,7 @@ def features(
     command; a file that cannot be read is reported at the end, and the rest is done.
     """
     from lila_train.devices import choose
-    from lila_train.extraction.bases import fingerprint, shared_basis
+    from lila_train.extraction.bases import basis_fingerprint, shared_basis
     from lila_train.extraction.files import Extractor
     from lila_train.extraction.network import Network
     from lila_train.extraction.settings import Cache, Settings, identity
@@ -55,7 +55,7 @@ def features(
     chosen = tuple(dict.fromkeys(formats)) if formats else ("npz", "pca")
     network = Network(model, Settings(identity(model), chosen, size, tile, overlap, max_frames, precision, dtype))
     basis = shared_basis(network, media(pca_from)) if pca_from else None
-    settings = replace(network.settings, pca_from=fingerprint(basis) if basis else None)
+    settings = replace(network.settings, pca_from=basis_fingerprint(basis) if basis else None)
     extractor = Extractor(Network(model, settings), Cache(out, settings), batch, basis)
     _report(_extract(extractor, found), found, out)
 

@@ -34,7 +34,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Sequence:
+class DavisSequence:
     """One video: its frames and their masks, in order, with equal stems."""
 
     name: str
@@ -48,7 +48,7 @@ class DavisData:
 
     root: Path
     layout: Layout
-    sequences: tuple[Sequence, ...]
+    sequences: tuple[DavisSequence, ...]
 
     def labels(self, mask: Path) -> Labels:
         """The object ids of one mask file: 0 background, n object n, 255 void (2017 only)."""
@@ -132,7 +132,7 @@ def _sequence_names(list_file: Path) -> list[str]:
     return list(dict.fromkeys(Path(first).parent.name if "/" in first else first for first in firsts))
 
 
-def _sequence(root: Path, name: str, list_file: Path) -> Sequence:
+def _sequence(root: Path, name: str, list_file: Path) -> DavisSequence:
     frames, masks = root / FRAMES / name, root / MASKS / name
     for folder in (frames, masks):
         if not folder.is_dir():
@@ -143,7 +143,7 @@ def _sequence(root: Path, name: str, list_file: Path) -> Sequence:
     for path in (path for pair in files for path in pair):
         if not path.is_file():
             raise LilaError(f"expected a frame and a mask for every number, found no {path}; restore the file")
-    return Sequence(name, tuple(frame for frame, _ in files), tuple(mask for _, mask in files))
+    return DavisSequence(name, tuple(frame for frame, _ in files), tuple(mask for _, mask in files))
 
 
 def _check_numbering(stems: set[str], folder: Path) -> None:

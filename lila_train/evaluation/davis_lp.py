@@ -18,12 +18,11 @@ from torch import Tensor
 
 from lila_train.evaluation.davis_task import Video
 from lila_train.evaluation.frames import Image, Labels, network_size
-from lila_train.evaluation.probe import Acceleration, AdamW, Problem, solve
+from lila_train.evaluation.probe import Acceleration, AdamW, Map, Problem, solve
 from lila_train.sizes import Size
 
 NAME = "davis-lp@lila"
 
-Map = Float[Tensor, "_ _ _"]
 MapsOf = Callable[[Image], Sequence[Map]]
 
 

@@ -90,13 +90,13 @@ class DavisTask:
         objects = [object_score(entry) for record in records for entry in record["objects"]]
         return davis_scorer.figures(sum((davis_scorer.tally([score]) for score in objects), Tally()))
 
-    def _sequence(self, part: str) -> davis_data.Sequence:
+    def _sequence(self, part: str) -> davis_data.DavisSequence:
         return next(sequence for sequence in self.data.sequences if sequence.name == part)
 
-    def _reference(self, sequence: davis_data.Sequence) -> Labels:
+    def _reference(self, sequence: davis_data.DavisSequence) -> Labels:
         return davis_scorer.without_void(self.data.labels(sequence.masks[0]))
 
-    def _frames(self, sequence: davis_data.Sequence, size: tuple[int, ...]) -> Iterator[Image]:
+    def _frames(self, sequence: davis_data.DavisSequence, size: tuple[int, ...]) -> Iterator[Image]:
         for path in sequence.frames:
             frame = davis_data.read_frame(path)
             if frame.shape[:2] != size:
@@ -106,7 +106,7 @@ class DavisTask:
                 )
             yield frame
 
-    def _pairs(self, sequence: davis_data.Sequence, saved: Path) -> Iterator[LabelPair]:
+    def _pairs(self, sequence: davis_data.DavisSequence, saved: Path) -> Iterator[LabelPair]:
         for mask in sequence.masks:
             prediction = saved / f"{mask.stem}.png"
             truth = davis_scorer.without_void(self.data.labels(mask))

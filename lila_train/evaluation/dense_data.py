@@ -43,7 +43,7 @@ Mirror = Callable[[Shaped[Tensor, "t h w"]], Shaped[Tensor, "t h w"]]
 
 
 @runtime_checkable
-class View(Protocol):
+class Augmentation(Protocol):
     """How a training example becomes a square of `side`: image in [0, 1] and target."""
 
     @property

@@ -14,10 +14,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from lila_train.evaluation.dense_data import DenseData, Files, Mirror, ValView, View, stacked, val_view
+from lila_train.evaluation.dense_data import Augmentation, DenseData, Files, Mirror, ValView, stacked, val_view
 from lila_train.evaluation.examples import Drawn, Examples, places
 from lila_train.evaluation.models import GridModel
-from lila_train.evaluation.probe_training import Loss, Recipe, Training, features_of, train
+from lila_train.evaluation.probe_training import Loss, ProbeRecipe, Training, features_of, train
 from lila_train.evaluation.probes import BuildProbe, seeded
 from lila_train.evaluation.reading import in_batches
 from lila_train.evaluation.result_folder import Json, ResultFolder, fingerprint, read_json
@@ -46,8 +46,8 @@ class DenseProtocol:
     name: str
     build: BuildProbe
     n_outputs: int
-    recipe: Recipe
-    train_view: View
+    recipe: ProbeRecipe
+    train_view: Augmentation
     val_view: ValView
     loss: Loss
     mirror: Mirror
@@ -205,7 +205,7 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     return sorted({*range(0, last, stride), last})
 
 
-def _described(view: View) -> dict[str, Any]:
+def _described(view: Augmentation) -> dict[str, Any]:
     """A view's numbers, and which kind it is."""
     assert is_dataclass(view)
     return {"kind": type(view).__name__, **asdict(view)}

@@ -22,7 +22,7 @@ from lila_train.evaluation.dense_data import DenseData, Example, Files, TrainVie
 from lila_train.evaluation.dense_scores import Angles
 from lila_train.evaluation.dense_task import DenseProtocol
 from lila_train.evaluation.examples import DIRECTIONS
-from lila_train.evaluation.probe_training import Recipe
+from lila_train.evaluation.probe_training import ProbeRecipe
 from lila_train.evaluation.probes import NormalsProbe
 from stores.errors import LilaError
 
@@ -141,7 +141,7 @@ NYU_LILA = DenseProtocol(
     name="nyuv2-normals@lila",
     build=NormalsProbe,
     n_outputs=3,
-    recipe=Recipe(epochs=30, batch=16, lr=3e-4, weight_decay=0.01, repeats=10),
+    recipe=ProbeRecipe(epochs=30, batch=16, lr=3e-4, weight_decay=0.01, repeats=10),
     train_view=TrainView(448, jitter=(0.3, 0.3, 0.2)),
     val_view=ValView(554, 504),
     loss=angular_loss,

@@ -15,7 +15,7 @@ from lila_train.evaluation.dense_task import DenseProtocol
 from lila_train.evaluation.dpt_probe import DptProbe
 from lila_train.evaluation.examples import DIRECTIONS
 from lila_train.evaluation.normals import mirrored
-from lila_train.evaluation.probe_training import Recipe
+from lila_train.evaluation.probe_training import ProbeRecipe
 
 COSINE_LIMIT = 1 - 1e-4
 LEAST_CONCENTRATION = 0.01
@@ -42,7 +42,7 @@ NYU_PROBE3D = DenseProtocol(
     name="nyuv2-normals@probe3d",
     build=DptProbe,
     n_outputs=4,
-    recipe=Recipe(epochs=10, batch=8, lr=5e-4, weight_decay=0.01, schedule="quarter_cosine", warmup_epochs=1.5),
+    recipe=ProbeRecipe(epochs=10, batch=8, lr=5e-4, weight_decay=0.01, schedule="quarter_cosine", warmup_epochs=1.5),
     train_view=CentreView(480),
     val_view=ValView(480, 480),
     loss=uncertain_angular_loss,

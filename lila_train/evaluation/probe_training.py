@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lila_train.evaluation.dense_data import DenseData, Mirror, View, generator, stacked
+from lila_train.evaluation.dense_data import Augmentation, DenseData, Mirror, generator, stacked
 from lila_train.evaluation.frames import to_whole_patches
 from lila_train.evaluation.models import ENCODER, GridModel, PixelModel
 from lila_train.evaluation.probes import Features
@@ -32,7 +32,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ProbeRecipe:
     """How a probe is trained. An epoch goes `repeats` times through the train set; `iterations` ends it in between."""
 
     epochs: int
@@ -71,8 +71,8 @@ class Training:
     """What to train on, how, and from which seed."""
 
     data: DenseData
-    recipe: Recipe
-    view: View
+    recipe: ProbeRecipe
+    view: Augmentation
     mirror: Mirror
     loss: Loss
     seed: int

@@ -16,9 +16,9 @@ from torch import Tensor
 
 FLOAT_BYTES = 4
 
-Scores = Float[Tensor, "n m k"]
+Similarities = Float[Tensor, "n m k"]
 KeyLabels = Float[Tensor, "n k c"]
-Weigh = Callable[[Scores, KeyLabels, int, float], Float[Tensor, "n m c"]]
+Weigh = Callable[[Similarities, KeyLabels, int, float], Float[Tensor, "n m c"]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Context:
 
 
 @dataclass(frozen=True)
-class Tiling:
+class TileIndex:
     """Which cells each tile asks, and which key cells it compares them with (flat indices, row by row)."""
 
     queries: Int[Tensor, "n m"]
@@ -89,19 +89,21 @@ class Tiling:
     beyond: Float[Tensor, "n k"]  # −∞ in the replicated border, 0 in the grid
 
 
-def softmax_of_top(scores: Scores, labels: KeyLabels, top: int, temperature: float) -> Float[Tensor, "n m c"]:
-    """Exactly `top` neighbours vote, by the softmax of their scores."""
-    values, places = scores.topk(min(top, scores.shape[-1]), dim=-1)
+def softmax_of_top(
+    similarities: Similarities, labels: KeyLabels, top: int, temperature: float
+) -> Float[Tensor, "n m c"]:
+    """Exactly `top` neighbours vote, by the softmax of their similarities."""
+    values, places = similarities.topk(min(top, similarities.shape[-1]), dim=-1)
     weights = torch.softmax(values / temperature, dim=-1)
     index = places.flatten(1)[..., None].expand(-1, -1, labels.shape[-1])
     voters = labels.gather(1, index).unflatten(1, places.shape[1:])
     return torch.einsum("nmt,nmtc->nmc", weights, voters)
 
 
-def share_of_top(scores: Scores, labels: KeyLabels, top: int, temperature: float) -> Float[Tensor, "n m c"]:
+def share_of_top(similarities: Similarities, labels: KeyLabels, top: int, temperature: float) -> Float[Tensor, "n m c"]:
     """Everybody as near as the `top`-th votes (ties all count), by the share of exp(score/temperature)."""
-    last = scores.topk(min(top, scores.shape[-1]), dim=-1).values[..., -1:]
-    weights = torch.exp(scores / temperature).masked_fill(scores < last, 0.0)
+    last = similarities.topk(min(top, similarities.shape[-1]), dim=-1).values[..., -1:]
+    weights = torch.exp(similarities / temperature).masked_fill(similarities < last, 0.0)
     return (weights / weights.sum(dim=-1, keepdim=True)) @ labels
 
 
@@ -118,13 +120,13 @@ def propagate(
     return labels.T.unflatten(1, (height, width))
 
 
-def tile_grid(height: int, width: int, radius: int, side: int, device: torch.device) -> Tiling:
+def tile_grid(height: int, width: int, radius: int, side: int, device: torch.device) -> TileIndex:
     """Cut a grid into square tiles; those of the last row and column overlap their neighbours rather than jut out."""
     tops, lefts = (torch.tensor(_starts(length, side), device=device) for length in (height, width))
     own, band = torch.arange(side, device=device), torch.arange(-radius, side + radius, device=device)
     rows, columns = tops[:, None] + band, lefts[:, None] + band
     near = (band - own[:, None]).abs() <= radius
-    return Tiling(
+    return TileIndex(
         queries=_flat(tops[:, None] + own, lefts[:, None] + own, width),
         keys=_flat(rows.clamp(0, height - 1), columns.clamp(0, width - 1), width),
         unreached=_penalty(_outer(near, near)),
@@ -145,29 +147,31 @@ def _outer(rows: Bool[Tensor, "a p"], columns: Bool[Tensor, "b q"]) -> Bool[Tens
 
 
 def _penalty(allowed: Bool[Tensor, "a b"]) -> Float[Tensor, "a b"]:
-    """What to add to scores: several times faster on a CPU than filling by a mask."""
+    """What to add to similarities: several times faster on a CPU than filling by a mask."""
     return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, -torch.inf)
 
 
-def _affordable(tiling: Tiling, context: Context, memory: int) -> Iterator[Tiling]:
-    """Runs of tiles whose keys, scores and exponentials fit the memory; one tile at least."""
+def _affordable(tiling: TileIndex, context: Context, memory: int) -> Iterator[TileIndex]:
+    """Runs of tiles whose keys, similarities and exponentials fit the memory; one tile at least."""
     n_keys = len(context.features) * tiling.keys.shape[1]
     floats = n_keys * (context.features.shape[-1] + context.labels.shape[-1] + 3 * tiling.queries.shape[1])
     step = max(1, memory // (floats * FLOAT_BYTES))
     for start in range(0, len(tiling.keys), step):
         part = slice(start, start + step)
-        yield Tiling(tiling.queries[part], tiling.keys[part], tiling.unreached, tiling.beyond[part])
+        yield TileIndex(tiling.queries[part], tiling.keys[part], tiling.unreached, tiling.beyond[part])
 
 
-def _vote(queries: Float[Tensor, "n m d"], context: Context, tiles: Tiling, rule: Neighbours) -> Float[Tensor, "n m c"]:
+def _vote(
+    queries: Float[Tensor, "n m d"], context: Context, tiles: TileIndex, rule: Neighbours
+) -> Float[Tensor, "n m c"]:
     times = torch.arange(len(context.features), device=queries.device) * (context.grid[0] * context.grid[1])
     places = (tiles.keys[:, None, :] + times[:, None]).flatten(1)
-    scores = queries @ _taken(context.features, places).mT
-    by_frame = scores.unflatten(-1, (len(times), -1))
+    similarities = queries @ _taken(context.features, places).mT
+    by_frame = similarities.unflatten(-1, (len(times), -1))
     by_frame += tiles.unreached[:, None, :]
     if not rule.replicate:
         by_frame += tiles.beyond[:, None, None, :]
-    return rule.weigh(scores, _taken(context.labels, places), rule.top, rule.temperature)
+    return rule.weigh(similarities, _taken(context.labels, places), rule.top, rule.temperature)
 
 
 def _taken(values: Float[Tensor, "t h w c"], places: Int[Tensor, "n k"]) -> Float[Tensor, "n k c"]:

@@ -27,7 +27,8 @@ from lila_train.evaluation.dense_data import (
 from lila_train.evaluation.dense_scores import IGNORED, Confusion
 from lila_train.evaluation.dense_task import DenseProtocol
 from lila_train.evaluation.examples import CLASSES
-from lila_train.evaluation.probe_training import Recipe
+from lila_train.evaluation.frames import Labels
+from lila_train.evaluation.probe_training import ProbeRecipe
 from lila_train.evaluation.probes import AttentionProbe, BuildProbe, LinearProbe, NormedLinearProbe
 from stores.errors import LilaError
 
@@ -45,8 +46,6 @@ _STUFF = bytes.fromhex(
     "15 15 19 15 1a 15 18 14 11 0e 15 1a 0f 17 14 15 18 0f 18 16 19 0f 14 11 11 16 "
     "0e 12 12 12 12 12 12 12 1a 1a 13 13 18 "
 )
-
-Labels = UInt8[np.ndarray, "H W"]
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def _existing(examples: Sequence[Files]) -> Sequence[Files]:
     return examples
 
 
-def _protocol(name: str, build: BuildProbe, classes: int, recipe: Recipe, side: int) -> DenseProtocol:
+def _protocol(name: str, build: BuildProbe, classes: int, recipe: ProbeRecipe, side: int) -> DenseProtocol:
     return DenseProtocol(
         name=name,
         build=build,
@@ -174,11 +173,13 @@ def _ade(name: str, classes: int) -> DenseProtocol:
     return replace(plain, train_view=ScaledCrop(512), val_view=ValView(512, WHOLE), slide=(512, 341))
 
 
-COCO_LILA = _protocol("cocostuff27@lila", AttentionProbe, COCO_COARSE, Recipe(30, 64, 3e-4, 0.01), 224)
-COCO_FEATUP = _protocol("cocostuff27@featup", LinearProbe, COCO_COARSE, Recipe(200, 64, 5e-3, 0.0, "adam"), 224)
-COCO_JAFAR = _protocol("cocostuff27@jafar", LinearProbe, COCO_COARSE, Recipe(20, 2, 5e-4, 1e-5, schedule="cosine"), 448)
+COCO_LILA = _protocol("cocostuff27@lila", AttentionProbe, COCO_COARSE, ProbeRecipe(30, 64, 3e-4, 0.01), 224)
+COCO_FEATUP = _protocol("cocostuff27@featup", LinearProbe, COCO_COARSE, ProbeRecipe(200, 64, 5e-3, 0.0, "adam"), 224)
+COCO_JAFAR = _protocol(
+    "cocostuff27@jafar", LinearProbe, COCO_COARSE, ProbeRecipe(20, 2, 5e-4, 1e-5, schedule="cosine"), 448
+)
 
-_ADE_RECIPE = Recipe(1, 16, 1e-3, 1e-3, schedule="cosine", iterations=40_000)
+_ADE_RECIPE = ProbeRecipe(1, 16, 1e-3, 1e-3, schedule="cosine", iterations=40_000)
 ADE_150, ADE_151 = _ade("ade20k150", 150), _ade("ade20k151", 151)
 ADE_150_LABELS = LabelRule(np.array([IGNORED, *range(150)], np.uint8), "ADE20K")
 ADE_151_LABELS = LabelRule(np.arange(151, dtype=np.uint8), "ADE20K")

@@ -23,7 +23,7 @@ from lila_train.evaluation.dense_data import DenseData, TrainView, ValView, same
 from lila_train.evaluation.dense_scores import IGNORED, Confusion
 from lila_train.evaluation.dense_task import DenseProtocol
 from lila_train.evaluation.examples import CLASSES
-from lila_train.evaluation.probe_training import Recipe
+from lila_train.evaluation.probe_training import ProbeRecipe
 from lila_train.evaluation.probes import Features
 from lila_train.evaluation.prompts import IMAGENET, SCENES
 from lila_train.evaluation.segmentation import COCO_FINE, LabelRule, confusion, open_coco_with
@@ -144,7 +144,7 @@ def protocol(texts: ClassTexts) -> DenseProtocol:
         name="cocostuff-zs@lila",
         build=partial(TextProbe, texts=texts),
         n_outputs=COCO_FINE,
-        recipe=Recipe(epochs=5, batch=32, lr=3e-4, weight_decay=0.01),
+        recipe=ProbeRecipe(epochs=5, batch=32, lr=3e-4, weight_decay=0.01),
         train_view=TrainView(224),
         val_view=ValView(224, 224),
         loss=partial(zero_shot_loss, unseen=unseen),

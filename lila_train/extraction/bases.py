@@ -30,7 +30,7 @@ def shared_basis(network: Network, media: Sequence[Medium]) -> Basis:
     return _basis(network, (picture for medium in media for picture in _pictures(medium)))
 
 
-def fingerprint(basis: Basis) -> str:
+def basis_fingerprint(basis: Basis) -> str:
     """Tells one basis from another."""
     digest = hashlib.sha256()
     for part in (basis.mean, basis.axes, basis.low, basis.high):

@@ -26,7 +26,7 @@ class ArrayFormat(Protocol):
 
 
 @dataclass(frozen=True)
-class Files:
+class FilePerFrame:
     """PLACE.suffix for an image; PLACE/00000.suffix, … for a video."""
 
     suffix: str
@@ -130,7 +130,7 @@ def _load_safetensors(path: Path) -> Features:
 
 
 ARRAYS: dict[str, ArrayFormat] = {
-    "npz": Files(".npz", _save_npz, _load_npz),
-    "safetensors": Files(".safetensors", _save_safetensors, _load_safetensors),
+    "npz": FilePerFrame(".npz", _save_npz, _load_npz),
+    "safetensors": FilePerFrame(".safetensors", _save_safetensors, _load_safetensors),
     "zarr": ZarrArrays(),
 }

@@ -15,8 +15,8 @@ from lila_train.report.page import Markup, document, heading, joined, paragraph,
 MISSING = "missing"
 
 
-PUBLISHED = {"davis-knn@lila": "davis_knn", "davis-lp@lila": "davis_lp"}
-"""The field of `PaperFigures` that a protocol's figures stand beside."""
+PUBLISHED_FIELDS = {"davis-knn@lila": "davis_knn", "davis-lp@lila": "davis_lp"}
+"""By protocol: the field of `lila_train.ablations.PaperFigures` that its figures stand beside."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Table:
         ]
 
     def _published(self, row: Ablation) -> float:
-        return float(getattr(row.published, PUBLISHED[self.finding.protocol]))
+        return float(getattr(row.published, PUBLISHED_FIELDS[self.finding.protocol]))
 
     def markdown(self) -> str:
         """A GitHub table under the protocol's name."""

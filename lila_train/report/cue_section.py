@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from lila_train.report.page import Markup, Picture, drawing, figure, heading, joined, paragraph, photo, row
+from lila_train.images import Picture
+from lila_train.report.page import Markup, drawing, figure, heading, joined, paragraph, photo, row
 from stores import CueStore
 from stores.confidence import VALID, confidence
 from stores.errors import LilaError

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lila_train.evaluation.davis_data import DavisData, Sequence, open_davis
+from lila_train.evaluation.davis_data import DavisData, DavisSequence, open_davis
 from lila_train.evaluation.davis_scorer import figures, tally
 from lila_train.evaluation.davis_task import object_score
 from lila_train.report.tables import read_result
@@ -39,7 +39,7 @@ class DavisResult:
         """The data that were scored."""
         return open_davis(Path(self.content["data_root"]))
 
-    def sequence(self, name: str) -> Sequence:
+    def sequence(self, name: str) -> DavisSequence:
         """A sequence by its name."""
         return next(sequence for sequence in self.data.sequences if sequence.name == name)
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from lila_train.evaluation.model_spec import ModelSpec
-from lila_train.evaluation.result_folder import read_json, write_json
+from lila_train.evaluation.result_folder import Json, read_json, write_json
 from lila_train.report import cue_section, heldout_section, score_section
 from lila_train.report.chart import curves
-from lila_train.report.demo_inputs import DemoInputs, Json
+from lila_train.report.demo_inputs import DemoInputs
 from lila_train.report.page import Markup, document, facts, folded, heading, joined, paragraph, table
 
 TITLE = "LILA on rendered scenes"

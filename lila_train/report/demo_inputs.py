@@ -7,17 +7,14 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import stores
-from lila_train.evaluation.result_folder import read_json
+from lila_train.evaluation.result_folder import Json, read_json
 from lila_train.report.davis_result import DavisResult
 from lila_train.run_folder import RunFolder
 from stores.errors import LilaError
 
 BUILD_LOG = "build.jsonl"
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)

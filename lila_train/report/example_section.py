@@ -10,15 +10,15 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from lila_train.evaluation.dense_scores import IGNORED
-from lila_train.report.page import Markup, Picture, drawing, figure, heading, joined, paragraph, photo, row
+from lila_train.evaluation.examples import Stored
+from lila_train.images import Picture
+from lila_train.report.page import Markup, drawing, figure, heading, joined, paragraph, photo, row
 from lila_train.report.score_section import NAMES, percent
 from stores.pictures import mask_overlay
 
 FULL_ERROR_DEG = 60.0
 RAMP = np.array([[24, 30, 52], [54, 82, 140], [216, 120, 62], [252, 236, 190]], np.float64)  # from 0 to the full error
 UNKNOWN = np.array([128, 128, 128], np.uint8)
-
-Stored = UInt8[np.ndarray, "h w *rgb"]
 
 
 def section(root: Path, heads: Sequence[str], name: str) -> Markup:
@@ -49,7 +49,7 @@ def _example(folder: Path, heads: Sequence[str]) -> Markup:
     shown = [figure(drawing(truth, "truth"), "Truth")]
     shown += [figure(drawing(picture, head), _name(head)) for head, picture in found.items()]
     known: Bool[np.ndarray, "h w"] = np.asarray(truth.any(axis=2))
-    errors = {head: angles_deg(truth, picture) for head, picture in found.items()}
+    errors = {head: stored_angles_deg(truth, picture) for head, picture in found.items()}
     below = [
         figure(drawing(error_picture(error, known), "error"), f"Error, {_name(head)}", _mean_error(error, known))
         for head, error in errors.items()
@@ -57,7 +57,7 @@ def _example(folder: Path, heads: Sequence[str]) -> Markup:
     return joined([row([frame, *shown], columns), row([Markup("<div></div>")] * 2 + below, columns)])
 
 
-def angles_deg(truth: UInt8[np.ndarray, "h w 3"], found: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
+def stored_angles_deg(truth: UInt8[np.ndarray, "h w 3"], found: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:
     """Between directions stored as colours; 8 bits hold them to about half a degree."""
     one, other = (picture.astype(np.float64) / 127.5 - 1 for picture in (truth, found))
     lengths = np.linalg.norm(one, axis=2) * np.linalg.norm(other, axis=2)

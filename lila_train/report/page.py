@@ -9,13 +9,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
+from lila_train.images import Picture
 from lila_train.report.style import CSS
 from stores.pictures import png_bytes
-
-Picture = UInt8[np.ndarray, "h w 3"]
 
 JPEG_QUALITY = 88
 

@@ -7,14 +7,11 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lila_train.evaluation.result_folder import read_json
+from lila_train.evaluation.result_folder import Json, read_json
 from lila_train.report.page import Content, Markup, escaped, table
-from lila_train.report.published import SOURCE, published
+from lila_train.report.paper_results import SOURCE, paper_results
 from stores.errors import LilaError
-
-Json = dict[str, Any]
 
 MISSING = "missing"
 MEASURED = "measured"
@@ -61,7 +58,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One model under one protocol. `source` is "measured", or where a published figure comes from."""
 
     model: str
@@ -77,7 +74,7 @@ class TaskTable:
     """The rows of one task, measured ones first; the columns are those metrics that a measured row has."""
 
     task: str
-    rows: Sequence[Row]
+    rows: Sequence[TableRow]
 
     @property
     def title(self) -> str:
@@ -148,7 +145,7 @@ def read_result(path: Path) -> Json:
 
 def tables(results: Iterable[Json]) -> list[TaskTable]:
     """A table for each task that was measured, in the order of the first result of each."""
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, list[TableRow]] = {}
     for result in results:
         task = result["protocol"].split("@")[0]
         found = rows.setdefault(task, [])
@@ -166,19 +163,20 @@ def _metric(name: str) -> Metric:
     return METRICS.get(name, Metric(name, 1.0, 3))
 
 
-def _measured(result: Json) -> list[Row]:
+def _measured(result: Json) -> list[TableRow]:
     model = result.get("model", {})
     encoder = str(model.get("encoder", "encoder"))
     counts = ", ".join(f"{count} {name}" for name, count in result["counts"].items())
     names = {"encoder": encoder, "lila": f"{encoder} + LILA"}
     settings = ", ".join(f"{name} {value}" for name, value in result["settings"].items() if value is not None)
     return [
-        Row(names.get(head, f"{encoder} + {head}"), result["protocol"], figures, counts, settings=settings)
+        TableRow(names.get(head, f"{encoder} + {head}"), result["protocol"], figures, counts, settings=settings)
         for head, figures in result["scores"].items()
     ]
 
 
-def _published(task: str) -> list[Row]:
+def _published(task: str) -> list[TableRow]:
     return [
-        Row(row.model, row.protocol, row.figures, "the full set", f"published: {SOURCE}") for row in published(task)
+        TableRow(row.model, row.protocol, row.figures, "the full set", f"published: {SOURCE}")
+        for row in paper_results(task)
     ]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from lila_train.evaluation import probe_training
 from lila_train.evaluation.dense_data import DenseData, Example, TrainView, same_pixels_mirrored
-from lila_train.evaluation.probe_training import Recipe, Training, features_of
+from lila_train.evaluation.probe_training import ProbeRecipe, Training, features_of
 from lila_train.evaluation.probes import (
     AttentionProbe,
     Features,
@@ -107,13 +107,13 @@ def read_squares(files: tuple[Path, ...]) -> Example:
     return Example(torch.from_numpy(COLOURS[labels]).movedim(-1, 0), torch.from_numpy(labels)[None])
 
 
-def training(recipe: Recipe, count: int = 5) -> Training:
+def training(recipe: ProbeRecipe, count: int = 5) -> Training:
     files = [(Path(str(n)),) for n in range(count)]
     data = DenseData(Path(), files, files, read_squares, {})
     return Training(data, recipe, TrainView(16), same_pixels_mirrored, cross_entropy, seed=0)
 
 
-def trained(recipe: Recipe, checkpoint: Path, fingerprint: str = "f", stop_after: int | None = None):
+def trained(recipe: ProbeRecipe, checkpoint: Path, fingerprint: str = "f", stop_after: int | None = None):
     """The probe, and how many steps were told; stops by an interrupt after some."""
     probe, steps = seeded(LinearProbe, (3, 3), 3, seed=0), []
 
@@ -126,7 +126,7 @@ def trained(recipe: Recipe, checkpoint: Path, fingerprint: str = "f", stop_after
     return probe, len(steps)
 
 
-RECIPE = Recipe(epochs=3, batch=2, lr=0.05, weight_decay=0.01, schedule="cosine")
+RECIPE = ProbeRecipe(epochs=3, batch=2, lr=0.05, weight_decay=0.01, schedule="cosine")
 
 
 def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path):

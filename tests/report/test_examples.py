@@ -45,7 +45,7 @@ def test_directions_survive_8_bits_within_a_degree(tmp_path: Path):
     Examples(tmp_path, DIRECTIONS).keep(0, "encoder", torch.zeros(3, 16, 16), target, 5 * truth)
     stored, found = read(tmp_path / "00000/truth.png"), read(tmp_path / "00000/encoder.png")
     assert not stored[0].any()
-    assert example_section.angles_deg(stored, found)[1:].max() < 1
+    assert example_section.stored_angles_deg(stored, found)[1:].max() < 1
     np.testing.assert_allclose(found / 127.5 - 1, truth.movedim(0, -1), atol=0.005)
 
 
@@ -65,7 +65,7 @@ def test_large_images_are_thinned_out(tmp_path: Path):
 )
 def test_angles_between_stored_directions(one, other, angle):
     pictures = (np.array(values, np.uint8).reshape(1, 1, 3) for values in (one, other))
-    assert example_section.angles_deg(*pictures)[0, 0] == pytest.approx(angle, abs=1)
+    assert example_section.stored_angles_deg(*pictures)[0, 0] == pytest.approx(angle, abs=1)
 
 
 def test_errors_go_from_dark_to_light_and_the_unknown_is_grey():

@@ -16,7 +16,7 @@ from lila_train.evaluation import harness, protocols
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.protocols import Options
 from lila_train.report import tables
-from lila_train.report.published import published
+from lila_train.report.paper_results import paper_results
 from stores.errors import LilaError
 from tests.evaluation.small_models import write_checkpoint
 from tests.evaluation.worlds import write_davis
@@ -89,13 +89,13 @@ def test_markdown_html_and_csv_hold_the_same_cells():
     ],
 )
 def test_published_figures(task, model, name, figure):
-    (row,) = [row for row in published(task) if row.model == model]
+    (row,) = [row for row in paper_results(task) if row.model == model]
     assert row.figures[name] == pytest.approx(figure)
     assert row.protocol == f"{task}@lila"
 
 
 def test_what_was_not_published_is_missing():
-    (row,) = [row for row in published("nyuv2-normals") if row.model == "DINOv2-B14"]
+    (row,) = [row for row in paper_results("nyuv2-normals") if row.model == "DINOv2-B14"]
     assert "under_11.25" not in row.figures
 
 

@@ -20,7 +20,7 @@ from types import ModuleType
 from lila_cues.networks import hub
 from stores.errors import LilaError
 
-OPTION = "--baseline-repo"
+REPOSITORY_OPTION = "--baseline-repo"
 ARCHIVES = "https://github.com/{repository}/archive/{revision}.zip"
 
 
@@ -38,7 +38,7 @@ class Code:
             if not (clone / self.marker).is_file():
                 raise LilaError(
                     f"expected a clone of {self.repository}, with {self.marker} in it, found none at {clone}; pass its "
-                    f"folder with {OPTION}"
+                    f"folder with {REPOSITORY_OPTION}"
                 )
             return clone.resolve()
         kept = hub.torch_cache().parent / "lila" / f"{self.repository.replace('/', '_')}_{self.revision[:12]}"
@@ -51,14 +51,14 @@ class Code:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
             archive = Path(folder) / f"{kept.name}.zip"
-            hub.download(url, archive, f"pass a clone of {self.repository} with {OPTION}")
+            hub.download(url, archive, f"pass a clone of {self.repository} with {REPOSITORY_OPTION}")
             try:
                 with zipfile.ZipFile(archive) as packed:
                     packed.extractall(Path(folder) / "code")
             except (OSError, zipfile.BadZipFile) as error:
                 raise LilaError(
                     f"expected the code of {self.repository} as a zip file at {url}, but it cannot be unpacked "
-                    f"({error}); pass a clone with {OPTION}"
+                    f"({error}); pass a clone with {REPOSITORY_OPTION}"
                 ) from error
             (top,) = (Path(folder) / "code").iterdir()
             os.replace(top, kept)

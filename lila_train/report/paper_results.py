@@ -12,7 +12,7 @@ SOURCE = "LILA, arXiv 2604.26488"
 
 
 @dataclass(frozen=True)
-class Published:
+class PaperResult:
     """One model's figures under one protocol."""
 
     protocol: str
@@ -51,18 +51,18 @@ _COCO_STUFF: dict[str, tuple[float, float | None]] = {  # mIoU, pixel accuracy
 }
 
 
-def published(task: str) -> list[Published]:
+def paper_results(task: str) -> list[PaperResult]:
     """The rows of a task: the part of a protocol's id before the @."""
     return [row for row in _all() if row.protocol.split("@")[0] == task]
 
 
-def _all() -> list[Published]:
-    rows = [Published("davis-lp@lila", model, {"JF": probe / 100}) for model, (probe, _) in _DAVIS.items()]
-    rows += [Published("davis-knn@lila", model, {"JF": knn / 100}) for model, (_, knn) in _DAVIS.items()]
+def _all() -> list[PaperResult]:
+    rows = [PaperResult("davis-lp@lila", model, {"JF": probe / 100}) for model, (probe, _) in _DAVIS.items()]
+    rows += [PaperResult("davis-knn@lila", model, {"JF": knn / 100}) for model, (_, knn) in _DAVIS.items()]
     for model, (rmse_deg, under) in _NORMALS.items():
         share = {} if under is None else {"under_11.25": under / 100}
-        rows.append(Published("nyuv2-normals@lila", model, {"rmse_deg": rmse_deg, **share}))
+        rows.append(PaperResult("nyuv2-normals@lila", model, {"rmse_deg": rmse_deg, **share}))
     for model, (miou, accuracy) in _COCO_STUFF.items():
         share = {} if accuracy is None else {"pixel_accuracy": accuracy / 100}
-        rows.append(Published("cocostuff27@lila", model, {"miou": miou / 100, **share}))
+        rows.append(PaperResult("cocostuff27@lila", model, {"miou": miou / 100, **share}))
     return rows
