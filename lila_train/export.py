@@ -20,7 +20,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_cues.networks import position
-from lila_train.extraction.settings import identity
 from lila_train.model import Lila
 from lila_train.sizes import Size
 from stores.errors import LilaError
@@ -182,7 +181,7 @@ def _save_program(program: Any, path: Path, model: Lila) -> Run:
 def _facts(model: Lila) -> dict[str, str]:
     """What the file says of itself."""
     encoder = model.encoder
-    return {"model": identity(model), "encoder": encoder.name, "patch_size": str(encoder.patch_size)}
+    return {"model": model.identity, "encoder": encoder.name, "patch_size": str(encoder.patch_size)}
 
 
 def _check_installed(suffix: str) -> None:

@@ -16,6 +16,7 @@ from stores.errors import LilaError
 Picture = UInt8[np.ndarray, "h w 3"]
 AnyImage = Image.Image | np.ndarray | Tensor
 
+LARGEST = 2**27  # pixels that an image may be enlarged to
 _FULL_16 = 65535
 
 
@@ -41,6 +42,24 @@ def rgb(image: Image.Image) -> Picture:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return np.asarray(image.convert("RGB"))
+
+
+def resized(picture: Picture, size: int | None) -> UInt8[np.ndarray, "H W 3"]:
+    """The picture with its short side at `size` pixels, aspect kept, antialiased; as it is for None.
+
+    Raises LilaError where that would enlarge it beyond 2²⁷ pixels.
+    """
+    if size is None:
+        return picture
+    height, width = picture.shape[:2]
+    scale = size / min(height, width)
+    target = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if target[0] * target[1] > max(LARGEST, height * width):
+        raise LilaError(
+            f"an image of {height}×{width} px would have {target[1]}×{target[0]} px with a short side of {size}; pass "
+            "a smaller --size"
+        )
+    return np.asarray(Image.fromarray(picture).resize(target, Image.Resampling.BILINEAR))
 
 
 def as_batch(image: AnyImage) -> Shaped[Tensor, "1 3 H W"]:

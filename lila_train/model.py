@@ -12,6 +12,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder
+from lila_cues.networks.weights import tensors_sha256
 from lila_train.checkpoint import Provenance
 from lila_train.decoder import Decoder
 from lila_train.hub import Shared
@@ -41,6 +42,17 @@ class Lila(nn.Module, Shared):
         self.encoder = encoder
         self.decoder = decoder
         self.fit = fit
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are, and where it computes."""
+        return next(self.parameters()).device
+
+    @property
+    def identity(self) -> str:
+        """Tells one model from another: a hash of the decoder's values, the encoder's name and its file's hash."""
+        encoder = self.encoder.source
+        return f"{tensors_sha256(self.decoder.state_dict())[:16]}-{encoder.network}-{(encoder.sha256 or '')[:16]}"
 
     def forward(self, images: Shaped[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
         """Features for RGB images, uint8 or floats in [0, 1]: `b×d×H×W`, zero mean and unit variance over d."""
@@ -72,8 +84,7 @@ class Lila(nn.Module, Shared):
         height, width = batch.shape[-2:]
         shape = (self.decoder.widths.out, height, width)
         if out is None:
-            device = next(self.parameters()).device
-            out = torch.empty(shape, device=device) if isinstance(image, Tensor) else np.empty(shape, np.float32)
+            out = torch.empty(shape, device=self.device) if isinstance(image, Tensor) else np.empty(shape, np.float32)
         elif tuple(out.shape) != shape:
             raise LilaError(f"expected an array of shape {shape} to fill, found {tuple(out.shape)}")
         for (rows, columns), part in found:
@@ -85,16 +96,15 @@ class Lila(nn.Module, Shared):
     ) -> Iterator[tuple[Region, Float[Tensor, "d h w"]]]:
         """The result with where it belongs: all at once, or slab by slab."""
         height, width = batch.shape[-2:]
-        device = next(self.parameters()).device
         if tile is None:
             if height * width > WHOLE_PIXELS:
                 raise LilaError(
                     f"expected an image of at most {WHOLE_PIXELS / 1e6:.1f} million pixels to compute in one piece, "
                     f"found {height}×{width}; pass tile=, of {64 * self.encoder.patch_size} px for example"
                 )
-            return iter([((slice(None), slice(None)), self(batch.to(device))[0])])
+            return iter([((slice(None), slice(None)), self(batch.to(self.device))[0])])
         tiling = Tiling.of(tile, overlap, self.encoder.patch_size)
-        return slabs(batch, lambda part: self(part.to(device)), tiling)
+        return slabs(batch, lambda part: self(part.to(self.device)), tiling)
 
     def _as_float(self, images: Tensor) -> Tensor:
         return as_float(images).to(self.encoder.mean.dtype)

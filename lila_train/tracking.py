@@ -15,10 +15,10 @@ from PIL import Image, UnidentifiedImageError
 
 from lila_train.evaluation import davis_knn
 from lila_train.evaluation.propagation import Budget
-from lila_train.extraction.overlap import Behind, ahead
 from lila_train.images import Picture, read_image
 from lila_train.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from lila_train.model import Lila
+from lila_train.overlap import Behind, ahead
 from lila_train.video import VideoFrames, VideoWriter
 from stores.errors import LilaError
 from stores.pictures import mask_overlay, write_label_png
@@ -99,7 +99,7 @@ def read_mask(path: Path) -> Mask:
 @torch.inference_mode()
 def follow(model: Lila, frames: Iterable[Picture], mask: Mask, tracking: Tracking) -> Iterator[tuple[Picture, Labels]]:
     """Every frame with its labels (values as in the mask), the first frame's being the mask's."""
-    device = next(model.parameters()).device
+    device = model.device
     ordered = ahead(frames, WAITING)
     first = next(ordered)
     native = (first.shape[0], first.shape[1])

@@ -46,14 +46,14 @@ def features(
     from lila_train.extraction.bases import basis_fingerprint, shared_basis
     from lila_train.extraction.files import Extractor
     from lila_train.extraction.network import Network
-    from lila_train.extraction.settings import Cache, Settings, identity
+    from lila_train.extraction.settings import Cache, Settings
     from lila_train.loading import load
     from lila_train.media import media
 
     found = media(sources)
     model = load(weights, device=choose(device), encoder_weights=encoder_weights)
     chosen = tuple(dict.fromkeys(formats)) if formats else ("npz", "pca")
-    network = Network(model, Settings(identity(model), chosen, size, tile, overlap, max_frames, precision, dtype))
+    network = Network(model, Settings(model.identity, chosen, size, tile, overlap, max_frames, precision, dtype))
     basis = shared_basis(network, media(pca_from)) if pca_from else None
     settings = replace(network.settings, pca_from=basis_fingerprint(basis) if basis else None)
     extractor = Extractor(Network(model, settings), Cache(out, settings), batch, basis)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from lila_train.evaluation.davis_scorer import VOID
+from lila_train.evaluation.picture_files import read_mask
 from stores.errors import LilaError
 
 FRAMES = Path("JPEGImages/480p")
@@ -68,32 +67,6 @@ def open_davis(root: Path, split: str = "val", limit: int | None = None) -> Davi
     if not names:
         raise LilaError(f"expected one sequence name per line in {list_file}, found none; list the sequences to score")
     return DavisData(root, layout, tuple(_sequence(root, name, list_file) for name in names[:limit]))
-
-
-def read_frame(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """One RGB frame."""
-    return np.asarray(_decoded(path).convert("RGB"))
-
-
-def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
-    """One mask as it is stored: palette indices, or grey values; never colours looked up."""
-    picture = _decoded(path)
-    if picture.mode not in ("P", "L", "1"):
-        raise LilaError(
-            f"expected a mask with a palette or in grey, found mode {picture.mode} in {path}; "
-            "save object ids as an indexed PNG"
-        )
-    return np.asarray(picture if picture.mode != "1" else picture.convert("L"), dtype=np.uint8)
-
-
-def _decoded(path: Path) -> Image.Image:
-    content = path.read_bytes()
-    try:
-        picture = Image.open(BytesIO(content))
-        picture.load()
-    except (OSError, SyntaxError) as error:
-        raise LilaError(f"expected a picture at {path}, found a file that cannot be decoded ({error})") from error
-    return picture
 
 
 def _indexed(stored: UInt8[np.ndarray, "h w"], path: Path) -> Labels:

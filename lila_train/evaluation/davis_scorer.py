@@ -7,8 +7,9 @@ and void (255) is background. Figures are fractions, not per cent. Source: davis
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -54,6 +55,11 @@ class ObjectScore:
     object_id: int
     region: tuple[float, ...]
     boundary: tuple[float, ...]
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> ObjectScore:
+        """An object of an evaluation's record, as `dataclasses.asdict` wrote it and JSON gives it back."""
+        return cls(entry["sequence"], entry["object_id"], tuple(entry["region"]), tuple(entry["boundary"]))
 
 
 def tally(scores: Iterable[ObjectScore]) -> Tally:

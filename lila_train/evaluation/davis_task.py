@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lila_train.evaluation import davis_data, davis_scorer
+from lila_train.evaluation import davis_data, davis_scorer, picture_files
 from lila_train.evaluation.davis_data import DavisData
 from lila_train.evaluation.davis_scorer import LabelPair, ObjectScore
 from lila_train.evaluation.frames import Image, Labels
 from lila_train.evaluation.models import GridModel
+from lila_train.evaluation.result_folder import files_sha256
 from lila_train.evaluation.sums import Tally
 from lila_train.sizes import Size
 from stores.errors import LilaError
@@ -56,11 +56,12 @@ class DavisTask:
 
     def data_identity(self) -> dict[str, Any]:
         """The layout and a hash of what is scored: the names and sizes of all frames and masks."""
-        digest = hashlib.sha256()
-        for sequence in self.data.sequences:
-            for path in (*sequence.frames, *sequence.masks):
-                digest.update(f"{path.relative_to(self.data.root)} {path.stat().st_size}\n".encode())
-        return {"layout": self.data.layout.name, "sequences": self.parts(), "files_sha256": digest.hexdigest()}
+        paths = (path for sequence in self.data.sequences for path in (*sequence.frames, *sequence.masks))
+        return {
+            "layout": self.data.layout.name,
+            "sequences": self.parts(),
+            "files_sha256": files_sha256(paths, self.root),
+        }
 
     def counts(self) -> dict[str, int]:
         """Sequences, frames and objects that the figures are of."""
@@ -87,7 +88,7 @@ class DavisTask:
 
     def figures(self, records: Iterable[dict[str, Any]]) -> dict[str, float | None]:
         """J, F and the rest over the objects of these sequences."""
-        objects = [object_score(entry) for record in records for entry in record["objects"]]
+        objects = [ObjectScore.from_json(entry) for record in records for entry in record["objects"]]
         return davis_scorer.figures(sum((davis_scorer.tally([score]) for score in objects), Tally()))
 
     def _sequence(self, part: str) -> davis_data.DavisSequence:
@@ -98,7 +99,7 @@ class DavisTask:
 
     def _frames(self, sequence: davis_data.DavisSequence, size: tuple[int, ...]) -> Iterator[Image]:
         for path in sequence.frames:
-            frame = davis_data.read_frame(path)
+            frame = picture_files.read_frame(path)
             if frame.shape[:2] != size:
                 raise LilaError(
                     f"expected frames of the size of the first mask, {size[1]}×{size[0]}, found "
@@ -110,9 +111,4 @@ class DavisTask:
         for mask in sequence.masks:
             prediction = saved / f"{mask.stem}.png"
             truth = davis_scorer.without_void(self.data.labels(mask))
-            yield LabelPair(truth, davis_data.read_mask(prediction), str(mask), str(prediction))
-
-
-def object_score(entry: dict[str, Any]) -> ObjectScore:
-    """An object of a record, back from JSON."""
-    return ObjectScore(entry["sequence"], entry["object_id"], tuple(entry["region"]), tuple(entry["boundary"]))
+            yield LabelPair(truth, picture_files.read_mask(prediction), str(mask), str(prediction))

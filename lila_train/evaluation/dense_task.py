@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,12 +19,11 @@ from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.probe_training import Loss, ProbeRecipe, Training, features_of, train
 from lila_train.evaluation.probes import BuildProbe, seeded
 from lila_train.evaluation.reading import in_batches
-from lila_train.evaluation.result_folder import Json, ResultFolder, fingerprint, read_json
+from lila_train.evaluation.result_folder import Json, ResultFolder, files_sha256, fingerprint, read_json
+from lila_train.evaluation.sliding import Forward, slid
 from lila_train.sizes import size_of, to_size
 
 PART = "probe"
-
-Forward = Callable[[Tensor], Tensor]  # images b×3×H×W to logits b×k×H×W
 
 
 @runtime_checkable
@@ -95,10 +93,8 @@ class DenseTask:
 
     def data_identity(self) -> dict[str, Any]:
         """Layout and lists, and a hash over the names and sizes of all files."""
-        digest = hashlib.sha256()
-        for path in (path for files in (*self.data.train, *self.data.val) for path in files):
-            digest.update(f"{path.relative_to(self.data.root)} {path.stat().st_size}\n".encode())
-        return _plain(self.data.about) | {"files_sha256": digest.hexdigest()}
+        paths = (path for files in (*self.data.train, *self.data.val) for path in files)
+        return _plain(self.data.about) | {"files_sha256": files_sha256(paths, self.root)}
 
     def counts(self) -> dict[str, int]:
         """Images trained and measured on."""
@@ -181,28 +177,6 @@ class Measurement:
 
     def _keep(self, place: int, image: Tensor, target: Tensor, found: Tensor) -> None:
         self.examples.keep(place, self.head, to_size(image[None], size_of(target))[0], target, found)
-
-
-def slid(forward: Forward, images: Tensor, window: int, stride: int) -> Tensor:
-    """Logits averaged over windows that cover the image; the last ones end at its border."""
-    height, width = images.shape[2:]
-    total: Tensor | None = None
-    weight = images.new_zeros(1, 1, height, width)
-    for top in window_starts(height, window, stride):
-        for left in window_starts(width, window, stride):
-            box = (slice(None), slice(None), slice(top, top + window), slice(left, left + window))
-            found = forward(images[box])
-            total = found.new_zeros(len(found), found.shape[1], height, width) if total is None else total
-            total[box] += found
-            weight[box] += 1
-    assert total is not None
-    return total / weight
-
-
-def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along a side."""
-    last = max(0, length - window)
-    return sorted({*range(0, last, stride), last})
 
 
 def _described(view: Augmentation) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from jaxtyping import Float
 from scipy.io.matlab import MatReadError
 from torch import Tensor
 
-from lila_train.evaluation.davis_data import read_frame
 from lila_train.evaluation.dense_data import DenseData, Example, Files, TrainView, ValView
 from lila_train.evaluation.dense_scores import Angles
 from lila_train.evaluation.dense_task import DenseProtocol
 from lila_train.evaluation.examples import DIRECTIONS
+from lila_train.evaluation.picture_files import read_frame
 from lila_train.evaluation.probe_training import ProbeRecipe
 from lila_train.evaluation.probes import NormalsProbe
 from stores.errors import LilaError

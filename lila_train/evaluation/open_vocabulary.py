@@ -6,7 +6,6 @@ trained. As in that paper the last block's residual and feed-forward are left ou
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +20,13 @@ from lila_train.evaluation.class_texts import ClassTexts, ade_names
 from lila_train.evaluation.clip_networks import ClipImages
 from lila_train.evaluation.dense_data import DenseData, Example, ValView, val_view
 from lila_train.evaluation.dense_scores import Confusion
-from lila_train.evaluation.dense_task import slid
 from lila_train.evaluation.examples import CLASSES, Examples, places
 from lila_train.evaluation.frames import to_whole_patches
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
 from lila_train.evaluation.prompts import IMAGENET
+from lila_train.evaluation.result_folder import files_sha256
 from lila_train.evaluation.segmentation import confusion
+from lila_train.evaluation.sliding import slid
 from lila_train.sizes import size_of, to_size
 
 NAME = "openvocab@proxyclip"
@@ -94,10 +94,8 @@ class OpenVocabulary:
 
     def data_identity(self) -> dict[str, Any]:
         """Layout, texts, and a hash over names and sizes of the validation files."""
-        digest = hashlib.sha256()
-        for path in (path for files in self.data.val for path in files):
-            digest.update(f"{path.relative_to(self.root)} {path.stat().st_size}\n".encode())
-        return self.data.about | self.texts.identity() | {"files_sha256": digest.hexdigest()}
+        paths = (path for files in self.data.val for path in files)
+        return self.data.about | self.texts.identity() | {"files_sha256": files_sha256(paths, self.root)}
 
     def counts(self) -> dict[str, int]:
         """Images and classes."""

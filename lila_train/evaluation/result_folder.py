@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,14 @@ Json = dict[str, Any]
 def fingerprint(identity: Json) -> str:
     """Hex SHA-256 of everything that decides the figures: protocol, model, settings, data."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def files_sha256(paths: Iterable[Path], root: Path) -> str:
+    """Hex SHA-256 of the names below `root` and the sizes of files, in their order; their contents are not read."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

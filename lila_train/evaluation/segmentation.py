@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
-from lila_train.evaluation.davis_data import read_frame, read_mask
 from lila_train.evaluation.dense_data import (
     DenseData,
     Example,
@@ -28,6 +27,7 @@ from lila_train.evaluation.dense_scores import IGNORED, Confusion
 from lila_train.evaluation.dense_task import DenseProtocol
 from lila_train.evaluation.examples import CLASSES
 from lila_train.evaluation.frames import Labels
+from lila_train.evaluation.picture_files import read_frame, read_mask
 from lila_train.evaluation.probe_training import ProbeRecipe
 from lila_train.evaluation.probes import AttentionProbe, BuildProbe, LinearProbe, NormedLinearProbe
 from stores.errors import LilaError

@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 
 from lila_train.explore.page import Explored
-from lila_train.extraction.network import resized
-from lila_train.images import read_image
+from lila_train.images import read_image, resized
 from lila_train.model import Lila
 
 _LONGEST = 4  # times the size asked for: the longest side of a feature map
@@ -26,8 +25,7 @@ def explored(model: Lila, path: Path, name: str, size: int) -> Explored:
     short, long = sorted(picture.shape[:2])
     size = max(1, min(size, short, _LONGEST * size * short // long))
     small = resized(picture, size)
-    device = next(model.parameters()).device
-    image = torch.tensor(small).permute(2, 0, 1)[None].to(device)
+    image = torch.tensor(small).permute(2, 0, 1)[None].to(model.device)
     shown = resized(picture, 2 * size) if min(picture.shape[:2]) > 2 * size else picture
     return Explored(
         name=name,

@@ -10,18 +10,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from lila_train.extraction.formats import Features
 from lila_train.extraction.settings import Settings
-from lila_train.images import Picture
+from lila_train.images import Picture, resized
 from lila_train.model import WHOLE_PIXELS, Lila
-from stores.errors import LilaError
 from stores.pictures import Basis
 
 _BASIS_PIXELS = 20_000
-LARGEST = 2**27  # pixels that an image may be enlarged to
 _ROWS = 512  # of a large image that are coloured at a time
 _TILE_PATCHES = 64
 
@@ -36,7 +33,7 @@ class Network:
     @property
     def device(self) -> torch.device:
         """Where it runs."""
-        return next(self.model.parameters()).device
+        return self.model.device
 
     @torch.inference_mode()
     def features(self, pictures: Sequence[Picture]) -> Float[Tensor, "b d h w"]:
@@ -100,18 +97,3 @@ def spread(features: Features) -> Float[np.ndarray, "n d"]:
     """Some pixels of a map, spread over it."""
     pixels = features.reshape(len(features), -1)
     return np.asarray(pixels[:, :: max(1, pixels.shape[1] // _BASIS_PIXELS)], np.float32).T
-
-
-def resized(picture: Picture, size: int | None) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture with its short side at `size` pixels, aspect kept, antialiased; as it is for None."""
-    if size is None:
-        return picture
-    height, width = picture.shape[:2]
-    scale = size / min(height, width)
-    target = (max(1, round(width * scale)), max(1, round(height * scale)))
-    if target[0] * target[1] > max(LARGEST, height * width):
-        raise LilaError(
-            f"an image of {height}×{width} px would have {target[1]}×{target[0]} px with a short side of {size}; pass "
-            "a smaller --size"
-        )
-    return np.asarray(Image.fromarray(picture).resize(target, Image.Resampling.BILINEAR))

@@ -8,9 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lila_cues.networks.weights import tensors_sha256
 from lila_train.media import Medium
-from lila_train.model import Lila
 from stores.errors import LilaError
 
 FORMATS = ("npz", "safetensors", "zarr", "pca")
@@ -20,7 +18,7 @@ DTYPES = ("float16", "float32")
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes in pixels: `size` is the short side that features are computed at, None as it is.
+    """Sizes in pixels: `size` is the short side that features are computed at, None as it is; `model` is its identity.
 
     `precision` is of the computation, `dtype` of what is written; `pca_from` tells one shared basis from another.
     """
@@ -50,12 +48,6 @@ class Settings:
         """As JSON gives it back."""
         record: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return record
-
-
-def identity(model: Lila) -> str:
-    """A hash of the decoder's values and of where the encoder's come from."""
-    encoder = model.encoder.source
-    return f"{tensors_sha256(model.decoder.state_dict())[:16]}-{encoder.network}-{(encoder.sha256 or '')[:16]}"
 
 
 class Cache:

@@ -11,9 +11,7 @@ from pathlib import Path
 from lila_train.ablation_study import Finding, RowScores
 from lila_train.ablations import FULL, Ablation
 from lila_train.report.page import Markup, document, heading, joined, paragraph, table
-
-MISSING = "missing"
-
+from lila_train.report.wording import MISSING
 
 PUBLISHED_FIELDS = {"davis-knn@lila": "davis_knn", "davis-lp@lila": "davis_lp"}
 """By protocol: the field of `lila_train.ablations.PaperFigures` that its figures stand beside."""

@@ -8,8 +8,7 @@ from typing import Any
 
 from lila_train.report import example_section, heldout_section
 from lila_train.report.davis_result import DavisResult
-from lila_train.report.demo import flattened, write_page
-from lila_train.report.page import Markup, document, facts, folded, heading, joined, paragraph
+from lila_train.report.page import Markup, document, facts, flattened, folded, heading, joined, paragraph, write_page
 from lila_train.report.tables import TaskTable, read_result, tables
 
 TITLE = "LILA: results"

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lila_train.evaluation.davis_data import DavisData, DavisSequence, open_davis
-from lila_train.evaluation.davis_scorer import figures, tally
-from lila_train.evaluation.davis_task import object_score
+from lila_train.evaluation.davis_scorer import ObjectScore, figures, tally
 from lila_train.report.tables import read_result
 
 
@@ -54,7 +53,7 @@ class DavisResult:
 
     def figures(self, head: str, name: str) -> dict[str, float | None]:
         """J, F and JF over the objects of one sequence."""
-        return figures(tally(object_score(entry) for entry in self.objects(head, name)))
+        return figures(tally(ObjectScore.from_json(entry) for entry in self.objects(head, name)))
 
     def gain(self, name: str) -> float:
         """How much higher the last head's J&F of a sequence is than the first's; its own where there is one head."""

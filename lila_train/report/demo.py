@@ -16,7 +16,18 @@ from lila_train.evaluation.result_folder import Json, read_json, write_json
 from lila_train.report import cue_section, heldout_section, score_section
 from lila_train.report.chart import curves
 from lila_train.report.demo_inputs import DemoInputs
-from lila_train.report.page import Markup, document, facts, folded, heading, joined, paragraph, table
+from lila_train.report.page import (
+    Markup,
+    document,
+    facts,
+    flattened,
+    folded,
+    heading,
+    joined,
+    paragraph,
+    table,
+    write_page,
+)
 
 TITLE = "LILA on rendered scenes"
 NOTE = "A demonstration on rendered scenes with small networks; its figures do not compare with published ones."
@@ -46,13 +57,6 @@ def build(root: Path, device: torch.device) -> DemoReport:
     write_page(page, document(TITLE, joined([body, _timing(seconds), _settings(inputs), _footer()])))
     write_json(summary, _summary(inputs, seconds))
     return DemoReport(page, summary, fresh=True)
-
-
-def write_page(path: Path, text: str) -> None:
-    """Write atomically: a browser never sees half a page."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _body(inputs: DemoInputs, device: torch.device) -> Markup:
@@ -110,17 +114,6 @@ def _settings(inputs: DemoInputs) -> Markup:
     ]
     parts = [folded(name, facts(flattened(values))) for name, values in groups]
     return joined([heading("Settings and provenance"), *parts])
-
-
-def flattened(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Names with dots and values as words, of settings within settings."""
-    found: list[tuple[str, str]] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found += flattened(value, f"{prefix}{name}.")
-        else:
-            found.append((f"{prefix}{name}", "–" if value is None else str(value)))
-    return found
 
 
 def _footer() -> Markup:

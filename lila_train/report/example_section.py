@@ -13,7 +13,7 @@ from lila_train.evaluation.dense_scores import IGNORED
 from lila_train.evaluation.examples import Stored
 from lila_train.images import Picture
 from lila_train.report.page import Markup, drawing, figure, heading, joined, paragraph, photo, row
-from lila_train.report.score_section import NAMES, percent
+from lila_train.report.wording import NAMES, percent
 from stores.pictures import mask_overlay
 
 FULL_ERROR_DEG = 60.0

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from lila_train.evaluation.davis_data import read_frame, read_mask
 from lila_train.evaluation.davis_scorer import without_void
 from lila_train.evaluation.frames import as_input
 from lila_train.evaluation.models import FeatureMap, GridModel, feature_map
+from lila_train.evaluation.picture_files import read_frame, read_mask
 from lila_train.images import Picture
 from lila_train.report.davis_result import DavisResult
 from lila_train.report.page import Markup, drawing, figure, heading, joined, paragraph, photo, row
-from lila_train.report.score_section import NAMES, percent, signed
+from lila_train.report.wording import NAMES, percent, signed
 from lila_train.sizes import Size
 from stores.pictures import mask_overlay, pca_basis, pca_picture
 

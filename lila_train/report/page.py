@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -106,6 +108,17 @@ def facts(rows: Iterable[tuple[str, str]]) -> Markup:
     return Markup(f'<div class="scroll"><table><tbody>{body}</tbody></table></div>')
 
 
+def flattened(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Names with dots and values as words, of settings within settings."""
+    found: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found += flattened(value, f"{prefix}{name}.")
+        else:
+            found.append((f"{prefix}{name}", "–" if value is None else str(value)))
+    return found
+
+
 def folded(summary: str, content: Markup) -> Markup:
     """Content that is opened by a click."""
     return Markup(f"<details><summary>{html.escape(summary)}</summary>\n{content.text}\n</details>")
@@ -115,3 +128,10 @@ def _cell(content: Content) -> str:
     if isinstance(content, Markup) and content.text.startswith("<td"):
         return content.text
     return f"<td>{escaped(content)}</td>"
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write atomically: a browser never sees half a page."""
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

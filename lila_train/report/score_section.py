@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from lila_train.report.demo_inputs import DemoInputs
 from lila_train.report.page import Markup, heading, joined, paragraph, table
+from lila_train.report.wording import MISSING, NAMES, percent, signed
 
 COLUMNS = ("J", "F", "JF", "J_recall", "J_decay", "F_recall", "F_decay")
-NAMES = {"encoder": "frozen encoder", "lila": "LILA"}
-
-
-def percent(value: float | None) -> str:
-    """A figure in per cent with one decimal; what was not measured is missing."""
-    return "missing" if value is None else f"{100 * value:.1f}"
 
 
 def points(value: float | None, better: int = 1) -> Markup:
     """A difference in points, coloured by whether it is for the better: upwards, or with −1 downwards."""
     if value is None:
-        return Markup("missing")
+        return Markup(MISSING)
     style = "gain" if value * better > 0 else "loss"
     return Markup(f'<span class="{style}">{signed(100 * value)}</span>')
-
-
-def signed(value: float) -> str:
-    """One decimal and a sign, the minus a true one."""
-    return f"{value:+.1f}".replace("-", "−")
 
 
 def difference(one: float | None, other: float | None) -> float | None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from lila_train.evaluation.result_folder import Json, read_json
 from lila_train.report.page import Content, Markup, escaped, table
 from lila_train.report.paper_results import SOURCE, paper_results
+from lila_train.report.wording import MISSING
 from stores.errors import LilaError
 
-MISSING = "missing"
 MEASURED = "measured"
 TITLES = {
     "davis-knn": "Video object segmentation, local k-NN",

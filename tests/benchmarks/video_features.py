@@ -55,12 +55,12 @@ def measure(case: Case) -> Measured:
     from lila_train import load
     from lila_train.extraction.files import Extractor
     from lila_train.extraction.network import Network
-    from lila_train.extraction.settings import Cache, Settings, identity
+    from lila_train.extraction.settings import Cache, Settings
     from lila_train.media import media
 
     torch.set_num_threads(1)
     model = load(case.weights)
-    settings = Settings(identity(model), case.formats or ("pca",), case.size, max_frames=case.frames)
+    settings = Settings(model.identity, case.formats or ("pca",), case.size, max_frames=case.frames)
     network = Network(model, settings)
     if not case.formats:
         return _alone(network, case)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lila_train.evaluation import davis_data
+from lila_train.evaluation import davis_data, picture_files
 from stores.errors import LilaError
 
 
@@ -52,7 +52,7 @@ def test_2017_layout_gives_palette_indices_with_void(folder: Path):
     assert [path.name for path in sequence.frames] == ["00000.jpg", "00001.jpg", "00002.jpg"]
     for path, value in zip(sequence.masks, (2, 255, 1), strict=True):
         np.testing.assert_array_equal(data.labels(path), mask_of(value))
-    assert davis_data.read_frame(sequence.frames[0]).shape == (6, 8, 3)
+    assert picture_files.read_frame(sequence.frames[0]).shape == (6, 8, 3)
 
 
 @pytest.mark.parametrize("line", ["cat", "/JPEGImages/480p/cat/00000.jpg /Annotations/480p/cat/00000.png\n" * 2])
@@ -136,7 +136,7 @@ def test_a_mask_in_colours_is_refused(folder: Path):
     path = folder / "Annotations/480p/cat/00000.png"
     Image.new("RGB", (8, 6)).save(path)
     with pytest.raises(LilaError, match=r"found mode RGB in .*cat/00000\.png"):
-        davis_data.read_mask(path)
+        picture_files.read_mask(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture"])
@@ -144,11 +144,11 @@ def test_a_file_that_is_no_picture_is_refused(folder: Path, content: bytes):
     path = folder / "JPEGImages/480p/cat/00001.jpg"
     path.write_bytes(content)
     with pytest.raises(LilaError, match=r"a picture at .*cat/00001\.jpg, found a file that cannot be decoded"):
-        davis_data.read_frame(path)
+        picture_files.read_frame(path)
 
 
 def test_a_truncated_picture_is_refused(folder: Path):
     path = folder / "Annotations/480p/cat/00001.png"
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(LilaError, match=r"cat/00001\.png, found a file that cannot be decoded"):
-        davis_data.read_mask(path)
+        picture_files.read_mask(path)

@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 from lila_train.evaluation import harness, protocols, segmentation
-from lila_train.evaluation.dense_task import DenseTask, slid, window_starts
+from lila_train.evaluation.dense_task import DenseTask
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.protocols import Options
 from lila_train.evaluation.segmentation import ADE_150_LABELS, ADE_151_LABELS, IGNORED
+from lila_train.evaluation.sliding import slid, window_starts
 from stores.errors import LilaError
 from tests.evaluation.small_models import write_checkpoint
 

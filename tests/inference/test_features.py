@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 import lila_train
 from lila_train.cli import app
 from lila_train.extraction import network
-from lila_train.extraction.overlap import Behind, ahead
 from lila_train.images import read_image
+from lila_train.overlap import Behind, ahead
 from lila_train.video import VideoFrames
 from stores.errors import LilaError
 from tests.inference.models import film

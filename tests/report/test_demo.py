@@ -15,7 +15,7 @@ from lila_train.cli import app
 from lila_train.evaluation import harness, protocols
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.protocols import Options
-from lila_train.report import cue_section, demo, heldout_section, score_section
+from lila_train.report import cue_section, demo, heldout_section, score_section, wording
 from lila_train.report.demo_inputs import DemoInputs
 from lila_train.run_folder import RunFolder
 from stores import Geometry, StoreSpec
@@ -153,4 +153,4 @@ def test_differences_are_coloured_by_what_is_better():
     assert score_section.points(0.021).text == '<span class="gain">+2.1</span>'
     assert score_section.points(0.021, better=-1).text == '<span class="loss">+2.1</span>'
     assert score_section.points(-0.021).text == '<span class="loss">−2.1</span>'
-    assert score_section.points(None).text == score_section.percent(None) == "missing"
+    assert score_section.points(None).text == wording.percent(None) == "missing"
