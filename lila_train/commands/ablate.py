@@ -46,7 +46,7 @@ def ablate(
     from lila_train.ablation_study import Study
     from lila_train.ablations import rows as named
     from lila_train.devices import choose
-    from lila_train.evaluation.protocols import Options, open_task
+    from lila_train.evaluation import Options, open_task
     from lila_train.learner import Hardware
     from lila_train.recipes import recipe as settings_of
     from lila_train.trainer import encoder_of_store
@@ -67,10 +67,10 @@ def ablate(
             bar.update(shown, advance=steps, description=name if loss is None else f"{name}: loss {loss:.3f}")
 
         findings = study.carry_out(chosen, range(seeds), observe)
-    from lila_train.report.ablations import Table, write
+    from lila_train.report import AblationTable, write_ablations
 
-    tables = [Table(finding) for finding in findings]
-    write(out, tables, _caption(study, store))
+    tables = [AblationTable(finding) for finding in findings]
+    write_ablations(out, tables, _caption(study, store))
     for table in tables:
         console.out.print(table.markdown())
     console.out.print(f"{out / 'ablations.html'}")

@@ -10,7 +10,7 @@ import typer
 from stores import console
 
 if TYPE_CHECKING:
-    from lila_train.evaluation.harness import Task
+    from lila_train.evaluation import Task
 
 MIB = 2**20
 
@@ -79,10 +79,8 @@ def evaluate(
     without computing; a folder that holds another one is refused.
     """
     from lila_train.devices import choose
-    from lila_train.evaluation.harness import default_workers
-    from lila_train.evaluation.harness import evaluate as run
-    from lila_train.evaluation.model_spec import ModelSpec
-    from lila_train.evaluation.protocols import Options, open_task
+    from lila_train.evaluation import ModelSpec, Options, default_workers, open_task
+    from lila_train.evaluation import evaluate as run
 
     spec = ModelSpec(weights, encoder, encoder_weights, baseline, baseline_repo, baseline_weights)
     task = open_task(protocol, data, Options(limit, seed, short_side, memory_mb and memory_mb * MIB, texts, clip))

@@ -31,8 +31,7 @@ def explore(
     regression in the page and segment the rest; LILA, the encoder alone and PCA are a key apart.
     """
     from lila_train.devices import choose
-    from lila_train.explore.images import explored, short_names
-    from lila_train.explore.page import page
+    from lila_train.explore import build_page, explored, short_names
     from lila_train.loading import load
     from lila_train.media import named
 
@@ -48,7 +47,7 @@ def explore(
                 failures.append(str(error))
     if not found:
         raise LilaError("no image to explore; " + "; ".join(failures))
-    made = page("LILA, pixel by pixel", _facts(model, size, len(found)), found, channels)
+    made = build_page("LILA, pixel by pixel", _facts(model, size, len(found)), found, channels)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(made.text, "utf-8")
     megabytes = len(made.text) / 1e6

@@ -12,7 +12,7 @@ from stores import console
 from stores.errors import LilaError
 
 if TYPE_CHECKING:
-    from lila_train.extraction.files import Extractor
+    from lila_train.extraction import Extractor
     from lila_train.media import Medium
 
 
@@ -43,10 +43,7 @@ def features(
     command; a file that cannot be read is reported at the end, and the rest is done.
     """
     from lila_train.devices import choose
-    from lila_train.extraction.bases import basis_fingerprint, shared_basis
-    from lila_train.extraction.files import Extractor
-    from lila_train.extraction.network import Network
-    from lila_train.extraction.settings import Cache, Settings
+    from lila_train.extraction import Cache, Extractor, Network, Settings, basis_fingerprint, shared_basis
     from lila_train.loading import load
     from lila_train.media import media
 

@@ -32,12 +32,12 @@ def report(
             "expected folders of lila-train eval to report on, or a demo's folder; pass RESULTS or --demo DIR"
         )
     if results:
-        from lila_train.report.comparison import write
+        from lila_train.report import write_comparison
 
-        console.out.print("\n".join(str(path) for path in write(results, out)))
+        console.out.print("\n".join(str(path) for path in write_comparison(results, out)))
     if demo is not None:
         from lila_train.devices import choose
-        from lila_train.report.demo import build
+        from lila_train.report import write_demo_report
 
-        made = build(demo, choose(device))
+        made = write_demo_report(demo, choose(device))
         console.out.print(f"{made.page}{'' if made.fresh else ' (up to date)'}")

@@ -40,7 +40,7 @@ class Page:
     cosine_error: dict[str, float]
 
 
-def page(title: str, facts: str, images: Sequence[Explored], channels: int) -> Page:
+def build_page(title: str, facts: str, images: Sequence[Explored], channels: int) -> Page:
     """One page for all of the images; the `channels` strongest directions of each kind of features are kept."""
     if not images:
         raise LilaError("expected images to explore, found none; name some")

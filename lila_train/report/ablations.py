@@ -18,7 +18,7 @@ PUBLISHED_FIELDS = {"davis-knn@lila": "davis_knn", "davis-lp@lila": "davis_lp"}
 
 
 @dataclass(frozen=True)
-class Table:
+class AblationTable:
     """What a study found by one protocol."""
 
     finding: Finding
@@ -101,7 +101,7 @@ def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:g}"
 
 
-def write(folder: Path, tables: Sequence[Table], caption: str) -> None:
+def write_ablations(folder: Path, tables: Sequence[AblationTable], caption: str) -> None:
     """ablations.md, .csv and .html of all protocols, and a chart of each, ablations-PROTOCOL.svg.
 
     `caption` names the data, the counts and the settings.
@@ -120,7 +120,7 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _csv(tables: Sequence[Table]) -> str:
+def _csv(tables: Sequence[AblationTable]) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["protocol", *tables[0].head()])
@@ -129,7 +129,7 @@ def _csv(tables: Sequence[Table]) -> str:
     return text.getvalue()
 
 
-def _html(tables: Sequence[Table], charts: Sequence[str], caption: str) -> str:
+def _html(tables: Sequence[AblationTable], charts: Sequence[str], caption: str) -> str:
     """One page with the charts, SVGs, inside."""
     parts = [heading("Ablations", level=1), paragraph(caption)]
     for found, chart in zip(tables, charts, strict=True):

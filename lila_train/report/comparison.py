@@ -18,7 +18,7 @@ NOTE = (
 )
 
 
-def write(results: Sequence[Path], out: Path) -> list[Path]:
+def write_comparison(results: Sequence[Path], out: Path) -> list[Path]:
     """Write the report on these results below `out`; the files written, the page first."""
     contents = [read_result(path) for path in results]
     found = tables(contents)

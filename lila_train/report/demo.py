@@ -42,7 +42,7 @@ class DemoReport:
     fresh: bool
 
 
-def build(root: Path, device: torch.device) -> DemoReport:
+def write_demo_report(root: Path, device: torch.device) -> DemoReport:
     """Make the page for a run folder, unless it is there for these very inputs."""
     inputs = DemoInputs(root)
     folder = root / "report"

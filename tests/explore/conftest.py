@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lila_train.explore.page import Explored, page
+from lila_train.explore.page import Explored, build_page
 from tests.inference.models import write_weights
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -53,7 +53,7 @@ def explored() -> list[Explored]:
 @pytest.fixture(scope="session")
 def page_file(explored: list[Explored], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "explore.html"
-    path.write_text(page("A & B", "two images.", explored, channels=12).text, "utf-8")
+    path.write_text(build_page("A & B", "two images.", explored, channels=12).text, "utf-8")
     return path
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lila_train.explore.codes import code_book, colours, cosine_error, packed, sample
-from lila_train.explore.page import page
+from lila_train.explore.page import build_page
 from stores.errors import LilaError
 from tests.explore.conftest import smooth
 
@@ -48,4 +48,4 @@ def test_colours_fill_their_range() -> None:
 
 def test_no_images_is_refused() -> None:
     with pytest.raises(LilaError, match="expected images to explore, found none"):
-        page("none", "", [], 3)
+        build_page("none", "", [], 3)

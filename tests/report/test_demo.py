@@ -52,7 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(finished: Path) -> str:
-    return demo.build(finished, CPU).page.read_text()
+    return demo.write_demo_report(finished, CPU).page.read_text()
 
 
 def test_the_page_is_one_file_with_everything_in_it(page: str):
@@ -89,9 +89,9 @@ def test_a_page_of_other_inputs_is_made_again(finished: Path, page: str, tmp_pat
     root = shutil.copytree(finished, tmp_path / "run")
     record = json.loads((root / "train/run.json").read_text())
     (root / "train/run.json").write_text(json.dumps(record | {"seconds": {"steps": 9.0}}))
-    assert demo.build(root, CPU).fresh
+    assert demo.write_demo_report(root, CPU).fresh
     assert json.loads((root / "report/summary.json").read_text())["seconds"]["training"] == 9.0
-    assert not demo.build(root, CPU).fresh
+    assert not demo.write_demo_report(root, CPU).fresh
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_what_is_missing_is_named(finished: Path, tmp_path: Path, lost: str, nam
     path = root / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(LilaError, match=named):
-        demo.build(root, CPU)
+        demo.write_demo_report(root, CPU)
 
 
 def test_a_store_without_a_complete_clip_is_refused(tmp_path: Path):

@@ -13,7 +13,7 @@ import stores
 from lila_train.ablation_study import Finding, RowScores
 from lila_train.ablations import FULL, ROWS
 from lila_train.cli import app
-from lila_train.report.ablations import Table, write
+from lila_train.report.ablations import AblationTable, write_ablations
 from stores.errors import LilaError
 from tests.evaluation import worlds
 from tests.train import world
@@ -26,17 +26,17 @@ def finding(erm: Mapping[int, float], protocol: str = "davis-knn@lila") -> Findi
 
 
 def test_a_table_compares_the_seeds_that_both_rows_have() -> None:
-    encoder, full, erm = Table(finding({0: 79.0, 1: 79.0})).rows()
+    encoder, full, erm = AblationTable(finding({0: 79.0, 1: 79.0})).rows()
     assert encoder == ["frozen encoder", "70.0", "–", "–", "-12.0", "–", "–", "–"]
     assert full == ["LILA", "82.0", "2.0", "3", "–", "+12.0", "73.9", "–"]
     assert erm == ["A: ERM distillation", "79.0", "0.0", "2", "-2.0", "+9.0", "61.1", "-12.8"]
-    by_probe = Table(finding({}, "davis-lp@lila")).rows()
+    by_probe = AblationTable(finding({}, "davis-lp@lila")).rows()
     assert by_probe[2] == ["A: ERM distillation", "missing", "–", "0", "missing", "missing", "63.2", "-5.4"]
 
 
 def test_the_files_hold_every_protocol(tmp_path: Path) -> None:
-    tables = [Table(finding({0: 79.0})), Table(finding({0: 60.0}, "davis-lp@lila"))]
-    write(tmp_path, tables, "On what, and how.")
+    tables = [AblationTable(finding({0: 79.0})), AblationTable(finding({0: 60.0}, "davis-lp@lila"))]
+    write_ablations(tmp_path, tables, "On what, and how.")
     rows = list(csv.reader((tmp_path / "ablations.csv").read_text().splitlines()))
     assert [row[0] for row in rows] == ["protocol", *["davis-knn@lila"] * 3, *["davis-lp@lila"] * 3]
     assert rows[6][1:3] == ["A: ERM distillation", "60.0"]

@@ -1,0 +1,34 @@
+"""What packages hand on is there, and asking a command line for its help loads no network."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+PACKAGES = (
+    "lila_cues.networks",
+    "lila_train",
+    "lila_train.evaluation",
+    "lila_train.evaluation.baselines",
+    "lila_train.explore",
+    "lila_train.extraction",
+    "lila_train.report",
+)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_every_name_handed_on_is_there(name: str) -> None:
+    package = importlib.import_module(name)
+    assert package.__all__
+    assert all(getattr(package, public) is not None for public in package.__all__)
+    with pytest.raises(AttributeError, match=r"no attribute '?nothing_of_that_name"):
+        package.nothing_of_that_name  # noqa: B018 - asking for it is the test
+
+
+def test_the_help_comes_without_pytorch() -> None:
+    packages = ", ".join(PACKAGES)
+    script = f"import sys, lila_train.cli, {packages}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
