@@ -45,6 +45,7 @@ class Portable(nn.Module):
         self.encoder, self.decoder = model.encoder, model.decoder
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
+        """As `Lila.forward` with `fit="pad"`, for floats in [0, 1]."""
         patch = self.encoder.patch_size
         height, width = images.shape[-2:]
         size = ((height + patch - 1) // patch * patch, (width + patch - 1) // patch * patch)

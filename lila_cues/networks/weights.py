@@ -35,6 +35,7 @@ class WeightSource:
     licence: str
 
     def to_dict(self) -> dict[str, str | None]:
+        """As JSON keeps it."""
         return asdict(self)
 
     @classmethod

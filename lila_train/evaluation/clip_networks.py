@@ -46,6 +46,7 @@ class ClipImages:
 
     @property
     def patch_size(self) -> int:
+        """In pixels."""
         return int(self.network.config.patch_size)
 
     @torch.no_grad()

@@ -47,7 +47,9 @@ class Augmentation(Protocol):
     """How a training example becomes a square of `side`: image in [0, 1] and target."""
 
     @property
-    def side(self) -> int: ...
+    def side(self) -> int:
+        """Of the square, in pixels."""
+        ...
 
     def taken(self, example: Example, mirror: Mirror, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
         """`mirror` turns a target over with its image."""

@@ -38,6 +38,7 @@ class Confusion:
         return Confusion(self.counts + other.counts)
 
     def to_json(self) -> dict[str, Any]:
+        """The matrix as nested lists, rows being true classes."""
         return {"confusion": self.counts.tolist()}
 
     @classmethod
@@ -93,6 +94,7 @@ class Angles:
         return {name: self.tally.figure(name) for name in ("rmse_deg", *(f"under_{x:g}" for x in SHARES_UNDER_DEG))}
 
     def to_json(self) -> dict[str, Any]:
+        """By figure: the sum over images, and how many there are."""
         return {name: [mean.total, mean.weight] for name, mean in self.tally.means.items()}
 
     @classmethod

@@ -32,9 +32,13 @@ class Sums(Protocol):
 
     def __add__(self, other: Any) -> Any: ...
 
-    def figures(self) -> dict[str, float | None]: ...
+    def figures(self) -> dict[str, float | None]:
+        """By name: fractions, counts, or in the unit of the name; None where nothing was measured."""
+        ...
 
-    def to_json(self) -> Json: ...
+    def to_json(self) -> Json:
+        """As a record keeps them; the protocol's `from_json` is the inverse."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,12 @@ class DenseTask:
 
     @property
     def protocol(self) -> str:
+        """Its id."""
         return self.rule.name
 
     @property
     def settings(self) -> dict[str, Any]:
+        """Everything that shapes the figures, the seed included."""
         return self.rule.settings(self.seed)
 
     @property

@@ -23,6 +23,7 @@ class ResidualUnit(nn.Module):
         self.second = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """x + relu(conv(relu(conv(x))))."""
         return x + F.relu(self.second(F.relu(self.first(x))))
 
 
@@ -44,6 +45,7 @@ class DptProbe(nn.Module):
         self.pixels = None if pixel_width is None else nn.Conv2d(pixel_width, n_outputs, 1)
 
     def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
+        """Outputs at the size of the images; logits or directions, as the loss takes them."""
         levels = [_scaled(reduce(tap), 2) for reduce, tap in zip(self.reduce, features.taps, strict=True)]
         found = _at(self.head(_scaled(self._fused(levels), 4)), features.size)
         if self.pixels is None or features.pixels is None:

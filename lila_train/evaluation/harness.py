@@ -22,25 +22,35 @@ class Task(Protocol):
     """A protocol on a data folder. A part is the smallest work whose record is kept: a sequence, or a whole probe."""
 
     @property
-    def protocol(self) -> str: ...
+    def protocol(self) -> str:
+        """Its id, such as davis-knn@lila."""
+        ...
 
     @property
-    def settings(self) -> dict[str, Any]: ...
+    def settings(self) -> dict[str, Any]:
+        """Everything of the protocol that shapes the figures, as JSON keeps it."""
+        ...
 
     @property
     def root(self) -> Path:
         """The data folder."""
         ...
 
-    def parts(self) -> Sequence[str]: ...
+    def parts(self) -> Sequence[str]:
+        """Their names, by which records are kept; they do not depend on the model."""
+        ...
 
     def steps(self, part: str) -> int:
         """How often `run` will call `advance`."""
         ...
 
-    def data_identity(self) -> dict[str, Any]: ...
+    def data_identity(self) -> dict[str, Any]:
+        """What tells these data from others: layout, lists, a hash of names and sizes."""
+        ...
 
-    def counts(self) -> dict[str, int]: ...
+    def counts(self) -> dict[str, int]:
+        """How much the figures are of: sequences, objects, images, classes."""
+        ...
 
     def derived(self, model: GridModel) -> dict[str, Any]:
         """What the settings come to for this model."""
@@ -59,11 +69,17 @@ class Task(Protocol):
 class Spec(Protocol):
     """A model asked for, before anything is loaded."""
 
-    def heads(self) -> tuple[str, ...]: ...
+    def heads(self) -> tuple[str, ...]:
+        """What is scored: `encoder`, and the name of the pixel map where there is one."""
+        ...
 
-    def identity(self) -> dict[str, Any]: ...
+    def identity(self) -> dict[str, Any]:
+        """What decides the features: hashes of weight files, or the names that a hub resolves."""
+        ...
 
-    def load(self, device: torch.device) -> GridModel: ...
+    def load(self, device: torch.device) -> GridModel:
+        """The model on the device; LilaError where it cannot be had."""
+        ...
 
 
 def identity_of(task: Task, spec: Spec) -> Json:

@@ -28,18 +28,26 @@ class GridModel(Protocol):
     """A model that has at least a grid of tokens; RGB in [0, 1], sides multiples of the patch size."""
 
     @property
-    def patch_size(self) -> int: ...
+    def patch_size(self) -> int:
+        """In pixels; the sides of images are multiples of it."""
+        ...
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """Where it takes images and gives features."""
+        ...
 
-    def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]: ...
+    def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
+        """A feature vector per patch, row by row from the top left."""
+        ...
 
     def encoder_taps(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
         """Four tapped blocks, the last of which is the grid."""
         ...
 
-    def describe(self) -> dict[str, Any]: ...
+    def describe(self) -> dict[str, Any]:
+        """Provenance for the record: names, sizes, where weights come from."""
+        ...
 
 
 @runtime_checkable
@@ -47,9 +55,13 @@ class PixelModel(GridModel, Protocol):
     """A model that also gives a feature vector per pixel, under the name of `head`."""
 
     @property
-    def head(self) -> str: ...
+    def head(self) -> str:
+        """The name under which the pixel map is scored."""
+        ...
 
-    def pixel_map(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]: ...
+    def pixel_map(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
+        """A feature vector per pixel."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -61,12 +73,15 @@ class EncoderAlone:
 
     @property
     def patch_size(self) -> int:
+        """The encoder's, in pixels."""
         return self.encoder.patch_size
 
     def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
+        """Tokens of the last block, after the final LayerNorm."""
         return self.encoder.grid(images)
 
     def encoder_taps(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
+        """The four blocks that LILA's decoder reads, each after the final LayerNorm."""
         return self.encoder(images)
 
     def describe(self) -> dict[str, Any]:
@@ -83,16 +98,20 @@ class OnEncoder:
 
     @property
     def patch_size(self) -> int:
+        """The encoder's, in pixels."""
         return self.below.patch_size
 
     @property
     def device(self) -> torch.device:
+        """Where the encoder is."""
         return self.below.device
 
     def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
+        """The encoder's."""
         return self.below.encoder_grid(images)
 
     def encoder_taps(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
+        """The encoder's."""
         return self.below.encoder_taps(images)
 
 
@@ -106,15 +125,19 @@ class LilaModel:
 
     @property
     def patch_size(self) -> int:
+        """The encoder's, in pixels."""
         return self.lila.encoder.patch_size
 
     def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
+        """The encoder's tokens, as the decoder's input has them."""
         return self.lila.encode(images)
 
     def encoder_taps(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
+        """The four blocks that the decoder reads."""
         return self.lila.encoder(images)
 
     def pixel_map(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
+        """Features of zero mean and unit variance over channels."""
         return self.lila(images)
 
     def describe(self) -> dict[str, Any]:

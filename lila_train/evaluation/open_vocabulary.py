@@ -82,6 +82,7 @@ class OpenVocabulary:
 
     @property
     def root(self) -> Path:
+        """The data folder."""
         return self.data.root
 
     def parts(self) -> Sequence[str]:

@@ -55,6 +55,7 @@ class NormalsProbe(nn.Module):
         self.pixels = None if pixel_width is None else nn.Conv2d(pixel_width, n_outputs, 5, padding=2)
 
     def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
+        """Directions x, y, z of any length, at the size of the images."""
         found = to_size(self.grid(features.third), features.size)
         if self.pixels is None or features.pixels is None:
             return found
@@ -76,6 +77,7 @@ class AttentionProbe(nn.Module):
             self.attention = nn.MultiheadAttention(pixel_width, HEADS, batch_first=True)
 
     def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
+        """A logit per class, at the size of the images."""
         found = to_size(self.grid(features.grid), features.size)
         if self.queries is None or features.pixels is None:
             return found
@@ -94,6 +96,7 @@ class LinearProbe(nn.Module):
         self.linear = nn.Conv2d(pixel_width or grid_width, n_outputs, 1)
 
     def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
+        """A logit per class, at the size of the images."""
         found = self.linear(features.grid if features.pixels is None else features.pixels)
         return to_size(found, features.size)
 
@@ -107,6 +110,7 @@ class NormedLinearProbe(nn.Module):
         self.linear = nn.Conv2d(pixel_width or grid_width, n_outputs, 1)
 
     def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
+        """A logit per class, at the size of the images."""
         normed = self.norm(features.grid if features.pixels is None else features.pixels)
         return to_size(self.linear(normed), features.size)
 

@@ -71,6 +71,7 @@ class TextProbe(nn.Module):
         self.register_buffer("nameless", ~embeddings.any(dim=1), persistent=False)
 
     def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
+        """A logit per class, at the size of the images; −10⁴ for a class without an embedding."""
         found = self.grid(self.norm(features.grid))
         if self.pixels is not None and features.pixels is not None:
             fine = self.pixels(features.pixels)
@@ -111,6 +112,7 @@ class SeenAndUnseen:
         return {"miou_seen": seen, "miou_unseen": unseen, "miou_harmonic": both, "absent_classes": absent}
 
     def to_json(self) -> dict[str, Any]:
+        """The confusion matrix, and which classes are unseen."""
         return self.confusion.to_json() | {"unseen": list(self.unseen)}
 
     @classmethod

@@ -18,7 +18,9 @@ Features = Float[np.ndarray, "d h w"]
 class ArrayFormat(Protocol):
     """Writes the features of frame `index` of `place` (a path without suffix), or of an image where it is None."""
 
-    def write(self, place: Path, index: int | None, features: Features) -> None: ...
+    def write(self, place: Path, index: int | None, features: Features) -> None:
+        """Write d×h×w values in their own type, a file whole or not at all."""
+        ...
 
     def read(self, place: Path, index: int | None) -> Features | None:
         """What was written; None if it is not there in full."""
@@ -38,6 +40,7 @@ class FilePerFrame:
         return place.with_name(f"{place.name}{self.suffix}") if index is None else place / f"{index:05d}{self.suffix}"
 
     def write(self, place: Path, index: int | None, features: Features) -> None:
+        """By way of a hidden file beside it."""
         path = self.path(place, index)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -48,6 +51,7 @@ class FilePerFrame:
             temporary.unlink(missing_ok=True)
 
     def read(self, place: Path, index: int | None) -> Features | None:
+        """The values of a file that is there, since none is there in part."""
         path = self.path(place, index)
         return self.load(path) if path.exists() else None
 
@@ -56,6 +60,7 @@ class ZarrArrays:
     """PLACE.zarr, an array d×h×w of an image, t×d×h×w of a video; a chunk holds at most a frame's 512 rows."""
 
     def write(self, place: Path, index: int | None, features: Features) -> None:
+        """The first frame makes the array, overwriting another; later ones make it longer."""
         import zarr
 
         path = _zarr_path(place)
@@ -72,6 +77,7 @@ class ZarrArrays:
             array[where if index is None else (index, *where)] = part
 
     def read(self, place: Path, index: int | None) -> Features | None:
+        """None also where a value is NaN, the mark of a chunk that was not written."""
         import zarr
 
         path = _zarr_path(place)

@@ -29,10 +29,12 @@ class EnlargedModel(OnEncoder):
 
     @torch.no_grad()
     def pixel_map(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e H W"]:
+        """The grid of the enlarged image, `factor`² as many tokens, at the image's size."""
         larger = F.interpolate(images, scale_factor=self.factor, mode="bilinear", align_corners=False)
         return to_size(self.below.encoder_grid(larger), size_of(images))
 
     def describe(self) -> dict[str, Any]:
+        """Provenance of the encoder, and the factor."""
         return self.below.describe() | {"enlarged": self.factor}
 
 
@@ -45,6 +47,7 @@ class Enlarged:
 
     @property
     def heads(self) -> tuple[str, ...]:
+        """The grid as it is, and the enlarged one by the name of this row."""
         return (ENCODER, self.name)
 
     def identity(self, asked: Asked) -> dict[str, Any]:
@@ -52,6 +55,7 @@ class Enlarged:
         return {"baseline": self.name} | encoder_identity(_encoder(asked, self.name), asked.encoder_weights)
 
     def load(self, asked: Asked, device: torch.device) -> EnlargedModel:
+        """The encoder asked for; LilaError where none is, since any will do."""
         encoder = load_encoder(_encoder(asked, self.name), asked.encoder_weights, device)
         return EnlargedModel(EncoderAlone(encoder, device), self.factor or encoder.patch_size, self.name)
 

@@ -28,6 +28,7 @@ class FeatUp(nn.Module):
         self.upsampler = upsampler
 
     def forward(self, grid: Float[Tensor, "b c h w"], guide: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c y x"]:
+        """The grid upsampled ×16 with the image, normalised as ImageNet's networks take it, as guide."""
         return self.upsampler(self.norm(grid), guide)
 
 

@@ -61,6 +61,7 @@ class Upsampler:
 
     @property
     def heads(self) -> tuple[str, ...]:
+        """The encoder alone, and the map on top of it by the name of this row."""
         return (ENCODER, self.name)
 
     def identity(self, asked: Asked) -> dict[str, Any]:

@@ -31,9 +31,13 @@ class Blocks(Protocol):
     patch_size: int
     norm: Callable[[Tokens], Tokens]
 
-    def first(self, frames: Images) -> Tokens: ...
+    def first(self, frames: Images) -> Tokens:
+        """Tokens of frames normalised as ImageNet's networks take them, row by row over the grid of patches."""
+        ...
 
-    def blocks(self, grid: tuple[int, int]) -> list[Callable[[Tokens], Any]]: ...
+    def blocks(self, grid: tuple[int, int]) -> list[Callable[[Tokens], Any]]:
+        """In order, for a grid of rows and columns; each gives the tokens, or a tuple that begins with them."""
+        ...
 
 
 class VJepa2:
@@ -53,6 +57,8 @@ class VJepa2:
         return self.encoder.embeddings(frames[:, None])
 
     def blocks(self, grid: tuple[int, int]) -> list[Callable[[Tokens], Any]]:
+        """Each is told the places of its tokens on the wide grid."""
+
         def at_its_places(layer: Any) -> Callable[[Tokens], Any]:
             def run(tokens: Tokens) -> Any:
                 rows, columns = (torch.arange(count, device=tokens.device) for count in grid)
@@ -89,6 +95,7 @@ class VideoMae:
         return (found + positions).flatten(2).mT
 
     def blocks(self, grid: tuple[int, int]) -> list[Callable[[Tokens], Any]]:
+        """As they are: positions were added to the tokens."""
         return list(self.network.encoder.layer)
 
 
@@ -102,9 +109,11 @@ class VideoModel:
 
     @property
     def patch_size(self) -> int:
+        """In pixels."""
         return self.parts.patch_size
 
     def encoder_grid(self, images: Images) -> Float[Tensor, "b e h w"]:
+        """The last tapped block, through the final norm."""
         return self.encoder_taps(images)[-1]
 
     @torch.no_grad()
@@ -123,6 +132,7 @@ class VideoModel:
         return tuple(found[index] for index in chosen)
 
     def describe(self) -> dict[str, Any]:
+        """Provenance: name, place, licence and hash of the weights."""
         return {"encoder": self.about["baseline"], "patch_size": self.patch_size, "baseline": self.about}
 
 
@@ -137,6 +147,7 @@ class VideoBaseline:
 
     @property
     def heads(self) -> tuple[str, ...]:
+        """The grid alone."""
         return (ENCODER,)
 
     def identity(self, asked: Asked) -> dict[str, Any]:
@@ -144,6 +155,7 @@ class VideoBaseline:
         return {"baseline": self.name} | (asked.weights_identity() or {"baseline_weights": self.place})
 
     def load(self, asked: Asked, device: torch.device) -> VideoModel:
+        """The network; LilaError where an encoder or a clone is given, or the weights cannot be had."""
         import transformers
 
         if asked.encoder is not None or asked.repository is not None:
