@@ -47,10 +47,10 @@ def explore(
                 failures.append(str(error))
     if not found:
         raise LilaError("no image to explore; " + "; ".join(failures))
-    made = build_page("LILA, pixel by pixel", _facts(model, size, len(found)), found, channels)
+    text = build_page("LILA, pixel by pixel", _facts(model, size, len(found)), found, channels)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(made.text, "utf-8")
-    megabytes = len(made.text) / 1e6
+    out.write_text(text, "utf-8")
+    megabytes = len(text) / 1e6
     hint = "; a smaller --size or --channels makes it smaller" if megabytes > _LARGE_MB else ""
     console.out.print(f"{out}: {len(found)} images, {megabytes:.1f} MB{hint}")
     if failures:

@@ -67,12 +67,12 @@ class KnnProtocol:
     read_out: Callable[[Float[Tensor, "c h w"], Sizes], Int[Tensor, "H W"]]
 
     def with_short_side(self, short_side_px: int) -> KnnProtocol:
-        """The same at another frame size."""
+        """The same with frames of another short side, in pixels, before it is brought to whole patches."""
         return replace(self, settings=replace(self.settings, short_side_px=short_side_px))
 
     @property
     def neighbours(self) -> Neighbours:
-        """The rule of the vote."""
+        """Who votes on a cell and how much, as the settings and `weigh` say."""
         chosen = self.settings
         return Neighbours(chosen.window, chosen.top, chosen.temperature, chosen.border == "replicate", self.weigh)
 

@@ -40,7 +40,7 @@ class LpSettings:
 
     @property
     def adamw(self) -> AdamW:
-        """The optimiser."""
+        """Rate, decay and number of iterations of the full-batch optimiser."""
         return AdamW(self.lr, self.weight_decay, self.iterations)
 
 

@@ -169,7 +169,7 @@ def random_box(height: int, width: int, view: TrainView, draw: np.random.Generat
 
 
 def same_pixels_mirrored(target: Shaped[Tensor, "t h w"]) -> Shaped[Tensor, "t h w"]:
-    """For targets without a direction."""
+    """The mirrored target of labels, whose values do not depend on direction."""
     return target.flip(-1)
 
 
@@ -205,6 +205,6 @@ def _jittered(
 
 
 def stacked(views: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """A batch on the device."""
+    """Images b×3×s×s and targets b×t×s×s on the device, from views of one size."""
     images, targets = zip(*views, strict=True)
     return torch.stack(images).to(device), torch.stack(targets).to(device)

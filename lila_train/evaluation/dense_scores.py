@@ -31,7 +31,7 @@ class Confusion:
 
     @classmethod
     def none(cls, n_classes: int) -> Confusion:
-        """Of no pixels."""
+        """The matrix of no pixels, to add others to."""
         return cls(np.zeros((n_classes, n_classes), np.int64))
 
     def __add__(self, other: Confusion) -> Confusion:

@@ -28,7 +28,7 @@ PART = "probe"
 
 @runtime_checkable
 class Sums(Protocol):
-    """Figures in the making."""
+    """Sums over images, from which figures are divided once: parts add with +, and JSON keeps them."""
 
     def __add__(self, other: Any) -> Any: ...
 
@@ -68,7 +68,7 @@ class DenseProtocol:
 
 @dataclass(frozen=True)
 class DenseTask:
-    """A protocol on a data set."""
+    """A harness task: a probe by `rule`, trained with `seed` on frozen features, and measured on `data`."""
 
     rule: DenseProtocol
     data: DenseData

@@ -62,7 +62,7 @@ class ModelSpec:
         return chosen
 
     def load(self, device: torch.device) -> GridModel:
-        """The model, ready to run."""
+        """The model on the device, ready to run; LilaError where weights, code or hub are out of reach."""
         if self.baseline is not None:
             return self._baseline().load(self._asked(), device)
         if self.weights is not None:

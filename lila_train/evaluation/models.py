@@ -156,7 +156,7 @@ def encoder_identity(name: str, weights: Path | str | None) -> dict[str, Any]:
 
 
 def feature_map(model: GridModel, head: str) -> FeatureMap:
-    """The function that `head` names."""
+    """From images to the map that `head` names: the grid for `encoder`, else the pixel map."""
     if head == ENCODER:
         return model.encoder_grid
     assert isinstance(model, PixelModel), f"{head} is no head of {model.describe()}"

@@ -34,7 +34,7 @@ def uncertain_angular_loss(outputs: Float[Tensor, "b 4 h w"], target: Float[Tens
 
 
 def measured(target: Float[Tensor, "b 4 h w"], outputs: Float[Tensor, "b 4 h w"]) -> Angles:
-    """Of the direction alone."""
+    """Angles of the first three outputs; the concentration is not measured."""
     return Angles.of(target, outputs[:, :3])
 
 

@@ -86,11 +86,11 @@ class OpenVocabulary:
         return self.data.root
 
     def parts(self) -> Sequence[str]:
-        """Runs of images."""
+        """Runs of a hundred images, named by the place of their first."""
         return [f"{start:05d}" for start in range(0, len(self.data.val), IMAGES_PER_PART)]
 
     def steps(self, part: str) -> int:
-        """Images."""
+        """Images in the run."""
         return len(self.data.val[int(part) : int(part) + IMAGES_PER_PART])
 
     def data_identity(self) -> dict[str, Any]:
@@ -163,5 +163,5 @@ class OpenVocabulary:
 
 
 def texts_of(root: Path, file: Path | None, clip: str | None) -> ClassTexts:
-    """ADE20K's 150 classes."""
+    """ADE20K's 150 classes, named by objectInfo150.txt in `root`; embedded by `file`, else by CLIP in 80 sentences."""
     return ClassTexts(ade_names(root / CLASS_LIST), IMAGENET, clip or CLIP, file)

@@ -13,7 +13,7 @@ from stores.errors import LilaError
 
 
 def read_frame(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """One RGB frame."""
+    """One RGB frame, as it is stored: not turned by an EXIF tag. LilaError where it cannot be decoded."""
     return np.asarray(_decoded(path).convert("RGB"))
 
 

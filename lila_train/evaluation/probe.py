@@ -64,7 +64,7 @@ class Problem:
         return len(self.target)
 
     def logits(self, parameters: Vector) -> Float[Tensor, "k H W"]:
-        """Logits at the target's size."""
+        """The sum of the maps' 1×1 convolutions, each brought to the target's size bilinearly."""
         return self._summed(self._local(parameters))
 
     def loss_and_gradient(self, parameters: Vector) -> tuple[float, Vector]:

@@ -50,19 +50,19 @@ class ProbeRecipe:
         return math.ceil(n_examples * self.repeats / self.batch)
 
     def steps(self, n_examples: int) -> int:
-        """Of the whole run."""
+        """Optimiser's steps of the whole run."""
         whole = self.epochs * self.steps_per_epoch(n_examples)
         return whole if self.iterations is None else self.iterations
 
     def rate(self, step: int, n_examples: int) -> float:
-        """The learning rate of a step."""
+        """The learning rate of a step, counted from 0: linear warm-up, then the schedule."""
         warm, total = self.warmup_epochs * self.steps_per_epoch(n_examples), self.steps(n_examples)
         if step < warm:
             return self.lr * (FLOOR + (1 - FLOOR) * step / warm)
         return self.lr * SCHEDULES[self.schedule]((step - warm) / max(1, total - warm))
 
     def n_epochs(self, n_examples: int) -> int:
-        """Epochs begun."""
+        """Epochs that the run begins; `iterations` may end the last of them in between."""
         return math.ceil(self.steps(n_examples) / self.steps_per_epoch(n_examples))
 
 

@@ -131,7 +131,7 @@ def dense_task(protocol: DenseProtocol, read: OpenDense, data: Path, options: Op
 
 
 def zero_shot_task(data: Path, options: Options) -> Task:
-    """A probe to CLIP's space of texts."""
+    """A probe to CLIP's space of texts on COCO-Stuff, with classes that are not named in training."""
     _check_texts(options)
     texts = zero_shot.texts_of(data, options.texts, options.clip)
     return dense_task(zero_shot.protocol(texts), partial(zero_shot.open_zero_shot, texts), data, options)

@@ -28,6 +28,6 @@ def slid(forward: Forward, images: Tensor, window: int, stride: int) -> Tensor:
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along a side."""
+    """Where windows begin along a side, all in pixels: every stride, and last where one ends at the border."""
     last = max(0, length - window)
     return sorted({*range(0, last, stride), last})

@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lila_train.explore.images import explored, short_names
-    from lila_train.explore.page import Explored, Page, build_page
+    from lila_train.explore.page import Explored, build_page
 
 _HOMES = {
     "build_page": "page",
     "Explored": "page",
     "explored": "images",
-    "Page": "page",
     "short_names": "images",
 }
 
 __all__ = [
     "Explored",
-    "Page",
     "build_page",
     "explored",
     "short_names",

@@ -59,7 +59,7 @@ def code_book(maps: Sequence[Map], channels: int) -> CodeBook:
 
 
 def sample(maps: Sequence[Map]) -> Float[np.ndarray, "n c"]:
-    """Pixels spread over all maps."""
+    """Feature vectors of about 40,000 pixels, evenly spread over all maps together."""
     total = sum(features[0].size for features in maps)
     step = max(1, total // _SAMPLES)
     return np.concatenate([features.reshape(len(features), -1)[:, ::step].T for features in maps])

@@ -32,16 +32,11 @@ class Explored:
     encoder: Float[np.ndarray, "e y x"]
 
 
-@dataclass(frozen=True)
-class Page:
-    """The text of the file, and by how much its cosines are off (99th percentile), by name of the features."""
+def build_page(title: str, facts: str, images: Sequence[Explored], channels: int) -> str:
+    """The HTML of one page for all of the images; the `channels` strongest directions of LILA's features are kept.
 
-    text: str
-    cosine_error: dict[str, float]
-
-
-def build_page(title: str, facts: str, images: Sequence[Explored], channels: int) -> Page:
-    """One page for all of the images; the `channels` strongest directions of each kind of features are kept."""
+    Of the encoder's, twice as many are kept. Raises LilaError where there is no image.
+    """
     if not images:
         raise LilaError("expected images to explore, found none; name some")
     features, errors = {}, {}
@@ -59,7 +54,7 @@ def build_page(title: str, facts: str, images: Sequence[Explored], channels: int
     text = _asset("page.html")
     for name, content in parts.items():
         text = text.replace("{{" + name + "}}", content)
-    return Page(text, errors)
+    return text
 
 
 def _coded(maps: Sequence[Float[np.ndarray, "_ _ _"]], channels: int) -> tuple[dict[str, Any], float]:

@@ -31,7 +31,7 @@ def shared_basis(network: Network, media: Sequence[Medium]) -> Basis:
 
 
 def basis_fingerprint(basis: Basis) -> str:
-    """Tells one basis from another."""
+    """Tells one basis from another: 16 hex digits of a hash of its values, rounded to four decimals."""
     digest = hashlib.sha256()
     for part in (basis.mean, basis.axes, basis.low, basis.high):
         digest.update(np.round(part, 4).tobytes())

@@ -84,7 +84,7 @@ class Colours:
 
     @torch.inference_mode()
     def of(self, features: Features | Float[Tensor, "d h w"]) -> UInt8[np.ndarray, "h w 3"]:
-        """The picture of a map."""
+        """The picture of a d×h×w map, 512 rows at a time; values beyond the basis' range are cut off."""
         parts = []
         for top in range(0, features.shape[1], _ROWS):
             rows = torch.as_tensor(features[:, top : top + _ROWS], device=self._axes.device).float()

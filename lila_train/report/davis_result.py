@@ -14,18 +14,18 @@ from lila_train.report.tables import read_result
 
 @dataclass(frozen=True)
 class DavisResult:
-    """The folder of an evaluation."""
+    """The folder of an evaluation on DAVIS; the data that it scored are read where it found them."""
 
     root: Path
 
     @cached_property
     def content(self) -> dict[str, Any]:
-        """result.json."""
+        """result.json; LilaError where there is none."""
         return read_result(self.root)
 
     @property
     def heads(self) -> list[str]:
-        """What was scored."""
+        """What was scored: `encoder`, and the pixel map's name."""
         return list(self.content["scores"])
 
     @property
@@ -48,7 +48,7 @@ class DavisResult:
         return found
 
     def prediction(self, head: str, name: str, frame: int) -> Path:
-        """The saved labels of a frame."""
+        """The indexed PNG with the labels predicted for a frame, which is counted from 0."""
         return self.root / "predictions" / head / name / f"{self.sequence(name).masks[frame].stem}.png"
 
     def figures(self, head: str, name: str) -> dict[str, float | None]:

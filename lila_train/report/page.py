@@ -36,7 +36,7 @@ def escaped(content: Content) -> str:
 
 
 def joined(parts: Iterable[Markup]) -> Markup:
-    """The parts one below the other."""
+    """The parts one below the other, as one."""
     return Markup("\n".join(part.text for part in parts))
 
 
@@ -62,7 +62,7 @@ def paragraph(content: Content, style: str = "") -> Markup:
 
 
 def photo(picture: Picture, alt: str) -> Markup:
-    """A frame of a video, as JPEG."""
+    """A photograph, as JPEG of quality 88; its file goes into the page."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return _image("image/jpeg", buffer.getvalue(), alt, "")

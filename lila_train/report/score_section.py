@@ -23,7 +23,7 @@ def difference(one: float | None, other: float | None) -> float | None:
 
 
 def headline(inputs: DemoInputs) -> Markup:
-    """The three figures that matter."""
+    """The figures that matter: J&F of the encoder and of LILA in per cent, and their difference in points."""
     encoder, lila = (inputs.result["scores"][head]["JF"] for head in ("encoder", "lila"))
     cells = (
         (percent(encoder), "J&amp;F, frozen encoder"),

@@ -88,11 +88,11 @@ class TaskTable:
         return [name for name in METRICS if name in found] + [name for name in found if name not in METRICS]
 
     def head(self) -> list[str]:
-        """Headings."""
+        """Headings of the columns."""
         return ["model", "protocol", *(_metric(name).heading for name in self.metrics), "measured on", "source"]
 
     def lines(self) -> list[list[str]]:
-        """Cells as text."""
+        """Cells as text, a list per row, in the order of `head`."""
         return [
             [
                 row.model,

@@ -53,7 +53,7 @@ def explored() -> list[Explored]:
 @pytest.fixture(scope="session")
 def page_file(explored: list[Explored], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "explore.html"
-    path.write_text(build_page("A & B", "two images.", explored, channels=12).text, "utf-8")
+    path.write_text(build_page("A & B", "two images.", explored, channels=12), "utf-8")
     return path
 
 

@@ -51,7 +51,7 @@ class Enlarged:
         return (ENCODER, self.name)
 
     def identity(self, asked: Asked) -> dict[str, Any]:
-        """The factor and the encoder."""
+        """The baseline's name, which gives the factor, and the encoder."""
         return {"baseline": self.name} | encoder_identity(_encoder(asked, self.name), asked.encoder_weights)
 
     def load(self, asked: Asked, device: torch.device) -> EnlargedModel:

@@ -33,7 +33,7 @@ class FeatUp(nn.Module):
 
 
 def build(root: Path, encoder: FrozenEncoder) -> FeatUp:
-    """The network of a clone."""
+    """The network of a clone, for the encoder's width; its four upsamplers bring a grid to 16 times its sides."""
     with (
         _extension_in_pytorch(),
         imported(root, "featup.upsamplers") as upsamplers,

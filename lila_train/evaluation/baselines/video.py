@@ -151,7 +151,7 @@ class VideoBaseline:
         return (ENCODER,)
 
     def identity(self, asked: Asked) -> dict[str, Any]:
-        """Name and place."""
+        """Name and hub id, or the hashes of the files given."""
         return {"baseline": self.name} | (asked.weights_identity() or {"baseline_weights": self.place})
 
     def load(self, asked: Asked, device: torch.device) -> VideoModel:
