@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from lila_train.evaluation.harness import Task, evaluate
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.models import ENCODER
 from lila_train.learner import Hardware
+from lila_train.monitors.scores import ScoreMonitor
 from lila_train.run_folder import RunFolder
 from lila_train.settings import TrainSettings
 from lila_train.trainer import Running, StepRecord, Trainer
@@ -28,10 +29,14 @@ Observer = Callable[[str, int, float | None], None]
 
 @dataclass(frozen=True)
 class RowScores:
-    """J&F of a row's seeds by one protocol, in percent; those that are still missing are not there."""
+    """J&F of a row's seeds by one protocol, in percent; those that are still missing are not there.
+
+    by_step: of each seed that was scored on the way, J&F by the number of steps, the end included.
+    """
 
     row: Ablation
     by_seed: Mapping[int, float]
+    by_step: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
 
     @property
     def mean(self) -> float | None:
@@ -67,7 +72,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared with what, on which store, by which protocols; `out/ROW/seed-N` holds a run and its scores."""
+    """What is compared with what, on which store, by which protocols; `out/ROW/seed-N` holds a run and its scores.
+
+    score_every: steps between scores on the way; None: the finished runs alone are scored.
+    """
 
     store: stores.CueStore
     encoder: FrozenEncoder
@@ -77,6 +85,7 @@ class Study:
     hardware: Hardware
     loader_processes: int = 0
     encoder_weights: Path | None = None
+    score_every: int | None = None
 
     def folder(self, row: Ablation, seed: int) -> RunFolder:
         """Where a row's run with a seed lives."""
@@ -95,12 +104,12 @@ class Study:
                 self._train(row, seed, observe)
                 for task in self.tasks:
                     found.setdefault((task.protocol, row.name), {})[seed] = self._score(task, row, seed)
-        return [
-            Finding(
-                task.protocol, self._baseline(task), [RowScores(row, found[task.protocol, row.name]) for row in rows]
-            )
-            for task in self.tasks
-        ]
+        findings = []
+        for task in self.tasks:
+            scores = [(row, found[task.protocol, row.name]) for row in rows]
+            kept = [RowScores(row, by_seed, self._by_step(task, row, by_seed)) for row, by_seed in scores]
+            findings.append(Finding(task.protocol, self._baseline(task), kept))
+        return findings
 
     def _baseline(self, task: Task) -> float:
         """J&F of the frozen encoder alone, in percent; it has no seed."""
@@ -114,7 +123,8 @@ class Study:
         def observe_step(step: StepRecord) -> None:
             observe(name, 1, step.loss)
 
-        running = Running(self.loader_processes, observers=(observe_step,))
+        meanwhile = [ScoreMonitor(self.score_every, self.tasks, at_end=False)] if self.score_every else []
+        running = Running(self.loader_processes, observers=(observe_step,), monitors=meanwhile)
         settings = row.of(replace(self.settings, seed=seed))
         trainer = Trainer(self.store, self.encoder, settings, folder, self.hardware, running)
         if trainer.is_finished():
@@ -123,6 +133,19 @@ class Study:
         trainer.restore()
         observe(name, trainer.step, None)
         trainer.run()
+
+    def losses(self, row: Ablation, seeds: Sequence[int]) -> list[list[float]]:
+        """The loss of every step, by seed."""
+        return [[step["loss"] for step in self.folder(row, seed).rows()] for seed in seeds]
+
+    def _by_step(self, task: Task, row: Ablation, found: Mapping[int, float]) -> dict[int, dict[int, float]]:
+        """Those seeds that were scored on the way."""
+        kept = {}
+        for seed, final in found.items():
+            steps = self.folder(row, seed).scores_by_step(task.protocol, dict(task.counts()), "JF")
+            if steps:
+                kept[seed] = {step: 100 * value for step, value in steps.items()} | {self.settings.steps: final}
+        return kept
 
     def _score(self, task: Task, row: Ablation, seed: int) -> float:
         folder = self.folder(row, seed)

@@ -79,6 +79,11 @@ class RunFolder:
         """The losses so far."""
         return _rows(self.log)
 
+    def scores_by_step(self, protocol: str, counts: dict[str, Any], figure: str) -> dict[int, float]:
+        """One figure of a protocol on data of those counts, by the number of steps before it."""
+        lines = [row for row in _rows(self.scores) if (row["protocol"], row.get("counts")) == (protocol, counts)]
+        return {row["step"]: row["figures"][figure] for row in lines}
+
     def write_record(self, record: dict[str, Any]) -> None:
         """Write run.json, whole or not at all."""
         temporary = self.record.with_name(".run.json.tmp")

@@ -33,6 +33,9 @@ def ablate(
         list[str], typer.Option(help="davis-knn@lila, davis-lp@lila; may be given more than once.")
     ] = PROTOCOLS,
     limit: Annotated[int | None, typer.Option(min=1, help="Score on the first so many sequences.")] = None,
+    score_every: Annotated[
+        int | None, typer.Option(min=1, help="Score every run after so many steps too, for curves.")
+    ] = None,
     encoder_weights: Annotated[Path | None, typer.Option(help="Where the encoder's weight file is now.")] = None,
     loader_processes: Annotated[int, typer.Option(min=0, help="Processes that read ahead.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
@@ -40,7 +43,8 @@ def ablate(
     """Rerun the paper's ablations on a store, and put the table of differences beside the published one.
 
     Every row is trained with every seed and scored by local k-NN label propagation, or by the protocols that are named;
-    what is done is kept and read again. Writes ablations.html, .md and .csv, and a chart per protocol, into --out.
+    what is done is kept and read again. Writes ablations.html, .md and .csv, a chart per protocol and one over steps
+    into --out.
     """
     import stores
     from lila_train.ablation_study import Study
@@ -59,7 +63,9 @@ def ablate(
     target = choose(device)
     tasks = [open_task(name, data, Options(limit=limit)) for name in _with_published_figures(protocol)]
     encoder = encoder_of_store(opened, encoder_weights, target)
-    study = Study(opened, encoder, settings, tasks, out, Hardware(target), loader_processes, encoder_weights)
+    study = Study(
+        opened, encoder, settings, tasks, out, Hardware(target), loader_processes, encoder_weights, score_every
+    )
     with console.progress("steps") as bar:
         shown = bar.add_task("ablations", total=settings.steps * len(chosen) * seeds)
 
@@ -70,7 +76,8 @@ def ablate(
     from lila_train.report import AblationTable, write_ablations
 
     tables = [AblationTable(finding) for finding in findings]
-    write_ablations(out, tables, _caption(study, store))
+    losses = {row.label: study.losses(row, range(seeds)) for row in chosen}
+    write_ablations(out, tables, _caption(study, store), losses)
     for table in tables:
         console.out.print(table.markdown())
     console.out.print(f"{out / 'ablations.html'}")

@@ -29,25 +29,31 @@ def open_tasks(data: Path, limit: int | None) -> list[Task]:
 
 @dataclass(frozen=True)
 class ScoreMonitor:
-    """Adds a line per protocol to scores.jsonl and a point to TensorBoard's curves; the records lie under scores/."""
+    """Adds a line per protocol to scores.jsonl and a point to TensorBoard's curves; the records lie under scores/.
+
+    at_end: whether the finished run is scored as well, at its last step.
+    """
 
     every: int
     tasks: Sequence[Task]
-    board: Board
+    board: Board | None = None
+    at_end: bool = True
 
     def look(self, trainer: Trainer) -> None:
         """Score the decoder as it stands."""
+        if trainer.step == trainer.settings.steps and not self.at_end:
+            return
         root = trainer.folder.root
         for task in self.tasks:
             folder = root / "scores" / f"step-{trainer.step:08d}" / task.protocol
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped before its next checkpoint
             result = evaluate(task, _AsItStands(trainer), folder, trainer.hardware.device)
             figures: dict[str, Any] = result["scores"][LilaModel.head]
-            line = {"step": trainer.step, "protocol": task.protocol, "figures": figures}
+            line = {"step": trainer.step, "protocol": task.protocol, "counts": task.counts(), "figures": figures}
             with trainer.folder.scores.open("a") as log:
                 log.write(json.dumps(line) + "\n")
             for name, value in figures.items():
-                if value is not None:
+                if value is not None and self.board is not None:
                     self.board.score(f"{task.protocol}/{name}", value, trainer.step)
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lila_train.ablation_study import Finding, RowScores
 from lila_train.ablations import FULL, Ablation
+from lila_train.report import ablation_charts
 from lila_train.report.page import Markup, document, heading, joined, paragraph, table
 from lila_train.report.wording import MISSING
 
 PUBLISHED_FIELDS = {"davis-knn@lila": "davis_knn", "davis-lp@lila": "davis_lp"}
 """By protocol: the field of `lila_train.ablations.PaperFigures` that its figures stand beside."""
+
+STEPS = "steps"
 
 
 @dataclass(frozen=True)
@@ -56,31 +59,6 @@ class AblationTable:
         """A GitHub table under the protocol's name."""
         return f"**{self.finding.protocol}**\n\n" + _markdown(self.head(), self.rows())
 
-    def chart(self) -> str:
-        """An SVG: each row's seeds as dots, its mean and deviation as a bar; the encoder as a line."""
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-
-        scores = self.finding.scores
-        figure = Figure(figsize=(7.5, 0.42 * len(scores) + 1.2), layout="constrained")
-        axes = figure.subplots()
-        for y, one in enumerate(reversed(scores)):
-            values = list(one.by_seed.values())
-            colour = "#c2410c" if one.row.name == FULL.name else "#334155"
-            axes.scatter(values, [y] * len(values), s=14, alpha=0.5, color=colour, zorder=3)
-            if one.mean is not None:
-                axes.errorbar(one.mean, y, xerr=one.deviation or 0, fmt="D", ms=6, capsize=4, color=colour, zorder=4)
-        axes.axvline(self.finding.encoder, color="#64748b", linestyle="--", linewidth=1)
-        axes.annotate("encoder", (self.finding.encoder, len(scores) - 0.4), ha="center", fontsize=8, color="#64748b")
-        axes.set_yticks(range(len(scores)), [one.row.label for one in reversed(scores)])
-        axes.set_ylim(-0.6, len(scores) - 0.1)
-        axes.set_xlabel(f"J&F, {self.finding.protocol}, %")
-        axes.grid(axis="x", alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        drawn = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(drawn)
-        return drawn.getvalue()[drawn.getvalue().index("<svg") :]
-
 
 def explained(rows: Sequence[Ablation]) -> tuple[list[str], list[list[str]]]:
     """What each row changes and why, and what the paper measures of it elsewhere."""
@@ -101,14 +79,17 @@ def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:g}"
 
 
-def write_ablations(folder: Path, tables: Sequence[AblationTable], caption: str) -> None:
-    """ablations.md, .csv and .html of all protocols, and a chart of each, ablations-PROTOCOL.svg.
+def write_ablations(
+    folder: Path, tables: Sequence[AblationTable], caption: str, losses: ablation_charts.Losses
+) -> None:
+    """ablations.md, .csv and .html of all protocols, a chart of each, ablations-PROTOCOL.svg, and one over steps.
 
-    `caption` names the data, the counts and the settings.
+    `caption` names the data, the counts and the settings; `losses` are those of every step, by row and seed.
     """
-    charts = [found.chart() for found in tables]
-    for found, chart in zip(tables, charts, strict=True):
-        (folder / f"ablations-{found.finding.protocol}.svg").write_text(chart)
+    charts = {found.finding.protocol: ablation_charts.by_row(found.finding) for found in tables}
+    charts[STEPS] = ablation_charts.over_steps([found.finding for found in tables], losses)
+    for name, chart in charts.items():
+        (folder / f"ablations-{name}.svg").write_text(chart)
     rows = _markdown(*explained([scores.row for scores in tables[0].finding.scores]))
     (folder / "ablations.md").write_text("\n".join([f"{caption}\n", *(found.markdown() for found in tables), rows]))
     (folder / "ablations.csv").write_text(_csv(tables))
@@ -129,11 +110,13 @@ def _csv(tables: Sequence[AblationTable]) -> str:
     return text.getvalue()
 
 
-def _html(tables: Sequence[AblationTable], charts: Sequence[str], caption: str) -> str:
-    """One page with the charts, SVGs, inside."""
+def _html(tables: Sequence[AblationTable], charts: Mapping[str, str], caption: str) -> str:
+    """One page with the charts, SVGs by protocol and over steps, inside."""
     parts = [heading("Ablations", level=1), paragraph(caption)]
-    for found, chart in zip(tables, charts, strict=True):
-        parts += [heading(found.finding.protocol), Markup(chart), table(found.head(), found.rows())]
+    for found in tables:
+        name = found.finding.protocol
+        parts += [heading(name), Markup(charts[name]), table(found.head(), found.rows())]
+    parts += [heading("Over steps"), Markup(charts[STEPS])]
     head, lines = explained([scores.row for scores in tables[0].finding.scores])
     parts += [heading("The rows"), table(head, lines)]
     return document("LILA: ablations", joined([*parts, paragraph(_NOTE)]))

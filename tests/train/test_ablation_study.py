@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -13,6 +15,7 @@ import stores
 from lila_train.ablation_study import Finding, RowScores
 from lila_train.ablations import FULL, ROWS
 from lila_train.cli import app
+from lila_train.report import ablation_charts
 from lila_train.report.ablations import AblationTable, write_ablations
 from stores.errors import LilaError
 from tests.evaluation import worlds
@@ -36,7 +39,8 @@ def test_a_table_compares_the_seeds_that_both_rows_have() -> None:
 
 def test_the_files_hold_every_protocol(tmp_path: Path) -> None:
     tables = [AblationTable(finding({0: 79.0})), AblationTable(finding({0: 60.0}, "davis-lp@lila"))]
-    write_ablations(tmp_path, tables, "On what, and how.")
+    losses = {"LILA": [[0.3, 0.2, 0.1], [0.3, 0.1]], "A: ERM distillation": [[0.9] * 3]}
+    write_ablations(tmp_path, tables, "On what, and how.", losses)
     rows = list(csv.reader((tmp_path / "ablations.csv").read_text().splitlines()))
     assert [row[0] for row in rows] == ["protocol", *["davis-knn@lila"] * 3, *["davis-lp@lila"] * 3]
     assert rows[6][1:3] == ["A: ERM distillation", "60.0"]
@@ -51,6 +55,17 @@ def test_the_files_hold_every_protocol(tmp_path: Path) -> None:
     assert (tmp_path / "ablations-davis-lp@lila.svg").read_text().startswith("<svg")
 
 
+def test_the_chart_over_steps_shows_what_was_scored_on_the_way() -> None:
+    full = RowScores(FULL, {0: 80.0, 1: 82.0}, {0: {1: 71.0, 2: 80.0}, 1: {1: 75.0, 2: 82.0}})
+    erm = RowScores(ROWS["erm"], {0: 60.0})  # at its end alone
+    scored, bare = Finding("davis-knn@lila", 70.0, [full, erm]), Finding("davis-lp@lila", 70.0, [erm])
+    losses = {"LILA": [[0.3, 0.1], [0.5, 0.3, 0.2]], "A: ERM distillation": [[]]}
+    assert "davis-knn@lila" in ablation_charts.over_steps([scored, bare], losses)
+    assert "davis-lp@lila" not in ablation_charts.over_steps([scored, bare], losses)
+    np.testing.assert_allclose(ablation_charts._running_mean(losses["LILA"]), [0.4, 0.3])
+    np.testing.assert_allclose(ablation_charts._running_mean([[1.0] * 60 + [3.0] * 60])[[0, 59, 84, 119]], [1, 1, 2, 3])
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
     return world.build(tmp_path_factory.mktemp("world") / "cues.zarr")
@@ -61,8 +76,11 @@ def test_a_study_trains_scores_and_goes_on_where_it_was(store: stores.CueStore, 
     arguments = ["ablate", "--store", str(store.path), "--data", str(tmp_path / "davis"), "--rows", "erm"]
     arguments += ["--out", str(tmp_path / "out"), "--steps", "2", "--limit", "1"]
     arguments += [word for name in SMALL for word in ("--set", name)]
-    first = CliRunner().invoke(app, [*arguments, "--seeds", "1"])
+    first = CliRunner().invoke(app, [*arguments, "--seeds", "1", "--score-every", "1"])
     assert first.exit_code == 0, first.output
+    scored = [json.loads(line) for line in (tmp_path / "out/full/seed-0/scores.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["counts"]["sequences"]) for line in scored] == [(1, 1)]
+    assert "davis-knn@lila, %" in (tmp_path / "out/ablations-steps.svg").read_text()
     weights = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("weights.safetensors")}
     assert {str(path.relative_to(tmp_path / "out").parent) for path in weights} == {"full/seed-0", "erm/seed-0"}
     second = CliRunner().invoke(app, [*arguments, "--seeds", "2"])
