@@ -1,7 +1,7 @@
 """Which frames of a clip are kept, and which pairs of them: a pure function of the seed, the clip and its length.
 
 A = F − P anchor frames are spread over the clip, and each is paired with G = P/A later frames at gaps Δ in {1..T}.
-Gaps are dealt so that over a clip every Δ occurs equally often, give or take one (METHOD.md, section 3: Δ uniform).
+Gaps are dealt so that over a clip every Δ occurs equally often, give or take one (docs/method.md: Δ uniform).
 """
 
 from __future__ import annotations

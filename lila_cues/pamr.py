@@ -1,8 +1,8 @@
 """PAMR: pixel-adaptive refinement, which carries a coarse map to the edges of an image.
 
 Araslanov and Roth, "Single-stage semantic segmentation from image labels" (CVPR 2020), with the affinity, the three
-scales and the iterations of METHOD 2. A step is the product of a sparse matrix, 24 weights per pixel, with the map;
-no copy of the map per neighbour is ever made.
+scales and the iterations of docs/method.md. A step is the product of a sparse matrix, 24 weights per pixel, with the
+map; no copy of the map per neighbour is ever made.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ORIGINAL = Affinity(sigma=0.1, eps=1e-8)  # of the CVPR 2020 paper, which has on
 
 
 def three_scales(size: tuple[int, int], iterations: tuple[int, int, int] = (20, 10, 5)) -> tuple[Stage, ...]:
-    """A quarter, a half and the whole of a grid (y, x): 56², 112² and 224² for the 224² of METHOD 2."""
+    """A quarter, a half and the whole of a grid (y, x): 56², 112² and 224² for a cue grid of 224²."""
     return tuple(
         Stage((max(1, round(size[0] * part)), max(1, round(size[1] * part))), count)
         for part, count in zip((0.25, 0.5, 1.0), iterations, strict=True)

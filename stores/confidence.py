@@ -1,4 +1,4 @@
-"""How well forward and backward flow agree: METHOD.md, section 2, for grids of any shape."""
+"""How well forward and backward flow agree: docs/method.md, "Cues", for grids of any shape."""
 
 from __future__ import annotations
 

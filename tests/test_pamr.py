@@ -111,7 +111,7 @@ def test_gpu_equals_cpu() -> None:
 
 
 def _loop(features: np.ndarray, guide: np.ndarray, affinity: Affinity) -> np.ndarray:
-    """METHOD 2 as it is written, pixel by pixel."""
+    """PAMR as docs/method.md has it, pixel by pixel."""
     _, height, width = guide.shape
     result = np.zeros_like(features)
 

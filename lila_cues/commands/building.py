@@ -47,14 +47,14 @@ def conduct(order: Order, how: Conduct) -> int:
     source = order.source()
     _check_place(order.path)
     clips = order.clips(source)
-    found = finished(order, clips, how)
+    found = finished_store(order, clips, how)
     if found is not None:
         console.out.print(words.finished(found, how.shard))
         return ALL_COMPLETE
     return _build(order, how, clips)
 
 
-def finished(order: Order, clips: Sequence[str], how: Conduct) -> CueStore | None:
+def finished_store(order: Order, clips: Sequence[str], how: Conduct) -> CueStore | None:
     """The store, if this very order has been built before and nothing is left to do."""
     if not order.path.exists():
         return None

@@ -20,8 +20,8 @@ Pair = Annotated[
 ]
 Count = Annotated[int, typer.Option(min=1, help="How many clips to show at random.")]
 Sample = Annotated[int, typer.Option(min=1, help="Over how many clips statistics are taken.")]
-Seed = Annotated[int, typer.Option(min=0, help="Draws the clips.")]
-Out = Annotated[Path, typer.Option(help="Folder for sheet.png and index.html.")]
+ShownSeed = Annotated[int, typer.Option(min=0, help="Draws the clips.")]
+SheetFolder = Annotated[Path, typer.Option(help="Folder for sheet.png and index.html.")]
 
 
 def inspect(
@@ -30,8 +30,8 @@ def inspect(
     pair: Pair = None,
     count: Count = 4,
     sample: Sample = 16,
-    seed: Seed = 0,
-    out: Out = Path("inspection"),
+    seed: ShownSeed = 0,
+    out: SheetFolder = Path("inspection"),
 ) -> None:
     """Show what is in a store: arrays, statistics per cue, and pictures of some pairs as PNG and HTML."""
     import numpy as np

@@ -14,13 +14,13 @@ Quick = Annotated[bool, typer.Option("--quick", help="Only documents, ledger and
 Deep = Annotated[
     int, typer.Option(min=0, help="Compute this many clips again with the recorded networks, and compare.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Draws the clips of --deep.")]
-Root = Annotated[Path | None, typer.Option(help="Where the videos lie now, if they have moved; for --deep.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda …; as recorded if not given; for --deep.")]
+DeepSeed = Annotated[int, typer.Option(min=0, help="Draws the clips of --deep.")]
+MovedRoot = Annotated[Path | None, typer.Option(help="Where the videos lie now, if they have moved; for --deep.")]
+DeepDevice = Annotated[str | None, typer.Option(help="cpu, cuda …; as recorded if not given; for --deep.")]
 Report = Annotated[Path | None, typer.Option(help="Write all findings to this JSON file, for `repair --report`.")]
 OldReport = Annotated[Path | None, typer.Option("--report", help="What `verify --report` wrote: look only there.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Threads; the number of cores if not given.")]
-Out = Annotated[Path, typer.Argument(metavar="OUT", help="Where the merged store goes.")]
+Merged = Annotated[Path, typer.Argument(metavar="OUT", help="Where the merged store goes.")]
 Sources = Annotated[list[str], typer.Argument(metavar="STORE…", help="Two stores or more of the same settings.")]
 
 
@@ -38,9 +38,9 @@ def verify(
     store: Store,
     quick: Quick = False,
     deep: Deep = 0,
-    seed: Seed = 0,
-    root: Root = None,
-    device: Device = None,
+    seed: DeepSeed = 0,
+    root: MovedRoot = None,
+    device: DeepDevice = None,
     report: Report = None,
     jobs: Jobs = None,
 ) -> None:
@@ -63,7 +63,7 @@ def repair(store: Folder, report: OldReport = None, jobs: Jobs = None) -> None:
     checks.repair(store, report, jobs)
 
 
-def merge(out: Out, stores: Sources) -> None:
+def merge(out: Merged, stores: Sources) -> None:
     """Make one store out of several of the same settings that were built apart; nothing is computed again."""
     import stores as package
     from stores import console

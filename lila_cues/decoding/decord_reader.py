@@ -42,6 +42,7 @@ class DecordReader(FrameReader):
         return frames
 
     def close(self) -> None:
+        """Let decord free the file."""
         self._video = None
 
 

@@ -46,6 +46,7 @@ class PyavReader(FrameReader):
         self._next = 0
 
     def close(self) -> None:
+        """Close the file; reading opens it again."""
         if self._container is not None:
             self._container.close()
             self._container = None

@@ -62,6 +62,7 @@ class ImageReader(FrameReader):
         self.times = np.arange(len(self.paths)) / rate
 
     def frame_name(self, index: int) -> str:
+        """The image file's name without its suffix."""
         return self.paths[index].stem
 
     def _ascending(self, indices: np.ndarray) -> np.ndarray:

@@ -36,6 +36,7 @@ class TorchcodecReader(FrameReader):
         return self._video.get_frames_at(indices.tolist()).data.numpy()
 
     def close(self) -> None:
+        """Let torchcodec free the file."""
         self._video = None
 
 

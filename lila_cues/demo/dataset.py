@@ -15,7 +15,7 @@ from lila_cues.demo.scenes import HEIGHT, WIDTH
 from lila_cues.demo.seeds import SceneSeed, Split
 from lila_cues.demo.selection import shown_scene
 from lila_cues.demo.truth import Truth
-from lila_cues.demo.videos import encoder, read_video, write_video
+from lila_cues.demo.videos import read_video, video_codec, write_video
 from stores import console
 from stores.errors import LilaError
 from stores.pictures import write_label_png
@@ -148,7 +148,7 @@ def _write_sequence_list(folder: Path, settings: DemoSettings) -> None:
 
 def _record(settings: DemoSettings) -> dict[str, object]:
     seeds = {seed.name: [seed.seed, int(seed.split), seed.index] for seed, _ in settings.scenes()}
-    return {"settings": asdict(settings), "scenes": seeds, "video_encoder": encoder()}
+    return {"settings": asdict(settings), "scenes": seeds, "video_encoder": video_codec()}
 
 
 def _write_json(path: Path, content: dict[str, object]) -> None:

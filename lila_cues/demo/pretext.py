@@ -68,10 +68,6 @@ class Crops:
         """From view coordinates in [−1, 1] (x, y) to frame coordinates in [−1, 1]."""
         return self.centre[:, None] + points * self._scale()
 
-    def to_view(self, points: Float[Tensor, "b p 2"]) -> Float[Tensor, "b p 2"]:
-        """The inverse of `to_frame`."""
-        return (points - self.centre[:, None]) / self._scale()
-
     def cut(self, frames: Float[Tensor, "b c y x"], size: int) -> Float[Tensor, "b c size size"]:
         """The crops, resized bilinearly."""
         points = self.to_frame(view_grid(size).expand(len(frames), -1, -1))

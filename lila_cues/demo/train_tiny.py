@@ -37,8 +37,8 @@ from stores import console
 
 
 @dataclass(frozen=True)
-class TinyTraining:
-    """Everything that shapes the weights."""
+class TinyRecipe:
+    """Everything that shapes the weights of the tiny networks; recorded beside them."""
 
     seed: int = 0
     scenes: int = 160
@@ -50,7 +50,7 @@ class TinyTraining:
     depth_rate: float = 3e-3
 
 
-def train_encoder(bank: FrameBank, recipe: TinyTraining) -> tuple[nn.Module, dict[str, float]]:
+def train_encoder(bank: FrameBank, recipe: TinyRecipe) -> tuple[nn.Module, dict[str, float]]:
     """The encoder after training, and its last losses (mean of the last tenth)."""
     torch.manual_seed(recipe.seed)
     encoder, head = tiny.encoder(), nn.Linear(tiny.WIDTH, 3 * tiny.PATCH_SIZE**2)
@@ -67,7 +67,7 @@ def train_encoder(bank: FrameBank, recipe: TinyTraining) -> tuple[nn.Module, dic
     return encoder, _fit("encoder", losses, parameters, recipe.encoder_rate, recipe.encoder_steps)
 
 
-def train_depth(bank: FrameBank, recipe: TinyTraining) -> tuple[nn.Module, dict[str, float]]:
+def train_depth(bank: FrameBank, recipe: TinyRecipe) -> tuple[nn.Module, dict[str, float]]:
     """The depth network after training, and its last loss."""
     torch.manual_seed(recipe.seed)
     network = tiny.depth()
@@ -115,7 +115,7 @@ def rank_correlation(network: nn.Module, bank: FrameBank) -> float:
     return float(np.mean(scores))
 
 
-def _position(recipe: TinyTraining, slot: int, step: int) -> np.random.Generator:
+def _position(recipe: TinyRecipe, slot: int, step: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=recipe.seed, counter=[0, 0, step, slot]))
 
 
@@ -130,11 +130,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Train both, check, save, and say what came out."""
     parser = argparse.ArgumentParser(prog="python -m lila_cues.demo.train_tiny", description=__doc__)
     parser.add_argument("--out", type=Path, default=tiny.WEIGHTS, help="folder of the weight files")
-    for name, value in asdict(TinyTraining()).items():
+    for name, value in asdict(TinyRecipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     chosen = vars(parser.parse_args(arguments))
     out: Path = chosen.pop("out")
-    recipe = TinyTraining(**chosen)
+    recipe = TinyRecipe(**chosen)
     out.mkdir(parents=True, exist_ok=True)
     command = f"python -m lila_cues.demo.train_tiny --seed {recipe.seed}"
     bank = rendered_bank(recipe.seed, Split.WEIGHTS, recipe.scenes)

@@ -15,14 +15,14 @@ KEY_FRAME_EVERY = 12
 QUALITY = {"libx264": {"crf": "17", "preset": "veryfast", "x264-params": "mbtree=0"}, "mpeg4": {"qscale": "2"}}
 
 
-def encoder() -> str:
+def video_codec() -> str:
     """H.264 where this PyAV can write it, MPEG-4 otherwise."""
     return "libx264" if "libx264" in av.codecs_available else "mpeg4"
 
 
 def write_video(path: Path, frames: UInt8[np.ndarray, "frames y x 3"]) -> None:
     """Write RGB frames as an mp4 at 24 frames per second; equal frames give equal bytes (one thread)."""
-    codec = encoder()
+    codec = video_codec()
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream(codec, rate=FRAME_RATE, options=QUALITY[codec])
         assert isinstance(stream, av.VideoStream)

@@ -47,5 +47,5 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Import a name's module when it is first asked for: torch and timm take seconds."""
     if name not in _HOMES:
-        raise AttributeError(f"module {__name__} has no attribute {name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -31,6 +31,7 @@ class Entry:
 
     @property
     def non_commercial(self) -> bool:
+        """Whether the licence of the weights forbids commercial use."""
         return self.licence.startswith(NON_COMMERCIAL)
 
     def present(self) -> Path | None:

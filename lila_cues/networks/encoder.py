@@ -21,7 +21,7 @@ Taps = tuple[int, int, int, int]
 class FrozenEncoder(nn.Module):
     """A vision transformer in eval mode for good, without gradients, giving the tokens of four of its blocks.
 
-    Four tapped blocks (0-based, METHOD 1), each through the final LayerNorm; class and register tokens are dropped.
+    Four tapped blocks (counted from 0), each through the final LayerNorm; class and register tokens are dropped.
     """
 
     mean: Tensor
@@ -132,7 +132,7 @@ def _patch_size(vit: VisionTransformer | Eva) -> int:
 def taps(depth: int) -> Taps:
     """The four tapped blocks of a transformer with `depth` blocks: evenly spread, ending with the last.
 
-    DINOv2 and DINOv3 tap 4, 11, 17, 23 of 24 (METHOD 1), where an even spread would start at 5.
+    Of 24, as in DINOv2 and DINOv3, the published models tap 4, 11, 17, 23, where an even spread would start at 5.
     """
     if depth == 24:
         return (4, 11, 17, 23)

@@ -36,10 +36,14 @@ class FlowNetwork(Protocol):
     """Flow between images, frozen. A new one is one small file and a line in `load_flow`."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name by which `load_flow` gives it again."""
+        ...
 
     @property
-    def source(self) -> WeightSource: ...
+    def source(self) -> WeightSource:
+        """Where its weights are from; for a store's provenance."""
+        ...
 
     @property
     def settings(self) -> dict[str, str | bool | int | None]:

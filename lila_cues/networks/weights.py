@@ -35,7 +35,7 @@ class WeightSource:
     licence: str
 
     def to_dict(self) -> dict[str, str | None]:
-        """As JSON keeps it."""
+        """As a store's provenance and a checkpoint keep it."""
         return asdict(self)
 
     @classmethod

@@ -19,6 +19,7 @@ class Demo(Videos):
         self.seed = seed
 
     def clips(self) -> Sequence[str]:
+        """Render what is missing, then the paths of the videos below `root`."""
         from lila_cues.demo import render
 
         render(self.root.parent, seed=self.seed)

@@ -31,6 +31,7 @@ class Frames:
         self.root, self.rate, self.left_out, self.only = root, rate, left_out, only
 
     def clips(self) -> Sequence[str]:
+        """Paths of the folders below `root`, in natural order; a `LilaError` where no folder holds an image."""
         found = list(self._folders()) if self.only is None else list(self.only)
         if not found:
             direct = " only images without a folder of their own" if _images(self.root) else " none"
@@ -41,6 +42,7 @@ class Frames:
         return found
 
     def open(self, clip_id: str) -> FrameReader:
+        """The images of that folder; a `LilaError` where it or they are missing."""
         folder = inside(self.root, clip_id)
         if not folder.is_dir():
             raise LilaError(f"{folder}: expected a folder of frames, found none; check the list of clips or --root")

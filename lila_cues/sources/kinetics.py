@@ -38,6 +38,7 @@ class Kinetics:
         self.root, self.decoder = root, decoder
 
     def clips(self) -> Sequence[str]:
+        """Paths of the training clips below `root`, in the order of their names; a `LilaError` if there are none."""
         found = list(self._listed(self._files()))
         if not found:
             raise LilaError(
@@ -47,6 +48,7 @@ class Kinetics:
         return found
 
     def open(self, clip_id: str) -> FrameReader:
+        """The frames of that clip, or of its repaired copy; a `LilaError` where the file cannot be read."""
         path = inside(self.root, clip_id)
         return open_video(self._replacement(path) or path, self.decoder)
 

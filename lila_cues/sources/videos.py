@@ -24,6 +24,7 @@ class Videos:
         self.root, self.decoder = root, decoder
 
     def clips(self) -> Sequence[str]:
+        """Paths of the video files below `root`, in the order of their names; a `LilaError` if there are none."""
         found = list(walk_files(self.root, SUFFIXES))
         if not found:
             raise LilaError(
@@ -33,6 +34,7 @@ class Videos:
         return found
 
     def open(self, clip_id: str) -> FrameReader:
+        """The frames of that file; a `LilaError` where it cannot be read."""
         return open_video(inside(self.root, clip_id), self.decoder)
 
 

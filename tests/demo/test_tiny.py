@@ -98,7 +98,6 @@ def test_crops_cut_what_they_say() -> None:
         shown = crops.cut(ramp, 14).flatten(2).transpose(1, 2)
         inside = points.abs().amax(dim=-1) < 0.99
         torch.testing.assert_close(shown[inside], points[inside], atol=1e-4, rtol=0)
-        torch.testing.assert_close(crops.to_view(points), view_grid(14).expand(6, -1, -1), atol=1e-5, rtol=0)
 
 
 def test_hidden_patches_are_the_mean_colour_and_the_others_untouched() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import timm
@@ -117,14 +118,15 @@ def test_every_network_has_a_revision() -> None:
 
 def test_choices_cost_no_import_of_torch() -> None:
     """A command line that answers at once."""
-    script = "import sys, lila_cues.profiles, lila_cues.commands.models; sys.exit('torch' in sys.modules)"
+    script = "import sys, lila_cues.profiles, lila_cues.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
-def test_package_gives_its_names_and_no_others() -> None:
-    assert all(getattr(lila_cues.networks, name) for name in lila_cues.networks.__all__)
-    with pytest.raises(AttributeError, match="no attribute nonsense"):
-        _ = lila_cues.networks.nonsense
+@pytest.mark.parametrize("package", [lila_cues, lila_cues.networks])
+def test_package_gives_its_names_and_no_others(package: ModuleType) -> None:
+    assert all(getattr(package, name) for name in package.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = package.nonsense
 
 
 def test_execution_refuses_what_it_does_not_know() -> None:
