@@ -3,6 +3,6 @@
 Everything that is measured on them is a demonstration, and is to be labelled as one.
 """
 
-from lila_cues.demo.dataset import DemoSettings, demo_root, render
+from lila_cues.demo.dataset import DemoSettings, render
 
-__all__ = ["DemoSettings", "demo_root", "render"]
+__all__ = ["DemoSettings", "render"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,11 +44,6 @@ class DemoSettings:
         """Every scene with its number of frames."""
         train = [(SceneSeed(self.seed, Split.TRAIN, i), self.train_frames) for i in range(self.train)]
         return train + [(SceneSeed(self.seed, Split.HELDOUT, i), self.heldout_frames) for i in range(self.heldout)]
-
-
-def demo_root() -> Path:
-    """`$LILA_DATA/demo`, or `data/demo` in the working directory."""
-    return Path(os.environ.get("LILA_DATA", "data")) / "demo"
 
 
 def render(root: Path, train: int = 24, heldout: int = 6, seed: int = 0) -> None:

@@ -16,8 +16,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lila_cues.networks.weights import load_strictly, read_tensors
-
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 ENCODER_WEIGHTS = WEIGHTS / "tiny_encoder.safetensors"
 DEPTH_WEIGHTS = WEIGHTS / "tiny_depth.safetensors"
@@ -54,20 +52,6 @@ def encoder() -> VisionTransformer:
 def depth() -> DepthCNN:
     """The depth network, untrained."""
     return DepthCNN(DEPTH_WIDTHS)
-
-
-def tiny_encoder(weights: Path = ENCODER_WEIGHTS) -> VisionTransformer:
-    """The trained encoder, in eval mode."""
-    network = encoder()
-    load_strictly(network, read_tensors(weights, "--encoder-weights"), str(weights), "--encoder-weights")
-    return network.eval()
-
-
-def tiny_depth(weights: Path = DEPTH_WEIGHTS) -> DepthCNN:
-    """The trained depth network, in eval mode."""
-    network = depth()
-    load_strictly(network, read_tensors(weights, "--depth-weights"), str(weights), "--depth-weights")
-    return network.eval()
 
 
 def record() -> dict[str, dict[str, object]]:

@@ -207,7 +207,7 @@ def _judged(found: dict[tuple[str, int], Measured], sizes: list[int]) -> list[Fi
         judged.append(_fastest(found, size))
     per_pixel = [found["LILA", size].extra_mib / size**2 * 2**20 for size in sizes]
     out.print(f"LILA's memory per pixel, bytes: {', '.join(f'{value:.0f}' for value in per_pixel)}")
-    linear = max(per_pixel) / min(per_pixel)
+    linear = max(per_pixel) / min(per_pixel) if len(sizes) > 1 else math.nan
     settings = ", ".join(f"{size}²" for size in sizes)
     return [*judged, LINEAR.figure(linear if math.isfinite(linear) else None, settings)]
 

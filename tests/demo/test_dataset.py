@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lila_cues.demo import demo_root, render
+from lila_cues.demo import render
 from lila_cues.demo.dataset import HELDOUT_FRAMES
 from lila_cues.demo.truth import Truth
 from lila_cues.demo.videos import read_video
@@ -114,10 +114,3 @@ def test_a_broken_marker_is_reported(tmp_path: Path, content: str) -> None:
     (tmp_path / "demo.json").write_text(content)
     with pytest.raises(LilaError, match=r"as JSON in|other settings"):
         render(tmp_path, train=1, heldout=0, seed=0)
-
-
-def test_the_root_is_under_lila_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("LILA_DATA", str(tmp_path))
-    assert demo_root() == tmp_path / "demo"
-    monkeypatch.delenv("LILA_DATA")
-    assert demo_root() == Path("data") / "demo"

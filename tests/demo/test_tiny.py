@@ -13,10 +13,16 @@ from scipy.stats import spearmanr
 from lila_cues.demo import pretext, train_tiny
 from lila_cues.demo.pretext import HIDDEN, SEEN_WEIGHT, depth_loss, draw_crops, picture_loss, view_grid
 from lila_cues.networks import tiny
-from lila_cues.networks.weights import file_sha256
+from lila_cues.networks.weights import file_sha256, load_strictly, read_tensors
 from tests.demo.conftest import Clip
 
 SMALL = [f"--{name}=2" for name in ("scenes", "check-scenes", "encoder-steps", "depth-steps", "batch")]
+
+
+def trained(network: torch.nn.Module, weights: Path) -> torch.nn.Module:
+    """The network with the weights of a file, all of them and no others."""
+    load_strictly(network, read_tensors(weights, "--weights"), str(weights), "--weights")
+    return network.eval()
 
 
 def test_the_weights_are_the_recorded_ones_and_small() -> None:
@@ -32,8 +38,7 @@ def test_the_weights_are_the_recorded_ones_and_small() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(112, 112), (272, 360), (56, 24)])
 def test_the_encoder_takes_any_multiple_of_its_patch(height: int, width: int) -> None:
-    network = tiny.tiny_encoder()
-    assert not network.training
+    network = trained(tiny.encoder(), tiny.ENCODER_WEIGHTS)
     with torch.inference_mode():
         features = network.forward_features(torch.rand(2, 3, height, width))
     assert features.shape == (2, height * width // tiny.PATCH_SIZE**2, tiny.WIDTH)
@@ -42,8 +47,7 @@ def test_the_encoder_takes_any_multiple_of_its_patch(height: int, width: int) ->
 
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (224, 224), (97, 131), (33, 200)])
 def test_the_depth_network_takes_any_size(height: int, width: int) -> None:
-    network = tiny.tiny_depth()
-    assert not network.training
+    network = trained(tiny.depth(), tiny.DEPTH_WEIGHTS)
     with torch.inference_mode():
         q = network(torch.rand(2, 3, height, width))
     assert q.shape == (2, height, width)
@@ -51,7 +55,7 @@ def test_the_depth_network_takes_any_size(height: int, width: int) -> None:
 
 
 def test_depth_on_held_out_scenes_is_ordered_as_the_truth(clips: list[Clip]) -> None:
-    network = tiny.tiny_depth()
+    network = trained(tiny.depth(), tiny.DEPTH_WEIGHTS)
     for clip in clips:
         with torch.inference_mode():
             q = network(torch.from_numpy(clip.rgb[3]).permute(2, 0, 1)[None].float() / 255)[0].numpy()
@@ -81,11 +85,11 @@ def test_features_tell_more_of_a_patch_than_without_training(clips: list[Clip]) 
     frames = torch.from_numpy(np.concatenate([clip.rgb[::3] for clip in clips])).permute(0, 3, 1, 2).float() / 255
     crops, _ = draw_crops(np.random.default_rng(0), len(frames), 240, 320)
     views = crops.cut(frames, pretext.VIEW)[torch.randperm(len(frames), generator=torch.Generator().manual_seed(0))]
-    trained = _told_of_patches(tiny.tiny_encoder(), views)
+    after = _told_of_patches(trained(tiny.encoder(), tiny.ENCODER_WEIGHTS), views)
     torch.manual_seed(0)
-    untrained = _told_of_patches(tiny.encoder().eval(), views)
-    assert trained > 0.8
-    assert 1 - trained < 0.9 * (1 - untrained)
+    before = _told_of_patches(tiny.encoder().eval(), views)
+    assert after > 0.8
+    assert 1 - after < 0.9 * (1 - before)
 
 
 def test_crops_cut_what_they_say() -> None:
@@ -137,8 +141,8 @@ def test_the_training_script_writes_loadable_weights_and_their_record(tmp_path: 
     train_tiny.main(["--out", str(tmp_path / "a"), *SMALL])
     train_tiny.main(["--out", str(tmp_path / "b"), *SMALL])
     record = json.loads((tmp_path / "a" / tiny.RECORD.name).read_text())
-    for path, load in ((tiny.ENCODER_WEIGHTS, tiny.tiny_encoder), (tiny.DEPTH_WEIGHTS, tiny.tiny_depth)):
+    for path, network in ((tiny.ENCODER_WEIGHTS, tiny.encoder()), (tiny.DEPTH_WEIGHTS, tiny.depth())):
         assert record[path.name]["sha256"] == file_sha256(tmp_path / "a" / path.name)
         assert file_sha256(tmp_path / "a" / path.name) == file_sha256(tmp_path / "b" / path.name)
-        assert isinstance(load(tmp_path / "a" / path.name), torch.nn.Module)
+        trained(network, tmp_path / "a" / path.name)
     assert record[tiny.DEPTH_WEIGHTS.name]["recipe"]["scenes"] == 2
