@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from tests.benchmarks import figures, inference
-from tests.benchmarks.__main__ import FOLDER, declared, names, run
+from tests.benchmarks.__main__ import FOLDER, declared, names, place, run
 from tests.benchmarks.figures import Bar, Figure, Quantity, Relation
-from tests.benchmarks.table import Benchmark, Circumstances, Report, Verdict, shown, verdict
+from tests.benchmarks.table import Benchmark, Circumstances, Report, State, Verdict, shown, verdict
 
 SPEED = Quantity("speed", "×", Bar("at least", 3))
 MEMORY = Quantity("memory", "GB", Bar("below", 1))
@@ -61,7 +62,7 @@ def test_each_row_says_what_is_required_and_what_was_found() -> None:
 
 
 @pytest.mark.parametrize("state", ["failed", "not run"])
-def test_what_failed_or_was_not_run_has_no_number(state: Verdict) -> None:
+def test_what_failed_or_was_not_run_has_no_number(state: State) -> None:
     rows = report(Benchmark("knn", state, (SPEED, SIZE))).rows()
     assert [(row.figure.value, row.verdict, row.cells()[4]) for row in rows] == [(None, state, "–")] * 2
 
@@ -168,3 +169,12 @@ def test_one_that_was_ended_counts_with_the_time_it_had_taken() -> None:
 def test_one_that_was_ended_too_early_shows_nothing() -> None:
     figure = fastest(anyup=inference.Measured(reason="more than 1 s", over=1.0))
     assert (figure.value, figure.note) == (None, "anyup: more than 1 s")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kind", "expected"),
+    [([], "cpu", "table.md"), ([], "cuda", "table-cuda.md"), (["knn", "pamr"], "cpu", "knn-pamr.md")],
+)
+def test_the_table_of_some_does_not_replace_that_of_all(chosen: list[str], kind: str, expected: str) -> None:
+    assert place(Namespace(names=chosen, out=None), kind) == Path("runs/bench") / expected
+    assert place(Namespace(names=chosen, out=Path("here.md")), kind) == Path("here.md")

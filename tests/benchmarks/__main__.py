@@ -67,7 +67,7 @@ def _options(known: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _place(options: argparse.Namespace, kind: str) -> Path:
+def place(options: argparse.Namespace, kind: str) -> Path:
     """Where the table goes; one of a few benchmarks does not replace that of all."""
     what = "-".join(options.names) or "table"
     return options.out or RUNS / f"{what}{'' if kind == 'cpu' else f'-{kind}'}.md"
@@ -83,14 +83,14 @@ def main() -> None:
     chosen = options.names or list(known)
     begun = tuple(Benchmark(name, "not run", tuple(known[name])) for name in chosen)
     command = shlex.join(["python", "-m", "tests.benchmarks", *sys.argv[1:]])
-    report, place = Report(Circumstances.here(options.device, command), begun), _place(options, kind)
+    report, written = Report(Circumstances.here(options.device, command), begun), place(options, kind)
     for name in chosen:
         out.print(f"\n── {name} ──")
         ended = run(name, known[name], on_device)
         report = replace(report, benchmarks=tuple(ended if b.name == name else b for b in report.benchmarks))
-        report.write(place)
+        report.write(written)
     report.show()
-    out.print(f"written to {place} and {place.with_suffix('.json')}")
+    out.print(f"written to {written} and {written.with_suffix('.json')}")
     failed = [benchmark.name for benchmark in report.benchmarks if benchmark.state == "failed"]
     if failed:
         sys.exit(f"error: {', '.join(failed)} did not end well; see above")

@@ -1,4 +1,4 @@
-"""PAMR against the same formulas with `unfold`: time and extra memory, one CPU thread, in one run.
+"""PAMR against the same formulas with `unfold`: CPU time and extra memory, one thread, in one run.
 
 python -m tests.benchmarks.pamr [SIZE CHANNELS ITERATIONS REPEATS] [--device cuda]
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,9 +18,8 @@ from torch import Tensor
 
 from lila_cues.pamr import Stage, refine
 from stores.console import out
-from tests.benchmarks import figures
+from tests.benchmarks import figures, meter
 from tests.benchmarks.figures import Bar, Figure, Quantity
-from tests.benchmarks.meter import status_mib
 
 DILATIONS = (1, 3, 5)
 FASTER = Quantity("PAMR: times faster than unfold", "×", Bar("at least", 30))
@@ -91,18 +89,19 @@ def _measure(implementation: Callable[[Tensor, Tensor, int], Tensor], case: Case
     torch.set_num_threads(1)
     features, image = case.inputs()
     implementation(features[:, :2, :32, :32].contiguous(), image[..., :32, :32].contiguous(), 1)
-    before = status_mib("VmRSS")
+    before = meter.status_mib("VmRSS")
     implementation(features, image, case.iterations)
-    extra = status_mib("VmHWM") - before
-    return Measured(_median_seconds(lambda: implementation(features, image, case.iterations), case.repeats), extra)
+    extra = meter.status_mib("VmHWM") - before
+    seconds = _median_seconds(lambda: implementation(features, image, case.iterations), case.repeats, "cpu")
+    return Measured(seconds, extra)
 
 
-def _median_seconds(call: Callable[[], object], repeats: int) -> float:
+def _median_seconds(call: Callable[[], object], repeats: int, device: str) -> float:
     seconds = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = meter.clock(device)
         call()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(meter.clock(device) - start)
     return statistics.median(seconds)
 
 
@@ -133,7 +132,7 @@ def _gpu_seconds(call: Callable[[], object], repeats: int) -> float:
         call()
         torch.cuda.synchronize()
 
-    return _median_seconds(awaited, repeats)
+    return _median_seconds(awaited, repeats, "cuda")
 
 
 def main() -> None:
