@@ -44,16 +44,16 @@ class ClipRecord:
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """One attempt at a task: its clips in order, and the size in bytes of each shard."""
+    """One attempt at a task: its clips in order, the size in bytes of each shard. The names are those in the file."""
 
     task: int
-    attempt: int
-    fingerprint: str
+    attempt: int  # from 1
+    fingerprint: str  # `Header.digest`, in which the store's fingerprint is one part
     clips: tuple[ClipRecord, ...]
-    shard_bytes: dict[str, int]
-    seconds: float
+    shard_bytes: dict[str, int]  # by the array's name
+    seconds: float  # that the attempt took
     written: float  # s since the epoch
-    writer: str
+    writer: str  # host:process
 
     @property
     def key(self) -> str:

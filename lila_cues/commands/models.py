@@ -23,7 +23,7 @@ def models() -> None:
 def network_row(network: Entry) -> str:
     """One network in one line; a licence against commercial use stands out."""
     size = f"{network.megabytes:,.0f}" if network.megabytes else "–"
-    place = " at ".join(part for part in (network.source(), network.revision()) if part)
+    place = " at ".join(part for part in (network.place_in_words(), network.revision()) if part)
     line = row(network.kind, network.name, size, network.licence, "yes" if network.present() else "no", place)
     return f"[yellow]{line}[/]" if network.non_commercial else line
 

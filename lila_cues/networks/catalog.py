@@ -44,8 +44,8 @@ class Entry:
             return hub.cached(self.place, "model.safetensors") if "/" in self.place else PACKAGED
         return path if path.is_file() else None
 
-    def source(self) -> str:
-        """Where the weights come from, in a few words."""
+    def place_in_words(self) -> str:
+        """Where the weights come from, as a table shows it."""
         if self._from_url:
             return "download.pytorch.org"
         return "in the package" if self._packaged else self.place

@@ -112,7 +112,7 @@ def test_table_takes_the_commit_from_the_hubs_cache(tmp_path: Path, monkeypatch:
 
 def test_every_network_has_a_revision() -> None:
     for network in catalog.ENTRIES:
-        at = network.source() + " at "
+        at = network.place_in_words() + " at "
         assert models.network_row(network).partition(at)[2].removesuffix("[/]").strip(), network.name
 
 
