@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import lila_train
 from lila_train.cli import app
-from lila_train.extraction import network
+from lila_train.extraction import Settings, network
 from lila_train.images import read_image
 from lila_train.overlap import Behind, ahead
 from lila_train.video import VideoFrames
@@ -136,6 +136,11 @@ def test_a_stopped_video_goes_on_where_it_was(
     assert np.abs(np.stack(films[0]).astype(int) - np.stack(films[1])).mean() < 1  # H.264 keeps no value exactly
     arrays = [zarr.open_array(tmp_path / name / "v.zarr", mode="r")[...] for name in ("straight", "out")]
     np.testing.assert_array_equal(*arrays)
+
+
+def test_features_in_no_format_are_refused() -> None:
+    with pytest.raises(LilaError, match="expected at least one --format among npz, safetensors, zarr, pca, found none"):
+        Settings("model", formats=())
 
 
 def test_other_settings_are_refused(folder: Path, weights: Path, tmp_path: Path) -> None:

@@ -98,6 +98,15 @@ def test_a_cut_video_gives_what_it_has_and_says_so(tmp_path: Path) -> None:
         list(VideoFrames(tmp_path / "cut.mkv"))
 
 
+def test_a_video_with_a_damaged_middle_says_where_it_breaks_off(tmp_path: Path) -> None:
+    content = bytearray(film(tmp_path / "v.mp4", frames=60, size=(64, 96)).read_bytes())
+    hole = slice(2 * len(content) // 5, len(content) // 2)
+    content[hole] = b"\xff" * (hole.stop - hole.start)
+    (tmp_path / "v.mp4").write_bytes(content)
+    with pytest.raises(LilaError, match=r"v\.mp4 breaks off after \d+ frames .*is the file whole"):
+        list(VideoFrames(tmp_path / "v.mp4"))
+
+
 def test_an_abandoned_film_leaves_nothing(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "a.mp4", Fraction(25))
 

@@ -14,7 +14,7 @@ from PIL import Image
 import lila_train
 from lila_cues.networks import load_encoder
 from lila_train.decoder import Decoder, DecoderWidths
-from lila_train.model import WHOLE_PIXELS, Lila
+from lila_train.model import WHOLE_PIXELS, Lila, as_float
 from lila_train.tiling import Tiling
 from stores.errors import LilaError
 from tests.inference.models import small_model, write_weights
@@ -84,6 +84,20 @@ def test_grey_and_alpha_become_rgb(model: Lila) -> None:
 def test_what_is_no_image_is_refused(model: Lila, image: torch.Tensor | np.ndarray, message: str) -> None:
     with pytest.raises(LilaError, match=message):
         model.features(image)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.rand(3, 8, 8), "expected RGB images of shape b×3×H×W, found 3×8×8"),
+        (torch.rand(1, 4, 8, 8), "expected RGB images of shape b×3×H×W, found 1×4×8×8"),
+        (torch.rand(0, 3, 8, 8), "expected RGB images of shape b×3×H×W, found 0×3×8×8"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.int64), r"expected uint8 or floating-point images, found torch\.int64"),
+    ],
+)
+def test_what_is_no_batch_of_images_is_refused(images: torch.Tensor, message: str) -> None:
+    with pytest.raises(LilaError, match=message):
+        as_float(images)
 
 
 @pytest.mark.parametrize("size", [(100, 260), (260, 100), (90, 90)])

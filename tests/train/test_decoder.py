@@ -110,6 +110,11 @@ def test_a_checkpoint_that_differs_is_refused(tmp_path: Path, change: object, me
         read_released(tmp_path / "w.pt")
 
 
+def test_a_tensor_that_a_decoder_does_not_have_has_no_released_name() -> None:
+    with pytest.raises(KeyError, match=r"other\.weight"):
+        released_name("other.weight")
+
+
 def test_what_is_no_tensor_is_passed_over(tmp_path: Path) -> None:
     state = in_released_naming(Decoder(DecoderWidths.of_encoder(64, inner=16)))
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "w.pt")
