@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_down
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
 from lila_cues.networks import WeightSource
+from lila_cues.networks.weights import file_sha256
 from lila_train import checkpoint
 from lila_train.decoder import Decoder
 from stores.errors import LilaError
@@ -87,8 +88,6 @@ def _with_weights(encoder: FrozenEncoder, path: Path) -> WeightSource:
     tensors = {name: t.detach().cpu().contiguous() for name, t in encoder.vit.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(tensors, path)
-    from lila_cues.networks.weights import file_sha256
-
     return replace(encoder.source, location=ENCODER_FILE, sha256=file_sha256(path))
 
 

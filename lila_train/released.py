@@ -8,7 +8,6 @@ sometimes the networks that made the cues. The latter are ignored by name; any o
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from lila_cues.networks.weights import read_tensors
 from lila_train.decoder import Decoder, DecoderWidths
+from lila_train.whole_files import written_whole
 from stores.errors import LilaError
 
 TEACHER_PREFIXES = ("depth_net.", "flow.", "pamr.")
@@ -101,10 +101,8 @@ def in_released_naming(decoder: Decoder) -> dict[str, Tensor]:
 
 def write_released(path: Path, decoder: Decoder) -> None:
     """Write a decoder of ours as a published file is: a .pt of named tensors, without an encoder. Atomic."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save({name: tensor.detach().cpu() for name, tensor in in_released_naming(decoder).items()}, temporary)
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        torch.save({name: tensor.detach().cpu() for name, tensor in in_released_naming(decoder).items()}, temporary)
 
 
 def _refuse_difference(expected: set[str], found: set[str], path: Path) -> None:

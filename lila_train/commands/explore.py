@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lila_train.whole_files import written_whole
 from stores import console
 from stores.errors import LilaError
 
@@ -48,8 +49,8 @@ def explore(
     if not found:
         raise LilaError("no image to explore; " + "; ".join(failures))
     text = build_page("LILA, pixel by pixel", _facts(model, size, len(found)), found, channels)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, "utf-8")
+    with written_whole(out) as temporary:
+        temporary.write_text(text, "utf-8")
     megabytes = len(text) / 1e6
     hint = "; a smaller --size or --channels makes it smaller" if megabytes > _LARGE_MB else ""
     console.out.print(f"{out}: {len(found)} images, {megabytes:.1f} MB{hint}")

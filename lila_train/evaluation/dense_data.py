@@ -19,6 +19,9 @@ from lila_train.sizes import Size
 
 Files = tuple[Path, ...]
 
+WHOLE = 100_000
+"""As the side of a view's square, in pixels: nothing of the image is cut off."""
+
 
 @dataclass(frozen=True)
 class Example:

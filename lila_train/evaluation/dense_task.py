@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from lila_train.evaluation.dense_data import Augmentation, DenseData, Files, Mirror, ValView, stacked, val_view
 from lila_train.evaluation.examples import Drawn, Examples, places
 from lila_train.evaluation.models import GridModel
-from lila_train.evaluation.probe_training import Loss, ProbeRecipe, Training, features_of, train
-from lila_train.evaluation.probes import BuildProbe, seeded
+from lila_train.evaluation.probe_training import Loss, ProbeRecipe, Training, train
+from lila_train.evaluation.probes import BuildProbe, features_of, seeded
 from lila_train.evaluation.reading import in_batches
 from lila_train.evaluation.result_folder import Json, ResultFolder, files_sha256, fingerprint, read_json
 from lila_train.evaluation.sliding import Forward, slid

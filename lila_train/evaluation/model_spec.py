@@ -45,7 +45,7 @@ class ModelSpec:
         """What a run with this model scores."""
         if self.baseline is not None:
             return self._baseline().heads
-        return (ENCODER,) if self.weights is None else (ENCODER, "lila")
+        return (ENCODER,) if self.weights is None else (ENCODER, LilaModel.head)
 
     def identity(self) -> dict[str, Any]:
         """What decides the figures: hashes of the files, else the names that a hub resolves."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lila_train.evaluation.class_texts import ClassTexts, ade_names
 from lila_train.evaluation.clip_networks import ClipImages
-from lila_train.evaluation.dense_data import DenseData, Example, ValView, val_view
+from lila_train.evaluation.dense_data import WHOLE, DenseData, Example, ValView, val_view
 from lila_train.evaluation.dense_scores import Confusion
 from lila_train.evaluation.examples import CLASSES, Examples, places
 from lila_train.evaluation.frames import to_whole_patches
@@ -135,7 +135,7 @@ class OpenVocabulary:
     ) -> Float[Tensor, "1 k h w"]:
         """Averaged over windows of the image with its short side resized."""
         nothing = torch.zeros(1, *image.shape[1:])
-        resized = val_view(Example(image, nothing), ValView(self.shape.short_side, 100_000))[0]
+        resized = val_view(Example(image, nothing), ValView(self.shape.short_side, WHOLE))[0]
         return slid(
             lambda window: self._of_window(model, head, clip, texts, window),
             resized[None].to(model.device),

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_train.evaluation.dense_data import Augmentation, DenseData, Mirror, generator, stacked
-from lila_train.evaluation.frames import to_whole_patches
-from lila_train.evaluation.models import ENCODER, GridModel, PixelModel
-from lila_train.evaluation.probes import Features
+from lila_train.evaluation.models import GridModel
+from lila_train.evaluation.probes import features_of
 from lila_train.evaluation.reading import in_batches
-from lila_train.sizes import size_of
+from lila_train.whole_files import written_whole
 from stores.errors import LilaError
 
 OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
@@ -91,15 +89,6 @@ class Training:
         return self.view.taken(example, self.mirror, generator(self.seed, epoch, place + 1))
 
 
-@torch.no_grad()
-def features_of(model: GridModel, head: str, images: Float[Tensor, "b 3 H W"]) -> Features:
-    """What the model gives for these images; sides that are no multiple of the patch are resized to the nearest."""
-    fitted = to_whole_patches(images, model.patch_size)
-    taps = model.encoder_taps(fitted)
-    pixels = model.pixel_map(fitted) if head != ENCODER and isinstance(model, PixelModel) else None
-    return Features(size_of(images), taps, pixels)
-
-
 def train(
     probe: nn.Module,
     model: GridModel,
@@ -136,11 +125,9 @@ def train(
 
 
 def _save(path: Path, fingerprint: str, epochs: int, probe: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
     state = {"fingerprint": fingerprint, "epochs": epochs, "probe": probe.state_dict()}
-    torch.save(state | {"optimiser": optimiser.state_dict()}, temporary)
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        torch.save(state | {"optimiser": optimiser.state_dict()}, temporary)
 
 
 def _restore(path: Path, fingerprint: str, probe: nn.Module, optimiser: torch.optim.Optimizer) -> int:

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lila_train.sizes import Size, to_size
+from lila_train.evaluation.frames import to_whole_patches
+from lila_train.evaluation.models import ENCODER, GridModel, PixelModel
+from lila_train.sizes import Size, size_of, to_size
 
 HEADS = 8  # of the attention probe
 POOLED = 4  # how much smaller the map is that it looks at
@@ -44,6 +46,15 @@ class Features:
     def widths(self) -> tuple[int, int | None]:
         """Channels of the grid and of the pixel map."""
         return self.grid.shape[1], None if self.pixels is None else self.pixels.shape[1]
+
+
+@torch.no_grad()
+def features_of(model: GridModel, head: str, images: Float[Tensor, "b 3 H W"]) -> Features:
+    """What the model gives for these images; sides that are no multiple of the patch are resized to the nearest."""
+    fitted = to_whole_patches(images, model.patch_size)
+    taps = model.encoder_taps(fitted)
+    pixels = model.pixel_map(fitted) if head != ENCODER and isinstance(model, PixelModel) else None
+    return Features(size_of(images), taps, pixels)
 
 
 class NormalsProbe(nn.Module):

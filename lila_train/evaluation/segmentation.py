@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from lila_train.evaluation.dense_data import (
+    WHOLE,
     DenseData,
     Example,
     Files,
@@ -32,7 +33,6 @@ from lila_train.evaluation.probe_training import ProbeRecipe
 from lila_train.evaluation.probes import AttentionProbe, BuildProbe, LinearProbe, NormedLinearProbe
 from stores.errors import LilaError
 
-WHOLE = 100_000  # as the side of a view's square: nothing is cut off
 COCO_LIST = "Coco164kFull_Stuff_Coarse.txt"
 COCO_FINE = 182
 COCO_COARSE = 27

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
+
+from lila_train.whole_files import written_whole
 
 Features = Float[np.ndarray, "d h w"]
 
@@ -41,14 +42,8 @@ class FilePerFrame:
 
     def write(self, place: Path, index: int | None, features: Features) -> None:
         """By way of a hidden file beside it."""
-        path = self.path(place, index)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with written_whole(self.path(place, index)) as temporary:
             self.save(temporary, features)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def read(self, place: Path, index: int | None) -> Features | None:
         """The values of a file that is there, since none is there in part."""

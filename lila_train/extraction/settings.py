@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lila_train.media import Medium
+from lila_train.whole_files import written_whole
 from stores.errors import LilaError
 
 FORMATS = ("npz", "safetensors", "zarr", "pca")
@@ -61,10 +61,8 @@ class Cache:
         wanted = settings.to_dict()
         if record.exists():
             _refuse_difference(json.loads(record.read_text()), wanted, folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".features.json.{os.getpid()}"
-        temporary.write_text(json.dumps(wanted, indent=1))
-        temporary.replace(record)
+        with written_whole(record) as temporary:
+            temporary.write_text(json.dumps(wanted, indent=1))
         lines = self._journal.read_text().splitlines() if self._journal.exists() else []
         self._states = {entry["name"]: entry for line in lines if (entry := _entry(line))}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from lila_train.ablation_study import Finding, RowScores
 from lila_train.ablations import FULL, Ablation
 from lila_train.report import ablation_charts
-from lila_train.report.page import Markup, document, heading, joined, paragraph, table
+from lila_train.report.page import Markup, document, heading, joined, paragraph, table, write_page
 from lila_train.report.wording import MISSING
 
 PUBLISHED_FIELDS = {"davis-knn@lila": "davis_knn", "davis-lp@lila": "davis_lp"}
@@ -89,11 +89,11 @@ def write_ablations(
     charts = {found.finding.protocol: ablation_charts.by_row(found.finding) for found in tables}
     charts[STEPS] = ablation_charts.over_steps([found.finding for found in tables], losses)
     for name, chart in charts.items():
-        (folder / f"ablations-{name}.svg").write_text(chart)
+        write_page(folder / f"ablations-{name}.svg", chart)
     rows = _markdown(*explained([scores.row for scores in tables[0].finding.scores]))
-    (folder / "ablations.md").write_text("\n".join([f"{caption}\n", *(found.markdown() for found in tables), rows]))
-    (folder / "ablations.csv").write_text(_csv(tables))
-    (folder / "ablations.html").write_text(_html(tables, charts, caption))
+    write_page(folder / "ablations.md", "\n".join([f"{caption}\n", *(found.markdown() for found in tables), rows]))
+    write_page(folder / "ablations.csv", _csv(tables))
+    write_page(folder / "ablations.html", _html(tables, charts, caption))
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:

@@ -38,12 +38,11 @@ def write_comparison(results: Sequence[Path], out: Path) -> list[Path]:
 
 def _qualitative(one: TaskTable, results: Sequence[Path], contents: Sequence[dict[str, Any]]) -> list[Markup]:
     """Pictures of every result of a task that are still there, or a word that they are not."""
-    shown = [
+    return [
         _pictures(path if path.is_dir() else path.parent, content)
         for path, content in zip(results, contents, strict=True)
         if content["protocol"].split("@")[0] == one.task
     ]
-    return shown
 
 
 def _pictures(folder: Path, content: dict[str, Any]) -> Markup:

@@ -13,7 +13,7 @@ from lila_train.evaluation.dense_scores import IGNORED
 from lila_train.evaluation.examples import Stored
 from lila_train.images import Picture
 from lila_train.report.page import Markup, drawing, figure, heading, joined, paragraph, photo, row
-from lila_train.report.wording import NAMES, percent
+from lila_train.report.wording import percent, title
 from stores.pictures import mask_overlay
 
 FULL_ERROR_DEG = 60.0
@@ -42,16 +42,16 @@ def _example(folder: Path, heads: Sequence[str]) -> Markup:
     if truth.ndim == 2:
         shown = [figure(photo(_overlay(image, truth), "truth"), "Truth")]
         shown += [
-            figure(photo(_overlay(image, labels), head), _name(head), f"{_agreement(truth, labels)} of pixels right")
+            figure(photo(_overlay(image, labels), head), title(head), f"{_agreement(truth, labels)} of pixels right")
             for head, labels in found.items()
         ]
         return row([frame, *shown], columns)
     shown = [figure(drawing(truth, "truth"), "Truth")]
-    shown += [figure(drawing(picture, head), _name(head)) for head, picture in found.items()]
+    shown += [figure(drawing(picture, head), title(head)) for head, picture in found.items()]
     known: Bool[np.ndarray, "h w"] = np.asarray(truth.any(axis=2))
     errors = {head: stored_angles_deg(truth, picture) for head, picture in found.items()}
     below = [
-        figure(drawing(error_picture(error, known), "error"), f"Error, {_name(head)}", _mean_error(error, known))
+        figure(drawing(error_picture(error, known), "error"), f"Error, {title(head)}", _mean_error(error, known))
         for head, error in errors.items()
     ]
     return joined([row([frame, *shown], columns), row([Markup("<div></div>")] * 2 + below, columns)])
@@ -85,10 +85,6 @@ def _agreement(truth: UInt8[np.ndarray, "h w"], labels: UInt8[np.ndarray, "h w"]
 
 def _mean_error(error_deg: Float[np.ndarray, "h w"], known: Bool[np.ndarray, "h w"]) -> str:
     return f"mean {error_deg[known].mean():.1f}° here" if known.any() else "no truth here"
-
-
-def _name(head: str) -> str:
-    return "Encoder" if head == "encoder" else NAMES.get(head, head)
 
 
 def _stored(path: Path) -> Stored:

@@ -16,7 +16,7 @@ from lila_train.evaluation.picture_files import read_frame, read_mask
 from lila_train.images import Picture
 from lila_train.report.davis_result import DavisResult
 from lila_train.report.page import Markup, drawing, figure, heading, joined, paragraph, photo, row
-from lila_train.report.wording import NAMES, percent, signed
+from lila_train.report.wording import percent, signed, title
 from lila_train.sizes import Size
 from stores.pictures import mask_overlay, pca_basis, pca_picture
 
@@ -73,8 +73,7 @@ def _masks_of(result: DavisResult, name: str, frame: int) -> list[Markup]:
     for head in result.heads:
         labels = read_mask(result.prediction(head, name, frame))
         j = float(np.mean([entry["region"][-1] for entry in result.objects(head, name)]))
-        title = NAMES.get(head, head).capitalize() if head == "encoder" else NAMES.get(head, head)
-        found.append(figure(photo(mask_overlay(picture, labels), head), title, f"J {percent(j)} here"))
+        found.append(figure(photo(mask_overlay(picture, labels), head), title(head), f"J {percent(j)} here"))
     return found
 
 
@@ -100,7 +99,7 @@ def features(result: DavisResult, model: GridModel) -> Markup:
         for head, found in maps.items():
             grid = f"{found[n].shape[2]}×{found[n].shape[1]}, {found[n].shape[0]} channels"
             image = drawing(pca_picture(found[n], bases[head]), f"PCA of {head}", enlarge=head == "encoder")
-            pictures.append(figure(image, "Encoder" if head == "encoder" else NAMES.get(head, head), grid))
+            pictures.append(figure(image, title(head), grid))
         parts.append(row(pictures, 3))
     return joined(parts)
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from lila_train.images import Picture
 from lila_train.report.style import CSS
+from lila_train.whole_files import written_whole
 from stores.pictures import png_bytes
 
 JPEG_QUALITY = 88
@@ -132,6 +133,5 @@ def _cell(content: Content) -> str:
 
 def write_page(path: Path, text: str) -> None:
     """Write atomically: a browser never sees half a page."""
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

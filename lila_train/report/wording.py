@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from lila_train.evaluation.models import ENCODER, LilaModel
+
 MISSING = "missing"
 """In place of a figure that was not measured; never 0."""
 
-NAMES = {"encoder": "frozen encoder", "lila": "LILA"}
+NAMES = {ENCODER: "frozen encoder", LilaModel.head: "LILA"}
 """By head: what it is called in a table."""
+
+
+def title(head: str) -> str:
+    """What a head is called above its picture."""
+    return "Encoder" if head == ENCODER else NAMES.get(head, head)
 
 
 def percent(value: float | None) -> str:

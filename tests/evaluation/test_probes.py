@@ -12,13 +12,14 @@ import torch.nn.functional as F
 
 from lila_train.evaluation import probe_training
 from lila_train.evaluation.dense_data import DenseData, Example, TrainView, same_pixels_mirrored
-from lila_train.evaluation.probe_training import ProbeRecipe, Training, features_of
+from lila_train.evaluation.probe_training import ProbeRecipe, Training
 from lila_train.evaluation.probes import (
     AttentionProbe,
     Features,
     LinearProbe,
     NormalsProbe,
     NormedLinearProbe,
+    features_of,
     seeded,
 )
 from lila_train.evaluation.segmentation import cross_entropy
