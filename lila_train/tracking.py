@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from lila_train.evaluation import davis_knn
+from lila_train.evaluation.frames import Labels
 from lila_train.evaluation.propagation import Budget
 from lila_train.images import Picture, read_image
 from lila_train.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -26,8 +27,6 @@ from stores.pictures import mask_overlay, write_label_png
 WAITING = 4
 _FOLDER_RATE = Fraction(25)
 
-Labels = UInt8[np.ndarray, "h w"]
-
 
 @dataclass(frozen=True)
 class Film:
@@ -39,7 +38,7 @@ class Film:
 
 
 @dataclass(frozen=True)
-class Mask:
+class MarkedObjects:
     """Labels 0 (background), 1, 2, … of a frame, and the value that stands for each in the files."""
 
     labels: Labels
@@ -47,7 +46,7 @@ class Mask:
 
 
 @dataclass(frozen=True)
-class Tracking:
+class TrackingSettings:
     """Short side of the frames that the network sees (px; 34 patches for None), frames that vote, window in cells."""
 
     size: int | None = None
@@ -80,7 +79,7 @@ def open_film(path: Path) -> Film:
     return Film(video, video.rate, video.count)
 
 
-def read_mask(path: Path) -> Mask:
+def read_mask(path: Path) -> MarkedObjects:
     """Objects of an indexed PNG by their index; else one per grey level or colour, black being the background."""
     try:
         with Image.open(path) as image:
@@ -93,11 +92,13 @@ def read_mask(path: Path) -> Mask:
     if not 1 < len(found) <= 255:
         raise LilaError(f"expected 1 to 254 objects on a background of 0 in {path}, found {len(found) - 1}")
     labels = inverse.reshape(-1)[1:].reshape(array.shape[:2]).astype(np.uint8)
-    return Mask(labels, found[:, 0].astype(np.uint8) if indexed else np.arange(len(found), dtype=np.uint8))
+    return MarkedObjects(labels, found[:, 0].astype(np.uint8) if indexed else np.arange(len(found), dtype=np.uint8))
 
 
 @torch.inference_mode()
-def follow(model: Lila, frames: Iterable[Picture], mask: Mask, tracking: Tracking) -> Iterator[tuple[Picture, Labels]]:
+def follow(
+    model: Lila, frames: Iterable[Picture], mask: MarkedObjects, tracking: TrackingSettings
+) -> Iterator[tuple[Picture, Labels]]:
     """Every frame with its labels (values as in the mask), the first frame's being the mask's."""
     device = model.device
     ordered = ahead(frames, WAITING)
@@ -123,7 +124,13 @@ def follow(model: Lila, frames: Iterable[Picture], mask: Mask, tracking: Trackin
 
 
 def track(
-    model: Lila, film: Film, mask: Mask, out: Path, tracking: Tracking, on_frame: Callable[[], None], limit: int | None
+    model: Lila,
+    film: Film,
+    mask: MarkedObjects,
+    out: Path,
+    tracking: TrackingSettings,
+    on_frame: Callable[[], None],
+    limit: int | None,
 ) -> int:
     """Write OUT/00000.png, … (indexed) and OUT/overlay.mp4; gives the number of frames."""
     if out.exists() and any(out.iterdir()):

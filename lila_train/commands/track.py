@@ -33,10 +33,10 @@ def track(
     """
     from lila_train.devices import choose
     from lila_train.loading import load
-    from lila_train.tracking import Tracking, open_film, read_mask
+    from lila_train.tracking import TrackingSettings, open_film, read_mask
     from lila_train.tracking import track as run
 
-    film, marked, tracking = open_film(video), read_mask(mask), Tracking(size, context, window)
+    film, marked, tracking = open_film(video), read_mask(mask), TrackingSettings(size, context, window)
     model = load(weights, device=choose(device), encoder_weights=encoder_weights)
     total = min(film.count, max_frames) if film.count and max_frames else film.count or max_frames
     with console.progress("frames") as bar:

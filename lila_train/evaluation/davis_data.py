@@ -14,13 +14,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from lila_train.evaluation.davis_scorer import VOID
+from lila_train.evaluation.frames import Labels
 from lila_train.evaluation.picture_files import read_mask
 from stores.errors import LilaError
 
 FRAMES = Path("JPEGImages/480p")
 MASKS = Path("Annotations/480p")
-
-Labels = UInt8[np.ndarray, "h w"]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ DECAY_BINS = 4
 FIGURES = ("mean", "recall", "decay")
 
 Mask = Bool[np.ndarray, "h w"]
-Labels = Integer[np.ndarray, "h w"]
+AnyLabels = Integer[np.ndarray, "h w"]
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def score_sequence(sequence: str, frames: Iterable[LabelPair]) -> list[ObjectSco
     ]
 
 
-def without_void(labels: Labels) -> Labels:
+def without_void(labels: AnyLabels) -> AnyLabels:
     """The labels with void (255) as background."""
     return np.where(labels == VOID, np.zeros_like(labels), labels)
 
@@ -179,7 +179,7 @@ def _check(pair: LabelPair, n_objects: int) -> None:
             )
 
 
-def _size(labels: Labels) -> str:
+def _size(labels: AnyLabels) -> str:
     return f"{labels.shape[1]}×{labels.shape[0]}"
 
 

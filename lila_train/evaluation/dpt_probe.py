@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lila_train.evaluation.probes import Features
+from lila_train.evaluation.probes import FrozenFeatures
 from lila_train.sizes import Size
 
 WIDTH = 512
@@ -44,7 +44,7 @@ class DptProbe(nn.Module):
         )
         self.pixels = None if pixel_width is None else nn.Conv2d(pixel_width, n_outputs, 1)
 
-    def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
+    def forward(self, features: FrozenFeatures) -> Float[Tensor, "b k H W"]:
         """Outputs at the size of the images; logits or directions, as the loss takes them."""
         levels = [_scaled(reduce(tap), 2) for reduce, tap in zip(self.reduce, features.taps, strict=True)]
         found = _at(self.head(_scaled(self._fused(levels), 4)), features.size)

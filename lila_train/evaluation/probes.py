@@ -25,7 +25,7 @@ _SEEDING = Lock()  # PyTorch draws first weights from one generator for the whol
 
 
 @dataclass(frozen=True)
-class Features:
+class FrozenFeatures:
     """What the model under test gives for images of `size`: the grids of its tapped blocks, and a map of the pixels."""
 
     size: Size
@@ -49,12 +49,12 @@ class Features:
 
 
 @torch.no_grad()
-def features_of(model: GridModel, head: str, images: Float[Tensor, "b 3 H W"]) -> Features:
+def features_of(model: GridModel, head: str, images: Float[Tensor, "b 3 H W"]) -> FrozenFeatures:
     """What the model gives for these images; sides that are no multiple of the patch are resized to the nearest."""
     fitted = to_whole_patches(images, model.patch_size)
     taps = model.encoder_taps(fitted)
     pixels = model.pixel_map(fitted) if head != ENCODER and isinstance(model, PixelModel) else None
-    return Features(size_of(images), taps, pixels)
+    return FrozenFeatures(size_of(images), taps, pixels)
 
 
 class NormalsProbe(nn.Module):
@@ -65,7 +65,7 @@ class NormalsProbe(nn.Module):
         self.grid = nn.Conv2d(grid_width, n_outputs, 1)
         self.pixels = None if pixel_width is None else nn.Conv2d(pixel_width, n_outputs, 5, padding=2)
 
-    def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
+    def forward(self, features: FrozenFeatures) -> Float[Tensor, "b k H W"]:
         """Directions x, y, z of any length, at the size of the images."""
         found = to_size(self.grid(features.third), features.size)
         if self.pixels is None or features.pixels is None:
@@ -87,7 +87,7 @@ class AttentionProbe(nn.Module):
             self.queries = nn.Parameter(torch.randn(n_outputs, pixel_width))
             self.attention = nn.MultiheadAttention(pixel_width, HEADS, batch_first=True)
 
-    def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
+    def forward(self, features: FrozenFeatures) -> Float[Tensor, "b k H W"]:
         """A logit per class, at the size of the images."""
         found = to_size(self.grid(features.grid), features.size)
         if self.queries is None or features.pixels is None:
@@ -106,7 +106,7 @@ class LinearProbe(nn.Module):
         super().__init__()
         self.linear = nn.Conv2d(pixel_width or grid_width, n_outputs, 1)
 
-    def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
+    def forward(self, features: FrozenFeatures) -> Float[Tensor, "b k H W"]:
         """A logit per class, at the size of the images."""
         found = self.linear(features.grid if features.pixels is None else features.pixels)
         return to_size(found, features.size)
@@ -120,7 +120,7 @@ class NormedLinearProbe(nn.Module):
         self.norm = nn.BatchNorm2d(pixel_width or grid_width)
         self.linear = nn.Conv2d(pixel_width or grid_width, n_outputs, 1)
 
-    def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
+    def forward(self, features: FrozenFeatures) -> Float[Tensor, "b k H W"]:
         """A logit per class, at the size of the images."""
         normed = self.norm(features.grid if features.pixels is None else features.pixels)
         return to_size(self.linear(normed), features.size)

@@ -24,7 +24,7 @@ from lila_train.evaluation.dense_scores import IGNORED, Confusion
 from lila_train.evaluation.dense_task import DenseProtocol
 from lila_train.evaluation.examples import CLASSES
 from lila_train.evaluation.probe_training import ProbeRecipe
-from lila_train.evaluation.probes import Features
+from lila_train.evaluation.probes import FrozenFeatures
 from lila_train.evaluation.prompts import IMAGENET, SCENES
 from lila_train.evaluation.segmentation import COCO_FINE, LabelRule, confusion, open_coco_with
 from lila_train.sizes import size_of, to_size
@@ -70,7 +70,7 @@ class TextProbe(nn.Module):
         self.register_buffer("texts", embeddings, persistent=False)
         self.register_buffer("nameless", ~embeddings.any(dim=1), persistent=False)
 
-    def forward(self, features: Features) -> Float[Tensor, "b k H W"]:
+    def forward(self, features: FrozenFeatures) -> Float[Tensor, "b k H W"]:
         """A logit per class, at the size of the images; −10⁴ for a class without an embedding."""
         found = self.grid(self.norm(features.grid))
         if self.pixels is not None and features.pixels is not None:

@@ -22,7 +22,7 @@ from stores.pictures import mask_overlay, pca_basis, pca_picture
 
 BASIS_PIXELS = 4000  # of each map
 
-Features = Float[np.ndarray, "c h w"]
+Map = Float[np.ndarray, "c h w"]
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,10 @@ def features(result: DavisResult, model: GridModel) -> Markup:
 
 
 @torch.inference_mode()
-def _maps(function: FeatureMap, shown: Sequence[Shown], size: Size, device: torch.device) -> list[Features]:
+def _maps(function: FeatureMap, shown: Sequence[Shown], size: Size, device: torch.device) -> list[Map]:
     return [function(as_input(frame.picture, size, device))[0].float().cpu().numpy() for frame in shown]
 
 
-def _sample(maps: Sequence[Features]) -> Float[np.ndarray, "n c"]:
+def _sample(maps: Sequence[Map]) -> Float[np.ndarray, "n c"]:
     rows = [found.reshape(len(found), -1).T for found in maps]
     return np.concatenate([pixels[:: max(1, len(pixels) // BASIS_PIXELS)] for pixels in rows])

@@ -17,7 +17,7 @@ from lila_train.evaluation.dense_task import DenseTask
 from lila_train.evaluation.dpt_probe import DptProbe
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.normals_probe3d import NYU_PROBE3D, uncertain_angular_loss
-from lila_train.evaluation.probes import Features
+from lila_train.evaluation.probes import FrozenFeatures
 from tests.evaluation.small_models import write_checkpoint
 from tests.evaluation.test_normals import write_real_frames
 
@@ -48,12 +48,12 @@ def test_the_head_looks_at_all_four_blocks_and_at_the_map():
     taps = tuple(torch.randn(1, 6, 3, 4, generator=draw) for _ in range(4))
     pixels = torch.randn(1, 5, 24, 32, generator=draw)
     probe = DptProbe(6, 5, 4, width=8)
-    expected = probe(Features((24, 32), taps, pixels))
+    expected = probe(FrozenFeatures((24, 32), taps, pixels))
     assert expected.shape == (1, 4, 24, 32)
     for n in range(4):
         changed = (*taps[:n], taps[n] + 1, *taps[n + 1 :])
-        assert not torch.equal(probe(Features((24, 32), changed, pixels)), expected)
-    assert not torch.equal(probe(Features((24, 32), taps, pixels + 1)), expected)
+        assert not torch.equal(probe(FrozenFeatures((24, 32), changed, pixels)), expected)
+    assert not torch.equal(probe(FrozenFeatures((24, 32), taps, pixels + 1)), expected)
 
 
 def test_a_training_view_is_the_centre_zoomed_and_coloured_now_and_then():

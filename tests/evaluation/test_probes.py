@@ -15,7 +15,7 @@ from lila_train.evaluation.dense_data import DenseData, Example, TrainView, same
 from lila_train.evaluation.probe_training import ProbeRecipe, Training
 from lila_train.evaluation.probes import (
     AttentionProbe,
-    Features,
+    FrozenFeatures,
     LinearProbe,
     NormalsProbe,
     NormedLinearProbe,
@@ -29,11 +29,11 @@ from tests.evaluation.worlds import COLOURS, ColourModel, moving_squares
 ALL = (NormalsProbe, AttentionProbe, LinearProbe, NormedLinearProbe)
 
 
-def features(pixels: bool = True) -> Features:
+def features(pixels: bool = True) -> FrozenFeatures:
     draw = torch.Generator().manual_seed(0)
     shapes = ((2, 6, 3, 4), (2, 6, 3, 4), (2, 16, 24, 32))
     grid, third, fine = (torch.randn(shape, generator=draw) for shape in shapes)
-    return Features((24, 32), (third, third, third, grid), fine if pixels else None)
+    return FrozenFeatures((24, 32), (third, third, third, grid), fine if pixels else None)
 
 
 @pytest.mark.parametrize("build", ALL)

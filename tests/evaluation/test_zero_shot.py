@@ -17,7 +17,7 @@ from lila_train.evaluation.class_texts import ClassTexts
 from lila_train.evaluation.dense_scores import Confusion
 from lila_train.evaluation.dense_task import DenseTask
 from lila_train.evaluation.model_spec import ModelSpec
-from lila_train.evaluation.probes import Features
+from lila_train.evaluation.probes import FrozenFeatures
 from lila_train.evaluation.protocols import Options
 from lila_train.evaluation.zero_shot import SeenAndUnseen, TextProbe, zero_shot_loss
 from stores.errors import LilaError
@@ -70,7 +70,7 @@ def test_logits_are_scaled_cosines_to_the_texts(tmp_path: Path):
     probe = TextProbe(3, None, 3, texts).eval()
     probe.grid.weight.data = torch.eye(3).view(3, 3, 1, 1)
     grid = torch.tensor([3.0, 4.0, 0.0]).view(1, 3, 1, 1)
-    logits = probe(Features((1, 1), (grid,) * 4, None))[0, :, 0, 0]
+    logits = probe(FrozenFeatures((1, 1), (grid,) * 4, None))[0, :, 0, 0]
     assert logits[:2].tolist() == pytest.approx([60.0, 80.0], rel=1e-4)
     assert logits[2] == zero_shot.NEVER
     assert probe.grid.bias is None

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from lila_train.cli import app
 from lila_train.images import read_image
-from lila_train.tracking import Tracking, follow, open_film, read_mask
+from lila_train.tracking import TrackingSettings, follow, open_film, read_mask
 from lila_train.video import VideoFrames
 from stores.errors import LilaError
 from stores.pictures import write_label_png
@@ -91,7 +91,7 @@ def test_frames_are_asked_for_one_by_one(scene: Path) -> None:
             given += 1
             yield read_image(scene / "frames/00000.png")
 
-    results = follow(small_model(), endless(), read_mask(scene / "mask.png"), Tracking(size=64))
+    results = follow(small_model(), endless(), read_mask(scene / "mask.png"), TrackingSettings(size=64))
     for _ in range(4):
         next(results)
     assert given <= 4 + 8
@@ -126,7 +126,7 @@ def test_what_cannot_be_tracked_says_so(scene: Path, weights: Path) -> None:
     with pytest.raises(LilaError, match="expected 1 to 254 objects on a background of 0"):
         read_mask(scene / "black.png")
     with pytest.raises(LilaError, match="expected an odd window and at least 2 frames"):
-        _ = Tracking(window=4).protocol
+        _ = TrackingSettings(window=4).protocol
     write_label_png(scene / "mask.png", np.ones((8, 8), np.uint8))
     result = track(weights, scene, scene / "frames")
     assert "expected a mask of the first frame's size, 64×96, found one of 8×8" in str(result.exception)
