@@ -23,10 +23,10 @@ class Inspection:
     """Everything that `lila-cues inspect` shows."""
 
     path: str
-    summary: str
-    arrays: Table
-    numbers: Table
-    rows: tuple[Row, ...]
+    summary: str  # clips by status, in a line
+    arrays: Table  # of each array: shape, type, size
+    numbers: Table  # of each array: statistics over the clips looked at
+    rows: tuple[Row, ...]  # the pictures of a pair each
 
 
 def inspect(store: CueStore, clips: Sequence[int], rows: Sequence[Row]) -> Inspection:

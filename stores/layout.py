@@ -35,9 +35,9 @@ class Header:
 
     spec: StoreSpec
     n_clips: int
-    clip_checksums: dict[str, int]
-    fingerprint: dict[str, Any]
-    provenance: dict[str, Any]
+    clip_checksums: dict[str, int]  # crc32c of the two files of clip names
+    fingerprint: dict[str, Any]  # what shaped the data, besides the spec
+    provenance: dict[str, Any]  # whatever else is worth knowing
 
     @property
     def digest(self) -> str:

@@ -34,7 +34,10 @@ _NAME = re.compile(r"(\d{7,})-(\d{3,})-([012]+)\.json")
 
 @dataclass(frozen=True)
 class ClipRecord:
-    """One clip after an attempt; `digest` is the crc32c over the checksums of all its inner chunks."""
+    """One clip after an attempt; `status` is an index of STATUS_NAMES, `reason` that of a failure.
+
+    `digest` is the crc32c over the checksums of all its inner chunks, None unless it is complete.
+    """
 
     status: int
     attempts: int = 0

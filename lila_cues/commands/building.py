@@ -35,11 +35,11 @@ ALL_COMPLETE, SOME_FAILED = 0, 1
 class Conduct:
     """How a build is run: nothing here shapes the store."""
 
-    only_failed: bool = False
-    max_failures: int | None = None
-    workers: int | None = None
-    scheduler: str | None = None
-    shard: tuple[int, int] = (0, 1)
+    only_failed: bool = False  # the clips that failed before, and no others
+    max_failures: int | None = None  # stop when more clips than that have failed
+    workers: int | None = None  # processes of this machine
+    scheduler: str | None = None  # address of a Dask scheduler whose workers build
+    shard: tuple[int, int] = (0, 1)  # this builder's share of the tasks: index from 0, count
 
 
 def conduct(order: Order, how: Conduct) -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float64
 
 from stores.errors import LilaError
 
@@ -26,13 +27,15 @@ ATTACHED_PICTURE = "attached_pic"
 
 @dataclass(frozen=True)
 class Survey:
-    """What a video file holds. `times` in seconds, one per frame that is shown."""
+    """What a video file holds. `times` in seconds from its start, one per frame that is shown, ascending."""
 
     container: str
     """FFmpeg's name of the format, such as `mov,mp4,m4a,3gp,3g2,mj2`."""
     codec: str
+    """FFmpeg's name, such as `h264`."""
     pixel_format: str
-    times: np.ndarray
+    """FFmpeg's name, such as `yuv420p`."""
+    times: Float64[np.ndarray, " n"]
     edited: bool
     """An edit list hides frames of the file."""
     seekable: bool = True

@@ -33,7 +33,7 @@ SEEN_WEIGHT = 0.2  # of telling a patch that it does see
 
 @dataclass(frozen=True)
 class FrameBank:
-    """Rendered frames with their depth."""
+    """Rendered frames with their relative inverse depth q = 100 / z, z in metres."""
 
     rgb: UInt8[Tensor, "n 3 y x"]
     q: Float[Tensor, "n y x"]
