@@ -22,7 +22,7 @@ from tests.benchmarks.store_readers import READERS, Arrays, Reader, write_all
 
 BESIDE = "zarr-python"
 CPU_TIME = Quantity("a random pair of all cues: CPU time, of zarr-python's", "×", Bar("at most", 0.4))
-OTHERS = Quantity("the same by others, of zarr-python's", "×")
+OTHERS = Quantity("a random pair by another reader: CPU time, of zarr-python's", "×")
 SPEED = Quantity("random pairs of all cues: speed, of zarr-python's", "×")
 FIGURES = {"cpu": (CPU_TIME, OTHERS, SPEED)}
 PROCESSES = (0, 1, 2)  # that read ahead
@@ -123,7 +123,7 @@ def measure(folder: Path, clips: int, count: int) -> list[Figure]:
         CPU_TIME.figure(parts.pop("ours"), f"default spec, {clips} clips"),
         *(OTHERS.figure(part, name) for name, part in parts.items()),
         *(
-            SPEED.figure(ours / theirs, f"{processes} loader processes", f"{ours:.0f} pairs/s")
+            SPEED.figure(ours / theirs, f"loader processes: {processes}", f"{ours:.0f} pairs/s")
             for processes, ours, theirs in zip(PROCESSES, speeds["ours"], speeds[BESIDE], strict=True)
         ),
     ]

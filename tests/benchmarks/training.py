@@ -159,7 +159,7 @@ def main() -> None:
         quantity.figure(medians[name] / medians["store"], f"{settings}, depth by {depth}")
         for name, quantity in SLOWER[device.type].items()
     ]
-    measured.append(WAITING.figure(share * 100, f"{LOADERS} loader processes"))
+    measured.append(WAITING.figure(share * 100, f"loader processes: {LOADERS}"))
     figures.hand_back(options.figures, FIGURES[device.type], measured)
 
 
