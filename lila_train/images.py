@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -75,6 +75,17 @@ def as_batch(image: AnyImage) -> Shaped[Tensor, "1 3 H W"]:
         return batch
     array = rgb(ImageOps.exif_transpose(image)) if isinstance(image, Image.Image) else _rgb_array(image)
     return torch.from_numpy(np.array(array)).movedim(-1, 0)[None]
+
+
+def as_float(images: Tensor) -> Float[Tensor, "b 3 H W"]:
+    """A batch of RGB as floats in [0, 1], of uint8 or of such floats; LilaError for what is no batch of images."""
+    if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
+        raise LilaError(f"expected RGB images of shape b×3×H×W, found {_shape(images)}")
+    if images.dtype == torch.uint8:
+        return images.float() / 255
+    if not images.is_floating_point():
+        raise LilaError(f"expected uint8 or floating-point images, found {images.dtype}")
+    return images
 
 
 def _rgb_array(array: np.ndarray) -> np.ndarray:

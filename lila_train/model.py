@@ -16,7 +16,7 @@ from lila_cues.networks.weights import tensors_sha256
 from lila_train.checkpoint import Provenance
 from lila_train.decoder import Decoder
 from lila_train.hub import Shared
-from lila_train.images import AnyImage, as_batch
+from lila_train.images import AnyImage, as_batch, as_float
 from lila_train.sizes import size_of, whole_patches
 from lila_train.tiling import Region, Tiling, slabs
 from stores.errors import LilaError
@@ -116,14 +116,3 @@ class Lila(nn.Module, Shared):
             size = whole_patches((height, width), patch)
             return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
         return F.pad(images, (0, -width % patch, 0, -height % patch), mode="replicate")
-
-
-def as_float(images: Tensor) -> Tensor:
-    """RGB as floats in [0, 1]; refuses what is no image."""
-    if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
-        raise LilaError(f"expected RGB images of shape b×3×H×W, found {'×'.join(map(str, images.shape))}")
-    if images.dtype == torch.uint8:
-        return images.float() / 255
-    if not images.is_floating_point():
-        raise LilaError(f"expected uint8 or floating-point images, found {images.dtype}")
-    return images

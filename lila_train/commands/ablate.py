@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lila_train.commands.options import Device, EncoderWeights
 from lila_train.overrides import changed, parsed
 from stores import console
 from stores.errors import LilaError
@@ -36,9 +37,9 @@ def ablate(
     score_every: Annotated[
         int | None, typer.Option(min=1, help="Score every run after so many steps too, for curves.")
     ] = None,
-    encoder_weights: Annotated[Path | None, typer.Option(help="Where the encoder's weight file is now.")] = None,
+    encoder_weights: EncoderWeights = None,
     loader_processes: Annotated[int, typer.Option(min=0, help="Processes that read ahead.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Rerun the paper's ablations on a store, and put the table of differences beside the published one.
 

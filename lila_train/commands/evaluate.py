@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lila_train.commands.options import Device
 from stores import console
 
 if TYPE_CHECKING:
@@ -50,7 +51,6 @@ MemoryMb = Annotated[
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Parts computed side by side; on a CPU as many as it has cores for.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 
 
 def evaluate(
@@ -98,7 +98,7 @@ def _announce(task: Task) -> None:
 def _show(result: dict[str, Any], out: Path) -> None:
     from rich.table import Table
 
-    from lila_train.report.tables import shown
+    from lila_train.report.wording import shown
 
     console.out.print(f"sizes: {_listed(result['derived'])}")
     names = list(next(iter(result["scores"].values())))

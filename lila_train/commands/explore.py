@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lila_train.commands.options import Device, EncoderWeights, Weights
 from lila_train.whole_files import written_whole
 from stores import console
 from stores.errors import LilaError
@@ -19,12 +20,12 @@ _LARGE_MB = 40
 
 def explore(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Images, folders or globs of them.")],
-    weights: Annotated[str, typer.Option(help="weights.safetensors of a run.")],
+    weights: Weights,
     out: Annotated[Path, typer.Option(help="The page, one HTML file.")] = Path("explore.html"),
     size: Annotated[int, typer.Option(min=32, help="Short side of the feature maps, in pixels.")] = 240,
     channels: Annotated[int, typer.Option(min=3, help="Directions of feature space that are kept.")] = 24,
-    encoder_weights: Annotated[Path | None, typer.Option(help="Where the encoder's weight file is now.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    encoder_weights: EncoderWeights = None,
+    device: Device = "auto",
 ) -> None:
     """Make a page to click in: what is similar to a pixel, here and in other images; what a few labels segment.
 

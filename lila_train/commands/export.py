@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from lila_train.commands.options import EncoderWeights, Weights
 from stores import console
 
 
 def export(
-    weights: Annotated[str, typer.Option(help="weights.safetensors of a run.")],
+    weights: Weights,
     out: Annotated[Path, typer.Option(help="model.onnx, model.pt2 for torch.export, or decoder.pt.")],
-    encoder_weights: Annotated[Path | None, typer.Option(help="Where the encoder's weight file is now.")] = None,
+    encoder_weights: EncoderWeights = None,
 ) -> None:
     """Write the model as one file that runs without this project, for any batch and size.
 

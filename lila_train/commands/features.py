@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lila_train.commands.options import Device, EncoderWeights, Weights
 from stores import console
 from stores.errors import LilaError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def features(
     sources: Annotated[list[Path], typer.Argument(metavar="INPUT…", help="Images, videos, folders or globs of them.")],
-    weights: Annotated[str, typer.Option(help="weights.safetensors of a run.")],
+    weights: Weights,
     out: Annotated[Path, typer.Option(help="Where the arrays and pictures go.")],
     formats: Annotated[
         list[str] | None, typer.Option("--format", help="npz, safetensors, zarr, pca; several may be given.")
@@ -33,8 +34,8 @@ def features(
         list[Path] | None, typer.Option(help="One PCA basis for all files, from these images or videos.")
     ] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="At most so many frames of a video.")] = None,
-    encoder_weights: Annotated[Path | None, typer.Option(help="Where the encoder's weight file is now.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    encoder_weights: EncoderWeights = None,
+    device: Device = "auto",
 ) -> None:
     """Pixel features of images and videos, with a picture of their three principal components.
 

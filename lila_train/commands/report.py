@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lila_train.commands.options import Device
 from stores import console
 from stores.errors import LilaError
 
@@ -20,7 +21,7 @@ def report(
         Path | None, typer.Option(help="Instead: a demo run's folder, with cues.zarr, train and eval in it.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the report on RESULTS goes.")] = Path("runs/report"),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Show what came of it, as HTML files that need nothing else.
 

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from lila_train.commands.options import Device, EncoderWeights, Weights
 from stores import console
 
 
 def track(
     video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video, or a folder of its frames.")],
     mask: Annotated[Path, typer.Option(help="The first frame's objects: an indexed PNG, or one colour per object.")],
-    weights: Annotated[str, typer.Option(help="weights.safetensors of a run.")],
+    weights: Weights,
     out: Annotated[Path, typer.Option(help="Where the masks and the film go.")],
     size: Annotated[
         int | None, typer.Option(min=16, help="Short side that the network sees, in pixels; 34 patches.")
@@ -23,8 +24,8 @@ def track(
         int, typer.Option(min=1, help="How far an object may move, in cells of a 60-cell side; odd.")
     ] = 25,
     max_frames: Annotated[int | None, typer.Option(min=1, help="At most so many frames.")] = None,
-    encoder_weights: Annotated[Path | None, typer.Option(help="Where the encoder's weight file is now.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
+    encoder_weights: EncoderWeights = None,
+    device: Device = "auto",
 ) -> None:
     """Follow objects through a video from a mask of its first frame.
 

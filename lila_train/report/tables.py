@@ -11,7 +11,7 @@ from pathlib import Path
 from lila_train.evaluation.result_folder import Json, read_json
 from lila_train.report.page import Content, Markup, escaped, table
 from lila_train.report.paper_results import SOURCE, paper_results
-from lila_train.report.wording import MISSING
+from lila_train.report.wording import METRICS, metric, shown
 from stores.errors import LilaError
 
 MEASURED = "measured"
@@ -24,36 +24,6 @@ TITLES = {
     "ade20k151": "Semantic segmentation, ADE20K, 151 classes",
     "cocostuff-zs": "Zero-shot segmentation, COCO-Stuff",
     "openvocab": "Open-vocabulary segmentation",
-}
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a figure is shown: its heading, and what it is multiplied by."""
-
-    heading: str
-    scale: float = 100.0
-    digits: int = 1
-
-
-METRICS = {
-    "JF": Metric("J&F"),
-    "J": Metric("J"),
-    "F": Metric("F"),
-    "J_recall": Metric("J recall"),
-    "J_decay": Metric("J decay"),
-    "F_recall": Metric("F recall"),
-    "F_decay": Metric("F decay"),
-    "rmse_deg": Metric("RMSE °", 1.0, 2),
-    "under_11.25": Metric("< 11.25°"),
-    "under_22.5": Metric("< 22.5°"),
-    "under_30": Metric("< 30°"),
-    "miou": Metric("mIoU"),
-    "pixel_accuracy": Metric("pixel accuracy"),
-    "miou_seen": Metric("mIoU seen"),
-    "miou_unseen": Metric("mIoU unseen"),
-    "miou_harmonic": Metric("harmonic"),
-    "absent_classes": Metric("classes absent", 1.0, 0),
 }
 
 
@@ -89,7 +59,7 @@ class TaskTable:
 
     def head(self) -> list[str]:
         """Headings of the columns."""
-        return ["model", "protocol", *(_metric(name).heading for name in self.metrics), "measured on", "source"]
+        return ["model", "protocol", *(metric(name).heading for name in self.metrics), "measured on", "source"]
 
     def lines(self) -> list[list[str]]:
         """Cells as text, a list per row, in the order of `head`."""
@@ -151,16 +121,6 @@ def tables(results: Iterable[Json]) -> list[TaskTable]:
         found = rows.setdefault(task, [])
         found += [row for row in _measured(result) if row not in found]
     return [TaskTable(task, [*found, *_published(task)]) for task, found in rows.items()]
-
-
-def shown(name: str, value: float | None) -> str:
-    """A figure as text; what was not measured is missing, never 0."""
-    metric = _metric(name)
-    return MISSING if value is None else f"{metric.scale * value:.{metric.digits}f}"
-
-
-def _metric(name: str) -> Metric:
-    return METRICS.get(name, Metric(name, 1.0, 3))
 
 
 def _measured(result: Json) -> list[TableRow]:
