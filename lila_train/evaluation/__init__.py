@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lila_train.evaluation.model_spec import ModelSpec
     from lila_train.evaluation.models import ENCODER, GridModel, PixelModel, feature_map
     from lila_train.evaluation.protocols import PROTOCOLS, Options, open_task
+    from lila_train.evaluation.result_folder import read_result
 
 _HOMES = {
     "BASELINES": "baselines.catalog",
@@ -28,6 +29,7 @@ _HOMES = {
     "Options": "protocols",
     "PixelModel": "models",
     "PROTOCOLS": "protocols",
+    "read_result": "result_folder",
     "Spec": "harness",
     "Task": "harness",
 }
@@ -46,6 +48,7 @@ __all__ = [
     "evaluate",
     "feature_map",
     "open_task",
+    "read_result",
 ]
 
 

@@ -98,6 +98,19 @@ def read_json(path: Path) -> Json | None:
     return content
 
 
+def read_result(path: Path) -> Json:
+    """The result in a folder of `lila-train eval`, or the file itself; LilaError where none is, or a part."""
+    file = ResultFolder(path).result if path.is_dir() else path
+    content = read_json(file)
+    if content is None:
+        raise LilaError(
+            f"expected a result of lila-train eval at {path}, found none; pass the folder that was its --out"
+        )
+    if missing := [key for key in ("protocol", "scores", "counts", "settings") if key not in content]:
+        raise LilaError(f"expected a result of lila-train eval in {file}, found one without {', '.join(missing)}")
+    return content
+
+
 def write_json(path: Path, content: Json) -> None:
     """Write atomically: a reader sees the whole file or none."""
     with written_whole(path) as temporary:

@@ -13,12 +13,11 @@ if TYPE_CHECKING:
     from lila_train.report.ablations import AblationTable, write_ablations
     from lila_train.report.comparison import write_comparison
     from lila_train.report.demo import DemoReport, write_demo_report
-    from lila_train.report.tables import TaskTable, read_result
+    from lila_train.report.tables import TaskTable
 
 _HOMES = {
     "AblationTable": "ablations",
     "DemoReport": "demo",
-    "read_result": "tables",
     "TaskTable": "tables",
     "write_ablations": "ablations",
     "write_comparison": "comparison",
@@ -29,7 +28,6 @@ __all__ = [
     "AblationTable",
     "DemoReport",
     "TaskTable",
-    "read_result",
     "write_ablations",
     "write_comparison",
     "write_demo_report",

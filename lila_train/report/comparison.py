@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lila_train.evaluation.result_folder import read_result
 from lila_train.report import example_section, heldout_section
 from lila_train.report.davis_result import DavisResult
 from lila_train.report.page import Markup, document, facts, flattened, folded, heading, joined, paragraph, write_page
-from lila_train.report.tables import TaskTable, read_result, tables
+from lila_train.report.tables import TaskTable, tables
 
 TITLE = "LILA: results"
 NOTE = (

@@ -9,7 +9,7 @@ from typing import Any
 
 from lila_train.evaluation.davis_data import DavisData, DavisSequence, open_davis
 from lila_train.evaluation.davis_scorer import ObjectScore, figures, tally
-from lila_train.report.tables import read_result
+from lila_train.evaluation.result_folder import read_result
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,11 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from lila_train.evaluation.result_folder import Json, read_json
+from lila_train.evaluation.result_folder import Json
 from lila_train.report.page import Content, Markup, escaped, table
 from lila_train.report.paper_results import SOURCE, paper_results
 from lila_train.report.wording import METRICS, metric, shown
-from stores.errors import LilaError
 
 MEASURED = "measured"
 TITLES = {
@@ -98,19 +96,6 @@ class TaskTable:
         lines = [[*cells, row.settings] for row, cells in zip(self.rows, self.lines(), strict=True)]
         csv.writer(text, lineterminator="\n").writerows([[*self.head(), "settings"], *lines])
         return text.getvalue()
-
-
-def read_result(path: Path) -> Json:
-    """The result in a folder of `lila-train eval`, or the file itself."""
-    file = path / "result.json" if path.is_dir() else path
-    content = read_json(file)
-    if content is None:
-        raise LilaError(
-            f"expected a result of lila-train eval at {path}, found none; pass the folder that was its --out"
-        )
-    if missing := [key for key in ("protocol", "scores", "counts", "settings") if key not in content]:
-        raise LilaError(f"expected a result of lila-train eval in {file}, found one without {', '.join(missing)}")
-    return content
 
 
 def tables(results: Iterable[Json]) -> list[TaskTable]:

@@ -15,6 +15,7 @@ from lila_train.cli import app
 from lila_train.evaluation import harness, protocols
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.protocols import Options
+from lila_train.evaluation.result_folder import read_result
 from lila_train.report import tables
 from lila_train.report.paper_results import paper_results
 from stores.errors import LilaError
@@ -127,8 +128,8 @@ def test_lost_data_are_told_and_the_table_stands(tmp_path: Path):
 
 def test_what_is_no_result_is_refused(tmp_path: Path):
     with pytest.raises(LilaError, match=r"a result of lila-train eval at .*none, found none; pass the folder"):
-        tables.read_result(tmp_path / "none")
+        read_result(tmp_path / "none")
     other = tmp_path / "other.json"
     other.write_text('{"protocol": "x", "counts": {}}')
     with pytest.raises(LilaError, match=r"in .*other\.json, found one without scores, settings"):
-        tables.read_result(other)
+        read_result(other)
