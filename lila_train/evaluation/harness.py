@@ -112,7 +112,7 @@ def evaluate(task: Task, spec: Spec, out: Path, device: torch.device, workers: i
         "counts": task.counts(),
         "settings": task.settings,
         "derived": derived,
-        "model": spec.identity() | model.describe(),
+        "model": identity["model"] | model.describe(),
         "data": identity["data"],
         "data_root": str(task.root.resolve()),
         "device": str(device),

@@ -95,6 +95,18 @@ def test_predictions_are_indexed_pngs_of_the_native_size(davis: Path, tmp_path: 
                 assert (np.asarray(picture) == moving_squares(5)[4]).mean() > 0.9
 
 
+def test_a_model_is_identified_once(davis: Path, tmp_path: Path):
+    asked = []
+
+    class Asked(StandIn):
+        def identity(self):
+            asked.append(self.name)
+            return super().identity()
+
+    run(davis, tmp_path / "out", Asked())
+    assert asked == ["colours"]  # weight files are hashed for it, which takes as long as reading them
+
+
 def test_a_finished_evaluation_is_shown_without_computing(davis: Path, tmp_path: Path):
     first = run(davis, tmp_path / "out")
     again = StandIn()
