@@ -28,7 +28,7 @@ WEIGHTS_FILE = "weights.safetensors"
 ENCODER_FILE = "encoder.safetensors"  # only where the encoder is a file of the user's, that nobody else could find
 
 
-class Shared(ModelHubMixin):
+class HubMixin(ModelHubMixin):
     """What makes a model one of a hub: how it is written to a folder, read from one, and described."""
 
     if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from lila_cues.networks import FrozenEncoder
 from lila_cues.networks.weights import tensors_sha256
 from lila_train.checkpoint import Provenance
 from lila_train.decoder import Decoder
-from lila_train.hub import Shared
+from lila_train.hub import HubMixin
 from lila_train.images import AnyImage, as_batch, as_float
 from lila_train.sizes import size_of, whole_patches
 from lila_train.tiling import Region, Tiling, slabs
@@ -27,7 +27,7 @@ WHOLE_PIXELS = 4_194_304
 """The largest image that is computed in one piece unasked: 2048², whose tokens attend to each other all at once."""
 
 
-class Lila(nn.Module, Shared):
+class Lila(nn.Module, HubMixin):
     """Pixel features of images of any size.
 
     `fit` says how a size that is no multiple of the patch is met: `pad` repeats the last row and column and cuts the
