@@ -1,4 +1,4 @@
-"""Entry points of `torch.hub.load("OWNER/REPOSITORY", NAME, …)`; see `lila_train.loading.load` for the options."""
+"""Entry points of `torch.hub.load("OWNER/REPOSITORY", NAME, …)`; options are those of `lila_train.load`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from lila_train.loading import load as _load
-from lila_train.model import Lila
+from lila_train.inference.loading import load as _load
+from lila_train.inference.model import Lila
 
 dependencies = ["av", "huggingface_hub", "jaxtyping", "numpy", "safetensors", "timm", "torch"]
 

@@ -175,9 +175,9 @@ def test_the_model_of_the_documents_is_scored(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_cue_of_the_documents_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lila_train import cues
-    from lila_train.views import cut_views
-    from tests.train.test_views import METHOD, MIRRORED, SIZE, shear
+    from lila_train.training import cues
+    from lila_train.training.views import cut_views
+    from tests.training.test_views import METHOD, MIRRORED, SIZE, shear
 
     (example,) = blocks(ROOT / "docs/adding-a-cue.md", "python cues")
     names = dict(vars(cues))

@@ -46,8 +46,8 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     import torch
 
     from lila_train import checkpoint
-    from tests.train import world
-    from tests.train.test_trainer import SETTINGS, trainer
+    from tests.training import world
+    from tests.training.test_trainer import SETTINGS, trainer
 
     monkeypatch.chdir(tmp_path)
     store = world.build(Path("cues/kinetics.zarr"), clips=2)

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from lila_train.recipes import RECIPES
-from lila_train.settings import Method, TrainSettings
+from lila_train.training.recipes import RECIPES
+from lila_train.training.settings import Method, TrainSettings
 from tests.cues import barcodes
 from tests.cues.barcodes import Clip
 from tests.evaluation import worlds
@@ -25,7 +25,7 @@ NOT_HERE = {
     "--encoder dinov2": "fetches DINOv2",
     "scores/encoder scores/anyup": "needs the two above",
     "--scheduler": "needs a cluster; tests/cues/test_cluster.py starts one",
-    "--compile": "compiles for minutes; tests/train/test_learner.py",
+    "--compile": "compiles for minutes; tests/training/test_learner.py",
     "merge": "needs stores of several machines; tests/cues/test_store_commands.py",
 }
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lila_train.commands.options import Device, EncoderWeights
-from lila_train.overrides import changed, parsed
+from lila_train.training.overrides import changed, parsed
 from stores import console
 from stores.errors import LilaError
 
 if TYPE_CHECKING:
-    from lila_train.ablation_study import Study
+    from lila_train.training.ablation_study import Study
 
 PROTOCOLS = ["davis-knn@lila"]
 
@@ -48,13 +48,13 @@ def ablate(
     into --out.
     """
     import stores
-    from lila_train.ablation_study import Study
-    from lila_train.ablations import rows as named
     from lila_train.devices import choose
     from lila_train.evaluation import Options, open_task
-    from lila_train.learner import Hardware
-    from lila_train.recipes import recipe as settings_of
-    from lila_train.trainer import encoder_of_store
+    from lila_train.training.ablation_study import Study
+    from lila_train.training.ablations import rows as named
+    from lila_train.training.learner import Hardware
+    from lila_train.training.recipes import recipe as settings_of
+    from lila_train.training.trainer import encoder_of_store
 
     chosen = named(rows)
     opened = stores.open(store)

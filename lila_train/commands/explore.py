@@ -13,7 +13,7 @@ from stores import console
 from stores.errors import LilaError
 
 if TYPE_CHECKING:
-    from lila_train.model import Lila
+    from lila_train.inference.model import Lila
 
 _LARGE_MB = 40
 
@@ -34,8 +34,8 @@ def explore(
     """
     from lila_train.devices import choose
     from lila_train.explore import build_page, explored, short_names
-    from lila_train.loading import load
-    from lila_train.media import named
+    from lila_train.inference.loading import load
+    from lila_train.inference.media import named
 
     paths = [medium.path for medium in named(images) if not medium.is_video]
     names = short_names(paths)

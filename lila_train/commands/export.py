@@ -22,9 +22,9 @@ def export(
     and compared with the model before the command ends. A .pt2 asks for sides of more than two patches. A .pt holds the
     decoder alone, named as the paper's authors name theirs, for their code.
     """
-    from lila_train.export import export as write
-    from lila_train.loading import load
-    from lila_train.released import write_released
+    from lila_train.inference.export import export as write
+    from lila_train.inference.loading import load
+    from lila_train.inference.released import write_released
 
     model = load(weights, encoder_weights=encoder_weights)
     if out.suffix == ".pt":

@@ -14,7 +14,7 @@ from stores.errors import LilaError
 
 if TYPE_CHECKING:
     from lila_train.extraction import Extractor
-    from lila_train.media import Medium
+    from lila_train.inference.media import Medium
 
 
 def features(
@@ -45,8 +45,8 @@ def features(
     """
     from lila_train.devices import choose
     from lila_train.extraction import Cache, Extractor, Network, Settings, basis_fingerprint, shared_basis
-    from lila_train.loading import load
-    from lila_train.media import media
+    from lila_train.inference.loading import load
+    from lila_train.inference.media import media
 
     found = media(sources)
     model = load(weights, device=choose(device), encoder_weights=encoder_weights)
@@ -81,7 +81,7 @@ def _extract(extractor: Extractor, found: list[Medium]) -> list[str]:
 
 def _counts(videos: list[Medium], limit: int | None) -> tuple[dict[Medium, int], dict[Medium, str]]:
     """How many frames the videos say they have, and why some cannot be opened."""
-    from lila_train.video import VideoFrames
+    from lila_train.inference.video import VideoFrames
 
     counts, unreadable = {}, {}
     for medium in videos:

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from lila_train.overrides import table
-from lila_train.recipes import RECIPES, Recipe
-from lila_train.recipes import recipe as named
+from lila_train.training.overrides import table
+from lila_train.training.recipes import RECIPES, Recipe
+from lila_train.training.recipes import recipe as named
 from stores import console
 
 

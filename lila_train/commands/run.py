@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING
 import typer
 
 from lila_train.commands import run_options as o
-from lila_train.overrides import changed, choice, parsed
-from lila_train.recipes import DEFAULT
-from lila_train.recipes import recipe as named
-from lila_train.settings import TrainSettings
+from lila_train.training.overrides import changed, choice, parsed
+from lila_train.training.recipes import DEFAULT
+from lila_train.training.recipes import recipe as named
+from lila_train.training.settings import TrainSettings
 from stores import console
 from stores.errors import LilaError
 
 if TYPE_CHECKING:
     import stores
     from lila_train.evaluation.harness import Task
-    from lila_train.monitors import Monitor
-    from lila_train.monitors.board import Board
-    from lila_train.run_folder import RunFolder
-    from lila_train.trainer import StepRecord, Trainer
+    from lila_train.training.monitors import Monitor
+    from lila_train.training.monitors.board import Board
+    from lila_train.training.run_folder import RunFolder
+    from lila_train.training.trainer import StepRecord, Trainer
 
 DEFAULT_STORE = Path("cues/kinetics.zarr")
 
@@ -72,7 +72,7 @@ def run(  # long by its options: typer reads a command's from its parameters
     On several GPUs: torchrun --nproc-per-node N -m lila_train run …
     """
     import stores
-    from lila_train.run_folder import RunFolder
+    from lila_train.training.run_folder import RunFolder
 
     base = named(recipe).settings
     given = {
@@ -124,14 +124,14 @@ class _Look:
 
     def tasks(self) -> list[Task]:
         """The protocols on the score folder; one that cannot be read is refused here, before anything is written."""
-        from lila_train.monitors.scores import open_tasks
+        from lila_train.training.monitors.scores import open_tasks
 
         return [] if self.score_data is None else open_tasks(self.score_data, self.score_limit)
 
     def monitors(self, tasks: Sequence[Task], board: Board) -> list[Monitor]:
         """What was asked for."""
-        from lila_train.monitors.pictures import PictureMonitor
-        from lila_train.monitors.scores import ScoreMonitor
+        from lila_train.training.monitors.pictures import PictureMonitor
+        from lila_train.training.monitors.scores import ScoreMonitor
 
         pictures = [PictureMonitor(self.pictures_every, board)] if self.pictures_every else []
         return [*pictures, *([ScoreMonitor(self.score_every, tasks, board)] if tasks else [])]
@@ -148,11 +148,11 @@ def _existing(store: Path) -> Path:
 
 def _train(store: stores.CueStore, folder: RunFolder, settings: TrainSettings, how: _How, look: _Look) -> None:
     from lila_train.devices import choose
-    from lila_train.interruption import asked_to_stop
-    from lila_train.learner import Hardware
-    from lila_train.monitors.board import Board
-    from lila_train.ranks import group
-    from lila_train.trainer import Running, Trainer, encoder_of_store
+    from lila_train.training.interruption import asked_to_stop
+    from lila_train.training.learner import Hardware
+    from lila_train.training.monitors.board import Board
+    from lila_train.training.ranks import group
+    from lila_train.training.trainer import Running, Trainer, encoder_of_store
 
     device, tasks = choose(how.device), look.tasks()
     began = time.monotonic()
@@ -196,7 +196,7 @@ def _taken_up(trainer: Trainer) -> bool:
 
 
 def _conclude(trainer: Trainer, seconds: float, whole: bool) -> None:
-    from lila_train.curves import draw_losses
+    from lila_train.training.curves import draw_losses
 
     if not whole:
         console.out.print(f"stopped after step {trainer.step} of {trainer.settings.steps}; --resume goes on from there")

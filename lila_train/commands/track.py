@@ -33,9 +33,9 @@ def track(
     nearest neighbours in feature space, as the protocol davis-knn@lila does; memory does not grow with the length.
     """
     from lila_train.devices import choose
-    from lila_train.loading import load
-    from lila_train.tracking import TrackingSettings, open_film, read_mask
-    from lila_train.tracking import track as run
+    from lila_train.inference.loading import load
+    from lila_train.inference.tracking import TrackingSettings, open_film, read_mask
+    from lila_train.inference.tracking import track as run
 
     film, marked, tracking = open_film(video), read_mask(mask), TrackingSettings(size, context, window)
     model = load(weights, device=choose(device), encoder_weights=encoder_weights)

@@ -66,7 +66,7 @@ class ModelSpec:
         if self.baseline is not None:
             return self._baseline().load(self._asked(), device)
         if self.weights is not None:
-            from lila_train.loading import load
+            from lila_train.inference.loading import load
 
             return LilaModel(load(self.weights, device=device, encoder_weights=self.encoder_weights), device)
         from lila_cues.networks import load_encoder

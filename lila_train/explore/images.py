@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from lila_train.explore.page import Explored
-from lila_train.images import read_image, resized
-from lila_train.model import Lila
+from lila_train.inference.images import read_image, resized
+from lila_train.inference.model import Lila
 
 _LONGEST = 4  # times the size asked for: the longest side of a feature map
 

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from lila_train.extraction.network import Network, spread
-from lila_train.images import Picture, read_image
-from lila_train.media import Medium
-from lila_train.video import VideoFrames
+from lila_train.inference.images import Picture, read_image
+from lila_train.inference.media import Medium
+from lila_train.inference.video import VideoFrames
 from stores.pictures import Basis, pca_basis
 
 FRAMES = 6  # of a video that are looked at

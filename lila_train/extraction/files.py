@@ -14,10 +14,10 @@ from lila_train.extraction.bases import video_basis
 from lila_train.extraction.formats import ARRAYS, ArrayFormat, Features
 from lila_train.extraction.network import Colours, Network, spread
 from lila_train.extraction.settings import Cache
-from lila_train.images import Picture, read_image
-from lila_train.media import Medium
-from lila_train.overlap import Behind, ahead
-from lila_train.video import VideoFrames, VideoWriter
+from lila_train.inference.images import Picture, read_image
+from lila_train.inference.media import Medium
+from lila_train.inference.overlap import Behind, ahead
+from lila_train.inference.video import VideoFrames, VideoWriter
 from stores.errors import LilaError
 from stores.pictures import Basis, pca_basis, write_png
 

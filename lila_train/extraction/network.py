@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lila_train.extraction.formats import Features
 from lila_train.extraction.settings import Settings
-from lila_train.images import Picture, resized
-from lila_train.model import WHOLE_PIXELS, Lila
+from lila_train.inference.images import Picture, resized
+from lila_train.inference.model import WHOLE_PIXELS, Lila
 from stores.pictures import Basis
 
 _BASIS_PIXELS = 20_000

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lila_train.media import Medium
+from lila_train.inference.media import Medium
 from lila_train.whole_files import written_whole
 from stores.errors import LilaError
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lila_train.ablation_study import Finding, RowScores
-from lila_train.ablations import FULL
+from lila_train.training.ablation_study import Finding, RowScores
+from lila_train.training.ablations import FULL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lila_train.ablation_study import Finding, RowScores
-from lila_train.ablations import FULL, Ablation
 from lila_train.report import ablation_charts
 from lila_train.report.page import Markup, document, heading, joined, paragraph, table, write_page
 from lila_train.report.wording import MISSING
+from lila_train.training.ablation_study import Finding, RowScores
+from lila_train.training.ablations import FULL, Ablation
 
 PUBLISHED_FIELDS = {"davis-knn@lila": "davis_knn", "davis-lp@lila": "davis_lp"}
-"""By protocol: the field of `lila_train.ablations.PaperFigures` that its figures stand beside."""
+"""By protocol: the field of `lila_train.training.ablations.PaperFigures` that its figures stand beside."""
 
 STEPS = "steps"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from lila_train.images import Picture
+from lila_train.inference.images import Picture
 from lila_train.report.page import Markup, drawing, figure, heading, joined, paragraph, photo, row
 from stores import CueStore
 from stores.confidence import VALID, confidence

@@ -11,7 +11,7 @@ from pathlib import Path
 import stores
 from lila_train.evaluation.result_folder import Json, read_json
 from lila_train.report.davis_result import DavisResult
-from lila_train.run_folder import RunFolder
+from lila_train.training.run_folder import RunFolder
 from stores.errors import LilaError
 
 BUILD_LOG = "build.jsonl"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lila_train.evaluation.dense_scores import IGNORED
 from lila_train.evaluation.examples import Stored
-from lila_train.images import Picture
+from lila_train.inference.images import Picture
 from lila_train.report.page import Markup, drawing, figure, heading, joined, paragraph, photo, row
 from lila_train.report.wording import percent, title
 from stores.pictures import mask_overlay

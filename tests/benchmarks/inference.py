@@ -66,7 +66,7 @@ def features_of(case: Case) -> Callable[[Tensor], Tensor]:
     """The method, on its device."""
     from lila_cues.networks import load_encoder
     from lila_train.decoder import Decoder, DecoderWidths
-    from lila_train.model import Lila
+    from lila_train.inference.model import Lila
 
     encoder = load_encoder("dinov2_vits14", "random:0", device=case.device)
     if case.method == "LILA":

@@ -17,7 +17,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from lila_train.solve import fit_context, ridge
+from lila_train.training.solve import fit_context, ridge
 from stores.console import out
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Bar, Figure, Quantity

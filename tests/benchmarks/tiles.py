@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lila_train import Lila, load
-from lila_train.images import read_image
+from lila_train.inference.images import read_image
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Figure, Quantity
 

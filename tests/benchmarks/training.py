@@ -22,12 +22,12 @@ import stores
 from lila_cues.order import Order
 from lila_cues.pipeline import build, prepare
 from lila_cues.pipeline.worker import Worker
-from lila_train.learner import Hardware
-from lila_train.overrides import changed
-from lila_train.recipes import recipe
-from lila_train.run_folder import RunFolder
-from lila_train.settings import TrainSettings
-from lila_train.trainer import Running, Trainer, encoder_of_store
+from lila_train.training.learner import Hardware
+from lila_train.training.overrides import changed
+from lila_train.training.recipes import recipe
+from lila_train.training.run_folder import RunFolder
+from lila_train.training.settings import TrainSettings
+from lila_train.training.trainer import Running, Trainer, encoder_of_store
 from stores.console import out
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Bar, Quantity

@@ -56,7 +56,7 @@ def measure(case: Case) -> Measured:
     from lila_train.extraction.files import Extractor
     from lila_train.extraction.network import Network
     from lila_train.extraction.settings import Cache, Settings
-    from lila_train.media import media
+    from lila_train.inference.media import media
 
     torch.set_num_threads(1)
     model = load(case.weights)
@@ -74,7 +74,7 @@ def measure(case: Case) -> Measured:
 
 def _alone(network, case: Case) -> Measured:  # type: ignore[no-untyped-def]
     """Only the model's own time, summed over the frames; decoding and resizing do not count."""
-    from lila_train.video import VideoFrames
+    from lila_train.inference.video import VideoFrames
 
     seconds = cpu = 0.0
     for frame in islice(VideoFrames(case.video), case.frames):
@@ -93,7 +93,7 @@ def in_a_process(case: Case) -> Measured:
 
 def made_video(path: Path, frames: int) -> Path:
     """A texture that drifts, at 480p."""
-    from lila_train.video import VideoWriter
+    from lila_train.inference.video import VideoWriter
 
     coarse = np.random.default_rng(0).integers(0, 256, (60, 107, 3), dtype=np.uint8)
     picture = np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))

@@ -12,8 +12,8 @@ from PIL import Image
 from lila_cues.networks import load_encoder
 from lila_train import checkpoint
 from lila_train.decoder import Decoder, DecoderWidths
-from lila_train.model import Lila
-from lila_train.video import VideoWriter
+from lila_train.inference.model import Lila
+from lila_train.inference.video import VideoWriter
 
 
 def small_model(seed: int = 0) -> Lila:

@@ -13,13 +13,13 @@ import torch
 from typer.testing import CliRunner
 
 from lila_cues.networks import load_encoder, position
-from lila_train import export as exporting
 from lila_train.cli import app
 from lila_train.decoder import Decoder, DecoderWidths
-from lila_train.export import Portable, export, largest_difference, load_onnx, load_program, resized_positions
-from lila_train.loading import load
-from lila_train.model import Lila
-from lila_train.released import read_released
+from lila_train.inference import export as exporting
+from lila_train.inference.export import Portable, export, largest_difference, load_onnx, load_program, resized_positions
+from lila_train.inference.loading import load
+from lila_train.inference.model import Lila
+from lila_train.inference.released import read_released
 from stores.errors import LilaError
 from tests.inference.models import small_model
 

@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 import lila_train
 from lila_train.cli import app
 from lila_train.extraction import Settings, network
-from lila_train.images import read_image
-from lila_train.overlap import Behind, ahead
-from lila_train.video import VideoFrames
+from lila_train.inference.images import read_image
+from lila_train.inference.overlap import Behind, ahead
+from lila_train.inference.video import VideoFrames
 from stores.errors import LilaError
 from tests.inference.models import film
 

@@ -15,10 +15,11 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 import hubconf
 from lila_cues.networks import load_encoder
-from lila_train import Lila, hub
+from lila_train import Lila
 from lila_train.decoder import Decoder, DecoderWidths
-from lila_train.loading import load
-from lila_train.released_files import RELEASED_FILES
+from lila_train.inference import hub
+from lila_train.inference.loading import load
+from lila_train.inference.released_files import RELEASED_FILES
 from stores.errors import LilaError
 from tests.inference.models import small_model
 

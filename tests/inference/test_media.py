@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lila_train.images import read_image
-from lila_train.media import media
-from lila_train.video import VideoFrames, VideoWriter
+from lila_train.inference.images import read_image
+from lila_train.inference.media import media
+from lila_train.inference.video import VideoFrames, VideoWriter
 from stores.errors import LilaError
 from tests.inference.models import film
 

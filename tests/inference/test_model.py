@@ -14,9 +14,9 @@ from PIL import Image
 import lila_train
 from lila_cues.networks import load_encoder
 from lila_train.decoder import Decoder, DecoderWidths
-from lila_train.images import as_float
-from lila_train.model import WHOLE_PIXELS, Lila
-from lila_train.tiling import Tiling
+from lila_train.inference.images import as_float
+from lila_train.inference.model import WHOLE_PIXELS, Lila
+from lila_train.inference.tiling import Tiling
 from stores.errors import LilaError
 from tests.inference.models import small_model, write_weights
 

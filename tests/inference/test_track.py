@@ -11,9 +11,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lila_train.cli import app
-from lila_train.images import read_image
-from lila_train.tracking import TrackingSettings, follow, open_film, read_mask
-from lila_train.video import VideoFrames
+from lila_train.inference.images import read_image
+from lila_train.inference.tracking import TrackingSettings, follow, open_film, read_mask
+from lila_train.inference.video import VideoFrames
 from stores.errors import LilaError
 from stores.pictures import write_label_png
 from tests.inference.models import film, small_model

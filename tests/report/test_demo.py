@@ -17,7 +17,7 @@ from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.protocols import Options
 from lila_train.report import cue_section, demo, heldout_section, score_section, wording
 from lila_train.report.demo_inputs import DemoInputs
-from lila_train.run_folder import RunFolder
+from lila_train.training.run_folder import RunFolder
 from stores import Geometry, StoreSpec
 from stores.errors import LilaError
 from tests.evaluation.small_models import write_checkpoint

@@ -1,0 +1,86 @@
+"""Videos in and out, one frame at a time, so that memory does not grow with their length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+
+import av
+import numpy as np
+from av.video.stream import VideoStream
+
+from lila_train.inference.images import Picture
+from stores.errors import LilaError
+
+
+class VideoFrames:
+    """The frames of a video in order, upright, as RGB; `count` is what the file or its duration says, or None."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with av.open(str(path)) as container:
+                if not container.streams.video:
+                    raise LilaError(f"expected a video, found no video stream in {path}")
+                stream = container.streams.video[0]
+                self.rate = Fraction(stream.average_rate or 25)
+                seconds = container.duration / av.time_base if container.duration else 0
+                self.count = stream.frames or round(seconds * self.rate) or None
+        except av.error.FFmpegError as error:
+            raise LilaError(f"{path} cannot be read as a video ({error.strerror}); is the file whole?") from error
+
+    def __iter__(self) -> Iterator[Picture]:
+        seen = 0
+        try:
+            with av.open(str(self.path)) as container:
+                container.streams.video[0].thread_type = "AUTO"
+                for frame in container.decode(video=0):
+                    seen += 1
+                    yield np.rot90(frame.to_ndarray(format="rgb24"), (frame.rotation // 90) % 4).copy()
+        except av.error.FFmpegError as error:
+            raise LilaError(
+                f"{self.path} breaks off after {seen} frames ({error.strerror}); is the file whole?"
+            ) from error
+        if not seen:
+            raise LilaError(f"no frame can be read from {self.path}; is the file whole?")
+
+
+class VideoWriter:
+    """An H.264 file made of RGB frames of one size; it appears under its name when it is complete."""
+
+    def __init__(self, path: Path, rate: Fraction) -> None:
+        self.path, self.rate = path, rate
+        self._temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+        self._container = av.open(str(self._temporary), "w")
+        self._stream: VideoStream | None = None
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def write(self, picture: Picture) -> None:
+        """Add a frame; an odd last row or column is repeated, as H.264's 4:2:0 needs even sides."""
+        even = np.pad(picture, ((0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)), mode="edge")
+        if self._stream is None:
+            self._stream = self._begin(*even.shape[:2])
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+
+    def _begin(self, height: int, width: int) -> VideoStream:
+        codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+        stream = self._container.add_stream(codec, rate=self.rate)
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        stream.options = {"crf": "18"}
+        return stream
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stream is not None:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()
+        if kind is None and self._stream is not None:
+            self._temporary.replace(self.path)
+        else:
+            self._temporary.unlink(missing_ok=True)

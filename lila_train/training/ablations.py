@@ -1,0 +1,129 @@
+"""The paper's ablations as data: each a change of settings, the fields it may touch, why, and the published figures.
+
+Published for ViT-S/14 on YouTube-VOS (METHOD section 7): DAVIS-2017 val J&F by linear probe and by local k-NN, NYUv2
+normals RMSE in degrees, COCO-Stuff-27 mIoU. None: not published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lila_train.training.overrides import changed, homes
+from lila_train.training.settings import DEPTH, FEATURES, FLOW, TrainSettings
+from stores.errors import LilaError
+
+
+@dataclass(frozen=True)
+class PaperFigures:
+    """The paper's figures of a row: J&F in percent, normals RMSE in degrees, mIoU in percent; None: not published."""
+
+    davis_lp: float
+    davis_knn: float
+    nyu_rmse: float | None = None
+    coco_miou: float | None = None
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A row of the table: `changes` are the settings it touches, by name, and their values."""
+
+    name: str
+    label: str
+    why: str
+    published: PaperFigures
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def of(self, full: TrainSettings) -> TrainSettings:
+        """The full settings with this row's change."""
+        return changed(full, self.changes)
+
+    def touched(self, full: TrainSettings) -> frozenset[str]:
+        """The places that may differ from the full settings."""
+        return frozenset(homes(full)[name] for name in self.changes)
+
+
+FULL = Ablation("full", "LILA", "the method", PaperFigures(68.6, 73.9, 28.53, 59.6))
+
+CUES = (
+    Ablation(
+        "self-distillation",
+        "self-distillation only",
+        "what the encoder's own features teach without geometry or motion",
+        PaperFigures(66.9, 68.6, 28.61, 59.3),
+        {"cues": (FEATURES,)},
+    ),
+    Ablation(
+        "with-depth",
+        "+ depth",
+        "what geometry adds",
+        PaperFigures(67.2, 72.6, 29.06, 58.7),
+        {"cues": (DEPTH, FEATURES)},
+    ),
+    Ablation(
+        "with-flow",
+        "+ flow",
+        "what motion adds",
+        PaperFigures(67.0, 72.6, 28.64, 59.5),
+        {"cues": (FLOW, FEATURES)},
+    ),
+    Ablation(
+        "without-self-distillation",
+        "depth + flow",
+        "geometry and motion without the encoder's features",
+        PaperFigures(69.1, 72.5, 28.49, 59.3),
+        {"cues": (FLOW, DEPTH)},
+    ),
+    FULL,
+)
+
+COMPONENTS = (
+    Ablation(
+        "erm",
+        "A: ERM distillation",
+        "the same cues and losses without the in-context solve: a linear head for all frames",
+        PaperFigures(63.2, 61.1),
+        {"objective": "erm"},
+    ),
+    Ablation(
+        "no-pamr",
+        "B: no PAMR",
+        "the encoder's features as they are, on its own grid",
+        PaperFigures(67.3, 71.9),
+        {"distilled": "raw"},
+    ),
+    Ablation(
+        "no-cropping",
+        "C: no cropping",
+        "both views of the same region",
+        PaperFigures(66.0, 72.4),
+        {"same_region": True},
+    ),
+    Ablation(
+        "no-temporal-sampling",
+        "D: no temporal sampling",
+        "neighbouring frames only",
+        PaperFigures(69.3, 72.4),
+        {"max_gap": 1},
+    ),
+    Ablation("no-edge-loss", "E: no edge loss", "L1 alone", PaperFigures(68.1, 72.9), {"edge_weight": 0.0}),
+    FULL,
+)
+
+TABLES = {"cues": CUES, "components": COMPONENTS}
+ROWS = {row.name: row for row in (*CUES, *COMPONENTS)}
+
+
+def rows(names: str) -> tuple[Ablation, ...]:
+    """The rows of a comma-separated list of names and tables, or `all`; the full model is always among them."""
+    if names == "all":
+        return tuple(ROWS.values())
+    chosen: dict[str, Ablation] = {FULL.name: FULL}
+    for name in names.split(","):
+        if name not in TABLES and name not in ROWS:
+            raise LilaError(
+                f"expected --rows to name {', '.join(TABLES)}, or some of {', '.join(ROWS)}; found {name or 'nothing'}"
+            )
+        chosen |= {row.name: row for row in TABLES.get(name, (ROWS.get(name),)) if row is not None}
+    return tuple(chosen.values())

@@ -1,0 +1,122 @@
+"""The cues of a batch computed in the training step, as the reference does: the baseline that a store is compared with.
+
+Frames still come from the store, decoded; a run without one would pay for that as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+import stores
+from lila_cues.networks import FrozenEncoder, load_depth, load_flow
+from lila_cues.pamr import Affinity, refine, three_scales
+from lila_train.training.cues import CUES
+from lila_train.training.pairs import PairBatch
+from lila_train.training.settings import COMPUTABLE, DEPTH, FEATURES, FLOW, Method
+from stores.errors import LilaError
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Sizes (y, x) and PAMR settings by which a store's cues were made."""
+
+    cue: Size
+    features: Size
+    encoder_input: Size
+    iterations: tuple[int, int, int]
+    affinity: Affinity
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """The frozen networks as functions of RGB in [0, 1], f×3×y×x.
+
+    encode: tokens f×e×h×w. flow: of images and pairs p×2 among them, p×2×y×x in px. depth: relative inverse depth
+    f×y×x; None where a build took it from files, then it stays in the store.
+    """
+
+    encode: Callable[[Tensor], Tensor]
+    flow: Callable[[Tensor, Tensor], Tensor]
+    depth: Callable[[Tensor], Tensor] | None
+
+
+class OnlineCues:
+    """Puts the cues of METHOD section 2 into a batch that has only frames."""
+
+    def __init__(self, teachers: Teachers, refinement: Refinement, method: Method) -> None:
+        self._teachers, self._how = teachers, refinement
+        made = [cue for cue in COMPUTABLE if cue in method.cues and (cue != DEPTH or teachers.depth is not None)]
+        self.computed = frozenset(cue for cue in made if CUES[cue].arrays(method))
+        self._raw = method.distilled == "raw"
+
+    @classmethod
+    def of_store(cls, store: stores.CueStore, encoder: FrozenEncoder, method: Method) -> OnlineCues:
+        """The networks and sizes that a store was built by; networks go to the device of `encoder`, one of them."""
+        try:
+            networks, recipe = store.provenance["networks"], store.provenance["recipe"]
+            pamr, device = recipe["pamr"], str(next(encoder.parameters()).device)
+            refinement = Refinement(
+                store.spec.geometry.cue,
+                store.spec.geometry.features,
+                tuple(recipe["encoder_input"]),
+                tuple(pamr["iterations"]),
+                Affinity(tuple(pamr["dilations"]), pamr["sigma"]),
+            )
+            flow, depth = networks["flow"], networks["depth"]
+        except (KeyError, TypeError) as error:
+            raise LilaError(
+                f"expected the networks and the recipe of its build in {store.path}, found none that can be read "
+                f"({error!r}); --online is for stores that `lila-cues build` wrote"
+            ) from error
+        updates = flow["settings"].get("updates")
+        teachers = Teachers(
+            encoder.grid,
+            load_flow(flow["network"], _place(flow), device, updates=updates, sha256=flow["sha256"]).between,
+            None if depth["network"] == "files" else load_depth(depth["network"], _place(depth), device),
+        )
+        return cls(teachers, refinement, method)
+
+    @torch.no_grad()
+    def __call__(self, batch: PairBatch) -> PairBatch:
+        """The batch with what is computed filled in, unquantised, on its device."""
+        images = _resized(batch.rgb.flatten(0, 1), self._how.cue)
+        found: dict[str, Tensor] = {}
+        if DEPTH in self.computed:
+            assert self._teachers.depth is not None
+            found["depth"] = self._teachers.depth(images).float().unflatten(0, (-1, 2))
+        if FLOW in self.computed:
+            earlier = torch.arange(0, len(images), 2, device=images.device)
+            pairs = torch.stack((earlier, earlier + 1), dim=1)
+            both = self._teachers.flow(images, torch.cat((pairs, pairs.flip(1)))).float()
+            found["flow_forward"], found["flow_backward"] = both.chunk(2)
+        if FEATURES in self.computed:
+            found["features_raw" if self._raw else "features"] = self._features(batch, images).unflatten(0, (-1, 2))
+        return replace(batch, cues={**batch.cues, **found})
+
+    def _features(self, batch: PairBatch, images: Float[Tensor, "f 3 y x"]) -> Float[Tensor, "f k y2 x2"]:
+        tokens = self._teachers.encode(_resized(batch.rgb.flatten(0, 1), self._how.encoder_input)).float()
+        channels = batch.channels.repeat_interleave(2, dim=0)[..., None, None]
+        raw = tokens.gather(1, channels.expand(-1, -1, *tokens.shape[-2:]))
+        if self._raw:
+            return raw
+        scales = three_scales(self._how.cue, self._how.iterations)
+        return F.adaptive_avg_pool2d(refine(raw, images, scales, self._how.affinity), self._how.features)
+
+
+def _place(record: Mapping[str, Any]) -> str | None:
+    """Where the recorded weights lie, for those that no name leads to."""
+    return record["location"] if record["origin"] in ("file", "random") else None
+
+
+def _resized(frames: UInt8[Tensor, "f 3 H W"], size: Size) -> Float[Tensor, "f 3 y x"]:
+    images = frames.float() / 255
+    return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
