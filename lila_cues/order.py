@@ -66,6 +66,7 @@ class Order:
         return spread(source.clips(), self.limit)
 
     def to_dict(self) -> dict[str, Any]:
+        """As a store's provenance keeps it under `request`."""
         return asdict(self)
 
 

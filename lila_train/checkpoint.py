@@ -40,6 +40,7 @@ class Provenance:
     versions: Mapping[str, str]
 
     def to_json(self) -> str:
+        """As a checkpoint's header keeps it."""
         record = asdict(self) | {"format": FORMAT, "encoder": self.encoder.to_dict()}
         return json.dumps(record, sort_keys=True)
 

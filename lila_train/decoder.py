@@ -65,6 +65,7 @@ class ResidualUnit(nn.Module):
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The size stays."""
         return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 
@@ -81,6 +82,7 @@ class Fusion(nn.Module):
         self.out = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor, skip: Tensor | None, size: Size) -> Tensor:
+        """The path b×c×h×w with the skip of its size, b×c×H×W of `size`."""
         if self.skip_unit is not None and skip is not None:
             x = x + self.skip_unit(skip)
         return self.out(_resize(self.unit(x), size))
@@ -109,7 +111,7 @@ class Decoder(nn.Module):
             nn.Conv2d(widths.out, widths.out, 3, padding=1), nn.ReLU(), nn.Conv2d(widths.out, widths.out, 1)
         )
         self.norm = nn.LayerNorm(widths.out, eps=1e-5)
-        self.norm.requires_grad_(False)  # the reference never optimises it (METHOD: weight 1, bias 0)
+        self.norm.requires_grad_(False)  # the reference never optimises it (weight 1, bias 0)
 
     def forward(self, tokens: Sequence[Float[Tensor, "b e h w"]], size: Size) -> Float[Tensor, "b d H W"]:
         """Features at `size` = (H, W), normalised over channels at each pixel."""

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 PACKAGES = (
+    "lila_cues",
     "lila_cues.networks",
     "lila_train",
     "lila_train.evaluation",
@@ -24,7 +25,7 @@ def test_every_name_handed_on_is_there(name: str) -> None:
     package = importlib.import_module(name)
     assert package.__all__
     assert all(getattr(package, public) is not None for public in package.__all__)
-    with pytest.raises(AttributeError, match=r"no attribute '?nothing_of_that_name"):
+    with pytest.raises(AttributeError, match="nothing_of_that_name"):
         package.nothing_of_that_name  # noqa: B018 - asking for it is the test
 
 

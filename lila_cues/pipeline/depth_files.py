@@ -13,7 +13,7 @@ from stores.errors import LilaError
 
 PREFIX = "files:"
 INVERSE_DEPTH = 100.0
-"""q = 100 / z[m]: METHOD.md's s = 0.01 q is then 1/z."""
+"""q = 100 / z[m]: s = 0.01 q of docs/method.md is then 1/z."""
 
 
 class DepthFiles:

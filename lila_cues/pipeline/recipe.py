@@ -44,7 +44,7 @@ class NetworkChoice:
 
 @dataclass(frozen=True)
 class PamrChoice:
-    """METHOD.md, section 2: iterations at a quarter, a half and all of the cue grid, and the affinity."""
+    """docs/method.md, "Cues": iterations at a quarter, a half and all of the cue grid, and the affinity."""
 
     iterations: tuple[int, int, int] = (20, 10, 5)
     dilations: tuple[int, ...] = (1, 3, 5)
@@ -52,6 +52,7 @@ class PamrChoice:
 
     @property
     def affinity(self) -> Affinity:
+        """How alike two pixels are."""
         return Affinity(dilations=self.dilations, sigma=self.sigma)
 
 
@@ -72,6 +73,7 @@ class BuildRecipe:
     """Names in `lila_cues.pipeline.derived`."""
 
     def to_dict(self) -> dict[str, Any]:
+        """As a store's provenance keeps it under `recipe`."""
         return asdict(self)
 
     @classmethod

@@ -34,6 +34,7 @@ class TaskReport:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
+        """As a line of the store's log has it."""
         return asdict(self)
 
 

@@ -1,7 +1,7 @@
 """Video object segmentation by local k-NN label propagation: `davis-knn@lila` and `davis-knn@dino`.
 
-The labels of the first frame are carried through the video on a grid of cells. Sources: EVALUATION section 3, settings
-of the LILA reference's launch scripts, and DINO's `eval_video_segmentation.py`.
+The labels of the first frame are carried through the video on a grid of cells. Settings are those of the
+LILA reference's launch scripts, and of DINO's `eval_video_segmentation.py` (docs/protocols.md, "DAVIS").
 """
 
 from __future__ import annotations

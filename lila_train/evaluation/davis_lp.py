@@ -1,7 +1,7 @@
 """Video object segmentation by a linear probe: `davis-lp@lila`.
 
-A probe is fitted to the first frame of each sequence and applied to every later frame on its own. Source: EVALUATION
-section 2, settings of the LILA reference's launch scripts.
+A probe is fitted to the first frame of each sequence and applied to every later frame on its own. Settings are
+those of the LILA reference's launch scripts (docs/protocols.md, "DAVIS").
 """
 
 from __future__ import annotations

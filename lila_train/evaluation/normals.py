@@ -1,4 +1,4 @@
-"""Surface normals on NYUv2: folders, normals from depth, protocol (EVALUATION section 4).
+"""Surface normals on NYUv2: folders, normals from depth, protocol (docs/protocols.md, "NYUv2").
 
 Normals are unit vectors in the camera's frame, x to the right, y down, z away from the camera; they face the camera.
 """

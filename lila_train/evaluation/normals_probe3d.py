@@ -1,4 +1,4 @@
-"""Surface normals as Probe3D measures them: `nyuv2-normals@probe3d` (EVALUATION section 4)."""
+"""Surface normals as Probe3D measures them: `nyuv2-normals@probe3d` (docs/protocols.md, "NYUv2")."""
 
 from __future__ import annotations
 

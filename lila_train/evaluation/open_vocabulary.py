@@ -1,4 +1,4 @@
-"""Open-vocabulary segmentation with the features under test as attention: `openvocab@proxyclip` (EVALUATION section 6).
+"""Open-vocabulary segmentation with the features under test as attention: `openvocab@proxyclip` (docs/protocols.md).
 
 CLIP's last attention map is replaced by the affinity of the features (Lan et al., ProxyCLIP, ECCV 2024); nothing is
 trained. As in that paper the last block's residual and feed-forward are left out.

@@ -58,7 +58,10 @@ def features_of(model: GridModel, head: str, images: Float[Tensor, "b 3 H W"]) -
 
 
 class NormalsProbe(nn.Module):
-    """1×1 on the third tapped block + 5×5 on the pixel map, summed after upsampling; three outputs (EVALUATION 4)."""
+    """1×1 on the third tapped block + 5×5 on the pixel map, summed after upsampling; three outputs.
+
+    docs/protocols.md, "NYUv2".
+    """
 
     def __init__(self, grid_width: int, pixel_width: int | None, n_outputs: int = 3) -> None:
         super().__init__()
@@ -74,7 +77,7 @@ class NormalsProbe(nn.Module):
 
 
 class AttentionProbe(nn.Module):
-    """1×1 on the grid + learned queries that attend to the rectified pixel map; logits are dot products (EVALUATION 5).
+    """1×1 on the grid + learned queries that attend to the rectified pixel map; logits are dot products.
 
     One query per class, drawn from N(0, 1); 8 heads over the map downsampled ×4; no norms.
     """

@@ -1,4 +1,4 @@
-"""Semantic segmentation: COCO-Stuff-27 and ADE20K, their folders, labels and protocols (EVALUATION section 5)."""
+"""Semantic segmentation: COCO-Stuff-27 and ADE20K, their folders, labels and protocols (docs/protocols.md)."""
 
 from __future__ import annotations
 

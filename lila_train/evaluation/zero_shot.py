@@ -1,4 +1,4 @@
-"""Zero-shot segmentation of COCO-Stuff: `cocostuff-zs@lila` (EVALUATION section 6).
+"""Zero-shot segmentation of COCO-Stuff: `cocostuff-zs@lila` (docs/protocols.md).
 
 A probe maps features to CLIP's text space; 15 of the 182 classes are never named in training.
 """

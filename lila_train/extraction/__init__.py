@@ -4,38 +4,7 @@ An `Extractor` takes images and videos through a `Network` (the model with its `
 importing this package imports none of it.
 """
 
-from __future__ import annotations
+import lazy_loader
 
-import importlib
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from lila_train.extraction.bases import basis_fingerprint, shared_basis
-    from lila_train.extraction.files import Extractor
-    from lila_train.extraction.network import Network
-    from lila_train.extraction.settings import Cache, Settings
-
-_HOMES = {
-    "basis_fingerprint": "bases",
-    "Cache": "settings",
-    "Extractor": "files",
-    "Network": "network",
-    "Settings": "settings",
-    "shared_basis": "bases",
-}
-
-__all__ = [
-    "Cache",
-    "Extractor",
-    "Network",
-    "Settings",
-    "basis_fingerprint",
-    "shared_basis",
-]
-
-
-def __getattr__(name: str) -> object:
-    """Import a name's module when it is first asked for: PyTorch takes seconds."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__} has no attribute {name}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+# PyTorch takes seconds to import: a name's module is imported when the name is first asked for.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Checkpoints as the published reference writes them, and ours in their naming (METHOD section 1).
+"""Checkpoints as the published reference writes them, and ours in their naming (docs/method.md, "Network").
 
 `lila_train.inference.released_files` says which of them there are, and where.
 

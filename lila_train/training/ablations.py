@@ -1,7 +1,7 @@
 """The paper's ablations as data: each a change of settings, the fields it may touch, why, and the published figures.
 
-Published for ViT-S/14 on YouTube-VOS (METHOD section 7): DAVIS-2017 val J&F by linear probe and by local k-NN, NYUv2
-normals RMSE in degrees, COCO-Stuff-27 mIoU. None: not published.
+Published for ViT-S/14 on YouTube-VOS (the paper's tables): DAVIS-2017 val J&F by linear probe and by local
+k-NN, NYUv2 normals RMSE in degrees, COCO-Stuff-27 mIoU. None: not published.
 """
 
 from __future__ import annotations

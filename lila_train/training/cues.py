@@ -1,4 +1,4 @@
-"""The cues that the features of a frame should tell (METHOD section 2): each is told, weighed and drawn in one place.
+"""The cues that features should tell (docs/method.md, "Cues"): each is told, weighed and drawn in one place.
 
 A class here and its row in `CUES` are all that stage two needs of a new cue. A run tells those of `Method.cues`; their
 maps follow each other in the order of the table, in which the encoder's features stay last, since distilled online they

@@ -1,4 +1,4 @@
-"""What one may learn from the two views of a pair (LILA, section 3; METHOD sections 4 and 5).
+"""What one may learn from the two views of a pair (LILA, section 3; docs/method.md).
 
 `InContext` is the method: a linear map fitted on the context, judged on the query. `Erm` is its ablation A: one linear
 head for all frames, judged on each frame's own cues.
@@ -86,6 +86,7 @@ class Erm(nn.Module):
         return count(torch.cat((context.valid, query.valid)))
 
     def forward(self, of_context: Tensor, of_query: Tensor, context: View, query: View, counts: Counts) -> Losses:
+        """The losses of both views, summed."""
         a, b = (
             measured(self._read(features, view), view, counts, self.method)
             for features, view in ((of_context, context), (of_query, query))

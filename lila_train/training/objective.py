@@ -1,4 +1,4 @@
-"""What the predicted cues are measured by: L1 and edge-weighted gradients (LILA, section 3; METHOD section 5).
+"""What the predicted cues are measured by: L1 and edge-weighted gradients (docs/method.md, "Solve and loss").
 
 A loss is a sum over valid entries, divided once by their number. The number may be that of a larger batch, of which the
 entries at hand are a part: the parts' losses then add up to the batch's, over ranks and over chunks alike.

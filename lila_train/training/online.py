@@ -50,7 +50,7 @@ class Teachers:
 
 
 class OnlineCues:
-    """Puts the cues of METHOD section 2 into a batch that has only frames."""
+    """Puts the cues of docs/method.md into a batch that has only frames."""
 
     def __init__(self, teachers: Teachers, refinement: Refinement, method: Method) -> None:
         self._teachers, self._how = teachers, refinement

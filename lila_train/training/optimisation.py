@@ -1,4 +1,4 @@
-"""How the weights move: AdamW and its learning rate over a run (METHOD section 6)."""
+"""How the weights move: AdamW and its learning rate over a run (docs/method.md)."""
 
 from __future__ import annotations
 

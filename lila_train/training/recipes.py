@@ -1,6 +1,6 @@
 """Named settings: a recipe is a run that somebody would start, with what it needs and what to expect of it.
 
-Published figures are DAVIS-2017 val J&F by linear probe / local k-NN (METHOD section 7).
+Published figures are DAVIS-2017 val J&F by linear probe / local k-NN (the paper's tables).
 """
 
 from __future__ import annotations

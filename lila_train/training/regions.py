@@ -1,4 +1,4 @@
-"""Square regions of frames and their cues, cut and resized in batch on the training device (METHOD section 3).
+"""Square regions of frames and their cues, cut and resized in batch on the training device (docs/method.md, "Cues").
 
 A region is given in pixels of the base crop. RGB is cut at whole pixels and resized with antialiasing, as if each crop
 were resized on its own; cue maps, whose grid is coarser, are sampled bilinearly at the same places.

@@ -19,7 +19,7 @@ _TRIES = 100
 
 @dataclass(frozen=True)
 class ViewRanges:
-    """How two views are drawn; area fractions are of the base crop's largest square (METHOD section 3)."""
+    """How two views are drawn; area fractions are of the base crop's largest square (docs/method.md, "Cues")."""
 
     context_area: tuple[float, float] = (0.8, 0.8)
     query_area: tuple[float, float] = (0.3, 1.0)

@@ -26,7 +26,7 @@ COMPUTABLE = (FLOW, DEPTH, FEATURES)  # by the networks that a store names, in t
 
 @dataclass(frozen=True)
 class Method:
-    """The objective (METHOD sections 2 to 5).
+    """The objective (docs/method.md).
 
     objective: `in-context` fits a map on the context and judges it on the query; `erm` trains one linear head for all
     frames (ablation A). cues: which are told (`cues`), the paper's by default. distilled: the stored
@@ -84,6 +84,7 @@ class TrainSettings:
     method: Method = field(default_factory=Method)
 
     def to_dict(self) -> dict[str, Any]:
+        """As a checkpoint's header keeps it."""
         return asdict(self)
 
     @classmethod

@@ -1,6 +1,6 @@
 """From stored cues to what the features must explain: log depth, half-image flow, confidence, standardised maps.
 
-METHOD section 2. Flow is in pixels of the cue grid on the way in, channel 0 to the right and channel 1 down.
+docs/method.md, "Cues". Flow is in pixels of the cue grid on the way in, channel 0 to the right and channel 1 down.
 """
 
 from __future__ import annotations

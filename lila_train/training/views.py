@@ -1,4 +1,4 @@
-"""The two views of a pair and what is told of them, cut in batch on the training device (METHOD sections 2 and 3)."""
+"""The two views of a pair and what is told of them, cut in batch on the training device (docs/method.md, "Cues")."""
 
 from __future__ import annotations
 

@@ -16,7 +16,9 @@ class Monitor(Protocol):
     """Called on the leading rank after every `every`-th step, and after the last."""
 
     @property
-    def every(self) -> int: ...
+    def every(self) -> int:
+        """Steps between looks."""
+        ...
 
     def look(self, trainer: Trainer) -> None:
         """See to the trainer as it stands after `trainer.step` steps."""

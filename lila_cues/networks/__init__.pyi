@@ -1,0 +1,10 @@
+from .depth import DepthNetwork as DepthNetwork
+from .depth import load_depth as load_depth
+from .encoder import FrozenEncoder as FrozenEncoder
+from .encoder_weights import encoder_from_tensors as encoder_from_tensors
+from .encoder_weights import load_encoder as load_encoder
+from .encoder_weights import restore_encoder as restore_encoder
+from .execution import Execution as Execution
+from .flow import FlowNetwork as FlowNetwork
+from .flow import load_flow as load_flow
+from .weights import WeightSource as WeightSource

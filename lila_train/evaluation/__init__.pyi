@@ -1,0 +1,14 @@
+from .baselines.catalog import BASELINES as BASELINES
+from .harness import Spec as Spec
+from .harness import Task as Task
+from .harness import default_workers as default_workers
+from .harness import evaluate as evaluate
+from .model_spec import ModelSpec as ModelSpec
+from .models import ENCODER as ENCODER
+from .models import GridModel as GridModel
+from .models import PixelModel as PixelModel
+from .models import feature_map as feature_map
+from .protocols import PROTOCOLS as PROTOCOLS
+from .protocols import Options as Options
+from .protocols import open_task as open_task
+from .result_folder import read_result as read_result
