@@ -16,7 +16,10 @@ from stores.errors import LilaError
 
 
 class VideoFrames:
-    """The frames of a video in order, upright, as RGB; `count` is what the file or its duration says, or None."""
+    """The frames of a video in order, upright, as RGB; `count` is what the file or its duration says, or None.
+
+    LilaError while reading where a file breaks off, or ends well before its count: some containers end without a word.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -28,6 +31,8 @@ class VideoFrames:
                 self.rate = Fraction(stream.average_rate or 25)
                 seconds = container.duration / av.time_base if container.duration else 0
                 self.count = stream.frames or round(seconds * self.rate) or None
+                lone = len(container.streams) == 1  # else the duration may be that of longer sound
+                self._least = round((self.count or 0) * (0.9 if stream.frames or lone else 0.5))
         except av.error.FFmpegError as error:
             raise LilaError(f"{path} cannot be read as a video ({error.strerror}); is the file whole?") from error
 
@@ -45,6 +50,8 @@ class VideoFrames:
             ) from error
         if not seen:
             raise LilaError(f"no frame can be read from {self.path}; is the file whole?")
+        if seen < self._least:
+            raise LilaError(f"{self.path} ends after {seen} of about {self.count} frames; is the file whole?")
 
 
 class VideoWriter:

@@ -98,6 +98,16 @@ def test_a_cut_video_gives_what_it_has_and_says_so(tmp_path: Path) -> None:
         list(VideoFrames(tmp_path / "cut.mkv"))
 
 
+@pytest.mark.parametrize("name", ["v.mkv", "v.avi"])
+def test_a_video_that_ends_without_a_word_is_noticed(tmp_path: Path, name: str) -> None:
+    whole = film(tmp_path / name, frames=60, size=(64, 96))
+    assert len(list(VideoFrames(whole))) == 60
+    cut = whole.with_stem("cut")
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(LilaError, match=r"cut.* after \d+ (of about 60 )?frames.*is the file whole"):
+        list(VideoFrames(cut))
+
+
 def test_a_video_with_a_damaged_middle_says_where_it_breaks_off(tmp_path: Path) -> None:
     content = bytearray(film(tmp_path / "v.mp4", frames=60, size=(64, 96)).read_bytes())
     hole = slice(2 * len(content) // 5, len(content) // 2)
