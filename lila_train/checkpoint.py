@@ -20,6 +20,7 @@ from torch import Tensor
 
 from lila_cues.networks import WeightSource
 from lila_train.decoder import Decoder, DecoderWidths
+from lila_train.whole_files import written_whole
 from stores.errors import LilaError
 
 FORMAT = 1
@@ -84,13 +85,10 @@ def write(path: Path, decoder: Decoder, provenance: Provenance, extra: Mapping[s
     tensors = {f"{_DECODER}{name}": t for name, t in decoder.state_dict().items()}
     tensors |= {f"{_EXTRA}{name}": t for name, t in (extra or {}).items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with temporary.open("wb") as file:
+    with written_whole(path) as temporary, temporary.open("wb") as file:
         file.write(safetensors.torch.save(tensors, metadata={_KEY: provenance.to_json()}))
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def read(path: Path) -> Checkpoint:

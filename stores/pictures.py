@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 
+Picture = UInt8[np.ndarray, "h w 3"]
+"""RGB, 0 to 255."""
 MISSING = np.array([128, 128, 128], np.uint8)
 
 # The colour wheel of Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011: six hues at

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float
 
 from lila_train.extraction.network import Network, spread
-from lila_train.inference.images import Picture, read_image
+from lila_train.inference.images import read_image
 from lila_train.inference.media import Medium
 from lila_train.inference.video import VideoFrames
-from stores.pictures import Basis, pca_basis
+from stores.pictures import Basis, Picture, pca_basis
 
 FRAMES = 6  # of a video that are looked at
 

@@ -14,12 +14,12 @@ from lila_train.extraction.bases import video_basis
 from lila_train.extraction.formats import ARRAYS, ArrayFormat, Features
 from lila_train.extraction.network import Colours, Network, spread
 from lila_train.extraction.settings import Cache
-from lila_train.inference.images import Picture, read_image
+from lila_train.inference.images import read_image
 from lila_train.inference.media import Medium
 from lila_train.inference.overlap import Behind, ahead
 from lila_train.inference.video import VideoFrames, VideoWriter
 from stores.errors import LilaError
-from stores.pictures import Basis, pca_basis, write_png
+from stores.pictures import Basis, Picture, pca_basis, write_png
 
 WAITING = 4  # frames read ahead, and frames that wait to be written
 

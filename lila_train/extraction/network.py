@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lila_train.extraction.formats import Features
 from lila_train.extraction.settings import Settings
-from lila_train.inference.images import Picture, resized
+from lila_train.inference.images import resized
 from lila_train.inference.model import WHOLE_PIXELS, Lila
-from stores.pictures import Basis
+from stores.pictures import Basis, Picture
 
 _BASIS_PIXELS = 20_000
 _ROWS = 512  # of a large image that are coloured at a time

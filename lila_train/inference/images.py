@@ -12,8 +12,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from stores.errors import LilaError
+from stores.pictures import Picture
 
-Picture = UInt8[np.ndarray, "h w 3"]
 AnyImage = Image.Image | np.ndarray | Tensor
 
 LARGEST = 2**27  # pixels that an image may be enlarged to

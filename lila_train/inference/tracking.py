@@ -16,13 +16,13 @@ from PIL import Image, UnidentifiedImageError
 from lila_train.evaluation import davis_knn
 from lila_train.evaluation.frames import Labels
 from lila_train.evaluation.propagation import Budget
-from lila_train.inference.images import Picture, read_image
+from lila_train.inference.images import read_image
 from lila_train.inference.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from lila_train.inference.model import Lila
 from lila_train.inference.overlap import Behind, ahead
 from lila_train.inference.video import VideoFrames, VideoWriter
 from stores.errors import LilaError
-from stores.pictures import mask_overlay, write_label_png
+from stores.pictures import Picture, mask_overlay, write_label_png
 
 WAITING = 4
 _FOLDER_RATE = Fraction(25)

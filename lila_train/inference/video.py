@@ -11,8 +11,8 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
-from lila_train.inference.images import Picture
 from stores.errors import LilaError
+from stores.pictures import Picture
 
 
 class VideoFrames:

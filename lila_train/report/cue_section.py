@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from lila_train.inference.images import Picture
 from lila_train.report.page import Markup, drawing, figure, heading, joined, paragraph, photo, row
 from stores import CueStore
 from stores.confidence import VALID, confidence
 from stores.errors import LilaError
-from stores.pictures import depth_picture, flow_picture, flow_wheel, pca_basis, pca_picture
+from stores.pictures import Picture, depth_picture, flow_picture, flow_wheel, pca_basis, pca_picture
 
 EXCLUDED = np.array([214, 96, 60], np.uint8)
 

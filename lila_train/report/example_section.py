@@ -11,10 +11,9 @@ from PIL import Image
 
 from lila_train.evaluation.dense_scores import IGNORED
 from lila_train.evaluation.examples import Stored
-from lila_train.inference.images import Picture
 from lila_train.report.page import Markup, drawing, figure, heading, joined, paragraph, photo, row
 from lila_train.report.wording import percent, title
-from stores.pictures import mask_overlay
+from stores.pictures import Picture, mask_overlay
 
 FULL_ERROR_DEG = 60.0
 RAMP = np.array([[24, 30, 52], [54, 82, 140], [216, 120, 62], [252, 236, 190]], np.float64)  # from 0 to the full error

@@ -13,12 +13,11 @@ from lila_train.evaluation.davis_scorer import without_void
 from lila_train.evaluation.frames import as_input
 from lila_train.evaluation.models import FeatureMap, GridModel, feature_map
 from lila_train.evaluation.picture_files import read_frame, read_mask
-from lila_train.inference.images import Picture
 from lila_train.report.davis_result import DavisResult
 from lila_train.report.page import Markup, drawing, figure, heading, joined, paragraph, photo, row
 from lila_train.report.wording import percent, signed, title
 from lila_train.sizes import Size
-from stores.pictures import mask_overlay, pca_basis, pca_picture
+from stores.pictures import Picture, mask_overlay, pca_basis, pca_picture
 
 BASIS_PIXELS = 4000  # of each map
 

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from lila_train.inference.images import Picture
 from lila_train.report.style import CSS
 from lila_train.whole_files import written_whole
-from stores.pictures import png_bytes
+from stores.pictures import Picture, png_bytes
 
 JPEG_QUALITY = 88
 

@@ -14,7 +14,7 @@ from lila_cues.networks import FrozenEncoder
 from lila_train.decoder import DecoderWidths
 from lila_train.evaluation.harness import Task, evaluate
 from lila_train.evaluation.model_spec import ModelSpec
-from lila_train.evaluation.models import ENCODER
+from lila_train.evaluation.models import ENCODER, LilaModel
 from lila_train.training.ablations import FULL, Ablation
 from lila_train.training.learner import Hardware
 from lila_train.training.monitors.scores import ScoreMonitor
@@ -22,7 +22,6 @@ from lila_train.training.run_folder import RunFolder
 from lila_train.training.settings import TrainSettings
 from lila_train.training.trainer import Running, StepRecord, Trainer
 
-LILA = "lila"
 Observer = Callable[[str, int, float | None], None]
 """Told the run's name, how many steps are new, and the loss of the last; None for steps of an earlier call."""
 
@@ -149,7 +148,7 @@ class Study:
 
     def _score(self, task: Task, row: Ablation, seed: int) -> float:
         folder = self.folder(row, seed)
-        return self._scored(task, folder.weights, LILA, folder.root / "scores")
+        return self._scored(task, folder.weights, LilaModel.head, folder.root / "scores")
 
     def _scored(self, task: Task, weights: Path, head: str, folder: Path) -> float:
         spec = _Heads(weights, encoder_weights=self.encoder_weights, heads_scored=(head,))

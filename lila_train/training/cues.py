@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lila_train.training.settings import DEPTH, FEATURES, FLOW, NORMALS, Method
 from lila_train.training.targets import consistent, half_image_units, log_depth, near_enough, standardise
 from stores import pictures
+from stores.pictures import Picture
 
 if TYPE_CHECKING:
     from lila_train.training.pairs import PairBatch
     from lila_train.training.regions import Regions
 
-Picture = UInt8[np.ndarray, "h w 3"]
 Maps = Float[np.ndarray, "c h w"]
 
 

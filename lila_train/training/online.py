@@ -17,12 +17,11 @@ from torch import Tensor
 import stores
 from lila_cues.networks import FrozenEncoder, load_depth, load_flow
 from lila_cues.pamr import Affinity, refine, three_scales
+from lila_train.sizes import Size
 from lila_train.training.cues import CUES
 from lila_train.training.pairs import PairBatch
 from lila_train.training.settings import COMPUTABLE, DEPTH, FEATURES, FLOW, Method
 from stores.errors import LilaError
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)

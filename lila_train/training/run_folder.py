@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lila_train.whole_files import written_whole
 from stores.errors import LilaError
 
 _PATTERN = "step-*.safetensors"
@@ -86,9 +86,8 @@ class RunFolder:
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Write run.json, whole or not at all."""
-        temporary = self.record.with_name(".run.json.tmp")
-        temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
-        os.replace(temporary, self.record)
+        with written_whole(self.record) as temporary:
+            temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
 def _rows(log: Path) -> list[dict[str, Any]]:
