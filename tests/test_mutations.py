@@ -51,9 +51,9 @@ MUTATIONS = (
     ),
     Mutation(
         "the query's flow changes its sign",
-        "lila_train/training/views.py",
-        "regions[1].resample_map(-half_image_units(of_query), method.view_size)",
-        "regions[1].resample_map(half_image_units(of_query), method.view_size)",
+        "lila_train/training/cues.py",
+        "query.resample_map(-half_image_units(of_query), size)",
+        "query.resample_map(half_image_units(of_query), size)",
         ("tests/training/test_views.py",),
     ),
     Mutation(
@@ -80,9 +80,23 @@ MUTATIONS = (
     Mutation(
         "far depth is not believed",
         "lila_train/training/targets.py",
-        "return depth < DEPTH_LIMIT",
-        "return depth > DEPTH_LIMIT",
+        "return log_depth < DEPTH_LIMIT",
+        "return log_depth > DEPTH_LIMIT",
         ("tests/training/test_views.py",),
+    ),
+    Mutation(
+        "normals are those of a plane in perspective",
+        "lila_cues/pipeline/derived.py",
+        "(q - u * along_u - v * along_v)",
+        "(q + u * along_u + v * along_v)",
+        ("tests/cues/test_derived.py",),
+    ),
+    Mutation(
+        "a pair tells which channels it was asked for",
+        "stores/pairs.py",
+        'reader.read("feature_channels", clip, [0])[0][kept]',
+        'reader.read("feature_channels", clip, [0])[0]',
+        ("tests/stores/test_store.py",),
     ),
     Mutation(
         "PAMR's deviation is the unbiased one",

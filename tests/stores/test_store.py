@@ -51,6 +51,20 @@ def test_pair(store: stores.CueStore) -> None:
     assert store.pair(7, 2, ["depth"]).rgb is None
 
 
+def test_a_pair_of_some_channels_is_that_part_of_the_whole(store: stores.CueStore) -> None:
+    whole, some = store.pair(7, 2), store.pair(7, 2, channels=[4, 1])
+    for name in ("features", "features_raw"):
+        np.testing.assert_array_equal(some[name], whole[name][:, [4, 1]])
+    assert some.feature_channels is not None
+    assert whole.feature_channels is not None
+    assert some.feature_channels.tolist() == whole.feature_channels[[4, 1]].tolist()
+    np.testing.assert_array_equal(some.depth, whole.depth)
+    with pytest.raises(KeyError, match="rgb"):
+        store.pair(7, 2, ["depth"])["rgb"]
+    with pytest.raises(StoreError, match="'pair_gap' is no cue of a pair; take some of rgb, depth"):
+        store.pair(7, 2, ["pair_gap"])
+
+
 def test_a_store_travels_as_its_path(store: stores.CueStore) -> None:
     copy = pickle.loads(pickle.dumps(store))  # noqa: S301
     np.testing.assert_array_equal(copy.read("rgb", 3), store.read("rgb", 3))
