@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PROTOCOLS = ["davis-knn@lila"]
 
 
-def ablate(
+def ablate(  # long by its options, as `run` is
     store: Annotated[Path, typer.Option(help="The cue store; one serves all rows.")],
     data: Annotated[Path, typer.Option(help="A folder in the DAVIS layout, to score on.")],
     out: Annotated[Path, typer.Option(help="Runs, scores and the table; a stopped study goes on here.")],
