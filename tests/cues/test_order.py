@@ -48,6 +48,7 @@ GIVEN = {
     "decoder": "pyav", "encoder": "e", "encoder_weights": "ew", "depth": "d", "depth_weights": "dw", "flow": "f",
     "flow_weights": "fw", "flow_updates": 9, "attention": "xformers", "precision": "bfloat16", "compiled": True,
     "max_gap": 2,
+    "extra_cues": "normals",
 }  # fmt: skip
 
 
