@@ -91,7 +91,14 @@ def differences(found: Any, asked: Any, name: str = "") -> list[str]:
             for key in keys
             for line in differences(found.get(key), asked.get(key), f"{name}.{key}" if name else key)
         ]
-    return [] if found == asked else [f"{name}: {found!r} in the store, {asked!r} asked for"]
+    return [] if found == asked else [f"{name}: {_briefly(found)} in the store, {_briefly(asked)} asked for"]
+
+
+def _briefly(value: Any) -> str:
+    """A value in a message; of a list of things that have names, those."""
+    if isinstance(value, list) and value and all(isinstance(each, dict) and "name" in each for each in value):
+        return ", ".join(str(each["name"]) for each in value)
+    return repr(value)
 
 
 def _files(path: Path | str) -> Files:

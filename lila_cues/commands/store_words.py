@@ -49,7 +49,8 @@ def plan_lines(wanted: Plan, rate: float, free: int) -> Iterator[str]:
     at_work = readable(wanted.clip_memory_bytes)
     yield f"memory       about {at_work} for each clip at work, {_CLIPS_AT_WORK} of them at most, beside the networks"
     yield f"free disk    {readable(free)}"
-    yield f"GPU hours    {wanted.gpu_hours:.3g} at {rate:g} frames/s on one device (--rate)"
+    hours = f"{wanted.gpu_hours:.3g}" if wanted.gpu_hours >= 0.001 else "under 0.001"
+    yield f"GPU hours    {hours} at {rate:g} frames/s on one device (--rate)"
 
 
 def _at_work(store: CueStore) -> Iterator[str]:

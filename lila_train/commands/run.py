@@ -100,6 +100,10 @@ def run(  # long by its options: typer reads a command's from its parameters
     _train(opened, folder, settings, how, _Look(pictures_every, score_data, score_every, score_limit))
 
 
+_LONG_ON_A_CPU = 5000
+"""Steps from which on a run without a GPU is told that there are smaller ones."""
+
+
 @dataclass(frozen=True)
 class _How:
     """The options that change no result."""
@@ -161,6 +165,10 @@ def _train(store: stores.CueStore, folder: RunFolder, settings: TrainSettings, h
         bar = stack.enter_context(console.progress("steps"))
         if share.leads:
             folder.claim(resume=how.resume)
+            if device.type == "cpu" and settings.steps >= _LONG_ON_A_CPU:
+                console.err.print(
+                    f"[bold yellow]note:[/] {settings.steps:,} steps on the CPU take days; --recipe demo takes minutes"
+                )
         task = bar.add_task("train", total=settings.steps, start=False, visible=share.leads)
 
         def show(row: StepRecord) -> None:
@@ -188,7 +196,9 @@ def _train(store: stores.CueStore, folder: RunFolder, settings: TrainSettings, h
 def _taken_up(trainer: Trainer) -> bool:
     """Put the trainer where the run in its folder was left; True when there is nothing left to do."""
     if trainer.is_finished():
-        console.out.print(f"this run is finished: {trainer.folder.weights}; another --out begins a new one")
+        console.out.print(
+            f"this run is finished: {trainer.folder.weights}; more --steps continue it, another --out begins a new one"
+        )
         return True
     if trainer.restore():
         console.out.print(f"going on at step {trainer.step} of {trainer.settings.steps}")

@@ -8,7 +8,7 @@ join late.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ class Told:
     confidence: Float[Tensor, "b m s s"] | Bool[Tensor, "b m s s"]
 
 
+@runtime_checkable
 class Cue(Protocol):
     """A map of the frame that a linear function of its features should tell."""
 

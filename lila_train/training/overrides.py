@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from difflib import get_close_matches
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lila_train.training.settings import TrainSettings
@@ -54,7 +55,9 @@ def table(settings: TrainSettings) -> list[tuple[str, str]]:
 
 def _known(name: str, places: Mapping[str, str]) -> str:
     if name not in places:
-        raise LilaError(f"expected --set to name one of {', '.join(places)}; found {name or 'nothing'}")
+        meant = [place for place in places if name and name in place] or get_close_matches(name, places, n=1)
+        hint = f", did you mean {' or '.join(meant)}?" if meant else ""
+        raise LilaError(f"expected --set to name one of {', '.join(places)}; found {name or 'nothing'}{hint}")
     return name
 
 

@@ -111,8 +111,9 @@ class TrainSettings:
         self.method.views.check()
         from lila_train.training.cues import CUES
 
-        if not self.method.cues or set(self.method.cues) - set(CUES):
-            raise LilaError(f"cues must be some of {', '.join(CUES)}, found {', '.join(self.method.cues) or 'none'}")
+        unknown = [name for name in self.method.cues if name not in CUES]
+        if unknown or not self.method.cues:
+            raise LilaError(f"cues must be some of {', '.join(CUES)}, found {', '.join(unknown) or 'none'}")
 
     def check_store(self, store: CueStore) -> None:
         """Refuse settings that this store cannot serve."""
@@ -132,8 +133,8 @@ class TrainSettings:
                 never = ",".join(name for name in lacking if name not in store.arrays)
                 remedy = f"build one with --extra-cues {never}" if never else "copy the whole store"
                 raise LilaError(
-                    f"this run tells {cue.name}, but {store.path} has no {' or '.join(lacking)}; {remedy}, or leave "
-                    f"the cue out with --set cues={others}"
+                    f"this run learns from {cue.name}, but {store.path} has no {' or '.join(lacking)}; {remedy}, or "
+                    f"leave the cue out with --set cues={others}"
                 )
 
 

@@ -55,6 +55,11 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     assert "encoder" not in said
 
 
+def test_extra_cues_that_differ_are_told_by_name() -> None:
+    extra = [{"name": "normals", "encoding": {"kind": "steps"}}]
+    assert stores.opening.differences({}, {"extra": extra}) == ["extra: None in the store, normals asked for"]
+
+
 def test_no_store_is_made_over_anything(tmp_path: Path) -> None:
     worlds.create(tmp_path / "cues.zarr", 5)
     with pytest.raises(StoreError, match=r"cues\.zarr exists; open it to go on"):

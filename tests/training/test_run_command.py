@@ -123,7 +123,8 @@ def test_any_setting_can_be_set_by_name(store: stores.CueStore, tmp_path: Path) 
     assert method["views"]["query_area"] == [0.5, 0.9]
     for word, message in {
         "ridge": "expected --set NAME=VALUE, found ridge",
-        "rigde=1": "expected --set to name one of steps, .*ridge, .*; found rigde",
+        "rigde=1": r"expected --set to name one of steps, .*ridge, .*; found rigde, did you mean ridge\?",
+        "width=1": r"found width, did you mean decoder_width\?",
         "ridge=soft": "--set ridge must be a number",
         "ridge=-1": "ridge must be above 0, found -1",
         "roles=both": "--set roles must be forward or mirrored, found both",
@@ -131,7 +132,7 @@ def test_any_setting_can_be_set_by_name(store: stores.CueStore, tmp_path: Path) 
         "query_area=0.5": "--set query_area takes 2 values",
         "query_area=0.5,1.5": "query_area must be two area fractions",
         "base_mirror=2": "base_mirror must be a probability",
-        "cues=sound": "cues must be some of flow, depth, normals, features, found sound",
+        "cues=flow,sound": "cues must be some of flow, depth, normals, features, found sound",
     }.items():
         assert re.search(message, refusal(*arguments[:-2], *OPTIONS, "--set", word)), word
 
@@ -176,7 +177,7 @@ def test_a_store_without_a_cue_says_so_before_anything_is_written(store: stores.
     part = tmp_path / "part.zarr"
     shutil.copytree(store.path, part, ignore=shutil.ignore_patterns("depth", "features_raw"))
     arguments = ["run", "--store", str(part), "--out", str(tmp_path / "run"), *OPTIONS, "--steps", "1"]
-    assert "this run tells depth, but" in refusal(*arguments)
+    assert "this run learns from depth, but" in refusal(*arguments)
     raw = refusal(*arguments, "--set", "distilled=raw", "--set", "cues=flow,features")
     assert "has no features_raw; copy the whole store, or leave the cue out with --set cues=flow" in raw
     never = refusal(*arguments, "--set", "cues=flow,normals")
