@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lila_train.report import ablation_charts
-from lila_train.report.page import Markup, document, heading, joined, paragraph, table, write_page
+from lila_train.report.page import Markup, document, escaped, heading, joined, paragraph, table, write_page
 from lila_train.report.wording import MISSING
 from lila_train.training.ablation_study import Finding, RowScores
 from lila_train.training.ablations import FULL, Ablation
@@ -97,7 +97,7 @@ def write_ablations(
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    lines = [head, ["---" if name in _WORDS else "---:" for name in head], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
@@ -118,13 +118,30 @@ def _html(tables: Sequence[AblationTable], charts: Mapping[str, str], caption: s
         parts += [heading(name), Markup(charts[name]), table(found.head(), found.rows())]
     parts += [heading("Over steps"), Markup(charts[STEPS])]
     head, lines = explained([scores.row for scores in tables[0].finding.scores])
-    parts += [heading("The rows"), table(head, lines)]
+    parts += [heading("The rows"), _in_words(head, lines)]
     return document("LILA: ablations", joined([*parts, paragraph(_NOTE)]))
+
+
+def _in_words(head: Sequence[str], lines: Sequence[Sequence[str]]) -> Markup:
+    """The table of the rows; what a row asks and its settings may break into lines, so that no column is cut off."""
+    return table(
+        head,
+        [
+            [
+                cell if head[n] not in _WORDS[1:] else Markup(f'<td class="words">{escaped(cell)}</td>')
+                for n, cell in enumerate(line)
+            ]
+            for line in lines
+        ],
+    )
 
 
 def _signed(value: float | None) -> str:
     return MISSING if value is None else f"{value:+.1f}"
 
+
+_WORDS = ("row", "what it asks", "settings")
+"""The columns that hold no figures."""
 
 _NOTE = (
     "“to full” and “to encoder” are differences in points; sd is over seeds. Published figures are the paper's, for "
