@@ -99,7 +99,8 @@ def read_content(path: Path, option: str) -> object:
     try:
         return _read(path)
     except Exception as error:  # anything at all: these are bytes of somebody else's, read as a pickle
-        reason = str(error).split("\n", maxsplit=1)[0]
+        said = str(error).split("\n", maxsplit=1)[0]
+        reason = said if " " in said else f"{type(error).__name__} {said}".strip()  # a pickle's error may be a number
         raise LilaError(
             f"expected tensors by name in {path} (.safetensors, or .pth without pickled code), but it cannot be read "
             f"({reason}); give another file with {option}"

@@ -134,9 +134,9 @@ def _records(
     task: Task, heads: Sequence[str], model: GridModel, folder: ResultFolder, workers: int
 ) -> dict[str, dict[str, Json]]:
     parts = [(head, part) for head in heads for part in task.parts()]
-    with console.progress("steps") as bar, ThreadPoolExecutor(workers) as pool:
+    with console.progress("images") as bar, ThreadPoolExecutor(workers) as pool:
         total = sum(task.steps(part) for part in task.parts())
-        shown = {head: bar.add_task(head, total=total) for head in heads}
+        shown = {head: bar.add_task(f"{task.protocol} {head}", total=total) for head in heads}
         stop = Event()
 
         def record(head: str, part: str) -> Json:
