@@ -40,7 +40,9 @@ class VideoFrames:
         seen = 0
         try:
             with av.open(str(self.path)) as container:
-                container.streams.video[0].thread_type = "AUTO"
+                # FFmpeg's own threads log through Python and can wait for a lock that this thread holds while it waits
+                # for them: on a damaged file, reading hung. The networks take far longer than one decoding thread.
+                container.streams.video[0].codec_context.thread_count = 1
                 for frame in container.decode(video=0):
                     seen += 1
                     yield np.rot90(frame.to_ndarray(format="rgb24"), (frame.rotation // 90) % 4).copy()
