@@ -27,7 +27,7 @@ def wrong_values(arrays: Mapping[str, ArraySpec], values: Mapping[str, np.ndarra
 
 def _within_limits(values: np.ndarray, spec: ArraySpec) -> str | None:
     low, high = spec.attributes.get("limits", (-np.inf, np.inf))
-    step = spec.encoding.error_bound(np.asarray(high)) if "limits" in spec.attributes else 0
+    step = spec.encoding.error_bound(np.array([high]))[0] if np.isfinite(high) else 0.0
     if (np.isnan(values) | ((values >= low - step) & (values <= high + step))).all():
         return None
     return f"values beyond {low:g} to {high:g}"

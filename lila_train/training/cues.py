@@ -124,7 +124,7 @@ class Depth:
 
     def draw(self, true: Maps, read: Maps) -> tuple[Picture, Picture]:
         """Far is white."""
-        low, high = np.percentile(true, (1, 99))
+        low, high = np.percentile(true, (1, 99)).tolist()
         return pictures.scaled_picture(true, (low, high)), pictures.scaled_picture(read, (low, high))
 
 
@@ -152,7 +152,7 @@ class Normals:
 
     def draw(self, true: Maps, read: Maps) -> tuple[Picture, Picture]:
         """x, y and z as red, green and blue."""
-        return pictures.scaled_picture(true, (-1, 1)), pictures.scaled_picture(read, (-1, 1))
+        return pictures.scaled_picture(true, (-1.0, 1.0)), pictures.scaled_picture(read, (-1.0, 1.0))
 
 
 class Features:

@@ -141,7 +141,7 @@ def test_values_beyond_the_limits_are_found(tmp_path: Path, value: float, wrong:
 @pytest.mark.parametrize("name", ["../etc", "Depth", "", "a/b"])
 def test_a_name_cannot_lead_out_of_the_store(name: str) -> None:
     with pytest.raises(ValueError, match="lower-case letters"):
-        FrameMaps(name, ("x",), "", DERIVED["normals"].maps.encoding, (0, 1), 0.1)
+        FrameMaps(name, ("x",), "", DERIVED["normals"].maps.encoding, (0.0, 1.0), 0.1)
 
 
 def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
