@@ -11,7 +11,7 @@ from lila_cues.decoding import require_decoder
 from lila_cues.frame_choice import anchors_and_gaps
 from lila_cues.networks import FrozenEncoder
 from lila_cues.order import Order
-from lila_cues.pipeline.derived import parse as extra_cues
+from lila_cues.pipeline import derived
 from lila_cues.pipeline.networks import Networks, load_networks
 from lila_cues.pipeline.recipe import BuildRecipe, NetworkChoice, PamrChoice, SourceChoice
 from lila_cues.profiles import Profile
@@ -21,10 +21,11 @@ from stores.spec import Geometry
 
 @dataclass(frozen=True)
 class Choice:
-    """Device and profile of an order, before anything is loaded."""
+    """Device, profile and extra cues of an order, before anything is loaded."""
 
     device: str
     profile: Profile
+    extra_cues: tuple[str, ...]
     notes: tuple[str, ...]
     """What the user should know before."""
 
@@ -33,12 +34,12 @@ def choose(order: Order) -> Choice:
     """The device at hand, the profile for it with the networks that the order names, and what to say of them."""
     device = choose_device(order.device)
     require_decoder(order.decoder)
-    extra_cues(order.extra_cues)
+    extra = derived.parse(order.extra_cues)
     named = order.encoder or order.depth or order.flow or order.profile
     notes = () if named else profiles.default_notes(order.dataset, device)
     profile = profiles.profile(order.profile or profiles.default(order.dataset, device))
     profile = profile.with_networks(order.encoder, order.depth, order.flow)
-    return Choice(device, profile, notes + profiles.licence_notes(profile))
+    return Choice(device, profile, extra, notes + profiles.licence_notes(profile))
 
 
 def load(order: Order, choice: Choice) -> tuple[BuildRecipe, Networks]:
@@ -56,7 +57,7 @@ def load(order: Order, choice: Choice) -> tuple[BuildRecipe, Networks]:
         seed=order.seed,
         max_gap=order.max_gap or profile.max_gap,
         pamr=PamrChoice(profile.pamr_iterations),
-        extra_cues=extra_cues(order.extra_cues),
+        extra_cues=choice.extra_cues,
     )
     return recipe, networks
 

@@ -167,7 +167,7 @@ def _train(store: stores.CueStore, folder: RunFolder, settings: TrainSettings, h
             folder.claim(resume=how.resume)
             if device.type == "cpu" and settings.steps >= _LONG_ON_A_CPU:
                 console.err.print(
-                    f"[bold yellow]note:[/] {settings.steps:,} steps on the CPU take days; --recipe demo takes minutes"
+                    f"[bold yellow]note:[/] {settings.steps:,} steps on the CPU can take days; --recipe demo takes minutes"
                 )
         task = bar.add_task("train", total=settings.steps, start=False, visible=share.leads)
 

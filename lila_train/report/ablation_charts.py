@@ -10,6 +10,7 @@ import numpy as np
 
 from lila_train.training.ablation_study import Finding, RowScores
 from lila_train.training.ablations import FULL
+from lila_train.training.curves import running_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,10 +82,7 @@ def _running_mean(seeds: Sequence[Sequence[float]]) -> np.ndarray:
     """Over the steps that all seeds have; the first steps are averaged over those there are."""
     length = min(map(len, seeds), default=0)
     mean = np.mean([seed[:length] for seed in seeds], axis=0) if length else np.zeros(0)
-    sums = np.concatenate([[0.0], np.cumsum(mean)])
-    ends = np.arange(1, length + 1)
-    starts = np.maximum(ends - SMOOTHED, 0)
-    return np.asarray((sums[ends] - sums[starts]) / np.maximum(ends - starts, 1))
+    return running_mean(mean, SMOOTHED)
 
 
 def _colours(labels: Sequence[str]) -> dict[str, str]:
