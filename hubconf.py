@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from lila_train.inference.loading import load as _load
-from lila_train.inference.model import Lila
+from lila_train.model.lila import Lila
+from lila_train.model.lila import load as _load
 
 dependencies = ["av", "huggingface_hub", "jaxtyping", "numpy", "safetensors", "timm", "torch"]
 

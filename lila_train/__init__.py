@@ -1,6 +1,28 @@
 """Stage two: from a store of cues to pixel features."""
 
-import lazy_loader
+from __future__ import annotations
 
-# PyTorch takes seconds to import: a name's module is imported when the name is first asked for.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lila_train.model.lila import Lila as Lila
+    from lila_train.model.lila import load as load
+
+_PUBLIC = {
+    "Lila": "lila_train.model.lila",
+    "load": "lila_train.model.lila",
+}
+"""Public name → its module, imported when the name is first used: PyTorch takes seconds to import."""
+
+__all__ = ["Lila", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stores.arrays import ArraySpec
 from stores.errors import StoreError
+from stores.spec import ArraySpec
 
 
 @dataclass(frozen=True)

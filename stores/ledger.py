@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from stores import durable
-from stores.codecs import crc32c
+from stores import atomic
+from stores.backends import Files
+from stores.encodings import crc32c
 from stores.errors import StoreError
-from stores.files import Files
 
 FOLDER = "ledger"
 ABSENT, COMPLETE, FAILED = 0, 1, 2
@@ -67,7 +67,7 @@ class TaskRecord:
     def encode(self) -> bytes:
         """As JSON with its own checksum."""
         body = asdict(self)
-        return durable.canonical({"record": body, "crc32c": crc32c(durable.canonical(body))})
+        return atomic.canonical({"record": body, "crc32c": crc32c(atomic.canonical(body))})
 
 
 def decode(data: bytes, key: str) -> TaskRecord:
@@ -75,7 +75,7 @@ def decode(data: bytes, key: str) -> TaskRecord:
     try:
         document = json.loads(data)
         body: dict[str, Any] = document["record"]
-        if crc32c(durable.canonical(body)) != document["crc32c"]:
+        if crc32c(atomic.canonical(body)) != document["crc32c"]:
             raise ValueError("checksum")
         record = TaskRecord(**{**body, "clips": tuple(ClipRecord(**clip) for clip in body["clips"])})
         if record.key != key:
@@ -147,8 +147,8 @@ def publish(root: Path, record: TaskRecord, scratch: Path) -> None:
     """Make `record` the one that holds, then drop those it replaces."""
     path = root / record.key
     path.parent.mkdir(parents=True, exist_ok=True)
-    durable.sync_folder(root / FOLDER)
-    durable.publish(record.encode(), path, scratch)
+    atomic.sync_folder(root / FOLDER)
+    atomic.publish(record.encode(), path, scratch)
     for name in os.listdir(path.parent):
         if name.startswith(f"{record.task:07d}-") and name != path.name:
             (path.parent / name).unlink(missing_ok=True)

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from stores import payloads
-from stores.codecs import ChecksumError
+from stores.encodings import ChecksumError
 from stores.errors import StoreError
 from stores.ledger import ABSENT, COMPLETE, FAILED
 from stores.opening import create, differences
-from stores.payloads import ClipPayloads, open_shards
+from stores.shards import ClipPayloads, digest, open_shards
 from stores.store import CueStore
 from stores.writer import TaskWriter
 
@@ -61,14 +60,14 @@ def _copy(source: CueStore, number: int, writer: TaskWriter, position: int, clip
         writer.add(position, _whole(source, number, record.digest))
 
 
-def _whole(source: CueStore, number: int, digest: int | None) -> ClipPayloads:
+def _whole(source: CueStore, number: int, recorded: int | None) -> ClipPayloads:
     task, position = divmod(number, source.spec.shard_clips)
     shards = open_shards(source.files, source.arrays, task, source.spec.shard_clips)
     try:
         chunks = {name: shards[name].clip(position) for name in source.arrays}
     except (KeyError, ChecksumError):
         chunks = {}
-    if not chunks or payloads.digest(chunks) != digest:
+    if not chunks or digest(chunks) != recorded:
         raise StoreError(
             f"clip {source.clip_id(number)} is damaged in {source.path}; run `lila-cues verify` and `lila-cues repair` "
             "on that store, and merge into a new place"

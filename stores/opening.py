@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stores import clips as clip_list
-from stores import durable, layout, ledger
-from stores.codecs import with_checksum
+from stores import atomic, ledger, metadata
+from stores import metadata as clip_list
+from stores.backends import Files, LocalFiles
+from stores.encodings import with_checksum
 from stores.errors import StoreError
-from stores.files import Files, LocalFiles
-from stores.layout import Header
+from stores.metadata import Header
 from stores.spec import StoreSpec
 from stores.store import CueStore
 
@@ -34,27 +34,27 @@ def create(
         raise StoreError(f"{root} exists; open it to go on, or name another place for the new store")
     if not clips:
         raise StoreError(f"no clips were given for the store {root}; name a source that has some")
-    names, offsets = clip_list.encode(clips)
+    names, offsets = clip_list.encode_names(clips)
     header = Header(
         spec, len(clips), clip_list.describe(names, offsets), _through_json(fingerprint), _through_json(provenance)
     )
     files = {clip_list.NAMES_KEY: names, clip_list.OFFSETS_KEY: offsets}
-    files |= {key: layout.encode(document) for key, document in header.documents().items()}
-    files[layout.ROOT_COPY_KEY] = files[layout.ROOT_KEY]
-    files[layout.STATUS_KEY] = with_checksum(bytes(len(clips)))
+    files |= {key: metadata.encode_document(document) for key, document in header.documents().items()}
+    files[metadata.ROOT_COPY_KEY] = files[metadata.ROOT_KEY]
+    files[metadata.STATUS_KEY] = with_checksum(bytes(len(clips)))
     draft = root.with_name(f".{root.name}.new-{ledger.signature()}")
-    with durable.writing(root.parent, f"creating the store {root.name}"):
+    with atomic.writing(root.parent, f"creating the store {root.name}"):
         root.parent.mkdir(parents=True, exist_ok=True)
         _write_all(draft, files)
         draft.rename(root)
-        durable.sync_folder(root.parent)
+        atomic.sync_folder(root.parent)
     return open(root)
 
 
 def open(path: Path | str) -> CueStore:  # `stores.open` is the name that callers see
     """The store in a folder, or at an s3://, gs://, http:// or https:// URL (read-only)."""
     files = _files(path)
-    return CueStore(files, layout.parse(_read_root(files), files.location))
+    return CueStore(files, metadata.parse(_read_root(files), files.location))
 
 
 def open_or_create(
@@ -68,7 +68,7 @@ def open_or_create(
     if not Path(path).exists():
         return create(path, spec, clips, fingerprint, provenance)
     store = open(path)
-    names, offsets = clip_list.encode(clips)
+    names, offsets = clip_list.encode_names(clips)
     found = {"spec": store.spec.to_dict(), "settings": store.fingerprint}
     asked = {"spec": spec.to_dict(), "settings": _through_json(fingerprint)}
     changes = differences(found, asked)
@@ -103,7 +103,7 @@ def _briefly(value: Any) -> str:
 
 def _files(path: Path | str) -> Files:
     if "://" in str(path):
-        from stores.remote import RemoteFiles
+        from stores.backends import RemoteFiles
 
         return RemoteFiles(str(path))
     return LocalFiles(Path(path))
@@ -111,20 +111,20 @@ def _files(path: Path | str) -> Files:
 
 def _read_root(files: Files) -> bytes:
     try:
-        return files.read(layout.ROOT_KEY)
+        return files.read(metadata.ROOT_KEY)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreError(
-            f"no cue store at {files.location}: a folder with {layout.ROOT_KEY} was expected; "
+            f"no cue store at {files.location}: a folder with {metadata.ROOT_KEY} was expected; "
             "name the folder that `lila-cues build` wrote"
         ) from error
     except PermissionError as error:
         raise StoreError(
-            f"{files.location}/{layout.ROOT_KEY} may not be read by this user; change its permissions"
+            f"{files.location}/{metadata.ROOT_KEY} may not be read by this user; change its permissions"
         ) from error
 
 
 def _through_json(document: dict[str, Any]) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(durable.canonical(document))
+    result: dict[str, Any] = json.loads(atomic.canonical(document))
     return result
 
 
@@ -133,9 +133,9 @@ def _write_all(draft: Path, files: dict[str, bytes]) -> None:
         for key, data in files.items():
             target = draft / key
             target.parent.mkdir(parents=True, exist_ok=True)
-            durable.publish(data, target, target.with_name(target.name + ".new"))
-        (draft / layout.CLAIMS).touch()
-        (draft / layout.SCRATCH).mkdir()
+            atomic.publish(data, target, target.with_name(target.name + ".new"))
+        (draft / metadata.CLAIMS).touch()
+        (draft / metadata.SCRATCH).mkdir()
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise

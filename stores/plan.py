@@ -7,9 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from stores.arrays import arrays
 from stores.errors import StoreError
-from stores.spec import StoreSpec
+from stores.spec import StoreSpec, arrays
 
 # Share of the raw bytes that is left, measured on real video by tests/benchmarks/store_encodings.py.
 KEPT_SHARE = {

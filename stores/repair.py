@@ -8,27 +8,27 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from stores import claims, durable, layout, ledger, payloads
-from stores.clips import NAMES_KEY, OFFSETS_KEY, offsets_of
-from stores.codecs import ChecksumError, crc32c
+from stores import atomic, ledger, locks, metadata
+from stores.encodings import ChecksumError, crc32c
 from stores.errors import StoreError
 from stores.ledger import ABSENT, COMPLETE, ClipRecord, TaskRecord
-from stores.payloads import ShardChunks
+from stores.metadata import NAMES_KEY, OFFSETS_KEY, offsets_of
+from stores.shards import ShardChunks, digest, open_shards
 from stores.store import CueStore
 from stores.verify import Thoroughness, check_clips
 
 
 def restore_header(path: Path) -> bool:
     """Put back the root document from its copy where it is damaged; True if it was."""
-    root, copy = path / layout.ROOT_KEY, path / layout.ROOT_COPY_KEY
+    root, copy = path / metadata.ROOT_KEY, path / metadata.ROOT_COPY_KEY
     if not copy.exists():
         return False
     with contextlib.suppress(StoreError, FileNotFoundError):
-        layout.parse(root.read_bytes(), str(path))
+        metadata.parse(root.read_bytes(), str(path))
         return False
     data = copy.read_bytes()
-    layout.parse(data, str(path))
-    _publish(path, layout.ROOT_KEY, data)
+    metadata.parse(data, str(path))
+    _publish(path, metadata.ROOT_KEY, data)
     return True
 
 
@@ -36,10 +36,10 @@ def repair_documents(store: CueStore) -> Iterator[str]:
     """Write anew the documents that follow from others; the names of those."""
     root = Path(store.path)
     names = (root / NAMES_KEY).read_bytes()
-    expected = {key: layout.encode(document) for key, document in store.header.documents().items()}
+    expected = {key: metadata.encode_document(document) for key, document in store.header.documents().items()}
     if crc32c(names) == store.header.clip_checksums["names_crc32c"]:
         expected[OFFSETS_KEY] = offsets_of(names)
-    expected[layout.ROOT_COPY_KEY] = expected[layout.ROOT_KEY]
+    expected[metadata.ROOT_COPY_KEY] = expected[metadata.ROOT_KEY]
     for key, data in expected.items():
         if not (root / key).exists() or (root / key).read_bytes() != data:
             _publish(root, key, data)
@@ -52,7 +52,7 @@ def repair_task(store: CueStore, task: int, suspects: frozenset[int] = frozenset
     The task is held meanwhile; a task that a builder holds is left alone.
     """
     root = Path(store.path)
-    with claims.hold(root / layout.CLAIMS, task) as held:
+    with locks.hold(root / metadata.CLAIMS, task) as held:
         if not held:
             return []
         record, rebuilt = _record(store, task)
@@ -69,11 +69,11 @@ def sweep(store: CueStore) -> int:
     """Remove what dead workers left in the scratch folder; the number of tasks."""
     removed = 0
     root = Path(store.path)
-    for folder in (root / layout.SCRATCH).glob("*"):
+    for folder in (root / metadata.SCRATCH).glob("*"):
         if not folder.name.isdigit():
             folder.unlink(missing_ok=True)
             continue
-        with claims.hold(root / layout.CLAIMS, int(folder.name)) as held:
+        with locks.hold(root / metadata.CLAIMS, int(folder.name)) as held:
             if held:
                 shutil.rmtree(folder, ignore_errors=True)
                 removed += 1
@@ -95,7 +95,7 @@ def _record(store: CueStore, task: int) -> tuple[TaskRecord | None, bool]:
 
 def _rebuilt(store: CueStore, task: int) -> TaskRecord:
     attempt, statuses = store.ledger.name_says(task)
-    shards = payloads.open_shards(store.files, store.arrays, task, store.spec.shard_clips)
+    shards = open_shards(store.files, store.arrays, task, store.spec.shard_clips)
     clips = store.task_clips(task)
     records = [
         _clip_from_shards(store, shards, position, statuses[position] if position < len(statuses) else ABSENT)
@@ -113,7 +113,7 @@ def _clip_from_shards(store: CueStore, shards: dict[str, ShardChunks], position:
         chunks = {name: shards[name].clip(position) for name in store.arrays}
     except (KeyError, ChecksumError):
         return ClipRecord(ABSENT, attempts=1)
-    return ClipRecord(COMPLETE, attempts=1, digest=payloads.digest(chunks))
+    return ClipRecord(COMPLETE, attempts=1, digest=digest(chunks))
 
 
 def _without(record: TaskRecord, damaged: list[int], first: int) -> TaskRecord:
@@ -131,12 +131,12 @@ def _complete(store: CueStore, record: TaskRecord) -> list[int]:
 
 
 def _publish_record(root: Path, record: TaskRecord) -> None:
-    with durable.writing(root, f"repairing task {record.task}"):
-        (root / layout.SCRATCH).mkdir(exist_ok=True)
-        ledger.publish(root, record, root / layout.SCRATCH / f"record-{record.task}")
+    with atomic.writing(root, f"repairing task {record.task}"):
+        (root / metadata.SCRATCH).mkdir(exist_ok=True)
+        ledger.publish(root, record, root / metadata.SCRATCH / f"record-{record.task}")
 
 
 def _publish(root: Path, key: str, data: bytes) -> None:
-    with durable.writing(root, f"repairing {key}"):
+    with atomic.writing(root, f"repairing {key}"):
         (root / key).parent.mkdir(parents=True, exist_ok=True)
-        durable.publish(data, root / key, root / f"{key}.new")
+        atomic.publish(data, root / key, root / f"{key}.new")

@@ -1,28 +1,71 @@
-"""A cue store: what it says of itself, what is in it, and its clips and pairs as numpy."""
+"""The cues of one pair of frames, as stored and decoded.
+
+A cue store: what it says of itself, what is in it, and its clips and pairs as numpy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stores import claims, durable, layout, ledger, pairs, views
-from stores.arrays import ArraySpec, arrays, cue_names
-from stores.clips import ClipList
-from stores.codecs import with_checksum
+from stores import atomic, lazy, ledger, locks, metadata
+from stores.backends import Files, LocalFiles
 from stores.cues import PairCues
-from stores.encodings import Rows
+from stores.encodings import Rows, with_checksum
 from stores.errors import StoreError
-from stores.files import Files, LocalFiles
-from stores.layout import Header
 from stores.ledger import ABSENT, COMPLETE, FAILED, STATUS_NAMES, ClipRecord, Ledger
-from stores.reader import ShardReader
-from stores.spec import StoreSpec
+from stores.metadata import ClipList, Header
+from stores.shards import ShardReader
+from stores.spec import STANDARD_CUES, ArraySpec, StoreSpec, arrays, cue_names
 from stores.writer import TaskWriter
+
+
+def read_stored(
+    reader: ShardReader, clip: int, pair: int, cues: Sequence[str], channels: Sequence[int] | None
+) -> PairCues:
+    """The named cues of a pair in the types of the store; of the encoder's channels, those at these positions."""
+    frames = reader.read("pair_frames", clip, [0])[0][pair].tolist()
+    gap = int(reader.read("pair_gap", clip, [0])[0][pair])
+    kept = slice(None) if channels is None else list(channels)
+    values: dict[str, np.ndarray] = {}
+    for name in cues:
+        spec = _cue(reader.arrays, name)
+        of_pair = spec.dimensions[0] == "pair"
+        stored = reader.read(name, clip, [pair] if of_pair else frames)
+        values[name] = stored[0] if of_pair else stored[:, kept] if "channel" in spec.dimensions else stored
+        if isinstance(spec.encoding, Rows):
+            values[f"{name}_scale"] = reader.read(f"{name}_scale", clip, [0])[0][frames][:, kept]
+    if any("channel" in reader.arrays[name].dimensions for name in cues):
+        values["feature_channels"] = reader.read("feature_channels", clip, [0])[0][kept]
+    extra = {name: values.pop(name) for name in cues if name not in STANDARD_CUES}
+    return PairCues(clip=clip, pair=pair, gap=gap, frames=(frames[0], frames[1]), extra=extra, **values)
+
+
+def decode(arrays: Mapping[str, ArraySpec], stored: PairCues, cues: Sequence[str]) -> PairCues:
+    """The pair with those cues, which it has, as float32 (rgb as uint8), NaN where missing; without their scales."""
+    decoded: dict[str, Any] = {}
+    for name in cues:
+        encoding = arrays[name].encoding
+        if isinstance(encoding, Rows):
+            decoded[name] = encoding.decode(stored[name], stored[f"{name}_scale"])
+        else:
+            decoded[name] = encoding.decode(stored[name])
+    extra = {name: decoded.pop(name) for name in stored.extra}
+    return replace(stored, features_scale=None, features_raw_scale=None, extra=extra, **decoded)
+
+
+def _cue(arrays: Mapping[str, ArraySpec], name: str) -> ArraySpec:
+    cues = [cue for cue, spec in arrays.items() if spec.split]
+    if name not in cues:
+        raise StoreError(f"{name!r} is no cue of a pair; take some of {', '.join(cues)}")
+    return arrays[name]
+
 
 Index = int | slice | Sequence[int] | None
 
@@ -97,7 +140,7 @@ class CueStore:
         """uint8 (n_clips,): 0 absent, 1 complete, 2 failed; as it is now."""
         self._statuses = self.ledger.statuses()
         if self._statuses is None:
-            self._statuses = layout.decode_statuses(self.files.read(layout.STATUS_KEY), self.path)
+            self._statuses = metadata.decode_statuses(self.files.read(metadata.STATUS_KEY), self.path)
         return self._statuses
 
     def complete_clips(self) -> np.ndarray:
@@ -127,8 +170,8 @@ class CueStore:
         """
         root = self._folder()
         with ExitStack() as stack:
-            with durable.writing(root, f"claiming task {task}"):
-                held = stack.enter_context(claims.hold(root / layout.CLAIMS, task))
+            with atomic.writing(root, f"claiming task {task}"):
+                held = stack.enter_context(locks.hold(root / metadata.CLAIMS, task))
                 writer = self._writer(task, only_failed) if held else None
             if writer is None:
                 yield None
@@ -142,15 +185,15 @@ class CueStore:
 
     def claimed_by(self, task: int) -> str | None:
         """`host:pid` of the worker that has the task now."""
-        return claims.holder(self._folder() / layout.CLAIMS, task)
+        return locks.holder(self._folder() / metadata.CLAIMS, task)
 
     def publish_statuses(self) -> None:
         """Bring the array `status` up to the ledger, for readers over HTTP and for xarray."""
         root = self._folder()
-        (root / layout.SCRATCH).mkdir(exist_ok=True)
-        with durable.writing(root, "recording the statuses"):
-            scratch = root / layout.SCRATCH / f"status-{ledger.signature()}"
-            durable.publish(with_checksum(self.statuses().tobytes()), root / layout.STATUS_KEY, scratch)
+        (root / metadata.SCRATCH).mkdir(exist_ok=True)
+        with atomic.writing(root, "recording the statuses"):
+            scratch = root / metadata.SCRATCH / f"status-{ledger.signature()}"
+            atomic.publish(with_checksum(self.statuses().tobytes()), root / metadata.STATUS_KEY, scratch)
 
     # Reading
 
@@ -181,7 +224,7 @@ class CueStore:
         `channels` are positions among the encoder channels that the store keeps; the others are not decoded.
         """
         named = self.cue_names if cues is None else cues
-        return pairs.decode(self.arrays, self.stored_pair(clip, pair, named, channels), named)
+        return decode(self.arrays, self.stored_pair(clip, pair, named, channels), named)
 
     def stored_pair(
         self, clip: int, pair: int, cues: Sequence[str] | None = None, channels: Sequence[int] | None = None
@@ -189,7 +232,7 @@ class CueStore:
         """The same as it is stored, for who decodes elsewhere."""
         self._require(clip)
         named = self.cue_names if cues is None else cues
-        return pairs.read_stored(self._reader, clip, pair, named, channels)
+        return read_stored(self._reader, clip, pair, named, channels)
 
     def lacking(self, names: Sequence[str]) -> list[str]:
         """Those arrays that have no file at all, as in a store that was copied in part."""
@@ -198,7 +241,7 @@ class CueStore:
     def dask(self, name: str) -> Any:
         """One array over all clips as a dask array: decoded, lazy, NaN where a clip is not complete."""
         self._array(name)
-        return views.dask_array(self, name)
+        return lazy.dask_array(self, name)
 
     def zarr_store(self) -> Any:
         """What `zarr.open_group` and `xarray.open_zarr` take, wherever the store is."""
@@ -206,7 +249,7 @@ class CueStore:
 
     def xarray(self) -> Any:
         """Everything as an xarray dataset of such arrays."""
-        return views.dataset(self)
+        return lazy.dataset(self)
 
     def _decode(self, name: str, clip: int, stored: np.ndarray, parts: Any) -> np.ndarray:
         encoding = self.arrays[name].encoding

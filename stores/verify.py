@@ -1,4 +1,9 @@
-"""Is the store what its ledger says? Documents, ledger, shards, checksums, values: one finding for each thing wrong."""
+"""How far cues that were computed again lie from those that are stored.
+
+What the values of a clip may be. Each check tells what is wrong in a phrase, or nothing.
+
+Is the store what its ledger says? Documents, ledger, shards, checksums, values: one finding for each thing wrong.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +14,121 @@ from typing import Any
 
 import numpy as np
 
-from stores import layout, payloads
-from stores.arrays import ArraySpec
-from stores.clips import NAMES_KEY, OFFSETS_KEY
-from stores.codecs import ChecksumError, crc32c, decode_into
+from stores import metadata
 from stores.cues import ClipCues
-from stores.deviation import deviations
-from stores.encodings import Rows
+from stores.encodings import ChecksumError, Rows, crc32c, decode_into
 from stores.errors import StoreError
 from stores.ledger import COMPLETE, TaskRecord
-from stores.payloads import ClipPayloads, ShardChunks
-from stores.ranges import wrong_values
+from stores.metadata import NAMES_KEY, OFFSETS_KEY
+from stores.shards import ClipPayloads, ShardChunks, digest, open_shard
+from stores.spec import ArraySpec
 from stores.store import CueStore
+
+# Networks differ between devices and precisions by less than this; another network, frame or clip by far more.
+_ALLOWED = {"rgb": 8.0, "depth": 0.05, "flow_forward": 0.5, "flow_backward": 0.5, "features": 0.1, "features_raw": 0.1}
+_EXACT = ("feature_channels", "frame_index", "pair_frames", "pair_gap")
+
+
+def deviations(store: CueStore, clip: int, cues: ClipCues) -> Iterator[tuple[str, float, float]]:
+    """(array, what 99 % of the values stay below, what is allowed) for each array of a clip.
+
+    In grey levels for rgb, relative to the frame's median for depth, in px for flow, in the deviation of the map for
+    features, in its own units for an extra cue; 0 or infinite for what has to be the same.
+    """
+    allowed = _ALLOWED | {maps.name: maps.tolerance for maps in store.spec.extra}
+    for name in store.cue_names:
+        stored, again = store.read(name, clip).astype(np.float32), np.asarray(cues[name], np.float32)
+        yield name, _far(name, stored, again, isinstance(store.arrays[name].encoding, Rows)), allowed[name]
+    for name in _EXACT:
+        same = np.array_equal(store.read(name, clip), cues[name])
+        yield name, 0.0 if same else np.inf, 0.0
+
+
+def _far(name: str, stored: np.ndarray, again: np.ndarray, in_rows: bool) -> float:
+    if stored.shape != again.shape or (np.isfinite(stored) != np.isfinite(again)).mean() > 0.01:
+        return np.inf
+    error = np.abs(stored - again)
+    if name == "depth":
+        error /= np.maximum(np.nanmedian(stored, axis=(-2, -1), keepdims=True), 1e-6)
+    if in_rows or name.startswith("features"):
+        error /= np.maximum(np.nanstd(stored, axis=(-2, -1), keepdims=True), 1e-6)
+    return float(np.nanquantile(error, 0.99))
+
+
+Check = Callable[[np.ndarray, ArraySpec], str | None]
+
+
+def wrong_values(arrays: Mapping[str, ArraySpec], values: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str]]:
+    """(array, phrase) for each decoded array of one clip that cannot be right."""
+    for name, value in values.items():
+        phrase = _CHECKS.get(name, _within_limits)(value, arrays[name])
+        if phrase is not None:
+            yield name, phrase
+    frames = values["frame_index"]
+    first, second = values["pair_frames"].T
+    if first.size and first.min() >= 0 and max(first.max(), second.max()) < len(frames):
+        gaps = frames[second] - frames[first]
+        if not np.array_equal(gaps, values["pair_gap"]):
+            yield "pair_gap", "it is not the distance of the pair's frames"
+
+
+def _within_limits(values: np.ndarray, spec: ArraySpec) -> str | None:
+    low, high = spec.attributes.get("limits", (-np.inf, np.inf))
+    step = spec.encoding.error_bound(np.array([high]))[0] if np.isfinite(high) else 0.0
+    if (np.isnan(values) | ((values >= low - step) & (values <= high + step))).all():
+        return None
+    return f"values beyond {low:g} to {high:g}"
+
+
+def _depth(values: np.ndarray, spec: ArraySpec) -> str | None:
+    if not np.isfinite(values).any(axis=(-2, -1)).all():
+        return "a frame has no finite value"
+    return "negative inverse depth" if np.nanmin(values) < 0 else None
+
+
+def _flow(values: np.ndarray, spec: ArraySpec) -> str | None:
+    if not np.isfinite(values).any(axis=(-3, -2, -1)).all():
+        return "a pair has no finite value"
+    far = 2 * max(spec.shape[-2:])
+    return f"motion of more than {far} px" if np.nanmax(np.abs(values)) > far else None
+
+
+def _features(values: np.ndarray, spec: ArraySpec) -> str | None:
+    if not np.isfinite(values).all():
+        return "values that are not finite"
+    return "a frame of zeros" if (values == 0).all(axis=(-3, -2, -1)).any() else None
+
+
+def _scale(values: np.ndarray, spec: ArraySpec) -> str | None:
+    return None if (np.isfinite(values) & (values >= 0)).all() else "scales that are negative or not finite"
+
+
+def _ascending(values: np.ndarray, spec: ArraySpec) -> str | None:
+    good = np.isfinite(values).all() and (values >= 0).all() and (np.diff(values) >= 0).all()
+    return None if good else "not ascending from zero on"
+
+
+def _not_negative(values: np.ndarray, spec: ArraySpec) -> str | None:
+    return "negative numbers" if (values < 0).any() else None
+
+
+def _frames(values: np.ndarray, spec: ArraySpec) -> str | None:
+    return "frames that the clip does not have" if (values < 0).any() else None
+
+
+_CHECKS: dict[str, Check] = {
+    "depth": _depth,
+    "flow_forward": _flow,
+    "flow_backward": _flow,
+    "features": _features,
+    "features_raw": _features,
+    "features_scale": _scale,
+    "features_raw_scale": _scale,
+    "frame_index": _ascending,
+    "frame_time": _ascending,
+    "feature_channels": _not_negative,
+    "pair_frames": _frames,
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +160,7 @@ class Thoroughness(IntEnum):
 def check_documents(store: CueStore) -> Iterator[Finding]:
     """Metadata of group and arrays, the clip list, and `status` against the ledger."""
     for key, document in store.header.documents().items():
-        expected = layout.encode(document)
+        expected = metadata.encode_document(document)
         found = _read(store, key)
         if found is None:
             yield Finding("document", key, "it is missing")
@@ -90,7 +198,7 @@ def check_clips(store: CueStore, record: TaskRecord, look_at: Thoroughness) -> I
     shards: dict[str, ShardChunks] = {}
     for name, spec in store.arrays.items():
         try:
-            shards[name] = payloads.open_shard(store.files, spec, record.task, store.spec.shard_clips)
+            shards[name] = open_shard(store.files, spec, record.task, store.spec.shard_clips)
         except (ChecksumError, FileNotFoundError) as error:
             what = "it is missing" if isinstance(error, FileNotFoundError) else str(error)
             yield Finding("shard", spec.shard_key(record.task), what, tuple(first + position for position in complete))
@@ -130,7 +238,7 @@ def _check_clip(
             yield Finding("chunk", store.arrays[name].shard_key(record.task), str(error), (clip,))
     if len(chunks) < len(shards):
         return
-    if payloads.digest(chunks) != record.clips[position].digest:
+    if digest(chunks) != record.clips[position].digest:
         yield Finding("chunk", f"clip {clip}", "its bytes are not those that were recorded", (clip,))
     elif look_at >= Thoroughness.VALUES:
         for name, phrase in wrong_values(store.arrays, _decoded(store.arrays, chunks)):
@@ -163,12 +271,12 @@ def _record_wrong(store: CueStore, task: int, record: TaskRecord) -> str | None:
 
 
 def _check_statuses(store: CueStore) -> Iterator[Finding]:
-    data = _read(store, layout.STATUS_KEY)
+    data = _read(store, metadata.STATUS_KEY)
     try:
-        if data is None or not np.array_equal(layout.decode_statuses(data, store.path), store.statuses()):
-            yield Finding("note", layout.STATUS_KEY, "it is behind the ledger, as after a build that was stopped")
+        if data is None or not np.array_equal(metadata.decode_statuses(data, store.path), store.statuses()):
+            yield Finding("note", metadata.STATUS_KEY, "it is behind the ledger, as after a build that was stopped")
     except StoreError as error:
-        yield Finding("document", layout.STATUS_KEY, str(error))
+        yield Finding("document", metadata.STATUS_KEY, str(error))
 
 
 def _read(store: CueStore, key: str) -> bytes | None:

@@ -9,16 +9,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from stores import durable, ledger, payloads
-from stores.arrays import ArraySpec, arrays
-from stores.codecs import ChecksumError
+from stores import atomic, ledger
+from stores.backends import LocalFiles
 from stores.cues import ClipCues
+from stores.encodings import ChecksumError
 from stores.errors import StoreError
-from stores.files import LocalFiles
-from stores.layout import SCRATCH, Header
 from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord
-from stores.payloads import ClipPayloads, ShardChunks
-from stores.shards import ShardWriter
+from stores.metadata import SCRATCH, Header
+from stores.shards import ClipPayloads, ShardChunks, ShardWriter, digest, encode_clip, open_shards
+from stores.spec import ArraySpec, arrays
 
 
 class TaskWriter:
@@ -54,12 +53,12 @@ class TaskWriter:
         """
         self._pending = {position for position, record in enumerate(self._records) if record.status == wanted}
         shutil.rmtree(self._scratch, ignore_errors=True)
-        with durable.writing(self._root, f"starting task {self.task}"):
+        with atomic.writing(self._root, f"starting task {self.task}"):
             self._scratch.mkdir(parents=True)
             for name, spec in self._specs.items():
                 entries = self._header.spec.shard_clips * spec.clip_chunks
                 self._shards[name] = ShardWriter(self._scratch / name, entries)
-            shards = payloads.open_shards(LocalFiles(self._root), self._specs, self.task, self._header.spec.shard_clips)
+            shards = open_shards(LocalFiles(self._root), self._specs, self.task, self._header.spec.shard_clips)
             for position, record in enumerate(self._records):
                 if record.status == COMPLETE:
                     self._carry(position, shards)
@@ -71,7 +70,7 @@ class TaskWriter:
     def complete(self, clip: int, cues: ClipCues) -> None:
         """Add all cues of a clip."""
         position = self._begin(clip)
-        self.add(position, payloads.encode_clip(self._names[position], self._specs, cues))
+        self.add(position, encode_clip(self._names[position], self._specs, cues))
 
     def fail(self, clip: int, reason: str) -> None:
         """Record that a clip cannot be done, and why."""
@@ -81,20 +80,20 @@ class TaskWriter:
 
     def add(self, position: int, chunks: ClipPayloads) -> None:
         """Add a clip, by its place in the task, as encoded bytes."""
-        with durable.writing(self._root, f"writing clip {self._names[position]}"):
+        with atomic.writing(self._root, f"writing clip {self._names[position]}"):
             self._append(position, chunks)
         attempts = self._records[position].attempts + 1
         self._pending.discard(position)
-        self._records[position] = ClipRecord(COMPLETE, attempts, None, payloads.digest(chunks))
+        self._records[position] = ClipRecord(COMPLETE, attempts, None, digest(chunks))
 
     def publish(self) -> None:
         """Sync the shards, put each in its place, then write the record: until then the task is as it was before."""
-        with durable.writing(self._root, f"finishing task {self.task}"):
+        with atomic.writing(self._root, f"finishing task {self.task}"):
             sizes = {name: shard.close() for name, shard in self._shards.items()}
             for name in self._specs:
                 target = self._root / self._specs[name].shard_key(self.task)
                 os.replace(self._scratch / name, target)
-                durable.sync_folder(target.parent)
+                atomic.sync_folder(target.parent)
             ledger.publish(self._root, self._record(sizes), self._scratch / "record")
         self.discard()
 
@@ -112,7 +111,7 @@ class TaskWriter:
 
     def _carry(self, position: int, shards: Mapping[str, ShardChunks]) -> None:
         chunks = _whole_clip(self._specs, shards, position)
-        if chunks is None or payloads.digest(chunks) != self._records[position].digest:
+        if chunks is None or digest(chunks) != self._records[position].digest:
             self._records[position] = replace(self._records[position], status=ABSENT, digest=None)
             self._pending.add(position)
         else:

@@ -19,8 +19,8 @@ from PIL import Image
 import stores
 from lila_train.evaluation import harness, protocols
 from lila_train.evaluation.baselines.catalog import BASELINES
+from lila_train.evaluation.dense.training import ProbeRecipe
 from lila_train.evaluation.model_spec import ModelSpec
-from lila_train.evaluation.probe_training import ProbeRecipe
 from lila_train.evaluation.protocols import Options, open_task
 from stores.errors import LilaError
 from tests.test_readme import PROGRAMS
@@ -87,7 +87,7 @@ def test_every_protocol_is_described() -> None:
 
 
 def test_the_arrays_of_the_format_are_those_of_a_store() -> None:
-    from stores.arrays import arrays
+    from stores.spec import arrays
 
     rows = re.findall(r"^\| (`.*?`) \|", (ROOT / "docs/store-format.md").read_text(), flags=re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
@@ -123,11 +123,11 @@ def save(array: np.ndarray, path: Path) -> None:
 
 
 def test_the_source_of_the_documents_reads_its_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lila_cues.sources import SOURCES, open_source
+    from lila_cues.datasets import SOURCES, open_source
 
-    monkeypatch.setitem(SOURCES, "flat", ("flat", "one folder of numbered images"))
-    monkeypatch.setitem(sys.modules, "lila_cues.sources.flat", ModuleType("replaced"))
-    module_of("adding-a-data-set.md", "python source", "lila_cues.sources.flat")
+    monkeypatch.setitem(SOURCES, "flat", ("flat:open_flat", "one folder of numbered images"))
+    monkeypatch.setitem(sys.modules, "lila_cues.datasets.flat", ModuleType("replaced"))
+    module_of("adding-a-data-set.md", "python source", "lila_cues.datasets.flat")
     for clip, count in (("a_dog", 11), ("cat", 2)):
         for number in range(count):
             save(np.full((16, 24, 3), 20 * number, np.uint8), tmp_path / "flat" / f"{clip}_{number}.jpg")
@@ -159,7 +159,7 @@ def test_the_protocol_of_the_documents_scores(tmp_path: Path, monkeypatch: pytes
 
 def test_the_model_of_the_documents_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lila_train.evaluation.models import PixelModel
-    from tests.evaluation.worlds import write_davis
+    from tests.lila_train.evaluation.worlds import write_davis
 
     monkeypatch.setitem(BASELINES, "colours", BASELINES["enlarged"])  # to be put back afterwards
     monkeypatch.setitem(sys.modules, "example_model", ModuleType("replaced"))
@@ -175,14 +175,14 @@ def test_the_model_of_the_documents_is_scored(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_cue_of_the_documents_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lila_train.training import cues
-    from lila_train.training.views import cut_views
-    from tests.training.test_views import METHOD, MIRRORED, SIZE, shear
+    from lila_train.training import targets
+    from lila_train.training.crops import cut_views
+    from tests.lila_train.training.test_views import METHOD, MIRRORED, SIZE, shear
 
     (example,) = blocks(ROOT / "docs/adding-a-cue.md", "python cues")
-    names = dict(vars(cues))
+    names = dict(vars(targets))
     exec(example, names)  # noqa: S102 - the document is ours
-    monkeypatch.setattr(cues, "CUES", names["CUES"])
+    monkeypatch.setattr(targets, "CUES", names["CUES"])
     batch = shear(query=MIRRORED)
     context, query = cut_views(batch, replace(METHOD, cues=("depth", "brightness")))
     for view in (context, query):

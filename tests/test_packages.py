@@ -9,14 +9,11 @@ import sys
 import pytest
 
 PACKAGES = (
+    "stores",
     "lila_cues",
     "lila_cues.networks",
     "lila_train",
-    "lila_train.evaluation",
-    "lila_train.evaluation.baselines",
-    "lila_train.explore",
-    "lila_train.extraction",
-    "lila_train.report",
+    "lila_train.model",
 )
 
 

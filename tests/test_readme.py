@@ -45,9 +45,9 @@ def test_make_knows_the_commands_of_the_readme() -> None:
 def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from lila_train import checkpoint
-    from tests.training import world
-    from tests.training.test_trainer import SETTINGS, trainer
+    from lila_train.model import checkpoint
+    from tests.lila_train.training import world
+    from tests.lila_train.training.test_trainer import SETTINGS, trainer
 
     monkeypatch.chdir(tmp_path)
     store = world.build(Path("cues/kinetics.zarr"), clips=2)

@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from lila_train.training.recipes import RECIPES
-from lila_train.training.settings import Method, TrainSettings
-from tests.cues import barcodes
-from tests.cues.barcodes import Clip
-from tests.evaluation import worlds
+from lila_train.training.config import RECIPES, Method, TrainSettings
+from tests.lila_cues import barcodes
+from tests.lila_cues.barcodes import Clip
+from tests.lila_train.evaluation import worlds
 from tests.test_readme import PROGRAMS, commands
 
 SMALL = TrainSettings(steps=2, batch_size=2, decoder_width=16, method=Method(view_size=32, channels=8, max_gap=4))
@@ -24,9 +23,9 @@ NOT_HERE = {
     "make ": "runs this very test, or a demo of minutes",
     "--encoder dinov2": "fetches DINOv2",
     "scores/encoder scores/anyup": "needs the two above",
-    "--scheduler": "needs a cluster; tests/cues/test_cluster.py starts one",
-    "--compile": "compiles for minutes; tests/training/test_learner.py",
-    "merge": "needs stores of several machines; tests/cues/test_store_commands.py",
+    "--scheduler": "needs a cluster; tests/lila_cues/pipeline/test_cluster.py starts one",
+    "--compile": "compiles for minutes; tests/lila_train/training/test_step.py",
+    "merge": "needs stores of several machines; tests/lila_cues/cli/test_store.py",
 }
 
 

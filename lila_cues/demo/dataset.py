@@ -1,23 +1,81 @@
-"""The demo's data on disk: rendered clips as video files, truth beside them, held-out scenes as a DAVIS folder too."""
+"""The demo's data on disk: rendered clips as video files, truth beside them, held-out scenes as a DAVIS folder too.
+
+Where the random draws of a scene come from: a scene is a function of (seed, split, index) and of nothing else.
+
+Which drawn scenes are used: those that show all their objects in the first frame and still in the last.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from enum import IntEnum
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from lila_cues.demo.raster import film
-from lila_cues.demo.scenes import HEIGHT, WIDTH
-from lila_cues.demo.seeds import SceneSeed, Split
-from lila_cues.demo.selection import shown_scene
-from lila_cues.demo.truth import Truth
-from lila_cues.demo.videos import read_video, video_codec, write_video
-from stores import console
+from lila_cues import console
+from lila_cues.demo.geometry import Truth
+from lila_cues.demo.render import film, paint
+from lila_cues.demo.scenes import HEIGHT, WIDTH, Scene, draw_scene
+from lila_cues.video.writer import read_video, video_codec, write_video
+from lila_cues.viz.pictures import write_label_png
 from stores.errors import LilaError
-from stores.pictures import write_label_png
+
+
+class Split(IntEnum):
+    """What a scene is for; scenes of different splits never share a random stream, whatever the seeds are."""
+
+    TRAIN = 1
+    HELDOUT = 2
+    WEIGHTS = 3  # what the shipped tiny networks were trained on
+    WEIGHTS_CHECK = 4  # what they were checked on after training
+
+
+@dataclass(frozen=True)
+class SceneSeed:
+    """The position of a scene in the space of all scenes."""
+
+    seed: int
+    split: Split
+    index: int
+
+    @property
+    def name(self) -> str:
+        """The clip's file name without its ending."""
+        return f"{self.split.name.lower()}_{self.index:03d}"
+
+    def generator(self) -> np.random.Generator:
+        """The scene's own stream: the seed is the key, split and index are the upper half of the counter."""
+        counter = [0, 0, self.index, int(self.split)]
+        return np.random.Generator(np.random.Philox(key=self.seed, counter=counter))
+
+
+SMALLEST_AT_FIRST_PX = 500
+SMALLEST_AT_LAST_PX = 200
+
+
+def shown_scene(seed: SceneSeed, frames: int) -> Scene:
+    """The first scene of this seed's stream that shows all of its objects."""
+    rng = seed.generator()
+    while True:
+        scene = draw_scene(rng, frames)
+        if shows_all_objects(scene):
+            return scene
+
+
+def shows_all_objects(scene: Scene) -> bool:
+    """Each object covers at least 500 pixels of the first frame and 200 of the last."""
+    first, last = _visible_pixels(scene, 0), _visible_pixels(scene, scene.frames - 1)
+    return bool((first >= SMALLEST_AT_FIRST_PX).all() and (last >= SMALLEST_AT_LAST_PX).all())
+
+
+def _visible_pixels(scene: Scene, t: int) -> np.ndarray:
+    """How many pixels of frame t show each object, in the order of the layers."""
+    counts = np.bincount(paint(scene, t)[1].reshape(-1), minlength=len(scene.layers))
+    return counts[np.array(scene.labels) > 0]
+
 
 RENDERER = 1  # raise it when the same seed would give other pixels
 TRAIN_FRAMES = 24

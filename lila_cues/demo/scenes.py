@@ -13,8 +13,18 @@ from jaxtyping import Float, UInt8
 from numpy.random import Generator
 
 from lila_cues.demo.geometry import Camera, Frame, Path3D, PlaneMotion, still
-from lila_cues.demo.shapes import MARGIN, SHAPES, relief, signed_distance
-from lila_cues.demo.textures import GROUND_PATTERNS, PATTERNS, Palette, Pattern, coloured, draw_palette
+from lila_cues.demo.textures import (
+    GROUND_PATTERNS,
+    MARGIN,
+    PATTERNS,
+    SHAPES,
+    Palette,
+    Pattern,
+    coloured,
+    draw_palette,
+    relief,
+    signed_distance,
+)
 
 HEIGHT, WIDTH = 240, 320
 OBJECT_TEXELS = 160

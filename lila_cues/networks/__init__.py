@@ -1,10 +1,59 @@
-"""The frozen networks of stage one, chosen by name; importing this package imports none of them.
+"""The frozen networks, by name.
 
-`load_encoder`, `load_depth` and `load_flow` give networks in eval mode without gradients, each with a `source` that
-says where its weights came from.
+`load_encoder`, `load_depth` and `load_flow` return networks in eval mode without gradients, each with a `source` that
+records where its weights came from.
 """
 
-import lazy_loader
+from __future__ import annotations
 
-# PyTorch takes seconds to import: a name's module is imported when the name is first asked for.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lila_cues.networks.depth import DepthNetwork as DepthNetwork
+    from lila_cues.networks.depth import load_depth as load_depth
+    from lila_cues.networks.encoder import FrozenEncoder as FrozenEncoder
+    from lila_cues.networks.encoder_weights import encoder_from_tensors as encoder_from_tensors
+    from lila_cues.networks.encoder_weights import load_encoder as load_encoder
+    from lila_cues.networks.encoder_weights import restore_encoder as restore_encoder
+    from lila_cues.networks.execution import Execution as Execution
+    from lila_cues.networks.flow import FlowNetwork as FlowNetwork
+    from lila_cues.networks.flow import load_flow as load_flow
+    from lila_cues.networks.weights import WeightSource as WeightSource
+
+_PUBLIC = {
+    "DepthNetwork": "lila_cues.networks.depth",
+    "load_depth": "lila_cues.networks.depth",
+    "FrozenEncoder": "lila_cues.networks.encoder",
+    "encoder_from_tensors": "lila_cues.networks.encoder_weights",
+    "load_encoder": "lila_cues.networks.encoder_weights",
+    "restore_encoder": "lila_cues.networks.encoder_weights",
+    "Execution": "lila_cues.networks.execution",
+    "FlowNetwork": "lila_cues.networks.flow",
+    "load_flow": "lila_cues.networks.flow",
+    "WeightSource": "lila_cues.networks.weights",
+}
+"""Public name → its module, imported when the name is first used: PyTorch takes seconds to import."""
+
+__all__ = [
+    "DepthNetwork",
+    "Execution",
+    "FlowNetwork",
+    "FrozenEncoder",
+    "WeightSource",
+    "encoder_from_tensors",
+    "load_depth",
+    "load_encoder",
+    "load_flow",
+    "restore_encoder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -1,19 +1,47 @@
-"""The frozen encoder: a vision transformer whose features are distilled in stage one and decoded from in stage two."""
+"""The frozen encoder: a vision transformer whose features are distilled in stage one and decoded from in stage two.
+
+Learned position embeddings on a grid other than the one they were learned on.
+"""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lila_cues.networks import attention, position
-from lila_cues.networks.execution import Execution
+from lila_cues.networks.execution import Execution, backend
 from lila_cues.networks.weights import WeightSource
 from stores.errors import LilaError
+
+DINOV2_OFFSET = 0.1
+
+
+def resize(
+    embedding: Float[Tensor, "1 e h w"], grid: tuple[int, int], offset: float | None = None
+) -> Float[Tensor, "1 e H W"]:
+    """Resize bicubically to `grid` (y, x), in float32.
+
+    With an offset, as the plain DINOv2 models do: the scale is (n + offset) / n₀ and nothing is smoothed
+    (dinov2/models/vision_transformer.py, `interpolate_pos_encoding`). Without, as its register variants do:
+    to the size, antialiased. A grid equal to the learned one is left alone by both.
+    """
+    learned = embedding.shape[-2:]
+    if tuple(learned) == tuple(grid):
+        return embedding
+    values = embedding.float()
+    if offset is None:
+        resized = F.interpolate(values, size=grid, mode="bicubic", antialias=True)
+    else:
+        scale = ((grid[0] + offset) / learned[0], (grid[1] + offset) / learned[1])
+        resized = F.interpolate(values, scale_factor=scale, mode="bicubic", antialias=False)
+    assert tuple(resized.shape[-2:]) == tuple(grid)
+    return resized.to(embedding.dtype)
+
 
 Taps = tuple[int, int, int, int]
 
@@ -46,7 +74,7 @@ class FrozenEncoder(nn.Module):
         self.taps = taps(len(vit.blocks))
         self.attention = attention_backend
         self.execution = execution or Execution()
-        self._attention = attention.backend(attention_backend)
+        self._attention = backend(attention_backend)
         self._position_offset = position_offset
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -115,7 +143,7 @@ class FrozenEncoder(nn.Module):
             return torch.cat([*expanded, patches], dim=1), prefix
         own = 0 if self.vit.no_embed_class else prefix
         learned = self.vit.pos_embed[:, own:].transpose(1, 2).unflatten(2, self.vit.patch_embed.grid_size)
-        resized = position.resize(learned, (grid[0], grid[1]), self._position_offset).flatten(2).transpose(1, 2)
+        resized = resize(learned, (grid[0], grid[1]), self._position_offset).flatten(2).transpose(1, 2)
         if not own:
             return torch.cat([*expanded, patches + resized], dim=1), prefix
         positions = torch.cat([self.vit.pos_embed[:, :own], resized], dim=1)

@@ -12,7 +12,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from lila_cues.networks import catalog, hub, position, tiny, vit_names
+from lila_cues.networks import encoder, hub, registry, state_dicts, tiny
 from lila_cues.networks.encoder import FrozenEncoder
 from lila_cues.networks.execution import Execution
 from lila_cues.networks.weights import (
@@ -102,7 +102,7 @@ def encoder_from_tensors(
 
 
 def _load(plan: _Plan, tensors: Mapping[str, Tensor], place: str) -> None:
-    load_strictly(plan.vit, vit_names.to_timm(tensors, plan.vit.state_dict().keys()), place, OPTION)
+    load_strictly(plan.vit, state_dicts.to_timm(tensors, plan.vit.state_dict().keys()), place, OPTION)
 
 
 def _freeze(plan: _Plan, source: WeightSource, attention: str, execution: Execution | None) -> FrozenEncoder:
@@ -127,18 +127,18 @@ def _locate(
 def _plan(name: str) -> _Plan:
     if name == TINY:
         return _Plan(tiny.encoder(), tiny.MEAN, tiny.STD, None, None, tiny.LICENCE, tiny.LICENCE)
-    known = catalog.entry(catalog.ENCODER, name)
+    known = registry.entry(registry.ENCODER, name)
     architecture = known.architecture if known else name
     if not timm.is_model(architecture.partition(".")[0]):
         raise LilaError(
-            f"expected an encoder named {', '.join(catalog.names(catalog.ENCODER)[:4])}, … or a vision transformer of "
-            f"timm, found {name}; `lila-cues models` lists them"
+            f"expected an encoder named {', '.join(registry.names(registry.ENCODER)[:4])}, … or a vision transformer "
+            f"of timm, found {name}; `lila-cues models` lists them"
         )
     settings = timm.get_pretrained_cfg(architecture)
     vit = _transformer(architecture, name)
     assert settings is not None
     plain_dinov2 = "dinov2" in architecture and vit.reg_token is None
-    offset = position.DINOV2_OFFSET if plain_dinov2 else None
+    offset = encoder.DINOV2_OFFSET if plain_dinov2 else None
     licence = settings.license or NOT_STATED
     file_licence = licence if "dinov" in architecture else NOT_STATED
     return _Plan(vit, settings.mean, settings.std, offset, settings.hf_hub_id, licence, file_licence)

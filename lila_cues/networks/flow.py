@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.models import optical_flow
 
-from lila_cues.networks import catalog, dis, hub, raft, raft_names
+from lila_cues.networks import hub, raft, registry, state_dicts
 from lila_cues.networks.execution import Execution
 from lila_cues.networks.weights import (
     NOT_STATED,
@@ -28,7 +28,7 @@ from stores.errors import LilaError
 OPTION = "--flow-weights"
 UPDATES = 12
 _BUILDERS = {"raft_small": optical_flow.raft_small, "raft_large": optical_flow.raft_large}
-NAMES = (dis.NAME, *_BUILDERS)
+NAMES = (raft.NAME, *_BUILDERS)
 
 
 @runtime_checkable
@@ -79,10 +79,10 @@ def load_flow(
     """
     if name not in NAMES:
         raise LilaError(f"expected a flow network among {', '.join(NAMES)}, found {name}; pass one with --flow")
-    if name == dis.NAME:
+    if name == raft.NAME:
         if weights is not None or updates is not None:
             raise LilaError("expected neither weights nor updates for --flow dis, which has none; leave them out")
-        return dis.DisFlow()
+        return raft.DisFlow()
     if updates is not None and updates < 1:
         raise LilaError(f"expected at least one update of RAFT, found {updates}; pass more with --flow-updates")
     network, source = _raft(name, weights, sha256)
@@ -95,7 +95,7 @@ def _raft(name: str, weights: Path | str | None, sha256: str | None) -> tuple[op
         network = _BUILDERS[name](weights=None)
     if seed is not None:
         return network, untrained(name, network, seed, OPTION, sha256)
-    known = catalog.entry(catalog.FLOW, name)
+    known = registry.entry(registry.FLOW, name)
     assert known is not None
     if weights is None:
         path, revision = hub.fetch_url(known.place, OPTION)
@@ -103,5 +103,5 @@ def _raft(name: str, weights: Path | str | None, sha256: str | None) -> tuple[op
         source = recorded(source, path, OPTION, sha256)
     else:
         path, source = local_file(name, weights, NOT_STATED, OPTION, sha256)
-    load_strictly(network, raft_names.to_torchvision(read_tensors(path, OPTION)), str(path), OPTION)
+    load_strictly(network, state_dicts.to_torchvision(read_tensors(path, OPTION)), str(path), OPTION)
     return network, source

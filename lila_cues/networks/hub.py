@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stores.console import err
+from lila_cues.console import err
 from stores.errors import LilaError
 
 

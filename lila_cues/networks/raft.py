@@ -1,10 +1,15 @@
-"""RAFT: recurrent all-pairs field transforms for optical flow (Teed and Deng, ECCV 2020), by torchvision's modules."""
+"""Dense inverse search (Kroeger et al., ECCV 2016) by OpenCV: flow on the CPU without weights.
+
+RAFT: recurrent all-pairs field transforms for optical flow (Teed and Deng, ECCV 2020), by torchvision's modules.
+"""
 
 from __future__ import annotations
 
 import math
 from functools import partial
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -15,8 +20,48 @@ from lila_cues.networks.execution import Execution, usual_batch
 from lila_cues.networks.weights import WeightSource
 from stores.errors import LilaError
 
+NAME = "dis"
+DIS_SMALLEST = 16  # px: below, no patch of the search fits
+
+
+class DisFlow:
+    """OpenCV's medium preset, searched down to the full resolution, which matters on grids as small as ours."""
+
+    name = NAME
+
+    def __init__(self) -> None:
+        self.source = WeightSource(NAME, "code", "opencv", cv2.__version__, None, "apache-2.0")
+        self.settings: dict[str, str | bool | int | None] = {"preset": "medium", "finest_scale": 0}
+
+    def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
+        """Nothing that a person should know before."""
+        return ()
+
+    def __call__(self, first: Float[Tensor, "b 3 H W"], second: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 2 H W"]:
+        """Flow in px from the first to the second image, RGB in [0, 1]; channel 0 to the right, 1 downwards."""
+        return self.between(torch.cat([first, second]), torch.arange(2 * len(first)).view(2, -1).T)
+
+    def between(self, images: Float[Tensor, "f 3 H W"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p 2 H W"]:
+        """Flow from image `pairs[:, 0]` to image `pairs[:, 1]`."""
+        if min(images.shape[-2:]) < DIS_SMALLEST:
+            raise LilaError(
+                f"expected images of at least {DIS_SMALLEST}×{DIS_SMALLEST} px for {NAME}, "
+                f"found {images.shape[-2]}×{images.shape[-1]}; choose a larger cue grid"
+            )
+        search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        search.setFinestScale(0)
+        grey = _grey(images)
+        flows = [search.calc(grey[one], grey[other], None) for one, other in pairs.tolist()]  # type: ignore[call-overload]
+        return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(images.device)
+
+
+def _grey(images: Tensor) -> list[np.ndarray]:
+    pixels = (images.detach().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY) for image in pixels]
+
+
 STRIDE = 8  # of the feature maps, hence of the sides of what goes in
-SMALLEST = 128  # px: below, the correlation pyramid has no fourth level (NaN, or an error in torchvision)
+RAFT_SMALLEST = 128  # px: below, the correlation pyramid has no fourth level (NaN, or an error in torchvision)
 
 
 class RaftFlow(nn.Module):
@@ -64,19 +109,19 @@ class RaftFlow(nn.Module):
         if working == size:
             return ()
         return (
-            f"{self.name} needs sides of {SMALLEST} px: images of {size[0]}×{size[1]} are enlarged to "
+            f"{self.name} needs sides of {RAFT_SMALLEST} px: images of {size[0]}×{size[1]} are enlarged to "
             f"{working[0]}×{working[1]} for it, and the flow is scaled back",
         )
 
     def working_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The size (y, x) at which flow is estimated, before padding."""
-        scale = SMALLEST / min(size)
+        scale = RAFT_SMALLEST / min(size)
         if scale <= 1:
             return size
         if not self.enlarge:
             raise LilaError(
-                f"expected images of at least {SMALLEST}×{SMALLEST} px for {self.name}, found {size[0]}×{size[1]}; "
-                "choose a larger cue grid, let them be enlarged, or use --flow dis"
+                f"expected images of at least {RAFT_SMALLEST}×{RAFT_SMALLEST} px for {self.name}, found "
+                f"{size[0]}×{size[1]}; choose a larger cue grid, let them be enlarged, or use --flow dis"
             )
         return (math.ceil(size[0] * scale), math.ceil(size[1] * scale))
 

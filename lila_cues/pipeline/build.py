@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import stores
-from lila_cues.decoding import decoder_version
-from lila_cues.pipeline.derived import maps_of
-from lila_cues.pipeline.recipe import BuildRecipe, Records
-from lila_cues.pipeline.task import TaskReport, Told, build_task
-from lila_cues.pipeline.worker import TASKS_AT_ONCE, Worker
+from lila_cues.config import BuildRecipe, Records
+from lila_cues.pipeline.cues import maps_of
+from lila_cues.pipeline.task import TASKS_AT_ONCE, TaskReport, Told, Worker, build_task
+from lila_cues.video.reader import decoder_version
 from stores.store import CueStore
 
 EXAMPLES = 20

@@ -6,11 +6,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from lila_cues.pipeline.intake import take_in
-from lila_cues.pipeline.maker import CueMaker
-from lila_cues.pipeline.networks import Networks, load_networks
-from lila_cues.pipeline.recipe import BuildRecipe
-from lila_cues.pipeline.worker import open_recipe_source
+from lila_cues.config import BuildRecipe
+from lila_cues.pipeline.cues import CueMaker
+from lila_cues.pipeline.frames import take_in
+from lila_cues.pipeline.setup import Networks, load_networks
+from lila_cues.pipeline.task import open_recipe_source
 from stores.cues import ClipCues
 from stores.errors import LilaError
 from stores.store import CueStore

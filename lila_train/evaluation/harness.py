@@ -12,9 +12,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from lila_cues import console
 from lila_train.evaluation.models import GridModel
-from lila_train.evaluation.result_folder import Json, ResultFolder, fingerprint, read_json, write_json
-from stores import console
+from lila_train.evaluation.results import Json, ResultFolder, fingerprint, read_json, write_json
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lila_cues.networks.weights import file_sha256, random_seed
-from lila_train.evaluation.baselines.asked import Asked, Baseline
+from lila_train.evaluation.baselines.upsamplers import Asked, Baseline
 from lila_train.evaluation.models import ENCODER, EncoderAlone, GridModel, LilaModel, encoder_identity
 from stores.errors import LilaError
 
@@ -66,7 +66,7 @@ class ModelSpec:
         if self.baseline is not None:
             return self._baseline().load(self._asked(), device)
         if self.weights is not None:
-            from lila_train.inference.loading import load
+            from lila_train.model.lila import load
 
             return LilaModel(load(self.weights, device=device, encoder_weights=self.encoder_weights), device)
         from lila_cues.networks import load_encoder

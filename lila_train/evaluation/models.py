@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lila_cues.networks.encoder import FrozenEncoder
 from lila_cues.networks.weights import file_sha256, random_seed
-from lila_train.inference.model import Lila
+from lila_train.model.lila import Lila
 
 ENCODER = "encoder"
 

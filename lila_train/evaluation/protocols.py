@@ -12,20 +12,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lila_train.evaluation import davis_knn, davis_lp, normals, open_vocabulary, segmentation, zero_shot
-from lila_train.evaluation.davis_data import open_davis
-from lila_train.evaluation.davis_knn import KnnProtocol
-from lila_train.evaluation.davis_lp import LpSettings
-from lila_train.evaluation.davis_task import DavisTask, Video
-from lila_train.evaluation.dense_data import DenseData
-from lila_train.evaluation.dense_task import DenseProtocol, DenseTask
-from lila_train.evaluation.frames import Image, Labels, as_input
+from lila_train.evaluation.davis import knn, linear_probe
+from lila_train.evaluation.davis.data import open_davis
+from lila_train.evaluation.davis.knn import DavisTask, KnnProtocol, Video
+from lila_train.evaluation.davis.linear_probe import LpSettings
+from lila_train.evaluation.dense import normals, segmentation
+from lila_train.evaluation.dense.data import DenseData
+from lila_train.evaluation.dense.normals import NYU_PROBE3D
+from lila_train.evaluation.dense.task import DenseProtocol, DenseTask
 from lila_train.evaluation.harness import Task
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
-from lila_train.evaluation.normals_probe3d import NYU_PROBE3D
-from lila_train.evaluation.open_vocabulary import OpenVocabulary, ProxySettings
-from lila_train.evaluation.propagation import Budget
-from lila_train.sizes import Size
+from lila_train.evaluation.text import proxyclip, zero_shot
+from lila_train.evaluation.text.proxyclip import OpenVocabulary, ProxySettings
+from lila_train.model.propagation import Budget
+from lila_train.model.resize import Image, Labels, Size, as_input
 from stores.errors import LilaError
 
 OpenDense = Callable[[Path, int | None], DenseData]
@@ -75,9 +75,9 @@ def knn_task(protocol: KnnProtocol, data: Path, options: Options) -> Task:
     def segment(model: GridModel, head: str, video: Video) -> Iterator[Labels]:
         budget = Budget.for_device(model.device, options.memory)
         size = (video.reference.shape[0], video.reference.shape[1])
-        sizes = davis_knn.sizes_of(size, model.patch_size, chosen.settings)
-        cells_of = partial(davis_knn.unit_cells, features=feature_map(model, head), sizes=sizes, device=model.device)
-        return davis_knn.follow(video.frames, video.reference, cells_of, chosen, sizes, budget)
+        sizes = knn.sizes_of(size, model.patch_size, chosen.settings)
+        cells_of = partial(knn.unit_cells, features=feature_map(model, head), sizes=sizes, device=model.device)
+        return knn.follow(video.frames, video.reference, cells_of, chosen, sizes, budget)
 
     return DavisTask(
         chosen.name,
@@ -90,7 +90,7 @@ def knn_task(protocol: KnnProtocol, data: Path, options: Options) -> Task:
 
 def _knn_sizes(protocol: KnnProtocol, model: GridModel, native: Size) -> dict[str, Any]:
     """Sizes of the first sequence, and how far a window reaches."""
-    sizes = davis_knn.sizes_of(native, model.patch_size, protocol.settings)
+    sizes = knn.sizes_of(native, model.patch_size, protocol.settings)
     return {
         "native_px": list(sizes.native),
         "frame_px": list(sizes.frame),
@@ -106,7 +106,7 @@ def lp_task(data: Path, options: Options) -> Task:
 
     def segment(model: GridModel, head: str, video: Video) -> Iterator[Labels]:
         native = (video.reference.shape[0], video.reference.shape[1])
-        size = davis_lp.size_of(native, model.patch_size, settings)
+        size = linear_probe.size_of(native, model.patch_size, settings)
         functions = [feature_map(model, name) for name in dict.fromkeys((ENCODER, head))]
 
         @torch.no_grad()
@@ -114,13 +114,13 @@ def lp_task(data: Path, options: Options) -> Task:
             image = as_input(frame, size, model.device)
             return [function(image)[0] for function in functions]
 
-        return davis_lp.segment(video, maps_of, settings)
+        return linear_probe.segment(video, maps_of, settings)
 
     def describe(model: GridModel, native: Size) -> dict[str, Any]:
-        frame = davis_lp.size_of(native, model.patch_size, settings)
+        frame = linear_probe.size_of(native, model.patch_size, settings)
         return {"native_px": list(native), "frame_px": list(frame)}
 
-    return DavisTask(davis_lp.NAME, asdict(settings), open_davis(data, limit=options.limit), segment, describe)
+    return DavisTask(linear_probe.NAME, asdict(settings), open_davis(data, limit=options.limit), segment, describe)
 
 
 def dense_task(protocol: DenseProtocol, read: OpenDense, data: Path, options: Options) -> Task:
@@ -140,9 +140,9 @@ def zero_shot_task(data: Path, options: Options) -> Task:
 def open_vocabulary_task(data: Path, options: Options) -> Task:
     """CLIP with the features under test as its attention, on ADE20K's validation set."""
     _check_texts(options)
-    texts = open_vocabulary.texts_of(data, options.texts, options.clip)
+    texts = proxyclip.texts_of(data, options.texts, options.clip)
     images = segmentation.open_ade_val(segmentation.ADE_150_LABELS, 150, data, options.limit)
-    return OpenVocabulary(images, texts, options.clip or open_vocabulary.CLIP, ProxySettings())
+    return OpenVocabulary(images, texts, options.clip or proxyclip.CLIP, ProxySettings())
 
 
 def _check_texts(options: Options) -> None:
@@ -156,8 +156,8 @@ def _ade(labels: segmentation.LabelRule, classes: int) -> OpenDense:
 
 PROTOCOLS = {
     "davis-lp@lila": Entry("davis", lp_task),
-    "davis-knn@lila": Entry("davis", partial(knn_task, davis_knn.LILA)),
-    "davis-knn@dino": Entry("davis", partial(knn_task, davis_knn.DINO)),
+    "davis-knn@lila": Entry("davis", partial(knn_task, knn.LILA)),
+    "davis-knn@dino": Entry("davis", partial(knn_task, knn.DINO)),
     "nyuv2-normals@lila": Entry("nyuv2", partial(dense_task, normals.NYU_LILA, normals.open_nyu)),
     "nyuv2-normals@probe3d": Entry("nyuv2", partial(dense_task, NYU_PROBE3D, normals.open_nyu)),
     "cocostuff27@lila": Entry("cocostuff", partial(dense_task, segmentation.COCO_LILA, segmentation.open_coco)),

@@ -1,4 +1,1 @@
-"""A trained decoder at work: loaded by name or file, on images of any size and on videos, shared and exported.
-
-Nothing here needs the code that trains.
-"""
+"""Features of images and videos: extraction, tracking and the explorer page."""

@@ -13,16 +13,16 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from lila_train.evaluation import davis_knn
-from lila_train.evaluation.frames import Labels
-from lila_train.evaluation.propagation import Budget
-from lila_train.inference.images import read_image
-from lila_train.inference.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from lila_train.inference.model import Lila
-from lila_train.inference.overlap import Behind, ahead
-from lila_train.inference.video import VideoFrames, VideoWriter
+from lila_cues.images import read_image
+from lila_cues.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from lila_cues.prefetch import Behind, ahead
+from lila_cues.video.reader import VideoFrames, VideoWriter
+from lila_cues.viz.pictures import Picture, mask_overlay, write_label_png
+from lila_train.evaluation.davis import knn
+from lila_train.model.lila import Lila
+from lila_train.model.propagation import Budget
+from lila_train.model.resize import Labels
 from stores.errors import LilaError
-from stores.pictures import Picture, mask_overlay, write_label_png
 
 WAITING = 4
 _FOLDER_RATE = Fraction(25)
@@ -54,16 +54,14 @@ class TrackingSettings:
     window: int = 25
 
     @property
-    def protocol(self) -> davis_knn.KnnProtocol:
+    def protocol(self) -> knn.KnnProtocol:
         """That of `davis-knn@lila` with these settings."""
         if self.window % 2 == 0 or self.context < 2:
             raise LilaError(
                 f"expected an odd window and at least 2 frames of context, found {self.window} and {self.context}"
             )
-        settings = replace(
-            davis_knn.LILA.settings, short_side_px=self.size, context_frames=self.context, window=self.window
-        )
-        return replace(davis_knn.LILA, settings=settings)
+        settings = replace(knn.LILA.settings, short_side_px=self.size, context_frames=self.context, window=self.window)
+        return replace(knn.LILA, settings=settings)
 
 
 def open_film(path: Path) -> Film:
@@ -111,15 +109,15 @@ def follow(
         )
     yield first, mask.values[mask.labels]
     protocol = tracking.protocol
-    sizes = davis_knn.sizes_of(native, model.encoder.patch_size, protocol.settings)
+    sizes = knn.sizes_of(native, model.encoder.patch_size, protocol.settings)
     passed: list[Picture] = []
 
     def cells(frame: Picture) -> torch.Tensor:
         passed[:] = [frame]
-        return davis_knn.unit_cells(frame, model, sizes, device)
+        return knn.unit_cells(frame, model, sizes, device)
 
     every = chain([first], ordered)
-    for labels in davis_knn.follow(every, mask.labels, cells, protocol, sizes, Budget.for_device(device)):
+    for labels in knn.follow(every, mask.labels, cells, protocol, sizes, Budget.for_device(device)):
         yield passed[0], mask.values[labels]
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lila_train.evaluation.result_folder import read_result
-from lila_train.report import example_section, heldout_section
-from lila_train.report.davis_result import DavisResult
-from lila_train.report.page import Markup, document, facts, flattened, folded, heading, joined, paragraph, write_page
+from lila_cues.viz.html import Markup, document, facts, flattened, folded, heading, joined, paragraph, write_page
+from lila_train.evaluation.results import read_result
+from lila_train.report import sections
+from lila_train.report.sections import DavisResult
 from lila_train.report.tables import TaskTable, tables
 
 TITLE = "LILA: results"
@@ -49,9 +49,9 @@ def _qualitative(one: TaskTable, results: Sequence[Path], contents: Sequence[dic
 def _pictures(folder: Path, content: dict[str, Any]) -> Markup:
     name = f"{content['protocol']}, {content.get('model', {}).get('encoder', folder.name)}"
     if (folder / "examples").is_dir():
-        return example_section.section(folder, list(content["scores"]), name)
+        return sections.example_section(folder, list(content["scores"]), name)
     if (folder / "predictions").is_dir() and Path(content["data_root"]).is_dir():
-        return heldout_section.masks(DavisResult(folder), f"Masks, predicted and true: {name}", level=3)
+        return sections.masks(DavisResult(folder), f"Masks, predicted and true: {name}", level=3)
     return paragraph(f"The predictions or the data behind {folder} are not there to be shown.", "note")
 
 

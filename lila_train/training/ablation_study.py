@@ -11,15 +11,15 @@ import numpy as np
 
 import stores
 from lila_cues.networks import FrozenEncoder
-from lila_train.decoder import DecoderWidths
 from lila_train.evaluation.harness import Task, evaluate
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.models import ENCODER, LilaModel
+from lila_train.model.decoder import DecoderWidths
 from lila_train.training.ablations import FULL, Ablation
-from lila_train.training.learner import Hardware
-from lila_train.training.monitors.scores import ScoreMonitor
-from lila_train.training.run_folder import RunFolder
-from lila_train.training.settings import TrainSettings
+from lila_train.training.callbacks import ScoreMonitor
+from lila_train.training.config import TrainSettings
+from lila_train.training.run_dir import RunFolder
+from lila_train.training.step import Hardware
 from lila_train.training.trainer import Running, StepRecord, Trainer
 
 Observer = Callable[[str, int, float | None], None]

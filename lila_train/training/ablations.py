@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lila_train.training.overrides import changed, homes
-from lila_train.training.settings import DEPTH, FEATURES, FLOW, TrainSettings
+from lila_train.training.config import DEPTH, FEATURES, FLOW, TrainSettings, changed, homes
 from stores.errors import LilaError
 
 

@@ -1,74 +1,117 @@
-"""What the predicted cues are measured by: L1 and edge-weighted gradients (docs/method.md, "Solve and loss").
+"""What one may learn from the two views of a pair (LILA, section 3; docs/method.md).
 
-A loss is a sum over valid entries, divided once by their number. The number may be that of a larger batch, of which the
-entries at hand are a part: the parts' losses then add up to the batch's, over ranks and over chunks alike.
+`InContext` is the method: a linear map fitted on the context, judged on the query. `Erm` is its ablation A: one linear
+head for all frames, judged on each frame's own cues.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from lila_train.training.ranks import averaged
-from lila_train.training.settings import EdgeForm
-
-ALONG_X, ALONG_Y = -1, -2
+from lila_train.training.config import FEATURES, Method
+from lila_train.training.crops import View
+from lila_train.training.losses import Counts, count, edge_loss, l1_loss
+from lila_train.training.ridge import fit_context, predict
+from lila_train.training.targets import told_by
 
 
 @dataclass(frozen=True)
-class Counts:
-    """How many entries are valid: of a map, and of its differences along x and y."""
+class Losses:
+    """What a step measured; `total` carries the gradient."""
 
-    entries: Tensor
-    along_x: Tensor
-    along_y: Tensor
-
-
-def count(valid: Bool[Tensor, "*b k h w"]) -> Counts:
-    """Valid entries per rank, on average over all ranks, so that the mean of the ranks' losses is the batch's loss."""
-    masks = (valid, _both(valid, ALONG_X), _both(valid, ALONG_Y))
-    return Counts(*averaged(torch.stack([mask.sum().float() for mask in masks])).clamp(min=1).unbind())
+    total: Tensor
+    l1: Tensor
+    edge: Tensor
 
 
-def l1_loss(
-    predicted: Float[Tensor, "*b k h w"],
-    cues: Float[Tensor, "*b k h w"],
-    valid: Bool[Tensor, "*b k h w"],
-    counts: Counts | None = None,
-) -> Float[Tensor, ""]:
-    """Absolute error over the valid entries, divided by `counts` (those of `valid` if not given)."""
-    counts = counts or count(valid)
-    return ((predicted - cues).abs() * valid).sum() / counts.entries
+@runtime_checkable
+class Objective(Protocol):
+    """What is asked of the features of both views."""
+
+    def counts(self, context: View, query: View) -> Counts:
+        """How many entries the losses of a whole batch are divided by."""
+        ...
+
+    def __call__(self, of_context: Tensor, of_query: Tensor, context: View, query: View, counts: Counts) -> Losses:
+        """The losses for the features b×d×s×s of the two views."""
+        ...
 
 
-def edge_loss(
-    predicted: Float[Tensor, "*b k h w"],
-    cues: Float[Tensor, "*b k h w"],
-    valid: Bool[Tensor, "*b k h w"],
-    counts: Counts | None = None,
-    *,
-    sigma: float = 0.1,
-    form: EdgeForm = "absolute",
-) -> Float[Tensor, ""]:
-    """Error of the forward differences, weighted by w = 1 − exp(−|g(cues)|/σ), the means of both axes added.
+@dataclass(frozen=True)
+class InContext:
+    """Fit W* on the context, read the query's cues with it, compare."""
 
-    An entry counts where both its neighbours are valid. `absolute` compares magnitudes (the reference's code), `signed`
-    the differences themselves (the paper's formula). All entries must be numbers, valid or not.
+    method: Method
+
+    def counts(self, context: View, query: View) -> Counts:
+        """Entries of the query alone: the context is only fitted."""
+        return count(query.valid)
+
+    def __call__(self, of_context: Tensor, of_query: Tensor, context: View, query: View, counts: Counts) -> Losses:
+        return measured(self.predicted(of_context, of_query, context, query), query, counts, self.method)
+
+    def predicted(self, of_context: Tensor, of_query: Tensor, context: View, query: View) -> Tensor:
+        """The query's cues b×k×s×s, read off its features by the map that the context gives."""
+        solution = fit_context(
+            of_context,
+            context.cues,
+            context.confidence,
+            cells=self.method.cells,
+            strength=self.method.ridge,
+            solver=self.method.solver,
+        )
+        if self.method.detach:
+            solution = solution.detach()
+        return predict(of_query, solution)
+
+
+class Erm(nn.Module):
+    """Ablation A: a learned linear head takes each frame's features to its own cues; the same losses, no solve.
+
+    The head has a row for each channel of every cue, and of the encoder for every channel there is.
     """
-    counts = counts or count(valid)
-    total = predicted.new_zeros(())
-    for axis, number in ((ALONG_X, counts.along_x), (ALONG_Y, counts.along_y)):
-        g_predicted, g_cues = torch.diff(predicted, dim=axis), torch.diff(cues, dim=axis)
-        length = g_cues.abs()
-        weight = torch.expm1(length * (-1 / sigma)).neg_().mul_(_both(valid, axis))
-        error = g_predicted - g_cues if form == "signed" else g_predicted.abs() - length
-        total = total + (weight * error.abs()).sum() / number
-    return total
+
+    def __init__(self, method: Method, features: int, encoder_width: int) -> None:
+        super().__init__()
+        self.method = method
+        self.rows = nn.Linear(features, _fixed_rows(method) + encoder_width)
+
+    def counts(self, context: View, query: View) -> Counts:
+        """Entries of both views."""
+        return count(torch.cat((context.valid, query.valid)))
+
+    def forward(self, of_context: Tensor, of_query: Tensor, context: View, query: View, counts: Counts) -> Losses:
+        """The losses of both views, summed."""
+        a, b = (
+            measured(self._read(features, view), view, counts, self.method)
+            for features, view in ((of_context, context), (of_query, query))
+        )
+        return Losses(a.total + b.total, a.l1 + b.l1, a.edge + b.edge)
+
+    def predicted(self, of_context: Tensor, of_query: Tensor, context: View, query: View) -> Tensor:
+        """The query's cues b×k×s×s by the learned head; the context has no part in it."""
+        return self._read(of_query, query)
+
+    def _read(self, features: Tensor, view: View) -> Tensor:
+        fixed = _fixed_rows(self.method)
+        rows = torch.arange(fixed, device=features.device).expand(len(features), -1)
+        if FEATURES in self.method.cues:
+            rows = torch.cat((rows, view.channels + fixed), dim=1)
+        solution = torch.cat((self.rows.weight, self.rows.bias[:, None]), dim=1)[rows].mT
+        return predict(features, solution)
 
 
-def _both(valid: Tensor, axis: int) -> Tensor:
-    length = valid.shape[axis] - 1
-    return valid.narrow(axis, 0, length) & valid.narrow(axis, 1, length)
+def _fixed_rows(method: Method) -> int:
+    return sum(cue.channels(method) for cue in told_by(method) if cue.name != FEATURES)
+
+
+def measured(predicted: Float[Tensor, "b k s s"], view: View, counts: Counts, method: Method) -> Losses:
+    """L1 + γ·edge of predicted cues."""
+    l1 = l1_loss(predicted, view.cues, view.valid, counts)
+    edge = edge_loss(predicted, view.cues, view.valid, counts, sigma=method.edge_sigma, form=method.edge_form)
+    return Losses(l1 + method.edge_weight * edge, l1, edge)

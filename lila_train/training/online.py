@@ -17,10 +17,10 @@ from torch import Tensor
 import stores
 from lila_cues.networks import FrozenEncoder, load_depth, load_flow
 from lila_cues.pamr import Affinity, refine, three_scales
-from lila_train.sizes import Size
-from lila_train.training.cues import CUES
-from lila_train.training.pairs import PairBatch
-from lila_train.training.settings import COMPUTABLE, DEPTH, FEATURES, FLOW, Method
+from lila_train.model.resize import Size
+from lila_train.training.config import COMPUTABLE, DEPTH, FEATURES, FLOW, Method
+from lila_train.training.data import PairBatch
+from lila_train.training.targets import CUES
 from stores.errors import LilaError
 
 

@@ -1,11 +1,15 @@
-"""The training loop: pairs from the store, one step of the method, AdamW on what is learned and nothing else."""
+"""What to do when memory runs out: a sentence that names the options, in place of a traceback.
+
+The training loop: pairs from the store, one step of the method, AdamW on what is learned and nothing else.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -14,21 +18,48 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import stores
+from lila_cues import console
 from lila_cues.networks import FrozenEncoder, WeightSource, restore_encoder
-from lila_train import checkpoint
-from lila_train.checkpoint import Provenance
-from lila_train.training.learner import Hardware, Learner
-from lila_train.training.memory import explained_shortage
-from lila_train.training.method import Losses
-from lila_train.training.monitors import Monitor
+from lila_train.model import checkpoint
+from lila_train.model.checkpoint import Provenance
+from lila_train.training.callbacks import Monitor
+from lila_train.training.config import TrainSettings, differences
+from lila_train.training.data import PairBatch, PairSettings, load_pairs
+from lila_train.training.distributed import Share, averaged, refuse_disagreement
+from lila_train.training.objective import Losses
 from lila_train.training.online import OnlineCues
-from lila_train.training.optimisation import learning_rate, optimiser
-from lila_train.training.pairs import PairBatch, PairSettings, load_pairs
-from lila_train.training.ranks import Share, averaged, refuse_disagreement
-from lila_train.training.run_folder import RunFolder
-from lila_train.training.settings import TrainSettings, differences
-from stores import console
+from lila_train.training.run_dir import RunFolder
+from lila_train.training.step import Hardware, Learner, learning_rate, optimiser
 from stores.errors import LilaError
+
+_OF_THE_CPU = "can't allocate memory"  # PyTorch raises a plain RuntimeError there
+
+
+@contextmanager
+def explained_shortage(settings: TrainSettings, hardware: Hardware) -> Iterator[None]:
+    """Turn the error of a step that does not fit into a LilaError; the run's checkpoints stay as they are."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or _OF_THE_CPU in str(error)):
+            raise
+        raise LilaError(_sentence(settings, hardware)) from error
+
+
+def _sentence(settings: TrainSettings, hardware: Hardware) -> str:
+    pairs = settings.batch_size // hardware.share.ranks
+    parts = f" in {hardware.chunks} parts" if hardware.chunks > 1 else ""
+    ways = []
+    if hardware.chunks < pairs:
+        ways.append(f"--chunks {min(pairs, 2 * hardware.chunks)} computes the same step in more parts")
+    if settings.precision == "float32" and hardware.device.type == "cuda":
+        ways.append("--precision bfloat16 halves most of it")
+    ways.append("--view-size and --width make it smaller")
+    return (
+        f"out of memory on {hardware.device} in a step of {pairs} pairs{parts} at {settings.method.view_size} px; "
+        f"{', '.join(ways)}; then go on with --resume from the last checkpoint, or begin anew in another --out"
+    )
+
 
 KEPT_CHECKPOINTS = 2
 

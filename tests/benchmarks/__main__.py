@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from stores.console import out
+from lila_cues.console import out
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Quantity
 from tests.benchmarks.table import Benchmark, Circumstances, Report

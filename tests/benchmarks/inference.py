@@ -65,8 +65,8 @@ class Measured:
 def features_of(case: Case) -> Callable[[Tensor], Tensor]:
     """The method, on its device."""
     from lila_cues.networks import load_encoder
-    from lila_train.decoder import Decoder, DecoderWidths
-    from lila_train.inference.model import Lila
+    from lila_train.model.decoder import Decoder, DecoderWidths
+    from lila_train.model.lila import Lila
 
     encoder = load_encoder("dinov2_vits14", "random:0", device=case.device)
     if case.method == "LILA":
@@ -156,7 +156,7 @@ def main() -> None:
     """Print the table."""
     from rich.table import Table
 
-    from stores.console import out
+    from lila_cues.console import out
 
     parser = figures.parser(__doc__)
     parser.add_argument("--peers", type=Path, help="a folder of clones named " + ", ".join(peers.NAMES))
@@ -176,7 +176,7 @@ def main() -> None:
 
 def _measured(methods: list[str], chosen: argparse.Namespace) -> dict[tuple[str, int], Measured]:
     """All figures, told as they come; what did not get through at one size is not tried at the next."""
-    from stores.console import err
+    from lila_cues.console import err
 
     found: dict[tuple[str, int], Measured] = {}
     for last, size in zip((None, *chosen.sizes), chosen.sizes, strict=False):
@@ -195,7 +195,7 @@ def _shown(measured: Measured) -> str:
 
 def _judged(found: dict[tuple[str, int], Measured], sizes: list[int]) -> list[Figure]:
     """How LILA stands among those of full resolution, and how its memory grows with the pixels."""
-    from stores.console import out
+    from lila_cues.console import out
 
     judged = []
     for size in sizes:

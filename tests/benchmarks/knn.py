@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lila_train.evaluation import propagation
-from lila_train.evaluation.propagation import Budget, Context, Neighbours
+from lila_train.model import propagation
+from lila_train.model.propagation import Budget, Context, Neighbours
 from tests.benchmarks import figures, meter
 from tests.benchmarks.figures import Bar, Figure, Quantity
 
@@ -124,7 +124,7 @@ def main() -> None:
     """Print the table."""
     from rich.table import Table
 
-    from stores.console import out
+    from lila_cues.console import out
 
     parser = figures.parser(__doc__)
     parser.add_argument("--depth", type=int, default=128, help="channels of a feature: 128 LILA-S, 384 ViT-S")

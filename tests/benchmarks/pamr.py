@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lila_cues.console import out
 from lila_cues.pamr import Stage, refine
-from stores.console import out
 from tests.benchmarks import figures, meter
 from tests.benchmarks.figures import Bar, Figure, Quantity
 

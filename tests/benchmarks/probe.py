@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lila_train.evaluation.davis_lp import first_weights
-from lila_train.evaluation.probe import Acceleration, AdamW, Problem, solve
+from lila_train.evaluation.davis.fast_probe import Acceleration, AdamW, Problem, solve
+from lila_train.evaluation.davis.linear_probe import first_weights
 from tests.benchmarks import figures, meter
 from tests.benchmarks.figures import Bar, Quantity
 
@@ -82,7 +82,7 @@ def main() -> None:
     """Print the table."""
     from rich.table import Table
 
-    from stores.console import out
+    from lila_cues.console import out
 
     parser = figures.parser(__doc__)
     parser.add_argument("--encoder", type=int, default=384, help="channels of the encoder's grid")

@@ -17,8 +17,8 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from lila_train.training.solve import fit_context, ridge
-from stores.console import out
+from lila_cues.console import out
+from lila_train.training.ridge import fit_context, ridge
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Bar, Figure, Quantity
 

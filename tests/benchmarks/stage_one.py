@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 import stores
-from lila_cues.order import Order
-from lila_cues.pipeline import build, prepare
-from lila_cues.pipeline.intake import ClipFrames, take_in
-from lila_cues.pipeline.worker import Worker
-from stores.console import out
+from lila_cues.config import Order
+from lila_cues.console import out
+from lila_cues.pipeline import build, setup
+from lila_cues.pipeline.frames import ClipFrames, take_in
+from lila_cues.pipeline.task import Worker
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Bar, Quantity
 
@@ -84,7 +84,7 @@ def measure(folder: Path, device: str, clips: int) -> Measured:
     weights = {"encoder_weights": "random", "depth_weights": "random", "flow_weights": "random"}
     chosen = CPU_CHOICE if device == "cpu" else {}
     order = Order("videos", str(folder), profile="small", device=device, **weights, **chosen)  # type: ignore[arg-type]
-    recipe, networks = prepare.load(order, prepare.choose(order))
+    recipe, networks = setup.load(order, setup.choose(order))
     store = stores.create(folder / "s.zarr", stores.StoreSpec(recipe.geometry), names, {}, {})
     parts: dict[str, float] = {}
     with Worker(recipe, networks) as worker:

@@ -14,6 +14,7 @@ from tests.benchmarks import store_scenes
 if TYPE_CHECKING:
     from torch import Tensor
 
+
 SEQUENCES = ("bear", "bus", "camel", "dog", "hike", "train")
 
 

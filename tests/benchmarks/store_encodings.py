@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numcodecs import blosc
 
-from stores.codecs import Blosc, decode_into
-from stores.encodings import Encoding, Plain, Rows, Steps
+from stores.encodings import Blosc, Encoding, Plain, Rows, Steps, decode_into
 from stores.spec import DEPTH, FEATURES, FLOW, RGB
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Quantity

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 import stores
-from stores.arrays import STANDARD_CUES as CUES
 from stores.cues import PairCues
+from stores.spec import STANDARD_CUES as CUES
 from stores.store import CueStore
 
 Arrays = dict[str, np.ndarray]

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from stores.console import out
+from lila_cues.console import out
 from tests.benchmarks.figures import Figure, Quantity
 
 State = Literal["done", "failed", "not run"]

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lila_cues.images import read_image
 from lila_train import Lila, load
-from lila_train.inference.images import read_image
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Figure, Quantity
 
@@ -35,7 +35,7 @@ def worst_seam(found: np.ndarray, whole: np.ndarray) -> float:
 
 
 def _model(weights: Path | None) -> Lila:
-    from tests.inference.models import small_model
+    from tests.lila_train.inference.models import small_model
 
     return load(weights) if weights else small_model()
 
@@ -44,8 +44,8 @@ def main() -> None:
     """Print the table."""
     from rich.table import Table
 
-    from stores.console import out
-    from tests.inference.test_model import picture
+    from lila_cues.console import out
+    from tests.lila_train.model.test_lila import picture
 
     parser = figures.parser(__doc__)
     parser.add_argument("--weights", type=Path)

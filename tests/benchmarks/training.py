@@ -19,16 +19,14 @@ from pathlib import Path
 import torch
 
 import stores
-from lila_cues.order import Order
-from lila_cues.pipeline import build, prepare
-from lila_cues.pipeline.worker import Worker
-from lila_train.training.learner import Hardware
-from lila_train.training.overrides import changed
-from lila_train.training.recipes import recipe
-from lila_train.training.run_folder import RunFolder
-from lila_train.training.settings import TrainSettings
+from lila_cues.config import Order
+from lila_cues.console import out
+from lila_cues.pipeline import build, setup
+from lila_cues.pipeline.task import Worker
+from lila_train.training.config import TrainSettings, changed, recipe
+from lila_train.training.run_dir import RunFolder
+from lila_train.training.step import Hardware
 from lila_train.training.trainer import Running, Trainer, encoder_of_store
-from stores.console import out
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Bar, Quantity
 from tests.benchmarks.stage_one import film
@@ -88,7 +86,7 @@ def build_store(folder: Path, device: str, depth: str | None) -> stores.CueStore
     if depth is not None:
         chosen = {**chosen, "depth": depth, "depth_weights": "random"}
     order = Order("videos", str(folder), profile="small", device=device, encoder_weights="random", **chosen)  # type: ignore[arg-type]
-    made, networks = prepare.load(order, prepare.choose(order))
+    made, networks = setup.load(order, setup.choose(order))
     provenance = {"recipe": made.to_dict(), "networks": networks.records()}
     store = stores.create(folder / "s.zarr", stores.StoreSpec(made.geometry), names, {}, provenance)
     with Worker(made, networks) as worker:

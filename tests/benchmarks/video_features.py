@@ -52,11 +52,10 @@ class Measured:
 
 def measure(case: Case) -> Measured:
     """Run one case in this process."""
+    from lila_cues.inputs import media
     from lila_train import load
-    from lila_train.extraction.files import Extractor
-    from lila_train.extraction.network import Network
-    from lila_train.extraction.settings import Cache, Settings
-    from lila_train.inference.media import media
+    from lila_train.inference.feature_cache import Cache, Settings
+    from lila_train.inference.features import Extractor, Network
 
     torch.set_num_threads(1)
     model = load(case.weights)
@@ -74,7 +73,7 @@ def measure(case: Case) -> Measured:
 
 def _alone(network, case: Case) -> Measured:  # type: ignore[no-untyped-def]
     """Only the model's own time, summed over the frames; decoding and resizing do not count."""
-    from lila_train.inference.video import VideoFrames
+    from lila_cues.video.reader import VideoFrames
 
     seconds = cpu = 0.0
     for frame in islice(VideoFrames(case.video), case.frames):
@@ -93,7 +92,7 @@ def in_a_process(case: Case) -> Measured:
 
 def made_video(path: Path, frames: int) -> Path:
     """A texture that drifts, at 480p."""
-    from lila_train.inference.video import VideoWriter
+    from lila_cues.video.reader import VideoWriter
 
     coarse = np.random.default_rng(0).integers(0, 256, (60, 107, 3), dtype=np.uint8)
     picture = np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
@@ -107,8 +106,8 @@ def main() -> None:
     """Print the table."""
     from rich.table import Table
 
-    from stores.console import out
-    from tests.inference.models import write_weights
+    from lila_cues.console import out
+    from tests.lila_train.inference.models import write_weights
 
     parser = figures.parser(__doc__)
     parser.add_argument("--weights", type=Path)

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from stores import encodings
-from stores.codecs import Blosc, ChecksumError, decode_into
-from stores.encodings import Plain, Rows, Steps
+from stores.encodings import Blosc, ChecksumError, Plain, Rows, Steps, decode_into
 from stores.spec import DEPTH, FEATURES, FLOW, RGB
 
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)

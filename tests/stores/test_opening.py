@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import stores
-from stores import StoreError, StoreSpec, durable
-from stores.codecs import crc32c
+from stores import StoreError, StoreSpec, atomic
+from stores.encodings import crc32c
 from tests.stores import worlds
 
 
@@ -110,7 +110,7 @@ def rewrite(store: stores.CueStore, **changes: object) -> None:
     path = Path(store.path) / "zarr.json"
     document = json.loads(path.read_text())
     body = {key: value for key, value in document["attributes"]["lila"].items() if key != "crc32c"} | changes
-    document["attributes"]["lila"] = {**body, "crc32c": crc32c(durable.canonical(body))}
+    document["attributes"]["lila"] = {**body, "crc32c": crc32c(atomic.canonical(body))}
     path.write_text(json.dumps(document))
 
 
@@ -240,8 +240,8 @@ def test_reading_in_other_processes(tmp_path: Path, arguments: tuple[str, ...]) 
 
 
 def test_more_shards_than_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stores.reader._OPEN_SHARDS", 3)
-    monkeypatch.setattr("stores.files._SMALL_FILE", 0)
+    monkeypatch.setattr("stores.shards._OPEN_SHARDS", 3)
+    monkeypatch.setattr("stores.backends._SMALL_FILE", 0)
     store = worlds.create(tmp_path / "cues.zarr", 12)
     worlds.fill(store)
     before = len(os.listdir("/proc/self/fd"))

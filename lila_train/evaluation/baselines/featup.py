@@ -13,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder
-from lila_train.evaluation.baselines.clones import imported
-from lila_train.evaluation.baselines.upsamplers import normalised
+from lila_train.evaluation.baselines.upsamplers import imported, normalised
 
 EXTENSIONS = ("adaptive_conv_cuda_impl", "adaptive_conv_cpp_impl")
 

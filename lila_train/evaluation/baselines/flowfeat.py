@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder
-from lila_train.evaluation.baselines.clones import imported
+from lila_train.evaluation.baselines.upsamplers import imported
 from stores.errors import LilaError
 
 WIDTH = 128  # inside the decoder, and of its map

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder
-from lila_train.evaluation.baselines.clones import imported
+from lila_train.evaluation.baselines.upsamplers import imported
 from stores.errors import LilaError
 
 NATTEN = "natten"

@@ -13,8 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_cues.networks.encoder import taps
-from lila_train.evaluation.baselines.asked import WEIGHTS_OPTION, Asked
-from lila_train.evaluation.baselines.upsamplers import normalised
+from lila_train.evaluation.baselines.upsamplers import WEIGHTS_OPTION, Asked, normalised
 from lila_train.evaluation.models import ENCODER
 from stores.errors import LilaError
 

@@ -1,2 +1,0 @@
-from .inference.loading import load as load
-from .inference.model import Lila as Lila

@@ -1,0 +1,1 @@
+"""Dense probes: surface normals and semantic segmentation."""

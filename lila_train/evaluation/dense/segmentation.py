@@ -1,0 +1,184 @@
+"""Semantic segmentation: COCO-Stuff-27 and ADE20K, their folders, labels and protocols (docs/protocols.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import UInt8
+from torch import Tensor
+
+from lila_cues.images import read_frame, read_mask
+from lila_train.evaluation.dense.data import (
+    WHOLE,
+    DenseData,
+    Example,
+    Files,
+    ScaledCrop,
+    TrainView,
+    ValView,
+    same_pixels_mirrored,
+)
+from lila_train.evaluation.dense.metrics import IGNORED, Confusion
+from lila_train.evaluation.dense.probes import AttentionProbe, BuildProbe, LinearProbe, NormedLinearProbe
+from lila_train.evaluation.dense.task import CLASSES, DenseProtocol
+from lila_train.evaluation.dense.training import ProbeRecipe
+from lila_train.model.resize import Labels
+from stores.errors import LilaError
+
+COCO_LIST = "Coco164kFull_Stuff_Coarse.txt"
+COCO_FINE = 182
+COCO_COARSE = 27
+
+# The 91 things by their supercategories in the order of their ids: coarse class, how many ids.
+_THINGS = ((9, 1), (11, 8), (8, 6), (7, 10), (6, 8), (10, 10), (5, 8), (2, 10), (3, 10), (0, 6), (1, 6), (4, 8))
+# The 91 kinds of stuff, ids 91 to 181: coarse classes in hexadecimal.
+_STUFF = bytes.fromhex(
+    "11 11 16 14 14 16 0f 19 10 0d 0c 0c 11 11 17 0f 0f 11 0f 15 0f 19 0d 0d 0d 0d "
+    "0d 16 1a 0e 0e 0f 16 15 15 18 14 16 0f 11 10 0f 16 18 15 11 19 10 15 11 16 10 "
+    "15 15 19 15 1a 15 18 14 11 0e 15 1a 0f 17 14 15 18 0f 18 16 19 0f 14 11 11 16 "
+    "0e 12 12 12 12 12 12 12 1a 1a 13 13 18 "
+)
+
+
+@dataclass(frozen=True)
+class LabelRule:
+    """How a stored label becomes a class: `table[label]`, 255 to be ignored; labels beyond it are an error."""
+
+    table: Labels | UInt8[np.ndarray, " n"]
+    what: str
+
+    def __call__(self, stored: Labels, path: Path) -> Labels:
+        """Classes 0, 1, … or 255."""
+        if (beyond := stored[(stored >= len(self.table)) & (stored != IGNORED)]).size:
+            raise LilaError(
+                f"expected labels of {self.what}, 0 to {len(self.table) - 1} or 255, found {beyond[0]} in {path}"
+            )
+        full = np.full(256, IGNORED, np.uint8)
+        full[: len(self.table)] = self.table
+        return full[stored]
+
+
+def coarse_of_fine() -> UInt8[np.ndarray, " 182"]:
+    """The coarse class, 0 to 26, of each of COCO-Stuff's 182 ids (things 0 to 90, stuff 91 to 181)."""
+    things = [coarse for coarse, count in _THINGS for coarse in repeat(coarse, count)]
+    return np.array([*things, *_STUFF], np.uint8)
+
+
+def open_coco(root: Path, limit: int | None) -> DenseData:
+    """COCO-Stuff with 27 coarse classes."""
+    return open_coco_with(LabelRule(coarse_of_fine(), "COCO-Stuff"), COCO_COARSE, root, limit)
+
+
+def open_coco_with(rule: LabelRule, classes: int, root: Path, limit: int | None) -> DenseData:
+    """`curated/{train,val}2017/Coco164kFull_Stuff_Coarse.txt`, `images/…/ID.jpg`, `annotations/…/ID.png`."""
+    lists = {split: _listed(root / "curated" / split / COCO_LIST) for split in ("train2017", "val2017")}
+    train, val = (
+        [(root / "images" / split / f"{one}.jpg", root / "annotations" / split / f"{one}.png") for one in names[:limit]]
+        for split, names in lists.items()
+    )
+    about = {"layout": "COCO-Stuff 164k", "list": COCO_LIST, "classes": classes}
+    return DenseData(root, _existing(train), _existing(val), partial(read_labelled, rule=rule), about)
+
+
+def open_ade(rule: LabelRule, classes: int, root: Path, limit: int | None) -> DenseData:
+    """`images/{training,validation}/NAME.jpg`, `annotations/…/NAME.png` (0 other, 1 to 150)."""
+    train, val = (_ade_split(root, split)[:limit] for split in ("training", "validation"))
+    about = {"layout": "ADEChallengeData2016", "classes": classes}
+    return DenseData(root, _existing(train), _existing(val), partial(read_labelled, rule=rule), about)
+
+
+def open_ade_val(rule: LabelRule, classes: int, root: Path, limit: int | None) -> DenseData:
+    """The validation images alone, for protocols that train nothing."""
+    about = {"layout": "ADEChallengeData2016, validation", "classes": classes}
+    val = _existing(_ade_split(root, "validation")[:limit])
+    return DenseData(root, [], val, partial(read_labelled, rule=rule), about)
+
+
+def read_labelled(files: Files, rule: LabelRule) -> Example:
+    """An image and its classes; sizes that differ are an error."""
+    image, labels = read_frame(files[0]), rule(read_mask(files[1]), files[1])
+    if image.shape[:2] != labels.shape:
+        raise LilaError(
+            f"expected labels of the image's size {image.shape[1]}×{image.shape[0]} ({files[0]}), found "
+            f"{labels.shape[1]}×{labels.shape[0]} in {files[1]}; restore one of the two"
+        )
+    return Example(torch.tensor(image).movedim(-1, 0), torch.from_numpy(labels)[None])
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Over pixels that are not ignored; 0, with a gradient, where all are."""
+    found = F.cross_entropy(logits, target[:, 0].long(), ignore_index=IGNORED, reduction="sum")
+    return found / (target != IGNORED).sum().clamp_min(1)
+
+
+def confusion(target: Tensor, logits: Tensor, n_classes: int) -> Confusion:
+    """Of the classes with the largest logits."""
+    return Confusion.of(target[:, 0].long(), logits.argmax(dim=1), n_classes)
+
+
+def _listed(path: Path) -> list[str]:
+    if not path.is_file():
+        raise LilaError(
+            f"expected the curated list {path}, found none; pass the folder that holds curated, images and annotations"
+        )
+    names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    if not names:
+        raise LilaError(f"expected an image id per line in {path}, found none")
+    return names
+
+
+def _ade_split(root: Path, split: str) -> list[Files]:
+    images = sorted((root / "images" / split).glob("*.jpg"))
+    if not images:
+        raise LilaError(
+            f"expected images in {root / 'images' / split}, found none; pass the ADEChallengeData2016 folder"
+        )
+    return [(path, root / "annotations" / split / f"{path.stem}.png") for path in images]
+
+
+def _existing(examples: Sequence[Files]) -> Sequence[Files]:
+    for path in (path for files in examples for path in files):
+        if not path.is_file():
+            raise LilaError(f"expected every listed image and its labels, found no {path}; restore the file")
+    return examples
+
+
+def _protocol(name: str, build: BuildProbe, classes: int, recipe: ProbeRecipe, side: int) -> DenseProtocol:
+    return DenseProtocol(
+        name=name,
+        build=build,
+        n_outputs=classes,
+        recipe=recipe,
+        train_view=TrainView(side),
+        val_view=ValView(side, side),
+        loss=cross_entropy,
+        mirror=same_pixels_mirrored,
+        measure=partial(confusion, n_classes=classes),
+        from_json=Confusion.from_json,
+        drawn=CLASSES,
+    )
+
+
+def _ade(name: str, classes: int) -> DenseProtocol:
+    """DINOv3's linear protocol: windows of 512 slide over the image, whose short side is 512."""
+    plain = _protocol(name, NormedLinearProbe, classes, _ADE_RECIPE, 512)
+    return replace(plain, train_view=ScaledCrop(512), val_view=ValView(512, WHOLE), slide=(512, 341))
+
+
+COCO_LILA = _protocol("cocostuff27@lila", AttentionProbe, COCO_COARSE, ProbeRecipe(30, 64, 3e-4, 0.01), 224)
+COCO_FEATUP = _protocol("cocostuff27@featup", LinearProbe, COCO_COARSE, ProbeRecipe(200, 64, 5e-3, 0.0, "adam"), 224)
+COCO_JAFAR = _protocol(
+    "cocostuff27@jafar", LinearProbe, COCO_COARSE, ProbeRecipe(20, 2, 5e-4, 1e-5, schedule="cosine"), 448
+)
+
+_ADE_RECIPE = ProbeRecipe(1, 16, 1e-3, 1e-3, schedule="cosine", iterations=40_000)
+ADE_150, ADE_151 = _ade("ade20k150", 150), _ade("ade20k151", 151)
+ADE_150_LABELS = LabelRule(np.array([IGNORED, *range(150)], np.uint8), "ADE20K")
+ADE_151_LABELS = LabelRule(np.arange(151, dtype=np.uint8), "ADE20K")

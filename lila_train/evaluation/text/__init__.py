@@ -1,0 +1,1 @@
+"""Zero-shot and open-vocabulary segmentation with CLIP text embeddings."""

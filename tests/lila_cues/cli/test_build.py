@@ -1,0 +1,263 @@
+"""`lila-cues build` as a user meets it: what it says, what it leaves behind, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+
+import stores
+from lila_cues import cli, config, console
+from lila_cues.config import BuildRecipe
+from lila_cues.pipeline import build, setup
+from tests.lila_cues import barcodes
+from tests.lila_cues.barcodes import Clip
+
+Command = Callable[..., tuple[int, str, str]]
+RANDOM = ("--encoder-weights", "random", "--depth-weights", "random")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Command:
+    """Run `lila-cues build` in an empty folder: exit status, and what it wrote to the two streams, in single lines."""
+    monkeypatch.delenv("LILA_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lila-cues", "build", *arguments])
+        for name, stderr in (("out", False), ("err", True)):
+            monkeypatch.setattr(console, name, console.Console(stderr=stderr, highlight=False, width=200))
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny profile with sizes for a test."""
+    tiny = config.Profile(
+        **{**vars(config.PROFILES["tiny"]), "base_size": 64, "cue_size": 32, "feature_size": 16, "channels": 6}
+    )
+    monkeypatch.setitem(config.PROFILES, "tiny", tiny)
+
+
+def write_videos(root: Path, count: int = 3) -> None:
+    root.mkdir(parents=True)
+    for index in range(count):
+        barcodes.write(root / f"{index}.mp4", Clip(frames=20, size=(64, 80)))
+
+
+@pytest.mark.usefixtures("small")
+def test_a_build_says_what_it_will_do_and_what_came_of_it(command: Command, tmp_path: Path) -> None:
+    write_videos(tmp_path / "data" / "videos")
+    status, out, err = command("--dataset", "videos", "--device", "cpu", *RANDOM)
+    assert status == 0
+    for told in ("3 of videos in", "8 frames, 6 pairs", "depth and flow 32×32", "licence: apache-2.0", "tiny on cpu"):
+        assert told in out
+    for told in ("3 complete, 0 failed", "24 and 18 pairs", "clips/s", "flow", "pamr", "decode"):
+        assert told in out
+    assert "no GPU here: profile tiny" in err
+    store = stores.open("cues/videos.zarr")
+    assert store.complete_clips().tolist() == [0, 1, 2]
+    assert BuildRecipe.from_dict(store.provenance["recipe"]).source.root == str(tmp_path / "data" / "videos")
+    (line,) = (json.loads(text) for text in Path("cues/videos.zarr", build.LOG).read_text().splitlines())
+    assert line["complete"] == 3
+    assert {"encoder", "depth", "flow", "pamr", "decode", "compress"} <= set(line["seconds"])
+
+
+@pytest.mark.usefixtures("small")
+def test_a_bad_video_is_reported_and_skipped(command: Command, tmp_path: Path) -> None:
+    write_videos(tmp_path / "clips")
+    (tmp_path / "clips" / "bad.mp4").write_text("text")
+    order = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    status, out, err = command(*order)
+    assert status == 1
+    assert "3 complete, 1 failed" in out
+    assert "failed bad.mp4:" in err, "told while the build is running"
+    assert "expected a video, found a file that cannot be opened" in out
+    assert stores.open("s.zarr").statuses().tolist() == [1, 1, 1, 2]
+    status, out, _ = command(*order)
+    assert status == 0
+    assert "s.zarr is finished: 3 clips complete, 1 failed (--only-failed tries them again)" in out
+    (tmp_path / "clips" / "bad.mp4").write_bytes((tmp_path / "clips" / "0.mp4").read_bytes())
+    status, out, _ = command(*order, "--only-failed")
+    assert status == 0
+    assert "1 complete, 0 failed" in out
+    assert stores.open("s.zarr").statuses().tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_finished_store_is_recognised_without_loading_a_network(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_videos(tmp_path / "clips")
+    order = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    assert command(*order)[0] == 0
+    monkeypatch.setattr(setup, "load", lambda *arguments: pytest.fail("networks were loaded"))
+    status, out, _ = command(*order)
+    assert (status, out.strip()) == (0, "s.zarr is finished: 3 clips complete")
+
+
+@pytest.mark.usefixtures("small")
+def test_shares_make_one_store(command: Command, tmp_path: Path) -> None:
+    write_videos(tmp_path / "clips", 18)
+    order = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    status, out, _ = command(*order, "--shard", "1/2")
+    assert status == 0
+    assert "2 of videos in" in out, "the second task has the last two of 18 clips"
+    status, out, _ = command(*order, "--shard", "1/2")
+    assert (status, "share 1/2 of s.zarr is finished: 2 clips complete" in out) == (0, True)
+    assert command(*order, "--shard", "0/2")[0] == 0
+    assert len(stores.open("s.zarr").complete_clips()) == 18
+    assert "s.zarr is finished: 18 clips complete" in command(*order)[1]
+
+
+@pytest.mark.usefixtures("small")
+def test_other_settings_are_refused_and_the_difference_told(command: Command, tmp_path: Path) -> None:
+    write_videos(tmp_path / "clips", 1)
+    order = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    assert command(*order)[0] == 0
+    for change, told in (("--seed", "settings.seed: 0 in the store, 5 asked"), ("--max-gap", "settings.max_gap: 5")):
+        status, _, err = command(*order, change, "5" if change == "--seed" else "2")
+        assert status == 2
+        assert told in err.replace("\n", " ")
+    write_videos(tmp_path / "more", 2)
+    status, _, err = command("--dataset", "videos", "--root", "more", "--store", "s.zarr", *RANDOM)
+    assert status == 2
+    assert "clips: 1 in the store, 2 asked for" in err.replace("\n", " ")
+
+
+@pytest.mark.usefixtures("small")
+def test_too_many_failures_stop_the_build(command: Command, tmp_path: Path) -> None:
+    write_videos(tmp_path / "clips", 1)
+    for index in range(40):
+        (tmp_path / "clips" / f"bad{index}.mp4").touch()
+    order = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    status, _, err = command(*order, "--max-failures", "3")
+    assert status == 2
+    assert "expected at most 3 clips to fail, found" in err
+    assert "an empty file" in err.replace("\n", " ")
+
+
+BAD = {
+    "no folder": (["--dataset", "kinetics"], "found no folder at data/kinetics (LILA_DATA is not set); pass --root"),
+    "no such data set": (["--dataset", "ucf101"], "expected a data set among demo, videos"),
+    "empty folder": (["--dataset", "videos", "--root", "empty"], "expected video files"),
+    "profile": (["--dataset", "videos", "--root", "clips", "--profile", "huge"], "expected a profile among tiny"),
+    "device": (["--dataset", "videos", "--root", "clips", "--device", "tpu9"], "expected --device auto, cpu or cuda"),
+    "weights": (
+        ["--dataset", "videos", "--root", "clips", "--encoder-weights", "absent.pth"],
+        "at absent.pth, found no such file; give its place with --encoder-weights",
+    ),
+    "depth maps": (
+        ["--dataset", "videos", "--root", "clips", "--depth", "files:absent", *RANDOM[:2]],
+        "expected depth maps in absent, found no such folder; give it with --depth files:DIR",
+    ),
+    "a file": (
+        ["--dataset", "videos", "--root", "clips", "--store", "clips/0.mp4"],
+        "nothing at clips/0.mp4, found a file",
+    ),
+    "a folder": (
+        ["--dataset", "videos", "--root", "clips", "--store", "clips"],
+        "nothing at clips, found another folder",
+    ),
+    "below a file": (
+        ["--dataset", "videos", "--root", "clips", "--store", "clips/0.mp4/s.zarr"],
+        "expected a folder for clips/0.mp4/s.zarr, found a file at",
+    ),
+    "precision": (
+        ["--dataset", "videos", "--root", "clips", "--precision", "int8"],
+        "found int8; pass one with --precision",
+    ),
+    "decoder": (["--dataset", "videos", "--root", "clips", "--decoder", "ffmpeg"], "expected a decoder among decord"),
+    "share": (["--dataset", "videos", "--root", "clips", "--shard", "2/2"], "expected --shard i/n with i from 0"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence_and_status_2(command: Command, tmp_path: Path, name: str) -> None:
+    write_videos(tmp_path / "clips", 1)
+    (tmp_path / "empty").mkdir()
+    arguments, told = BAD[name]
+    status, _, err = command(*arguments)
+    assert status == 2
+    assert told in err.replace("\n", " ")
+    assert "Traceback" not in err
+    assert not Path("cues").exists(), "nothing was begun"
+
+
+def test_a_place_without_permission_is_named(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's answer is feigned: for root it is always yes."""
+    write_videos(tmp_path / "clips", 1)
+    monkeypatch.setattr("lila_cues.cli.build.os.access", lambda place, mode: not mode & os.W_OK)
+    status, _, err = command("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    assert status == 2
+    told = f"expected to write s.zarr, found no permission in {tmp_path}; name another place with --store"
+    assert told in err.replace("\n", " ")
+
+
+def test_help_comes_at_once() -> None:
+    program = "import sys; from lila_cues.cli import app; app(['build', '--help'], standalone_mode=False)\n"
+    program += "print([name for name in ('torch', 'zarr', 'timm', 'matplotlib', 'distributed') if name in sys.modules])"
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]"), "help imports nothing heavy"
+    assert time.perf_counter() - start < 10
+
+
+@pytest.mark.usefixtures("small")
+def test_what_cannot_fit_is_refused_before_anything_is_written(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_videos(tmp_path / "clips", 1)
+    full = type("Usage", (), {"free": 1000})()
+    monkeypatch.setattr("stores.plan.shutil.disk_usage", lambda place: full)
+    status, _, err = command("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    assert status == 2
+    assert "s.zarr needs about" in err
+    assert not Path("s.zarr").exists()
+
+
+def test_licences_against_commerce_are_told_before_networks_are_loaded(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_videos(tmp_path / "clips", 1)
+    monkeypatch.setattr(setup, "load", interrupt)
+    status, _, err = command("--dataset", "videos", "--root", "clips", "--profile", "large")
+    assert status == 130
+    assert "depth_anything_v2_large is under CC-BY-NC-4.0: neither it nor what is made with it" in err
+
+
+@pytest.mark.parametrize("place", ["lila_cues.pipeline.setup.choose", "lila_cues.config.spread"])
+def test_an_interrupted_build_ends_with_130(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    write_videos(tmp_path / "clips", 1)
+    monkeypatch.setattr(place, interrupt)
+    status, _, err = command("--dataset", "videos", "--root", "clips", *RANDOM)
+    assert status == 130
+    assert err.count("interrupted; what was finished is kept, and the same command goes on from there") == 1
+
+
+def test_an_interrupt_outside_of_any_command_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:
+    class App(typer.Typer):
+        def __call__(self, *arguments: object, **options: object) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        console.run(App())
+    assert ended.value.code == 130
+    assert "interrupted; what was finished is kept" in capsys.readouterr().err
+
+
+def interrupt(*arguments: object) -> None:
+    raise KeyboardInterrupt

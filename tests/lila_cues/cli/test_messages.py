@@ -1,0 +1,31 @@
+"""A second builder says who holds what."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from lila_cues.cli.messages import holders, notes
+from tests.stores import worlds
+
+HOLD = """
+import sys, stores
+with stores.open(sys.argv[1]).claim(0):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_the_holder_of_a_task_is_named_while_it_holds_it(tmp_path: Path) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 8)
+    command = [sys.executable, "-c", HOLD, str(store.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        assert [name.split(":")[-1] for name in holders(store)] == [str(other.pid)]
+        (note,) = notes(store)
+        assert f"{other.pid} is building 1 task of this store" in note
+        other.communicate()
+    assert not holders(store)
+    assert list(notes(store)) == []

@@ -1,0 +1,238 @@
+"""`plan`, `status`, `verify`, `repair`, `inspect`, `merge` as a person runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import stores
+from lila_cues import config
+from lila_cues.cli import app
+from lila_cues.cli.plan import patch_of, planned_spec
+from lila_cues.config import Order
+from lila_cues.networks import load_encoder
+from lila_cues.pipeline import setup
+from stores import StoreError
+from stores.cues import ClipCues
+from stores.store import CueStore
+from tests.stores import worlds
+
+CLIPS, FAILED = 7, 5
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> CueStore:
+    store = worlds.create(tmp_path_factory.mktemp("commands") / "whole.zarr", CLIPS)
+    worlds.fill(store, failing=[FAILED])
+    store.publish_statuses()
+    return store
+
+
+@pytest.fixture
+def store(whole: CueStore, tmp_path: Path) -> CueStore:
+    shutil.copytree(whole.path, tmp_path / "cues.zarr")
+    return stores.open(tmp_path / "cues.zarr")
+
+
+def damage(store: CueStore, name: str, task: int) -> None:
+    path = Path(store.path) / store.arrays[name].shard_key(task)
+    data = bytearray(path.read_bytes())
+    data[30] ^= 1
+    path.write_bytes(data)
+
+
+def test_status_counts_and_gives_reasons(store: CueStore) -> None:
+    result = run("status", store.path)
+    assert result.exit_code == 0
+    assert "7 clips (6 complete, 1 failed), 4 frames and 3 pairs each" in result.stdout
+    assert "failed 1 × clip 5 cannot be decoded" in result.stdout
+    assert "--only-failed" in result.stdout
+
+
+def test_status_of_a_store_that_is_being_built(tmp_path: Path) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", CLIPS)
+    with store.claim(1):
+        result = run("status", store.path)
+    assert "at work" in result.stdout
+    assert "goes on with the absent clips" in result.stdout
+
+
+def test_verify_of_a_whole_store(store: CueStore) -> None:
+    for options in ([], ["--quick"]):
+        result = run("verify", store.path, *options)
+        assert result.exit_code == 0
+        assert "is whole: 6 of 7 clips complete" in result.stdout
+
+
+def test_verify_repair_build(store: CueStore, tmp_path: Path) -> None:
+    damage(store, "depth", 1)
+    (Path(store.path) / "rgb" / "zarr.json").write_text("{}")
+    result = run("verify", store.path, "--report", tmp_path / "report.json")
+    assert result.exit_code == 1
+    assert "chunk: depth/c.1.0.0.0: its checksum does not agree (clips 4)" in result.stdout
+    assert "is damaged: 1 of 6 complete clips have to be built again" in result.stdout
+    assert len(json.loads((tmp_path / "report.json").read_text())["findings"]) == 2
+    result = run("repair", store.path, "--report", tmp_path / "report.json")
+    assert result.exit_code == 0
+    assert "wrote rgb/zarr.json anew" in result.stdout
+    assert "1 clips are to be built again" in result.stdout
+    assert worlds.fill(store) == 1
+    assert run("verify", store.path).exit_code == 0
+
+
+def test_repair_without_a_report_looks_itself(store: CueStore) -> None:
+    damage(store, "rgb", 0)
+    (Path(store.path) / "scratch" / "1").mkdir(parents=True)
+    result = run("repair", store.path)
+    assert "removed what dead builders left of 1 task" in result.stdout
+    assert store.statuses().tolist() == [0, 1, 1, 1, 1, 2, 1]
+    assert "no clip is lost" in run("repair", store.path).stdout
+
+
+def test_repair_puts_back_a_damaged_header(store: CueStore) -> None:
+    (Path(store.path) / "zarr.json").write_text("{")
+    assert isinstance(run("verify", store.path).exception, StoreError)
+    assert "restored zarr.json from its copy" in run("repair", store.path).stdout
+    assert run("verify", store.path).exit_code == 0
+
+
+def test_what_is_no_report(store: CueStore, tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text("[]")
+    result = run("repair", store.path, "--report", tmp_path / "other.json")
+    with pytest.raises(StoreError, match="is no report of `lila-cues verify --report`"):
+        raise result.exception or AssertionError
+
+
+def test_many_findings_are_cut_short(tmp_path: Path) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 24, replace(worlds.SPEC, shard_clips=1))
+    worlds.fill(store)
+    store.publish_statuses()
+    for task in range(store.n_tasks):
+        damage(store, "depth", task)
+    assert "and 4 more (--report FILE keeps them all)" in run("verify", store.path).stdout
+
+
+class Again:
+    """Stands for the recorded networks: the cues as they were, or something else."""
+
+    def __init__(self, wrong: bool) -> None:
+        self.wrong = wrong
+
+    def __call__(self, store: CueStore, clip: int) -> ClipCues:
+        return worlds.cues(clip + 1 if self.wrong else clip, store.spec.geometry)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_deep_verification_computes_again(store: CueStore, monkeypatch: pytest.MonkeyPatch, wrong: bool) -> None:
+    monkeypatch.setattr("lila_cues.pipeline.recompute.Recomputer", lambda *arguments: Again(wrong))
+    result = run("verify", store.path, "--deep", 2)
+    assert result.exit_code == int(wrong)
+    assert ("computed again, a hundredth of it is off by more than" in result.stdout) == wrong
+
+
+def test_verify_over_http_is_refused(store: CueStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stores.ledger.Ledger.names", lambda ledger: None)
+    with pytest.raises(StoreError, match="cannot be listed, so its ledger cannot be checked; verify a copy"):
+        raise run("verify", store.path).exception or AssertionError
+
+
+def test_inspect_shows_tables_and_pictures(store: CueStore, tmp_path: Path) -> None:
+    result = run("inspect", store.path, "--out", tmp_path / "look", "--count", 2)
+    assert result.exit_code == 0
+    assert re.search(r"\nflow_forward +pair 3 flow_axis 2 y 8 x 10 +int16 +", result.stdout)
+    picture = np.asarray(Image.open(tmp_path / "look" / "sheet.png"))
+    assert picture.shape[0] > 2 * 224
+    page = (tmp_path / "look" / "index.html").read_text()
+    assert page.count("<img") == 2 * 8
+    assert "http" not in page.replace("data:image", "")
+
+
+def test_inspect_of_one_clip_shows_all_its_pairs(store: CueStore, tmp_path: Path) -> None:
+    for clip in (store.clip_id(3), "3"):
+        assert run("inspect", store.path, "--clip", clip, "--out", tmp_path / "look").exit_code == 0
+        assert (tmp_path / "look" / "index.html").read_text().count("<h3>") == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (
+            ["--clip", "nobody"],
+            r"has no clip 'nobody'; give a number from 0 to 6 or a name such as 'class é/clip_00000",
+        ),
+        (["--pair", "3"], r"pair 3 is not among the 3 that a clip of .* has; take 0 to 2"),
+        (["--clip", "5"], r"clip 5 of .* is failed"),
+    ],
+)
+def test_inspect_of_what_is_not_there(store: CueStore, tmp_path: Path, options: list[str], complaint: str) -> None:
+    with pytest.raises(StoreError, match=complaint):
+        raise run("inspect", store.path, "--out", tmp_path / "look", *options).exception or AssertionError
+
+
+def test_inspect_of_an_empty_store(tmp_path: Path) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", CLIPS)
+    with pytest.raises(StoreError, match=r"no clip of .* is complete yet; run `lila-cues build` first"):
+        raise run("inspect", store.path).exception or AssertionError
+
+
+def test_merge_from_the_command_line(store: CueStore, tmp_path: Path) -> None:
+    other = worlds.create(tmp_path / "other.zarr", CLIPS)
+    worlds.fill(other, tasks=[1])
+    result = run("merge", tmp_path / "all.zarr", store.path, other.path)
+    assert result.exit_code == 0
+    assert "7 of 7 clips complete" in result.stdout
+
+
+def test_plan_before_and_within_a_build(tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    root.mkdir()
+    for number in range(20):
+        (root / f"{number}.mp4").write_bytes(b"")
+    options = ["--dataset", "videos", "--root", root, "--store", tmp_path / "cues.zarr", "--profile", "tiny"]
+    result = run("plan", *options, "--rate", 10)
+    assert result.exit_code == 0, result.exception
+    assert "clips        20" in result.stdout
+    assert "GPU hours    0.00444 at 10 frames/s" in result.stdout
+    worlds.fill(worlds.create(tmp_path / "cues.zarr", CLIPS), tasks=[0])
+    result = run("plan", *options)
+    assert "57% of it done" in result.stdout
+    assert "clips        7" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("encoder", "patch"),
+    [
+        ("dinov2_vits14", 14),
+        ("vit_tiny_patch16_224", 16),
+        ("dinov2_vitb14_reg4", 14),
+        ("dinov3_vits16", 16),
+        ("tiny", 8),
+        ("somebodys", 14),
+    ],
+)
+def test_the_patch_is_read_from_the_name(encoder: str, patch: int) -> None:
+    assert patch_of(encoder) == patch
+
+
+def test_what_is_planned_is_what_is_built() -> None:
+    order = Order("videos", "x", profile="tiny", device="cpu")
+    built, _ = setup.geometry(config.profile("tiny"), load_encoder("tiny"))
+    assert planned_spec(order).geometry == built

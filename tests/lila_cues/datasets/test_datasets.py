@@ -1,0 +1,227 @@
+"""Sources: clip ids from files in their usual places, and one sentence where they are not there."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lila_cues.datasets import SOURCES, open_source
+from lila_cues.datasets.base import SourceOptions
+from stores.errors import LilaError
+from tests.lila_cues import barcodes
+from tests.lila_cues.barcodes import Clip, numbers
+
+
+@pytest.fixture(autouse=True)
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory and a LILA_DATA of the test's own."""
+    monkeypatch.delenv("LILA_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def write_images(folder: Path, indices: range | list[int], pattern: str = "{:05d}.png") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in indices:
+        cv2.imwrite(str(folder / pattern.format(index)), barcodes.picture(index)[..., ::-1])
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name != "demo"])
+def test_missing_data_say_what_where_and_what_to_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with pytest.raises(LilaError, match=f"expected the data set {name}, found no folder at data/{name} .*pass --root"):
+        open_source(name)
+    monkeypatch.setenv("LILA_DATA", str(tmp_path / "disk"))
+    with pytest.raises(LilaError, match=f"{tmp_path}/disk/{name} and data/{name}; pass --root .* or set LILA_DATA"):
+        open_source(name)
+    with pytest.raises(LilaError, match=f"no folder at {tmp_path}/elsewhere; pass --root"):
+        open_source(name, tmp_path / "elsewhere")
+
+
+def test_data_are_found_in_lila_data_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "data" / "videos" / "near.mp4", tmp_path / "disk" / "videos" / "far.mp4")
+    assert open_source("videos").clips() == ["near.mp4"]
+    monkeypatch.setenv("LILA_DATA", str(tmp_path / "disk"))
+    assert open_source("videos").clips() == ["far.mp4"]
+
+
+def test_an_unknown_data_set_is_named() -> None:
+    with pytest.raises(LilaError, match=r"expected a data set among demo, videos, .*, found 'ucf101'"):
+        open_source("ucf101")
+
+
+@pytest.mark.parametrize("name", ["videos", "frames", "kinetics", "davis", "youtube-vos"])
+def test_an_empty_folder_is_an_error(tmp_path: Path, name: str) -> None:
+    touch(tmp_path / "root" / "readme.txt")
+    with pytest.raises(LilaError, match=r"(?s)expected .*, found (none|no such folder).*pass --root"):
+        open_source(name, tmp_path / "root").clips()
+
+
+@pytest.mark.parametrize("name", ["videos", "frames", "kinetics"])
+def test_a_folder_that_cannot_be_listed_is_not_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The system's refusal is feigned: root may list everything."""
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refusing(place: os.PathLike[str] | str) -> object:
+        if Path(place).name == "closed":
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(LilaError, match=r"closed, found one that cannot be listed \(permission denied\); change its"):
+        open_source(name, tmp_path).clips()
+
+
+def test_videos_are_listed_in_order_of_folder_and_name(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    touch(
+        root / "b.MP4", root / "a" / "z.webm", root / "a" / ".hidden.mp4", root / ".trash" / "x.mp4", root / "notes.txt"
+    )
+    barcodes.write(root / "a" / "c.mp4", Clip(frames=4))
+    source = open_source("videos", root)
+    assert source.clips() == ["b.MP4", "a/c.mp4", "a/z.webm"]
+    with source.open("a/c.mp4") as reader:
+        assert numbers(reader.read([2])) == [2]
+        assert reader.frame_name(2) == "00002"
+
+
+@pytest.mark.parametrize("clip_id", ["../secret.mp4", "/etc/passwd", "a/../../b.mp4", ""])
+def test_an_id_does_not_leave_the_root(tmp_path: Path, clip_id: str) -> None:
+    with pytest.raises(LilaError, match="expected a clip id within"):
+        open_source("videos", tmp_path).open(clip_id)
+
+
+def test_frames_are_folders_of_images_in_natural_order(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    write_images(root / "deep" / "clip", [2, 10, 9], "img{}.png")
+    write_images(root / "solo", [5], "a.jpg")
+    source = open_source("frames", root)
+    assert source.clips() == ["deep/clip", "solo"]
+    with source.open("deep/clip") as reader:
+        assert numbers(reader.read([0, 1, 2])) == [2, 9, 10]
+        assert reader.frame_name(1) == "img9"
+    with pytest.raises(LilaError, match="expected a folder of frames, found none"):
+        source.open("absent")
+    (root / "bare").mkdir()
+    with pytest.raises(LilaError, match="bare: expected images, found none"):
+        source.open("bare")
+    with pytest.raises(LilaError, match="found only images without a folder of their own"):
+        open_source("frames", root / "solo").clips()
+
+
+@pytest.mark.parametrize(
+    "content", ["bear\nbus\n", "/JPEGImages/480p/bus/0.jpg /A/bus/0.png\n/JPEGImages/480p/bear/0.jpg x\n"]
+)
+@pytest.mark.parametrize("unpacked", ["", "DAVIS"])
+def test_davis_offers_its_training_sequences(tmp_path: Path, content: str, unpacked: str) -> None:
+    home = tmp_path / "root" / unpacked
+    for sequence in ("bear", "bus", "camel"):
+        write_images(home / "JPEGImages" / "480p" / sequence, range(2), "{:05d}.jpg")
+    source = open_source("davis", tmp_path / "root")
+    assert source.clips() == ["bear", "bus", "camel"]
+    touch(home / "ImageSets" / "480p" / "train.txt")
+    (home / "ImageSets" / "480p" / "train.txt").write_text(content)
+    source = open_source("davis", tmp_path / "root")
+    assert source.clips() == ["bear", "bus"]
+    with source.open("bus") as reader:
+        assert numbers(reader.read([0, 1])) == [0, 1]
+
+
+@pytest.mark.parametrize("place", ["train_all_frames", "train_all_frames/train_all_frames"])
+def test_youtube_vos_leaves_its_broken_frame_out(tmp_path: Path, place: str) -> None:
+    write_images(tmp_path / "root" / place / "JPEGImages" / "ef45ce3035", [98, 100], "{:05d}.jpg")
+    (tmp_path / "root" / place / "JPEGImages" / "ef45ce3035" / "00099.jpg").write_bytes(b"broken")
+    source = open_source("youtube-vos", tmp_path / "root")
+    assert source.clips() == ["ef45ce3035"]
+    with source.open("ef45ce3035") as reader:
+        assert numbers(reader.read([0, 1])) == [98, 100]
+        np.testing.assert_allclose(reader.times, [0, 1 / 30])
+
+
+def test_youtube_vos_with_every_fifth_frame_is_not_enough(tmp_path: Path) -> None:
+    (tmp_path / "root" / "train" / "JPEGImages").mkdir(parents=True)
+    with pytest.raises(LilaError, match=r"train, which has every fifth frame only; unpack train_all_frames\.zip"):
+        open_source("youtube-vos", tmp_path / "root")
+
+
+IDS = ["-0aBcDeFgHi", "__qwertyuio", "a_000001_0X"]
+CSV = "label,youtube_id,time_start,time_end,split\nbowling,-0aBcDeFgHi,10,20,train\nfishing,a_000001_0X,0,10,train\n"
+JSON = {
+    "-0aBcDeFgHi": {"annotations": {"label": "bowling", "segment": [10.0, 20.0]}, "subset": "train"},
+    "a_000001_0X": {"annotations": {"label": "fishing", "segment": [0, 10]}, "subset": "train"},
+    "__qwertyuio": {"annotations": {"label": "fishing", "segment": [0, 10]}, "subset": "validate"},
+}
+
+
+@pytest.mark.parametrize(
+    ("layout", "file"),
+    [
+        ("train/bowling alley", "{}_000010_000020.mp4"),
+        ("k400/train", "{}_000010_000020.mp4"),
+        ("videos_train/bowling", "{}.mkv"),
+        ("Kinetics-600/videos/train", "{}_000010_000020.mp4"),
+        ("anything", "{}.mp4"),
+    ],
+)
+@pytest.mark.parametrize("listed", ["", "annotations/train.csv", "kinetics700_2020_train.json", "train.csv"])
+def test_kinetics_in_its_usual_layouts(tmp_path: Path, layout: str, file: str, listed: str) -> None:
+    root = tmp_path / "kinetics"
+    names = [file.format(video) for video in IDS]
+    touch(*(root / layout / name for name in names))
+    if layout != "anything":
+        touch(root / "val" / "bowling" / "never_000001_000011.mp4", root / "replacement" / "r" / names[1])
+    if listed:
+        touch(root / listed)
+        (root / listed).write_text(json.dumps(JSON) if listed.endswith("json") else CSV)
+    expected = [f"{layout}/{name}" for name in (names if not listed else [names[0], names[2]])]
+    assert open_source("kinetics", root).clips() == expected
+
+
+def test_kinetics_reads_the_replacement_of_a_corrupt_clip(tmp_path: Path) -> None:
+    name = "-0aBcDeFgHi_000010_000020.mp4"
+    touch(tmp_path / "k400" / "train" / name)
+    repaired = tmp_path / "k400" / "replacement" / "replacement_for_corrupted_k400" / name
+    touch(repaired)
+    barcodes.write(repaired, Clip(frames=5))
+    source = open_source("kinetics", tmp_path)
+    with source.open(f"k400/train/{name}") as reader:
+        assert numbers(reader.read([4])) == [4]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("train.csv", "a,b\n1,2\n"), ("train.json", "[1, 2]"), ("train.json", "{")]
+)
+def test_a_list_that_is_none_is_an_error(tmp_path: Path, name: str, content: str) -> None:
+    touch(tmp_path / "train" / "x_000001_000011.mp4")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(LilaError, match=f"{name}: expected a list of Kinetics .* restore it, or take it away"):
+        open_source("kinetics", tmp_path).clips()
+
+
+def test_the_demo_is_rendered_when_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Path, int]] = []
+
+    def render(root: Path, seed: int) -> None:
+        asked.append((root, seed))
+        touch(root / "train" / "scene.mp4", root / "heldout" / "other.mp4")
+
+    monkeypatch.setattr("lila_cues.demo.dataset.render", render)
+    source = open_source("demo", options=SourceOptions(seed=3))
+    assert not asked
+    assert source.clips() == ["scene.mp4"]
+    assert asked == [(tmp_path / "data" / "demo", 3)]
+    assert os.listdir("data/demo") != []

@@ -1,0 +1,226 @@
+"""Depth networks: transformers' own passes, folders that are whole and that are not, and the tiny network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+
+from lila_cues.networks import DepthNetwork, Execution, hub, load_depth
+from lila_cues.networks.depth import build, working_size
+from lila_cues.networks.weights import file_sha256
+from stores.errors import LilaError
+
+NAME = "depth_anything_v2_small"
+
+
+def small_network(kind: str = "relative", patch: int = 14, seed: int = 0) -> DepthAnythingForDepthEstimation:
+    """Depth Anything's graph with two blocks of width 24, its output lifted so that not all of it is cut off at 0."""
+    backbone = Dinov2Config(
+        hidden_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=70,
+        patch_size=patch,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+        reshape_hidden_states=False,
+    )
+    config = DepthAnythingConfig(
+        backbone_config=backbone,
+        patch_size=patch,
+        reassemble_hidden_size=24,
+        neck_hidden_sizes=[8, 12, 16, 16],
+        fusion_hidden_size=8,
+        depth_estimation_type=kind,
+        max_depth=1,
+    )
+    torch.manual_seed(seed)
+    network = DepthAnythingForDepthEstimation(config).eval()
+    with torch.no_grad():
+        network.head.conv3.bias += 1
+        network.head.conv3.weight *= 20
+    return network
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    small_network().save_pretrained(tmp_path / "network")
+    return tmp_path / "network"
+
+
+def test_local_folder_gives_transformers_map(folder: Path) -> None:
+    """Normalised as ImageNet, the map resized bilinearly with aligned corners, as its authors do."""
+    images = torch.rand(2, 3, 42, 70, generator=torch.Generator().manual_seed(1))
+    network = load_depth(NAME, folder)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    with torch.no_grad():
+        expected = small_network()(pixel_values=(images - mean) / std).predicted_depth
+    q = network(images)
+    assert q.std() > 0
+    torch.testing.assert_close(q, expected, atol=1e-5, rtol=1e-5)
+    source = network.source
+    assert (source.origin, source.location, source.licence) == ("file", str(folder), "apache-2.0")
+    assert source.sha256 == file_sha256(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("size", [(42, 42), (50, 71), (13, 100)])
+def test_map_has_the_size_of_the_image(folder: Path, size: tuple[int, int]) -> None:
+    q = load_depth(NAME, folder)(_images(1, *size))
+    assert q.shape == (1, *size)
+    assert q.dtype == torch.float32
+    assert q.min() >= 0
+
+
+def test_working_size_is_the_nearest_in_patches() -> None:
+    assert working_size((224, 224), 14, None) == (224, 224)
+    assert working_size((50, 71), 14, None) == (56, 70)
+    assert working_size((3, 200), 14, None) == (14, 196)
+    assert working_size((480, 854), 14, 518) == (518, 924)
+
+
+def test_works_at_the_side_asked_for(folder: Path) -> None:
+    images = _images(1, 28, 28)
+    fine = load_depth(NAME, folder, side=56)
+    enlarged = F.interpolate(images, size=(56, 56), mode="bicubic", antialias=True).clamp(0, 1)
+    expected = F.interpolate(
+        load_depth(NAME, folder)(enlarged)[:, None], size=(28, 28), mode="bilinear", align_corners=True
+    )[:, 0]
+    torch.testing.assert_close(fine(images), expected, atol=1e-5, rtol=1e-5)
+    assert fine.settings["side"] == 56
+
+
+@pytest.mark.parametrize("name", [NAME, "tiny"])
+def test_items_of_a_batch_do_not_see_each_other(name: str, folder: Path) -> None:
+    weights = folder if name == NAME else "random:1"
+    images = _images(3, 48, 64)
+    pieces = load_depth(name, weights, execution=Execution(max_batch=2))
+    torch.testing.assert_close(pieces(images), load_depth(name, weights)(images), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [NAME, "tiny"])
+def test_bfloat16_stays_close(name: str, folder: Path) -> None:
+    weights = folder if name == NAME else "random:1"
+    images = _images(1, 56, 56)
+    rough = load_depth(name, weights, execution=Execution("bfloat16"))
+    exact = load_depth(name, weights)(images)
+    assert rough(images).dtype == torch.float32
+    assert (rough(images) - exact).norm() / exact.norm() < 0.05
+    assert rough.settings["precision"] == "bfloat16"
+
+
+@pytest.mark.parametrize("name", [NAME, "tiny"])
+def test_stays_in_eval_mode_without_gradients(name: str, folder: Path) -> None:
+    network = load_depth(name, folder if name == NAME else "random:1")
+    assert isinstance(network, torch.nn.Module)
+    assert isinstance(network, DepthNetwork)
+    network.train()
+    assert not any(module.training for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_untrained_network_has_the_published_number_of_parameters() -> None:
+    """24.8 million (Depth Anything V2, table 1); the other sizes are not built for a test."""
+    network = load_depth(NAME, "random:1")
+    assert isinstance(network, torch.nn.Module)
+    assert round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 1) == 24.8
+    assert network.source.location == "random:1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "millions"), [("base", 97.5), ("large", 335.3)])
+def test_larger_untrained_networks_have_the_published_number_of_parameters(size: str, millions: float) -> None:
+    assert round(sum(parameter.numel() for parameter in build(size).parameters()) / 1e6, 1) == millions
+
+
+def test_hub_gives_both_files_of_one_commit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str, str | None]] = []
+
+    def fetch(repository: str, filename: str, revision: str | None, option: str) -> tuple[Path, str]:
+        asked.append((repository, filename, revision))
+        return folder / filename, "c0ffee"
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    source = load_depth("depth_anything_v2_base@v1").source
+    repository = "depth-anything/Depth-Anything-V2-Base-hf"
+    assert asked == [(repository, "config.json", "v1"), (repository, "model.safetensors", "c0ffee")]
+    assert (source.origin, source.revision, source.licence) == ("hub", "c0ffee", "cc-by-nc-4.0")
+
+
+def test_tiny_weights_from_a_file(tmp_path: Path) -> None:
+    expected = load_depth("tiny", "random:3")
+    assert isinstance(expected, torch.nn.Module)
+    path = tmp_path / "tiny.safetensors"
+    safetensors.torch.save_file(expected.network.state_dict(), path)
+    images = _images(1, 40, 56)
+    assert torch.equal(load_depth("tiny", path)(images), expected(images))
+
+
+def test_tiny_says_that_it_is_a_demonstration() -> None:
+    assert "a demonstration, trained on rendered scenes" in load_depth("tiny", "random").notes((112, 112))[0]
+
+
+def test_refuses_a_name_that_nobody_knows() -> None:
+    with pytest.raises(
+        LilaError, match=r"depth network among tiny, depth_anything_v2_small.* or files:DIR .* found midas"
+    ):
+        load_depth("midas")
+
+
+def test_refuses_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(
+        LilaError, match=rf"weights of {NAME} at .*model\.safetensors, found no such file; .* --depth-w"
+    ):
+        load_depth(NAME, tmp_path)
+
+
+def test_refuses_a_folder_without_a_configuration(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    with pytest.raises(
+        LilaError, match=rf"expected Depth Anything V2 in {folder} \(config\.json and model\.safetensors"
+    ):
+        load_depth(NAME, folder)
+
+
+def test_refuses_weights_that_are_not_whole(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    tensors["surplus"] = tensors.pop("head.conv3.bias")
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(
+        LilaError, match=r"found 1 missing \(head\.conv3\.bias\) and 1 unexpected \(surplus\); give another"
+    ):
+        load_depth(NAME, folder)
+
+
+def test_refuses_weights_of_another_shape(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["fusion_hidden_size"] = 16
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(LilaError, match=rf"expected Depth Anything V2 in {folder} .* cannot be read"):
+        load_depth(NAME, folder)
+
+
+def test_refuses_metric_depth_and_other_patches(tmp_path: Path) -> None:
+    for kind, patch in (("metric", 14), ("relative", 16)):
+        small_network(kind, patch).save_pretrained(tmp_path / kind)
+        with pytest.raises(
+            LilaError, match=rf"relative inverse depth on patches of 14 px in .*{kind} depth on {patch} px"
+        ):
+            load_depth(NAME, tmp_path / kind)
+
+
+def test_refuses_what_was_not_recorded(folder: Path) -> None:
+    with pytest.raises(
+        LilaError, match=r"recorded weights with SHA-256 0000000000000000…, found \w+… in .*safetensors"
+    ):
+        load_depth(NAME, folder, sha256="0" * 64)
+
+
+def _images(count: int, height: int, width: int) -> Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(height * width))

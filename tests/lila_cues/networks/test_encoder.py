@@ -1,0 +1,160 @@
+"""The frozen encoder against timm's own passes, and what frozen means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import Tensor
+
+from lila_cues.networks import Execution, FrozenEncoder, load_encoder
+from lila_cues.networks.encoder import resize, taps
+from stores.errors import LilaError
+
+MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def plain() -> FrozenEncoder:
+    return load_encoder("dinov2_vits14", "random:1")
+
+
+@pytest.fixture(scope="module")
+def tiny() -> FrozenEncoder:
+    return load_encoder("tiny", "random:1")
+
+
+@pytest.mark.parametrize("size", ["16x16", "34x60", "37x37", "60x34"])
+@pytest.mark.parametrize(("kind", "offset"), [("plain", 0.1), ("registers", None)])
+def test_positions_equal_the_stored_values(shared: Path, kind: str, offset: float | None, size: str) -> None:
+    stored = np.load(shared / "conformance" / "pos_embed.npz")
+    learned = torch.from_numpy(stored["pos_embed"])[:, 1:].transpose(1, 2).reshape(1, 6, 37, 37).float()
+    height, width = (int(side) for side in size.split("x"))
+    resized = resize(learned, (height, width), offset)
+    assert (resized - torch.from_numpy(stored[f"{kind}_{size}"])).abs().max() < 1e-5
+
+
+def test_real_weights_give_timms_tokens(shared: Path) -> None:
+    """ViT-Ti: mean and std ½, positions as timm resizes them, on a grid that is not square."""
+    weights = shared / "data" / "weights" / "vit_tiny_patch16_224.pth"
+    encoder = load_encoder("vit_tiny_patch16_224", weights)
+    reference = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True).eval()
+    reference.load_state_dict(torch.load(weights, weights_only=True))
+    images = _images(2, 48, 80)
+    with torch.no_grad():
+        expected = reference.forward_intermediates((images - 0.5) / 0.5, indices=[2, 5, 8, 11], norm=True)[1]
+    for ours, theirs in zip(encoder(images), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    assert (encoder.name, encoder.width, encoder.patch_size) == ("vit_tiny_patch16_224", 192, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "offset", "front"), [("dinov2_vits14", 0.1, 1), ("dinov2_vits14_reg", None, 0)], ids=["plain", "registers"]
+)
+def test_dinov2_is_timms_network_with_positions_as_dinov2_resizes_them(
+    name: str, offset: float | None, front: int
+) -> None:
+    encoder = load_encoder(name, "random:2")
+    tensors = encoder.vit.state_dict()
+    learned = tensors["pos_embed"][:, front:].transpose(1, 2).unflatten(2, (37, 37))
+    resized = resize(learned, (3, 5), offset).flatten(2).transpose(1, 2)
+    tensors = {**tensors, "pos_embed": torch.cat([tensors["pos_embed"][:, :front], resized], dim=1)}
+    architecture = "vit_small_patch14_dinov2" if front else "vit_small_patch14_reg4_dinov2"
+    reference = timm.create_model(architecture, img_size=(42, 70), num_classes=0).eval()
+    reference.load_state_dict(tensors)
+    images = _images(1, 42, 70)
+    with torch.no_grad():
+        expected = reference.forward_intermediates((images - MEAN) / STD, indices=[2, 5, 8, 11], norm=True)[1]
+    for ours, theirs in zip(encoder(images), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_dinov3_is_timms_network() -> None:
+    encoder = load_encoder("dinov3_vits16", "random:3")
+    images = _images(1, 32, 64)
+    with torch.no_grad():
+        tokens = encoder.vit.forward_features((images - MEAN) / STD)
+    expected = tokens[:, 5:].transpose(1, 2).unflatten(2, (2, 4))
+    torch.testing.assert_close(encoder.grid(images), expected, atol=1e-5, rtol=1e-5)
+    assert [tuple(tap.shape) for tap in encoder(images)] == [(1, 384, 2, 4)] * 4
+
+
+def test_taps_are_those_of_the_method() -> None:
+    assert taps(12) == (2, 5, 8, 11)
+    assert taps(24) == (4, 11, 17, 23)
+    assert taps(40) == (9, 19, 29, 39)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4, 6, 7, 16, 32, 48])
+def test_taps_of_any_depth_are_in_order_and_end_with_the_last(depth: int) -> None:
+    chosen = taps(depth)
+    assert sorted(chosen) == list(chosen)
+    assert chosen[0] >= 0
+    assert chosen[-1] == depth - 1
+    assert len(set(chosen)) == min(4, depth)
+
+
+def test_stays_in_eval_mode_without_gradients(plain: FrozenEncoder) -> None:
+    plain.train()
+    assert not any(module.training for module in plain.modules())
+    assert not any(parameter.requires_grad for parameter in plain.parameters())
+    images = _images(1, 28, 28).requires_grad_()
+    assert not any(tap.requires_grad for tap in plain(images))
+
+
+def test_frozen_within_a_network_that_trains(tiny: FrozenEncoder) -> None:
+    whole = torch.nn.ModuleDict({"encoder": tiny, "head": torch.nn.Dropout()})
+    whole.train()
+    assert whole["head"].training
+    assert not tiny.vit.training
+
+
+def test_tokens_can_be_trained_on(tiny: FrozenEncoder) -> None:
+    head = torch.nn.Conv2d(tiny.width, 2, 1)
+    head(tiny.grid(_images(1, 56, 56))).sum().backward()
+    assert head.weight.grad is not None
+
+
+def test_items_of_a_batch_do_not_see_each_other(tiny: FrozenEncoder) -> None:
+    images = _images(5, 112, 56)
+    pieces = FrozenEncoder(
+        tiny.vit, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), tiny.source, execution=Execution(max_batch=2)
+    )
+    for whole, parts in zip(tiny(images), pieces(images), strict=True):
+        torch.testing.assert_close(whole, parts, atol=1e-5, rtol=1e-5)
+
+
+def test_bfloat16_stays_close_and_comes_back_in_float32(tiny: FrozenEncoder) -> None:
+    images = _images(1, 56, 56)
+    rough = load_encoder("tiny", "random:1", execution=Execution("bfloat16")).grid(images)
+    exact = tiny.grid(images)
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).norm() / exact.norm() < 0.03
+
+
+def test_refuses_sides_that_no_patch_fits(plain: FrozenEncoder) -> None:
+    with pytest.raises(
+        LilaError, match=r"multiples of 14, the patch size of dinov2_vits14, found 28×30; pad or resize"
+    ):
+        plain(_images(1, 28, 30))
+
+
+@pytest.mark.parametrize("name", ["dinov2_vits15", "resnet18_of_mine"])
+def test_refuses_a_name_that_nobody_knows(name: str) -> None:
+    with pytest.raises(
+        LilaError, match=f"expected an encoder named tiny, dinov2_vits14, .* found {name}; `lila-cues mod"
+    ):
+        load_encoder(name)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_refuses_what_is_no_plain_transformer(name: str) -> None:
+    with pytest.raises(LilaError, match=rf"expected a plain vision transformer, found {name}, a \w+; choose a ViT"):
+        load_encoder(name, "random")
+
+
+def _images(count: int, height: int, width: int) -> Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(height * width))

@@ -1,0 +1,165 @@
+"""Profiles, the table of networks, how networks are run: plain data that has to be true."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import timm
+import torch
+
+import lila_cues.networks
+from lila_cues import config
+from lila_cues.cli import plan
+from lila_cues.config import PROFILES, Profile
+from lila_cues.networks import Execution, registry
+from lila_cues.sampling import anchors_and_gaps
+from stores.errors import LilaError
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=list(PROFILES))
+def test_profile_names_networks_that_exist_and_sizes_that_fit(profile: Profile) -> None:
+    assert profile.encoder in registry.names(registry.ENCODER)
+    assert profile.depth in registry.names(registry.DEPTH)
+    assert profile.flow in registry.names(registry.FLOW)
+    assert profile.feature_size <= profile.cue_size <= profile.base_size
+    anchors_and_gaps(profile.frames, profile.pairs)
+
+
+def test_profiles_by_name() -> None:
+    assert [config.profile(name).name for name in ("tiny", "small", "base", "large")] == list(PROFILES)
+    with pytest.raises(LilaError, match="profile among tiny, small, base, large, found huge; pass one with --profile"):
+        config.profile("huge")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "device", "name", "noted"),
+    [
+        ("demo", "cpu", "tiny", False),
+        ("demo", "cuda", "tiny", False),
+        ("kinetics", "cuda:1", "small", False),
+        ("kinetics", "cpu", "tiny", True),
+    ],
+)
+def test_default_follows_the_device_and_says_so(dataset: str, device: str, name: str, noted: bool) -> None:
+    assert config.default(dataset, device) == name
+    assert bool(config.default_notes(dataset, device)) == noted
+
+
+def test_licences_against_commerce_are_told() -> None:
+    told = {name: config.licence_notes(profile) for name, profile in PROFILES.items()}
+    assert [len(notes) for notes in told.values()] == [0, 0, 1, 1]
+    assert told["large"][0].startswith(
+        "depth_anything_v2_large is under CC-BY-NC-4.0: neither it nor what is made with"
+    )
+    own = replace(PROFILES["large"], depth="files:maps")
+    assert config.licence_notes(own) == ()
+
+
+def test_networks_of_a_profile_can_be_replaced() -> None:
+    small = PROFILES["small"]
+    assert small.with_networks(None, "files:maps", "dis") == replace(small, depth="files:maps", flow="dis")
+
+
+@pytest.mark.parametrize("network", [n for n in registry.ENTRIES if n.architecture and n.kind == registry.ENCODER])
+def test_encoders_are_timms_with_the_licences_it_states(network: registry.Entry) -> None:
+    settings = timm.get_pretrained_cfg(network.architecture)
+    assert settings is not None
+    assert (settings.hf_hub_id, settings.license) == (network.place, network.licence)
+
+
+def test_flow_weights_are_torchvisions_own() -> None:
+    from torchvision.models.optical_flow import Raft_Large_Weights, Raft_Small_Weights
+
+    for name, weights in (("raft_small", Raft_Small_Weights), ("raft_large", Raft_Large_Weights)):
+        known = registry.entry(registry.FLOW, name)
+        assert known is not None
+        assert known.place == weights.DEFAULT.url
+
+
+def test_table_lists_every_network_and_profile(capsys: pytest.CaptureFixture[str]) -> None:
+    plan.models()
+    printed = capsys.readouterr().out
+    for network in registry.ENTRIES:
+        assert re.search(rf"^{network.kind} +{network.name} +.* {network.licence} +(yes|no) ", printed, re.MULTILINE)
+    for name in PROFILES:
+        assert f"--profile {name}:" in printed
+
+
+def test_table_says_what_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    known = registry.entry(registry.FLOW, "raft_large")
+    assert known is not None
+    assert re.search(r" 21 +bsd-3-clause +no +download", plan.network_row(known))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "hub" / "checkpoints" / Path(known.place).name).touch()
+    assert re.search(r" 21 +bsd-3-clause +yes +download", plan.network_row(known))
+
+
+def test_table_takes_the_commit_from_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lila_cues.networks import hub
+
+    monkeypatch.setattr(hub, "cached", lambda repository, filename: tmp_path / "c0ffee" / filename)
+    known = registry.entry(registry.ENCODER, "dinov2_vitb14")
+    assert known is not None
+    assert known.revision() == "c0ffee"
+
+
+def test_every_network_has_a_revision() -> None:
+    for network in registry.ENTRIES:
+        at = network.place_in_words() + " at "
+        assert plan.network_row(network).partition(at)[2].removesuffix("[/]").strip(), network.name
+
+
+def test_choices_cost_no_import_of_torch() -> None:
+    """A command line that answers at once."""
+    script = "import sys, lila_cues.config, lila_cues.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("package", [lila_cues, lila_cues.networks])
+def test_package_gives_its_names_and_no_others(package: ModuleType) -> None:
+    assert all(getattr(package, name) for name in package.__all__)
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = package.nonsense
+
+
+def test_execution_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(LilaError, match="precision among float32, bfloat16, float16, found int8"):
+        Execution("int8")
+    with pytest.raises(LilaError, match="at least one image at a time, found a largest batch of 0"):
+        Execution(max_batch=0)
+
+
+def test_batches_are_cut_in_order() -> None:
+    pieces = list(Execution(max_batch=2).batches(torch.arange(5), torch.arange(5) * 10))
+    assert [piece[0].tolist() for piece in pieces] == [[0, 1], [2, 3], [4]]
+    assert [piece[1].tolist() for piece in pieces] == [[0, 10], [20, 30], [40]]
+    assert len(list(Execution().batches(torch.arange(5)))) == 1
+
+
+COMPILED = """
+import torch
+from lila_cues.networks import Execution, load_depth, load_encoder, load_flow
+first, second = torch.rand(2, 1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+def run(compiled):
+    how = Execution(compiled=compiled)
+    yield load_encoder("tiny", "random:1", execution=how).grid(first[..., :112, :112])
+    yield load_depth("tiny", "random:1", execution=how)(first)
+    yield load_flow("raft_small", "random:1", updates=1, execution=how)(first, second)
+for eager, compiled in zip(run(False), run(True), strict=True):
+    torch.testing.assert_close(compiled, eager, atol=1e-2, rtol=1e-3)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_compiled_equals_eager() -> None:
+    """In a process of its own: the shape checks of the test run cannot be compiled."""
+    done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,189 @@
+"""Reading weight files of others, and the caches that they come from."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from lila_cues.networks import hub, load_encoder, registry, restore_encoder
+from lila_cues.networks.weights import random_seed, read_tensors, strip_prefix, tensors_sha256
+from stores.errors import LilaError
+
+
+class Evil:
+    """What a pickle may do when it is trusted."""
+
+    def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+        return (print, ("this must never be printed",))
+
+
+def _torch(path: Path, content: object) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def _bytes(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "text": (lambda folder: _bytes(folder / "notes.pth", b"these are no weights"), "it cannot be read"),
+    "empty": (lambda folder: _bytes(folder / "empty.pth", b""), "it cannot be read"),
+    "safetensors": (lambda folder: _bytes(folder / "w.safetensors", b"\x08" + b"\0" * 30), "it cannot be read"),
+    "pickle": (lambda folder: _bytes(folder / "evil.pth", pickle.dumps(Evil())), "it cannot be read"),
+    "code": (lambda folder: _torch(folder / "code.pth", {"state_dict": Evil()}), "it cannot be read"),
+    "numbers": (lambda folder: _torch(folder / "log.pth", {"epoch": 3, "loss": 0.5}), "found only epoch, loss"),
+    "nothing": (lambda folder: _torch(folder / "nothing.pth", {}), "found only an empty dictionary"),
+    "list": (lambda folder: _torch(folder / "list.pth", [1, 2]), "found a list"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_says_what_is_no_weight_file(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make, found = BROKEN[case]
+    path = make(tmp_path)
+    with pytest.raises(LilaError, match=rf"expected tensors by name in {path}.*{found}.* with --flow-weights"):
+        read_tensors(path, "--flow-weights")
+    assert "never be printed" not in capsys.readouterr().out
+
+
+def test_says_where_no_file_is(tmp_path: Path) -> None:
+    with pytest.raises(LilaError, match=r"expected a weight file at .*gone\.pth, found none; give its place with --x"):
+        read_tensors(tmp_path / "gone.pth", "--x")
+
+
+def test_takes_tensors_out_of_their_wrapping(tmp_path: Path) -> None:
+    wrapped = {"epoch": 3, "model": {"state_dict": {"a": torch.ones(2), "step": 5}}}
+    assert list(read_tensors(_torch(tmp_path / "w.pth", wrapped), "--x")) == ["a"]
+
+
+def test_strips_a_prefix_only_if_all_have_it() -> None:
+    one = torch.ones(1)
+    assert set(strip_prefix({"module.a": one, "module.b": one}, "x.", "module.")) == {"a", "b"}
+    assert set(strip_prefix({"module.a": one, "b": one}, "module.")) == {"module.a", "b"}
+
+
+def test_hash_of_tensors_sees_names_and_values() -> None:
+    hashes = {
+        tensors_sha256({"a": torch.ones(2)}),
+        tensors_sha256({"b": torch.ones(2)}),
+        tensors_sha256({"a": torch.zeros(2)}),
+    }
+    assert len(hashes) == 3
+    assert tensors_sha256({"a": torch.ones(2), "b": torch.zeros(1)}) == tensors_sha256(
+        {"b": torch.zeros(1), "a": torch.ones(2)}
+    )
+
+
+def test_seed_of_random_weights() -> None:
+    assert [random_seed(text) for text in (None, "random", "random:12", "random.pth", Path("random:3"))] == [
+        None, 0, 12, None, 3,
+    ]  # fmt: skip
+    with pytest.raises(LilaError, match="as random or random:SEED with a whole number, not random:x"):
+        random_seed("random:x")
+
+
+@pytest.mark.parametrize("revision", [None, "c0ffee"])
+def test_takes_from_the_hub_what_the_cache_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None
+) -> None:
+    """The commit is that of the cached snapshot; nobody is asked."""
+    repository = tmp_path / "models--timm--x"
+    snapshot = repository / "snapshots" / "c0ffee" / "model.safetensors"
+    for path, text in ((snapshot, ""), (repository / "refs" / "main", "c0ffee")):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    assert hub.fetch("timm/x", "model.safetensors", revision, "--x") == (snapshot, "c0ffee")
+
+
+def test_asks_the_hub_for_what_the_cache_lacks_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own lines on each try are not shown."""
+    heard: list[bool] = []
+
+    def talks() -> bool:
+        return logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING)
+
+    def download(repository: str, filename: str, revision: str | None) -> str:
+        heard.append(talks())
+        return f"/cache/{repository}/snapshots/{revision}/{filename}"
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    path = Path("/cache/timm/absent/snapshots/beef/model.safetensors")
+    assert hub.fetch("timm/absent", "model.safetensors", "beef", "--x") == (path, "beef")
+    assert "fetching model.safetensors of timm/absent from the Hugging Face hub" in capsys.readouterr().err
+    assert [*heard, talks()] == [False, True]
+
+
+HUB_ERRORS = (LocalEntryNotFoundError("offline"), OSError("no space"), HfHubHTTPError.__new__(HfHubHTTPError))
+
+
+@pytest.mark.parametrize("error", HUB_ERRORS, ids=lambda error: type(error).__name__)
+def test_says_what_the_hub_does_not_give(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    place = r"model\.safetensors of timm/vit_small_patch14_dinov2\.lvd142m in .* or on the Hugging Face hub"
+    with pytest.raises(
+        LilaError, match=rf"expected {place}, found neither .* give a local file with --encoder-weights"
+    ):
+        load_encoder("dinov2_vits14")
+
+
+def test_name_with_a_revision_is_asked_for_at_that_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    revisions: list[str | None] = []
+    torch_path = _torch(tmp_path / "w.pth", load_encoder("dinov2_vits14", "random:1").vit.state_dict())
+
+    def fetch(repository: str, filename: str, revision: str | None, option: str) -> tuple[Path, str]:
+        revisions.append(revision)
+        return torch_path, "1234abcd"
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    source = load_encoder("dinov2_vits14@v2").source
+    restore_encoder(source)
+    assert revisions == ["v2", "1234abcd"]
+    assert source.network == "dinov2_vits14"
+    assert (source.origin, source.location, source.revision, source.licence) == (
+        "hub", "timm/vit_small_patch14_dinov2.lvd142m", "1234abcd", "apache-2.0",
+    )  # fmt: skip
+
+
+def test_network_that_the_hub_does_not_have() -> None:
+    with pytest.raises(LilaError, match=r"weights for vit_small_patch16_36x1_224, which has none on the hub; give a"):
+        load_encoder("vit_small_patch16_36x1_224")
+
+
+def test_url_comes_from_torchs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    path = tmp_path / "hub" / "checkpoints" / "raft_small_C_T_V2-01064c6d.pth"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    known = registry.entry(registry.FLOW, "raft_small")
+    assert known is not None
+    assert hub.fetch_url(known.place, "--flow-weights") == (path, "raft_small_C_T_V2")
+    assert known.present() == path
+
+
+def test_says_what_a_url_does_not_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(url: str, place: str, hash_prefix: str, progress: bool) -> None:
+        assert (Path(place).name, hash_prefix, progress) == ("net-abc123.pth", "abc123", False)
+        raise OSError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    with pytest.raises(
+        LilaError, match=r"expected net-abc123\.pth in .* or at https://x/net-abc123\.pth, found neither \(no"
+    ):
+        hub.fetch_url("https://x/net-abc123.pth", "--flow-weights")

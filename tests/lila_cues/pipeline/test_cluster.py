@@ -1,0 +1,147 @@
+"""Many workers make the bytes that one makes; a worker that dies costs its task and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from distributed import LocalCluster
+
+import stores
+from lila_cues.config import BuildRecipe, NetworkChoice
+from lila_cues.pipeline import build, cluster
+from lila_cues.pipeline.setup import load_networks
+from lila_cues.pipeline.task import Worker
+from stores.errors import LilaError
+from tests.lila_cues import barcodes, small_networks
+from tests.lila_cues.barcodes import Clip
+from tests.lila_cues.pipeline.test_pipeline import cue_bytes
+
+CLIPS = [f"{index}.mp4" for index in range(6)]
+RANDOM = NetworkChoice("tiny", "tiny", "dis", encoder_weights="random", depth_weights="random")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> BuildRecipe:
+    """Six clips, the last of them no video, through networks that any process can load by name."""
+    root = tmp_path_factory.mktemp("videos")
+    for name in CLIPS:
+        barcodes.write(root / name, Clip(frames=20, size=(64, 80)))
+    (root / CLIPS[-1]).write_text("text")
+    plain = small_networks.recipe(root)
+    patch = load_networks(RANDOM, "cpu").encoder.patch_size
+    geometry = replace(plain.geometry, encoder=(4, 4))
+    return replace(plain, networks=RANDOM, geometry=geometry, encoder_input=(4 * patch, 4 * patch))
+
+
+def make_store(path: Path, recipe: BuildRecipe) -> stores.CueStore:
+    return stores.create(path, stores.StoreSpec(recipe.geometry, 1), CLIPS, recipe.fingerprint({}), {})
+
+
+def test_two_workers_make_the_bytes_of_one(recipe: BuildRecipe, tmp_path: Path) -> None:
+    serial = make_store(tmp_path / "serial.zarr", recipe)
+    with Worker(recipe, threads=2) as worker:
+        list(build.build_here(serial, worker, serial.pending_tasks()))
+    parallel = make_store(tmp_path / "parallel.zarr", recipe)
+    reports = list(cluster.build_there(parallel, recipe, parallel.pending_tasks(), workers=2))
+    assert parallel.statuses().tolist() == [1, 1, 1, 1, 1, 2]
+    assert cue_bytes(parallel) == cue_bytes(serial)
+    assert sum(report.complete for report in reports) == 5
+    assert "5.mp4: expected a video" in next(report.failed for report in reports if report.failed)["5.mp4"]
+    assert list(cluster.build_there(parallel, recipe, parallel.pending_tasks(), workers=1)) == []
+
+
+def test_a_scheduler_that_does_not_answer_is_named(
+    recipe: BuildRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
+    store = make_store(tmp_path / "s.zarr", recipe)
+    with pytest.raises(LilaError, match=r"expected a Dask scheduler at tcp://127\.0\.0\.1:9, found none that answers"):
+        list(cluster.build_there(store, recipe, [0], scheduler="tcp://127.0.0.1:9"))
+
+
+@pytest.fixture
+def running() -> Iterator[LocalCluster]:
+    """A cluster of two processes that is there before the build, and stays."""
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit=0) as local:
+        yield local
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_its_task_only(recipe: BuildRecipe, tmp_path: Path, running: LocalCluster) -> None:
+    serial = make_store(tmp_path / "serial.zarr", recipe)
+    with Worker(recipe, threads=2) as worker:
+        list(build.build_here(serial, worker, serial.pending_tasks()))
+    store = make_store(tmp_path / "s.zarr", recipe)
+    victims: list[int] = []
+
+    def kill_the_first_holder() -> None:
+        deadline = time.monotonic() + 120
+        while not victims and time.monotonic() < deadline:
+            holders = [store.claimed_by(task) for task in range(store.n_tasks)]
+            victims.extend(int(holder.split(":")[1]) for holder in holders if holder)
+            time.sleep(0.01)
+        os.kill(victims[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_the_first_holder)
+    killer.start()
+    list(cluster.build_there(store, recipe, store.pending_tasks(), scheduler=running.scheduler_address))
+    killer.join()
+    assert victims, "a worker was killed while it held a task"
+    assert store.statuses().tolist() == [1, 1, 1, 1, 1, 2]
+    assert cue_bytes(store) == cue_bytes(serial)
+    assert not list(Path(store.path, "scratch").glob("*")), "nothing half done is left"
+
+
+@pytest.mark.slow
+def test_a_task_that_kills_every_worker_is_named_and_the_others_are_done(
+    recipe: BuildRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "1")
+    store = make_store(tmp_path / "s.zarr", recipe)
+    monkeypatch.setattr(cluster, "build_remote", die_at_task_2)
+    with pytest.raises(LilaError, match=r"found 1 whose workers died again and again \(task 2 first\)"):
+        list(cluster.build_there(store, recipe, store.pending_tasks(), workers=2))
+    assert store.statuses().tolist() == [1, 1, 0, 1, 1, 2]
+
+
+def die_at_task_2(path: str, task: int, only_failed: bool) -> object:
+    if task == 2:
+        time.sleep(3)
+        os._exit(9)
+    from lila_cues.pipeline.cluster import build_remote
+
+    return build_remote(path, task, only_failed)
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_ends_all_processes_with_one_sentence(recipe: BuildRecipe, tmp_path: Path) -> None:
+    """A terminal sends it to every process in the foreground."""
+    store = tmp_path / "s.zarr"
+    command = [sys.executable, "-c", "from lila_cues.cli import main; main()", "build", "--dataset", "videos"]
+    command += ["--root", recipe.source.root, "--store", str(store), "--workers", "2"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_interrupts
+    ) as builder:
+        while not store.exists() and builder.poll() is None:
+            time.sleep(0.05)
+        time.sleep(1)
+        os.killpg(builder.pid, signal.SIGINT)
+        _, told = builder.communicate(timeout=120)
+    assert builder.returncode == 130
+    assert "Traceback" not in told
+    assert told.count("interrupted; what was finished is kept") == 1
+
+
+def hear_interrupts() -> None:
+    """Not as a process in the background does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

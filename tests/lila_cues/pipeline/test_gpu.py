@@ -1,0 +1,36 @@
+"""Stage one on a GPU makes what it makes on a CPU, and says where the device's time goes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lila_cues.datasets import open_source
+from lila_cues.pipeline.cues import CueMaker
+from lila_cues.pipeline.frames import take_in
+from tests.lila_cues import barcodes, small_networks
+from tests.lila_cues.barcodes import Clip
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+def test_cues_of_a_gpu_are_those_of_a_cpu(tmp_path: Path) -> None:
+    barcodes.write(tmp_path / "a.mp4", Clip(frames=20, size=(72, 96)))
+    recipe = small_networks.recipe(tmp_path)
+    frames = take_in(open_source("videos", tmp_path), "a.mp4", recipe, None)
+    made = {}
+    for device in ("cpu", f"cuda:{torch.cuda.device_count() - 1}"):
+        maker = CueMaker(small_networks.networks(), replace(recipe, device=device))
+        computed = maker.compute(frames)
+        assert computed.depth.device.type == torch.device(device).type
+        made[device[:4]] = maker.finish(computed)
+        seconds = maker.seconds.take()
+        assert {"encoder", "depth", "flow", "pamr", "to host"} == set(seconds)
+        assert min(seconds.values()) >= 0
+    for name in ("depth", "flow_forward", "flow_backward", "features", "features_raw"):
+        one, other = getattr(made["cpu"], name), getattr(made["cuda"], name)
+        np.testing.assert_allclose(one, other, atol=1e-3 * np.abs(one).max(), err_msg=name)

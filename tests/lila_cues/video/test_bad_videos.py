@@ -1,0 +1,129 @@
+"""A file that is not a whole video is refused with its reason, in one sentence and in silence otherwise."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import av
+import pytest
+
+from lila_cues.video.reader import open_video
+from stores.errors import LilaError
+from tests.lila_cues import barcodes
+from tests.lila_cues.barcodes import Clip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A video with something in every frame, for damage to hit."""
+    return barcodes.write(tmp_path_factory.mktemp("whole") / "a.mp4", Clip(frames=60, size=(120, 160))).read_bytes()
+
+
+def flip(data: bytes, seed: int) -> bytes:
+    """One bit in the second half of the file, where the pictures are."""
+    damaged = bytearray(data)
+    start, end = data.index(b"mdat") + 800, data.index(b"moov") - 8
+    damaged[random.Random(seed).randrange(start, end)] ^= 1 << seed % 8
+    return bytes(damaged)
+
+
+BAD = {
+    "empty": (lambda whole: b"", "an empty file"),
+    "text": (lambda whole: b"not a video at all\n" * 50, "a file that cannot be opened"),
+    "without its index": (lambda whole: whole[: len(whole) // 2], "a file that cannot be opened"),
+    "zeros": (lambda whole: bytes(4000), "a file that cannot be opened"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_file_that_is_no_video_says_so(
+    tmp_path: Path, whole: bytes, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    make, reason = BAD[name]
+    path = tmp_path / "bad.mp4"
+    path.write_bytes(make(whole))
+    with pytest.raises(LilaError, match=f"bad.mp4: expected a video, found {reason}.*copy it again or take it out"):
+        open_video(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    with pytest.raises(LilaError, match="expected a video, found only audio in it"):
+        open_video(barcodes.write_sound(tmp_path / "song.mp4"))
+
+
+def test_a_format_that_is_not_known_says_so(tmp_path: Path, whole: bytes) -> None:
+    path = tmp_path / "odd.mp4"
+    path.write_bytes(whole.replace(b"avc1", b"qqqq"))
+    with pytest.raises(LilaError, match="expected a video, found one in a format that no decoder here knows"):
+        open_video(path)
+
+
+def test_a_video_without_frames_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "none.mp4"
+    with av.open(str(path), "w", options={"movflags": "empty_moov"}) as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        container.start_encoding()
+    with pytest.raises(LilaError, match="expected a video, found one without a single frame"):
+        open_video(path)
+
+
+def test_frames_of_two_sizes_say_so(tmp_path: Path) -> None:
+    parts = [barcodes.write(tmp_path / f"{side}.ts", Clip(frames=6, size=(side, 96))) for side in (64, 80)]
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(LilaError, match="expected frames of one size, found 96×64 and 96×80; cut the video"):
+        open_video(path)
+
+
+def test_fewer_frames_than_announced_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = barcodes.write(tmp_path / "a.mp4", Clip(frames=6))
+    monkeypatch.setattr("lila_cues.video.decoders._promised_frames", lambda *arguments: 9)
+    with pytest.raises(LilaError, match="expected a whole video, found 6 of the 9 frames it announces"):
+        open_video(path)
+
+
+def test_a_file_that_shrinks_while_it_is_read_says_so(tmp_path: Path) -> None:
+    path = barcodes.write(tmp_path / "a.mp4", Clip(frames=20, codec="libx265"))
+    reader = open_video(path)
+    barcodes.write(path, Clip(frames=4, codec="libx265"))
+    with reader, pytest.raises(LilaError, match="expected a frame 9, found the end of the video"):
+        reader.read([9])
+
+
+def test_nothing_and_a_folder_are_no_video(tmp_path: Path) -> None:
+    with pytest.raises(LilaError, match="expected a video file, found nothing"):
+        open_video(tmp_path / "absent.mp4")
+    with pytest.raises(LilaError, match="expected a video file, found a folder"):
+        open_video(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm"])
+def test_a_truncated_copy_is_noticed(tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
+    clip = Clip(frames=60, options={"movflags": "faststart"}, codec="libvpx-vp9" if suffix == "webm" else "libx264")
+    path = barcodes.write(tmp_path / f"a.{suffix}", clip)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.8)])
+    with pytest.raises(LilaError, match=r"expected a (whole )?video, found"):
+        open_video(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_flipped_bit_is_noticed_almost_always(tmp_path: Path, whole: bytes) -> None:
+    """decord conceals such damage in silence; a flip that leaves a valid stream nobody can notice."""
+    found = [complaint(tmp_path / "flipped.mp4", flip(whole, seed)) for seed in range(24)]
+    noticed = [reason for reason in found if "expected a whole video, found" in reason]
+    assert len(noticed) >= 20
+    assert all(re.search("damage near frame|of its 60 frames damaged", reason) for reason in noticed)
+
+
+def complaint(path: Path, content: bytes) -> str:
+    """What is said of a file with that content, nothing where it is read."""
+    path.write_bytes(content)
+    try:
+        open_video(path).close()
+    except LilaError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,97 @@
+"""Statistics that add, flow that agrees with itself, and what a person is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import stores
+from lila_cues.viz.inspection import TILE, Sums, array_table, inspect, number_table, page, row, sheet
+from lila_cues.viz.pictures import confidence
+from tests.stores import worlds
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
+    store = worlds.create(tmp_path_factory.mktemp("inspection") / "cues.zarr", 6)
+    worlds.fill(store, failing=[1])
+    return store
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1e3, 1e3, width=32) | st.just(float("nan")), max_size=30), st.integers(0, 30))
+def test_sums_add(values: list[float], cut: int) -> None:
+    array = np.array(values, np.float32)
+    whole, parts = Sums.of(array), Sums.of(array[:cut]) + Sums.of(array[cut:])
+    assert (whole.count, whole.missing, whole.low, whole.high) == (parts.count, parts.missing, parts.low, parts.high)
+    finite = array[np.isfinite(array)].astype(np.float64)
+    assert whole.missing_share == pytest.approx(1 - finite.size / max(1, array.size) if array.size else 0)
+    if finite.size:
+        assert parts.mean == pytest.approx(finite.mean(), abs=1e-6)
+        assert parts.deviation == pytest.approx(finite.std(), abs=1e-3)
+    else:
+        assert np.isnan(whole.mean)
+        assert np.isnan(whole.deviation)
+
+
+def constant(x: float, y: float, size: tuple[int, int] = (12, 30)) -> np.ndarray:
+    return np.broadcast_to(np.array([x, y], np.float32)[:, None, None], (2, *size)).copy()
+
+
+def test_flow_that_comes_back_is_trusted() -> None:
+    np.testing.assert_allclose(confidence(constant(3, -2), constant(-3, 2)), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("x", "y", "error"), [(3.0, 0.0, 3 * 2 / 30), (0.0, 3.0, 3 * 2 / 12)])
+def test_disagreement_is_in_half_image_units_of_each_axis(x: float, y: float, error: float) -> None:
+    np.testing.assert_allclose(confidence(constant(x, y), constant(0, 0)), np.exp(-error / 0.05), rtol=1e-4)
+
+
+def test_backward_flow_is_taken_where_forward_flow_points() -> None:
+    forward, backward = constant(4.5, 0), constant(0, 0)
+    backward[0, :, 20:] = -4.5
+    trusted = confidence(forward, backward) > 0.99
+    assert trusted[:, 16:].all()  # 16 + 4.5 lies between 20 and 21
+    assert not trusted[:, :15].any()
+
+
+def test_missing_flow_has_no_confidence() -> None:
+    forward, backward = constant(1, 0), constant(-1, 0)
+    forward[:, 2, 3], backward[:, 5, 8] = np.nan, np.nan
+    found = confidence(forward, backward)
+    assert np.isnan(found[2, 3])
+    assert np.isnan(found[5, 7])
+    assert np.isnan(found).sum() < 6
+
+
+def test_tables_speak_of_every_array(store: stores.CueStore) -> None:
+    heads, lines = array_table(store, [0, 2])
+    assert [line[0] for line in lines] == list(store.arrays)
+    assert {len(line) for line in lines} == {len(heads)}
+    _, numbers = number_table(store, [0, 2])
+    depth = next(line for line in numbers if line[0] == "depth")
+    values = np.stack([worlds.cues(clip).depth for clip in (0, 2)])
+    assert float(depth[2]) == pytest.approx(np.nanmean(values), rel=1e-3)
+    assert depth[5] == f"{np.isnan(values).mean():.2%}"
+
+
+def test_the_sheet_has_a_row_for_each_pair(store: stores.CueStore) -> None:
+    rows = [row(store, 2, pair) for pair in range(3)]
+    assert {tile.shape[0] for each in rows for _, tile in each.tiles} == {TILE}
+    picture = sheet(rows)
+    assert picture.shape[0] > 3 * TILE
+    assert picture.shape[1] > 8 * TILE
+    captions = [caption for caption, _ in rows[0].tiles]
+    assert captions[0] == "RGB, first"
+    assert store.clip_id(2) in rows[0].title
+
+
+def test_the_page_needs_nothing_else(store: stores.CueStore, tmp_path: Path) -> None:
+    text = page(inspect(store, [0, 2], [row(store, 0, 1)]))
+    assert text.count("data:image/png;base64,") == 8
+    assert "<script" not in text
+    assert "5 complete, 1 failed" in text

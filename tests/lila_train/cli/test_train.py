@@ -1,0 +1,220 @@
+"""`lila-train run` as a user meets it: end, resume, SIGTERM, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner
+
+import stores
+from lila_train.cli import app
+from lila_train.training.config import changed, parsed, recipe
+from lila_train.training.step import Hardware, Learner
+from lila_train.training.trainer import explained_shortage
+from stores.errors import LilaError
+from tests.lila_train.evaluation import worlds
+from tests.lila_train.training import world
+
+ON_CPU = Hardware(torch.device("cpu"))
+OPTIONS = ["--recipe", "demo", "--batch-size", "2", "--width", "16", "--view-size", "32", "--channels", "4"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
+    return world.build(tmp_path_factory.mktemp("world") / "cues.zarr")
+
+
+def refusal(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    assert isinstance(result.exception, LilaError), result.output
+    return str(result.exception)
+
+
+def test_a_run_leaves_what_it_promises_and_resumes_to_nothing(store: stores.CueStore, tmp_path: Path) -> None:
+    arguments = ["run", "--store", str(store.path), "--out", str(tmp_path / "run"), "--steps", "3", *OPTIONS]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "weights.safetensors",
+        "log.jsonl",
+        "loss.png",
+        "run.json",
+        "tensorboard",
+        "pictures",
+    }
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["steps"] == 3
+    assert record["settings"]["method"]["view_size"] == 32
+    assert "exists and is not empty" in refusal(*arguments)
+    written = (tmp_path / "run/weights.safetensors").stat().st_mtime_ns
+    again = CliRunner().invoke(app, [*arguments, "--resume"])
+    assert "this run is finished" in again.output
+    assert (tmp_path / "run/weights.safetensors").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_writes_a_checkpoint_and_resume_ends_the_run(
+    store: stores.CueStore, tmp_path: Path, sent: signal.Signals, status: int
+) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "lila_train", "run", "--store", str(store.path), "--out", str(out)]
+    command += ["--steps", "100000", *OPTIONS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        wait_for(lambda: (out / "log.jsonl").exists() and len((out / "log.jsonl").read_text().splitlines()) > 2)
+        process.send_signal(sent)
+        printed, _ = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "--resume goes on" in printed
+    (checkpoint,) = (out / "checkpoints").iterdir()
+    steps = int(checkpoint.stem.removeprefix("step-"))
+    assert steps == len((out / "log.jsonl").read_text().splitlines())
+    command[command.index("100000")] = str(steps + 2)
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=True)
+    assert f"going on at step {steps} of {steps + 2}" in done.stdout
+    assert len((out / "log.jsonl").read_text().splitlines()) == steps + 2
+
+
+def wait_for(condition: object, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_what_cannot_be_run_is_refused_in_one_sentence(store: stores.CueStore, tmp_path: Path) -> None:
+    on = ["run", "--store", str(store.path), "--out", str(tmp_path / "run")]
+    assert "--channels asks for 32" in refusal(*on, "--recipe", "demo", "--view-size", "32")
+    assert "one of s14-youtube-vos" in refusal(*on, "--recipe", "nothing")
+    assert "--precision must be float32 or bfloat16" in refusal(*on, *OPTIONS, "--precision", "int3")
+    assert "--schedule must be constant or cosine" in refusal(*on, *OPTIONS, "--schedule", "up")
+    assert "--steps must be above 0" in refusal(*on, *OPTIONS, "--steps", "0")
+    assert "finds no GPU" in refusal(*on, *OPTIONS, "--device", "cuda") or _has_gpu()
+    assert "expected --device" in refusal(*on, *OPTIONS, "--device", "abacus")
+    assert not (tmp_path / "run").exists()
+
+
+def test_any_setting_can_be_set_by_name(store: stores.CueStore, tmp_path: Path) -> None:
+    arguments = ["run", "--store", str(store.path), "--out", str(tmp_path / "run"), "--steps", "1", *OPTIONS]
+    words = [
+        "--set",
+        "objective=erm",
+        "--set",
+        "cues=flow,depth",
+        "--set",
+        "query_area=0.5,0.9",
+        "--set",
+        "roles=mirrored",
+    ]
+    result = CliRunner().invoke(app, [*arguments, *words])
+    assert result.exit_code == 0, result.output
+    method = json.loads((tmp_path / "run/run.json").read_text())["settings"]["method"]
+    assert (method["objective"], method["cues"], method["roles"]) == ("erm", ["flow", "depth"], "mirrored")
+    assert method["views"]["query_area"] == [0.5, 0.9]
+    for word, message in {
+        "ridge": "expected --set NAME=VALUE, found ridge",
+        "rigde=1": r"expected --set to name one of steps, .*ridge, .*; found rigde, did you mean ridge\?",
+        "width=1": r"found width, did you mean decoder_width\?",
+        "ridge=soft": "--set ridge must be a number",
+        "ridge=-1": "ridge must be above 0, found -1",
+        "roles=both": "--set roles must be forward or mirrored, found both",
+        "detach=1": "--set detach must be true or false, found 1",
+        "query_area=0.5": "--set query_area takes 2 values",
+        "query_area=0.5,1.5": "query_area must be two area fractions",
+        "base_mirror=2": "base_mirror must be a probability",
+        "cues=flow,sound": "cues must be some of flow, depth, normals, features, found sound",
+    }.items():
+        assert re.search(message, refusal(*arguments[:-2], *OPTIONS, "--set", word)), word
+
+
+def test_recipes_are_listed_with_settings_that_can_be_set() -> None:
+    listed = CliRunner().invoke(app, ["recipes"]).output
+    assert "torchrun --nproc-per-node 8 -m lila_train run --recipe l14-kinetics" in listed
+    assert "published: DAVIS J&F 68.6" in listed
+    whole = recipe("demo").settings
+    shown = CliRunner().invoke(app, ["recipes", "demo"]).output
+    words = [line.strip() for line in shown.splitlines() if "=" in line]
+    assert changed(recipe("s14-youtube-vos").settings, parsed(whole, words)) == whole
+    assert "one of s14-youtube-vos" in refusal("recipes", "nothing")
+
+
+def test_a_run_is_scored_and_drawn_while_it_is_under_way(store: stores.CueStore, tmp_path: Path) -> None:
+    worlds.write_davis(tmp_path / "davis")
+    arguments = ["run", "--store", str(store.path), "--out", str(tmp_path / "run"), *OPTIONS, "--pictures-every", "2"]
+    arguments += ["--score-data", str(tmp_path / "davis"), "--score-every", "2"]
+    result = CliRunner().invoke(app, [*arguments, "--steps", "3"])
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in (tmp_path / "run/scores.jsonl").read_text().splitlines()]
+    protocols = ["davis-knn@lila", "davis-lp@lila"]
+    assert [(line["step"], line["protocol"]) for line in lines] == [(s, p) for s in (2, 3) for p in protocols]
+    assert all(0 <= line["figures"]["JF"] <= 1 for line in lines)
+    assert sorted(p.name for p in (tmp_path / "run/pictures").iterdir()) == ["step-00000002.png", "step-00000003.png"]
+    written = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    assert [event.step for event in written.Scalars("train/loss")] == [0, 1, 2]
+    assert [event.step for event in written.Scalars("score/davis-knn@lila/JF")] == [2, 3]
+    assert [event.step for event in written.Images("cues")] == [2, 3]
+
+
+def test_a_score_folder_that_is_none_is_refused_before_anything_is_written(
+    store: stores.CueStore, tmp_path: Path
+) -> None:
+    arguments = ["run", "--store", str(store.path), "--out", str(tmp_path / "run"), *OPTIONS]
+    assert str(tmp_path / "none") in refusal(*arguments, "--score-data", str(tmp_path / "none"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_store_without_a_cue_says_so_before_anything_is_written(store: stores.CueStore, tmp_path: Path) -> None:
+    part = tmp_path / "part.zarr"
+    shutil.copytree(store.path, part, ignore=shutil.ignore_patterns("depth", "features_raw"))
+    arguments = ["run", "--store", str(part), "--out", str(tmp_path / "run"), *OPTIONS, "--steps", "1"]
+    assert "this run learns from depth, but" in refusal(*arguments)
+    raw = refusal(*arguments, "--set", "distilled=raw", "--set", "cues=flow,features")
+    assert "has no features_raw; copy the whole store, or leave the cue out with --set cues=flow" in raw
+    never = refusal(*arguments, "--set", "cues=flow,normals")
+    assert "has no normals or depth; build one with --extra-cues normals, or leave the cue out" in never
+    assert not (tmp_path / "run").exists()
+    result = CliRunner().invoke(app, [*arguments, "--set", "cues=flow,features"])
+    assert result.exit_code == 0, result.output
+
+
+def test_memory_that_runs_out_names_the_options(
+    store: stores.CueStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Learner, "backward", lambda *_: torch.empty(10**15))
+    told = refusal("run", "--store", str(store.path), "--out", str(tmp_path / "run"), *OPTIONS)
+    assert "out of memory on cpu in a step of 2 pairs at 32 px; --chunks 2 computes the same step" in told
+    monkeypatch.setattr(Learner, "backward", lambda *_: torch.empty(2, 3) @ torch.empty(2, 3))
+    with (
+        pytest.raises(RuntimeError, match="shapes cannot be multiplied"),
+        explained_shortage(recipe("demo").settings, ON_CPU),
+    ):
+        Learner.backward(None)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def test_nothing_given_says_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = refusal("run")
+    assert "no cue store at cues/kinetics.zarr" in told
+    assert "--store" in told
+    assert "lila-cues build --dataset kinetics" in told
+
+
+def test_a_pair_window_that_no_pair_meets_is_refused(tmp_path: Path) -> None:
+    store = world.build(tmp_path / "cues.zarr", clips=1, gap=4)
+    told = refusal("run", "--store", str(store.path), "--out", str(tmp_path / "run"), *OPTIONS, "--max-gap", "2")
+    assert "expected pairs at most 2 frames apart" in told

@@ -1,0 +1,235 @@
+"""Other people's models: stand-ins of the same interface here, the real code where `$LILA_CLONES` holds clones."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from lila_cues.networks import load_encoder
+from lila_train.cli import app
+from lila_train.evaluation.baselines import upsamplers
+from lila_train.evaluation.baselines.catalog import BASELINES
+from lila_train.evaluation.baselines.upsamplers import Asked, Baseline, Code, Upsampler, imported, normalised
+from lila_train.evaluation.model_spec import ModelSpec
+from lila_train.evaluation.models import PixelModel, feature_map
+from lila_train.report.tables import tables
+from stores.errors import LilaError
+from tests.lila_train.evaluation.worlds import write_davis
+
+CPU = torch.device("cpu")
+RANDOM = Path("random:3")
+
+STAND_IN = """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.mix = torch.nn.Conv2d(width, 5, 1)
+    def forward(self, grid, image):
+        return torch.nn.functional.interpolate(self.mix(grid), scale_factor=2)
+"""
+
+
+def clone_of(folder: Path, text: str = STAND_IN) -> Path:
+    (folder / "src").mkdir(parents=True)
+    (folder / "src/__init__.py").write_text("")
+    (folder / "src/net.py").write_text(text)
+    return folder
+
+
+def build(root: Path, encoder) -> nn.Module:
+    with imported(root, "src.net") as module:
+        return module.Net(encoder.width)
+
+
+def stand_in(**changes) -> Upsampler:
+    row = {
+        "name": "stand-in",
+        "code": Code("nobody/nothing", "0" * 40, "src/net.py"),
+        "licence": "mit",
+        "encoder": "tiny",
+        "weights": "https://nowhere.invalid/x.pth",
+        "build": build,
+        "call": lambda network, encoder, images: network(encoder.grid(images), normalised(images)),
+    }
+    return Upsampler(**(row | changes))
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    return torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(2))
+
+
+def test_a_clone_becomes_a_pixel_model_on_our_encoder(tmp_path: Path, image: torch.Tensor):
+    asked = Asked(repository=clone_of(tmp_path / "clone"), weights="random:1")
+    model = stand_in().load(asked, CPU)
+    assert isinstance(model, PixelModel)
+    grid = model.encoder_grid(image)
+    torch.testing.assert_close(grid, load_encoder("tiny").grid(image))
+    torch.testing.assert_close(model.encoder_taps(image)[-1], grid)
+    own = nn.functional.interpolate(model.network(grid, image), (48, 64), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(feature_map(model, "stand-in")(image), own)
+    assert not any(parameter.requires_grad for parameter in model.network.parameters())
+    assert model.describe()["baseline"]["revision"] == "a local clone"
+
+
+def test_weights_are_taken_from_their_prefix_and_must_all_be_there(tmp_path: Path):
+    root = clone_of(tmp_path / "clone")
+    trained = {"jafar": {"mix.weight": torch.ones(5, 96, 1, 1), "mix.bias": torch.zeros(5)}, "optimiser": {"step": 3}}
+    torch.save(trained, tmp_path / "weights.pth")
+    asked = Asked(repository=root, weights=tmp_path / "weights.pth")
+    model = stand_in(prefixes={"jafar.": ""}).load(asked, CPU)
+    assert model.network.mix.weight.unique().tolist() == [1]
+    with pytest.raises(LilaError, match=r"2 missing \(mix\.weight, mix\.bias\).*--baseline-weights"):
+        stand_in(prefixes={"other.": ""}).load(asked, CPU)
+
+
+def test_weights_with_pickled_code_are_refused(tmp_path: Path):
+    path = tmp_path / "weights.pth"
+    torch.save({"state_dict": {}, "settings": SimpleNamespace(a=1)}, path)
+    with pytest.raises(LilaError, match=r"tensors by name in .*weights\.pth .*cannot be read .*--baseline-weights"):
+        upsamplers.read_nested(path)
+    with pytest.raises(LilaError, match=r"expected a weight file at .*none\.pth, found none; .*--baseline-weights"):
+        upsamplers.read_nested(tmp_path / "none.pth")
+
+
+def test_two_clones_with_equal_names_do_not_meet(tmp_path: Path):
+    path, modules = list(sys.path), set(sys.modules)
+    for word in ("one", "other"):
+        with imported(clone_of(tmp_path / word, f"WORD = {word!r}"), "src.net") as module:
+            assert vars(module)["WORD"] == word
+    assert sys.path == path
+    assert {name for name in set(sys.modules) - modules if name.startswith("src")} == set()
+
+
+def test_a_missing_package_of_a_clone_is_named(tmp_path: Path):
+    root = clone_of(tmp_path / "clone", "import no_such_package_at_all")
+    with pytest.raises(LilaError, match=r"not installed or does not work here \(No module named 'no_such_package"):
+        stand_in().load(Asked(repository=root, weights="random"), CPU)
+
+
+def test_a_folder_that_is_no_clone_is_refused(tmp_path: Path):
+    with pytest.raises(LilaError, match=r"a clone of nobody/nothing, with src/net\.py in it, found none at .*empty"):
+        stand_in().load(Asked(repository=tmp_path / "empty", weights="random"), CPU)
+
+
+def test_code_is_fetched_once_at_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    clone_of(tmp_path / "nothing-000")
+    archive = tmp_path / "nothing.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for file in (tmp_path / "nothing-000").rglob("*.py"):
+            packed.write(file, file.relative_to(tmp_path))
+    monkeypatch.setattr(upsamplers, "ARCHIVES", archive.as_uri())
+    root = stand_in().code.root(None)
+    assert (root / "src/net.py").read_text() == STAND_IN
+    archive.unlink()
+    assert stand_in().code.root(None) == root
+
+
+def test_code_and_weights_that_cannot_be_had_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(upsamplers, "ARCHIVES", (tmp_path / "none.zip").as_uri())
+    with pytest.raises(
+        LilaError, match=r"nobody_nothing.*\.zip in .* or at file:.*pass a clone of nobody/nothing with --bas"
+    ):
+        stand_in().code.root(None)
+    (tmp_path / "torn.zip").write_bytes(b"half of it")
+    monkeypatch.setattr(upsamplers, "ARCHIVES", (tmp_path / "torn.zip").as_uri())
+    with pytest.raises(LilaError, match=r"nobody/nothing as a zip file at file:.*cannot be unpacked .*pass a clone"):
+        stand_in().code.root(None)
+    place = (tmp_path / "none.pth").as_uri()
+    with pytest.raises(LilaError, match=r"none\.pth in .* or at file:.*give a local file with --baseline-weights"):
+        upsamplers.load_weights(nn.Linear(2, 2), place, None, {"": ""})
+    torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "some.pth")
+    upsamplers.load_weights(nn.Linear(2, 2), (tmp_path / "some.pth").as_uri(), None, {"": ""})
+
+
+def test_the_identity_names_code_weights_and_encoder(tmp_path: Path):
+    fetched = stand_in().identity(Asked())
+    assert fetched["revision"] == "0" * 40
+    assert fetched["baseline_weights"] == "https://nowhere.invalid/x.pth"
+    assert fetched["encoder"] == "tiny"
+    local = stand_in().identity(Asked(repository=tmp_path, weights="random:4", encoder_weights="random:5"))
+    assert (local["baseline_weights"], local["encoder_weights"]) == ("random:4", "random:5")
+    with pytest.raises(LilaError, match=r"the baseline's weights at .*none\.pth, found none"):
+        stand_in().identity(Asked(weights=tmp_path / "none.pth"))
+
+
+def test_the_catalog_is_complete_and_names_revisions():
+    assert {"featup", "loftup", "flowfeat", "anyup", "jafar", "naf", "enlarged", "vjepa2", "videomae"} <= set(BASELINES)
+    for name, row in BASELINES.items():
+        assert isinstance(row, Baseline)
+        assert row.heads in (("encoder", name), ("encoder",))
+        if isinstance(row, Upsampler):
+            assert len(row.code.revision) == 40
+
+
+def test_an_enlarged_input_gives_a_token_per_pixel_that_agrees_with_its_grid(image: torch.Tensor):
+    spec = ModelSpec(baseline="enlarged-2", encoder="tiny")
+    model = spec.load(CPU)
+    assert spec.heads() == ("encoder", "enlarged-2")
+    larger = nn.functional.interpolate(image, scale_factor=2, mode="bilinear", align_corners=False)
+    finer = model.encoder_grid(larger)
+    expected = nn.functional.interpolate(finer, (48, 64), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(model.pixel_map(image), expected)
+    assert model.describe()["enlarged"] == 2
+    assert len(model.encoder_taps(image)) == 4
+    whole = ModelSpec(baseline="enlarged", encoder="tiny").load(CPU)
+    assert whole.factor == whole.patch_size
+    assert whole.pixel_map(image[..., :8, :16]).shape == (1, 96, 8, 16)
+
+
+def test_unknown_and_incomplete_baselines_are_refused(tmp_path: Path):
+    with pytest.raises(LilaError, match=r"expected a baseline, one of flowfeat, featup, .*found nosuch"):
+        ModelSpec(baseline="nosuch").heads()
+    with pytest.raises(LilaError, match=r"an encoder for --baseline enlarged, found none"):
+        ModelSpec(baseline="enlarged").identity()
+    with pytest.raises(LilaError, match=r"expected --baseline NAME beside --baseline-repo"):
+        ModelSpec(encoder="tiny", baseline_repo=tmp_path)
+    with pytest.raises(LilaError, match="expected one model to score, found two"):
+        ModelSpec(weights=tmp_path / "a.safetensors", baseline="featup")
+
+
+def test_the_command_scores_a_baseline_beside_its_encoder(tmp_path: Path):
+    words = ["eval", "davis-knn@lila", "--data", write_davis(tmp_path / "davis", ("one",), count=4), "--short-side", 48]
+    words += ["--baseline", "enlarged-2", "--encoder", "tiny", "--out", tmp_path / "out", "--device", "cpu"]
+    shown = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert shown.exit_code == 0
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert list(result["scores"]) == ["encoder", "enlarged-2"]
+    (table,) = tables([result])
+    assert [row.model for row in table.rows if row.source == "measured"] == ["tiny", "tiny + enlarged-2"]
+
+
+CLONES = {
+    "flowfeat": "flowfeat",
+    "featup": "FeatUp",
+    "loftup": "loftup",
+    "anyup": "anyup",
+    "jafar": "JAFAR",
+    "naf": "NAF",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CLONES)
+@pytest.mark.filterwarnings("default")
+def test_the_real_code_gives_a_map_of_the_pixels(name: str):
+    folder = Path(os.environ.get("LILA_CLONES", "clones")) / CLONES[name]
+    if not folder.is_dir():
+        pytest.skip(f"no clone of {BASELINES[name].code.repository} at {folder}; set LILA_CLONES to a folder of clones")
+    asked = Asked("vit_small_patch14_dinov2", "random:1", folder, "random:2")
+    model = BASELINES[name].load(asked, CPU)
+    found = feature_map(model, name)(torch.rand(1, 3, 140, 154))
+    assert found.shape == (1, 128 if name == "flowfeat" else 384, 140, 154)
+    assert found.isfinite().all()

@@ -1,0 +1,155 @@
+"""DAVIS folders: both layouts read, every kind of broken folder refused with the file's name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lila_cues import images
+from lila_train.evaluation.davis.data import open_davis
+from stores.errors import LilaError
+
+
+def write_sequence(root: Path, name: str, masks: list[np.ndarray], palette: bool = True) -> None:
+    frames, annotations = root / "JPEGImages/480p" / name, root / "Annotations/480p" / name
+    frames.mkdir(parents=True)
+    annotations.mkdir(parents=True)
+    for number, mask in enumerate(masks):
+        height, width = mask.shape
+        Image.new("RGB", (width, height), (10 * number, 90, 200)).save(frames / f"{number:05d}.jpg")
+        picture = Image.fromarray(mask)
+        if palette:
+            picture.putpalette([value for index in range(256) for value in (index, 0, 255 - index)])
+        picture.save(annotations / f"{number:05d}.png")
+
+
+def write_list(root: Path, text: str, layout: str = "2017") -> Path:
+    path = root / "ImageSets" / layout / "val.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def mask_of(value: int) -> np.ndarray:
+    mask = np.zeros((6, 8), np.uint8)
+    mask[2:4, 3:6] = value
+    return mask
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_sequence(tmp_path, "cat", [mask_of(2), mask_of(255), mask_of(1)])
+    write_list(tmp_path, "cat\n")
+    return tmp_path
+
+
+def test_2017_layout_gives_palette_indices_with_void(folder: Path):
+    data = open_davis(folder)
+    (sequence,) = data.sequences
+    assert (data.layout.name, sequence.name, data.n_frames) == ("DAVIS-2017", "cat", 3)
+    assert [path.name for path in sequence.frames] == ["00000.jpg", "00001.jpg", "00002.jpg"]
+    for path, value in zip(sequence.masks, (2, 255, 1), strict=True):
+        np.testing.assert_array_equal(data.labels(path), mask_of(value))
+    assert images.read_frame(sequence.frames[0]).shape == (6, 8, 3)
+
+
+@pytest.mark.parametrize("line", ["cat", "/JPEGImages/480p/cat/00000.jpg /Annotations/480p/cat/00000.png\n" * 2])
+def test_2016_layout_gives_one_object(tmp_path: Path, line: str):
+    write_sequence(tmp_path, "cat", [mask_of(255)] * 2, palette=False)
+    write_list(tmp_path, line, "480p")
+    data = open_davis(tmp_path)
+    assert [sequence.name for sequence in data.sequences] == ["cat"]
+    np.testing.assert_array_equal(data.labels(data.sequences[0].masks[1]), mask_of(1))
+
+
+def test_limit_keeps_the_first_sequences_of_the_list(folder: Path):
+    write_sequence(folder, "ant", [mask_of(1)])
+    write_list(folder, "cat\nant\n")
+    assert [s.name for s in open_davis(folder, limit=1).sequences] == ["cat"]
+    assert len(open_davis(folder).sequences) == 2
+
+
+def test_real_davis_is_read(shared: Path):
+    data = open_davis(shared / "data/davis")
+    assert [sequence.name for sequence in data.sequences] == ["blackswan", "camel", "car-shadow", "cows", "dog"]
+    labels = data.labels(data.sequences[-1].masks[29])
+    assert labels.shape == (480, 854)
+    assert set(np.unique(labels)) == {0, 1}
+
+
+def test_a_folder_of_another_layout_is_refused(tmp_path: Path):
+    with pytest.raises(LilaError, match=r"ImageSets/2017/val.txt or ImageSets/480p/val.txt, found neither in"):
+        open_davis(tmp_path)
+
+
+def test_an_empty_list_is_refused(folder: Path):
+    write_list(folder, "\n \n")
+    with pytest.raises(LilaError, match=r"one sequence name per line in .*val\.txt, found none"):
+        open_davis(folder)
+
+
+def test_a_listed_sequence_without_a_folder_is_refused(folder: Path):
+    write_list(folder, "cat\ndog\n")
+    with pytest.raises(LilaError, match=r"the folder .*JPEGImages/480p/dog of the sequence dog"):
+        open_davis(folder)
+
+
+def test_a_sequence_without_frames_is_refused(folder: Path):
+    for kind in ("JPEGImages", "Annotations"):
+        (folder / kind / "480p/none").mkdir()
+    write_list(folder, "none")
+    with pytest.raises(LilaError, match=r"frames 00000\.jpg, .* in .*none, found none"):
+        open_davis(folder)
+
+
+@pytest.mark.parametrize("lost", ["JPEGImages/480p/cat/00001.jpg", "Annotations/480p/cat/00002.png"])
+def test_a_frame_without_its_mask_is_refused(folder: Path, lost: str):
+    (folder / lost).unlink()
+    with pytest.raises(LilaError, match=rf"a frame and a mask for every number, found no .*{lost}"):
+        open_davis(folder)
+
+
+def test_a_gap_in_the_numbers_is_refused(folder: Path):
+    for lost in ("JPEGImages/480p/cat/00001.jpg", "Annotations/480p/cat/00001.png"):
+        (folder / lost).unlink()
+    with pytest.raises(LilaError, match=r"without a gap in .*cat, found no frame 00001"):
+        open_davis(folder)
+
+
+def test_a_file_that_is_not_numbered_is_refused(folder: Path):
+    (folder / "JPEGImages/480p/cat/cover.jpg").touch()
+    with pytest.raises(LilaError, match=r"named by frame number in .*cat, found cover"):
+        open_davis(folder)
+
+
+def test_a_grey_level_in_a_binary_mask_is_refused(tmp_path: Path):
+    write_sequence(tmp_path, "cat", [mask_of(7)], palette=False)
+    write_list(tmp_path, "cat", "480p")
+    data = open_davis(tmp_path)
+    with pytest.raises(LilaError, match=r"only 0 and 255 .* found 7 in .*cat/00000\.png"):
+        data.labels(data.sequences[0].masks[0])
+
+
+def test_a_mask_in_colours_is_refused(folder: Path):
+    path = folder / "Annotations/480p/cat/00000.png"
+    Image.new("RGB", (8, 6)).save(path)
+    with pytest.raises(LilaError, match=r"found mode RGB in .*cat/00000\.png"):
+        images.read_mask(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture"])
+def test_a_file_that_is_no_picture_is_refused(folder: Path, content: bytes):
+    path = folder / "JPEGImages/480p/cat/00001.jpg"
+    path.write_bytes(content)
+    with pytest.raises(LilaError, match=r"a picture at .*cat/00001\.jpg, found a file that cannot be decoded"):
+        images.read_frame(path)
+
+
+def test_a_truncated_picture_is_refused(folder: Path):
+    path = folder / "Annotations/480p/cat/00001.png"
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(LilaError, match=r"cat/00001\.png, found a file that cannot be decoded"):
+        images.read_mask(path)

@@ -1,0 +1,129 @@
+"""Crops for training and validation: inside the image, targets along with images, functions of the position."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lila_train.evaluation.dense import data
+from lila_train.evaluation.dense.data import Example, ScaledCrop, TrainView, ValView
+
+
+def coordinates(height: int, width: int) -> Example:
+    """The image tells the column by its red, the row by its green; the target is the same numbers."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    image = torch.stack([columns, rows, torch.zeros_like(rows)]).to(torch.uint8)
+    return Example(image, torch.stack([columns, rows]).float())
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 999))
+def test_a_random_box_lies_inside(height, width, seed):
+    view = TrainView(8, area=(0.3, 1.0))
+    top, left, h, w = data.random_box(height, width, view, data.generator(seed, 1))
+    assert 0 <= top <= top + h <= height
+    assert 0 <= left <= left + w <= width
+    assert h >= 1
+    assert w >= 1
+
+
+def test_boxes_have_the_area_and_the_aspect_asked_for():
+    view = TrainView(8, area=(0.5, 1.0), ratio=(3 / 4, 4 / 3))
+    boxes = [data.random_box(400, 400, view, data.generator(0, n)) for n in range(300)]
+    shares = np.array([h * w / 400**2 for _, _, h, w in boxes])
+    ratios = np.array([w / h for _, _, h, w in boxes])
+    assert shares.min() > 0.49
+    assert shares.max() < 1.01
+    assert shares.std() > 0.1
+    assert ratios.min() > 0.74
+    assert ratios.max() < 1.35
+
+
+def test_the_target_goes_with_the_image():
+    for place in range(6):
+        draw = data.generator(3, 0, place)
+        view = TrainView(40, area=(0.4, 0.8))
+        image, target = view.taken(coordinates(90, 120), data.same_pixels_mirrored, draw)
+        assert image.shape == (3, 40, 40)
+        assert target.shape == (2, 40, 40)
+        inner = (slice(None), slice(2, -2), slice(2, -2))
+        assert (image[:2] * 255 - target).abs()[inner].max() < 2.5
+
+
+def test_half_of_the_views_are_mirrored():
+    turned = 0
+    for place in range(60):
+        draw = data.generator(3, 0, place)
+        image, _ = TrainView(20).taken(coordinates(30, 40), data.same_pixels_mirrored, draw)
+        turned += bool(image[0, :, 0].mean() > image[0, :, -1].mean())
+    assert 18 < turned < 42
+
+
+def test_a_view_is_a_function_of_its_position():
+    views = [
+        TrainView(20, jitter=(0.3, 0.3, 0.2)).taken(
+            coordinates(30, 40), data.same_pixels_mirrored, data.generator(seed, 1, place)
+        )[0]
+        for seed, place in ((0, 1), (0, 1), (0, 2), (1, 1))
+    ]  # fmt: skip
+    assert torch.equal(views[0], views[1])
+    assert not torch.equal(views[0], views[2])
+    assert not torch.equal(views[0], views[3])
+
+
+def test_jitter_changes_colours_and_stays_in_range():
+    grey = Example(torch.full((3, 20, 20), 128, dtype=torch.uint8), torch.zeros(1, 20, 20))
+    means = []
+    for place in range(20):
+        view = TrainView(20, jitter=(0.3, 0.0, 0.0))
+        image, _ = view.taken(grey, data.same_pixels_mirrored, data.generator(0, 0, place))
+        assert 0 <= image.min() <= image.max() <= 1
+        means.append(image.mean().item() * 255 / 128)
+    assert 0.69 < min(means) < 0.9
+    assert 1.1 < max(means) < 1.31
+
+
+@pytest.mark.parametrize(("size", "shape"), [((60, 90), (3, 20, 20)), ((24, 24), (3, 20, 20)), ((90, 60), (3, 20, 20))])
+def test_validation_takes_the_centre(size, shape):
+    image, target = data.val_view(coordinates(*size), ValView(short_side=24, side=20))
+    assert image.shape == shape
+    centre = target[:, 9:11, 9:11].mean(dim=(1, 2))
+    assert (centre - torch.tensor([(size[1] - 1) / 2, (size[0] - 1) / 2])).abs().max() < 3
+
+
+def test_a_window_larger_than_the_image_is_the_image():
+    image, target = data.val_view(coordinates(30, 50), ValView(short_side=24, side=1000))
+    assert image.shape == (3, 24, 40)
+    assert target.shape == (2, 24, 40)
+
+
+def test_a_scaled_crop_is_a_square_of_the_enlarged_or_padded_image():
+    mirrored, padded = 0, 0
+    for place in range(60):
+        draw = data.generator(0, 0, place)
+        image, target = ScaledCrop(24).taken(coordinates(30, 40), data.same_pixels_mirrored, draw)
+        assert image.shape == (3, 24, 24)
+        known = target[0] != 255
+        assert (image[:, ~known] == 0).all()
+        padded += bool((~known).any())
+        columns = image[0].amax(dim=0)[known.any(dim=0)]
+        mirrored += bool(columns[0] > columns[-1])
+    assert 10 < padded < 40
+    assert 18 < mirrored < 42
+
+
+def test_a_scaled_crop_of_fixed_scale_is_that_part_of_the_image():
+    """Twice a side of 10 is the short side that the image has."""
+    places = set()
+    for place in range(20):
+        draw = data.generator(1, 0, place)
+        view = ScaledCrop(10, scale=(2.0, 2.0))
+        image, target = view.taken(coordinates(20, 30), data.same_pixels_mirrored, draw)
+        torch.testing.assert_close(image[:2] * 255, target)
+        columns, rows = sorted(target[0].unique().tolist()), sorted(target[1].unique().tolist())
+        assert columns == list(range(int(columns[0]), int(columns[0]) + 10))
+        assert rows == list(range(int(rows[0]), int(rows[0]) + 10))
+        places.add((columns[0], rows[0]))
+    assert len(places) > 15

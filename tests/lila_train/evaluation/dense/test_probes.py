@@ -1,0 +1,176 @@
+"""Probes: what they look at, where they start, and how training goes on after a stop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lila_train.evaluation.dense.data import DenseData, Example, TrainView, same_pixels_mirrored
+from lila_train.evaluation.dense.probes import (
+    AttentionProbe,
+    FrozenFeatures,
+    LinearProbe,
+    NormalsProbe,
+    NormedLinearProbe,
+    features_of,
+    seeded,
+)
+from lila_train.evaluation.dense.segmentation import cross_entropy
+from lila_train.evaluation.dense.training import SCHEDULES, ProbeRecipe, Training, train
+from stores.errors import LilaError
+from tests.lila_train.evaluation.worlds import COLOURS, ColourModel, moving_squares
+
+ALL = (NormalsProbe, AttentionProbe, LinearProbe, NormedLinearProbe)
+
+
+def features(pixels: bool = True) -> FrozenFeatures:
+    draw = torch.Generator().manual_seed(0)
+    shapes = ((2, 6, 3, 4), (2, 6, 3, 4), (2, 16, 24, 32))
+    grid, third, fine = (torch.randn(shape, generator=draw) for shape in shapes)
+    return FrozenFeatures((24, 32), (third, third, third, grid), fine if pixels else None)
+
+
+@pytest.mark.parametrize("build", ALL)
+@pytest.mark.parametrize("pixels", [True, False])
+def test_logits_have_the_size_of_the_image(build, pixels):
+    seen = features(pixels)
+    assert seeded(build, seen.widths, 5, seed=0)(seen).shape == (2, 5, 24, 32)
+
+
+@pytest.mark.parametrize("build", ALL)
+def test_a_seed_decides_the_first_weights_whatever_is_drawn_besides(build):
+    seen = features()
+    one = seeded(build, seen.widths, 5, seed=0).eval()(seen)
+    torch.rand(3)
+    assert torch.equal(seeded(build, seen.widths, 5, seed=0).eval()(seen), one)
+    assert not torch.equal(seeded(build, seen.widths, 5, seed=1).eval()(seen), one)
+    before = torch.random.get_rng_state()
+    seeded(build, seen.widths, 5, seed=2)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("build", "used"),
+    [
+        (NormalsProbe, {"third", "pixels"}),
+        (AttentionProbe, {"grid", "pixels"}),
+        (LinearProbe, {"pixels"}),
+        (NormedLinearProbe, {"pixels"}),
+    ],
+)
+def test_what_a_probe_looks_at(build, used):
+    seen = features()
+    probe = seeded(build, seen.widths, 5, seed=0).eval()
+    expected = probe(seen)
+    first, second, third, grid = seen.taps
+    changes = {
+        "grid": {"taps": (first, second, third, grid + 1)},
+        "third": {"taps": (first, second, third + 1, grid)},
+        "pixels": {"pixels": seen.pixels + 1},
+    }
+    for name, change in changes.items():
+        assert torch.equal(probe(replace(seen, **change)), expected) == (name not in used), name
+
+
+def test_the_attention_probe_is_a_dot_product_with_what_its_queries_gather():
+    seen = features()
+    probe = seeded(AttentionProbe, seen.widths, 5, seed=0)
+    pixels = seen.pixels.clamp_min(0)
+    keys = F.avg_pool2d(pixels, 4)[0].flatten(1).T
+    weights, biases = probe.attention.in_proj_weight.chunk(3), probe.attention.in_proj_bias.chunk(3)
+    q, k, v = (x @ w.T + b for x, w, b in zip((probe.queries, keys, keys), weights, biases, strict=True))
+    heads = []
+    for part in range(8):
+        of = slice(2 * part, 2 * part + 2)
+        heads.append(torch.softmax(q[:, of] @ k[:, of].T / 2**0.5, dim=1) @ v[:, of])
+    gathered = torch.cat(heads, dim=1) @ probe.attention.out_proj.weight.T + probe.attention.out_proj.bias
+    expected = torch.einsum("kd,dhw->khw", gathered, pixels[0])
+    expected = expected + F.interpolate(probe.grid(seen.grid), (24, 32), mode="bilinear")[0]
+    torch.testing.assert_close(probe(seen)[0], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_sides_that_are_no_multiple_of_the_patch_are_resized():
+    found = features_of(ColourModel(), "lila", torch.rand(1, 3, 30, 41))
+    assert found.size == (30, 41)
+    assert found.grid.shape == (1, 3, 8, 10)
+    assert found.pixels.shape == (1, 3, 32, 40)
+    assert features_of(ColourModel(), "encoder", torch.rand(1, 3, 8, 8)).pixels is None
+
+
+def read_squares(files: tuple[Path, ...]) -> Example:
+    labels = moving_squares(6)[int(files[0].name)]
+    return Example(torch.from_numpy(COLOURS[labels]).movedim(-1, 0), torch.from_numpy(labels)[None])
+
+
+def training(recipe: ProbeRecipe, count: int = 5) -> Training:
+    files = [(Path(str(n)),) for n in range(count)]
+    data = DenseData(Path(), files, files, read_squares, {})
+    return Training(data, recipe, TrainView(16), same_pixels_mirrored, cross_entropy, seed=0)
+
+
+def trained(recipe: ProbeRecipe, checkpoint: Path, fingerprint: str = "f", stop_after: int | None = None):
+    """The probe, and how many steps were told; stops by an interrupt after some."""
+    probe, steps = seeded(LinearProbe, (3, 3), 3, seed=0), []
+
+    def advance() -> None:
+        steps.append(1)
+        if stop_after == len(steps):
+            raise KeyboardInterrupt
+
+    train(probe, ColourModel(), "lila", training(recipe), checkpoint, fingerprint, advance)
+    return probe, len(steps)
+
+
+RECIPE = ProbeRecipe(epochs=3, batch=2, lr=0.05, weight_decay=0.01, schedule="cosine")
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path):
+    whole, steps = trained(RECIPE, tmp_path / "whole.pt")
+    with pytest.raises(KeyboardInterrupt):
+        trained(RECIPE, tmp_path / "cut.pt", stop_after=5)
+    resumed, again = trained(RECIPE, tmp_path / "cut.pt")
+    assert steps == again == 9
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_checkpoint_of_another_evaluation_is_refused(tmp_path: Path):
+    trained(RECIPE, tmp_path / "probe.pt")
+    with pytest.raises(LilaError, match=r"a probe of this evaluation in .*probe\.pt, found one of another"):
+        trained(RECIPE, tmp_path / "probe.pt", fingerprint="g")
+
+
+def test_every_image_is_seen_in_every_epoch_and_the_last_batch_too():
+    recipe = replace(RECIPE, repeats=2)
+    sizes = [len(batch) for batch in training(recipe).batches(0)]
+    assert sizes == [2] * 5
+    assert recipe.steps(5) == 15
+    assert [len(batch) for batch in training(RECIPE).batches(0)] == [2, 2, 1]
+    first, second = ([view[0].sum().item() for batch in training(RECIPE).batches(n) for view in batch] for n in (0, 1))
+    assert first != second
+
+
+def test_iterations_end_the_run_within_an_epoch(tmp_path: Path):
+    recipe = replace(RECIPE, epochs=1, iterations=7)
+    assert (recipe.steps(5), recipe.n_epochs(5)) == (7, 3)
+    assert trained(recipe, tmp_path / "probe.pt")[1] == 7
+
+
+def test_the_cosine_goes_from_one_to_nothing_over_the_whole_run():
+    rates = [SCHEDULES["cosine"](done) for done in (0.0, 0.5, 1.0)]
+    assert rates == pytest.approx([1, 0.5, 0])
+
+
+def test_training_makes_the_loss_fall(tmp_path: Path):
+    example = read_squares((Path("2"),))
+    images, target = example.image[None].float() / 255, example.target[None]
+    seen = features_of(ColourModel(), "lila", images)
+    before = cross_entropy(seeded(LinearProbe, (3, 3), 3, seed=0)(seen), target).item()
+    probe, _ = trained(replace(RECIPE, epochs=30), tmp_path / "probe.pt")
+    assert cross_entropy(probe(seen), target).item() < 0.5 * before
+    assert np.isfinite(before)

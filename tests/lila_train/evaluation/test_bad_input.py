@@ -1,0 +1,158 @@
+"""Data that are not as they should be, through the command: exit status 2 and the file's name, whatever is wrong."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lila_train import cli
+from tests.lila_train.evaluation.dense.test_segmentation import save, stripes, write_coco
+from tests.lila_train.evaluation.worlds import write_davis
+
+MASKS = Path("Annotations/480p/one")
+FRAMES = Path("JPEGImages/480p/one")
+LISTED = Path("curated/val2017/Coco164kFull_Stuff_Coarse.txt")
+
+
+def davis(root: Path) -> Path:
+    return write_davis(root, ("one",), count=4)
+
+
+def coco(root: Path) -> Path:
+    labels = stripes(0, 91, 156, 255)
+    return write_coco(root, labels, np.repeat(labels[..., None], 3, axis=2), count=1)
+
+
+def ade(root: Path) -> Path:
+    labels = stripes(0, 1, 150)
+    for split in ("training", "validation"):
+        save(np.repeat(labels[..., None], 3, axis=2), root / f"images/{split}/a.jpg")
+        save(labels, root / f"annotations/{split}/a.png")
+    return root
+
+
+def nyu(root: Path) -> Path:
+    for split in ("train", "test"):
+        save(np.zeros((8, 8, 3), np.uint8), root / split / "rgb/a.png")
+        save(np.full((8, 8), 2000, np.uint16), root / split / "depth/a.png")
+    return root
+
+
+def mask(root: Path, values: np.ndarray) -> None:
+    picture = Image.fromarray(values.astype(np.uint8))
+    picture.putpalette([0] * 768)
+    picture.save(root / MASKS / "00002.png")
+
+
+Spoil = Callable[[Path], None]
+CASES: dict[str, tuple[str, Callable[[Path], Path], Spoil, str]] = {
+    "ids beyond the annotated objects": (
+        "davis-knn@lila",
+        davis,
+        lambda root: mask(root, np.full((48, 64), 5)),
+        "Annotations/480p/one/00002.png",
+    ),
+    "a mask of another size": (
+        "davis-knn@lila",
+        davis,
+        lambda root: mask(root, np.zeros((24, 64))),
+        "Annotations/480p/one/00002.png",
+    ),
+    "a frame of another size": (
+        "davis-knn@dino",
+        davis,
+        lambda root: save(np.zeros((48, 60, 3), np.uint8), root / FRAMES / "00001.jpg"),
+        "JPEGImages/480p/one/00001.jpg",
+    ),
+    "a missing frame": (
+        "davis-knn@lila",
+        davis,
+        lambda root: (root / FRAMES / "00001.jpg").unlink(),
+        "JPEGImages/480p/one/00001.jpg",
+    ),
+    "a truncated frame": (
+        "davis-knn@lila",
+        davis,
+        lambda root: (root / FRAMES / "00003.jpg").write_bytes((root / FRAMES / "00003.jpg").read_bytes()[:300]),
+        "JPEGImages/480p/one/00003.jpg",
+    ),
+    "no object to follow": (
+        "davis-knn@lila",
+        davis,
+        lambda root: shutil.copy(_blank(root / "blank.png"), root / MASKS / "00000.png"),
+        "Annotations/480p/one/00000.png",
+    ),
+    "another data set": ("davis-knn@lila", ade, lambda root: None, "ImageSets/2017/val.txt"),
+    "an empty list": ("cocostuff27@lila", coco, lambda root: (root / LISTED).write_text("\n"), str(LISTED)),
+    "a label out of range": (
+        "cocostuff27@featup",
+        coco,
+        lambda root: save(stripes(0, 200, 0, 0), root / "annotations/train2017/000000000000.png"),
+        "annotations/train2017/000000000000.png",
+    ),
+    "labels of another size": (
+        "ade20k150",
+        ade,
+        lambda root: save(stripes(1, 2), root / "annotations/training/a.png"),
+        "annotations/training/a.png",
+    ),
+    "labels in another form": (
+        "ade20k151",
+        ade,
+        lambda root: save(np.zeros((40, 36, 3), np.uint8), root / "annotations/training/a.png"),
+        "annotations/training/a.png",
+    ),
+    "a missing image": (
+        "ade20k150",
+        ade,
+        lambda root: (root / "annotations/validation/a.png").unlink(),
+        "annotations/validation/a.png",
+    ),
+    "depth in 8 bits": (
+        "nyuv2-normals@lila",
+        nyu,
+        lambda root: save(np.zeros((8, 8), np.uint8), root / "train/depth/a.png"),
+        "train/depth/a.png",
+    ),
+    "normals of another data set": ("nyuv2-normals@probe3d", davis, lambda root: None, "train"),
+    "no list of classes": ("cocostuff-zs@lila", coco, lambda root: None, "labels.txt"),
+    "an empty list of classes": (
+        "openvocab@proxyclip",
+        ade,
+        lambda root: (root / "objectInfo150.txt").write_text(""),
+        "objectInfo150.txt",
+    ),
+}
+
+
+def _blank(path: Path) -> Path:
+    picture = Image.fromarray(np.zeros((48, 64), np.uint8))
+    picture.putpalette([0] * 768)
+    picture.save(path)
+    return path
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_file_is_named_and_the_command_fails(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    protocol, write, spoil, named = CASES[case]
+    root = write(tmp_path / "data")
+    spoil(root)
+    words = ["eval", protocol, "--data", root, "--encoder", "tiny", "--out", tmp_path / "out", "--device", "cpu"]
+    if protocol.startswith("davis"):
+        words += ["--short-side", "48"]
+    monkeypatch.setattr(sys, "argv", ["lila-train", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    message = "".join(capsys.readouterr().err.split())
+    assert "error:" in message
+    assert named in message
+    assert not (tmp_path / "out/result.json").exists()

@@ -1,0 +1,251 @@
+"""The harness: parts kept, runs resumed, finished results shown, anything else refused; counted by calls."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lila_train.evaluation import harness, protocols, results
+from lila_train.evaluation.davis import knn
+from lila_train.evaluation.davis.knn import KnnSettings
+from lila_train.evaluation.model_spec import ModelSpec
+from lila_train.evaluation.protocols import Options
+from stores.errors import LilaError
+from tests.lila_train.evaluation.worlds import ColourModel, moving_squares, write_davis
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What the harness asks of a ModelSpec, without a file; breaks off at the given call of a network."""
+
+    breaks_at: int | None = None
+    name: str = "colours"
+    calls: list[str] = field(default_factory=list)
+
+    def heads(self):
+        return ("encoder", "lila")
+
+    def identity(self):
+        return {"name": self.name}
+
+    def load(self, device):
+        return Counting(self)
+
+
+@dataclass(frozen=True)
+class Counting(ColourModel):
+    """Counts what it is asked."""
+
+    spec: StandIn = field(default_factory=StandIn)
+
+    def pixel_map(self, images):
+        self.spec.calls.append("pixel_map")
+        if len(self.spec.calls) == self.spec.breaks_at:
+            raise KeyboardInterrupt
+        return super().pixel_map(images)
+
+    def __init__(self, spec):
+        super().__init__()
+        object.__setattr__(self, "spec", spec)
+
+
+@pytest.fixture
+def davis(tmp_path: Path) -> Path:
+    return write_davis(tmp_path / "davis")
+
+
+COARSE = replace(knn.LILA, settings=KnnSettings(grid_short_side=24, window=9))
+
+
+def run(davis: Path, out: Path, spec=None, **changed):
+    task = protocols.knn_task(COARSE, davis, Options(**{"short_side_px": 48, **changed}))
+    return harness.evaluate(task, spec or StandIn(), out, CPU)
+
+
+def test_a_result_says_what_it_is_of(davis: Path, tmp_path: Path):
+    result = run(davis, tmp_path / "out")
+    assert result == json.loads((tmp_path / "out/result.json").read_text())
+    assert result["protocol"] == "davis-knn@lila"
+    assert result["counts"] == {"sequences": 2, "objects": 4, "frames": 10}
+    assert result["settings"]["window"] == 9
+    assert result["derived"]["grid_cells"] == [24, 32]
+    assert result["derived"]["radius_native_px"] == 8.0
+    assert list(result["scores"]) == list(result["seconds"]) == ["encoder", "lila"]
+    assert 0.9 < result["scores"]["lila"]["JF"] <= 1
+    objects = [entry for part in result["parts"]["lila"].values() for entry in part["objects"]]
+    assert result["scores"]["lila"]["J"] == pytest.approx(np.mean([np.mean(entry["region"]) for entry in objects]))
+
+
+def test_predictions_are_indexed_pngs_of_the_native_size(davis: Path, tmp_path: Path):
+    run(davis, tmp_path / "out")
+    for head in ("encoder", "lila"):
+        for name in ("one", "two"):
+            files = sorted((tmp_path / "out/predictions" / head / name).iterdir())
+            assert [path.name for path in files] == [f"{n:05d}.png" for n in range(5)]
+            with Image.open(files[4]) as picture:
+                assert (picture.mode, picture.size) == ("P", (64, 48))
+                assert picture.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
+                assert (np.asarray(picture) == moving_squares(5)[4]).mean() > 0.9
+
+
+def test_a_model_is_identified_once(davis: Path, tmp_path: Path):
+    asked = []
+
+    class Asked(StandIn):
+        def identity(self):
+            asked.append(self.name)
+            return super().identity()
+
+    run(davis, tmp_path / "out", Asked())
+    assert asked == ["colours"]  # weight files are hashed for it, which takes as long as reading them
+
+
+def test_a_finished_evaluation_is_shown_without_computing(davis: Path, tmp_path: Path):
+    first = run(davis, tmp_path / "out")
+    again = StandIn()
+    assert run(davis, tmp_path / "out", again) == first
+    assert again.calls == []
+
+
+def test_an_interrupted_run_goes_on_with_the_part_that_was_cut(davis: Path, tmp_path: Path):
+    whole = StandIn()
+    expected = run(davis, tmp_path / "whole", whole)["scores"]
+    with pytest.raises(KeyboardInterrupt):
+        run(davis, tmp_path / "out", StandIn(breaks_at=8))
+    rest = StandIn()
+    assert run(davis, tmp_path / "out", rest)["scores"] == expected
+    assert (len(whole.calls), len(rest.calls)) == (20, 15)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"spec": StandIn(name="other")}, r"model\.name \(there: colours, now: other\)"),
+        ({"short_side_px": 40}, r"settings\.short_side_px \(there: 48, now: 40\)"),
+        ({"limit": 1}, r"data\.files_sha256 .*data\.sequences"),
+    ],
+)
+def test_a_folder_of_another_evaluation_is_refused(davis: Path, tmp_path: Path, change, named):
+    run(davis, tmp_path / "out")
+    with pytest.raises(LilaError, match=rf"same thing in .*out, found one that differs in {named}.*another --out"):
+        run(davis, tmp_path / "out", **change)
+
+
+def test_memory_changes_neither_identity_nor_figures(davis: Path, tmp_path: Path):
+    first = run(davis, tmp_path / "out")
+    small = run(davis, tmp_path / "small", memory=1)
+    assert small["scores"] == first["scores"]
+    assert run(davis, tmp_path / "out", memory=1) == first
+
+
+def test_a_run_that_ended_before_it_computed_anything_leaves_the_folder_free(davis: Path, tmp_path: Path):
+    class Unloadable(StandIn):
+        def load(self, device):
+            raise LilaError("no such weights")
+
+    with pytest.raises(LilaError, match="no such weights"):
+        run(davis, tmp_path / "out", Unloadable(name="other"))
+    assert run(davis, tmp_path / "out")["protocol"] == "davis-knn@lila"
+
+
+def test_a_folder_with_something_else_in_it_is_refused(davis: Path, tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.tex").touch()
+    with pytest.raises(LilaError, match=r"an empty folder or an evaluation in .*out, found neither"):
+        run(davis, tmp_path / "out")
+
+
+def test_a_file_in_place_of_the_folder_is_refused(davis: Path, tmp_path: Path):
+    (tmp_path / "out").touch()
+    with pytest.raises(LilaError, match=r"a folder for --out, found a file at .*out"):
+        run(davis, tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", ['{"frames": ', "[1]"])
+def test_a_damaged_record_is_named(davis: Path, tmp_path: Path, content: str):
+    with pytest.raises(KeyboardInterrupt):
+        run(davis, tmp_path / "out", StandIn(breaks_at=8))
+    (tmp_path / "out/parts/encoder/one.json").write_text(content)
+    with pytest.raises(LilaError, match=r"parts/encoder/one\.json is damaged .*delete it"):
+        run(davis, tmp_path / "out")
+
+
+def test_parts_side_by_side_give_the_same_figures(davis: Path, tmp_path: Path):
+    task = protocols.knn_task(COARSE, davis, Options(short_side_px=48))
+    one, other = (harness.evaluate(task, StandIn(), tmp_path / f"by{n}", CPU, workers=n) for n in (1, 3))
+    assert one["scores"] == other["scores"]
+    assert list(other["parts"]["lila"]) == ["one", "two"]
+
+
+def test_the_reason_is_told_when_one_of_several_parts_fails(davis: Path, tmp_path: Path):
+    for name in ("one", "two"):
+        Image.new("RGB", (32, 32)).save(davis / f"JPEGImages/480p/{name}/00004.jpg")
+    task = protocols.knn_task(COARSE, davis, Options(short_side_px=48))
+    with pytest.raises(LilaError, match=r"first mask, 64×48, found 32×32"):
+        harness.evaluate(task, StandIn(), tmp_path / "out", CPU, workers=4)
+
+
+def test_workers_share_the_cores(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr("torch.get_num_threads", lambda: 3)
+    assert harness.default_workers(CPU) == 2
+    assert harness.default_workers(torch.device("cuda")) == 1
+
+
+def test_changed_data_are_noticed(davis: Path, tmp_path: Path):
+    run(davis, tmp_path / "out")
+    frame = davis / "JPEGImages/480p/two/00003.jpg"
+    frame.write_bytes(frame.read_bytes() + b" ")
+    with pytest.raises(LilaError, match=r"differs in data\.files_sha256"):
+        run(davis, tmp_path / "out")
+
+
+def test_a_frame_of_another_size_is_named(davis: Path, tmp_path: Path):
+    Image.new("RGB", (32, 32)).save(davis / "JPEGImages/480p/one/00002.jpg")
+    with pytest.raises(LilaError, match=r"first mask, 64×48, found 32×32 in .*one/00002\.jpg"):
+        run(davis, tmp_path / "out")
+
+
+def test_unknown_protocols_and_missing_data_are_named(davis: Path, tmp_path: Path, monkeypatch):
+    with pytest.raises(LilaError, match=r"one of davis-lp@lila, .*found davis-knn@"):
+        protocols.open_task("davis-knn@", davis, Options())
+    with pytest.raises(LilaError, match=r"at least 1, found 0"):
+        protocols.open_task("davis-knn@lila", davis, Options(limit=0))
+    monkeypatch.setenv("LILA_DATA", str(tmp_path / "here"))
+    with pytest.raises(
+        LilaError, match=r"davis data in .*here/davis, found no such folder; pass its place with --data"
+    ):
+        protocols.open_task("davis-knn@lila", None, Options())
+    (tmp_path / "here").mkdir()
+    (tmp_path / "davis").rename(tmp_path / "here/davis")
+    assert protocols.open_task("davis-knn@lila", None, Options()).counts()["sequences"] == 2
+
+
+def test_differences_name_the_leaves():
+    there, now = {"a": 1, "b": {"c": 1, "d": 2}}, {"b": {"c": 1, "d": 3}, "e": 4}
+    assert results.differences(there, now) == [
+        "a (there: 1, now: nothing)",
+        "b.d (there: 2, now: 3)",
+        "e (there: nothing, now: 4)",
+    ]
+
+
+def test_one_model_is_to_be_named(tmp_path: Path):
+    with pytest.raises(LilaError, match=r"one model to score, found none; pass --weights"):
+        ModelSpec()
+    with pytest.raises(LilaError, match=r"found two"):
+        ModelSpec(weights=tmp_path / "w", encoder="tiny")
+    with pytest.raises(
+        LilaError, match=r"weight file at .*none\.pth, found none; give its place with --encoder-weights"
+    ):
+        ModelSpec(encoder="tiny", encoder_weights=tmp_path / "none.pth")
+    with pytest.raises(LilaError, match=r"with --weights"):
+        ModelSpec(weights=tmp_path / "w")

@@ -1,0 +1,69 @@
+"""`lila-train explore`: from images to a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import lila_train
+from lila_train.cli import app
+from lila_train.inference.explore import explored, short_names
+from stores.errors import LilaError
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    for name, size in (("a.png", (90, 60)), ("sub/a.png", (40, 80))):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(0).integers(0, 256, (size[1] // 4, size[0] // 4, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize(size).save(folder / name)
+    return folder
+
+
+def explore(weights: Path, out: Path, *paths: Path) -> list[str]:
+    names = [str(path) for path in paths]
+    return ["explore", *names, "--weights", str(weights), "--out", str(out), "--size", "32", "--channels", "4"]
+
+
+def test_images_become_a_page_whose_size_is_told(pictures: Path, weights: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app, explore(weights, tmp_path / "new/page.html", pictures / "a.png", pictures / "sub/a.png")
+    )
+    assert result.exit_code == 0, result.output
+    assert "2 images, 0." in result.output
+    assert " MB" in result.output
+    text = (tmp_path / "new/page.html").read_text()
+    assert "sub/a.png" in text
+    assert "{{" not in text
+
+
+def test_a_bad_image_is_reported_and_the_rest_is_there(pictures: Path, weights: Path, tmp_path: Path) -> None:
+    (pictures / "bad.png").write_text("hello")
+    result = CliRunner().invoke(app, explore(weights, tmp_path / "page.html", pictures))
+    assert isinstance(result.exception, LilaError)
+    assert str(result.exception).startswith("2 of 3 images are in ")
+    assert "bad.png" in str(result.exception)
+    result = CliRunner().invoke(app, explore(weights, tmp_path / "none.html", pictures / "bad.png"))
+    assert str(result.exception).startswith("no image to explore; ")
+    assert not (tmp_path / "none.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [((30_000, 300), (1, 100)), ((1, 1), (1, 1)), ((300, 40), (17, 128)), ((50, 80), (51, 32))],
+)
+def test_any_shape_has_room(weights: Path, tmp_path: Path, size: tuple[int, int], shape: tuple[int, int]) -> None:
+    """At most 32 px on the short side and about 128 on the long one."""
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    found = explored(lila_train.load(weights), tmp_path / "a.png", "a", 32).lila
+    assert found.shape[1:] == shape
+
+
+def test_names_tell_files_apart() -> None:
+    assert short_names([Path("x/a.png")]) == ["a.png"]
+    assert short_names([Path("x/y/a.png"), Path("x/z/a.png")]) == ["y/a.png", "z/a.png"]

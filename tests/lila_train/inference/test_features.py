@@ -1,0 +1,267 @@
+"""`lila-train features`: formats, batches, bases, a cache that goes on, bad files among good ones."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import zarr
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+import lila_train
+from lila_cues.images import read_image
+from lila_cues.prefetch import Behind, ahead
+from lila_cues.video.reader import VideoFrames
+from lila_train.cli import app
+from lila_train.inference.feature_cache import Settings
+from lila_train.inference.features import Network
+from stores.errors import LilaError
+from tests.lila_train.inference.models import film
+
+FORMATS = ["--format", "npz", "--format", "safetensors", "--format", "zarr", "--format", "pca"]
+
+
+def features(weights: Path, out: Path, *arguments: object) -> Result:
+    words = [str(argument) for argument in arguments]
+    return CliRunner().invoke(app, ["features", *words, "--weights", str(weights), "--out", str(out)])
+
+
+def done(weights: Path, out: Path, *arguments: object) -> None:
+    result = features(weights, out, *arguments)
+    assert result.exception is None, result.exception
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two images of one size, one of another, a video."""
+    root = tmp_path_factory.mktemp("media")
+    rng = np.random.default_rng(0)
+    for name, size in (("a.png", (37, 53)), ("b.png", (37, 53)), ("sub/c.png", (48, 24))):
+        (root / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(root / name)
+    film(root / "v.mp4")
+    return root
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the batches that went through the network."""
+    sizes: list[int] = []
+    original = Network.features
+
+    def counting(self: Network, pictures):  # type: ignore[no-untyped-def]
+        sizes.append(len(pictures))
+        return original(self, pictures)
+
+    monkeypatch.setattr(Network, "features", counting)
+    return sizes
+
+
+def test_every_format_holds_the_features_of_the_model(folder: Path, weights: Path, tmp_path: Path) -> None:
+    done(weights, tmp_path, folder, *FORMATS)
+    model = lila_train.load(weights)
+    for name in ("a", "sub/c"):
+        expected = model.features(read_image(folder / f"{name}.png"))
+        kept = [
+            np.load(tmp_path / f"{name}.npz")["features"],
+            safetensors.numpy.load_file(tmp_path / f"{name}.safetensors")["features"],
+            zarr.open_array(tmp_path / f"{name}.zarr", mode="r")[...],
+        ]
+        for found in kept:
+            assert found.dtype == np.float16
+            np.testing.assert_allclose(found, expected, atol=4e-3, rtol=2e-3)
+        assert read_image(tmp_path / f"{name}_pca.png").shape == (*expected.shape[1:], 3)
+    frames = list(VideoFrames(folder / "v.mp4"))
+    array = zarr.open_array(tmp_path / "v.zarr", mode="r")
+    assert array.shape == (7, 8, 36, 50)
+    for index in (0, 6):
+        expected = model.features(frames[index])
+        for found in (np.load(tmp_path / f"v/{index:05d}.npz")["features"], array[index]):
+            np.testing.assert_allclose(found, expected, atol=4e-3, rtol=2e-3)
+    assert [p.shape for p in VideoFrames(tmp_path / "v_pca.mp4")] == [(36, 50, 3)] * 7
+
+
+def test_batches_change_nothing(folder: Path, weights: Path, tmp_path: Path, computed: list[int]) -> None:
+    done(weights, tmp_path / "one", folder, "--format", "npz")
+    computed.clear()
+    done(weights, tmp_path / "four", folder, "--format", "npz", "--batch", 4)
+    assert computed == [2, 1, 4, 3]
+    for path in (tmp_path / "one").rglob("*.npz"):
+        other = tmp_path / "four" / path.relative_to(tmp_path / "one")
+        np.testing.assert_allclose(np.load(path)["features"], np.load(other)["features"], atol=4e-3)
+
+
+def test_what_is_done_is_not_done_again(folder: Path, weights: Path, tmp_path: Path, computed: list[int]) -> None:
+    media, out = tmp_path / "media", tmp_path / "out"
+    shutil.copytree(folder, media)
+    done(weights, out, media, "--format", "npz")
+    assert len(computed) == 3 + 7
+    computed.clear()
+    done(weights, out, media, "--format", "npz")
+    assert computed == []
+    Image.new("RGB", (16, 16)).save(media / "a.png")
+    done(weights, out, media, "--format", "npz")
+    assert computed == [1]
+    assert np.load(out / "a.npz")["features"].shape == (8, 16, 16)
+
+
+def test_a_stopped_video_goes_on_where_it_was(
+    folder: Path, weights: Path, tmp_path: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done(weights, tmp_path / "straight", folder / "v.mp4", *FORMATS)
+    count = len(computed)
+    original = Network.features
+
+    def stopping(self: Network, pictures):  # type: ignore[no-untyped-def]
+        if len(computed) >= count + 6 + 4:
+            raise KeyboardInterrupt
+        return original(self, pictures)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Network, "features", stopping)
+        assert features(weights, tmp_path / "out", folder / "v.mp4", *FORMATS).exit_code != 0
+    kept = len(list((tmp_path / "out/v").glob("*.npz")))
+    assert 0 < kept < 7
+    assert not (tmp_path / "out/v_pca.mp4").exists()
+    computed.clear()
+    done(weights, tmp_path / "out", folder / "v.mp4", *FORMATS)
+    assert len(computed) == 6 + 7 - kept
+    for path in (tmp_path / "straight/v").glob("*.npz"):
+        np.testing.assert_array_equal(np.load(path)["features"], np.load(tmp_path / "out/v" / path.name)["features"])
+    films = [list(VideoFrames(tmp_path / name / "v_pca.mp4")) for name in ("straight", "out")]
+    assert np.abs(np.stack(films[0]).astype(int) - np.stack(films[1])).mean() < 1  # H.264 keeps no value exactly
+    arrays = [zarr.open_array(tmp_path / name / "v.zarr", mode="r")[...] for name in ("straight", "out")]
+    np.testing.assert_array_equal(*arrays)
+
+
+def test_features_in_no_format_are_refused() -> None:
+    with pytest.raises(LilaError, match="expected at least one --format among npz, safetensors, zarr, pca, found none"):
+        Settings("model", formats=())
+
+
+def test_other_settings_are_refused(folder: Path, weights: Path, tmp_path: Path) -> None:
+    done(weights, tmp_path, folder / "a.png", "--size", 24)
+    before = (tmp_path / "a.npz").read_bytes()
+    for arguments in ([], ["--size", 32], ["--size", 24, "--dtype", "float32"], ["--size", 24, "--tile", 16]):
+        result = features(weights, tmp_path, folder / "a.png", *arguments)
+        assert isinstance(result.exception, LilaError)
+        assert "holds features of other settings" in str(result.exception)
+    assert "size was 24, now None" in str(features(weights, tmp_path, folder / "a.png").exception)
+    assert (tmp_path / "a.npz").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "hdf5"], "expected --format among npz, safetensors, zarr, pca, found hdf5"),
+        (["--precision", "int8"], "expected --precision among float32, bfloat16, float16, found int8"),
+        (["--dtype", "float64"], "expected --dtype among float16, float32, found float64"),
+    ],
+)
+def test_words_that_are_not_known_are_refused(
+    folder: Path, weights: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    result = features(weights, tmp_path, folder / "a.png", *arguments)
+    assert isinstance(result.exception, LilaError)
+    assert str(result.exception) == message
+
+
+def test_bad_files_are_told_at_the_end_and_the_rest_is_done(folder: Path, weights: Path, tmp_path: Path) -> None:
+    media = tmp_path / "media"
+    shutil.copytree(folder, media)
+    (media / "aa.png").write_text("hello")
+    (media / "w.mp4").write_bytes((media / "v.mp4").read_bytes()[:200])
+    result = features(weights, tmp_path / "out", media, "--batch", 3)
+    assert isinstance(result.exception, LilaError)
+    assert str(result.exception).startswith(f"4 of 6 files done, in {tmp_path / 'out'}; ")
+    assert "aa.png cannot be read as an image" in str(result.exception)
+    assert "w.mp4 cannot be read as a video" in str(result.exception)
+    for name in ("a_pca.png", "b_pca.png", "sub/c_pca.png", "v_pca.mp4"):
+        assert (tmp_path / "out" / name).exists()
+
+
+def test_size_and_frames_are_limited(folder: Path, weights: Path, tmp_path: Path) -> None:
+    done(weights, tmp_path, folder / "v.mp4", folder / "sub/c.png", "--size", 20, "--max-frames", 3)
+    assert read_image(tmp_path / "c_pca.png").shape == (40, 20, 3)
+    assert [p.shape for p in VideoFrames(tmp_path / "v_pca.mp4")] == [(20, 28, 3)] * 3
+
+
+def test_a_size_that_no_memory_holds_is_refused(weights: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (30_000, 1)).save(tmp_path / "line.png")
+    result = features(weights, tmp_path / "out", tmp_path / "line.png", "--size", 480)
+    assert "would have 480×14400000 px with a short side of 480; pass a smaller --size" in str(result.exception)
+    done(weights, tmp_path / "out2", tmp_path / "line.png", "--tile", 512, "--max-frames", 1, "--format", "pca")
+
+
+def test_one_basis_gives_one_colour_to_one_thing(folder: Path, weights: Path, tmp_path: Path) -> None:
+    whole = Image.open(folder / "a.png")
+    whole.crop((0, 0, 53, 20)).save(tmp_path / "part.png")
+    both = [tmp_path / "part.png", folder / "a.png"]
+    done(weights, tmp_path / "own", *both, "--format", "pca")
+    done(weights, tmp_path / "shared", *both, "--format", "pca", "--pca-from", folder / "a.png")
+    apart = {
+        out: np.abs(
+            read_image(tmp_path / out / "part_pca.png")[:8].astype(int) - read_image(tmp_path / out / "a_pca.png")[:8]
+        ).mean()
+        for out in ("own", "shared")
+    }
+    assert apart["shared"] < apart["own"]
+    result = features(weights, tmp_path / "shared", *both, "--format", "pca", "--pca-from", folder / "b.png")
+    assert "pca_from was" in str(result.exception)
+    done(weights, tmp_path / "film", folder / "b.png", "--format", "pca", "--pca-from", folder / "v.mp4")
+
+
+def test_half_precision_is_close(folder: Path, weights: Path, tmp_path: Path) -> None:
+    for precision in ("float32", "bfloat16"):
+        out = tmp_path / precision
+        done(weights, out, folder / "a.png", "--format", "npz", "--precision", precision, "--dtype", "float32")
+    exact, half = (np.load(tmp_path / p / "a.npz")["features"] for p in ("float32", "bfloat16"))
+    assert exact.dtype == np.float32
+    cosine = (exact * half).sum(axis=0) / np.sqrt((exact**2).sum(axis=0) * (half**2).sum(axis=0))
+    assert 0.98 < np.median(cosine) < 1
+
+
+def test_a_panorama_is_cut_into_tiles(weights: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    wide = rng.integers(0, 256, (4, 300, 3), dtype=np.uint8).repeat(10, axis=0).repeat(10, axis=1)
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    done(weights, tmp_path / "out", tmp_path / "wide.png", "--tile", 128, "--format", "zarr", "--format", "pca")
+    found = zarr.open_array(tmp_path / "out/wide.zarr", mode="r")[...]
+    assert found.shape == (8, 40, 3000)
+    assert np.isfinite(found).all()
+    assert read_image(tmp_path / "out/wide_pca.png").shape == (40, 3000, 3)
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_reading_ahead_and_writing_behind_keep_order_and_errors() -> None:
+    def items():  # type: ignore[no-untyped-def]
+        yield from range(5)
+        raise LilaError("broken")
+
+    seen = []
+    with pytest.raises(LilaError, match="broken"):
+        seen.extend(ahead(items(), 2))
+    ordered = ahead(iter(range(100)), 2)
+    assert [next(ordered) for _ in range(3)] == [0, 1, 2]
+    ordered.close()  # type: ignore[attr-defined]
+    written: list[int] = []
+    with Behind(2) as behind:
+        for n in range(20):
+            behind.run(lambda n=n: written.append(n))  # type: ignore[misc]
+    assert written == list(range(20))
+
+    def fail() -> None:
+        raise OSError("disk full")
+
+    def write_behind() -> None:
+        with Behind(1) as behind:
+            behind.run(fail)
+            behind.run(fail)
+
+    with pytest.raises(OSError, match="disk full"):
+        write_behind()

@@ -1,0 +1,160 @@
+"""Files in: every kind of image, videos, folders and globs, and what cannot be read."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from lila_cues.images import read_image
+from lila_cues.inputs import media
+from lila_cues.video.reader import VideoFrames, VideoWriter
+from stores.errors import LilaError
+from tests.lila_train.inference.models import film
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
+def test_images_of_every_mode_are_read_as_rgb(tmp_path: Path, mode: str) -> None:
+    grey = np.full((6, 9), 128, np.uint8)
+    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    image.save(path)
+    found = read_image(path)
+    assert found.shape == (6, 9, 3)
+    assert found.dtype == np.uint8
+    if mode != "1":
+        assert abs(int(found[3, 3, 0]) - 128) <= 2
+
+
+def test_a_dark_16_bit_image_stays_dark(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 200, np.uint16)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").max() == 1
+
+
+def test_what_is_transparent_is_white(tmp_path: Path) -> None:
+    layer = np.zeros((2, 2, 4), np.uint8)
+    layer[0] = [10, 20, 30, 255]
+    Image.fromarray(layer).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[:, 0], [[10, 20, 30], [255, 255, 255]])
+
+
+def test_an_image_is_turned_upright(tmp_path: Path) -> None:
+    image = Image.new("RGB", (8, 4))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg").shape == (8, 4, 3)
+
+
+def test_a_panorama_is_read_and_a_bomb_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (30_000, 40)).save(tmp_path / "wide.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    assert read_image(tmp_path / "wide.png").shape == (40, 30_000, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)
+    with pytest.raises(LilaError, match="has more than 1 million pixels; cut or shrink it first"):
+        read_image(tmp_path / "wide.png")
+
+
+def test_files_that_cannot_be_read_say_so(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(whole, "png")
+    for name, content in (("text.png", b"hello"), ("cut.png", whole.getvalue()[:900]), ("empty.jpg", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(LilaError, match="cannot be read as an image"):
+            read_image(tmp_path / name)
+    for name, content in (("text.mp4", b"hello"), ("empty.mp4", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(LilaError, match="cannot be read as a video"):
+            VideoFrames(tmp_path / name)
+
+
+def test_a_video_without_pictures_says_so(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 44100
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode(None))
+    with pytest.raises(LilaError, match="no video stream"):
+        VideoFrames(tmp_path / "sound.mp4")
+
+
+def test_a_video_comes_back_frame_by_frame(tmp_path: Path) -> None:
+    found = VideoFrames(film(tmp_path / "v.mp4", frames=5, size=(37, 51)))
+    assert found.count == 5
+    assert found.rate == 25
+    assert [p.shape for p in found] == [(38, 52, 3)] * 5
+
+
+def test_a_cut_video_gives_what_it_has_and_says_so(tmp_path: Path) -> None:
+    whole = film(tmp_path / "v.mkv", frames=60, size=(64, 96)).read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 8])
+    with pytest.raises(LilaError, match=r"breaks off after|no frame can be read|cannot be read as a video"):
+        list(VideoFrames(tmp_path / "cut.mkv"))
+
+
+@pytest.mark.parametrize("name", ["v.mkv", "v.avi"])
+def test_a_video_that_ends_without_a_word_is_noticed(tmp_path: Path, name: str) -> None:
+    whole = film(tmp_path / name, frames=60, size=(64, 96))
+    assert len(list(VideoFrames(whole))) == 60
+    cut = whole.with_stem("cut")
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(LilaError, match=r"cut.* after \d+ (of about 60 )?frames.*is the file whole"):
+        list(VideoFrames(cut))
+
+
+def test_a_video_with_a_damaged_middle_says_where_it_breaks_off(tmp_path: Path) -> None:
+    content = bytearray(film(tmp_path / "v.mp4", frames=60, size=(64, 96)).read_bytes())
+    hole = slice(2 * len(content) // 5, len(content) // 2)
+    content[hole] = b"\xff" * (hole.stop - hole.start)
+    (tmp_path / "v.mp4").write_bytes(content)
+    with pytest.raises(LilaError, match=r"v\.mp4 breaks off after \d+ frames .*is the file whole"):
+        list(VideoFrames(tmp_path / "v.mp4"))
+
+
+def test_an_abandoned_film_leaves_nothing(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "a.mp4", Fraction(25))
+
+    def fail() -> None:
+        with writer:
+            writer.write(np.zeros((16, 16, 3), np.uint8))
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_media_are_found_and_named(tmp_path: Path) -> None:
+    (tmp_path / "b/c").mkdir(parents=True)
+    for name in ("a.png", "b/a.jpg", "b/c/v.mp4", "b/notes.txt"):
+        (tmp_path / name).touch()
+    found = media([tmp_path])
+    assert [(m.path.name, str(m.name), m.is_video) for m in found] == [
+        ("a.png", "a", False),
+        ("a.jpg", "b/a", False),
+        ("v.mp4", "b/c/v", True),
+    ]
+    assert [str(m.name) for m in media([tmp_path / "b/a.jpg", tmp_path / "b/c"])] == ["a", "v"]
+    assert [str(m.name) for m in media([tmp_path / "**/*.*"])] == ["a", "b/a", "b/c/v"]
+    assert [str(m.name) for m in media([tmp_path / "b/*.jp*", tmp_path / "b/*.jpg"])] == ["a"]
+
+
+def test_media_that_are_not_there_say_so(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("a.png", "a.mp4", "notes.txt"):
+        (tmp_path / name).touch()
+    for source, message in (
+        ("none", "no file or folder at"),
+        ("notes.txt", "expected an image or a video, found a .txt file"),
+        ("empty", "no image or video under"),
+        ("*.webp", "no image or video matches"),
+        ("*.*", "would both be written as a"),
+    ):
+        with pytest.raises(LilaError, match=message):
+            media([tmp_path / source])

@@ -1,0 +1,132 @@
+"""`lila-train track`: objects of the first frame, followed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+from lila_cues.images import read_image
+from lila_cues.video.reader import VideoFrames
+from lila_cues.viz.pictures import write_label_png
+from lila_train.cli import app
+from lila_train.inference.tracking import TrackingSettings, follow, open_film, read_mask
+from stores.errors import LilaError
+from tests.lila_train.inference.models import film, small_model
+
+SIZE = (64, 96)
+
+
+def square(left: int, values: tuple[int, int] = (1, 2)) -> np.ndarray:
+    """Two squares on black, `left` px from the border."""
+    labels = np.zeros(SIZE, np.uint8)
+    labels[16:40, left : left + 24] = values[0]
+    labels[44:60, left + 8 : left + 32] = values[1]
+    return labels
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    """Six frames in which two coloured squares move by 4 px each over a still ground, and the first one's mask."""
+    rng = np.random.default_rng(0)
+    ground = np.asarray(Image.fromarray(rng.integers(90, 130, (8, 12, 3), dtype=np.uint8)).resize(SIZE[::-1]))
+    (tmp_path / "frames").mkdir()
+    for n in range(6):
+        labels, frame = square(8 + 4 * n), ground.copy()
+        frame[labels == 1], frame[labels == 2] = (230, 30, 30), (30, 60, 230)
+        Image.fromarray(frame).save(tmp_path / f"frames/{n:05d}.png")
+    write_label_png(tmp_path / "mask.png", square(8, values=(3, 7)))
+    return tmp_path
+
+
+def track(weights: Path, root: Path, video: Path, *arguments: object) -> Result:
+    words = [str(video), "--mask", str(root / "mask.png"), "--weights", str(weights), "--out", str(root / "out")]
+    return CliRunner().invoke(app, ["track", *words, *map(str, arguments)])
+
+
+def test_objects_are_followed_and_keep_their_values(scene: Path, weights: Path) -> None:
+    result = track(weights, scene, scene / "frames", "--size", 64)
+    assert result.exception is None, result.exception
+    assert "6 frames, 2 objects" in result.output
+    overlap = []
+    for n in range(6):
+        with Image.open(scene / f"out/{n:05d}.png") as image:
+            assert image.mode == "P"
+            found = np.asarray(image)
+        assert set(np.unique(found)) <= {0, 3, 7}
+        true = square(8 + 4 * n, values=(3, 7))
+        overlap += [((found == v) & (true == v)).sum() / ((found == v) | (true == v)).sum() for v in (3, 7)]
+    assert overlap[:2] == [1, 1]
+    assert np.mean(overlap) > 0.6
+    assert [p.shape for p in VideoFrames(scene / "out/overlay.mp4")] == [(*SIZE, 3)] * 6
+
+
+def test_a_video_file_is_followed_as_far_as_asked(weights: Path, tmp_path: Path) -> None:
+    film(tmp_path / "v.mp4", frames=5, size=SIZE)
+    Image.fromarray((square(8) > 0).astype(np.uint8) * 255).save(tmp_path / "mask.png")
+    result = track(weights, tmp_path, tmp_path / "v.mp4", "--max-frames", 3)
+    assert result.exception is None, result.exception
+    assert "3 frames, 1 object:" in result.output
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "00000.png",
+        "00001.png",
+        "00002.png",
+        "overlay.mp4",
+    ]
+    again = track(weights, tmp_path, tmp_path / "v.mp4")
+    assert "holds files already" in str(again.exception)
+
+
+def test_frames_are_asked_for_one_by_one(scene: Path) -> None:
+    """A film without an end can be followed: only what is read ahead is held."""
+    given = 0
+
+    def endless():  # type: ignore[no-untyped-def]
+        nonlocal given
+        while True:
+            given += 1
+            yield read_image(scene / "frames/00000.png")
+
+    results = follow(small_model(), endless(), read_mask(scene / "mask.png"), TrackingSettings(size=64))
+    for _ in range(4):
+        next(results)
+    assert given <= 4 + 8
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_masks_are_read_by_index_grey_or_colour(tmp_path: Path) -> None:
+    labels = square(8)
+    grey = np.array([0, 40, 255], np.uint8)[labels]
+    colour = np.array([[0, 0, 0], [0, 200, 0], [9, 0, 0]], np.uint8)[labels]
+    for name, array in (("grey", grey), ("colour", colour)):
+        Image.fromarray(array).save(tmp_path / f"{name}.png")
+        found = read_mask(tmp_path / f"{name}.png")
+        assert len(np.unique(found.labels)) == 3
+        assert len(np.unique(found.labels[labels == 1])) == len(np.unique(found.labels[labels == 2])) == 1
+        np.testing.assert_array_equal(found.labels == 0, labels == 0)
+
+
+def test_what_cannot_be_tracked_says_so(scene: Path, weights: Path) -> None:
+    (scene / "empty").mkdir()
+    (scene / "text.png").write_text("hello")
+    for path, message in (
+        ("none.mp4", r"expected a video, or a folder of its frames, at .*; found nothing"),
+        ("mask.png", "found a .png file"),
+        ("empty", "no image in"),
+    ):
+        with pytest.raises(LilaError, match=message):
+            open_film(scene / path)
+    with pytest.raises(LilaError, match="cannot be read as a mask"):
+        read_mask(scene / "text.png")
+    Image.new("L", (8, 8)).save(scene / "black.png")
+    with pytest.raises(LilaError, match="expected 1 to 254 objects on a background of 0"):
+        read_mask(scene / "black.png")
+    with pytest.raises(LilaError, match="expected an odd window and at least 2 frames"):
+        _ = TrackingSettings(window=4).protocol
+    write_label_png(scene / "mask.png", np.ones((8, 8), np.uint8))
+    result = track(weights, scene, scene / "frames")
+    assert "expected a mask of the first frame's size, 64×96, found one of 8×8" in str(result.exception)

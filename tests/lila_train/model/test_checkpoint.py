@@ -1,0 +1,119 @@
+"""`load`: published names and files, our own in their naming, half precision, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import lila_train
+from lila_cues.networks.weights import file_sha256
+from lila_train.model import released
+from lila_train.model.decoder import Decoder, DecoderWidths
+from lila_train.model.released import read_released, write_released
+from stores.errors import LilaError
+
+NAME = "lila_dinov2_vits14"
+
+
+@pytest.fixture(scope="module")
+def file(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file shaped as a published one, with an encoder and teachers inside."""
+    path = tmp_path_factory.mktemp("published") / "lila_dino2_s14_ytvos.pt"
+    script = shared / "conformance" / "released_checkpoint.py"
+    command = [sys.executable, str(script), str(path), "--wrap", "--with-teachers", "--with-encoder"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+@pytest.fixture
+def cache(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """PyTorch's cache, with the file in it."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / file.name).symlink_to(file)
+    return folder
+
+
+def test_a_published_name_gives_the_model_of_its_file(file: Path, cache: Path) -> None:
+    image = torch.rand(1, 3, 30, 45)
+    by_name, by_path = lila_train.load(NAME), lila_train.load(file)
+    assert by_name.encoder.name == "dinov2_vits14"
+    found = by_name(image)
+    assert found.shape == (1, 128, 30, 45)
+    assert torch.equal(found, by_path(image))
+    inside = torch.load(file, weights_only=True)["state_dict"]
+    assert torch.equal(by_name.encoder.vit.norm.weight, inside["pretrained.norm.weight"])
+    assert (cache / f"{file.name}.sha256").is_file()
+
+
+def test_a_large_file_is_hashed_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest, hashed = hashlib.file_digest, []
+
+    def counted(file: Any, kind: str) -> Any:
+        hashed.append(Path(file.name).name)
+        return digest(file, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    model = lila_train.load(NAME)
+    assert hashed == ["lila_dino2_s14_ytvos.pt"]
+    assert model.encoder.source.sha256 == (cache / "lila_dino2_s14_ytvos.pt.sha256").read_text().strip()
+
+
+def test_half_precision_is_half_and_close(file: Path) -> None:
+    image = torch.rand(1, 3, 28, 28)
+    whole, half = lila_train.load(file), lila_train.load(file, dtype=torch.bfloat16)
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    assert (half(image).float() - whole(image)).abs().mean() < 0.1
+
+
+def test_a_file_that_changed_since_its_download_is_refused(cache: Path, file: Path) -> None:
+    (cache / f"{file.name}.sha256").write_text("0" * 64 + "\n")
+    with pytest.raises(LilaError, match=r"to be as it was downloaded, SHA-256 0000000000000000…, found .*delete both"):
+        lila_train.load(NAME)
+
+
+def test_what_cannot_be_downloaded_says_where_it_may_be_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(released, "PLACE", (tmp_path / "nowhere").as_uri())
+    with pytest.raises(LilaError, match=r"expected lila_dino2_b14_ytvos\.pt in .* or at .*, found neither"):
+        lila_train.load("lila_dinov2_vitb14")
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_download_is_kept_with_its_hash(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(released, "PLACE", file.parent.as_uri())
+    lila_train.load(NAME)
+    folder = tmp_path / "hub" / "checkpoints"
+    assert (folder / file.name).read_bytes() == file.read_bytes()
+    assert (folder / f"{file.name}.sha256").read_text().strip() == file_sha256(file)
+
+
+def test_an_encoder_of_another_width_or_none_is_refused(file: Path, tmp_path: Path, shared: Path) -> None:
+    tiny = shared / "data" / "weights" / "vit_tiny_patch16_224.pth"
+    with pytest.raises(LilaError, match=r"of another shape|missing"):
+        lila_train.load(file, encoder_weights=tiny)
+    write_released(tmp_path / "narrow.pt", Decoder(DecoderWidths.of_encoder(64, inner=16)))
+    with pytest.raises(LilaError, match="expected a decoder of an encoder of width 384"):
+        lila_train.load(tmp_path / "narrow.pt")
+    with pytest.raises(LilaError, match="or one of lila_dinov2_vits14"):
+        lila_train.load("lila_dinov2_vits15")
+
+
+def test_ours_is_written_as_a_published_file_is(file: Path, tmp_path: Path) -> None:
+    model = lila_train.load(file)
+    write_released(tmp_path / "ours.pt", model.decoder)
+    theirs, ours = (torch.load(path, weights_only=True) for path in (file, tmp_path / "ours.pt"))
+    names = {n for n in theirs["state_dict"] if n.startswith(("latent_head.", "fnorm."))}
+    assert set(ours) == names
+    assert {n: t.shape for n, t in ours.items()} == {n: theirs["state_dict"][n].shape for n in names}
+    assert all(
+        torch.equal(t, read_released(file).decoder[n]) for n, t in read_released(tmp_path / "ours.pt").decoder.items()
+    )

@@ -1,0 +1,135 @@
+"""The decoder against the published shape and values, and the published naming both ways."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from lila_train.model.decoder import Decoder, DecoderWidths
+from lila_train.model.released import in_released_naming, read_released, released_name
+from stores.errors import LilaError
+
+
+@pytest.fixture
+def fixture_script(shared: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("released_checkpoint", shared / "conformance/released_checkpoint.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_released_weights_give_the_reference_output(shared: Path, fixture_script: ModuleType, tmp_path: Path) -> None:
+    torch.save({"state_dict": fixture_script.checkpoint("s14", teachers=True, encoder=True)}, tmp_path / "s14.pt")
+    released = read_released(tmp_path / "s14.pt")
+    decoder = Decoder(released.widths)
+    decoder.load_state_dict(released.decoder)
+    with torch.inference_mode():
+        found = decoder(fixture_script.decoder_tokens(), (8 * 14, 11 * 14))[0]
+    z = np.load(shared / "conformance/decoder_s14.npz")
+    sampled = found[:, z["rows"]][:, :, z["cols"]].numpy()
+    np.testing.assert_allclose(sampled, z["values"], atol=1e-3)
+    assert "pos_embed" in released.encoder
+
+
+@pytest.mark.parametrize(("width", "published"), [(384, 13_501_024), (768, 34_552_320), (1024, 68_041_984)])
+def test_parameter_counts_are_the_published_ones(width: int, published: int) -> None:
+    with torch.device("meta"):
+        decoder = Decoder(DecoderWidths.of_encoder(width))
+        count = sum(t.numel() for t in in_released_naming(decoder).values())
+    norm = 2 * decoder.widths.out
+    assert count - norm == published
+
+
+def test_our_decoder_survives_the_published_naming(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    decoder = Decoder(DecoderWidths.of_encoder(64, inner=16))
+    torch.save(in_released_naming(decoder), tmp_path / "ours.pt")
+    back = Decoder(decoder.widths)
+    back.load_state_dict(read_released(tmp_path / "ours.pt").decoder)
+    assert all(
+        torch.equal(a, b) for a, b in zip(decoder.state_dict().values(), back.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "published"),
+    [
+        ("project.2.weight", "projects.2.weight"),
+        ("rescale.3.bias", "resize_layers.3.bias"),
+        ("reduce.0.weight", "scratch.layer1_rn.weight"),
+        ("fuse.0.out.bias", "scratch.refinenet1.out_conv.bias"),
+        ("fuse.1.skip_unit.conv2.bias", "scratch.refinenet2.resConfUnit1.conv2.bias"),
+        ("fuse.3.unit.conv1.weight", "scratch.refinenet4.resConfUnit2.conv1.weight"),
+        ("head.weight", "scratch.output_conv1.weight"),
+        ("pixel.2.bias", "scratch.output_conv2.2.bias"),
+    ],
+)
+def test_every_part_has_its_published_name(ours: str, published: str) -> None:
+    """Blocks count from 0 here and from 1 there, finest first in both; the skip is the first unit of a fusion."""
+    assert ours in Decoder(DecoderWidths.of_encoder(64, inner=16)).state_dict()
+    assert released_name(ours) == f"latent_head.{published}"
+
+
+def test_every_weight_gets_a_gradient_and_the_norm_none() -> None:
+    decoder = Decoder(DecoderWidths.of_encoder(64, inner=16))
+    tokens = [torch.randn(1, 64, 3, 5) for _ in range(4)]
+    decoder(tokens, (24, 40)).square().mul(torch.rand(24, 40)).sum().backward()
+    without = [name for name, p in decoder.named_parameters() if p.grad is None]
+    assert without == ["norm.weight", "norm.bias"]
+
+
+def test_features_are_normalised_over_channels_at_any_size() -> None:
+    decoder = Decoder(DecoderWidths.of_encoder(64, inner=16))
+    tokens = [torch.randn(2, 64, 5, 7) for _ in range(4)]
+    found = decoder(tokens, (41, 57))
+    assert found.shape == (2, 8, 41, 57)
+    torch.testing.assert_close(found.mean(1), torch.zeros(2, 41, 57), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("latent_head.projects.1.bias"), r"missing latent_head\.projects\.1\.bias"),
+        (lambda s: s.update({"surprise.weight": torch.zeros(1)}), r"unknown surprise\.weight"),
+        (lambda s: s.pop("latent_head.projects.0.weight"), "expected a LILA checkpoint"),
+        (lambda s: s.update({"fnorm.bias": torch.zeros(9)}), r"expected fnorm.bias of shape \(8,\) .*, found \(9,\)"),
+    ],
+)
+def test_a_checkpoint_that_differs_is_refused(tmp_path: Path, change: object, message: str) -> None:
+    state = in_released_naming(Decoder(DecoderWidths.of_encoder(64, inner=16)))
+    change(state)  # type: ignore[operator]
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(LilaError, match=message):
+        read_released(tmp_path / "w.pt")
+
+
+def test_a_tensor_that_a_decoder_does_not_have_has_no_released_name() -> None:
+    with pytest.raises(KeyError, match=r"other\.weight"):
+        released_name("other.weight")
+
+
+def test_what_is_no_tensor_is_passed_over(tmp_path: Path) -> None:
+    state = in_released_naming(Decoder(DecoderWidths.of_encoder(64, inner=16)))
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "w.pt")
+    assert read_released(tmp_path / "w.pt").widths == DecoderWidths.of_encoder(64, inner=16)
+
+
+def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(LilaError, match=r"tensors by name in .*text\.pt .*cannot be read .*with --weights"):
+        read_released(tmp_path / "text.pt")
+    with pytest.raises(LilaError, match=r"expected a weight file at .*absent\.pt, found none; .*--weights"):
+        read_released(tmp_path / "absent.pt")
+
+
+@pytest.mark.parametrize(("width", "inner", "message"), [(100, None, "multiple of 8"), (64, 7, "even number")])
+def test_widths_that_cannot_be_built_are_refused(width: int, inner: int | None, message: str) -> None:
+    with pytest.raises(LilaError, match=message):
+        DecoderWidths.of_encoder(width, inner)

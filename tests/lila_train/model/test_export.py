@@ -1,0 +1,114 @@
+"""ONNX and torch.export: the same features as the model, for any batch and size."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lila_cues.networks import encoder, load_encoder
+from lila_train.cli import app
+from lila_train.model import export as exporting
+from lila_train.model.decoder import Decoder, DecoderWidths
+from lila_train.model.export import Portable, export, largest_difference, load_onnx, load_program, resized_positions
+from lila_train.model.lila import Lila, load
+from lila_train.model.released import read_released
+from stores.errors import LilaError
+from tests.lila_train.inference.models import small_model
+
+SIZES = [(1, 24, 24), (2, 100, 64), (5, 31, 45)]
+
+
+@pytest.fixture(scope="module")
+def model() -> Lila:
+    """With one block of the encoder: tracing takes its time by the number of blocks."""
+    found = small_model()
+    found.encoder.vit.blocks = found.encoder.vit.blocks[:1]
+    found.encoder.taps = (0, 0, 0, 0)
+    return found
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """While a graph is traced, sizes are symbols, not the integers that the checked signatures name."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("suffix", "load"), [(".onnx", load_onnx), pytest.param(".pt2", load_program, marks=pytest.mark.slow)]
+)
+def test_a_file_computes_what_the_model_computes(model: Lila, tmp_path: Path, suffix: str, load) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / f"new/model{suffix}"
+    assert export(model, path) < 1e-4
+    run = load(path)
+    for count, height, width in SIZES:
+        images = torch.rand(count, 3, height, width)
+        with torch.inference_mode():
+            expected = model(images)
+        np.testing.assert_allclose(run(images.numpy()), expected, atol=1e-4)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("grid", [(16, 16), (37, 50), (2, 3), (60, 107)])
+def test_positions_are_resized_as_the_encoder_does(grid: tuple[int, int]) -> None:
+    learned = torch.randn(1, 5, 37, 37)
+    np.testing.assert_allclose(resized_positions(learned, grid, 0.1), encoder.resize(learned, grid, 0.1), atol=3e-5)
+
+
+def test_a_file_that_differs_is_refused(model: Lila, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "_program", lambda portable, patch: None)
+    monkeypatch.setattr(exporting, "_save_program", lambda program, path, model: lambda images: np.float32(0))
+    with pytest.raises(LilaError, match="gives features that differ from the model's by up to"):
+        export(model, tmp_path / "model.pt2")
+
+
+def test_what_cannot_be_exported_says_so(model: Lila, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LilaError, match=r"expected a file ending in \.onnx or \.pt2"):
+        export(model, tmp_path / "model.tflite")
+    with pytest.raises(LilaError, match="expected a model that pads its images, found fit=resize"):
+        export(Lila(model.encoder, model.decoder, "resize"), tmp_path / "model.pt2")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(LilaError, match=r"onnx, onnxscript, onnxruntime must be installed for ONNX; pip install"):
+        export(model, tmp_path / "model.onnx")
+
+
+def test_the_command_tells_the_difference(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(model: Lila, path: Path) -> float:
+        path.write_bytes(b"x" * 2_000_000)
+        return 3e-6
+
+    monkeypatch.setattr(exporting, "export", write)
+    result = CliRunner().invoke(app, ["export", "--weights", str(weights), "--out", str(tmp_path / "m.onnx")])
+    assert result.exit_code == 0, result.output
+    assert "2.0 MB, differs from the model by at most 3e-06" in result.output
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(("suffix", "load"), [(".onnx", load_onnx), (".pt2", load_program)])
+def test_dinov2_and_lila_of_full_width(tmp_path: Path, suffix: str, load) -> None:  # type: ignore[no-untyped-def]
+    encoder = load_encoder("dinov2_vits14", "random:0")
+    torch.manual_seed(0)
+    model = Lila(encoder, Decoder(DecoderWidths.of_encoder(encoder.width))).eval()
+    path = tmp_path / f"model{suffix}"
+    assert export(model, path) < 1e-4
+    sizes = [(1, 224, 224), (2, 100, 331), (1, 476, 700)]
+    assert largest_difference(Portable(model).eval(), load(path), sizes) < 1e-4
+
+
+def test_the_decoder_alone_is_written_as_its_authors_name_it(weights: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["export", "--weights", str(weights), "--out", str(tmp_path / "new/decoder.pt")])
+    assert result.exit_code == 0, result.output
+    found = read_released(tmp_path / "new/decoder.pt")
+    own = load(weights).decoder.state_dict()
+    assert all(torch.equal(found.decoder[name], tensor) for name, tensor in own.items())
+    assert not found.encoder

@@ -1,0 +1,133 @@
+"""torch.hub and Hugging Face, from local folders and a hub that is made up."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.hub_mixin
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+import hubconf
+from lila_cues.networks import load_encoder
+from lila_train import Lila
+from lila_train.model import lila
+from lila_train.model.decoder import Decoder, DecoderWidths
+from lila_train.model.lila import load
+from lila_train.model.released import RELEASED_FILES
+from stores.errors import LilaError
+from tests.lila_train.inference.models import small_model
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def model() -> Lila:
+    return small_model()
+
+
+def same(first: Lila, second: Lila) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (33, 40, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(first.features(image), second.features(image))
+
+
+def test_a_folder_holds_a_model_and_its_card(model: Lila, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path / "shared")
+    assert sorted(p.name for p in (tmp_path / "shared").iterdir()) == [
+        "README.md",
+        "config.json",
+        "weights.safetensors",
+    ]
+    card = (tmp_path / "shared/README.md").read_text()
+    for words in (
+        "license: apache-2.0",
+        "image-feature-extraction",
+        "frozen encoder `tiny`",
+        "8 numbers for every pixel",
+    ):
+        assert words in card
+    same(model, Lila.from_pretrained(tmp_path / "shared"))
+
+
+def test_how_sizes_are_fitted_is_remembered(model: Lila, tmp_path: Path) -> None:
+    Lila(model.encoder, model.decoder, "resize").save_pretrained(tmp_path)
+    assert Lila.from_pretrained(tmp_path).fit == "resize"
+
+
+def test_an_encoder_of_ones_own_goes_along(tmp_path: Path) -> None:
+    drawn = load_encoder("vit_tiny_patch16_224", "random:1")
+    safetensors.torch.save_file(drawn.vit.state_dict(), tmp_path / "mine.safetensors")
+    encoder = load_encoder("vit_tiny_patch16_224", tmp_path / "mine.safetensors")
+    model = Lila(encoder, Decoder(DecoderWidths.of_encoder(192, inner=16))).eval()
+    model.save_pretrained(tmp_path / "shared")
+    (tmp_path / "mine.safetensors").unlink()
+    shutil.move(tmp_path / "shared", tmp_path / "elsewhere")
+    same(model, Lila.from_pretrained(tmp_path / "elsewhere"))
+    assert "encoder.safetensors" in (tmp_path / "elsewhere/README.md").read_text()
+
+
+def test_a_model_is_pushed_and_comes_back(model: Lila, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a hub that is a folder."""
+
+    class Api:
+        def __init__(self, token: str | None = None) -> None:
+            pass
+
+        def create_repo(self, repo_id: str, private: bool | None, exist_ok: bool) -> Any:
+            return type("Url", (), {"repo_id": repo_id})
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path, **rest: object) -> str:
+            shutil.copytree(folder_path, tmp_path / repo_id)
+            return "done"
+
+    def download(repo_id: str, filename: str, **rest: object) -> str:
+        path = tmp_path / repo_id / filename
+        if not path.exists():
+            raise EntryNotFoundError(filename)
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub.hub_mixin, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub.hub_mixin, "hf_hub_download", download)
+    monkeypatch.setattr(lila, "hf_hub_download", download)
+    assert model.push_to_hub("me/lila", model_card_kwargs={"repo_id": "me/lila"}) == "done"
+    assert 'Lila.from_pretrained("me/lila")' in (tmp_path / "me/lila/README.md").read_text()
+    monkeypatch.chdir(tmp_path.parent)
+    same(model, Lila.from_pretrained("me/lila"))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (LocalEntryNotFoundError("offline"), "is not at hand and the hub cannot be reached"),
+        (EntryNotFoundError("none"), "expected weights.safetensors in me/lila, found none"),
+        (OSError("refused"), r"me/lila cannot be had from the hub \(refused\)"),
+    ],
+)
+def test_what_cannot_be_had_says_so(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*words: object, **options: object) -> str:
+        raise error
+
+    monkeypatch.setattr(lila, "hf_hub_download", fail)
+    options = {"revision": None, "cache_dir": None, "force_download": False, "local_files_only": False, "token": None}
+    with pytest.raises(LilaError, match=message):
+        Lila._from_pretrained(model_id="me/lila", **options)
+
+
+def test_torch_hub_gives_the_model(weights: Path) -> None:
+    assert all(callable(getattr(hubconf, name)) for name in ("lila", *RELEASED_FILES))
+    found = torch.hub.load(str(ROOT), "lila", source="local", weights=weights)
+    same(small_model(), found)
+
+
+def test_what_is_known_of_the_run_goes_along(weights: Path, tmp_path: Path) -> None:
+    loaded = load(weights)
+    assert loaded.provenance is not None
+    loaded.save_pretrained(tmp_path / "shared")
+    again = Lila.from_pretrained(tmp_path / "shared")
+    assert again.provenance == loaded.provenance
+    same(loaded, again)

@@ -1,0 +1,185 @@
+"""The model on any image: kinds and sizes that go in, tiles, what is refused."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+import lila_train
+from lila_cues.images import as_float
+from lila_cues.networks import load_encoder
+from lila_train.model.decoder import Decoder, DecoderWidths
+from lila_train.model.lila import WHOLE_PIXELS, Lila
+from lila_train.model.tiling import Tiling
+from stores.errors import LilaError
+from tests.lila_train.inference.models import small_model, write_weights
+
+
+@pytest.fixture(scope="module")
+def model() -> Lila:
+    return small_model()
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Soft blobs: what a tile sees is not noise."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (max(1, height // 12), max(1, width // 12), 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (7, 9), (32, 48), (45, 31)])
+def test_any_size_gives_features_of_that_size(model: Lila, size: tuple[int, int]) -> None:
+    with torch.inference_mode():
+        found = model(torch.rand(2, 3, *size))
+    assert found.shape == (2, 8, *size)
+    assert torch.isfinite(found).all()
+    np.testing.assert_allclose(found.mean(dim=1), 0, atol=1e-5)
+
+
+def test_arrays_pictures_and_tensors_give_the_same(model: Lila) -> None:
+    array = picture(40, 56)
+    expected = model.features(array)
+    assert isinstance(expected, np.ndarray)
+    assert expected.shape == (8, 40, 56)
+    assert expected.dtype == np.float32
+    tensor = torch.tensor(array).permute(2, 0, 1)
+    with torch.inference_mode():
+        np.testing.assert_array_equal(model(tensor[None])[0], expected)
+    for other in (Image.fromarray(array), array / np.float32(255), (array * np.uint16(257))):
+        np.testing.assert_allclose(model.features(other), expected, atol=1e-3)
+    for given in (tensor, tensor[None], tensor.float() / 255):
+        found = model.features(given)
+        assert isinstance(found, torch.Tensor)
+        np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_grey_and_alpha_become_rgb(model: Lila) -> None:
+    grey = picture(24, 24)[..., 0]
+    expected = model.features(np.repeat(grey[..., None], 3, axis=2))
+    for other in (grey, grey[..., None], Image.fromarray(grey), Image.fromarray(grey).convert("LA")):
+        np.testing.assert_allclose(model.features(other), expected, atol=1e-4)
+    layer = np.dstack([picture(24, 24), np.full((24, 24), 255, np.uint8)])
+    layer[:8, :, 3] = 0
+    white = layer[..., :3].copy()
+    white[:8] = 255
+    for given in (layer, Image.fromarray(layer), (layer / 255).astype(np.float32)):
+        np.testing.assert_allclose(model.features(given), model.features(white), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.rand(2, 3, 8, 8), "expected one image as a tensor 3×H×W, found 2×3×8×8"),
+        (torch.rand(3, 0, 8), "expected one image as a tensor"),
+        (np.zeros((3, 20, 20), np.uint8), "channels come last"),
+        (np.zeros((0, 20, 3), np.uint8), "expected an image as an array"),
+        (np.zeros((4, 4, 3), np.int64), "expected uint8, uint16 or floats"),
+    ],
+)
+def test_what_is_no_image_is_refused(model: Lila, image: torch.Tensor | np.ndarray, message: str) -> None:
+    with pytest.raises(LilaError, match=message):
+        model.features(image)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.rand(3, 8, 8), "expected RGB images of shape b×3×H×W, found 3×8×8"),
+        (torch.rand(1, 4, 8, 8), "expected RGB images of shape b×3×H×W, found 1×4×8×8"),
+        (torch.rand(0, 3, 8, 8), "expected RGB images of shape b×3×H×W, found 0×3×8×8"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.int64), r"expected uint8 or floating-point images, found torch\.int64"),
+    ],
+)
+def test_what_is_no_batch_of_images_is_refused(images: torch.Tensor, message: str) -> None:
+    with pytest.raises(LilaError, match=message):
+        as_float(images)
+
+
+@pytest.mark.parametrize("size", [(100, 260), (260, 100), (90, 90)])
+def test_tiles_are_close_to_the_whole_and_show_no_seam(model: Lila, size: tuple[int, int]) -> None:
+    image = picture(*size)
+    whole, tiled = model.features(image), model.features(image, tile=96)
+    cosine = (whole * tiled).mean(axis=0)
+    assert np.median(cosine) > 0.9
+    assert np.percentile(cosine, 5) > 0.7
+    np.testing.assert_allclose(tiled.std(axis=0), 1, atol=1e-3)
+    abutting = model.features(image, tile=96, overlap=0)
+    for axis in (1, 2):
+        smooth, seamed = (_steps(found, axis) / _steps(whole, axis) for found in (tiled, abutting))
+        assert smooth.max() < 1.6
+        assert seamed.max() > smooth.max() or size[axis - 1] <= 96
+
+
+def _steps(features: np.ndarray, axis: int) -> np.ndarray:
+    """The mean change from each row (or column) to the next."""
+    return np.abs(np.diff(features, axis=axis)).mean(axis=(0, 3 - axis))
+
+
+def test_a_tile_as_large_as_the_image_changes_nothing(model: Lila) -> None:
+    image = picture(45, 70)
+    np.testing.assert_allclose(model.features(image, tile=80), model.features(image), atol=1e-3)
+
+
+def test_features_fill_an_array_that_is_given(model: Lila, tmp_path: Path) -> None:
+    image = picture(64, 120)
+    disk = np.lib.format.open_memmap(tmp_path / "f.npy", "w+", np.float16, (8, 64, 120))
+    assert model.features(image, tile=48, out=disk) is disk
+    np.testing.assert_allclose(np.asarray(disk, np.float32), model.features(image, tile=48), atol=2e-3)
+    with pytest.raises(LilaError, match=r"expected an array of shape \(8, 64, 120\) to fill"):
+        model.features(image, out=np.zeros((8, 64, 64)))
+
+
+def test_tiles_cover_every_pixel_with_weights_that_add_up_to_one() -> None:
+    for length in (1, 40, 96, 97, 104, 150, 500, 1001):
+        for overlap in (0, 8, 24, 88):
+            tiling = Tiling.of(90, overlap, 8)
+            assert tiling.tile == 96
+            starts, total = tiling.starts(length), np.zeros(length + 96)
+            assert all(start % 8 == 0 for start in starts)
+            assert all(b - a <= 96 - overlap for a, b in pairwise(starts))
+            for start, weights in zip(starts, tiling.weights(length), strict=True):
+                total[start : start + 96] += weights.numpy()
+            np.testing.assert_allclose(total[:length], 1, atol=1e-6)
+    with pytest.raises(LilaError, match="expected tiles of 96 px to overlap by 0 to 88 px, found an overlap of 89"):
+        Tiling.of(96, 89, 8)
+
+
+def test_an_image_beyond_memory_asks_for_tiles(model: Lila) -> None:
+    panorama = torch.zeros(3, 1, 1, dtype=torch.uint8).expand(3, 400, 30_000)
+    assert panorama[0].numel() > WHOLE_PIXELS
+    with pytest.raises(LilaError, match="pass tile=, of 512 px for example"):
+        model.features(panorama)
+
+
+def test_a_checkpoint_loads_and_gives_the_same(model: Lila, tmp_path: Path) -> None:
+    loaded = lila_train.load(write_weights(tmp_path / "weights.safetensors", model))
+    image = picture(30, 41)
+    np.testing.assert_array_equal(loaded.features(image), model.features(image))
+
+
+def test_weights_of_another_backbone_are_refused(model: Lila, weights: Path, tmp_path: Path) -> None:
+    other = load_encoder("vit_tiny_patch16_224", "random:0")
+    safetensors.torch.save_file(other.vit.state_dict(), tmp_path / "encoder.safetensors")
+    with pytest.raises(
+        LilaError, match="expected weights that lila-train wrote, found a safetensors file of something"
+    ):
+        lila_train.load(tmp_path / "encoder.safetensors")
+    with pytest.raises(LilaError, match=r"encoder\.safetensors"):
+        lila_train.load(weights, encoder_weights=tmp_path / "encoder.safetensors")
+    decoder = Decoder(DecoderWidths.of_encoder(other.width, inner=16))
+    mixed = write_weights(tmp_path / "mixed.safetensors", Lila(model.encoder, decoder))
+    with pytest.raises(LilaError, match="these weights belong to another backbone"):
+        lila_train.load(mixed)
+
+
+def test_half_precision_weights_take_any_image(model: Lila) -> None:
+    half = small_model().to(torch.bfloat16)
+    found = half(torch.randint(0, 256, (1, 3, 40, 24), dtype=torch.uint8))
+    assert found.dtype == torch.bfloat16
+    assert torch.isfinite(found).all()

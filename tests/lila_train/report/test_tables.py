@@ -1,0 +1,135 @@
+"""Tables of results: published figures beside ours and marked, what is missing shown as missing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lila_train.cli import app
+from lila_train.evaluation import harness, protocols
+from lila_train.evaluation.model_spec import ModelSpec
+from lila_train.evaluation.protocols import Options
+from lila_train.evaluation.results import read_result
+from lila_train.report import tables
+from lila_train.report.tables import paper_results
+from stores.errors import LilaError
+from tests.lila_train.evaluation.small_models import write_checkpoint
+from tests.lila_train.evaluation.worlds import write_davis
+from tests.lila_train.report.test_page import check_self_contained
+
+
+def result(protocol: str = "davis-knn@lila", **scores: dict[str, float | None]) -> dict:
+    counts = {"sequences": 2, "objects": 5}
+    return {"protocol": protocol, "scores": scores, "counts": counts, "settings": {}, "model": {"encoder": "vit"}}
+
+
+def test_measured_rows_stand_first_and_published_ones_are_marked():
+    ours = result(encoder={"JF": 0.651, "J": 0.62}, lila={"JF": 0.7385, "J": None})
+    (table,) = tables.tables([ours])
+    lines = table.lines()
+    assert table.head() == ["model", "protocol", "J&F", "J", "measured on", "source"]
+    assert lines[0] == ["vit", "davis-knn@lila", "65.1", "62.0", "2 sequences, 5 objects", "measured"]
+    assert lines[1][0] == "vit + LILA"
+    assert lines[1][3] == "missing"
+    copied = lines[2:]
+    assert len(copied) == 9
+    assert all(line[5] == "published: LILA, arXiv 2604.26488" for line in copied)
+    assert ["DINOv2-S14 + LILA", "davis-knn@lila", "73.9", "missing"] in [line[:4] for line in copied]
+
+
+def test_tasks_have_tables_of_their_own_with_the_protocols_in_the_rows():
+    results = [
+        result("davis-knn@lila", encoder={"JF": 0.5}),
+        result("nyuv2-normals@lila", encoder={"rmse_deg": 29.713, "under_11.25": 0.2691}),
+        result("davis-knn@dino", encoder={"JF": 0.6}),
+    ]
+    knn, normals = tables.tables(results)
+    assert [line[1:3] for line in knn.lines()[:2]] == [["davis-knn@lila", "50.0"], ["davis-knn@dino", "60.0"]]
+    assert normals.lines()[0][2:4] == ["29.71", "26.9"]
+    assert normals.head()[2:4] == ["RMSE °", "< 11.25°"]
+
+
+def test_the_same_result_twice_is_one_row():
+    one = result(encoder={"JF": 0.5})
+    (table,) = tables.tables([one, one])
+    assert sum(row.source == "measured" for row in table.rows) == 1
+
+
+def test_markdown_html_and_csv_hold_the_same_cells():
+    settings = {"window": 25, "side": None, "seed": 0}
+    (table,) = tables.tables([result(lila={"JF": 0.7, "a|b": 0.125}) | {"settings": settings}])
+    rows = list(csv.reader(io.StringIO(table.csv())))
+    assert [row[:-1] for row in rows] == [table.head(), *table.lines()]
+    assert [row[-1] for row in rows[:3]] == ["settings", "window 25, seed 0", ""]
+    markdown = table.markdown().splitlines()
+    assert markdown[0] == "## Video object segmentation, local k-NN"
+    assert len(markdown) == 2 + 2 + len(table.rows) + 2
+    assert markdown[-1] == "- `davis-knn@lila`: window 25, seed 0"
+    assert "a\\|b" in markdown[2]
+    assert "| 0.125 |" in markdown[4]
+    assert markdown[5].startswith("| *DINOv2-S14* |")
+    html = table.html().text
+    assert html.count('<tr class="published">') == 9
+    assert all(cell in html for cell in ("70.0", "0.125", "73.9"))
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "name", "figure"),
+    [
+        ("davis-lp", "DINOv2-S14", "JF", 0.575),
+        ("davis-lp", "DINOv2-B14 + LILA", "JF", 0.704),
+        ("davis-knn", "DINOv2-S14 + FeatUp", "JF", 0.655),
+        ("nyuv2-normals", "DINOv2-L14 + LILA (Kinetics)", "rmse_deg", 24.04),
+        ("cocostuff27", "DINOv2-S14 + LILA", "pixel_accuracy", 0.798),
+    ],
+)
+def test_published_figures(task, model, name, figure):
+    (row,) = [row for row in paper_results(task) if row.model == model]
+    assert row.figures[name] == pytest.approx(figure)
+    assert row.protocol == f"{task}@lila"
+
+
+def test_what_was_not_published_is_missing():
+    (row,) = [row for row in paper_results("nyuv2-normals") if row.model == "DINOv2-B14"]
+    assert "under_11.25" not in row.figures
+
+
+def test_the_command_writes_page_markdown_and_spreadsheets(tmp_path: Path):
+    data = write_davis(tmp_path / "davis", ("one",), count=4)
+    weights = write_checkpoint(tmp_path / "weights.safetensors")
+    for protocol in ("davis-knn@lila", "davis-knn@dino"):
+        task = protocols.open_task(protocol, data, Options(short_side_px=48))
+        harness.evaluate(task, ModelSpec(weights=weights), tmp_path / protocol, torch.device("cpu"))
+    asked = ["report", str(tmp_path / "davis-knn@lila"), str(tmp_path / "davis-knn@dino/result.json")]
+    shown = CliRunner().invoke(app, [*asked, "--out", str(tmp_path / "report")], catch_exceptions=False)
+    assert shown.exit_code == 0
+    page = (tmp_path / "report/index.html").read_text()
+    check_self_contained(page)
+    assert page.count("<h4>one: largest gain") == 2
+    assert page.count('src="data:image/jpeg') >= 8
+    assert "davis-knn@dino" in (tmp_path / "report/davis-knn.csv").read_text()
+    assert "*published: LILA" in (tmp_path / "report/tables.md").read_text()
+
+
+def test_lost_data_are_told_and_the_table_stands(tmp_path: Path):
+    folder = tmp_path / "old"
+    folder.mkdir()
+    gone = result(encoder={"JF": 0.5}) | {"data_root": str(tmp_path / "gone"), "parts": {"encoder": {}}}
+    (folder / "result.json").write_text(json.dumps(gone))
+    CliRunner().invoke(app, ["report", str(folder), "--out", str(tmp_path / "out")], catch_exceptions=False)
+    assert "The predictions or the data behind" in (tmp_path / "out/index.html").read_text()
+
+
+def test_what_is_no_result_is_refused(tmp_path: Path):
+    with pytest.raises(LilaError, match=r"a result of lila-train eval at .*none, found none; pass the folder"):
+        read_result(tmp_path / "none")
+    other = tmp_path / "other.json"
+    other.write_text('{"protocol": "x", "counts": {}}')
+    with pytest.raises(LilaError, match=r"in .*other\.json, found one without scores, settings"):
+        read_result(other)

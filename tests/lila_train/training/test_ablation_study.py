@@ -1,0 +1,100 @@
+"""`lila-train ablate`: rows trained, scored and kept; its tables hold what was found and what was published."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import stores
+from lila_train.cli import app
+from lila_train.report import ablations
+from lila_train.report.ablations import AblationTable, write_ablations
+from lila_train.training.ablation_study import Finding, RowScores
+from lila_train.training.ablations import FULL, ROWS
+from stores.errors import LilaError
+from tests.lila_train.evaluation import worlds
+from tests.lila_train.training import world
+
+SMALL = ["batch_size=2", "decoder_width=16", "view_size=32", "channels=4", "cells=8"]
+
+
+def finding(erm: Mapping[int, float], protocol: str = "davis-knn@lila") -> Finding:
+    return Finding(protocol, 70.0, [RowScores(FULL, {0: 80.0, 1: 82.0, 2: 84.0}), RowScores(ROWS["erm"], erm)])
+
+
+def test_a_table_compares_the_seeds_that_both_rows_have() -> None:
+    encoder, full, erm = AblationTable(finding({0: 79.0, 1: 79.0})).rows()
+    assert encoder == ["frozen encoder", "70.0", "–", "–", "-12.0", "–", "–", "–"]
+    assert full == ["LILA", "82.0", "2.0", "3", "–", "+12.0", "73.9", "–"]
+    assert erm == ["A: ERM distillation", "79.0", "0.0", "2", "-2.0", "+9.0", "61.1", "-12.8"]
+    by_probe = AblationTable(finding({}, "davis-lp@lila")).rows()
+    assert by_probe[2] == ["A: ERM distillation", "missing", "–", "0", "missing", "missing", "63.2", "-5.4"]
+
+
+def test_the_files_hold_every_protocol(tmp_path: Path) -> None:
+    tables = [AblationTable(finding({0: 79.0})), AblationTable(finding({0: 60.0}, "davis-lp@lila"))]
+    losses = {"LILA": [[0.3, 0.2, 0.1], [0.3, 0.1]], "A: ERM distillation": [[0.9] * 3]}
+    write_ablations(tmp_path, tables, "On what, and how.", losses)
+    rows = list(csv.reader((tmp_path / "ablations.csv").read_text().splitlines()))
+    assert [row[0] for row in rows] == ["protocol", *["davis-knn@lila"] * 3, *["davis-lp@lila"] * 3]
+    assert rows[6][1:3] == ["A: ERM distillation", "60.0"]
+    for name in ("ablations.md", "ablations.html"):
+        text = (tmp_path / name).read_text()
+        assert "On what, and how." in text
+        assert "davis-knn@lila" in text
+        assert "davis-lp@lila" in text
+        assert "objective=erm" in text  # what the row changes
+        assert "28.53" in text  # the paper's normals of the full model
+    assert "<svg" in (tmp_path / "ablations.html").read_text()
+    assert (tmp_path / "ablations-davis-lp@lila.svg").read_text().startswith("<svg")
+
+
+def test_the_chart_over_steps_shows_what_was_scored_on_the_way() -> None:
+    full = RowScores(FULL, {0: 80.0, 1: 82.0}, {0: {1: 71.0, 2: 80.0}, 1: {1: 75.0, 2: 82.0}})
+    erm = RowScores(ROWS["erm"], {0: 60.0})  # at its end alone
+    scored, bare = Finding("davis-knn@lila", 70.0, [full, erm]), Finding("davis-lp@lila", 70.0, [erm])
+    losses = {"LILA": [[0.3, 0.1], [0.5, 0.3, 0.2]], "A: ERM distillation": [[]]}
+    assert "davis-knn@lila" in ablations.over_steps([scored, bare], losses)
+    assert "davis-lp@lila" not in ablations.over_steps([scored, bare], losses)
+    np.testing.assert_allclose(ablations._running_mean(losses["LILA"]), [0.4, 0.3])
+    np.testing.assert_allclose(ablations._running_mean([[1.0] * 60 + [3.0] * 60])[[0, 59, 84, 119]], [1, 1, 2, 3])
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
+    return world.build(tmp_path_factory.mktemp("world") / "cues.zarr")
+
+
+def test_a_study_trains_scores_and_goes_on_where_it_was(store: stores.CueStore, tmp_path: Path) -> None:
+    worlds.write_davis(tmp_path / "davis")
+    arguments = ["ablate", "--store", str(store.path), "--data", str(tmp_path / "davis"), "--rows", "erm"]
+    arguments += ["--out", str(tmp_path / "out"), "--steps", "2", "--limit", "1"]
+    arguments += [word for name in SMALL for word in ("--set", name)]
+    first = CliRunner().invoke(app, [*arguments, "--seeds", "1", "--score-every", "1"])
+    assert first.exit_code == 0, first.output
+    scored = [json.loads(line) for line in (tmp_path / "out/full/seed-0/scores.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["counts"]["sequences"]) for line in scored] == [(1, 1)]
+    assert "davis-knn@lila, %" in (tmp_path / "out/ablations-steps.svg").read_text()
+    weights = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("weights.safetensors")}
+    assert {str(path.relative_to(tmp_path / "out").parent) for path in weights} == {"full/seed-0", "erm/seed-0"}
+    second = CliRunner().invoke(app, [*arguments, "--seeds", "2"])
+    assert second.exit_code == 0, second.output
+    assert {path: path.stat().st_mtime_ns for path in weights} == weights
+    table = list(csv.reader((tmp_path / "out/ablations.csv").read_text().splitlines()))
+    assert [row[1] for row in table[1:]] == ["frozen encoder", "LILA", "A: ERM distillation"]
+    assert [row[4] for row in table[2:]] == ["2", "2"]
+    other = CliRunner().invoke(app, [*arguments, "--seeds", "1", "--set", "ridge=1"])
+    assert isinstance(other.exception, LilaError)
+    assert "ridge: 0.1, not 1.0" in str(other.exception)
+
+
+def test_a_protocol_without_published_ablations_is_refused(store: stores.CueStore, tmp_path: Path) -> None:
+    arguments = ["ablate", "--store", str(store.path), "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*arguments, "--set", "channels=4", "--protocol", "davis-knn@dino"])
+    assert "expected --protocol to be one of davis-knn@lila, davis-lp@lila" in str(result.exception)

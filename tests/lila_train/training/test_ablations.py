@@ -1,0 +1,56 @@
+"""Each row changes exactly what it says, and what it changes makes another loss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import stores
+from lila_train.training.ablations import FULL, ROWS, Ablation, rows
+from lila_train.training.config import TrainSettings, differences
+from lila_train.training.step import Hardware, Learner
+from stores.errors import LilaError
+from tests.lila_train.training import world
+from tests.lila_train.training.test_step import CPU, SETTINGS, batch_of
+
+CHANGED = [row for row in ROWS.values() if row is not FULL]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
+    return world.build(tmp_path_factory.mktemp("world") / "cues.zarr")
+
+
+def loss_of(store: stores.CueStore, settings: TrainSettings) -> float:
+    batches = [batch_of(store, settings, step=step) for step in range(3)]
+    learner = Learner(world.encoder(), settings, Hardware(CPU))
+    return float(torch.stack([learner.backward(batch).total for batch in batches]).mean())
+
+
+@pytest.mark.parametrize("row", CHANGED, ids=lambda row: row.name)
+def test_a_row_changes_exactly_its_fields_and_the_loss(store: stores.CueStore, row: Ablation) -> None:
+    changed = row.of(SETTINGS)
+    found = {line.split(":")[0] for line in differences(SETTINGS, changed)}
+    assert found == row.touched(SETTINGS)
+    assert loss_of(store, changed) != loss_of(store, SETTINGS)
+
+
+def test_the_full_row_changes_nothing() -> None:
+    assert FULL.of(SETTINGS) == SETTINGS
+    assert not FULL.touched(SETTINGS)
+
+
+def test_rows_are_chosen_by_name_or_table() -> None:
+    assert len(rows("all")) == 10
+    assert [row.name for row in rows("erm")] == ["full", "erm"]
+    assert len(rows("cues")) == 5
+    assert len(rows("components,with-flow")) == 7
+    with pytest.raises(LilaError, match="expected --rows to name"):
+        rows("nothing")
+
+
+def test_one_step_apart_settings_are_told_apart() -> None:
+    other = replace(SETTINGS, method=replace(SETTINGS.method, ridge=0.2))
+    assert differences(SETTINGS, other) == ["method.ridge: 0.1, not 0.2"]

@@ -1,0 +1,48 @@
+"""A training step on a GPU: the CPU's loss and gradients, also in half precision, compiled and in parts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import stores
+from lila_train.training.config import TrainSettings
+from lila_train.training.step import Hardware, Learner
+from tests.lila_train.training import world
+from tests.lila_train.training.test_step import SETTINGS, batch_of, gradients, learner_of
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
+    return world.build(tmp_path_factory.mktemp("world") / "cues.zarr")
+
+
+def on_gpu(settings: TrainSettings, **how: object) -> Learner:
+    device = torch.device("cuda")
+    learner = learner_of(settings, Hardware(device, **how))  # type: ignore[arg-type]
+    learner.encoder.to(device)
+    return learner
+
+
+@pytest.mark.parametrize("how", [{}, {"chunks": 2}, {"compile": True}], ids=["plain", "chunks", "compiled"])
+@pytest.mark.parametrize("objective", ["in-context", "erm"])
+def test_a_step_is_the_cpus(store: stores.CueStore, how: dict[str, object], objective: str) -> None:
+    settings = replace(SETTINGS, method=replace(SETTINGS.method, objective=objective))  # type: ignore[arg-type]
+    batch = batch_of(store, settings)
+    here = learner_of(settings, Hardware(torch.device("cpu")))
+    there = on_gpu(settings, **how)
+    expected, found = here.backward(batch), there.backward(batch.to(torch.device("cuda")))
+    torch.testing.assert_close(found.total.cpu(), expected.total, rtol=5e-3, atol=0)
+    for name, gradient in gradients(there).items():
+        own = gradients(here)[name]
+        assert (gradient.cpu() - own).norm() <= 0.05 * own.norm() + 1e-6, name
+
+
+def test_half_precision_moves_the_loss_little(store: stores.CueStore) -> None:
+    batch = batch_of(store, SETTINGS).to(torch.device("cuda"))
+    whole, half = (on_gpu(replace(SETTINGS, precision=p)).backward(batch).total for p in ("float32", "bfloat16"))
+    torch.testing.assert_close(half, whole, rtol=0.05, atol=0)

@@ -1,0 +1,226 @@
+"""A run: it learns, resumes bitwise, leaves the encoder alone, refuses what differs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import lila_train
+import stores
+from lila_train.model import checkpoint
+from lila_train.training.config import Method, TrainSettings
+from lila_train.training.data import PairSettings, load_pairs
+from lila_train.training.distributed import Share
+from lila_train.training.run_dir import RunFolder
+from lila_train.training.step import Hardware
+from lila_train.training.trainer import Running, StepRecord, Trainer, encoder_of_store
+from stores.errors import LilaError
+from tests.lila_train.training import world
+
+SETTINGS = TrainSettings(
+    steps=6,
+    batch_size=2,
+    learning_rate=1e-3,
+    decoder_width=16,
+    method=Method(view_size=32, channels=4, cells=8, max_gap=3),
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
+    return world.build(tmp_path_factory.mktemp("world") / "cues.zarr")
+
+
+def trainer(store: stores.CueStore, root: Path, settings: TrainSettings = SETTINGS, every: int = 1000) -> Trainer:
+    folder = RunFolder(root)
+    folder.claim(resume=True)
+    device = torch.device("cpu")
+    running = Running(checkpoint_every=every)
+    return Trainer(store, encoder_of_store(store, None, device), settings, folder, Hardware(device), running)
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    return dict(checkpoint.read(path).decoder)
+
+
+def test_the_loss_of_a_batch_falls(store: stores.CueStore, tmp_path: Path) -> None:
+    run = trainer(store, tmp_path / "run")
+    batch = next(iter(run.batches()))
+    losses = [run.advance(batch).total.item() for _ in range(40)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_log_holds_every_step(store: stores.CueStore, tmp_path: Path) -> None:
+    run = trainer(store, tmp_path / "run")
+    run.run()
+    rows = run.folder.rows()
+    assert [row["step"] for row in rows] == list(range(SETTINGS.steps))
+    assert all(row["loss"] == pytest.approx(row["l1"] + row["edge"], rel=1e-5) for row in rows)
+
+
+def test_six_steps_are_three_and_resume_and_three_bitwise(store: stores.CueStore, tmp_path: Path) -> None:
+    straight = trainer(store, tmp_path / "straight")
+    straight.run()
+    first = trainer(store, tmp_path / "broken", every=3)
+
+    def killed(row: StepRecord) -> None:
+        if row.step == 4:
+            raise KeyboardInterrupt
+
+    first.running = replace(first.running, observers=(killed,))
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    second = trainer(store, tmp_path / "broken", every=3)
+    assert second.restore()
+    assert second.step == 3
+    second.run()
+    expected, found = (tensors(t.folder.weights) for t in (straight, second))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert [row["step"] for row in second.folder.rows()] == list(range(6))
+    assert [r["loss"] for r in second.folder.rows()] == [r["loss"] for r in straight.folder.rows()]
+
+
+def test_frozen_means_frozen(store: stores.CueStore, tmp_path: Path) -> None:
+    run = trainer(store, tmp_path / "run")
+    before = {name: t.clone() for name, t in run.learner.encoder.state_dict().items()}
+    run.run()
+    assert all(torch.equal(before[name], t) for name, t in run.learner.encoder.state_dict().items())
+    assert not any(p.requires_grad for p in run.learner.encoder.parameters())
+    assert not run.learner.encoder.training
+    optimised = {id(p) for group in run.optimiser.param_groups for p in group["params"]}
+    assert optimised == {id(p) for p in run.learner.decoder.parameters() if p.requires_grad}
+    assert not optimised & {id(p) for p in run.learner.encoder.parameters()}
+    names = set(checkpoint.read(run.folder.weights).decoder)
+    assert names == set(run.learner.decoder.state_dict())
+
+
+def test_a_batch_is_the_same_however_it_is_shared_out(store: stores.CueStore) -> None:
+    settings = PairSettings(seed=5, batch_size=4, method=replace(SETTINGS.method, channels=3), encoder_width=192)
+
+    def boxes(share: Share, processes: int = 0) -> torch.Tensor:
+        loader = load_pairs(
+            str(store.path), settings, first_step=2, last_step=4, processes=processes, share=share, pin=False
+        )
+        return torch.stack([torch.cat((b.boxes.flatten(1), b.clips[:, None]), 1) for b in loader])
+
+    whole = boxes(Share())
+    assert torch.equal(torch.stack((boxes(Share(0, 2)), boxes(Share(1, 2))), dim=2).flatten(1, 2), whole)
+    assert torch.equal(boxes(Share(), processes=1), whole)
+
+
+def test_a_checkpoint_loads_as_a_model_for_any_size(store: stores.CueStore, tmp_path: Path) -> None:
+    run = trainer(store, tmp_path / "run", replace(SETTINGS, steps=1))
+    run.run()
+    model = lila_train.load(run.folder.weights)
+    for height, width in ((32, 32), (45, 61), (7, 3)):
+        image = torch.rand(2, 3, height, width)
+        found = model(image)
+        assert found.shape == (2, 8, height, width)
+        torch.testing.assert_close(found.mean(1), torch.zeros(2, height, width), atol=1e-5, rtol=0)
+    as_bytes = torch.randint(0, 256, (1, 3, 20, 20), dtype=torch.uint8)
+    assert torch.equal(model(as_bytes), model(as_bytes.float() / 255))
+    assert model.encode(torch.rand(1, 3, 33, 48)).shape == (1, 192, 3, 3)
+    stretched = lila_train.load(run.folder.weights, fit="resize")
+    assert stretched(torch.rand(1, 3, 45, 61)).shape == (1, 8, 45, 61)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.rand(3, 20, 20), "b×3×H×W"),
+        (torch.rand(1, 4, 20, 20), "b×3×H×W"),
+        (torch.zeros(1, 3, 0, 5), "b×3×H×W"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.int32), "uint8 or floating-point"),
+    ],
+)
+def test_what_is_no_image_is_refused(images: torch.Tensor, message: str) -> None:
+    from lila_cues.images import as_float
+
+    with pytest.raises(LilaError, match=message):
+        as_float(images)
+
+
+def test_other_settings_and_other_stores_are_refused(store: stores.CueStore, tmp_path: Path) -> None:
+    run = trainer(store, tmp_path / "run", every=2)
+    run.run()
+    other = trainer(
+        store, tmp_path / "run", replace(SETTINGS, learning_rate=1e-2, method=replace(SETTINGS.method, ridge=1.0))
+    )
+    with pytest.raises(LilaError, match=r"learning_rate: 0\.001, not 0\.01; method\.ridge: 0\.1, not 1\.0"):
+        other.restore()
+    with pytest.raises(LilaError, match="learning_rate"):
+        other.is_finished()
+    elsewhere = stores.create(tmp_path / "b.zarr", store.spec, ["x"], {"world": 2}, dict(store.provenance))
+    with pytest.raises(LilaError, match="the store: "):
+        trainer(elsewhere, tmp_path / "run").restore()
+
+
+def test_an_unreadable_checkpoint_is_passed_over(store: stores.CueStore, tmp_path: Path) -> None:
+    run = trainer(store, tmp_path / "run", every=2)
+    run.run()
+    newest = run.folder.checkpoints()[-1]
+    newest.write_bytes(newest.read_bytes()[:1000])
+    again = trainer(store, tmp_path / "run")
+    assert again.restore()
+    assert again.step == 2
+
+
+def test_what_is_no_number_stops_before_the_weights(store: stores.CueStore, tmp_path: Path) -> None:
+    run = trainer(store, tmp_path / "run")
+    batch = next(iter(run.batches()))
+    before = {name: t.clone() for name, t in run.learner.decoder.state_dict().items()}
+    depth = batch.cues["depth"].clone()
+    depth[1, 0, 3, 4] = torch.nan
+    name = store.clip_id(int(batch.clips[1]))
+    with pytest.raises(LilaError, match=f"at step 0: the cues of {name} hold NaN"):
+        run.advance(replace(batch, cues={**batch.cues, "depth": depth}))
+    with torch.no_grad():
+        run.learner.decoder.head.weight.mul_(torch.inf)
+    with pytest.raises(LilaError, match=r"the loss is NaN for clip-\d, clip-\d"):
+        run.advance(batch)
+    run.learner.decoder.load_state_dict(before)
+    assert run.step == 0
+
+
+def test_an_output_folder_that_exists_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(LilaError, match="exists and is not empty"):
+        RunFolder(tmp_path).claim(resume=False)
+    with pytest.raises(LilaError, match="found a file"):
+        RunFolder(tmp_path / "file").claim(resume=True)
+
+
+def test_weights_of_something_else_are_refused(store: stores.CueStore, tmp_path: Path) -> None:
+    import safetensors.torch
+
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    (tmp_path / "text.safetensors").write_text("hello")
+    for name, message in (
+        ("other", "something else"),
+        ("text", "not a whole safetensors"),
+        ("absent", "no weights at"),
+    ):
+        with pytest.raises(LilaError, match=message):
+            checkpoint.read(tmp_path / f"{name}.safetensors")
+    run = trainer(store, tmp_path / "run", replace(SETTINGS, steps=1))
+    run.run()
+    newer = json.loads(run.provenance().to_json()) | {"format": 99}
+    safetensors.torch.save_file(
+        {"decoder.x": torch.zeros(1)}, tmp_path / "new.safetensors", {"lila": json.dumps(newer)}
+    )
+    with pytest.raises(LilaError, match="found format 99"):
+        checkpoint.read(tmp_path / "new.safetensors")
+
+
+@pytest.mark.parametrize("change", [{"steps": 0}, {"batch_size": -1}, {"learning_rate": 0.0}])
+def test_settings_that_no_run_can_have_are_refused(change: dict[str, float]) -> None:
+    with pytest.raises(LilaError, match="must be above 0"):
+        replace(SETTINGS, **change).check()
+
+
+def test_settings_survive_json() -> None:
+    assert TrainSettings.from_dict(json.loads(json.dumps(SETTINGS.to_dict()))) == SETTINGS

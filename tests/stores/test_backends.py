@@ -1,0 +1,200 @@
+"""A store behind a web server, in S3, in memory: read as it is on disk, and errors said in one sentence."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+
+import stores
+from stores import StoreError
+from stores.backends import RemoteFiles
+from stores.store import CueStore
+from tests.stores import worlds
+
+FAILED = 5
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
+    store = worlds.create(tmp_path_factory.mktemp("remote") / "cues.zarr", 10)
+    worlds.fill(store, failing=[FAILED])
+    store.publish_statuses()
+    return store
+
+
+class RangeHandler(SimpleHTTPRequestHandler):
+    """Answers `Range: bytes=a-b` and `bytes=-n`, which Python's own handler does not."""
+
+    def do_GET(self) -> None:
+        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+        path = Path(self.translate_path(self.path))
+        if asked is None or not path.is_file():
+            super().do_GET()
+            return
+        data = path.read_bytes()
+        first = int(asked[1]) if asked[1] else max(0, len(data) - int(asked[2]))
+        last = min(int(asked[2]), len(data) - 1) if asked[1] and asked[2] else len(data) - 1
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+        self.send_header("Content-Length", str(last + 1 - first))
+        self.end_headers()
+        self.wfile.write(data[first : last + 1])
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def server(local: stores.CueStore) -> Iterator[str]:
+    folder = Path(local.path).parent
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(RangeHandler, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def assert_same(remote: CueStore, local: CueStore) -> None:
+    assert remote.statuses().tolist() == local.statuses().tolist()
+    assert remote.clip_id(9) == local.clip_id(9)
+    for name in local.arrays:
+        np.testing.assert_array_equal(remote.read(name, 6), local.read(name, 6))
+    ours, theirs = remote.stored_pair(3, 1), local.stored_pair(3, 1)
+    for cue in ("rgb", "depth", "flow_forward", "flow_backward", "features", "features_raw"):
+        np.testing.assert_array_equal(getattr(ours, cue), getattr(theirs, cue))
+
+
+def test_over_http(local: stores.CueStore, server: str) -> None:
+    remote = stores.open(f"{server}/cues.zarr")
+    assert_same(remote, local)
+    assert remote.clip_record(FAILED).status == stores.FAILED
+
+
+def test_xarray_over_http(local: stores.CueStore, server: str) -> None:
+    remote = stores.open(f"{server}/cues.zarr")
+    np.testing.assert_array_equal(remote.dask("depth")[2].compute(), local.read("depth", 2))
+    dataset = xarray.open_zarr(remote.zarr_store())
+    np.testing.assert_array_equal(dataset.depth[2].values, local.read("depth", 2))
+
+
+def test_in_memory(local: stores.CueStore) -> None:
+    from obstore.store import MemoryStore
+
+    objects = MemoryStore()
+    root = Path(local.path)
+    for path in root.rglob("*"):
+        if path.is_file():
+            objects.put(str(path.relative_to(root)), path.read_bytes())
+    files = RemoteFiles("memory://cues.zarr", objects)
+    assert_same(CueStore(files, local.header), local)
+    assert CueStore(files, local.header).clip_record(FAILED).reason == f"clip {FAILED} cannot be decoded"
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """An S3 server of this machine, named by the environment as a real one would be."""
+    moto = pytest.importorskip("moto.server", reason="moto is not installed: pip install -e '.[dev]'")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    names = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in names.items():
+            environment.setenv(name, value)
+        yield "bucket"
+    server.stop()
+
+
+def test_in_s3(local: stores.CueStore, bucket: str) -> None:
+    import boto3
+
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=bucket)
+    root = Path(local.path)
+    for path in root.rglob("*"):
+        if path.is_file():
+            client.upload_file(str(path), bucket, f"some/where/cues.zarr/{path.relative_to(root)}")
+    remote = stores.open(f"s3://{bucket}/some/where/cues.zarr")
+    assert_same(remote, local)
+    assert remote.clip_record(FAILED).reason == f"clip {FAILED} cannot be decoded"
+
+
+def test_no_store_at_a_url(server: str) -> None:
+    with pytest.raises(
+        StoreError, match=r"no cue store at http://.*/other\.zarr: a folder with zarr\.json was expected"
+    ):
+        stores.open(f"{server}/other.zarr")
+
+
+def test_a_url_that_does_not_answer() -> None:
+    with pytest.raises(
+        StoreError, match=r"http://127\.0\.0\.1:9/cues\.zarr/zarr\.json cannot be read .*; check the address"
+    ):
+        stores.open("http://127.0.0.1:9/cues.zarr")
+
+
+def test_a_scheme_we_do_not_read() -> None:
+    with pytest.raises(StoreError, match=r"has the scheme 'ftp'; a store is a folder or one of s3, gs"):
+        stores.open("ftp://somewhere/cues.zarr")
+
+
+def test_an_address_that_is_none() -> None:
+    with pytest.raises(StoreError, match=r"s3: is not a usable address .*; correct it"):
+        stores.open("s3://")
+
+
+def test_a_remote_store_is_not_written_to(server: str) -> None:
+    remote = stores.open(f"{server}/cues.zarr")
+    with pytest.raises(StoreError, match="is read-only here; write to a store in a folder"):
+        remote.publish_statuses()
+
+
+def test_a_connection_does_not_survive_a_fork(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = stores.open(f"{server}/cues.zarr")
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(StoreError, match="start loader processes with `forkserver` or `spawn`"):
+        remote.read("rgb", 0)
+
+
+def read_depth(store: CueStore, clip: int) -> np.ndarray:
+    return store.read("depth", clip)
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_remote_store_opens_again_in_a_worker(server: str, local: stores.CueStore, method: str) -> None:
+    context = multiprocessing.get_context(method)
+    with context.Pool(1) as pool:
+        remote = stores.open(f"{server}/cues.zarr")
+        np.testing.assert_array_equal(pool.apply(read_depth, (remote, 4)), local.read("depth", 4))
+
+
+def test_damage_is_noticed_behind_a_server(local: stores.CueStore) -> None:
+    from obstore.store import MemoryStore
+
+    objects = MemoryStore()
+    for name, spec in local.arrays.items():
+        data = bytearray((Path(local.path) / spec.shard_key(0)).read_bytes())
+        if name == "rgb":
+            data[100] ^= 1
+        objects.put(spec.shard_key(0), bytes(data))
+    objects.put("ledger/000/0000000-001-1111.json", b"")
+    remote = CueStore(RemoteFiles("memory://cues.zarr", objects), local.header)
+    with pytest.raises(StoreError, match=r"memory://cues\.zarr/rgb/c\.0.* is damaged"):
+        remote.read("rgb", 0)
+    with pytest.raises(StoreError, match=r"it is missing"):
+        remote._reader.read("rgb", 4, [0])

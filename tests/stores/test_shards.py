@@ -1,0 +1,119 @@
+"""Windows are numpy's windows, shards keep what they were given in any order, and what is not a chunk is not read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import stores
+from stores import StoreError, metadata, verify
+from stores.backends import connect
+from stores.encodings import Blosc, ChecksumError, decode_into, with_checksum
+from stores.shards import NO_CHUNK, ShardWriter, index_bytes, parse_index
+from tests.stores import worlds
+
+FRAMES = worlds.GEOMETRY.frames
+INDICES = (
+    st.integers(-FRAMES, FRAMES - 1)
+    | st.slices(FRAMES)
+    | st.lists(st.integers(-FRAMES, FRAMES - 1), min_size=1, max_size=6)
+    | st.none()
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
+    store = worlds.create(tmp_path_factory.mktemp("reader") / "cues.zarr", 5)
+    worlds.fill(store)
+    return store
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(clip=st.integers(0, 4), index=INDICES, name=st.sampled_from(["rgb", "depth", "features", "frame_time"]))
+def test_any_window_is_that_of_numpy(store: stores.CueStore, clip: int, index: object, name: str) -> None:
+    whole = store.read(name, clip)
+    expected = whole if index is None else whole[index]
+    np.testing.assert_array_equal(store.read(name, clip, index), expected)  # type: ignore[arg-type]
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(chunks=st.dictionaries(st.integers(0, 11), st.binary(min_size=1, max_size=50)), order=st.randoms())
+def test_a_shard_keeps_its_chunks_in_whatever_order_they_come(tmp_path: Path, chunks: dict, order: object) -> None:
+    path = tmp_path / f"shard-{os.urandom(6).hex()}"
+    entries = list(chunks)
+    order.shuffle(entries)  # type: ignore[attr-defined]
+    with ShardWriter(path, 12) as shard:
+        for entry in entries:
+            shard.write(entry, chunks[entry])
+        size = shard.close()
+    data = path.read_bytes()
+    assert len(data) == size
+    index = parse_index(data[-index_bytes(12) :], size, 12)
+    for entry in range(12):
+        offset, length = (int(value) for value in index[entry])
+        if entry in chunks:
+            assert data[offset : offset + length] == chunks[entry]
+        else:
+            assert offset == length == NO_CHUNK
+
+
+def test_a_shard_too_short_for_its_index() -> None:
+    with pytest.raises(ChecksumError, match="it has 10 bytes, too few for its index"):
+        parse_index(b"0123456789", 10, 4)
+
+
+def test_an_index_that_points_outside() -> None:
+    index = np.array([[0, 10], [NO_CHUNK, NO_CHUNK], [50, 60]], "<u8")
+    tail = with_checksum(index.tobytes())
+    assert len(parse_index(tail, 110 + len(tail), 3)) == 3
+    with pytest.raises(ChecksumError, match="its index points outside the file"):
+        parse_index(tail, 109 + len(tail), 3)
+
+
+def test_a_checksum_over_what_is_no_chunk() -> None:
+    header = Blosc().encode(np.zeros(8, np.uint8))[:16]
+    with pytest.raises(ChecksumError, match="error during blosc decompression"):
+        decode_into(
+            np.frombuffer(with_checksum(header[:4] + (8).to_bytes(4, "little") + bytes(40)), np.uint8),
+            np.empty(8, np.uint8),
+        )
+
+
+@pytest.mark.parametrize("size", [8, 99, 101, 200])
+def test_a_chunk_of_another_size(size: int) -> None:
+    payload = Blosc().encode(np.zeros(100, np.uint8))
+    with pytest.raises(ChecksumError, match=f"it does not hold the {size} bytes of a chunk"):
+        decode_into(np.frombuffer(payload, np.uint8), np.empty(size, np.uint8))
+
+
+def test_a_complete_clip_that_lacks_a_chunk(tmp_path: Path) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 4)
+    worlds.fill(store)
+    path = Path(store.path) / store.arrays["rgb"].shard_key(0)
+    tail = index_bytes(4 * FRAMES)
+    data = path.read_bytes()
+    index = parse_index(data[-tail:], len(data), 4 * FRAMES).copy()
+    index[2 * FRAMES + 1] = NO_CHUNK
+    path.write_bytes(data[:-tail] + with_checksum(index.tobytes()))
+    with pytest.raises(StoreError, match="it lacks a chunk of a complete clip"):
+        store.read("rgb", 2)
+    store.read("rgb", 1)
+    assert [finding.what for finding in verify.check_task(store, 0)] == ["it lacks a chunk of a complete clip"]
+
+
+def test_statuses_that_are_damaged_where_the_ledger_cannot_be_listed() -> None:
+    assert metadata.decode_statuses(with_checksum(b"\0\1\2"), "here").tolist() == [0, 1, 2]
+    with pytest.raises(StoreError, match=r"here/status/c\.0 is damaged .*; run `lila-cues repair`"):
+        metadata.decode_statuses(b"\0\1\2" + bytes(4), "here")
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a/b.zarr", "gs://bucket/a/b.zarr", "https://host/a/b.zarr"])
+def test_every_scheme_makes_a_place_to_read_from(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SKIP_SIGNATURE", "GOOGLE_SKIP_SIGNATURE"):
+        monkeypatch.setenv(name, "true")
+    assert "a/b.zarr" in repr(connect(url))
