@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lila_cues.datasets import locate, open_source
-from lila_cues.datasets.base import Source, SourceOptions
+from lila_cues.datasets import locate, open_dataset
+from lila_cues.datasets.base import DatasetOptions, Source
 from lila_cues.networks import registry
 from stores.errors import LilaError
 from stores.spec import Geometry
@@ -73,7 +73,7 @@ class Order:
 
     def source(self) -> Source:
         """The data set, found."""
-        return open_source(self.dataset, self.source_root, SourceOptions(self.decoder, self.seed))
+        return open_dataset(self.dataset, self.source_root, DatasetOptions(self.decoder, self.seed))
 
     def clips(self, source: Source) -> Sequence[str]:
         """The clips to build: all, or `limit` of them spread evenly over the list."""

@@ -135,8 +135,8 @@ def _rgb_array(array: np.ndarray) -> np.ndarray:
 
 def _over_white(array: np.ndarray) -> np.ndarray:
     top = 255 if array.dtype == np.uint8 else 1
-    colour, alpha = array[..., :3], array[..., 3:] / top
-    mixed = colour * alpha + top * (1 - alpha)
+    color, alpha = array[..., :3], array[..., 3:] / top
+    mixed = color * alpha + top * (1 - alpha)
     return np.rint(mixed).astype(np.uint8) if top == 255 else mixed.astype(array.dtype)
 
 
@@ -144,8 +144,8 @@ def _grey(values: np.ndarray, known_16: bool) -> Picture:
     """Grey of more than 8 bits; where PIL does not know how many, the values' own range tells."""
     largest = values.max(initial=0)
     top = _FULL_16 if known_16 or largest > 255 else 255 if largest > 1 else 1
-    grey = np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    gray = np.clip(np.rint(values * (255 / top)), 0, 255).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=2)
 
 
 def _shape(array: np.ndarray | Tensor) -> str:

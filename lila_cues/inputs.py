@@ -15,7 +15,7 @@ SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)
-class Medium:
+class InputFile:
     """A file, and where its results go below the output folder (without a suffix)."""
 
     path: Path
@@ -27,12 +27,12 @@ class Medium:
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def named(sources: Iterable[Path]) -> list[Medium]:
+def named(sources: Iterable[Path]) -> list[InputFile]:
     """Whatever images and videos the sources name: files, all files below folders, globs; each once."""
     return list(dict.fromkeys(medium for source in sources for medium in _of_source(source)))
 
 
-def media(sources: Iterable[Path]) -> list[Medium]:
+def media(sources: Iterable[Path]) -> list[InputFile]:
     """The same, refused where two files would share a place."""
     found = named(sources)
     taken: dict[Path, Path] = {}
@@ -43,7 +43,7 @@ def media(sources: Iterable[Path]) -> list[Medium]:
     return found
 
 
-def _of_source(source: Path) -> list[Medium]:
+def _of_source(source: Path) -> list[InputFile]:
     if source.is_dir():
         files = [p for p in sorted(source.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
         return _named(files, source, f"no image or video under {source}")
@@ -51,7 +51,7 @@ def _of_source(source: Path) -> list[Medium]:
         if source.suffix.lower() not in SUFFIXES:
             kind = source.suffix or "nameless"
             raise LilaError(f"expected an image or a video, found a {kind} file at {source}")
-        return [Medium(source, Path(source.stem))]
+        return [InputFile(source, Path(source.stem))]
     if not glob.has_magic(str(source)):
         raise LilaError(f"no file or folder at {source}")
     files = [Path(p) for p in sorted(glob.glob(str(source), recursive=True))]
@@ -59,10 +59,10 @@ def _of_source(source: Path) -> list[Medium]:
     return _named(files, _fixed_part(source), f"no image or video matches {source}")
 
 
-def _named(files: Sequence[Path], root: Path, none: str) -> list[Medium]:
+def _named(files: Sequence[Path], root: Path, none: str) -> list[InputFile]:
     if not files:
         raise LilaError(none)
-    return [Medium(path, path.relative_to(root).with_suffix("")) for path in files]
+    return [InputFile(path, path.relative_to(root).with_suffix("")) for path in files]
 
 
 def _fixed_part(pattern: Path) -> Path:

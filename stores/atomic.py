@@ -67,7 +67,7 @@ def writing(path: Path | str, doing: str) -> Iterator[None]:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """A hidden path beside `path`, whose folder is made, to write to: what is there takes its name when the block ends.
 
     Where the block fails, `path` is as it was before and nothing is left beside it.

@@ -103,7 +103,7 @@ _ZSTD = Blosc()
 
 
 @dataclass(frozen=True)
-class Plain:
+class Cast:
     """Stored in `dtype`; for float16 a relative rounding error of 2⁻¹¹, for integers none."""
 
     dtype: str
@@ -135,7 +135,7 @@ class Plain:
 
 
 @dataclass(frozen=True)
-class Steps:
+class FixedPoint:
     """Stored as the nearest whole number of `step`s; error at most step / 2 within ± (max − 1) · step."""
 
     step: float
@@ -169,7 +169,7 @@ class Steps:
 
 
 @dataclass(frozen=True)
-class Rows:
+class PerMapInt8:
     """int8 with one scale for each map (a channel of a frame), kept beside in the array `…_scale`.
 
     Error at most scale / 2, where scale = max|map| / 127.
@@ -210,8 +210,12 @@ class Rows:
 
 _LARGEST_IN_ROWS = np.float32(1e38)  # beyond, scale · 127 might not be finite
 
-Encoding = Plain | Steps | Rows
-_KINDS: dict[str, type[Plain] | type[Steps] | type[Rows]] = {"plain": Plain, "steps": Steps, "rows": Rows}
+Encoding = Cast | FixedPoint | PerMapInt8
+_KINDS: dict[str, type[Cast] | type[FixedPoint] | type[PerMapInt8]] = {
+    "plain": Cast,
+    "steps": FixedPoint,
+    "rows": PerMapInt8,
+}
 _MISSING_PLAIN: dict[str, float | int] = {"f": float("nan"), "i": -1, "u": 0}
 
 

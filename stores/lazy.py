@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stores.encodings import Rows, Steps
+from stores.encodings import FixedPoint, PerMapInt8
 from stores.ledger import COMPLETE
 from stores.spec import ArraySpec
 
@@ -67,7 +67,7 @@ def dataset(store: CueStore) -> Any:
 
 def decoded_dtype(spec: ArraySpec) -> np.dtype[Any]:
     """Type of what `CueStore.read` gives."""
-    quantised = isinstance(spec.encoding, Rows | Steps) or spec.dtype == np.float16
+    quantised = isinstance(spec.encoding, PerMapInt8 | FixedPoint) or spec.dtype == np.float16
     return np.dtype(np.float32) if quantised else spec.dtype
 
 

@@ -11,7 +11,7 @@ from stores.encodings import ChecksumError
 from stores.errors import StoreError
 from stores.ledger import ABSENT, COMPLETE, FAILED
 from stores.opening import create, differences
-from stores.shards import ClipPayloads, digest, open_shards
+from stores.shards import EncodedClip, digest, open_shards
 from stores.store import CueStore
 from stores.writer import TaskWriter
 
@@ -30,7 +30,7 @@ def merge(path: Path, sources: Sequence[CueStore], advance: Callable[[int], None
     merged = create(path, sources[0].spec, list(places), sources[0].fingerprint, provenance)
     origins = list(places.values())
     for task in merged.pending_tasks():
-        with merged.claim(task) as writer:
+        with merged.lock_task(task) as writer:
             assert writer is not None
             for position, clip in enumerate(merged.task_clips(task)):
                 source, number = origins[clip]
@@ -60,7 +60,7 @@ def _copy(source: CueStore, number: int, writer: TaskWriter, position: int, clip
         writer.add(position, _whole(source, number, record.digest))
 
 
-def _whole(source: CueStore, number: int, recorded: int | None) -> ClipPayloads:
+def _whole(source: CueStore, number: int, recorded: int | None) -> EncodedClip:
     task, position = divmod(number, source.spec.shard_clips)
     shards = open_shards(source.files, source.arrays, task, source.spec.shard_clips)
     try:

@@ -26,7 +26,7 @@ import numpy as np
 
 from stores.backends import Blob, Files
 from stores.cues import ClipCues, check_shape
-from stores.encodings import CHECKSUM_BYTES, ChecksumError, Rows, checked, crc32c, decode_into, with_checksum
+from stores.encodings import CHECKSUM_BYTES, ChecksumError, PerMapInt8, checked, crc32c, decode_into, with_checksum
 from stores.errors import StoreError
 from stores.spec import ArraySpec
 
@@ -97,24 +97,24 @@ def parse_index(tail: bytes, file_size: int, entries: int) -> np.ndarray:
     return index
 
 
-ClipPayloads = Mapping[str, list[bytes]]  # array → its inner chunks of one clip
+EncodedClip = Mapping[str, list[bytes]]  # array → its inner chunks of one clip
 
 
-def encode_clip(clip_id: str, specs: Mapping[str, ArraySpec], cues: ClipCues) -> ClipPayloads:
+def encode_clip(clip_id: str, specs: Mapping[str, ArraySpec], cues: ClipCues) -> EncodedClip:
     """All inner chunks of one clip."""
     values: dict[str, Any] = {name: np.asarray(cues[name]) for name in specs if not name.endswith("_scale")}
     for name, value in values.items():
         check_shape(clip_id, specs[name], value)
-    payloads: dict[str, list[bytes]] = {}
+    encoded_chunks: dict[str, list[bytes]] = {}
     for name, value in values.items():
         encoding = specs[name].encoding
-        if isinstance(encoding, Rows):
+        if isinstance(encoding, PerMapInt8):
             value, scales = encoding.encode(value)
-            payloads[f"{name}_scale"] = _chunks(specs[f"{name}_scale"], scales)
+            encoded_chunks[f"{name}_scale"] = _chunks(specs[f"{name}_scale"], scales)
         else:
             value = encoding.encode(value)
-        payloads[name] = _chunks(specs[name], value)
-    return {name: payloads[name] for name in specs}
+        encoded_chunks[name] = _chunks(specs[name], value)
+    return {name: encoded_chunks[name] for name in specs}
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,9 @@ def open_shards(files: Files, specs: Mapping[str, ArraySpec], task: int, shard_c
     return shards
 
 
-def digest(payloads: ClipPayloads) -> int:
+def digest(encoded_chunks: EncodedClip) -> int:
     """crc32c over the checksums of a clip's inner chunks, in the order of the arrays."""
-    return crc32c(b"".join(chunk[-CHECKSUM_BYTES:] for chunks in payloads.values() for chunk in chunks))
+    return crc32c(b"".join(chunk[-CHECKSUM_BYTES:] for chunks in encoded_chunks.values() for chunk in chunks))
 
 
 def _chunks(spec: ArraySpec, stored: np.ndarray) -> list[bytes]:

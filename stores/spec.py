@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 
 from stores import encodings
-from stores.encodings import Blosc, Encoding, Plain, Rows, Steps
+from stores.encodings import Blosc, Cast, Encoding, FixedPoint, PerMapInt8
 from stores.errors import StoreError
 
 FORMAT = "lila-cue-store"
 VERSION = 1
 
-RGB = Plain("uint8", Blosc("zstd", 3, "noshuffle"))
-DEPTH = Plain("float16", Blosc("zstd", 1, "bitshuffle"))
-FLOW = Steps(1 / 64, "int16", Blosc("zstd", 3, "shuffle"))
-FEATURES = Rows("int8", Blosc("zstd", 1, "bitshuffle"))
+RGB = Cast("uint8", Blosc("zstd", 3, "noshuffle"))
+DEPTH = Cast("float16", Blosc("zstd", 1, "bitshuffle"))
+FLOW = FixedPoint(1 / 64, "int16", Blosc("zstd", 3, "shuffle"))
+FEATURES = PerMapInt8("int8", Blosc("zstd", 1, "bitshuffle"))
 _ENCODINGS = ("rgb", "depth", "flow", "features")
 
 
@@ -56,7 +56,7 @@ class FrameMaps:
     name: str
     axis: tuple[str, ...]  # what each channel is, such as x, y, z
     units: str
-    encoding: Plain | Steps
+    encoding: Cast | FixedPoint
     limits: tuple[float, float]  # every value lies between them
     tolerance: float  # 99 % of the values of two computations differ by less
 
@@ -225,15 +225,15 @@ def _extra(spec: StoreSpec) -> list[ArraySpec]:
 def _features(name: str, grid: str, size: tuple[int, int], spec: StoreSpec) -> ArraySpec:
     dimensions = ("frame", "channel", f"{grid}_y", f"{grid}_x")
     shape = (spec.geometry.frames, spec.geometry.channels, *size)
-    note = {"scale_array": f"{name}_scale"} if isinstance(spec.features, Rows) else {}
+    note = {"scale_array": f"{name}_scale"} if isinstance(spec.features, PerMapInt8) else {}
     return ArraySpec(name, dimensions, shape, spec.features, True, note)
 
 
 def _scales(spec: StoreSpec) -> list[ArraySpec]:
-    if not isinstance(spec.features, Rows):
+    if not isinstance(spec.features, PerMapInt8):
         return []
     shape = (spec.geometry.frames, spec.geometry.channels)
-    scale = Plain("float32", _SMALL)
+    scale = Cast("float32", _SMALL)
     return [
         ArraySpec(f"{name}_scale", ("frame", "channel"), shape, scale, False) for name in ("features", "features_raw")
     ]
@@ -242,19 +242,19 @@ def _scales(spec: StoreSpec) -> list[ArraySpec]:
 def _indices(spec: StoreSpec) -> list[ArraySpec]:
     g = spec.geometry
     return [
-        ArraySpec("feature_channels", ("channel",), (g.channels,), Plain("int32", _SMALL), False),
-        ArraySpec("frame_index", ("frame",), (g.frames,), Plain("int64", _SMALL), False),
-        ArraySpec("frame_time", ("frame",), (g.frames,), Plain("float64", _SMALL), False, {"units": "s"}),
-        ArraySpec("pair_frames", ("pair", "end"), (g.pairs, 2), Plain("int32", _SMALL), False),
-        ArraySpec("pair_gap", ("pair",), (g.pairs,), Plain("int32", _SMALL), False, {"units": "source frames"}),
+        ArraySpec("feature_channels", ("channel",), (g.channels,), Cast("int32", _SMALL), False),
+        ArraySpec("frame_index", ("frame",), (g.frames,), Cast("int64", _SMALL), False),
+        ArraySpec("frame_time", ("frame",), (g.frames,), Cast("float64", _SMALL), False, {"units": "s"}),
+        ArraySpec("pair_frames", ("pair", "end"), (g.pairs, 2), Cast("int32", _SMALL), False),
+        ArraySpec("pair_gap", ("pair",), (g.pairs,), Cast("int32", _SMALL), False, {"units": "source frames"}),
     ]
 
 
 def _decoding_attributes(encoding: Encoding) -> dict[str, Any]:
     """CF conventions, by which xarray and others turn what is stored into numbers and NaN."""
-    if isinstance(encoding, Steps):
+    if isinstance(encoding, FixedPoint):
         return {"scale_factor": encoding.step, "_FillValue": encoding.missing}
-    if isinstance(encoding, Rows):
+    if isinstance(encoding, PerMapInt8):
         return {"_FillValue": encoding.missing}
     if np.dtype(encoding.dtype).kind == "f":  # xarray's own spelling of a NaN in JSON
         return {"_FillValue": base64.standard_b64encode(struct.pack("<d", math.nan)).decode()}

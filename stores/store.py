@@ -17,7 +17,7 @@ import numpy as np
 from stores import atomic, lazy, ledger, locks, metadata
 from stores.backends import Files, LocalFiles
 from stores.cues import PairCues
-from stores.encodings import Rows, with_checksum
+from stores.encodings import PerMapInt8, with_checksum
 from stores.errors import StoreError
 from stores.ledger import ABSENT, COMPLETE, FAILED, STATUS_NAMES, ClipRecord, Ledger
 from stores.metadata import ClipList, Header
@@ -39,7 +39,7 @@ def read_stored(
         of_pair = spec.dimensions[0] == "pair"
         stored = reader.read(name, clip, [pair] if of_pair else frames)
         values[name] = stored[0] if of_pair else stored[:, kept] if "channel" in spec.dimensions else stored
-        if isinstance(spec.encoding, Rows):
+        if isinstance(spec.encoding, PerMapInt8):
             values[f"{name}_scale"] = reader.read(f"{name}_scale", clip, [0])[0][frames][:, kept]
     if any("channel" in reader.arrays[name].dimensions for name in cues):
         values["feature_channels"] = reader.read("feature_channels", clip, [0])[0][kept]
@@ -52,7 +52,7 @@ def decode(arrays: Mapping[str, ArraySpec], stored: PairCues, cues: Sequence[str
     decoded: dict[str, Any] = {}
     for name in cues:
         encoding = arrays[name].encoding
-        if isinstance(encoding, Rows):
+        if isinstance(encoding, PerMapInt8):
             decoded[name] = encoding.decode(stored[name], stored[f"{name}_scale"])
         else:
             decoded[name] = encoding.decode(stored[name])
@@ -162,7 +162,7 @@ class CueStore:
     # Writing
 
     @contextmanager
-    def claim(self, task: int, only_failed: bool = False) -> Iterator[TaskWriter | None]:
+    def lock_task(self, task: int, only_failed: bool = False) -> Iterator[TaskWriter | None]:
         """Hold a task and give its writer; None if another worker has it (`claimed_by`) or nothing is pending in it.
 
         Leaving without an exception publishes what was completed and failed; leaving by one discards it. With
@@ -234,7 +234,7 @@ class CueStore:
         named = self.cue_names if cues is None else cues
         return read_stored(self._reader, clip, pair, named, channels)
 
-    def lacking(self, names: Sequence[str]) -> list[str]:
+    def missing_arrays(self, names: Sequence[str]) -> list[str]:
         """Those arrays that have no file at all, as in a store that was copied in part."""
         return [name for name in names if self.files.names(name) == []]
 
@@ -253,7 +253,7 @@ class CueStore:
 
     def _decode(self, name: str, clip: int, stored: np.ndarray, parts: Any) -> np.ndarray:
         encoding = self.arrays[name].encoding
-        if isinstance(encoding, Rows):
+        if isinstance(encoding, PerMapInt8):
             return encoding.decode(stored, self._reader.read(f"{name}_scale", clip, [0])[0][parts])
         return encoding.decode(stored)
 

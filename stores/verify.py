@@ -16,11 +16,11 @@ import numpy as np
 
 from stores import metadata
 from stores.cues import ClipCues
-from stores.encodings import ChecksumError, Rows, crc32c, decode_into
+from stores.encodings import ChecksumError, PerMapInt8, crc32c, decode_into
 from stores.errors import StoreError
 from stores.ledger import COMPLETE, TaskRecord
 from stores.metadata import NAMES_KEY, OFFSETS_KEY
-from stores.shards import ClipPayloads, ShardChunks, digest, open_shard
+from stores.shards import EncodedClip, ShardChunks, digest, open_shard
 from stores.spec import ArraySpec
 from stores.store import CueStore
 
@@ -38,7 +38,7 @@ def deviations(store: CueStore, clip: int, cues: ClipCues) -> Iterator[tuple[str
     allowed = _ALLOWED | {maps.name: maps.tolerance for maps in store.spec.extra}
     for name in store.cue_names:
         stored, again = store.read(name, clip).astype(np.float32), np.asarray(cues[name], np.float32)
-        yield name, _far(name, stored, again, isinstance(store.arrays[name].encoding, Rows)), allowed[name]
+        yield name, _far(name, stored, again, isinstance(store.arrays[name].encoding, PerMapInt8)), allowed[name]
     for name in _EXACT:
         same = np.array_equal(store.read(name, clip), cues[name])
         yield name, 0.0 if same else np.inf, 0.0
@@ -245,13 +245,13 @@ def _check_clip(
             yield Finding("value", f"{name} of clip {clip}", phrase, (clip,))
 
 
-def _decoded(arrays: Mapping[str, ArraySpec], chunks: ClipPayloads) -> dict[str, np.ndarray]:
+def _decoded(arrays: Mapping[str, ArraySpec], chunks: EncodedClip) -> dict[str, np.ndarray]:
     stored = {name: _stack(arrays[name], parts) for name, parts in chunks.items()}
     decoded = {}
     for name, values in stored.items():
         encoding = arrays[name].encoding
         scales = stored.get(f"{name}_scale")
-        decoded[name] = encoding.decode(values, scales) if isinstance(encoding, Rows) else encoding.decode(values)  # type: ignore[arg-type]
+        decoded[name] = encoding.decode(values, scales) if isinstance(encoding, PerMapInt8) else encoding.decode(values)  # type: ignore[arg-type]
     return decoded
 
 

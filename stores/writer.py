@@ -16,7 +16,7 @@ from stores.encodings import ChecksumError
 from stores.errors import StoreError
 from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord
 from stores.metadata import SCRATCH, Header
-from stores.shards import ClipPayloads, ShardChunks, ShardWriter, digest, encode_clip, open_shards
+from stores.shards import EncodedClip, ShardChunks, ShardWriter, digest, encode_clip, open_shards
 from stores.spec import ArraySpec, arrays
 
 
@@ -24,7 +24,7 @@ class TaskWriter:
     """Streams the clips of one task into new shards; `publish` puts them in place and records them.
 
     Clips that an earlier attempt completed are carried over byte for byte at the start; one whose bytes are damaged is
-    pending again. Only its holder (see `CueStore.claim`) may have a writer.
+    pending again. Only its holder (see `CueStore.lock_task`) may have a writer.
     """
 
     def __init__(self, root: Path, header: Header, clips: range, names: list[str], before: TaskRecord | None) -> None:
@@ -78,7 +78,7 @@ class TaskWriter:
         self._pending.remove(position)
         self._records[position] = ClipRecord(FAILED, self._records[position].attempts + 1, " ".join(reason.split()))
 
-    def add(self, position: int, chunks: ClipPayloads) -> None:
+    def add(self, position: int, chunks: EncodedClip) -> None:
         """Add a clip, by its place in the task, as encoded bytes."""
         with atomic.writing(self._root, f"writing clip {self._names[position]}"):
             self._append(position, chunks)
@@ -117,7 +117,7 @@ class TaskWriter:
         else:
             self._append(position, chunks)
 
-    def _append(self, position: int, chunks: ClipPayloads) -> None:
+    def _append(self, position: int, chunks: EncodedClip) -> None:
         for name, parts in chunks.items():
             first = position * self._specs[name].clip_chunks
             for offset, part in enumerate(parts):
@@ -136,9 +136,7 @@ class TaskWriter:
         )
 
 
-def _whole_clip(
-    specs: Mapping[str, ArraySpec], shards: Mapping[str, ShardChunks], position: int
-) -> ClipPayloads | None:
+def _whole_clip(specs: Mapping[str, ArraySpec], shards: Mapping[str, ShardChunks], position: int) -> EncodedClip | None:
     try:
         return {name: shards[name].clip(position) for name in specs}
     except (KeyError, ChecksumError):

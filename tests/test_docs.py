@@ -123,22 +123,22 @@ def save(array: np.ndarray, path: Path) -> None:
 
 
 def test_the_source_of_the_documents_reads_its_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lila_cues.datasets import SOURCES, open_source
+    from lila_cues.datasets import DATASETS, open_dataset
 
-    monkeypatch.setitem(SOURCES, "flat", ("flat:open_flat", "one folder of numbered images"))
+    monkeypatch.setitem(DATASETS, "flat", ("flat:open_flat", "one folder of numbered images"))
     monkeypatch.setitem(sys.modules, "lila_cues.datasets.flat", ModuleType("replaced"))
     module_of("adding-a-data-set.md", "python source", "lila_cues.datasets.flat")
     for clip, count in (("a_dog", 11), ("cat", 2)):
         for number in range(count):
             save(np.full((16, 24, 3), 20 * number, np.uint8), tmp_path / "flat" / f"{clip}_{number}.jpg")
-    source = open_source("flat", tmp_path / "flat")
+    source = open_dataset("flat", tmp_path / "flat")
     assert source.clips() == ["a_dog", "cat"]
     with source.open("a_dog") as reader:
         assert len(reader) == 11
         assert reader.read([10, 2]).mean(axis=(1, 2, 3)).round().tolist() == [200, 40]
     (tmp_path / "empty").mkdir()
     with pytest.raises(LilaError, match=r"expected images CLIP_NUMBER\.jpg in .*empty, found none; pass --root"):
-        open_source("flat", tmp_path / "empty")
+        open_dataset("flat", tmp_path / "empty")
 
 
 def test_the_protocol_of_the_documents_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_the_model_of_the_documents_is_scored(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(BASELINES, "colours", BASELINES["enlarged"])  # to be put back afterwards
     monkeypatch.setitem(sys.modules, "example_model", ModuleType("replaced"))
     module = module_of("adding-a-model.md", "python model", "example_model")
-    model = module.ColourModel(CPU)
+    model = module.ColorModel(CPU)
     assert isinstance(model, PixelModel)
     assert model.pixel_map(torch.rand(2, 3, 16, 24)).shape == (2, 9, 16, 24)
     assert model.encoder_grid(torch.rand(2, 3, 16, 24)).shape == (2, 9, 2, 3)

@@ -172,8 +172,8 @@ MUTATIONS = (
     Mutation(
         "a position is its rank's share of a step",
         "lila_train/training/data.py",
-        "range(start + self.share.rank, start + self.batch_size, self.share.ranks)",
-        "range(start, start + self.batch_size, self.share.ranks)",
+        "range(start + self.rank.rank, start + self.batch_size, self.rank.world_size)",
+        "range(start, start + self.batch_size, self.rank.world_size)",
         ("tests/lila_train/training/test_step.py",),
     ),
     Mutation(

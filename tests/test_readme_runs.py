@@ -12,13 +12,15 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from lila_train.training.config import RECIPES, Method, TrainSettings
+from lila_train.training.config import RECIPES, ObjectiveConfig, TrainConfig
 from tests.lila_cues import barcodes
 from tests.lila_cues.barcodes import Clip
 from tests.lila_train.evaluation import worlds
 from tests.test_readme import PROGRAMS, commands
 
-SMALL = TrainSettings(steps=2, batch_size=2, decoder_width=16, method=Method(view_size=32, channels=8, max_gap=4))
+SMALL = TrainConfig(
+    steps=2, batch_size=2, decoder_width=16, method=ObjectiveConfig(view_size=32, channels=8, max_gap=4)
+)
 NOT_HERE = {
     "make ": "runs this very test, or a demo of minutes",
     "--encoder dinov2": "fetches DINOv2",

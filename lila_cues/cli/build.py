@@ -146,12 +146,12 @@ def _reports(
         if how.workers or how.scheduler:
             from lila_cues.pipeline import cluster
 
-            for report in cluster.build_there(store, recipe, tasks, how.only_failed, how.workers, how.scheduler):
+            for report in cluster.build_distributed(store, recipe, tasks, how.only_failed, how.workers, how.scheduler):
                 watch.report(report)
                 yield report
             return
         with Worker(recipe, networks) as worker:
-            yield from build.build_here(store, worker, tasks, how.only_failed, watch.clip)
+            yield from build.build_local(store, worker, tasks, how.only_failed, watch.clip)
 
 
 def _stop_at(tally: Tally, how: Conduct) -> None:

@@ -124,7 +124,7 @@ LOOKED_AT = 1000
 """Pending tasks that are looked at: each costs a look at a claim file."""
 
 
-def holders(store: CueStore, only_failed: bool = False) -> Counter[str]:
+def active_workers(store: CueStore, only_failed: bool = False) -> Counter[str]:
     """`host:pid` of every builder that holds a pending task, and how many it holds."""
     pending = islice(store.pending_tasks(only_failed), LOOKED_AT)
     return Counter(holder for task in pending if (holder := store.claimed_by(task)))
@@ -132,7 +132,7 @@ def holders(store: CueStore, only_failed: bool = False) -> Counter[str]:
 
 def notes(store: CueStore, only_failed: bool = False) -> Iterator[str]:
     """What a second builder says before it begins, and at its end of what it left to the first."""
-    for holder, tasks in holders(store, only_failed).items():
+    for holder, tasks in active_workers(store, only_failed).items():
         yield (
             f"{holder} is building {tasks} task{'s' * (tasks != 1)} of this store; they are left to it, and the others "
             "are shared with it: run the same command again to be sure of all, or see lila-cues status"
@@ -180,7 +180,7 @@ def plan_lines(wanted: Plan, rate: float, free: int) -> Iterator[str]:
 def _at_work(store: CueStore) -> Iterator[str]:
     if not isinstance(store.files, LocalFiles):
         return
-    for holder, tasks in holders(store).items():
+    for holder, tasks in active_workers(store).items():
         yield f"  at work: {escape(holder)} on {tasks} task{'s' * (tasks != 1)}"
 
 

@@ -1,6 +1,6 @@
 """Where clips come from: a source yields clip ids and how to read them.
 
-A new one is a small file with a class that has `name`, `clips()` and `open(clip_id)`, and a line in `SOURCES`.
+A new one is a small file with a class that has `name`, `clips()` and `open(clip_id)`, and a line in `DATASETS`.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from lila_cues.datasets.base import Source, SourceOptions, find_root
+from lila_cues.datasets.base import DatasetOptions, Source, find_root
 from stores.errors import LilaError
 
 __all__ = ["SOURCES", "Source", "SourceOptions", "locate", "open_source"]
 
-DEFAULTS = SourceOptions()
-SOURCES = {
+DEFAULTS = DatasetOptions()
+DATASETS = {
     "demo": ("videos:open_demo", "clips rendered here, with known depth, flow and masks; needs no data"),
     "videos": ("videos:open_videos", "a folder of video files"),
     "frames": ("frames:open_frames", "a folder of folders of images"),
@@ -25,9 +25,9 @@ SOURCES = {
 """Name → module here and function in it, and what it is."""
 
 
-def open_source(name: str, root: Path | None = None, options: SourceOptions = DEFAULTS) -> Source:
+def open_dataset(name: str, root: Path | None = None, options: DatasetOptions = DEFAULTS) -> Source:
     """The source called `name`, in the folder `root` or where it is looked for; a `LilaError` if there is none."""
-    module, opener = SOURCES[_known(name)][0].split(":")
+    module, opener = DATASETS[_known(name)][0].split(":")
     source: Source = getattr(importlib.import_module(f"{__name__}.{module}"), opener)(locate(name, root), options)
     return source
 
@@ -38,8 +38,8 @@ def locate(name: str, root: Path | None = None) -> Path:
 
 
 def _known(name: str) -> str:
-    if name not in SOURCES:
+    if name not in DATASETS:
         raise LilaError(
-            f"expected a data set among {', '.join(SOURCES)}, found {name!r}; pass one of these as --dataset"
+            f"expected a data set among {', '.join(DATASETS)}, found {name!r}; pass one of these as --dataset"
         )
     return name

@@ -28,7 +28,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class SourceOptions:
+class DatasetOptions:
     """What a source may need beside its folder. `seed` is that of the demo's scenes."""
 
     decoder: str = "decord"

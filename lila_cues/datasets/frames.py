@@ -11,7 +11,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from lila_cues.datasets.base import SourceOptions, inside, natural, refuse_folder
+from lila_cues.datasets.base import DatasetOptions, inside, natural, refuse_folder
 from lila_cues.video.decoders import FrameReader, ImageReader
 from stores.errors import LilaError
 
@@ -63,7 +63,7 @@ class Frames:
                 yield Path(folder).relative_to(self.root).as_posix()
 
 
-def open_frames(root: Path, options: SourceOptions) -> Frames:
+def open_frames(root: Path, options: DatasetOptions) -> Frames:
     """The source in that folder."""
     return Frames(root)
 
@@ -85,7 +85,7 @@ class Davis(Frames):
     name = "davis"
 
 
-def open_davis(root: Path, options: SourceOptions) -> Davis:
+def open_davis(root: Path, options: DatasetOptions) -> Davis:
     """The source in that folder, or in the `DAVIS` folder that the archive makes in it."""
     home = next((place for place in (root, root / "DAVIS") if (place / "JPEGImages" / "480p").is_dir()), None)
     if home is None:
@@ -116,7 +116,7 @@ class YoutubeVos(Frames):
     name = "youtube-vos"
 
 
-def open_youtube_vos(root: Path, options: SourceOptions) -> YoutubeVos:
+def open_youtube_vos(root: Path, options: DatasetOptions) -> YoutubeVos:
     """The source in that folder: the data set's, its `train_all_frames`, or the folder that doubles on unpacking."""
     places = [root / FRAMES, root / FRAMES / FRAMES]
     if root.name == FRAMES:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lila_cues.datasets.base import SourceOptions, inside, walk_files
+from lila_cues.datasets.base import DatasetOptions, inside, walk_files
 from lila_cues.datasets.videos import SUFFIXES
 from lila_cues.video.decoders import FrameReader
 from lila_cues.video.reader import open_video
@@ -144,6 +144,6 @@ def _with_children(folder: Path) -> list[Path]:
     return [folder, *sorted(Path(entry) for entry in os.scandir(folder) if entry.is_dir())] if folder.is_dir() else []
 
 
-def open_kinetics(root: Path, options: SourceOptions) -> Kinetics:
+def open_kinetics(root: Path, options: DatasetOptions) -> Kinetics:
     """The source in that folder."""
     return Kinetics(root, options.decoder)

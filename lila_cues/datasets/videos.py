@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lila_cues.datasets.base import SourceOptions, inside, walk_files
+from lila_cues.datasets.base import DatasetOptions, inside, walk_files
 from lila_cues.video.decoders import FrameReader
 from lila_cues.video.reader import open_video
 from stores.errors import LilaError
@@ -42,7 +42,7 @@ class Videos:
         return open_video(inside(self.root, clip_id), self.decoder)
 
 
-def open_videos(root: Path, options: SourceOptions) -> Videos:
+def open_videos(root: Path, options: DatasetOptions) -> Videos:
     """The source in that folder."""
     return Videos(root, options.decoder)
 
@@ -64,6 +64,6 @@ class Demo(Videos):
         return super().clips()
 
 
-def open_demo(root: Path, options: SourceOptions) -> Demo:
+def open_demo(root: Path, options: DatasetOptions) -> Demo:
     """The source in that folder."""
     return Demo(root, options.decoder, options.seed)

@@ -34,10 +34,10 @@ def _paint_layer(canvas: np.ndarray, seen: np.ndarray, index: int, layer: Layer,
     distance = cv2.warpPerspective(
         layer.distance, shifted, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=outside
     )
-    colour = cv2.warpPerspective(layer.texture, shifted, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    color = cv2.warpPerspective(layer.texture, shifted, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     cover = np.clip(distance * _pixels_per_texel(view, layer.motion.texels) + 0.5, 0, 1)[..., None]
     region = canvas[top:bottom, left:right]
-    region += cover * (colour - region)
+    region += cover * (color - region)
     seen[top:bottom, left:right][distance > 0] = index
 
 

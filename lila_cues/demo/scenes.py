@@ -218,7 +218,7 @@ def _thing(
     shape = SHAPES[int(rng.integers(len(SHAPES)))](rng)
     pattern = PATTERNS[int(rng.integers(len(PATTERNS)))]
     distance = signed_distance(shape, texels)
-    colour = coloured(rng, _smoothed(pattern(rng, texels)), mood.palette(rng))
-    lit = np.clip(colour * relief(distance, mood.light)[..., None], 0, 1)
+    color = coloured(rng, _smoothed(pattern(rng, texels)), mood.palette(rng))
+    lit = np.clip(color * relief(distance, mood.light)[..., None], 0, 1)
     motion = PlaneMotion(*paths, texels=texels, metres_per_texel=2 * MARGIN * radius_m / texels)
     return Layer(label=label, motion=motion, texture=mood.veiled(lit, depth), distance=distance)

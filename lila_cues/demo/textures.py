@@ -201,9 +201,9 @@ def dots(rng: Generator, size: int) -> Pattern:
     for row in range(cells):
         for column in range(cells):
             centre = (np.array([column, row]) + rng.uniform(0.3, 0.7, 2)) * step
-            radius, grey = step * rng.uniform(0.22, 0.42), rng.uniform(0.4, 1)
+            radius, gray = step * rng.uniform(0.22, 0.42), rng.uniform(0.4, 1)
             cv2.circle(
-                canvas, tuple(np.rint(centre * 16).astype(int).tolist()), int(radius * 16), grey, -1, cv2.LINE_AA, 4
+                canvas, tuple(np.rint(centre * 16).astype(int).tolist()), int(radius * 16), gray, -1, cv2.LINE_AA, 4
             )
     return np.clip(canvas + 0.3 * (fractal_noise(rng, size) - 0.5), 0, 1)
 
@@ -233,11 +233,11 @@ PATTERNS: tuple[Callable[[Generator, int], Pattern], ...] = (clouds, marble, woo
 GROUND_PATTERNS: tuple[Callable[[Generator, int], Pattern], ...] = (clouds, marble, wood, cells)
 
 
-def draw_palette(rng: Generator, vivid: float = 0.8, colours: int = 5) -> Palette:
+def draw_palette(rng: Generator, vivid: float = 0.8, colors: int = 5) -> Palette:
     """Colours from dark to light around two or three hues, as sRGB in [0, 1]; `vivid` is the largest saturation."""
-    hues = (rng.uniform(0, 1) + rng.choice([0.0, 0.08, 0.33, 0.5, 0.6], colours)) % 1 * 360
-    lightness = np.sort(rng.uniform(0.12, 0.92, colours)) + rng.normal(0, 0.06, colours)
-    saturation = rng.uniform(0.3 * vivid, vivid, colours)
+    hues = (rng.uniform(0, 1) + rng.choice([0.0, 0.08, 0.33, 0.5, 0.6], colors)) % 1 * 360
+    lightness = np.sort(rng.uniform(0.12, 0.92, colors)) + rng.normal(0, 0.06, colors)
+    saturation = rng.uniform(0.3 * vivid, vivid, colors)
     hls = np.stack([hues, np.clip(lightness, 0.06, 0.95), saturation], axis=-1).astype(np.float32)
     return cv2.cvtColor(hls[None], cv2.COLOR_HLS2RGB)[0]
 
@@ -246,7 +246,7 @@ def coloured(rng: Generator, pattern: Pattern, palette: Palette) -> Float[np.nda
     """The pattern's values looked up along the palette, with a fine grain and broad changes of light laid over."""
     size = len(pattern)
     positions = np.linspace(0, 1, len(palette))
-    colour = np.stack([np.interp(pattern, positions, palette[:, i]) for i in range(3)], axis=-1).astype(np.float32)
+    color = np.stack([np.interp(pattern, positions, palette[:, i]) for i in range(3)], axis=-1).astype(np.float32)
     grain = 0.8 + 0.4 * fractal_noise(rng, size, size // 12, 3)
     light = 0.85 + 0.3 * fractal_noise(rng, size, 2, 2)
-    return np.clip(colour * (grain * light)[..., None], 0, 1)
+    return np.clip(color * (grain * light)[..., None], 0, 1)

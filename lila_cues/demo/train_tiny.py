@@ -214,17 +214,17 @@ def _fit(
     name: str, losses: Callable[[int], dict[str, Tensor]], parameters: list[nn.Parameter], rate: float, steps: int
 ) -> dict[str, float]:
     """AdamW with a short warm-up and a cosine to zero."""
-    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     history: list[dict[str, float]] = []
     with console.progress("steps") as bar:
         task = bar.add_task(name, total=steps, rate=0.0)
         for step in range(steps):
             parts = losses(step)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             torch.stack(list(parts.values())).sum().backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimiser.step()
+            optimizer.step()
             schedule.step()
             history.append({part: float(value.detach()) for part, value in parts.items()})
             bar.update(task, advance=1, rate=bar.tasks[task].speed or 0.0)

@@ -197,8 +197,8 @@ class DepthAnything(nn.Module):
             q = self._run((images - self.mean) / self.std)
         return F.interpolate(q.float()[:, None], size=(height, width), mode="bilinear", align_corners=True)[:, 0]
 
-    def _predict(self, normalised: Tensor) -> Tensor:
-        predicted: Tensor = self.network(pixel_values=normalised).predicted_depth
+    def _predict(self, normalized: Tensor) -> Tensor:
+        predicted: Tensor = self.network(pixel_values=normalized).predicted_depth
         return predicted
 
 

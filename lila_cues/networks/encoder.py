@@ -111,18 +111,18 @@ class FrozenEncoder(nn.Module):
             tokens = self._run((images - self.mean) / self.std)
         return tokens if self.execution.precision == "float32" else tuple(tap.float() for tap in tokens)
 
-    def _rotary_positions(self, normalised: Tensor) -> tuple[Tensor, ...]:
+    def _rotary_positions(self, normalized: Tensor) -> tuple[Tensor, ...]:
         """The transformer by timm's own pass: DINOv3's positions are computed for any grid, none are resized."""
         blocks = sorted(set(self.taps))
         tokens = self.vit.forward_intermediates(
-            normalised, indices=blocks, norm=True, stop_early=True, intermediates_only=True
+            normalized, indices=blocks, norm=True, stop_early=True, intermediates_only=True
         )
         assert isinstance(tokens, list)
         return tuple(tokens[blocks.index(tap)] for tap in self.taps)
 
-    def _learned_positions(self, normalised: Tensor) -> tuple[Tensor, ...]:
+    def _learned_positions(self, normalized: Tensor) -> tuple[Tensor, ...]:
         """The transformer with its position embedding resized as its authors do, block by block."""
-        patches = self.vit.patch_embed(normalised)
+        patches = self.vit.patch_embed(normalized)
         grid = tuple(patches.shape[1:3])
         tokens, prefix = self._with_positions(patches.flatten(1, 2), grid)
         tokens = self.vit.norm_pre(tokens)

@@ -50,8 +50,8 @@ class DisFlow:
             )
         search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         search.setFinestScale(0)
-        grey = _grey(images)
-        flows = [search.calc(grey[one], grey[other], None) for one, other in pairs.tolist()]  # type: ignore[call-overload]
+        gray = _grey(images)
+        flows = [search.calc(gray[one], gray[other], None) for one, other in pairs.tolist()]  # type: ignore[call-overload]
         return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(images.device)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import stores
 from lila_cues.config import BuildRecipe, Records
 from lila_cues.pipeline.cues import maps_of
-from lila_cues.pipeline.task import TASKS_AT_ONCE, TaskReport, Told, Worker, build_task
+from lila_cues.pipeline.task import TASKS_AT_ONCE, OnClipDone, TaskReport, Worker, build_task
 from lila_cues.video.reader import decoder_version
 from stores.store import CueStore
 
@@ -63,8 +63,8 @@ def share_of(tasks: Iterable[int], shard: tuple[int, int]) -> Iterator[int]:
     return (task for task in tasks if task % count == index)
 
 
-def build_here(
-    store: CueStore, worker: Worker, tasks: Iterable[int], only_failed: bool = False, told: Told | None = None
+def build_local(
+    store: CueStore, worker: Worker, tasks: Iterable[int], only_failed: bool = False, told: OnClipDone | None = None
 ) -> Iterator[TaskReport]:
     """Build tasks in this process, `TASKS_AT_ONCE` side by side; a report of each as it is published."""
     hear = told or (lambda clip_id, reason: None)

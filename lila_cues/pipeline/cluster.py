@@ -33,7 +33,7 @@ WAITING = 2
 CONNECT_SECONDS = 20
 
 
-def build_there(
+def build_distributed(
     store: CueStore,
     recipe: BuildRecipe,
     tasks: Iterable[int],

@@ -27,7 +27,7 @@ from lila_cues.pamr import refine, three_scales
 from lila_cues.pipeline.frames import ClipFrames
 from lila_cues.pipeline.timing import Seconds
 from stores.cues import ClipCues
-from stores.encodings import Blosc, Steps
+from stores.encodings import Blosc, FixedPoint
 from stores.errors import LilaError
 from stores.spec import FrameMaps
 
@@ -43,7 +43,7 @@ class Derived:
     """An extra cue: how it is kept, and how its maps f×c×y×x on the cue grid are made from a clip's networks."""
 
     maps: FrameMaps
-    make: Callable[[Computed], Tensor]
+    make: Callable[[ClipPredictions], Tensor]
 
 
 def surface_normals(
@@ -75,7 +75,7 @@ DERIVED: dict[str, Derived] = {
                 name="normals",
                 axis=("x", "y", "z"),
                 units=f"unit normals from inverse depth, for a field of view of {FIELD_OF_VIEW_DEG:g} degrees",
-                encoding=Steps(1 / 127, "int8", Blosc("zstd", 1, "bitshuffle")),
+                encoding=FixedPoint(1 / 127, "int8", Blosc("zstd", 1, "bitshuffle")),
                 limits=(-1.0, 1.0),
                 tolerance=0.25,
             ),
@@ -100,7 +100,7 @@ def maps_of(names: Sequence[str]) -> tuple[FrameMaps, ...]:
 
 
 @dataclass(frozen=True)
-class Computed:
+class ClipPredictions:
     """What the networks made of one clip, on their device."""
 
     frames: ClipFrames
@@ -113,7 +113,7 @@ class Computed:
     backward: Float[Tensor, "p 2 y x"]
 
 
-class CueMaker:
+class CueExtractor:
     """The networks and how they are applied. `compute` is for one thread at a time, `finish` for any."""
 
     def __init__(self, networks: Networks, recipe: BuildRecipe):
@@ -122,12 +122,12 @@ class CueMaker:
         self.seconds = Seconds(self.device)
         self._batch = usual_batch(self.device) or recipe.geometry.frames
 
-    def compute(self, frames: ClipFrames) -> Computed:
+    def compute(self, frames: ClipFrames) -> ClipPredictions:
         """Run the networks; on a GPU this only queues the work."""
         with torch.no_grad(), self._here():
             return self._compute(frames)
 
-    def finish(self, made: Computed) -> ClipCues:
+    def finish(self, made: ClipPredictions) -> ClipCues:
         """Refine what is not yet refined, wait for the device, and hand over as the store keeps it."""
         with torch.no_grad(), self._here():
             return self._finish(made)
@@ -136,7 +136,7 @@ class CueMaker:
         """The maker's GPU as the calling thread's: events and kernels of a thread go to its current one."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
-    def _compute(self, frames: ClipFrames) -> Computed:
+    def _compute(self, frames: ClipFrames) -> ClipPredictions:
         images = _images(frames.small, self.device)
         seen = images if frames.seen is frames.small else _images(frames.seen, self.device)
         channels = sampling.channels(
@@ -149,9 +149,9 @@ class CueMaker:
         with self.seconds.device("flow"):
             forward, backward = self._flow(images, frames.choice.pair_frames)
         refined = self._refine(raw, images) if self.device.type == "cuda" else None
-        return Computed(frames, channels, images, raw, refined, depth, forward, backward)
+        return ClipPredictions(frames, channels, images, raw, refined, depth, forward, backward)
 
-    def _finish(self, made: Computed) -> ClipCues:
+    def _finish(self, made: ClipPredictions) -> ClipCues:
         refined = self._refine(made.raw, made.images) if made.refined is None else made.refined
         frames, choice = made.frames, made.frames.choice
         extra = self._extra(made)
@@ -171,7 +171,7 @@ class CueMaker:
                 extra={name: _host(maps) for name, maps in extra.items()},
             )
 
-    def _extra(self, made: Computed) -> dict[str, Tensor]:
+    def _extra(self, made: ClipPredictions) -> dict[str, Tensor]:
         """The extra cues by name, f×c×y×x."""
         if not self.recipe.extra_cues:
             return {}

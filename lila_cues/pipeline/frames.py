@@ -122,7 +122,7 @@ class ClipFrames:
     depth: np.ndarray | None  # float32 F y x on the cue grid, where depth comes from files
 
 
-def take_in(source: Source, clip_id: str, recipe: BuildRecipe, depth: DepthFiles | None) -> ClipFrames:
+def load_clip(source: Source, clip_id: str, recipe: BuildRecipe, depth: DepthFiles | None) -> ClipFrames:
     """Decode, crop and resize what is kept of a clip; a `LilaError` with the reason where that cannot be done."""
     geometry = recipe.geometry
     with source.open(clip_id) as reader:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from lila_cues.config import BuildRecipe
-from lila_cues.pipeline.cues import CueMaker
-from lila_cues.pipeline.frames import take_in
+from lila_cues.pipeline.cues import CueExtractor
+from lila_cues.pipeline.frames import load_clip
 from lila_cues.pipeline.setup import Networks, load_networks
 from lila_cues.pipeline.task import open_recipe_source
 from stores.cues import ClipCues
@@ -33,13 +33,13 @@ class Recomputer:
         source = replace(recipe.source, root=str(root or recipe.source.root))
         self.recipe = replace(recipe, source=source, device=device or recipe.device)
         self.source = open_recipe_source(self.recipe)
-        self.maker = CueMaker(networks or load_networks(self.recipe.networks, self.recipe.device), self.recipe)
+        self.maker = CueExtractor(networks or load_networks(self.recipe.networks, self.recipe.device), self.recipe)
         _check_networks(store, self.recipe, self.maker.networks)
 
     def __call__(self, store: CueStore, clip: int) -> ClipCues:
         """The cues of that clip before quantisation."""
         files = self.maker.networks.depth_files
-        return self.maker.finish(self.maker.compute(take_in(self.source, store.clip_id(clip), self.recipe, files)))
+        return self.maker.finish(self.maker.compute(load_clip(self.source, store.clip_id(clip), self.recipe, files)))
 
 
 def recorded_recipe(store: CueStore) -> BuildRecipe:

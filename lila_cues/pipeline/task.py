@@ -17,15 +17,15 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from lila_cues.config import BuildRecipe
-from lila_cues.datasets import open_source
-from lila_cues.datasets.base import Source, SourceOptions
-from lila_cues.pipeline.cues import Computed, CueMaker
-from lila_cues.pipeline.frames import ClipFrames, take_in
+from lila_cues.datasets import open_dataset
+from lila_cues.datasets.base import DatasetOptions, Source
+from lila_cues.pipeline.cues import ClipPredictions, CueExtractor
+from lila_cues.pipeline.frames import ClipFrames, load_clip
 from lila_cues.pipeline.setup import Networks, load_networks
 from lila_cues.video.reader import require_decoder
 from stores import shards
 from stores.errors import LilaError
-from stores.shards import ClipPayloads
+from stores.shards import EncodedClip
 from stores.store import CueStore
 from stores.writer import TaskWriter
 
@@ -46,13 +46,13 @@ class Worker:
     def __init__(self, recipe: BuildRecipe, networks: Networks | None = None, threads: int | None = None):
         self.recipe = recipe
         self.source = open_recipe_source(recipe)
-        self.maker = CueMaker(networks or load_networks(recipe.networks, recipe.device), recipe)
+        self.maker = CueExtractor(networks or load_networks(recipe.networks, recipe.device), recipe)
         self.seconds = self.maker.seconds
         self.turn = threading.Lock()
         self.stop = threading.Event()
         self.threads = threads or max(2, min(MOST_THREADS, (os.cpu_count() or 2) - 2))
         self.ahead = ThreadPoolExecutor(self.threads, "decode")
-        self.behind = ThreadPoolExecutor(max(2, self.threads // 2), "encode")
+        self.encoding = ThreadPoolExecutor(max(2, self.threads // 2), "encode")
 
     def __enter__(self) -> Worker:
         return self
@@ -66,19 +66,19 @@ class Worker:
         """Begin no other clip, and let the threads end with those that are begun."""
         self.stop.set()
         self.ahead.shutdown(cancel_futures=True)
-        self.behind.shutdown()
+        self.encoding.shutdown()
 
-    def take_in(self, clip_id: str) -> ClipFrames:
+    def load_clip(self, clip_id: str) -> ClipFrames:
         """The frames of a clip; runs ahead."""
         with self.seconds.host("decode"):
-            return take_in(self.source, clip_id, self.recipe, self.maker.networks.depth_files)
+            return load_clip(self.source, clip_id, self.recipe, self.maker.networks.depth_files)
 
-    def compute(self, frames: ClipFrames) -> Computed:
+    def compute(self, frames: ClipFrames) -> ClipPredictions:
         """The networks; one clip at a time."""
         with self.turn:
             return self.maker.compute(frames)
 
-    def encode(self, store: CueStore, made: Computed) -> ClipPayloads:
+    def encode(self, store: CueStore, made: ClipPredictions) -> EncodedClip:
         """PAMR where it is left to the host, and compression; runs behind."""
         cues = self.maker.finish(made)
         with self.seconds.host("compress"):
@@ -89,7 +89,7 @@ def open_recipe_source(recipe: BuildRecipe) -> Source:
     """The source that a recipe names."""
     choice = recipe.source
     require_decoder(choice.decoder)
-    return open_source(choice.name, Path(choice.root), SourceOptions(choice.decoder, choice.seed))
+    return open_dataset(choice.name, Path(choice.root), DatasetOptions(choice.decoder, choice.seed))
 
 
 def run_ahead(
@@ -104,7 +104,7 @@ def run_ahead(
     yield from iter(waiting)
 
 
-Told = Callable[[str, str | None], None]
+OnClipDone = Callable[[str, str | None], None]
 BEHIND = 2
 """Clips computed and not yet written, per task."""
 LONGEST_REASON = 400
@@ -131,58 +131,60 @@ def build_task(
     task: int,
     worker: Worker,
     only_failed: bool = False,
-    told: Told = lambda clip_id, reason: None,
+    on_clip_done: OnClipDone = lambda clip_id, reason: None,
 ) -> TaskReport | None:
     """Build what is pending in a task; None if another worker has it or nothing is.
 
     A clip that cannot be read is recorded with its reason and costs nothing else. When the worker is told to stop, the
-    clips that are computed are published and the others stay to be done. `told` hears of every clip when it
+    clips that are computed are published and the others stay to be done. `on_clip_done` hears of every clip when it
     is done: its id, and the reason if it failed.
     """
     start = time.perf_counter()
-    with store.claim(task, only_failed) as writer:
+    with store.lock_task(task, only_failed) as writer:
         if writer is None:
             return None
-        settled = _build_clips(store, writer, worker, told)
+        settled = _build_clips(store, writer, worker, on_clip_done)
     failed = {name: reason for name, reason in settled.items() if reason is not None}
     seconds = worker.seconds.take()
     return TaskReport(task, len(settled) - len(failed), failed, time.perf_counter() - start, seconds)
 
 
-def _build_clips(store: CueStore, writer: TaskWriter, worker: Worker, told: Told) -> dict[str, str | None]:
+def _build_clips(
+    store: CueStore, writer: TaskWriter, worker: Worker, on_clip_done: OnClipDone
+) -> dict[str, str | None]:
     """Decode ahead, compute in turn, write behind, in the order of the clips; the clips, the failed with a reason."""
     names = {clip: store.clip_id(clip) for clip in writer.pending()}
-    behind: deque[tuple[int, Future[ClipPayloads] | str]] = deque()
+    encoding: deque[tuple[int, Future[EncodedClip] | str]] = deque()
     settled: dict[str, str | None] = {}
 
     def settle() -> None:
-        clip, outcome = behind.popleft()
+        clip, outcome = encoding.popleft()
         _write(store, writer, worker, clip, outcome)
         settled[names[clip]] = outcome if isinstance(outcome, str) else None
-        told(names[clip], settled[names[clip]])
+        on_clip_done(names[clip], settled[names[clip]])
 
-    for clip, frames in run_ahead(worker.ahead, lambda clip: worker.take_in(names[clip]), names, worker.threads):
+    for clip, frames in run_ahead(worker.ahead, lambda clip: worker.load_clip(names[clip]), names, worker.threads):
         if worker.stop.is_set():
             break
-        behind.append((clip, _advance(frames, store, worker)))
-        if len(behind) > BEHIND:
+        encoding.append((clip, _advance(frames, store, worker)))
+        if len(encoding) > BEHIND:
             settle()
-    while behind:
+    while encoding:
         settle()
     return settled
 
 
-def _advance(frames: Future[ClipFrames], store: CueStore, worker: Worker) -> Future[ClipPayloads] | str:
+def _advance(frames: Future[ClipFrames], store: CueStore, worker: Worker) -> Future[EncodedClip] | str:
     """Compute a decoded clip and hand it to compression, or the reason why it cannot be read."""
     with worker.seconds.host("wait for frames"):
         error = frames.exception()
     if error is not None:
         return reason(error)
     computed = worker.compute(frames.result())
-    return worker.behind.submit(worker.encode, store, computed)
+    return worker.encoding.submit(worker.encode, store, computed)
 
 
-def _write(store: CueStore, writer: TaskWriter, worker: Worker, clip: int, outcome: Future[ClipPayloads] | str) -> None:
+def _write(store: CueStore, writer: TaskWriter, worker: Worker, clip: int, outcome: Future[EncodedClip] | str) -> None:
     """Add a clip to the task's shards when it is compressed, or record why it is not there."""
     if isinstance(outcome, str):
         writer.fail(clip, outcome)

@@ -118,7 +118,7 @@ ATTACHED_PICTURE = "attached_pic"
 
 
 @dataclass(frozen=True)
-class Survey:
+class VideoProbe:
     """What a video file holds. `times` in seconds from its start, one per frame that is shown, ascending."""
 
     container: str
@@ -137,7 +137,7 @@ class Survey:
         return len(self.times)
 
 
-def survey(path: Path) -> Survey:
+def probe(path: Path) -> VideoProbe:
     """Decode the file once in order; a `LilaError` with the reason where it is not a whole video."""
     if not path.is_file():
         raise LilaError(
@@ -176,7 +176,7 @@ def video_stream(container: av.container.InputContainer, path: Path) -> av.Video
     raise LilaError(f"{path}: expected a video, found only {' and '.join(held)} in it; {REMEDY}")
 
 
-def _decode_once(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> Survey:
+def _decode_once(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> VideoProbe:
     packets, hidden, damaged, marked, keys = 0, 0, 0, 0, 0
     stamps: list[int | None] = []
     sizes: set[tuple[int, int]] = set()
@@ -205,7 +205,7 @@ def _decode_once(container: av.container.InputContainer, stream: av.VideoStream,
     if times[-1] + 0.1 + 2 * times[-1] / len(times) < seconds:
         found = f"{times[-1]:.1f} of the {seconds:.1f} seconds it announces"
         raise LilaError(f"{path}: expected a whole video, found {found}; {REMEDY}")
-    return Survey(
+    return VideoProbe(
         container=container.format.name,
         codec=context.codec.canonical_name,
         pixel_format=context.pix_fmt or "",
@@ -273,7 +273,7 @@ def _reason(error: Exception) -> str:
 class PyavReader(FrameReader):
     """Decodes in order and never seeks: exact on every codec, and one pass over the file for ascending indices."""
 
-    def __init__(self, path: Path, found: Survey):
+    def __init__(self, path: Path, found: VideoProbe):
         self.path, self.times = path, found.times
         self._container: av.container.InputContainer | None = None
         self._frames: Iterator[av.VideoFrame] = iter(())
@@ -314,7 +314,7 @@ EXACT_PIXELS = {"yuv420p", "yuvj420p"}
 class DecordReader(FrameReader):
     """decord's random access, for the files on which it is exact."""
 
-    def __init__(self, path: Path, found: Survey):
+    def __init__(self, path: Path, found: VideoProbe):
         decord = load_decord()
         self.path, self.times, self._survey = path, found.times, found
         try:
@@ -365,7 +365,7 @@ INDEXED_CONTAINERS = ("mov,mp4", "matroska", "avi")
 class TorchcodecReader(FrameReader):
     """torchcodec's exact mode, upright, one thread; it scans the file once more when it opens it."""
 
-    def __init__(self, path: Path, found: Survey):
+    def __init__(self, path: Path, found: VideoProbe):
         decoders = require_torchcodec()
         self.path, self.times = path, found.times
         try:

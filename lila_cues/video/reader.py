@@ -30,10 +30,10 @@ from lila_cues.video.decoders import (
     DecordReader,
     FrameReader,
     PyavReader,
-    Survey,
     TorchcodecReader,
+    VideoProbe,
+    probe,
     require_torchcodec,
-    survey,
 )
 from lila_cues.viz.pictures import Picture
 from stores.errors import LilaError
@@ -44,7 +44,7 @@ DECODERS = ("decord", "pyav", "torchcodec")
 def open_video(path: Path, decoder: str = "decord") -> FrameReader:
     """A reader of the file's frames; `decoder` is one of `DECODERS`, and PyAV stands in where it is not exact."""
     path = Path(path)
-    found = survey(path)
+    found = probe(path)
     reader = _seeking(path, decoder, found)
     return reader if reader is not None and reader.agrees else PyavReader(path, found)
 
@@ -59,7 +59,7 @@ def require_decoder(name: str) -> None:
         require_torchcodec()
 
 
-def _seeking(path: Path, decoder: str, found: Survey) -> DecordReader | TorchcodecReader | None:
+def _seeking(path: Path, decoder: str, found: VideoProbe) -> DecordReader | TorchcodecReader | None:
     """The reader asked for, where it is known to be exact on such a file."""
     if decoder == "torchcodec":
         require_torchcodec()
@@ -67,14 +67,14 @@ def _seeking(path: Path, decoder: str, found: Survey) -> DecordReader | Torchcod
     return DecordReader(path, found) if decoder == "decord" and decord_fits(found) else None
 
 
-def decord_fits(found: Survey) -> bool:
+def decord_fits(found: VideoProbe) -> bool:
     """Whether decord is installed and known to be exact on such a file."""
     known = found.codec in EXACT_CODECS and found.pixel_format in EXACT_PIXELS
     known = known and found.container.startswith(EXACT_CONTAINERS)
     return known and found.seekable and not found.edited and find_spec("decord") is not None
 
 
-def torchcodec_fits(found: Survey) -> bool:
+def torchcodec_fits(found: VideoProbe) -> bool:
     """Whether torchcodec is known to be exact on such a file."""
     return found.seekable and found.container.startswith(INDEXED_CONTAINERS)
 

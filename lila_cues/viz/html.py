@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from lila_cues.viz.pictures import Picture, png_bytes
-from stores.atomic import written_whole
+from stores.atomic import atomic_path
 
 CSS = """
 :root {
@@ -207,5 +207,5 @@ def _cell(content: Content) -> str:
 
 def write_page(path: Path, text: str) -> None:
     """Write atomically: a browser never sees half a page."""
-    with written_whole(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -121,8 +121,8 @@ def depth_picture(
     high = high if near is None else np.log1p(near)
     position = np.clip((scale - low) / max(high - low, 1e-6), 0, 1)
     anchors = np.linspace(0, 1, len(_DEPTH_COLOURS))
-    colour = np.stack([np.interp(position, anchors, _DEPTH_COLOURS[:, i]) for i in range(3)], axis=-1)
-    return _as_bytes(colour / 255, known)
+    color = np.stack([np.interp(position, anchors, _DEPTH_COLOURS[:, i]) for i in range(3)], axis=-1)
+    return _as_bytes(color / 255, known)
 
 
 # --- features -----------------------------------------------------------------------------------------------------
@@ -199,8 +199,8 @@ def mask_overlay(
     rgb: UInt8[np.ndarray, "h w 3"], labels: Integer[np.ndarray, "h w"], opacity: float = 0.5
 ) -> UInt8[np.ndarray, "h w 3"]:
     """The image with each label's colour laid over it and a white line around it; label 0 stays as it is."""
-    colour = label_palette()[labels.astype(np.uint8)]
-    mixed = (1 - opacity) * rgb + opacity * colour
+    color = label_palette()[labels.astype(np.uint8)]
+    mixed = (1 - opacity) * rgb + opacity * color
     painted = np.where((labels > 0)[..., None], mixed, rgb)
     painted[_label_edges(labels)] = 255
     return np.rint(painted).astype(np.uint8)
@@ -248,7 +248,7 @@ def _png(image: Image.Image) -> bytes:
     return content.getvalue()
 
 
-def _as_bytes(colour: np.ndarray, known: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
-    picture = np.rint(np.clip(colour, 0, 1) * 255).astype(np.uint8)
+def _as_bytes(color: np.ndarray, known: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+    picture = np.rint(np.clip(color, 0, 1) * 255).astype(np.uint8)
     picture[~known] = MISSING
     return picture

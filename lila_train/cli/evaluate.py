@@ -45,7 +45,7 @@ def ablate(  # long by its options, as `run` is
         int | None, typer.Option(min=1, help="Score every run after so many steps too, for curves.")
     ] = None,
     encoder_weights: EncoderWeights = None,
-    loader_processes: Annotated[int, typer.Option(min=0, help="Processes that read ahead.")] = 0,
+    num_workers: Annotated[int, typer.Option(min=0, help="Processes that read ahead.")] = 0,
     device: Device = "auto",
 ) -> None:
     """Rerun the paper's ablations on a store, and put the table of differences beside the published one.
@@ -71,9 +71,7 @@ def ablate(  # long by its options, as `run` is
     target = choose(device)
     tasks = [open_task(name, data, Options(limit=limit)) for name in _with_published_figures(protocol)]
     encoder = encoder_of_store(opened, encoder_weights, target)
-    study = Study(
-        opened, encoder, settings, tasks, out, Hardware(target), loader_processes, encoder_weights, score_every
-    )
+    study = Study(opened, encoder, settings, tasks, out, Hardware(target), num_workers, encoder_weights, score_every)
     with console.progress("steps") as bar:
         shown = bar.add_task("ablations", total=settings.steps * len(chosen) * seeds)
 

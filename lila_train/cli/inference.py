@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lila_cues import console
-from stores.atomic import written_whole
+from stores.atomic import atomic_path
 from stores.errors import LilaError
 
 if TYPE_CHECKING:
-    from lila_cues.inputs import Medium
+    from lila_cues.inputs import InputFile
     from lila_train.inference.features import Extractor
     from lila_train.model.lila import Lila
 
@@ -67,7 +67,7 @@ def explore(
     if not found:
         raise LilaError("no image to explore; " + "; ".join(failures))
     text = build_page("LILA, pixel by pixel", _facts(model, size, len(found)), found, channels)
-    with written_whole(out) as temporary:
+    with atomic_path(out) as temporary:
         temporary.write_text(text, "utf-8")
     megabytes = len(text) / 1e6
     hint = "; a smaller --size or --channels makes it smaller" if megabytes > _LARGE_MB else ""
@@ -150,7 +150,7 @@ def features(
     _report(_extract(extractor, found), found, out)
 
 
-def _extract(extractor: Extractor, found: list[Medium]) -> list[str]:
+def _extract(extractor: Extractor, found: list[InputFile]) -> list[str]:
     """Do what is not done yet, under one bar; the reasons why some could not be."""
     todo = [medium for medium in found if not extractor.cache.is_done(medium)]
     images, videos = [m for m in todo if not m.is_video], [m for m in todo if m.is_video]
@@ -171,7 +171,7 @@ def _extract(extractor: Extractor, found: list[Medium]) -> list[str]:
     return failures
 
 
-def _counts(videos: list[Medium], limit: int | None) -> tuple[dict[Medium, int], dict[Medium, str]]:
+def _counts(videos: list[InputFile], limit: int | None) -> tuple[dict[InputFile, int], dict[InputFile, str]]:
     """How many frames the videos say they have, and why some cannot be opened."""
     from lila_cues.video.reader import VideoFrames
 
@@ -185,7 +185,7 @@ def _counts(videos: list[Medium], limit: int | None) -> tuple[dict[Medium, int],
     return counts, unreadable
 
 
-def _report(failures: list[str], found: list[Medium], out: Path) -> None:
+def _report(failures: list[str], found: list[InputFile], out: Path) -> None:
     if failures:
         raise LilaError(f"{len(found) - len(failures)} of {len(found)} files done, in {out}; " + "; ".join(failures))
     console.out.print(f"{len(found)} file{'s' * (len(found) > 1)} done, in {out}")
@@ -217,11 +217,11 @@ def track(
     from lila_train.inference.tracking import track as run
     from lila_train.model.lila import load
 
-    film, marked, tracking = open_film(video), read_mask(mask), TrackingSettings(size, context, window)
+    stream, marked, tracking = open_film(video), read_mask(mask), TrackingSettings(size, context, window)
     model = load(weights, device=choose(device), encoder_weights=encoder_weights)
-    total = min(film.count, max_frames) if film.count and max_frames else film.count or max_frames
+    total = min(stream.count, max_frames) if stream.count and max_frames else stream.count or max_frames
     with console.progress("frames") as bar:
         task = bar.add_task(video.name, total=total)
-        count = run(model, film, marked, out, tracking, lambda: bar.advance(task), max_frames)
+        count = run(model, stream, marked, out, tracking, lambda: bar.advance(task), max_frames)
     objects = len(marked.values) - 1
     console.out.print(f"{count} frames, {objects} object{'s' * (objects > 1)}: {out / 'overlay.mp4'}")

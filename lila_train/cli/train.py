@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lila_cues import console
-from lila_train.training.config import DEFAULT, RECIPES, Recipe, TrainSettings, changed, choice, parsed, table
+from lila_train.training.config import DEFAULT, RECIPES, Recipe, TrainConfig, changed, choice, parsed, table
 from lila_train.training.config import recipe as named
 from stores.errors import LilaError
 
 if TYPE_CHECKING:
     import stores
     from lila_train.evaluation.harness import Task
-    from lila_train.training.callbacks import Board, Monitor
-    from lila_train.training.run_dir import RunFolder
+    from lila_train.training.callbacks import Callback, TensorBoardLogger
+    from lila_train.training.run_dir import RunDir
     from lila_train.training.trainer import StepRecord, Trainer
 
 
@@ -105,7 +105,7 @@ CheckpointEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpo
 EncoderWeights = Annotated[
     Path | None, typer.Option(help="Where the encoder's weight file is now.", rich_help_panel=HOW)
 ]
-LoaderProcesses = Annotated[int, typer.Option(min=0, help="Processes that read ahead.", rich_help_panel=HOW)]
+NumWorkers = Annotated[int, typer.Option(min=0, help="Processes that read ahead.", rich_help_panel=HOW)]
 Chunks = Annotated[
     int, typer.Option(min=1, help="Compute a batch in so many parts, to save memory.", rich_help_panel=HOW)
 ]
@@ -149,7 +149,7 @@ def run(  # long by its options: typer reads a command's from its parameters
     online: Online = False,
     checkpoint_every: CheckpointEvery = 1000,
     encoder_weights: EncoderWeights = None,
-    loader_processes: LoaderProcesses = 0,
+    num_workers: NumWorkers = 0,
     chunks: Chunks = 1,
     compiled: Compiled = False,
     device: Device = "auto",
@@ -168,7 +168,7 @@ def run(  # long by its options: typer reads a command's from its parameters
     On several GPUs: torchrun --nproc-per-node N -m lila_train run …
     """
     import stores
-    from lila_train.training.run_dir import RunFolder
+    from lila_train.training.run_dir import RunDir
 
     base = named(recipe).settings
     given = {
@@ -191,8 +191,8 @@ def run(  # long by its options: typer reads a command's from its parameters
     settings = changed(base, told | parsed(base, set_ or ()))
     opened = stores.open(_existing(store))
     settings.check_store(opened)
-    folder = RunFolder(out or Path("runs") / store.stem)
-    how = _How(resume, checkpoint_every, encoder_weights, loader_processes, chunks, compiled, device)
+    folder = RunDir(out or Path("runs") / store.stem)
+    how = _How(resume, checkpoint_every, encoder_weights, num_workers, chunks, compiled, device)
     _train(opened, folder, settings, how, _Look(pictures_every, score_data, score_every, score_limit))
 
 
@@ -207,7 +207,7 @@ class _How:
     resume: bool
     checkpoint_every: int
     encoder_weights: Path | None
-    loader_processes: int
+    num_workers: int
     chunks: int
     compiled: bool
     device: str
@@ -228,12 +228,12 @@ class _Look:
 
         return [] if self.score_data is None else open_tasks(self.score_data, self.score_limit)
 
-    def monitors(self, tasks: Sequence[Task], board: Board) -> list[Monitor]:
+    def callbacks(self, tasks: Sequence[Task], board: TensorBoardLogger) -> list[Callback]:
         """What was asked for."""
-        from lila_train.training.callbacks import PictureMonitor, ScoreMonitor
+        from lila_train.training.callbacks import PictureCallback, ScoreCallback
 
-        pictures = [PictureMonitor(self.pictures_every, board)] if self.pictures_every else []
-        return [*pictures, *([ScoreMonitor(self.score_every, tasks, board)] if tasks else [])]
+        pictures = [PictureCallback(self.pictures_every, board)] if self.pictures_every else []
+        return [*pictures, *([ScoreCallback(self.score_every, tasks, board)] if tasks else [])]
 
 
 def _existing(store: Path) -> Path:
@@ -245,44 +245,44 @@ def _existing(store: Path) -> Path:
     return store
 
 
-def _train(store: stores.CueStore, folder: RunFolder, settings: TrainSettings, how: _How, look: _Look) -> None:
+def _train(store: stores.CueStore, folder: RunDir, settings: TrainConfig, how: _How, look: _Look) -> None:
     from lila_cues.devices import choose
-    from lila_train.training.callbacks import Board
-    from lila_train.training.distributed import asked_to_stop, group
+    from lila_train.training.callbacks import TensorBoardLogger
+    from lila_train.training.distributed import graceful_shutdown, group
     from lila_train.training.step import Hardware
-    from lila_train.training.trainer import Running, Trainer, encoder_of_store
+    from lila_train.training.trainer import LoopOptions, Trainer, encoder_of_store
 
     device, tasks = choose(how.device), look.tasks()
     began = time.monotonic()
     with ExitStack() as stack:
-        share, asked = stack.enter_context(group(device)), stack.enter_context(asked_to_stop())
+        rank, asked = stack.enter_context(group(device)), stack.enter_context(graceful_shutdown())
         bar = stack.enter_context(console.progress("steps"))
-        if share.leads:
+        if rank.is_main:
             folder.claim(resume=how.resume)
             if device.type == "cpu" and settings.steps >= _LONG_ON_A_CPU:
                 console.err.print(
                     f"[bold yellow]note:[/] {settings.steps:,} steps on the CPU can take days; --recipe demo takes "
                     "minutes"
                 )
-        task = bar.add_task("train", total=settings.steps, start=False, visible=share.leads)
+        task = bar.add_task("train", total=settings.steps, start=False, visible=rank.is_main)
 
         def show(row: StepRecord) -> None:
             bar.update(task, completed=row.step + 1, description=f"loss {row.loss:.3f}")
 
         encoder = encoder_of_store(store, how.encoder_weights, device)
-        hardware = Hardware(device, share, how.chunks, how.compiled)
-        running = Running(how.loader_processes, how.checkpoint_every, (show,), lambda: asked() is not None)
+        hardware = Hardware(device, rank, how.chunks, how.compiled)
+        running = LoopOptions(how.num_workers, how.checkpoint_every, (show,), lambda: asked() is not None)
         trainer = Trainer(store, encoder, settings, folder, hardware, running)
         if how.resume and _taken_up(trainer):
             return
-        if share.leads:
-            board = stack.enter_context(closing(Board(folder.root / "tensorboard", trainer.step)))
-            observers, monitors = (show, board.losses), look.monitors(tasks, board)
-            trainer.running = replace(running, observers=observers, monitors=monitors)
+        if rank.is_main:
+            board = stack.enter_context(closing(TensorBoardLogger(folder.root / "tensorboard", trainer.step)))
+            observers, callbacks = (show, board.losses), look.callbacks(tasks, board)
+            trainer.running = replace(running, observers=observers, callbacks=callbacks)
         bar.start_task(task)
         bar.update(task, completed=trainer.step)
         whole = trainer.run()
-    if share.leads:
+    if rank.is_main:
         _conclude(trainer, time.monotonic() - began, whole)
     if not whole and asked() is signal.SIGINT:
         raise typer.Exit(console.EXIT_INTERRUPTED)
@@ -312,9 +312,9 @@ def _conclude(trainer: Trainer, seconds: float, whole: bool) -> None:
         {
             "settings": trainer.settings.to_dict(),
             "store": str(trainer.store.path),
-            "encoder": trainer.learner.encoder.source.to_dict(),
+            "encoder": trainer.train_step.encoder.source.to_dict(),
             "device": str(trainer.hardware.device),
-            "ranks": trainer.hardware.share.ranks,
+            "ranks": trainer.hardware.rank.world_size,
             "steps": trainer.step,
             "final_loss": rows[-1]["loss"],
             "seconds": {"this_call": round(seconds, 2), "steps": round(sum(row["seconds"] for row in rows), 2)},

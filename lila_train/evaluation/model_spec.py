@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lila_cues.networks.weights import file_sha256, random_seed
-from lila_train.evaluation.baselines.upsamplers import Asked, Baseline
+from lila_train.evaluation.baselines.upsamplers import Baseline, BaselineOptions
 from lila_train.evaluation.models import ENCODER, EncoderAlone, GridModel, LilaModel, encoder_identity
 from stores.errors import LilaError
 
@@ -80,8 +80,8 @@ class ModelSpec:
             raise LilaError(f"expected a baseline, one of {', '.join(BASELINES)}, found {self.baseline}")
         return BASELINES[self.baseline]
 
-    def _asked(self) -> Asked:
-        return Asked(self.encoder, self.encoder_weights, self.baseline_repo, self.baseline_weights)
+    def _asked(self) -> BaselineOptions:
+        return BaselineOptions(self.encoder, self.encoder_weights, self.baseline_repo, self.baseline_weights)
 
     @staticmethod
     def _check_file(path: Path | None, option: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stores.atomic import written_whole
+from stores.atomic import atomic_path
 from stores.errors import LilaError
 
 Json = dict[str, Any]
@@ -113,7 +113,7 @@ def read_result(path: Path) -> Json:
 
 def write_json(path: Path, content: Json) -> None:
     """Write atomically: a reader sees the whole file or none."""
-    with written_whole(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -93,7 +93,7 @@ def cosine_error(rows: Float[np.ndarray, "n c"], book: CodeBook, pairs: int = 40
     return float(np.percentile(np.abs(difference), 99))
 
 
-def colours(rows: Float[np.ndarray, "n k"]) -> dict[str, list[Any]]:
+def colors(rows: Float[np.ndarray, "n k"]) -> dict[str, list[Any]]:
     """How coded vectors become red, green and blue: their three principal components, one basis for all images."""
     basis = pca_basis(rows)
     scale = 1 / np.maximum(basis.high - basis.low, 1e-9)
@@ -157,7 +157,7 @@ def _coded(maps: Sequence[Float[np.ndarray, "_ _ _"]], channels: int) -> tuple[d
     book, rows = code_book(maps, channels), sample(maps)
     codes = [book.encode(features) for features in maps]
     record = {
-        "book": {"low": book.low.tolist(), "step": book.step.tolist(), "colours": colours(coded(rows, book))},
+        "book": {"low": book.low.tolist(), "step": book.step.tolist(), "colours": colors(coded(rows, book))},
         "images": [{"width": c.shape[2], "height": c.shape[1], "codes": packed(c)} for c in codes],
     }
     return record, cosine_error(rows, book)

@@ -14,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from lila_cues.inputs import Medium
-from stores.atomic import written_whole
+from lila_cues.inputs import InputFile
+from stores.atomic import atomic_path
 from stores.errors import LilaError
 
 Features = Float[np.ndarray, "d h w"]
@@ -48,7 +48,7 @@ class FilePerFrame:
 
     def write(self, place: Path, index: int | None, features: Features) -> None:
         """By way of a hidden file beside it."""
-        with written_whole(self.path(place, index)) as temporary:
+        with atomic_path(self.path(place, index)) as temporary:
             self.save(temporary, features)
 
     def read(self, place: Path, index: int | None) -> Features | None:
@@ -193,20 +193,20 @@ class Cache:
         wanted = settings.to_dict()
         if record.exists():
             _refuse_difference(json.loads(record.read_text()), wanted, folder)
-        with written_whole(record) as temporary:
+        with atomic_path(record) as temporary:
             temporary.write_text(json.dumps(wanted, indent=1))
         lines = self._journal.read_text().splitlines() if self._journal.exists() else []
         self._states = {entry["name"]: entry for line in lines if (entry := _entry(line))}
 
-    def is_done(self, medium: Medium) -> bool:
+    def is_done(self, medium: InputFile) -> bool:
         """Whether this very file has been done; one that has changed since has not."""
         return self._states.get(str(medium.name)) == _state(medium, "done")
 
-    def is_begun(self, medium: Medium) -> bool:
+    def is_begun(self, medium: InputFile) -> bool:
         """Whether what is there of it is of this very file."""
         return self._states.get(str(medium.name)) == _state(medium, "begun")
 
-    def note(self, medium: Medium, state: str) -> None:
+    def note(self, medium: InputFile, state: str) -> None:
         """Record that a file is `begun` or `done`."""
         entry = _state(medium, state)
         with self._journal.open("a") as file:
@@ -214,7 +214,7 @@ class Cache:
         self._states[entry["name"]] = entry
 
 
-def _state(medium: Medium, state: str) -> dict[str, Any]:
+def _state(medium: InputFile, state: str) -> dict[str, Any]:
     found = medium.path.stat()
     source = str(medium.path.resolve())
     return {

@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from lila_cues.images import read_image, resized
-from lila_cues.inputs import Medium
+from lila_cues.inputs import InputFile
 from lila_cues.prefetch import Behind, ahead
 from lila_cues.video.reader import VideoFrames, VideoWriter
 from lila_cues.viz.pictures import Basis, Picture, pca_basis, write_png
@@ -84,7 +84,7 @@ class Network:
         return found
 
 
-class Colours:
+class Colors:
     """Features as red, green and blue, in one basis."""
 
     def __init__(self, basis: Basis, device: torch.device) -> None:
@@ -99,8 +99,8 @@ class Colours:
         parts = []
         for top in range(0, features.shape[1], _ROWS):
             rows = torch.as_tensor(features[:, top : top + _ROWS], device=self._axes.device).float()
-            colour = torch.tensordot(rows, self._axes, ([0], [0])) + self._offset
-            parts.append(colour.round_().clamp_(0, 255).to(torch.uint8).cpu().numpy())
+            color = torch.tensordot(rows, self._axes, ([0], [0])) + self._offset
+            parts.append(color.round_().clamp_(0, 255).to(torch.uint8).cpu().numpy())
         return np.concatenate(parts)
 
 
@@ -118,7 +118,7 @@ def video_basis(network: Network, film: VideoFrames) -> Basis:
     return _basis(network, _some(film, network.settings.max_frames))
 
 
-def shared_basis(network: Network, media: Sequence[Medium]) -> Basis:
+def shared_basis(network: Network, media: Sequence[InputFile]) -> Basis:
     """Of all these files: of each image, of a few frames of each video."""
     return _basis(network, (picture for medium in media for picture in _pictures(medium)))
 
@@ -131,7 +131,7 @@ def basis_fingerprint(basis: Basis) -> str:
     return digest.hexdigest()[:16]
 
 
-def _pictures(medium: Medium) -> Iterator[Picture]:
+def _pictures(medium: InputFile) -> Iterator[Picture]:
     return _some(VideoFrames(medium.path), None) if medium.is_video else iter([read_image(medium.path)])
 
 
@@ -156,7 +156,7 @@ WAITING = 4  # frames read ahead, and frames that wait to be written
 
 OnFrame = Callable[[], None]
 Frame = tuple[int, Picture | Features, bool]  # index, what is there, whether it is to be computed
-Read = tuple[Medium, Picture | LilaError]
+Read = tuple[InputFile, Picture | LilaError]
 
 
 @dataclass(frozen=True)
@@ -178,11 +178,11 @@ class Extractor:
         """Whether pictures are asked for."""
         return "pca" in self.network.settings.formats
 
-    def place(self, medium: Medium) -> Path:
+    def place(self, medium: InputFile) -> Path:
         """The path of its results, without a suffix."""
         return self.cache.folder / medium.name
 
-    def images(self, media: Iterable[Medium], on_frame: OnFrame) -> Iterator[str]:
+    def images(self, media: Iterable[InputFile], on_frame: OnFrame) -> Iterator[str]:
         """Do these images; gives the reasons why some could not be."""
         with Behind(WAITING) as behind:
             for group in _alike(ahead(self._read(media), max(WAITING, self.batch)), self.batch):
@@ -198,29 +198,29 @@ class Extractor:
                 for _ in group:
                     on_frame()
 
-    def _read(self, media: Iterable[Medium]) -> Iterator[Read]:
+    def _read(self, media: Iterable[InputFile]) -> Iterator[Read]:
         for medium in media:
             try:
                 yield medium, self.network.resized(read_image(medium.path))
             except LilaError as error:
                 yield medium, error
 
-    def _tiled(self, medium: Medium, picture: Picture) -> None:
+    def _tiled(self, medium: InputFile, picture: Picture) -> None:
         with TemporaryDirectory(dir=self.cache.folder, prefix=".tiles") as scratch:
             self._image(medium, self.network.tiled_features(picture, Path(scratch)))
 
-    def _image(self, medium: Medium, features: Features) -> None:
+    def _image(self, medium: InputFile, features: Features) -> None:
         place = self.place(medium)
         for form in self.formats:
             form.write(place, None, features)
         if self.draws:
-            colours = Colours(self.basis or pca_basis(spread(features)), self.network.device)
+            colors = Colors(self.basis or pca_basis(spread(features)), self.network.device)
             picture = place.with_name(f"{place.name}_pca.png")
             picture.parent.mkdir(parents=True, exist_ok=True)
-            write_png(picture, colours.of(features))
+            write_png(picture, colors.of(features))
         self.cache.note(medium, "done")
 
-    def video(self, medium: Medium, on_frame: OnFrame) -> None:
+    def video(self, medium: InputFile, on_frame: OnFrame) -> None:
         """Do a video; what is there of its arrays from an earlier attempt is read, not computed."""
         film = VideoFrames(medium.path)
         kept = self.formats[0] if self.formats and self.cache.is_begun(medium) else None
@@ -229,12 +229,10 @@ class Extractor:
         path = place.with_name(f"{place.name}_pca.mp4")
         path.parent.mkdir(parents=True, exist_ok=True)
         with VideoWriter(path, film.rate) as writer, Behind(WAITING) as behind:
-            colours = (
-                Colours(self.basis or video_basis(self.network, film), self.network.device) if self.draws else None
-            )
+            colors = Colors(self.basis or video_basis(self.network, film), self.network.device) if self.draws else None
             for group in _groups(self._frames(film, kept, place), self.batch):
                 for index, features, is_new in self._computed(group):
-                    behind.run(lambda i=index, f=features, n=is_new: self._frame(place, i, f, n, colours, writer))  # type: ignore[misc]
+                    behind.run(lambda i=index, f=features, n=is_new: self._frame(place, i, f, n, colors, writer))  # type: ignore[misc]
                     on_frame()
         self.cache.note(medium, "done")
 
@@ -258,13 +256,13 @@ class Extractor:
         return list(self.network.features(pictures).cpu().numpy()) if pictures else []
 
     def _frame(
-        self, place: Path, index: int, features: Features, is_new: bool, colours: Colours | None, writer: VideoWriter
+        self, place: Path, index: int, features: Features, is_new: bool, colors: Colors | None, writer: VideoWriter
     ) -> None:
         for form in self.formats:
             if is_new or form.read(place, index) is None:
                 form.write(place, index, features)
-        if colours:
-            writer.write(colours.of(features))
+        if colors:
+            writer.write(colors.of(features))
 
 
 def _groups(items: Iterable[Frame], size: int) -> Iterator[list[Frame]]:

@@ -29,7 +29,7 @@ _FOLDER_RATE = Fraction(25)
 
 
 @dataclass(frozen=True)
-class Film:
+class FrameStream:
     """Frames in order, their rate per second, and how many there are said to be."""
 
     frames: Iterable[Picture]
@@ -64,17 +64,17 @@ class TrackingSettings:
         return replace(knn.LILA, settings=settings)
 
 
-def open_film(path: Path) -> Film:
+def open_film(path: Path) -> FrameStream:
     """A video file, or a folder of images taken in the order of their names."""
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise LilaError(f"no image in {path}; expected a video, or a folder of its frames")
-        return Film((read_image(file) for file in files), _FOLDER_RATE, len(files))
+        return FrameStream((read_image(file) for file in files), _FOLDER_RATE, len(files))
     if path.suffix.lower() not in VIDEO_SUFFIXES or not path.exists():
         raise LilaError(f"expected a video, or a folder of its frames, at {path}; found {_what(path)}")
     video = VideoFrames(path)
-    return Film(video, video.rate, video.count)
+    return FrameStream(video, video.rate, video.count)
 
 
 def read_mask(path: Path) -> MarkedObjects:
@@ -123,7 +123,7 @@ def follow(
 
 def track(
     model: Lila,
-    film: Film,
+    stream: FrameStream,
     mask: MarkedObjects,
     out: Path,
     tracking: TrackingSettings,
@@ -135,8 +135,8 @@ def track(
         raise LilaError(f"{out} holds files already; pass another --out, or empty it")
     out.mkdir(parents=True, exist_ok=True)
     count = 0
-    with VideoWriter(out / "overlay.mp4", film.rate) as writer, Behind(WAITING) as behind:
-        for picture, labels in follow(model, islice(film.frames, limit), mask, tracking):
+    with VideoWriter(out / "overlay.mp4", stream.rate) as writer, Behind(WAITING) as behind:
+        for picture, labels in follow(model, islice(stream.frames, limit), mask, tracking):
             behind.run(lambda n=count, p=picture, values=labels: _write(out, writer, n, p, values))  # type: ignore[misc]
             count += 1
             on_frame()

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lila_cues.networks import WeightSource
 from lila_train.model.decoder import Decoder, DecoderWidths
-from stores.atomic import written_whole
+from stores.atomic import atomic_path
 from stores.errors import LilaError
 
 FORMAT = 1
@@ -85,7 +85,7 @@ def write(path: Path, decoder: Decoder, provenance: Provenance, extra: Mapping[s
     tensors = {f"{_DECODER}{name}": t for name, t in decoder.state_dict().items()}
     tensors |= {f"{_EXTRA}{name}": t for name, t in (extra or {}).items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    with written_whole(path) as temporary, temporary.open("wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(safetensors.torch.save(tensors, metadata={_KEY: provenance.to_json()}))
         file.flush()
         os.fsync(file.fileno())
@@ -119,17 +119,17 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, Tensor]:
     """AdamW's state by the names of what it moves: `NAME.exp_avg`, `NAME.exp_avg_sq`, `NAME.step`."""
-    state = optimiser.state_dict()["state"]
+    state = optimizer.state_dict()["state"]
     return {f"{names[index]}.{key}": t for index, entry in state.items() for key, t in entry.items()}
 
 
-def restore_optimiser(optimiser: torch.optim.Optimizer, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimiser_tensors`; the learning rate stays as the optimiser has it."""
-    record = optimiser.state_dict()
+def restore_optimizer(optimizer: torch.optim.Optimizer, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `optimizer_tensors`; the learning rate stays as the optimiser has it."""
+    record = optimizer.state_dict()
     record["state"] = {index: entry for index, name in enumerate(names) if (entry := under(tensors, f"{name}."))}
-    optimiser.load_state_dict(record)
+    optimizer.load_state_dict(record)
 
 
 def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

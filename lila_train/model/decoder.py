@@ -131,10 +131,10 @@ def _over_channels(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     """LayerNorm over axis 1 in float32, its result in the type of the weights, whatever autocast does."""
     with torch.autocast(x.device.type, enabled=False):
         channels_last = x.float().movedim(1, -1)
-        normalised = F.layer_norm(
+        normalized = F.layer_norm(
             channels_last, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps
         )
-        return normalised.movedim(-1, 1).to(norm.weight.dtype)
+        return normalized.movedim(-1, 1).to(norm.weight.dtype)
 
 
 def _resize(x: Tensor, size: Size) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor
 from lila_cues.networks.hub import download, torch_cache
 from lila_cues.networks.weights import file_sha256, read_tensors
 from lila_train.model.decoder import Decoder, DecoderWidths
-from stores.atomic import written_whole
+from stores.atomic import atomic_path
 from stores.errors import LilaError
 
 TEACHER_PREFIXES = ("depth_net.", "flow.", "pamr.")
@@ -107,7 +107,7 @@ def in_released_naming(decoder: Decoder) -> dict[str, Tensor]:
 
 def write_released(path: Path, decoder: Decoder) -> None:
     """Write a decoder of ours as a published file is: a .pt of named tensors, without an encoder. Atomic."""
-    with written_whole(path) as temporary:
+    with atomic_path(path) as temporary:
         torch.save({name: tensor.detach().cpu() for name, tensor in in_released_naming(decoder).items()}, temporary)
 
 

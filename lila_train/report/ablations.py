@@ -39,10 +39,10 @@ def by_row(finding: Finding) -> str:
     axes = figure.subplots()
     for y, one in enumerate(reversed(scores)):
         values = list(one.by_seed.values())
-        colour = _FULL if one.row.name == FULL.name else _OTHERS[0]
-        axes.scatter(values, [y] * len(values), s=14, alpha=0.5, color=colour, zorder=3)
+        color = _FULL if one.row.name == FULL.name else _OTHERS[0]
+        axes.scatter(values, [y] * len(values), s=14, alpha=0.5, color=color, zorder=3)
         if one.mean is not None:
-            axes.errorbar(one.mean, y, xerr=one.deviation or 0, fmt="D", ms=6, capsize=4, color=colour, zorder=4)
+            axes.errorbar(one.mean, y, xerr=one.deviation or 0, fmt="D", ms=6, capsize=4, color=color, zorder=4)
     axes.axvline(finding.encoder, color=_GREY, linestyle="--", linewidth=1)
     axes.annotate("encoder", (finding.encoder, len(scores) - 0.4), ha="center", fontsize=8, color=_GREY)
     axes.set_yticks(range(len(scores)), [one.row.label for one in reversed(scores)])
@@ -58,16 +58,16 @@ def over_steps(findings: Sequence[Finding], losses: Losses) -> str:
     scored = [finding for finding in findings if any(one.by_step for one in finding.scores)]
     figure = _new_figure(4.6 * (1 + len(scored)), 3.4)
     panels = figure.subplots(1, 1 + len(scored), squeeze=False)[0]
-    colours = _colours([one.row.label for one in findings[0].scores])
+    colors = _colours([one.row.label for one in findings[0].scores])
     for label, seeds in losses.items():
         smoothed = _running_mean(seeds)
-        panels[0].plot(np.arange(len(smoothed)) + 1, smoothed, color=colours[label], linewidth=1.4, label=label)
+        panels[0].plot(np.arange(len(smoothed)) + 1, smoothed, color=colors[label], linewidth=1.4, label=label)
     panels[0].set_ylabel("loss")
     panels[0].set_ylim(bottom=0)
     panels[0].legend(frameon=False, fontsize=8)
     for axes, finding in zip(panels[1:], scored, strict=True):
         for one in finding.scores:
-            _plot_scores(axes, one, colours[one.row.label])
+            _plot_scores(axes, one, colors[one.row.label])
         axes.axhline(finding.encoder, color=_GREY, linestyle="--", linewidth=1, label="frozen encoder")
         axes.set_ylabel(f"J&F, {finding.protocol}, %")
         axes.legend(frameon=False, fontsize=8)
@@ -77,14 +77,14 @@ def over_steps(findings: Sequence[Finding], losses: Losses) -> str:
     return _svg(figure)
 
 
-def _plot_scores(axes: Axes, scores: RowScores, colour: str) -> None:
+def _plot_scores(axes: Axes, scores: RowScores, color: str) -> None:
     """Nothing for a row that was scored at its end alone."""
     for steps in scores.by_step.values():
-        axes.plot(list(steps), list(steps.values()), color=colour, linewidth=0.7, alpha=0.4)
+        axes.plot(list(steps), list(steps.values()), color=color, linewidth=0.7, alpha=0.4)
     shared = sorted(set.intersection(*(set(steps) for steps in scores.by_step.values())) if scores.by_step else ())
     if shared:
         means = [float(np.mean([steps[step] for steps in scores.by_step.values()])) for step in shared]
-        axes.plot(shared, means, color=colour, marker="o", ms=4, linewidth=1.6, label=scores.row.label)
+        axes.plot(shared, means, color=color, marker="o", ms=4, linewidth=1.6, label=scores.row.label)
 
 
 def _running_mean(seeds: Sequence[Sequence[float]]) -> np.ndarray:

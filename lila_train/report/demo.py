@@ -27,7 +27,7 @@ from lila_train.evaluation.results import Json, read_json, write_json
 from lila_train.report import sections
 from lila_train.report.sections import DavisResult
 from lila_train.report.tables import MISSING, NAMES, percent, signed
-from lila_train.training.run_dir import RunFolder
+from lila_train.training.run_dir import RunDir
 from stores.errors import LilaError
 
 BUILD_LOG = "build.jsonl"
@@ -40,9 +40,9 @@ class DemoInputs:
     root: Path
 
     @property
-    def run(self) -> RunFolder:
+    def run(self) -> RunDir:
         """The training run."""
-        return RunFolder(self.root / "train")
+        return RunDir(self.root / "train")
 
     @cached_property
     def davis(self) -> DavisResult:

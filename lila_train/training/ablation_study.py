@@ -16,11 +16,11 @@ from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.models import ENCODER, LilaModel
 from lila_train.model.decoder import DecoderWidths
 from lila_train.training.ablations import FULL, Ablation
-from lila_train.training.callbacks import ScoreMonitor
-from lila_train.training.config import TrainSettings
-from lila_train.training.run_dir import RunFolder
+from lila_train.training.callbacks import ScoreCallback
+from lila_train.training.config import TrainConfig
+from lila_train.training.run_dir import RunDir
 from lila_train.training.step import Hardware
-from lila_train.training.trainer import Running, StepRecord, Trainer
+from lila_train.training.trainer import LoopOptions, StepRecord, Trainer
 
 Observer = Callable[[str, int, float | None], None]
 """Told the run's name, how many steps are new, and the loss of the last; None for steps of an earlier call."""
@@ -78,17 +78,17 @@ class Study:
 
     store: stores.CueStore
     encoder: FrozenEncoder
-    settings: TrainSettings
+    settings: TrainConfig
     tasks: Sequence[Task]
     out: Path
     hardware: Hardware
-    loader_processes: int = 0
+    num_workers: int = 0
     encoder_weights: Path | None = None
     score_every: int | None = None
 
-    def folder(self, row: Ablation, seed: int) -> RunFolder:
+    def folder(self, row: Ablation, seed: int) -> RunDir:
         """Where a row's run with a seed lives."""
-        return RunFolder(self.out / row.name / f"seed-{seed}")
+        return RunDir(self.out / row.name / f"seed-{seed}")
 
     @property
     def decoder_width(self) -> int:
@@ -122,8 +122,8 @@ class Study:
         def observe_step(step: StepRecord) -> None:
             observe(name, 1, step.loss)
 
-        meanwhile = [ScoreMonitor(self.score_every, self.tasks, at_end=False)] if self.score_every else []
-        running = Running(self.loader_processes, observers=(observe_step,), monitors=meanwhile)
+        meanwhile = [ScoreCallback(self.score_every, self.tasks, at_end=False)] if self.score_every else []
+        running = LoopOptions(self.num_workers, observers=(observe_step,), callbacks=meanwhile)
         settings = row.of(replace(self.settings, seed=seed))
         trainer = Trainer(self.store, self.encoder, settings, folder, self.hardware, running)
         if trainer.is_finished():

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lila_train.training.config import DEPTH, FEATURES, FLOW, TrainSettings, changed, homes
+from lila_train.training.config import DEPTH, FEATURES, FLOW, TrainConfig, changed, field_paths
 from stores.errors import LilaError
 
 
@@ -34,13 +34,13 @@ class Ablation:
     published: PaperFigures
     changes: Mapping[str, Any] = field(default_factory=dict)
 
-    def of(self, full: TrainSettings) -> TrainSettings:
+    def of(self, full: TrainConfig) -> TrainConfig:
         """The full settings with this row's change."""
         return changed(full, self.changes)
 
-    def touched(self, full: TrainSettings) -> frozenset[str]:
+    def touched(self, full: TrainConfig) -> frozenset[str]:
         """The places that may differ from the full settings."""
-        return frozenset(homes(full)[name] for name in self.changes)
+        return frozenset(field_paths(full)[name] for name in self.changes)
 
 
 FULL = Ablation("full", "LILA", "the method", PaperFigures(68.6, 73.9, 28.53, 59.6))

@@ -31,14 +31,14 @@ from lila_train.evaluation.models import LilaModel
 from lila_train.evaluation.protocols import Options, open_task
 from lila_train.model.lila import Lila
 from lila_train.training.crops import cut_views
-from lila_train.training.targets import told_by
+from lila_train.training.targets import active_cues
 
 if TYPE_CHECKING:
     from lila_train.training.trainer import StepRecord, Trainer
 
 
 @runtime_checkable
-class Monitor(Protocol):
+class Callback(Protocol):
     """Called on the leading rank after every `every`-th step, and after the last."""
 
     @property
@@ -46,12 +46,12 @@ class Monitor(Protocol):
         """Steps between looks."""
         ...
 
-    def look(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: Trainer) -> None:
         """See to the trainer as it stands after `trainer.step` steps."""
         ...
 
 
-class Board:
+class TensorBoardLogger:
     """Writes event files under a folder; a resumed run adds to it, and what it computes again replaces what was there.
 
     `first_step`: events from that step on, left by a run that was killed, are marked as replaced.
@@ -90,7 +90,7 @@ TITLE_HEIGHT = 14  # px
 
 
 @dataclass(frozen=True)
-class PictureMonitor:
+class PictureCallback:
     """Writes pictures/step-N.png: a row for each of the same four pairs of the store.
 
     From left to right: context view, query view, the features of both in one basis, then each cue of the query as it
@@ -98,9 +98,9 @@ class PictureMonitor:
     """
 
     every: int
-    board: Board
+    board: TensorBoardLogger
 
-    def look(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: Trainer) -> None:
         """Draw the pairs with the decoder as it stands."""
         picture = _stacked([_titles(trainer), *(_side_by_side(pictures) for pictures in _seen(trainer))])
         path = trainer.folder.root / "pictures" / f"step-{trainer.step:08d}.png"
@@ -112,7 +112,7 @@ class PictureMonitor:
 def _titles(trainer: Trainer) -> Picture:
     """What each column shows."""
     method = trainer.settings.method
-    told = [title for cue in told_by(method) for title in (cue.name, "read off")]
+    told = [title for cue in active_cues(method) for title in (cue.name, "read off")]
     names = ["context", "query", "our features", "", *told]
     image = Image.new("RGB", (len(names) * (method.view_size + MARGIN) - MARGIN, TITLE_HEIGHT), "white")
     for n, name in enumerate(names):
@@ -123,7 +123,7 @@ def _titles(trainer: Trainer) -> Picture:
 def _seen(trainer: Trainer) -> list[list[Picture]]:
     batch = trainer.first_pairs(SHOWN)
     context, query = cut_views(batch, trainer.settings.method)
-    of_context, of_query, read, query = trainer.learner.predicted(context, query)
+    of_context, of_query, read, query = trainer.train_step.predicted(context, query)
     return [
         _row(_One(context.image[n], query.image[n], of_context[n], of_query[n], query.cues[n], read[n]), trainer)
         for n in range(len(batch.clips))
@@ -150,7 +150,7 @@ def _row(pair: _One, trainer: Trainer) -> list[Picture]:
     true, read = _array(pair.cues), _array(pair.read)
     at = 0
     method = trainer.settings.method
-    for cue in told_by(method):
+    for cue in active_cues(method):
         channels = slice(at, at + cue.channels(method))
         shown += cue.draw(true[channels], read[channels])
         at = channels.stop
@@ -185,7 +185,7 @@ def open_tasks(data: Path, limit: int | None) -> list[Task]:
 
 
 @dataclass(frozen=True)
-class ScoreMonitor:
+class ScoreCallback:
     """Adds a line per protocol to scores.jsonl and a point to TensorBoard's curves; the records lie under scores/.
 
     at_end: whether the finished run is scored as well, at its last step.
@@ -193,10 +193,10 @@ class ScoreMonitor:
 
     every: int
     tasks: Sequence[Task]
-    board: Board | None = None
+    board: TensorBoardLogger | None = None
     at_end: bool = True
 
-    def look(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: Trainer) -> None:
         """Score the decoder as it stands."""
         if trainer.step == trainer.settings.steps and not self.at_end:
             return
@@ -224,12 +224,12 @@ class _AsItStands:
         return (LilaModel.head,)
 
     def identity(self) -> dict[str, Any]:
-        learner = self.trainer.learner
+        train_step = self.trainer.train_step
         return {
-            "decoder_sha256": tensors_sha256(learner.decoder.state_dict()),
-            "encoder": learner.encoder.source.to_dict(),
+            "decoder_sha256": tensors_sha256(train_step.decoder.state_dict()),
+            "encoder": train_step.encoder.source.to_dict(),
         }
 
     def load(self, device: torch.device) -> LilaModel:
-        learner = self.trainer.learner
-        return LilaModel(Lila(learner.encoder, learner.decoder), device)
+        train_step = self.trainer.train_step
+        return LilaModel(Lila(train_step.encoder, train_step.decoder), device)

@@ -34,7 +34,7 @@ COMPUTABLE = (FLOW, DEPTH, FEATURES)  # by the networks that a store names, in t
 
 
 @dataclass(frozen=True)
-class Method:
+class ObjectiveConfig:
     """The objective (docs/method.md).
 
     objective: `in-context` fits a map on the context and judges it on the query; `erm` trains one linear head for all
@@ -66,14 +66,14 @@ class Method:
         return (0, 1) if self.roles == "forward" else (1, 0)
 
     @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> Method:
+    def from_dict(cls, record: dict[str, Any]) -> ObjectiveConfig:
         """The inverse of `asdict`, also after a round trip through JSON."""
         views: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["views"].items()}
         return cls(**{**record, "cues": tuple(record["cues"]), "views": ViewRanges(**views)})
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainConfig:
     """The run: how long, how large, how fast, and by which method.
 
     online: the step computes flow, depth and features from the frames instead of reading them; the baseline.
@@ -90,16 +90,16 @@ class TrainSettings:
     precision: Precision = "float32"
     decoder_width: int | None = None
     online: bool = False
-    method: Method = field(default_factory=Method)
+    method: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """As a checkpoint's header keeps it."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> TrainSettings:
+    def from_dict(cls, record: dict[str, Any]) -> TrainConfig:
         """The inverse of `to_dict`, also after a round trip through JSON."""
-        return cls(**{**record, "method": Method.from_dict(record["method"])})
+        return cls(**{**record, "method": ObjectiveConfig.from_dict(record["method"])})
 
     def check(self) -> None:
         """Refuse values that no run can have."""
@@ -126,7 +126,7 @@ class TrainSettings:
 
     def check_store(self, store: CueStore) -> None:
         """Refuse settings that this store cannot serve."""
-        from lila_train.training.targets import told_by
+        from lila_train.training.targets import active_cues
 
         kept = store.spec.geometry.channels
         if self.method.channels > kept:
@@ -134,16 +134,16 @@ class TrainSettings:
                 f"--channels asks for {self.method.channels} encoder channels per pair, but the store keeps "
                 f"{kept} per clip; pass --channels {kept} or fewer"
             )
-        for cue in told_by(self.method):
+        for cue in active_cues(self.method):
             if self.online and cue.name in COMPUTABLE:
                 continue
-            if lacking := store.lacking(cue.arrays(self.method)):
+            if missing_arrays := store.missing_arrays(cue.arrays(self.method)):
                 others = ",".join(name for name in self.method.cues if name != cue.name)
-                never = ",".join(name for name in lacking if name not in store.arrays)
+                never = ",".join(name for name in missing_arrays if name not in store.arrays)
                 remedy = f"build one with --extra-cues {never}" if never else "copy the whole store"
                 raise LilaError(
-                    f"this run learns from {cue.name}, but {store.path} has no {' or '.join(lacking)}; {remedy}, or "
-                    f"leave the cue out with --set cues={others}"
+                    f"this run learns from {cue.name}, but {store.path} has no {' or '.join(missing_arrays)}; "
+                    f"{remedy}, or leave the cue out with --set cues={others}"
                 )
 
 
@@ -161,28 +161,28 @@ def differences(recorded: Any, asked: Any, prefix: str = "") -> list[str]:
     return found
 
 
-def homes(settings: Any, prefix: str = "") -> dict[str, str]:
+def field_paths(settings: Any, prefix: str = "") -> dict[str, str]:
     """Each setting's name and its dotted place, such as `ridge: method.ridge`; names are unique over all levels."""
     found: dict[str, str] = {}
     for entry in fields(settings):
         value = getattr(settings, entry.name)
         place = f"{prefix}{entry.name}"
-        found |= homes(value, f"{place}.") if is_dataclass(value) else {entry.name: place}
+        found |= field_paths(value, f"{place}.") if is_dataclass(value) else {entry.name: place}
     return found
 
 
-def changed(settings: TrainSettings, values: Mapping[str, Any]) -> TrainSettings:
+def changed(settings: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
     """The settings with some values replaced, by name, wherever they live; checked as a whole."""
-    places = homes(settings)
+    places = field_paths(settings)
     for name, value in values.items():
         settings = _put(settings, places[_known(name, places)].split("."), value)
     settings.check()
     return settings
 
 
-def parsed(settings: TrainSettings, words: Sequence[str]) -> dict[str, Any]:
+def parsed(settings: TrainConfig, words: Sequence[str]) -> dict[str, Any]:
     """The values of `NAME=VALUE` words, each read as its setting's type; tuples are written with commas."""
-    places, found = homes(settings), {}
+    places, found = field_paths(settings), {}
     for word in words:
         name, equals, text = word.partition("=")
         if not equals:
@@ -192,14 +192,14 @@ def parsed(settings: TrainSettings, words: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def choice(settings: TrainSettings, name: str, word: str) -> Any:
+def choice(settings: TrainConfig, name: str, word: str) -> Any:
     """A word for a setting that takes one of a few, refused with their list where it is none of them."""
-    return _read(word, _type(settings, homes(settings)[name].split(".")), f"--{name.replace('_', '-')}")
+    return _read(word, _type(settings, field_paths(settings)[name].split(".")), f"--{name.replace('_', '-')}")
 
 
-def table(settings: TrainSettings) -> list[tuple[str, str]]:
+def table(settings: TrainConfig) -> list[tuple[str, str]]:
     """Every name with its value, as `--set` would be told it."""
-    return [(name, _written(_at(settings, place.split(".")))) for name, place in homes(settings).items()]
+    return [(name, _written(_at(settings, place.split(".")))) for name, place in field_paths(settings).items()]
 
 
 def _known(name: str, places: Mapping[str, str]) -> str:
@@ -266,14 +266,14 @@ def _written(value: Any) -> str:
 class Recipe:
     """Settings, and in words: the two commands, the hardware, the published result."""
 
-    settings: TrainSettings
+    settings: TrainConfig
     build: str
     run: str
     hardware: str
     expect: str
 
 
-_PAPER = TrainSettings(steps=100_000)
+_PAPER = TrainConfig(steps=100_000)
 
 RECIPES = {
     "s14-youtube-vos": Recipe(
@@ -298,8 +298,12 @@ RECIPES = {
         expect="published: DAVIS J&F 69.3 by linear probe, 74.9 by k-NN",
     ),
     "demo": Recipe(
-        TrainSettings(
-            steps=150, batch_size=4, learning_rate=1e-3, decoder_width=64, method=Method(view_size=112, max_gap=4)
+        TrainConfig(
+            steps=150,
+            batch_size=4,
+            learning_rate=1e-3,
+            decoder_width=64,
+            method=ObjectiveConfig(view_size=112, max_gap=4),
         ),
         build="lila-cues build --dataset demo",
         run="lila-train run --recipe demo --store cues/demo.zarr",

@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lila_cues.pamr import refine, three_scales
-from lila_train.training.config import Method
-from lila_train.training.targets import Told, told_by
+from lila_train.training.config import ObjectiveConfig
+from lila_train.training.targets import CueTarget, active_cues
 
 if TYPE_CHECKING:
     from lila_train.training.data import PairBatch
@@ -103,13 +103,13 @@ class View:
 
 
 @torch.no_grad()
-def cut_views(batch: PairBatch, method: Method) -> tuple[View, View]:
+def cut_views(batch: PairBatch, method: ObjectiveConfig) -> tuple[View, View]:
     """The context and the query view, their cues under one standardisation."""
-    told = [cue.tell(batch, method) for cue in told_by(method)]
+    told = [cue.targets(batch, method) for cue in active_cues(method)]
     return _view(0, batch, method, [both[0] for both in told]), _view(1, batch, method, [both[1] for both in told])
 
 
-def _view(number: int, batch: PairBatch, method: Method, told: list[Told]) -> View:
+def _view(number: int, batch: PairBatch, method: ObjectiveConfig, told: list[CueTarget]) -> View:
     frame = batch.rgb[:, method.frames[number]].float() / 255
     image = batch.regions(number).resample_image(frame, method.view_size)
     return View(

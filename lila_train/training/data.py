@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 import stores
-from lila_train.training.config import FEATURES, Method
+from lila_train.training.config import FEATURES, ObjectiveConfig
 from lila_train.training.crops import Regions
-from lila_train.training.distributed import Share, ignore_ctrl_c
+from lila_train.training.distributed import Rank, ignore_ctrl_c
 from lila_train.training.sampling import Box, Draw, PairPool, draw, generator
-from lila_train.training.targets import told_by
+from lila_train.training.targets import active_cues
 from stores.errors import LilaError
 
 
@@ -82,14 +82,14 @@ class PairSettings:
 
     seed: int
     batch_size: int
-    method: Method
+    method: ObjectiveConfig
     encoder_width: int
     computed: frozenset[str] = frozenset()
 
     @property
     def arrays(self) -> tuple[str, ...]:
         """The arrays of the store that are read, each once."""
-        read = [cue for cue in told_by(self.method) if cue.name not in self.computed]
+        read = [cue for cue in active_cues(self.method) if cue.name not in self.computed]
         return tuple(dict.fromkeys(["rgb", *(name for cue in read for name in cue.arrays(self.method))]))
 
 
@@ -151,12 +151,12 @@ def _row(box: Box) -> tuple[int, int, int, int]:
 class Positions(Sampler[list[int]]):
     """The positions of one rank's share of steps [first, last), a list per step."""
 
-    def __init__(self, batch_size: int, first: int, last: int, share: Share) -> None:
-        if batch_size % share.ranks:
-            raise LilaError(f"a batch of {batch_size} pairs cannot be shared out evenly over {share.ranks} ranks")
+    def __init__(self, batch_size: int, first: int, last: int, rank: Rank) -> None:
+        if batch_size % rank.world_size:
+            raise LilaError(f"a batch of {batch_size} pairs cannot be shared out evenly over {rank.world_size} ranks")
         self.batch_size = batch_size
         self.steps = range(first, last)
-        self.share = share
+        self.rank = rank
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -164,16 +164,16 @@ class Positions(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         for step in self.steps:
             start = step * self.batch_size
-            yield list(range(start + self.share.rank, start + self.batch_size, self.share.ranks))
+            yield list(range(start + self.rank.rank, start + self.batch_size, self.rank.world_size))
 
 
 def load_pairs(
-    path: str, settings: PairSettings, *, first_step: int, last_step: int, processes: int, share: Share, pin: bool
+    path: str, settings: PairSettings, *, first_step: int, last_step: int, processes: int, rank: Rank, pin: bool
 ) -> DataLoader[PairBatch]:
     """Batches of steps [first_step, last_step), read ahead by `processes` processes (0: in this one)."""
     return DataLoader(
         PairDataset(path, settings),
-        batch_sampler=Positions(settings.batch_size, first_step, last_step, share),
+        batch_sampler=Positions(settings.batch_size, first_step, last_step, rank),
         collate_fn=collate,
         num_workers=processes,
         worker_init_fn=ignore_ctrl_c,

@@ -20,7 +20,7 @@ from stores.errors import LilaError
 
 
 @contextmanager
-def asked_to_stop() -> Iterator[Callable[[], signal.Signals | None]]:
+def graceful_shutdown() -> Iterator[Callable[[], signal.Signals | None]]:
     """Gives a function that says which signal has come, if any; the handlers of before are put back at the end."""
     came: signal.Signals | None = None
 
@@ -44,14 +44,14 @@ def ignore_ctrl_c(_worker: int) -> None:
 
 
 @dataclass(frozen=True)
-class Share:
+class Rank:
     """The slots of every batch that one rank computes: slot = rank, rank + ranks, …"""
 
     rank: int = 0
-    ranks: int = 1
+    world_size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this rank writes files and speaks."""
         return self.rank == 0
 
@@ -61,7 +61,7 @@ def grouped() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def summed(values: Tensor) -> Tensor:
+def all_reduce_sum(values: Tensor) -> Tensor:
     """The sum over all ranks; no gradient passes."""
     if not grouped():
         return values
@@ -70,20 +70,20 @@ def summed(values: Tensor) -> Tensor:
     return values
 
 
-def averaged(values: Tensor) -> Tensor:
+def all_reduce_mean(values: Tensor) -> Tensor:
     """The mean over all ranks; no gradient passes."""
-    return summed(values) / dist.get_world_size() if grouped() else values
+    return all_reduce_sum(values) / dist.get_world_size() if grouped() else values
 
 
 @contextmanager
-def group(device: torch.device) -> Iterator[Share]:
+def group(device: torch.device) -> Iterator[Rank]:
     """Join the group that `torchrun` made, NCCL on GPUs and gloo on CPUs; alone without one."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Share()
+        yield Rank()
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Share(dist.get_rank(), dist.get_world_size())
+        yield Rank(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lila_train.training.config import EdgeForm
-from lila_train.training.distributed import averaged
+from lila_train.training.distributed import all_reduce_mean
 
 ALONG_X, ALONG_Y = -1, -2
 
@@ -30,7 +30,7 @@ class Counts:
 def count(valid: Bool[Tensor, "*b k h w"]) -> Counts:
     """Valid entries per rank, on average over all ranks, so that the mean of the ranks' losses is the batch's loss."""
     masks = (valid, _both(valid, ALONG_X), _both(valid, ALONG_Y))
-    return Counts(*averaged(torch.stack([mask.sum().float() for mask in masks])).clamp(min=1).unbind())
+    return Counts(*all_reduce_mean(torch.stack([mask.sum().float() for mask in masks])).clamp(min=1).unbind())
 
 
 def l1_loss(

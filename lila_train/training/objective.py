@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lila_train.training.config import FEATURES, Method
+from lila_train.training.config import FEATURES, ObjectiveConfig
 from lila_train.training.crops import View
 from lila_train.training.losses import Counts, count, edge_loss, l1_loss
 from lila_train.training.ridge import fit_context, predict
-from lila_train.training.targets import told_by
+from lila_train.training.targets import active_cues
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Objective(Protocol):
 class InContext:
     """Fit W* on the context, read the query's cues with it, compare."""
 
-    method: Method
+    method: ObjectiveConfig
 
     def counts(self, context: View, query: View) -> Counts:
         """Entries of the query alone: the context is only fitted."""
@@ -76,7 +76,7 @@ class Erm(nn.Module):
     The head has a row for each channel of every cue, and of the encoder for every channel there is.
     """
 
-    def __init__(self, method: Method, features: int, encoder_width: int) -> None:
+    def __init__(self, method: ObjectiveConfig, features: int, encoder_width: int) -> None:
         super().__init__()
         self.method = method
         self.rows = nn.Linear(features, _fixed_rows(method) + encoder_width)
@@ -106,11 +106,11 @@ class Erm(nn.Module):
         return predict(features, solution)
 
 
-def _fixed_rows(method: Method) -> int:
-    return sum(cue.channels(method) for cue in told_by(method) if cue.name != FEATURES)
+def _fixed_rows(method: ObjectiveConfig) -> int:
+    return sum(cue.channels(method) for cue in active_cues(method) if cue.name != FEATURES)
 
 
-def measured(predicted: Float[Tensor, "b k s s"], view: View, counts: Counts, method: Method) -> Losses:
+def measured(predicted: Float[Tensor, "b k s s"], view: View, counts: Counts, method: ObjectiveConfig) -> Losses:
     """L1 + γ·edge of predicted cues."""
     l1 = l1_loss(predicted, view.cues, view.valid, counts)
     edge = edge_loss(predicted, view.cues, view.valid, counts, sigma=method.edge_sigma, form=method.edge_form)

@@ -18,7 +18,7 @@ import stores
 from lila_cues.networks import FrozenEncoder, load_depth, load_flow
 from lila_cues.pamr import Affinity, refine, three_scales
 from lila_train.model.resize import Size
-from lila_train.training.config import COMPUTABLE, DEPTH, FEATURES, FLOW, Method
+from lila_train.training.config import COMPUTABLE, DEPTH, FEATURES, FLOW, ObjectiveConfig
 from lila_train.training.data import PairBatch
 from lila_train.training.targets import CUES
 from stores.errors import LilaError
@@ -51,14 +51,14 @@ class Teachers:
 class OnlineCues:
     """Puts the cues of docs/method.md into a batch that has only frames."""
 
-    def __init__(self, teachers: Teachers, refinement: Refinement, method: Method) -> None:
+    def __init__(self, teachers: Teachers, refinement: Refinement, method: ObjectiveConfig) -> None:
         self._teachers, self._how = teachers, refinement
         made = [cue for cue in COMPUTABLE if cue in method.cues and (cue != DEPTH or teachers.depth is not None)]
         self.computed = frozenset(cue for cue in made if CUES[cue].arrays(method))
         self._raw = method.distilled == "raw"
 
     @classmethod
-    def of_store(cls, store: stores.CueStore, encoder: FrozenEncoder, method: Method) -> OnlineCues:
+    def of_store(cls, store: stores.CueStore, encoder: FrozenEncoder, method: ObjectiveConfig) -> OnlineCues:
         """The networks and sizes that a store was built by; networks go to the device of `encoder`, one of them."""
         try:
             networks, recipe = store.provenance["networks"], store.provenance["recipe"]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stores.atomic import written_whole
+from stores.atomic import atomic_path
 from stores.errors import LilaError
 
 _PATTERN = "step-*.safetensors"
 
 
 @dataclass(frozen=True)
-class RunFolder:
+class RunDir:
     """The files of one run under `root`."""
 
     root: Path
@@ -86,7 +86,7 @@ class RunFolder:
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Write run.json, whole or not at all."""
-        with written_whole(self.record) as temporary:
+        with atomic_path(self.record) as temporary:
             temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 

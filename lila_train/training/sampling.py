@@ -23,8 +23,8 @@ class ViewRanges:
 
     context_area: tuple[float, float] = (0.8, 0.8)
     query_area: tuple[float, float] = (0.3, 1.0)
-    base_mirror: float = 0.5
-    query_mirror: float = 0.5
+    base_hflip: float = 0.5
+    query_hflip: float = 0.5
     same_region: bool = False
 
     def check(self) -> None:
@@ -33,7 +33,7 @@ class ViewRanges:
             low, high = getattr(self, name)
             if not 0 < low <= high <= 1:
                 raise LilaError(f"{name} must be two area fractions, 0 < low ≤ high ≤ 1, found {low:g},{high:g}")
-        for name in ("base_mirror", "query_mirror"):
+        for name in ("base_hflip", "query_hflip"):
             if not 0 <= getattr(self, name) <= 1:
                 raise LilaError(f"{name} must be a probability, found {getattr(self, name):g}")
 
@@ -94,10 +94,10 @@ def draw(
     Both boxes share the base's mirror; the query has one of its own on top, so the two views mirror independently.
     """
     clip, pair = pool.draw(rng)
-    base_mirror = bool(rng.random() < ranges.base_mirror)
-    query_mirror = bool(rng.random() < ranges.query_mirror)
-    context = draw_box(rng, base, ranges.context_area, base_mirror)
-    query = draw_box(rng, base, ranges.query_area, base_mirror != query_mirror)
+    base_hflip = bool(rng.random() < ranges.base_hflip)
+    query_hflip = bool(rng.random() < ranges.query_hflip)
+    context = draw_box(rng, base, ranges.context_area, base_hflip)
+    query = draw_box(rng, base, ranges.query_area, base_hflip != query_hflip)
     if ranges.same_region:
         query = context
     channels = tuple(int(c) for c in np.sort(rng.permutation(stored)[:kept]))

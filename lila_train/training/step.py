@@ -17,10 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 from lila_cues.networks import FrozenEncoder
 from lila_train.model.checkpoint import under
 from lila_train.model.decoder import Decoder, DecoderWidths
-from lila_train.training.config import FEATURES, TrainSettings
+from lila_train.training.config import FEATURES, TrainConfig
 from lila_train.training.crops import View, cut_views
 from lila_train.training.data import PairBatch
-from lila_train.training.distributed import Share
+from lila_train.training.distributed import Rank
 from lila_train.training.losses import Counts
 from lila_train.training.objective import Erm, InContext, Losses, Objective
 from stores.errors import LilaError
@@ -34,15 +34,15 @@ class Hardware:
     """
 
     device: torch.device
-    share: Share = field(default_factory=Share)
+    rank: Rank = field(default_factory=Rank)
     chunks: int = 1
     compile: bool = False
 
 
-class Learner:
+class TrainStep:
     """The learned parts, and the gradient of a batch with respect to them."""
 
-    def __init__(self, encoder: FrozenEncoder, settings: TrainSettings, hardware: Hardware) -> None:
+    def __init__(self, encoder: FrozenEncoder, settings: TrainConfig, hardware: Hardware) -> None:
         method = settings.method
         if method.view_size % encoder.patch_size:
             raise LilaError(
@@ -123,12 +123,12 @@ class Learner:
         if self.hardware.compile:
             decode.compile()
             self.encoder.compile()
-        return DistributedDataParallel(decode) if self.hardware.share.ranks > 1 else decode
+        return DistributedDataParallel(decode) if self.hardware.rank.world_size > 1 else decode
 
     def _wrapped_objective(self) -> Objective:
         if self.head is None:
             return InContext(self.settings.method)
-        return _SharedErm(self.head) if self.hardware.share.ranks > 1 else self.head
+        return _SharedErm(self.head) if self.hardware.rank.world_size > 1 else self.head
 
 
 class _SharedErm:
@@ -152,12 +152,12 @@ def _parts(length: int, chunks: int) -> list[slice]:
     return [slice(start, min(start + size, length)) for start in range(0, length, size)]
 
 
-def optimiser(parameters: Iterable[nn.Parameter], settings: TrainSettings) -> torch.optim.AdamW:
+def optimizer(parameters: Iterable[nn.Parameter], settings: TrainConfig) -> torch.optim.AdamW:
     """AdamW over what is learned."""
     return torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 
-def learning_rate(step: int, settings: TrainSettings) -> float:
+def learning_rate(step: int, settings: TrainConfig) -> float:
     """Of step `step`: linear warm-up from 1/w to all of it, then constant, or half a cosine down to 0 at the end."""
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps

@@ -1,8 +1,9 @@
 """The cues that features should tell (docs/method.md, "Cues"): each is told, weighed and drawn in one place.
 
-A class here and its row in `CUES` are all that stage two needs of a new cue. A run tells those of `Method.cues`; their
-maps follow each other in the order of the table, in which the encoder's features stay last, since distilled online they
-join late.
+A class here and its row in `CUES` are all that stage two needs of a new cue. A run tells those of
+`ObjectiveConfig.cues`; their maps follow each other in the order of the table, in
+which the encoder's features stay last, since distilled online
+they join late.
 
 From stored cues to what the features must explain: log depth, half-image flow, confidence, standardised maps.
 
@@ -23,8 +24,8 @@ from torch import Tensor
 
 from lila_cues.viz import pictures
 from lila_cues.viz.pictures import SCALE, VALID, Picture
-from lila_train.training.config import DEPTH, FEATURES, FLOW, NORMALS, Method
-from lila_train.training.distributed import summed
+from lila_train.training.config import DEPTH, FEATURES, FLOW, NORMALS, ObjectiveConfig
+from lila_train.training.distributed import all_reduce_sum
 
 if TYPE_CHECKING:
     from lila_train.training.crops import Regions
@@ -65,16 +66,16 @@ def consistent(flow_ab: Float[Tensor, "b 2 h w"], flow_ba: Float[Tensor, "b 2 h 
     return torch.exp(-error / SCALE) > VALID
 
 
-def near_enough(log_depth: Float[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:
+def valid_depth(log_depth: Float[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:
     """Where log depth is believed."""
     return log_depth < DEPTH_LIMIT
 
 
-def standardise(first: Float[Tensor, "*s"], second: Float[Tensor, "*t"]) -> tuple[Tensor, Tensor]:
+def standardize(first: Float[Tensor, "*s"], second: Float[Tensor, "*t"]) -> tuple[Tensor, Tensor]:
     """(x − mean)/(1e-3 + std) with one mean and one unbiased std over both tensors and, under DDP, over all ranks."""
     joined = torch.cat((first.flatten(), second.flatten())).double()
     sums = torch.stack((joined.new_tensor(joined.numel()), joined.sum(), joined.square().sum()))
-    count, total, squares = summed(sums)
+    count, total, squares = all_reduce_sum(sums)
     mean = total / count
     std = ((squares - count * mean.square()) / (count - 1)).clamp(min=0).sqrt()
     scale = 1e-3 + std
@@ -85,7 +86,7 @@ Maps = Float[np.ndarray, "c h w"]
 
 
 @dataclass(frozen=True)
-class Told:
+class CueTarget:
     """A cue of one view: its maps, which entries the loss counts, and the masks that weigh a cell of the solve.
 
     Where a cue joins late its maps are empty, and `valid` has the channels that they will have.
@@ -102,15 +103,15 @@ class Cue(Protocol):
 
     name: str
 
-    def arrays(self, method: Method) -> tuple[str, ...]:
+    def arrays(self, method: ObjectiveConfig) -> tuple[str, ...]:
         """The store's arrays that it is told from."""
         ...
 
-    def channels(self, method: Method) -> int:
+    def channels(self, method: ObjectiveConfig) -> int:
         """How many its map has."""
         ...
 
-    def tell(self, batch: PairBatch, method: Method) -> tuple[Told, Told]:
+    def targets(self, batch: PairBatch, method: ObjectiveConfig) -> tuple[CueTarget, CueTarget]:
         """The cue of the context and of the query view, such that one linear map can read it off both.
 
         Mirroring a view moves pixels and leaves components alone: they stay in the axes of the frame as filmed.
@@ -130,26 +131,26 @@ class Flow:
 
     name = FLOW
 
-    def arrays(self, method: Method) -> tuple[str, ...]:
+    def arrays(self, method: ObjectiveConfig) -> tuple[str, ...]:
         """Flow both ways: either alone cannot be checked."""
         return ("flow_forward", "flow_backward")
 
-    def channels(self, method: Method) -> int:
+    def channels(self, method: ObjectiveConfig) -> int:
         """To the right, and down."""
         return 2
 
-    def tell(self, batch: PairBatch, method: Method) -> tuple[Told, Told]:
+    def targets(self, batch: PairBatch, method: ObjectiveConfig) -> tuple[CueTarget, CueTarget]:
         """The sign of the query's flow is turned, since it looks the other way in time."""
         flows = (batch.cues["flow_forward"], batch.cues["flow_backward"])
         (context, at), (query, later) = _sights(batch, method)
         size, of_context, of_query = method.view_size, flows[at], flows[later]
         trusted = (consistent(of_context, of_query), consistent(of_query, of_context))
-        maps = standardise(
+        maps = standardize(
             context.resample_map(half_image_units(of_context), size),
             query.resample_map(-half_image_units(of_query), size),
         )
         valid = [r.resample_map(t.float(), size) > 0.5 for r, t in zip((context, query), trusted, strict=True)]
-        first, second = (Told(m, v.expand_as(m), v.expand_as(m)) for m, v in zip(maps, valid, strict=True))
+        first, second = (CueTarget(m, v.expand_as(m), v.expand_as(m)) for m, v in zip(maps, valid, strict=True))
         return first, second
 
     def draw(self, true: Maps, read: Maps) -> tuple[Picture, Picture]:
@@ -163,19 +164,19 @@ class Depth:
 
     name = DEPTH
 
-    def arrays(self, method: Method) -> tuple[str, ...]:
+    def arrays(self, method: ObjectiveConfig) -> tuple[str, ...]:
         """Relative inverse depth."""
         return ("depth",)
 
-    def channels(self, method: Method) -> int:
+    def channels(self, method: ObjectiveConfig) -> int:
         """One."""
         return 1
 
-    def tell(self, batch: PairBatch, method: Method) -> tuple[Told, Told]:
+    def targets(self, batch: PairBatch, method: ObjectiveConfig) -> tuple[CueTarget, CueTarget]:
         """Log depth of each view's frame."""
         logs = [_log_depth(batch, region, frame, method) for region, frame in _sights(batch, method)]
-        near = [near_enough(log) for log in logs]
-        first, second = (Told(m, v, v) for m, v in zip(standardise(*logs), near, strict=True))
+        near = [valid_depth(log) for log in logs]
+        first, second = (CueTarget(m, v, v) for m, v in zip(standardize(*logs), near, strict=True))
         return first, second
 
     def draw(self, true: Maps, read: Maps) -> tuple[Picture, Picture]:
@@ -189,21 +190,21 @@ class Normals:
 
     name = NORMALS
 
-    def arrays(self, method: Method) -> tuple[str, ...]:
+    def arrays(self, method: ObjectiveConfig) -> tuple[str, ...]:
         """Depth tells where they can be believed."""
         return ("normals", "depth")
 
-    def channels(self, method: Method) -> int:
+    def channels(self, method: ObjectiveConfig) -> int:
         """x to the right, y down, z away from the camera."""
         return 3
 
-    def tell(self, batch: PairBatch, method: Method) -> tuple[Told, Told]:
+    def targets(self, batch: PairBatch, method: ObjectiveConfig) -> tuple[CueTarget, CueTarget]:
         """The normals of each view's frame, of unit length again after resampling."""
         told = []
         for region, frame in _sights(batch, method):
             maps = F.normalize(region.resample_map(batch.cues["normals"][:, frame].float(), method.view_size), dim=1)
-            near = near_enough(_log_depth(batch, region, frame, method))
-            told.append(Told(maps, near.expand_as(maps), near))
+            near = valid_depth(_log_depth(batch, region, frame, method))
+            told.append(CueTarget(maps, near.expand_as(maps), near))
         return told[0], told[1]
 
     def draw(self, true: Maps, read: Maps) -> tuple[Picture, Picture]:
@@ -219,24 +220,24 @@ class Features:
 
     name = FEATURES
 
-    def arrays(self, method: Method) -> tuple[str, ...]:
+    def arrays(self, method: ObjectiveConfig) -> tuple[str, ...]:
         """None where they are the view's own."""
         return {"refined": ("features",), "raw": ("features_raw",), "online": ()}[method.distilled]
 
-    def channels(self, method: Method) -> int:
+    def channels(self, method: ObjectiveConfig) -> int:
         """So many of those stored."""
         return method.channels
 
-    def tell(self, batch: PairBatch, method: Method) -> tuple[Told, Told]:
+    def targets(self, batch: PairBatch, method: ObjectiveConfig) -> tuple[CueTarget, CueTarget]:
         """The features of each view's frame; they weigh no cell."""
         size, told = method.view_size, batch.channels.shape[1]
         everywhere = torch.ones((len(batch.clips), told, size, size), dtype=torch.bool, device=batch.clips.device)
         nothing = everywhere[:, :0].float()
         if method.distilled == "online":
-            return Told(nothing, everywhere, nothing), Told(nothing, everywhere, nothing)
+            return CueTarget(nothing, everywhere, nothing), CueTarget(nothing, everywhere, nothing)
         stored = batch.cues[self.arrays(method)[0]]
         first, second = (
-            Told(F.normalize(region.resample_map(stored[:, frame].float(), size), dim=1), everywhere, nothing)
+            CueTarget(F.normalize(region.resample_map(stored[:, frame].float(), size), dim=1), everywhere, nothing)
             for region, frame in _sights(batch, method)
         )
         return first, second
@@ -250,16 +251,16 @@ class Features:
 CUES: dict[str, Cue] = {cue.name: cue for cue in (Flow(), Depth(), Normals(), Features())}
 
 
-def told_by(method: Method) -> list[Cue]:
+def active_cues(method: ObjectiveConfig) -> list[Cue]:
     """The cues that a run tells, in the order of their maps."""
     return [cue for name, cue in CUES.items() if name in method.cues]
 
 
-def _sights(batch: PairBatch, method: Method) -> tuple[tuple[Regions, int], tuple[Regions, int]]:
+def _sights(batch: PairBatch, method: ObjectiveConfig) -> tuple[tuple[Regions, int], tuple[Regions, int]]:
     """Of the context and the query view: its region, and which frame of the pair (0: t, 1: t+Δ) it shows."""
     frames = method.frames
     return (batch.regions(0), frames[0]), (batch.regions(1), frames[1])
 
 
-def _log_depth(batch: PairBatch, region: Regions, frame: int, method: Method) -> Float[Tensor, "b 1 s s"]:
+def _log_depth(batch: PairBatch, region: Regions, frame: int, method: ObjectiveConfig) -> Float[Tensor, "b 1 s s"]:
     return region.resample_map(log_depth(batch.cues["depth"][:, frame : frame + 1]), method.view_size)

@@ -22,21 +22,21 @@ from lila_cues import console
 from lila_cues.networks import FrozenEncoder, WeightSource, restore_encoder
 from lila_train.model import checkpoint
 from lila_train.model.checkpoint import Provenance
-from lila_train.training.callbacks import Monitor
-from lila_train.training.config import TrainSettings, differences
+from lila_train.training.callbacks import Callback
+from lila_train.training.config import TrainConfig, differences
 from lila_train.training.data import PairBatch, PairSettings, load_pairs
-from lila_train.training.distributed import Share, averaged, refuse_disagreement
+from lila_train.training.distributed import Rank, all_reduce_mean, refuse_disagreement
 from lila_train.training.objective import Losses
 from lila_train.training.online import OnlineCues
-from lila_train.training.run_dir import RunFolder
-from lila_train.training.step import Hardware, Learner, learning_rate, optimiser
+from lila_train.training.run_dir import RunDir
+from lila_train.training.step import Hardware, TrainStep, learning_rate, optimizer
 from stores.errors import LilaError
 
 _OF_THE_CPU = "can't allocate memory"  # PyTorch raises a plain RuntimeError there
 
 
 @contextmanager
-def explained_shortage(settings: TrainSettings, hardware: Hardware) -> Iterator[None]:
+def oom_hint(settings: TrainConfig, hardware: Hardware) -> Iterator[None]:
     """Turn the error of a step that does not fit into a LilaError; the run's checkpoints stay as they are."""
     try:
         yield
@@ -46,8 +46,8 @@ def explained_shortage(settings: TrainSettings, hardware: Hardware) -> Iterator[
         raise LilaError(_sentence(settings, hardware)) from error
 
 
-def _sentence(settings: TrainSettings, hardware: Hardware) -> str:
-    pairs = settings.batch_size // hardware.share.ranks
+def _sentence(settings: TrainConfig, hardware: Hardware) -> str:
+    pairs = settings.batch_size // hardware.rank.world_size
     parts = f" in {hardware.chunks} parts" if hardware.chunks > 1 else ""
     ways = []
     if hardware.chunks < pairs:
@@ -77,14 +77,14 @@ class StepRecord:
 
 
 @dataclass(frozen=True)
-class Running:
+class LoopOptions:
     """How a run is carried out, apart from the hardware; nothing here changes its result."""
 
-    loader_processes: int = 0
+    num_workers: int = 0
     checkpoint_every: int = 1000
     observers: Sequence[Callable[[StepRecord], None]] = ()
     stopped: Callable[[], bool] = lambda: False
-    monitors: Sequence[Monitor] = ()
+    callbacks: Sequence[Callback] = ()
 
 
 class Trainer:
@@ -94,30 +94,30 @@ class Trainer:
         self,
         store: stores.CueStore,
         encoder: FrozenEncoder,
-        settings: TrainSettings,
-        folder: RunFolder,
+        settings: TrainConfig,
+        folder: RunDir,
         hardware: Hardware,
-        running: Running,
+        running: LoopOptions,
     ) -> None:
         refuse_disagreement(_fingerprint(settings, store))
         self.store, self.settings, self.folder, self.running = store, settings, folder, running
         self.hardware = hardware
-        self.learner = Learner(encoder, settings, hardware)
+        self.train_step = TrainStep(encoder, settings, hardware)
         self.online = OnlineCues.of_store(store, encoder, settings.method) if settings.online else None
-        self.optimiser = optimiser(self.learner.parameters.values(), settings)
+        self.optimizer = optimizer(self.train_step.parameters.values(), settings)
         self.step = 0
 
-    def advance(self, batch: PairBatch) -> Losses:
+    def optimizer_step(self, batch: PairBatch) -> Losses:
         """One step of the optimiser; a cue or a loss that is no number stops the run before it reaches the weights."""
-        self.optimiser.zero_grad(set_to_none=True)
-        with explained_shortage(self.settings, self.hardware):
-            losses = self.learner.backward(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        with oom_hint(self.settings, self.hardware):
+            losses = self.train_step.backward(batch)
         self._refuse_no_number(torch.cat((batch.whole(), torch.isfinite(losses.total)[None])), batch)
         if self.settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.learner.parameters.values(), self.settings.clip_norm)
-        for group in self.optimiser.param_groups:
+            nn.utils.clip_grad_norm_(self.train_step.parameters.values(), self.settings.clip_norm)
+        for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.settings)
-        self.optimiser.step()
+        self.optimizer.step()
         self.step += 1
         return losses
 
@@ -129,18 +129,18 @@ class Trainer:
             self._log(losses, time.monotonic() - began)
             self._look()
             began = time.monotonic()
-            if averaged(torch.tensor(float(self.running.stopped()), device=self.hardware.device)) > 0:
+            if all_reduce_mean(torch.tensor(float(self.running.stopped()), device=self.hardware.device)) > 0:
                 self.save()
                 return False
             if self.step % self.running.checkpoint_every == 0 and self.step < self.settings.steps:
                 self.save()
-        if self.hardware.share.leads:
-            checkpoint.write(self.folder.weights, self.learner.decoder, self.provenance())
+        if self.hardware.rank.is_main:
+            checkpoint.write(self.folder.weights, self.train_step.decoder, self.provenance())
         return True
 
     def step_on(self, batch: PairBatch) -> Losses:
-        """`advance` on a batch as the loader gives it."""
-        return self.advance(self._complete(batch.to(self.hardware.device)))
+        """`optimizer_step` on a batch as the loader gives it."""
+        return self.optimizer_step(self._complete(batch.to(self.hardware.device)))
 
     def batches(self) -> DataLoader[PairBatch]:
         """The batches of the steps that are left."""
@@ -149,36 +149,34 @@ class Trainer:
             self._pairs(self.settings.batch_size),
             first_step=self.step,
             last_step=self.settings.steps,
-            processes=self.running.loader_processes,
-            share=self.hardware.share,
+            processes=self.running.num_workers,
+            rank=self.hardware.rank,
             pin=self.hardware.device.type == "cuda",
         )
 
     def first_pairs(self, count: int) -> PairBatch:
         """At most so many pairs of the first step's batch, whichever step is next; for looking at."""
         pairs = self._pairs(min(count, self.settings.batch_size))
-        loader = load_pairs(
-            str(self.store.path), pairs, first_step=0, last_step=1, processes=0, share=Share(), pin=False
-        )
+        loader = load_pairs(str(self.store.path), pairs, first_step=0, last_step=1, processes=0, rank=Rank(), pin=False)
         return self._complete(next(iter(loader)).to(self.hardware.device))
 
     def _pairs(self, batch_size: int) -> PairSettings:
         computed = self.online.computed if self.online else frozenset()
         settings = self.settings
-        return PairSettings(settings.seed, batch_size, settings.method, self.learner.encoder.width, computed)
+        return PairSettings(settings.seed, batch_size, settings.method, self.train_step.encoder.width, computed)
 
     def _complete(self, batch: PairBatch) -> PairBatch:
-        with explained_shortage(self.settings, self.hardware):
+        with oom_hint(self.settings, self.hardware):
             return self.online(batch) if self.online else batch
 
     def _look(self) -> None:
-        for monitor in self.running.monitors if self.hardware.share.leads else ():
+        for monitor in self.running.callbacks if self.hardware.rank.is_main else ():
             if self.step % monitor.every == 0 or self.step == self.settings.steps:
-                monitor.look(self)
+                monitor.on_step_end(self)
 
     def _log(self, losses: Losses, seconds: float) -> None:
-        total, l1, edge = averaged(torch.stack((losses.total, losses.l1, losses.edge))).tolist()
-        if not self.hardware.share.leads:
+        total, l1, edge = all_reduce_mean(torch.stack((losses.total, losses.l1, losses.edge))).tolist()
+        if not self.hardware.rank.is_main:
             return
         row = StepRecord(self.step - 1, total, l1, edge, learning_rate(self.step - 1, self.settings), round(seconds, 4))
         with self.folder.log.open("a") as log:
@@ -188,7 +186,7 @@ class Trainer:
 
     def _refuse_no_number(self, whole: Tensor, batch: PairBatch) -> None:
         """`whole`: per pair, then for the loss. Every rank stops when one must."""
-        if averaged(whole.all().float()) == 1:
+        if all_reduce_mean(whole.all().float()) == 1:
             return
         names = [self.store.clip_id(int(clip)) for clip in batch.clips]
         broken = [name for name, fine in zip(names, whole.tolist(), strict=False) if not fine]
@@ -202,8 +200,8 @@ class Trainer:
     def provenance(self) -> Provenance:
         """What the checkpoint says of this run."""
         return Provenance(
-            encoder=self.learner.encoder.source,
-            widths=self.learner.decoder.widths,
+            encoder=self.train_step.encoder.source,
+            widths=self.train_step.decoder.widths,
             step=self.step,
             settings=self.settings.to_dict(),
             store={"path": str(self.store.path), "fingerprint": self.store.fingerprint},
@@ -212,11 +210,11 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint to resume from; older ones but the last are deleted."""
-        if not self.hardware.share.leads:
+        if not self.hardware.rank.is_main:
             return
-        state = checkpoint.optimiser_tensors(self.optimiser, list(self.learner.parameters))
-        extra = state | self.learner.head_tensors()
-        checkpoint.write(self.folder.checkpoint(self.step), self.learner.decoder, self.provenance(), extra)
+        state = checkpoint.optimizer_tensors(self.optimizer, list(self.train_step.parameters))
+        extra = state | self.train_step.head_tensors()
+        checkpoint.write(self.folder.checkpoint(self.step), self.train_step.decoder, self.provenance(), extra)
         self.folder.prune(KEPT_CHECKPOINTS)
 
     def is_finished(self) -> bool:
@@ -236,16 +234,16 @@ class Trainer:
                 console.err.print(f"passed over a checkpoint that cannot be read: {error}")
                 continue
             self._refuse_other(found.provenance, path)
-            self.learner.restore(found.decoder, found.extra)
-            checkpoint.restore_optimiser(self.optimiser, list(self.learner.parameters), found.extra)
+            self.train_step.restore(found.decoder, found.extra)
+            checkpoint.restore_optimizer(self.optimizer, list(self.train_step.parameters), found.extra)
             self.step = found.provenance.step
             break
-        if self.hardware.share.leads:
+        if self.hardware.rank.is_main:
             self.folder.truncate_logs(self.step)
         return self.step > 0
 
     def _refuse_other(self, recorded: Provenance, path: Path) -> None:
-        old = TrainSettings.from_dict(dict(recorded.settings))
+        old = TrainConfig.from_dict(dict(recorded.settings))
         if self.settings.schedule == "constant":
             old = replace(old, steps=self.settings.steps)
         found = differences(old, self.settings)
@@ -257,7 +255,7 @@ class Trainer:
             )
 
 
-def _fingerprint(settings: TrainSettings, store: stores.CueStore) -> str:
+def _fingerprint(settings: TrainConfig, store: stores.CueStore) -> str:
     told = json.dumps([settings.to_dict(), store.fingerprint], sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()
 

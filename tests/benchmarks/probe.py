@@ -54,7 +54,7 @@ def plain(problem: Problem, start: Tensor, adamw: AdamW) -> float:
             parameter.data = start[at : at + parameter.numel()].view_as(parameter).clone()
             at += parameter.numel()
         convolutions.append(convolution)
-    optimiser = torch.optim.AdamW(convolutions.parameters(), lr=adamw.lr, weight_decay=adamw.weight_decay)
+    optimizer = torch.optim.AdamW(convolutions.parameters(), lr=adamw.lr, weight_decay=adamw.weight_decay)
     labels = problem.target.argmax(dim=0)[None]
 
     def loss() -> Tensor:
@@ -64,9 +64,9 @@ def plain(problem: Problem, start: Tensor, adamw: AdamW) -> float:
         )
 
     for _ in range(adamw.iterations):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss().backward()
-        optimiser.step()
+        optimizer.step()
     return loss().item()
 
 

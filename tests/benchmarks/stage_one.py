@@ -21,7 +21,7 @@ import stores
 from lila_cues.config import Order
 from lila_cues.console import out
 from lila_cues.pipeline import build, setup
-from lila_cues.pipeline.frames import ClipFrames, take_in
+from lila_cues.pipeline.frames import ClipFrames, load_clip
 from lila_cues.pipeline.task import Worker
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Bar, Quantity
@@ -88,11 +88,11 @@ def measure(folder: Path, device: str, clips: int) -> Measured:
     store = stores.create(folder / "s.zarr", stores.StoreSpec(recipe.geometry), names, {}, {})
     parts: dict[str, float] = {}
     with Worker(recipe, networks) as worker:
-        taken = [take_in(worker.source, name, recipe, None) for name in names[:ROUND]]
+        taken = [load_clip(worker.source, name, recipe, None) for name in names[:ROUND]]
         networks_alone(worker, taken[:1])
         rounds = [networks_alone(worker, taken)]
         start = time.perf_counter()
-        for report in build.build_here(store, worker, store.pending_tasks()):
+        for report in build.build_local(store, worker, store.pending_tasks()):
             parts = {part: parts.get(part, 0.0) + seconds for part, seconds in report.seconds.items()}
         whole = time.perf_counter() - start
         rounds.append(networks_alone(worker, taken))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numcodecs import blosc
 
-from stores.encodings import Blosc, Encoding, Plain, Rows, Steps, decode_into
+from stores.encodings import Blosc, Cast, Encoding, FixedPoint, PerMapInt8, decode_into
 from stores.spec import DEPTH, FEATURES, FLOW, RGB
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Quantity
@@ -32,24 +32,24 @@ CANDIDATES: dict[str, list[tuple[str, Encoding]]] = {
     ],
     "depth": [
         ("default", DEPTH),
-        ("float32", Plain("float32", ZSTD)),
+        ("float32", Cast("float32", ZSTD)),
         ("byte shuffle", replace(DEPTH, codec=ZSTD)),
-        ("steps of 1/64", Steps(1 / 64, "int16", replace(ZSTD, shuffle="bitshuffle"))),
+        ("steps of 1/64", FixedPoint(1 / 64, "int16", replace(ZSTD, shuffle="bitshuffle"))),
         ("lz4", replace(DEPTH, codec=replace(LZ4, shuffle="bitshuffle"))),
     ],
     "flow": [
         ("default", FLOW),
-        ("float32", Plain("float32", ZSTD)),
-        ("float16", Plain("float16", ZSTD)),
-        ("float16, lz4", Plain("float16", LZ4)),
+        ("float32", Cast("float32", ZSTD)),
+        ("float16", Cast("float16", ZSTD)),
+        ("float16, lz4", Cast("float16", LZ4)),
         ("blosc's own blocks", replace(FLOW, codec=replace(FLOW.codec, block=0))),
         ("steps of 1/16", replace(FLOW, step=1 / 16)),
         ("lz4", replace(FLOW, codec=LZ4)),
     ],
     "features": [
         ("default", FEATURES),
-        ("float16", Plain("float16", ZSTD)),
-        ("one step for all, 1/4", Steps(1 / 4, "int8", replace(ZSTD, shuffle="bitshuffle"))),
+        ("float16", Cast("float16", ZSTD)),
+        ("one step for all, 1/4", FixedPoint(1 / 4, "int8", replace(ZSTD, shuffle="bitshuffle"))),
         ("zstd 3, no shuffle", replace(FEATURES, codec=replace(ZSTD, shuffle="noshuffle"))),
         ("lz4", replace(FEATURES, codec=replace(LZ4, shuffle="noshuffle"))),
     ],
@@ -86,16 +86,16 @@ def measure(maps: np.ndarray, encoding: Encoding) -> Measured:
         start = time.process_time()
         stored = [encoding.encode(each) for each in maps]
         arrays = [each[0] if isinstance(each, tuple) else each for each in stored]
-        payloads = [encoding.codec.encode(each) for each in arrays]
+        encoded_chunks = [encoding.codec.encode(each) for each in arrays]
         encode_s.append(time.process_time() - start)
         start = time.process_time()
-        chunks = [_decompressed(payload, array) for payload, array in zip(payloads, arrays, strict=True)]
+        chunks = [_decompressed(payload, array) for payload, array in zip(encoded_chunks, arrays, strict=True)]
         decode_s.append(time.process_time() - start)
         decoded = [
-            encoding.decode(chunk, each[1]) if isinstance(encoding, Rows) else encoding.decode(chunk)
+            encoding.decode(chunk, each[1]) if isinstance(encoding, PerMapInt8) else encoding.decode(chunk)
             for chunk, each in zip(chunks, stored, strict=True)
         ]
-    size = float(np.mean([len(payload) for payload in payloads]))
+    size = float(np.mean([len(payload) for payload in encoded_chunks]))
     error = np.stack(decoded).astype(np.float64) - maps
     return Measured(
         kb=size / 1e3,

@@ -121,7 +121,7 @@ def write_all(folder: Path, n_clips: int, clip: Callable[[int], Any], spec: stor
     """The store, and the same content in the other formats."""
     store = stores.create(folder / STORE, spec, [f"clip-{number}" for number in range(n_clips)], {}, {})
     for task in store.pending_tasks():
-        with store.claim(task) as writer:
+        with store.lock_task(task) as writer:
             assert writer is not None
             for number in writer.pending():
                 writer.complete(number, clip(number))

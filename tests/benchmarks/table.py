@@ -139,12 +139,12 @@ class Report:
 
 def show(rows: Sequence[Row]) -> None:
     """Print them; into a file, with a line for each."""
-    colours = {"met": "green", "missed": "red", "failed": "red"}
+    colors = {"met": "green", "missed": "red", "failed": "red"}
     table = Table()
     for head in HEADS:
         table.add_column(head, justify="right" if head == "found" else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row.cells()[:-1], f"[{colours.get(row.verdict, 'dim')}]{row.verdict}[/]")
+        table.add_row(*row.cells()[:-1], f"[{colors.get(row.verdict, 'dim')}]{row.verdict}[/]")
     Console(width=None if out.is_terminal else WIDTH).print(table)
 
 

@@ -23,10 +23,10 @@ from lila_cues.config import Order
 from lila_cues.console import out
 from lila_cues.pipeline import build, setup
 from lila_cues.pipeline.task import Worker
-from lila_train.training.config import TrainSettings, changed, recipe
-from lila_train.training.run_dir import RunFolder
+from lila_train.training.config import TrainConfig, changed, recipe
+from lila_train.training.run_dir import RunDir
 from lila_train.training.step import Hardware
-from lila_train.training.trainer import Running, Trainer, encoder_of_store
+from lila_train.training.trainer import LoopOptions, Trainer, encoder_of_store
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Bar, Quantity
 from tests.benchmarks.stage_one import film
@@ -54,13 +54,13 @@ class Way:
     """A way to carry out the same step."""
 
     name: str
-    settings: TrainSettings
+    settings: TrainConfig
     compiled: bool = False
 
     def trainer(self, store: stores.CueStore, folder: Path, device: torch.device, processes: int = 0) -> Trainer:
         hardware = Hardware(device, compile=self.compiled)
         encoder = encoder_of_store(store, None, device)
-        return Trainer(store, encoder, self.settings, RunFolder(folder), hardware, Running(processes))
+        return Trainer(store, encoder, self.settings, RunDir(folder), hardware, LoopOptions(processes))
 
 
 def ways(device: torch.device) -> list[Way]:
@@ -90,7 +90,7 @@ def build_store(folder: Path, device: str, depth: str | None) -> stores.CueStore
     provenance = {"recipe": made.to_dict(), "networks": networks.records()}
     store = stores.create(folder / "s.zarr", stores.StoreSpec(made.geometry), names, {}, provenance)
     with Worker(made, networks) as worker:
-        for report in build.build_here(store, worker, store.pending_tasks()):
+        for report in build.build_local(store, worker, store.pending_tasks()):
             assert not report.failed
     return stores.open(folder / "s.zarr")
 
@@ -141,12 +141,12 @@ def main() -> None:
         compared = ways(device)
         trainers = {way.name: way.trainer(store, folder / way.name, device) for way in compared}
         for trainer in trainers.values():
-            trainer.folder.claim(resume=False)
+            trainer.folder.lock_task(resume=False)
         found = step_seconds(trainers, options.rounds, device)
         ours = compared[0].trainer(store, folder / "ahead", device, LOADERS)
-        ours.folder.claim(resume=False)
-        share = loader_share(ours, device)
-    method, width = compared[0].settings, trainers["store"].learner.decoder.widths.inner
+        ours.folder.lock_task(resume=False)
+        rank = loader_share(ours, device)
+    method, width = compared[0].settings, trainers["store"].train_step.decoder.widths.inner
     settings = f"{method.batch_size} pairs at {method.method.view_size} px, decoder {width} wide"
     out.print(f"{settings}, on {device}, {torch.get_num_threads()} threads, median of {options.rounds}")
     medians = {name: statistics.median(values) for name, values in found.items()}
@@ -157,7 +157,7 @@ def main() -> None:
         quantity.figure(medians[name] / medians["store"], f"{settings}, depth by {depth}")
         for name, quantity in SLOWER[device.type].items()
     ]
-    measured.append(WAITING.figure(share * 100, f"loader processes: {LOADERS}"))
+    measured.append(WAITING.figure(rank * 100, f"loader processes: {LOADERS}"))
     figures.hand_back(options.figures, FIGURES[device.type], measured)
 
 

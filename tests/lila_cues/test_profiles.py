@@ -85,7 +85,7 @@ def test_clips_can_be_computed_again_where_they_lie_now(videos: Path, tmp_path: 
     recipe = small_networks.recipe(videos)
     store = build.open_store(tmp_path / "s.zarr", recipe, names(1), networks.records(), {})
     with Worker(recipe, networks, 2) as worker:
-        list(build.build_here(store, worker, [0]))
+        list(build.build_local(store, worker, [0]))
     again = Recomputer(store, root=moved, networks=networks)
     assert again.recipe.source.root == str(moved)
     np.testing.assert_allclose(again(store, 0).depth, store.read("depth", 0), atol=0.01)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from stores.atomic import written_whole
+from stores.atomic import atomic_path
 
 
 def test_a_file_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.txt"
-    with written_whole(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text("some")
         assert not path.exists()
         temporary.write_text("all")
@@ -24,7 +24,7 @@ def test_what_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     path.write_text("before")
 
     def fail() -> None:
-        with written_whole(path) as temporary:
+        with atomic_path(path) as temporary:
             temporary.write_text("half")
             raise RuntimeError("stop")
 

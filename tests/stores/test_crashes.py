@@ -32,7 +32,7 @@ def build(path: Path, log: Path) -> None:
     line = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(line, b"started\n")
     for task in list(store.pending_tasks()):
-        with store.claim(task) as writer:
+        with store.lock_task(task) as writer:
             for clip in [] if writer is None else writer.pending():
                 os.write(line, f"{clip}\n".encode())
                 assert writer is not None
@@ -170,7 +170,7 @@ def test_two_builders_share_the_work(tmp_path: Path, workers: ForkServerContext)
 
 
 def hold_first_task(path: Path, ready: Path, done: Path) -> None:
-    with stores.open(path).claim(0):
+    with stores.open(path).lock_task(0):
         ready.touch()
         while not done.exists():
             time.sleep(0.01)
@@ -182,7 +182,7 @@ def test_a_claimed_task_names_its_holder_until_that_dies(tmp_path: Path, workers
     holder.start()
     while not (tmp_path / "ready").exists():
         time.sleep(0.01)
-    with store.claim(0) as writer:
+    with store.lock_task(0) as writer:
         assert writer is None
     assert store.claimed_by(0) is not None
     assert store.claimed_by(0).endswith(f":{holder.pid}")
@@ -194,7 +194,7 @@ def test_a_claimed_task_names_its_holder_until_that_dies(tmp_path: Path, workers
 
 def test_threads_of_one_process_do_not_share_a_task(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 4)
-    with store.claim(0) as first, stores.open(store.path).claim(0) as second:
+    with store.lock_task(0) as first, stores.open(store.path).lock_task(0) as second:
         assert first is not None
         assert second is None
         assert store.claimed_by(0) is not None
@@ -232,7 +232,7 @@ def test_a_full_disk_is_said_and_survived(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def complete_one_and_raise(store: stores.CueStore) -> None:
-    with store.claim(0) as writer:
+    with store.lock_task(0) as writer:
         assert writer is not None
         writer.complete(0, worlds.cues(0))
         raise ZeroDivisionError
@@ -257,5 +257,5 @@ def test_asking_for_the_holder_keeps_no_builder_off(tmp_path: Path, monkeypatch:
 
 def test_errors_of_the_work_itself_are_not_the_stores(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 8)
-    with pytest.raises(PermissionError, match=r"video\.mp4"), store.claim(0):
+    with pytest.raises(PermissionError, match=r"video\.mp4"), store.lock_task(0):
         raise PermissionError(13, "Permission denied", "video.mp4")

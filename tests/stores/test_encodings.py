@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from stores import encodings
-from stores.encodings import Blosc, ChecksumError, Plain, Rows, Steps, decode_into
+from stores.encodings import Blosc, Cast, ChecksumError, FixedPoint, PerMapInt8, decode_into
 from stores.spec import DEPTH, FEATURES, FLOW, RGB
 
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)
@@ -49,8 +49,8 @@ def test_features_are_off_by_half_a_step_of_their_own_map(values: np.ndarray) ->
     assert (error <= largest / 254 * (1 + 1e-4) + 2e-43).all()
 
 
-@pytest.mark.parametrize("encoding", [FLOW, DEPTH, Steps(1.0, "int8")])
-def test_stated_bounds_hold(encoding: Steps | Plain) -> None:
+@pytest.mark.parametrize("encoding", [FLOW, DEPTH, FixedPoint(1.0, "int8")])
+def test_stated_bounds_hold(encoding: FixedPoint | Cast) -> None:
     values = np.random.default_rng(0).normal(0, 20, 10_000).astype(np.float32)
     error = np.abs(encoding.decode(encoding.encode(values)) - values.astype(np.float64))
     bound = encoding.error_bound(values)
@@ -72,7 +72,7 @@ def test_colours_are_kept_as_they_are() -> None:
     assert not RGB.error_bound(values).any()
 
 
-@pytest.mark.parametrize("encoding", [Plain("float16", Blosc("lz4", 5, "bitshuffle")), Steps(0.25), Rows()])
+@pytest.mark.parametrize("encoding", [Cast("float16", Blosc("lz4", 5, "bitshuffle")), FixedPoint(0.25), PerMapInt8()])
 def test_an_encoding_survives_json(encoding: encodings.Encoding) -> None:
     assert encodings.from_dict(encodings.to_dict(encoding)) == encoding
 

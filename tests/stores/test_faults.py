@@ -197,7 +197,7 @@ def test_values_out_of_range_are_found_and_built_again(tmp_path: Path) -> None:
     from dataclasses import replace
 
     store = worlds.create(tmp_path / "cues.zarr", 4)
-    with store.claim(0) as writer:
+    with store.lock_task(0) as writer:
         assert writer is not None
         for clip in writer.pending():
             cues = worlds.cues(clip)

@@ -17,7 +17,7 @@ def build(path: Path, names: list[str], numbers: dict[str, int], failing: set[st
     """A store of some clips, each with the cues of its number; clips without a number are left out."""
     store = stores.create(path, worlds.SPEC, names, worlds.SETTINGS, {"machine": path.name})
     for task in range(store.n_tasks):
-        with store.claim(task) as writer:
+        with store.lock_task(task) as writer:
             assert writer is not None
             for clip in writer.pending():
                 name = store.clip_id(clip)

@@ -20,7 +20,7 @@ from tests.stores import worlds
 
 
 def test_a_spec_survives_the_attributes(tmp_path: Path) -> None:
-    spec = replace(worlds.SPEC, flow=stores.spec.Steps(1 / 32), shard_clips=3)
+    spec = replace(worlds.SPEC, flow=stores.spec.FixedPoint(1 / 32), shard_clips=3)
     assert worlds.create(tmp_path / "cues.zarr", 4, spec).spec == spec
     assert stores.open(tmp_path / "cues.zarr").spec == spec
 
@@ -165,7 +165,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_cues_of_another_shape(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 4)
-    with store.claim(0) as writer:
+    with store.lock_task(0) as writer:
         assert writer is not None
         cues = worlds.cues(0)
         with pytest.raises(

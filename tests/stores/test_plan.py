@@ -27,7 +27,7 @@ def test_counts_are_those_of_the_store(tmp_path: Path) -> None:
 def test_bytes_are_about_those_of_the_store(tmp_path: Path) -> None:
     geometry = store_scenes.DEFAULT
     store = worlds.create(tmp_path / "cues.zarr", 1, worlds.StoreSpec(geometry))
-    with store.claim(0) as writer:
+    with store.lock_task(0) as writer:
         assert writer is not None
         writer.complete(0, store_scenes.clip(0))
     found = {name: (Path(store.path) / array.shard_key(0)).stat().st_size for name, array in store.arrays.items()}

@@ -55,7 +55,7 @@ def fill(
     """Do the pending tasks (or those given) and tell how many clips were computed."""
     computed, failures = 0, set(failing)
     for task in list(store.pending_tasks(only_failed)) if tasks is None else tasks:
-        with store.claim(task, only_failed) as writer:
+        with store.lock_task(task, only_failed) as writer:
             for clip in [] if writer is None else writer.pending():
                 computed += 1
                 if clip in failures:

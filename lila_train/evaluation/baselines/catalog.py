@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder, load_encoder
 from lila_train.evaluation.baselines import featup, flowfeat, naf
-from lila_train.evaluation.baselines.upsamplers import Asked, Baseline, Code, Upsampler, imported, normalised
+from lila_train.evaluation.baselines.upsamplers import Baseline, BaselineOptions, Code, Upsampler, imported, normalized
 from lila_train.evaluation.baselines.video import VideoBaseline, VideoMae, VJepa2
 from lila_train.evaluation.models import ENCODER, EncoderAlone, OnEncoder, encoder_identity
 from lila_train.model.resize import size_of, to_size
@@ -58,17 +58,17 @@ class Enlarged:
         """The grid as it is, and the enlarged one by the name of this row."""
         return (ENCODER, self.name)
 
-    def identity(self, asked: Asked) -> dict[str, Any]:
+    def identity(self, asked: BaselineOptions) -> dict[str, Any]:
         """The baseline's name, which gives the factor, and the encoder."""
         return {"baseline": self.name} | encoder_identity(_encoder(asked, self.name), asked.encoder_weights)
 
-    def load(self, asked: Asked, device: torch.device) -> EnlargedModel:
+    def load(self, asked: BaselineOptions, device: torch.device) -> EnlargedModel:
         """The encoder asked for; LilaError where none is, since any will do."""
         encoder = load_encoder(_encoder(asked, self.name), asked.encoder_weights, device)
         return EnlargedModel(EncoderAlone(encoder, device), self.factor or encoder.patch_size, self.name)
 
 
-def _encoder(asked: Asked, name: str) -> str:
+def _encoder(asked: BaselineOptions, name: str) -> str:
     if asked.encoder is None:
         raise LilaError(f"expected an encoder for --baseline {name}, found none; name one with --encoder")
     return asked.encoder
@@ -83,7 +83,7 @@ def _anyup(root: Path, encoder: FrozenEncoder) -> nn.Module:
 
 
 def _call_anyup(network: nn.Module, encoder: FrozenEncoder, images: Tensor) -> Tensor:
-    return network(normalised(images), encoder.grid(images), q_chunk_size=QUERIES_AT_ONCE)
+    return network(normalized(images), encoder.grid(images), q_chunk_size=QUERIES_AT_ONCE)
 
 
 def _jafar(root: Path, encoder: FrozenEncoder) -> nn.Module:
@@ -99,7 +99,7 @@ def _call_jafar(network: nn.Module, encoder: FrozenEncoder, images: Tensor) -> T
 
 
 def _call_to_size(network: nn.Module, encoder: FrozenEncoder, images: Tensor) -> Tensor:
-    return network(normalised(images), encoder.grid(images), tuple(images.shape[2:]))
+    return network(normalized(images), encoder.grid(images), tuple(images.shape[2:]))
 
 
 def _loftup(root: Path, encoder: FrozenEncoder) -> nn.Module:
@@ -109,7 +109,7 @@ def _loftup(root: Path, encoder: FrozenEncoder) -> nn.Module:
 
 
 def _call_loftup(network: nn.Module, encoder: FrozenEncoder, images: Tensor) -> Tensor:
-    return network(encoder.grid(images), normalised(images))
+    return network(encoder.grid(images), normalized(images))
 
 
 _UPSAMPLERS = (

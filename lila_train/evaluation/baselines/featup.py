@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder
-from lila_train.evaluation.baselines.upsamplers import imported, normalised
+from lila_train.evaluation.baselines.upsamplers import imported, normalized
 
 EXTENSIONS = ("adaptive_conv_cuda_impl", "adaptive_conv_cpp_impl")
 
@@ -43,7 +43,7 @@ def build(root: Path, encoder: FrozenEncoder) -> FeatUp:
 
 def call(network: nn.Module, encoder: FrozenEncoder, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c y x"]:
     """Sixteen cells for each of the encoder's, along both sides."""
-    return network(encoder.grid(images), normalised(images))
+    return network(encoder.grid(images), normalized(images))
 
 
 def adaptive_convolution(

@@ -40,7 +40,7 @@ WEIGHTS_OPTION = "--baseline-weights"
 
 
 @dataclass(frozen=True)
-class Asked:
+class BaselineOptions:
     """The options beside a baseline's name; what is None is the baseline's own choice.
 
     Weights are paths, or "random" or "random:SEED" for untrained ones, as encoders take them.
@@ -76,11 +76,11 @@ class Baseline(Protocol):
         """What is scored: the encoder alone, and the map by the baseline's name where it has one."""
         ...
 
-    def identity(self, asked: Asked) -> dict[str, Any]:
+    def identity(self, asked: BaselineOptions) -> dict[str, Any]:
         """What decides the figures, without loading anything."""
         ...
 
-    def load(self, asked: Asked, device: torch.device) -> GridModel:
+    def load(self, asked: BaselineOptions, device: torch.device) -> GridModel:
         """The model on the device; LilaError where code or weights are missing or do not fit."""
         ...
 
@@ -238,14 +238,14 @@ class Upsampler:
         """The encoder alone, and the map on top of it by the name of this row."""
         return (ENCODER, self.name)
 
-    def identity(self, asked: Asked) -> dict[str, Any]:
+    def identity(self, asked: BaselineOptions) -> dict[str, Any]:
         """The code's revision (or that it is a clone of the user's), the weights and the encoder."""
         revision = self.code.revision if asked.repository is None else "a local clone"
         chosen = {"baseline": self.name, "repository": self.code.repository, "revision": revision}
         weights = asked.weights_identity() or {"baseline_weights": self.weights}
         return chosen | weights | encoder_identity(asked.encoder or self.encoder, asked.encoder_weights)
 
-    def load(self, asked: Asked, device: torch.device) -> UpsampledModel:
+    def load(self, asked: BaselineOptions, device: torch.device) -> UpsampledModel:
         """The encoder asked for (or the one that the published weights were trained on) and the network on it."""
         encoder = load_encoder(asked.encoder or self.encoder, asked.encoder_weights, device)
         root = self.code.root(asked.repository)
@@ -257,7 +257,7 @@ class Upsampler:
         return UpsampledModel(EncoderAlone(encoder, device), network, self.call, self.name, about)
 
 
-def normalised(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
+def normalized(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
     """Images in [0, 1] as ImageNet's networks take them."""
     mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     return (images - mean) / std

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_cues.networks.encoder import taps
-from lila_train.evaluation.baselines.upsamplers import WEIGHTS_OPTION, Asked, normalised
+from lila_train.evaluation.baselines.upsamplers import WEIGHTS_OPTION, BaselineOptions, normalized
 from lila_train.evaluation.models import ENCODER
 from stores.errors import LilaError
 
@@ -119,7 +119,7 @@ class VideoModel:
     def encoder_taps(self, images: Images) -> tuple[Float[Tensor, "b e h w"], ...]:
         """Four blocks spread as those of an image encoder, each through the final norm."""
         grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
-        tokens = self.parts.first(normalised(images))
+        tokens = self.parts.first(normalized(images))
         blocks = self.parts.blocks(grid)
         chosen = taps(len(blocks))
         found = {}
@@ -149,11 +149,11 @@ class VideoBaseline:
         """The grid alone."""
         return (ENCODER,)
 
-    def identity(self, asked: Asked) -> dict[str, Any]:
+    def identity(self, asked: BaselineOptions) -> dict[str, Any]:
         """Name and hub id, or the hashes of the files given."""
         return {"baseline": self.name} | (asked.weights_identity() or {"baseline_weights": self.place})
 
-    def load(self, asked: Asked, device: torch.device) -> VideoModel:
+    def load(self, asked: BaselineOptions, device: torch.device) -> VideoModel:
         """The network; LilaError where an encoder or a clone is given, or the weights cannot be had."""
         import transformers
 

@@ -99,7 +99,7 @@ Forward = Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b k h w"]]
 """From images to logits of their size."""
 
 
-def slid(forward: Forward, images: Tensor, window: int, stride: int) -> Tensor:
+def sliding_window(forward: Forward, images: Tensor, window: int, stride: int) -> Tensor:
     """Logits averaged over windows that cover the image; the last ones end at its border."""
     height, width = images.shape[2:]
     total: Tensor | None = None
@@ -277,7 +277,7 @@ class Measurement:
     def _predicted(self, forward: Forward, images: Tensor, targets: Tensor) -> Tensor:
         if self.rule.slide is None:
             return forward(images)
-        return to_size(slid(forward, images, *self.rule.slide), size_of(targets))
+        return to_size(sliding_window(forward, images, *self.rule.slide), size_of(targets))
 
     def _keep(self, place: int, image: Tensor, target: Tensor, found: Tensor) -> None:
         self.examples.keep(place, self.head, to_size(image[None], size_of(target))[0], target, found)

@@ -15,7 +15,7 @@ from lila_cues.prefetch import in_batches
 from lila_train.evaluation.dense.data import Augmentation, DenseData, Mirror, generator, stacked
 from lila_train.evaluation.dense.probes import features_of
 from lila_train.evaluation.models import GridModel
-from stores.atomic import written_whole
+from stores.atomic import atomic_path
 from stores.errors import LilaError
 
 OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
@@ -37,7 +37,7 @@ class ProbeRecipe:
     batch: int
     lr: float
     weight_decay: float
-    optimiser: str = "adamw"
+    optimizer: str = "adamw"
     schedule: str = "constant"
     repeats: int = 1
     iterations: int | None = None
@@ -100,13 +100,13 @@ def train(
 ) -> None:
     """Train to the last step, from the checkpoint if there is one; `advance` is called per step, done or skipped."""
     recipe, n_examples = training.recipe, len(training.data.train)
-    optimiser = OPTIMISERS[recipe.optimiser](
+    optimizer = OPTIMISERS[recipe.optimizer](
         probe.parameters(),
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,  # type: ignore[call-arg]
     )
     total, per_epoch = recipe.steps(n_examples), recipe.steps_per_epoch(n_examples)
-    begin = _restore(checkpoint, fingerprint, probe, optimiser)
+    begin = _restore(checkpoint, fingerprint, probe, optimizer)
     for _ in range(min(begin * per_epoch, total)):
         advance()
     probe.train()
@@ -114,23 +114,23 @@ def train(
         for step, views in enumerate(training.batches(epoch), start=epoch * per_epoch):
             if step == total:
                 break
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step, n_examples)
             images, targets = stacked(views, model.device)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             training.loss(probe(features_of(model, head, images)), targets).backward()
-            optimiser.step()
+            optimizer.step()
             advance()
-        _save(checkpoint, fingerprint, epoch + 1, probe, optimiser)
+        _save(checkpoint, fingerprint, epoch + 1, probe, optimizer)
 
 
-def _save(path: Path, fingerprint: str, epochs: int, probe: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+def _save(path: Path, fingerprint: str, epochs: int, probe: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     state = {"fingerprint": fingerprint, "epochs": epochs, "probe": probe.state_dict()}
-    with written_whole(path) as temporary:
-        torch.save(state | {"optimiser": optimiser.state_dict()}, temporary)
+    with atomic_path(path) as temporary:
+        torch.save(state | {"optimiser": optimizer.state_dict()}, temporary)
 
 
-def _restore(path: Path, fingerprint: str, probe: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+def _restore(path: Path, fingerprint: str, probe: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Epochs done."""
     if not path.is_file():
         return 0
@@ -138,5 +138,5 @@ def _restore(path: Path, fingerprint: str, probe: nn.Module, optimiser: torch.op
     if state["fingerprint"] != fingerprint:
         raise LilaError(f"expected a probe of this evaluation in {path}, found one of another; pass another --out")
     probe.load_state_dict(state["probe"])
-    optimiser.load_state_dict(state["optimiser"])
+    optimizer.load_state_dict(state["optimiser"])
     return int(state["epochs"])

@@ -19,7 +19,7 @@ from torch import Tensor
 from lila_train.evaluation.dense.data import WHOLE, DenseData, Example, ValView, val_view
 from lila_train.evaluation.dense.metrics import Confusion
 from lila_train.evaluation.dense.segmentation import confusion
-from lila_train.evaluation.dense.task import CLASSES, Examples, places, slid
+from lila_train.evaluation.dense.task import CLASSES, Examples, places, sliding_window
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
 from lila_train.evaluation.results import files_sha256
 from lila_train.evaluation.text.clip import IMAGENET, ClassTexts, ClipImages, ade_names
@@ -132,7 +132,7 @@ class OpenVocabulary:
         """Averaged over windows of the image with its short side resized."""
         nothing = torch.zeros(1, *image.shape[1:])
         resized = val_view(Example(image, nothing), ValView(self.shape.short_side, WHOLE))[0]
-        return slid(
+        return sliding_window(
             lambda window: self._of_window(model, head, clip, texts, window),
             resized[None].to(model.device),
             self.shape.window,

@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lila_cues.cli.messages import holders, notes
+from lila_cues.cli.messages import active_workers, notes
 from tests.stores import worlds
 
 HOLD = """
 import sys, stores
-with stores.open(sys.argv[1]).claim(0):
+with stores.open(sys.argv[1]).lock_task(0):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -23,9 +23,9 @@ def test_the_holder_of_a_task_is_named_while_it_holds_it(tmp_path: Path) -> None
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        assert [name.split(":")[-1] for name in holders(store)] == [str(other.pid)]
+        assert [name.split(":")[-1] for name in active_workers(store)] == [str(other.pid)]
         (note,) = notes(store)
         assert f"{other.pid} is building 1 task of this store" in note
         other.communicate()
-    assert not holders(store)
+    assert not active_workers(store)
     assert list(notes(store)) == []

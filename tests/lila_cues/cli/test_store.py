@@ -69,7 +69,7 @@ def test_status_counts_and_gives_reasons(store: CueStore) -> None:
 
 def test_status_of_a_store_that_is_being_built(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", CLIPS)
-    with store.claim(1):
+    with store.lock_task(1):
         result = run("status", store.path)
     assert "at work" in result.stdout
     assert "goes on with the absent clips" in result.stdout

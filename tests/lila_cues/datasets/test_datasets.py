@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from lila_cues.datasets import SOURCES, open_source
-from lila_cues.datasets.base import SourceOptions
+from lila_cues.datasets import DATASETS, open_dataset
+from lila_cues.datasets.base import DatasetOptions
 from stores.errors import LilaError
 from tests.lila_cues import barcodes
 from tests.lila_cues.barcodes import Clip, numbers
@@ -36,36 +36,36 @@ def write_images(folder: Path, indices: range | list[int], pattern: str = "{:05d
         cv2.imwrite(str(folder / pattern.format(index)), barcodes.picture(index)[..., ::-1])
 
 
-@pytest.mark.parametrize("name", [name for name in SOURCES if name != "demo"])
+@pytest.mark.parametrize("name", [name for name in DATASETS if name != "demo"])
 def test_missing_data_say_what_where_and_what_to_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     with pytest.raises(LilaError, match=f"expected the data set {name}, found no folder at data/{name} .*pass --root"):
-        open_source(name)
+        open_dataset(name)
     monkeypatch.setenv("LILA_DATA", str(tmp_path / "disk"))
     with pytest.raises(LilaError, match=f"{tmp_path}/disk/{name} and data/{name}; pass --root .* or set LILA_DATA"):
-        open_source(name)
+        open_dataset(name)
     with pytest.raises(LilaError, match=f"no folder at {tmp_path}/elsewhere; pass --root"):
-        open_source(name, tmp_path / "elsewhere")
+        open_dataset(name, tmp_path / "elsewhere")
 
 
 def test_data_are_found_in_lila_data_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path / "data" / "videos" / "near.mp4", tmp_path / "disk" / "videos" / "far.mp4")
-    assert open_source("videos").clips() == ["near.mp4"]
+    assert open_dataset("videos").clips() == ["near.mp4"]
     monkeypatch.setenv("LILA_DATA", str(tmp_path / "disk"))
-    assert open_source("videos").clips() == ["far.mp4"]
+    assert open_dataset("videos").clips() == ["far.mp4"]
 
 
 def test_an_unknown_data_set_is_named() -> None:
     with pytest.raises(LilaError, match=r"expected a data set among demo, videos, .*, found 'ucf101'"):
-        open_source("ucf101")
+        open_dataset("ucf101")
 
 
 @pytest.mark.parametrize("name", ["videos", "frames", "kinetics", "davis", "youtube-vos"])
 def test_an_empty_folder_is_an_error(tmp_path: Path, name: str) -> None:
     touch(tmp_path / "root" / "readme.txt")
     with pytest.raises(LilaError, match=r"(?s)expected .*, found (none|no such folder).*pass --root"):
-        open_source(name, tmp_path / "root").clips()
+        open_dataset(name, tmp_path / "root").clips()
 
 
 @pytest.mark.parametrize("name", ["videos", "frames", "kinetics"])
@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_listed_is_not_left_out(
 
     monkeypatch.setattr(os, "scandir", refusing)
     with pytest.raises(LilaError, match=r"closed, found one that cannot be listed \(permission denied\); change its"):
-        open_source(name, tmp_path).clips()
+        open_dataset(name, tmp_path).clips()
 
 
 def test_videos_are_listed_in_order_of_folder_and_name(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_videos_are_listed_in_order_of_folder_and_name(tmp_path: Path) -> None:
         root / "b.MP4", root / "a" / "z.webm", root / "a" / ".hidden.mp4", root / ".trash" / "x.mp4", root / "notes.txt"
     )
     barcodes.write(root / "a" / "c.mp4", Clip(frames=4))
-    source = open_source("videos", root)
+    source = open_dataset("videos", root)
     assert source.clips() == ["b.MP4", "a/c.mp4", "a/z.webm"]
     with source.open("a/c.mp4") as reader:
         assert numbers(reader.read([2])) == [2]
@@ -102,14 +102,14 @@ def test_videos_are_listed_in_order_of_folder_and_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("clip_id", ["../secret.mp4", "/etc/passwd", "a/../../b.mp4", ""])
 def test_an_id_does_not_leave_the_root(tmp_path: Path, clip_id: str) -> None:
     with pytest.raises(LilaError, match="expected a clip id within"):
-        open_source("videos", tmp_path).open(clip_id)
+        open_dataset("videos", tmp_path).open(clip_id)
 
 
 def test_frames_are_folders_of_images_in_natural_order(tmp_path: Path) -> None:
     root = tmp_path / "root"
     write_images(root / "deep" / "clip", [2, 10, 9], "img{}.png")
     write_images(root / "solo", [5], "a.jpg")
-    source = open_source("frames", root)
+    source = open_dataset("frames", root)
     assert source.clips() == ["deep/clip", "solo"]
     with source.open("deep/clip") as reader:
         assert numbers(reader.read([0, 1, 2])) == [2, 9, 10]
@@ -120,7 +120,7 @@ def test_frames_are_folders_of_images_in_natural_order(tmp_path: Path) -> None:
     with pytest.raises(LilaError, match="bare: expected images, found none"):
         source.open("bare")
     with pytest.raises(LilaError, match="found only images without a folder of their own"):
-        open_source("frames", root / "solo").clips()
+        open_dataset("frames", root / "solo").clips()
 
 
 @pytest.mark.parametrize(
@@ -131,11 +131,11 @@ def test_davis_offers_its_training_sequences(tmp_path: Path, content: str, unpac
     home = tmp_path / "root" / unpacked
     for sequence in ("bear", "bus", "camel"):
         write_images(home / "JPEGImages" / "480p" / sequence, range(2), "{:05d}.jpg")
-    source = open_source("davis", tmp_path / "root")
+    source = open_dataset("davis", tmp_path / "root")
     assert source.clips() == ["bear", "bus", "camel"]
     touch(home / "ImageSets" / "480p" / "train.txt")
     (home / "ImageSets" / "480p" / "train.txt").write_text(content)
-    source = open_source("davis", tmp_path / "root")
+    source = open_dataset("davis", tmp_path / "root")
     assert source.clips() == ["bear", "bus"]
     with source.open("bus") as reader:
         assert numbers(reader.read([0, 1])) == [0, 1]
@@ -145,7 +145,7 @@ def test_davis_offers_its_training_sequences(tmp_path: Path, content: str, unpac
 def test_youtube_vos_leaves_its_broken_frame_out(tmp_path: Path, place: str) -> None:
     write_images(tmp_path / "root" / place / "JPEGImages" / "ef45ce3035", [98, 100], "{:05d}.jpg")
     (tmp_path / "root" / place / "JPEGImages" / "ef45ce3035" / "00099.jpg").write_bytes(b"broken")
-    source = open_source("youtube-vos", tmp_path / "root")
+    source = open_dataset("youtube-vos", tmp_path / "root")
     assert source.clips() == ["ef45ce3035"]
     with source.open("ef45ce3035") as reader:
         assert numbers(reader.read([0, 1])) == [98, 100]
@@ -155,7 +155,7 @@ def test_youtube_vos_leaves_its_broken_frame_out(tmp_path: Path, place: str) -> 
 def test_youtube_vos_with_every_fifth_frame_is_not_enough(tmp_path: Path) -> None:
     (tmp_path / "root" / "train" / "JPEGImages").mkdir(parents=True)
     with pytest.raises(LilaError, match=r"train, which has every fifth frame only; unpack train_all_frames\.zip"):
-        open_source("youtube-vos", tmp_path / "root")
+        open_dataset("youtube-vos", tmp_path / "root")
 
 
 IDS = ["-0aBcDeFgHi", "__qwertyuio", "a_000001_0X"]
@@ -188,7 +188,7 @@ def test_kinetics_in_its_usual_layouts(tmp_path: Path, layout: str, file: str, l
         touch(root / listed)
         (root / listed).write_text(json.dumps(JSON) if listed.endswith("json") else CSV)
     expected = [f"{layout}/{name}" for name in (names if not listed else [names[0], names[2]])]
-    assert open_source("kinetics", root).clips() == expected
+    assert open_dataset("kinetics", root).clips() == expected
 
 
 def test_kinetics_reads_the_replacement_of_a_corrupt_clip(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_kinetics_reads_the_replacement_of_a_corrupt_clip(tmp_path: Path) -> Non
     repaired = tmp_path / "k400" / "replacement" / "replacement_for_corrupted_k400" / name
     touch(repaired)
     barcodes.write(repaired, Clip(frames=5))
-    source = open_source("kinetics", tmp_path)
+    source = open_dataset("kinetics", tmp_path)
     with source.open(f"k400/train/{name}") as reader:
         assert numbers(reader.read([4])) == [4]
 
@@ -209,7 +209,7 @@ def test_a_list_that_is_none_is_an_error(tmp_path: Path, name: str, content: str
     touch(tmp_path / "train" / "x_000001_000011.mp4")
     (tmp_path / name).write_text(content)
     with pytest.raises(LilaError, match=f"{name}: expected a list of Kinetics .* restore it, or take it away"):
-        open_source("kinetics", tmp_path).clips()
+        open_dataset("kinetics", tmp_path).clips()
 
 
 def test_the_demo_is_rendered_when_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +220,7 @@ def test_the_demo_is_rendered_when_it_is_listed(tmp_path: Path, monkeypatch: pyt
         touch(root / "train" / "scene.mp4", root / "heldout" / "other.mp4")
 
     monkeypatch.setattr("lila_cues.demo.dataset.render", render)
-    source = open_source("demo", options=SourceOptions(seed=3))
+    source = open_dataset("demo", options=DatasetOptions(seed=3))
     assert not asked
     assert source.clips() == ["scene.mp4"]
     assert asked == [(tmp_path / "data" / "demo", 3)]

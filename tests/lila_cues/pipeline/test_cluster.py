@@ -50,14 +50,14 @@ def make_store(path: Path, recipe: BuildRecipe) -> stores.CueStore:
 def test_two_workers_make_the_bytes_of_one(recipe: BuildRecipe, tmp_path: Path) -> None:
     serial = make_store(tmp_path / "serial.zarr", recipe)
     with Worker(recipe, threads=2) as worker:
-        list(build.build_here(serial, worker, serial.pending_tasks()))
+        list(build.build_local(serial, worker, serial.pending_tasks()))
     parallel = make_store(tmp_path / "parallel.zarr", recipe)
-    reports = list(cluster.build_there(parallel, recipe, parallel.pending_tasks(), workers=2))
+    reports = list(cluster.build_distributed(parallel, recipe, parallel.pending_tasks(), workers=2))
     assert parallel.statuses().tolist() == [1, 1, 1, 1, 1, 2]
     assert cue_bytes(parallel) == cue_bytes(serial)
     assert sum(report.complete for report in reports) == 5
     assert "5.mp4: expected a video" in next(report.failed for report in reports if report.failed)["5.mp4"]
-    assert list(cluster.build_there(parallel, recipe, parallel.pending_tasks(), workers=1)) == []
+    assert list(cluster.build_distributed(parallel, recipe, parallel.pending_tasks(), workers=1)) == []
 
 
 def test_a_scheduler_that_does_not_answer_is_named(
@@ -66,7 +66,7 @@ def test_a_scheduler_that_does_not_answer_is_named(
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
     store = make_store(tmp_path / "s.zarr", recipe)
     with pytest.raises(LilaError, match=r"expected a Dask scheduler at tcp://127\.0\.0\.1:9, found none that answers"):
-        list(cluster.build_there(store, recipe, [0], scheduler="tcp://127.0.0.1:9"))
+        list(cluster.build_distributed(store, recipe, [0], scheduler="tcp://127.0.0.1:9"))
 
 
 @pytest.fixture
@@ -80,21 +80,21 @@ def running() -> Iterator[LocalCluster]:
 def test_a_killed_worker_costs_its_task_only(recipe: BuildRecipe, tmp_path: Path, running: LocalCluster) -> None:
     serial = make_store(tmp_path / "serial.zarr", recipe)
     with Worker(recipe, threads=2) as worker:
-        list(build.build_here(serial, worker, serial.pending_tasks()))
+        list(build.build_local(serial, worker, serial.pending_tasks()))
     store = make_store(tmp_path / "s.zarr", recipe)
     victims: list[int] = []
 
     def kill_the_first_holder() -> None:
         deadline = time.monotonic() + 120
         while not victims and time.monotonic() < deadline:
-            holders = [store.claimed_by(task) for task in range(store.n_tasks)]
-            victims.extend(int(holder.split(":")[1]) for holder in holders if holder)
+            active_workers = [store.claimed_by(task) for task in range(store.n_tasks)]
+            victims.extend(int(holder.split(":")[1]) for holder in active_workers if holder)
             time.sleep(0.01)
         os.kill(victims[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill_the_first_holder)
     killer.start()
-    list(cluster.build_there(store, recipe, store.pending_tasks(), scheduler=running.scheduler_address))
+    list(cluster.build_distributed(store, recipe, store.pending_tasks(), scheduler=running.scheduler_address))
     killer.join()
     assert victims, "a worker was killed while it held a task"
     assert store.statuses().tolist() == [1, 1, 1, 1, 1, 2]
@@ -110,7 +110,7 @@ def test_a_task_that_kills_every_worker_is_named_and_the_others_are_done(
     store = make_store(tmp_path / "s.zarr", recipe)
     monkeypatch.setattr(cluster, "build_remote", die_at_task_2)
     with pytest.raises(LilaError, match=r"found 1 whose workers died again and again \(task 2 first\)"):
-        list(cluster.build_there(store, recipe, store.pending_tasks(), workers=2))
+        list(cluster.build_distributed(store, recipe, store.pending_tasks(), workers=2))
     assert store.statuses().tolist() == [1, 1, 0, 1, 1, 2]
 
 

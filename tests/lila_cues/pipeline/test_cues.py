@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stores
-from lila_cues.pipeline.build import build_here, open_store, spec_of
+from lila_cues.pipeline.build import build_local, open_store, spec_of
 from lila_cues.pipeline.cues import DERIVED, parse, surface_normals
 from lila_cues.pipeline.recompute import Recomputer
 from lila_cues.pipeline.task import Worker
 from lila_cues.viz import inspection
-from stores.encodings import Steps
+from stores.encodings import FixedPoint
 from stores.errors import LilaError, StoreError
 from stores.spec import FrameMaps, StoreSpec
 from stores.verify import check_documents, check_recomputed, check_task
@@ -74,7 +74,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
     path = tmp_path_factory.mktemp("normals") / "s.zarr"
     store = open_store(path, recipe, ["0.mp4", "1.mp4"], networks.records(), {})
     with Worker(recipe, networks, 1) as worker:
-        assert [report.complete for report in build_here(store, worker, range(store.n_tasks))] == [2]
+        assert [report.complete for report in build_local(store, worker, range(store.n_tasks))] == [2]
     return store
 
 
@@ -128,11 +128,11 @@ def test_a_store_without_them_is_not_gone_on_with(built: stores.CueStore, tmp_pa
 
 @pytest.mark.parametrize(("value", "wrong"), [(0.5, False), (1.0, False), (-1.5, True)])
 def test_values_beyond_the_limits_are_found(tmp_path: Path, value: float, wrong: bool) -> None:
-    coarse = Steps(1 / 60, "int8")  # has room for 2.1
+    coarse = FixedPoint(1 / 60, "int8")  # has room for 2.1
     spec = replace(worlds.SPEC, extra=(replace(DERIVED["normals"].maps, encoding=coarse),))
     store = worlds.create(tmp_path / "s.zarr", 1, spec)
     shape = store.arrays["normals"].shape
-    with store.claim(0) as writer:
+    with store.lock_task(0) as writer:
         assert writer is not None
         writer.complete(0, replace(worlds.cues(0), extra={"normals": np.full(shape, value, np.float32)}))
     assert ["values beyond -1 to 1" in found for found in findings(store)] == [True] * wrong

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from lila_cues.datasets import open_source
-from lila_cues.pipeline.cues import CueMaker
-from lila_cues.pipeline.frames import take_in
+from lila_cues.datasets import open_dataset
+from lila_cues.pipeline.cues import CueExtractor
+from lila_cues.pipeline.frames import load_clip
 from tests.lila_cues import barcodes, small_networks
 from tests.lila_cues.barcodes import Clip
 
@@ -21,10 +21,10 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 def test_cues_of_a_gpu_are_those_of_a_cpu(tmp_path: Path) -> None:
     barcodes.write(tmp_path / "a.mp4", Clip(frames=20, size=(72, 96)))
     recipe = small_networks.recipe(tmp_path)
-    frames = take_in(open_source("videos", tmp_path), "a.mp4", recipe, None)
+    frames = load_clip(open_dataset("videos", tmp_path), "a.mp4", recipe, None)
     made = {}
     for device in ("cpu", f"cuda:{torch.cuda.device_count() - 1}"):
-        maker = CueMaker(small_networks.networks(), replace(recipe, device=device))
+        maker = CueExtractor(small_networks.networks(), replace(recipe, device=device))
         computed = maker.compute(frames)
         assert computed.depth.device.type == torch.device(device).type
         made[device[:4]] = maker.finish(computed)

@@ -13,7 +13,7 @@ import pytest
 
 import stores
 from lila_cues.pipeline import build
-from lila_cues.pipeline.cues import CueMaker
+from lila_cues.pipeline.cues import CueExtractor
 from lila_cues.pipeline.task import Worker
 from stores import verify
 from tests.lila_cues import barcodes, small_networks
@@ -24,17 +24,17 @@ CLIPS, SHARD, KILLS = 120, 4, 30
 
 def build_logged(videos: Path, path: Path, log: Path) -> None:
     """Build what is pending; a line in `log` for each clip that the networks compute."""
-    compute, line = CueMaker.compute, os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    compute, line = CueExtractor.compute, os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    def logged(maker: CueMaker, frames: object) -> object:
+    def logged(maker: CueExtractor, frames: object) -> object:
         os.write(line, f"{frames.clip_id}\n".encode())  # type: ignore[attr-defined]
         return compute(maker, frames)  # type: ignore[arg-type]
 
-    CueMaker.compute = logged  # type: ignore[assignment,method-assign]
+    CueExtractor.compute = logged  # type: ignore[assignment,method-assign]
     store = stores.open(path)
     os.write(line, b"started\n")
     with Worker(small_networks.recipe(videos), small_networks.networks(), 2) as worker:
-        for _ in build.build_here(store, worker, store.pending_tasks()):
+        for _ in build.build_local(store, worker, store.pending_tasks()):
             pass
 
 

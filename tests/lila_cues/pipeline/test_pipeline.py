@@ -31,7 +31,7 @@ def make_store(path: Path, recipe: BuildRecipe, clips: list[str], shard_clips: i
 def build_all(path: Path, recipe: BuildRecipe, clips: list[str], threads: int = 2) -> stores.CueStore:
     store = make_store(path, recipe, clips)
     with Worker(recipe, small_networks.networks(), threads) as worker:
-        for _ in build.build_here(store, worker, range(store.n_tasks)):
+        for _ in build.build_local(store, worker, range(store.n_tasks)):
             pass
     return store
 
@@ -106,7 +106,7 @@ def test_the_bytes_do_not_depend_on_threads_or_on_who_builds_which_task(
     store = make_store(tmp_path / "shares.zarr", recipe, names())
     for shard in ((1, 2), (0, 2)):
         with Worker(recipe, small_networks.networks(), 2) as worker:
-            list(build.build_here(store, worker, build.share_of(range(store.n_tasks), shard)))
+            list(build.build_local(store, worker, build.share_of(range(store.n_tasks), shard)))
     assert cue_bytes(again) == cue_bytes(built)
     assert cue_bytes(store) == cue_bytes(built)
 
@@ -120,7 +120,7 @@ def test_another_seed_keeps_other_frames_and_channels(built: stores.CueStore, vi
 def test_a_task_is_built_once(built: stores.CueStore, videos: Path) -> None:
     with Worker(small_networks.recipe(videos), small_networks.networks(), 2) as worker:
         assert build_task(built, 0, worker) is None
-        assert list(build.build_here(built, worker, range(built.n_tasks))) == []
+        assert list(build.build_local(built, worker, range(built.n_tasks))) == []
 
 
 def test_a_worker_that_is_stopped_publishes_what_it_has(built: stores.CueStore, videos: Path, tmp_path: Path) -> None:
@@ -128,14 +128,14 @@ def test_a_worker_that_is_stopped_publishes_what_it_has(built: stores.CueStore, 
     store = make_store(tmp_path / "s.zarr", recipe, names(), shard_clips=7)
     whole = make_store(tmp_path / "whole.zarr", recipe, names(), shard_clips=7)
     with Worker(recipe, small_networks.networks(), 2) as worker:
-        report = build_task(store, 0, worker, told=lambda *clip: worker.stop.set())
+        report = build_task(store, 0, worker, on_clip_done=lambda *clip: worker.stop.set())
     assert report is not None
     done = report.complete
     assert 1 <= done < 6
     assert store.statuses().tolist() == [1] * done + [0] * (7 - done)
     for target in (store, whole):
         with Worker(recipe, small_networks.networks(), 2) as worker:
-            list(build.build_here(target, worker, target.pending_tasks()))
+            list(build.build_local(target, worker, target.pending_tasks()))
     assert store.statuses().tolist() == [1, 1, 1, 2, 1, 1, 1]
     assert cue_bytes(store) == cue_bytes(whole), "what was kept is carried over byte for byte"
 
@@ -152,7 +152,7 @@ def test_only_failed_clips_are_tried_again(videos: Path, tmp_path: Path) -> None
     barcodes.write(root / "3.mp4", Clip(frames=23, size=(72, 96)))
     heard: list[tuple[str, str | None]] = []
     with Worker(recipe, small_networks.networks(), 2) as worker:
-        report = build_task(store, 1, worker, only_failed=True, told=lambda *clip: heard.append(clip))
+        report = build_task(store, 1, worker, only_failed=True, on_clip_done=lambda *clip: heard.append(clip))
     assert report is not None
     assert (report.complete, report.failed, heard) == (1, {}, [("3.mp4", None)])
     assert store.statuses().tolist() == [1, 1, 1, 1]
@@ -171,7 +171,7 @@ def test_depth_from_files_is_cut_as_the_frames_are(tmp_path: Path) -> None:
     recipe = small_networks.recipe(tmp_path / "clips", "frames")
     store = make_store(tmp_path / "s.zarr", recipe, ["c"])
     with Worker(recipe, small_networks.networks(tmp_path / "depth"), 2) as worker:
-        list(build.build_here(store, worker, [0]))
+        list(build.build_local(store, worker, [0]))
     z = 100 / store.read("depth", 0)
     middle = 1000 + 7000 * (0.25 + 0.5 * (np.arange(32) + 0.5) / 32)  # the middle half of the width
     expected = middle + 1000 * store.read("frame_index", 0)[:, None]
@@ -183,7 +183,7 @@ def test_a_missing_depth_map_fails_its_clip_alone(tmp_path: Path, videos: Path) 
     recipe = small_networks.recipe(videos)
     store = make_store(tmp_path / "s.zarr", recipe, ["0.mp4"])
     with Worker(recipe, small_networks.networks(tmp_path / "depth"), 2) as worker:
-        (report,) = build.build_here(store, worker, [0])
+        (report,) = build.build_local(store, worker, [0])
     assert "expected the depth map of frame" in report.failed["0.mp4"]
 
 
@@ -201,7 +201,7 @@ def test_an_error_in_a_network_is_not_a_bad_clip(videos: Path, tmp_path: Path) -
     store = make_store(tmp_path / "s.zarr", recipe, names())
     broken = replace(small_networks.networks(), flow=Explodes())
     with Worker(recipe, broken, 2) as worker, pytest.raises(RuntimeError, match="out of memory"):  # type: ignore[arg-type]
-        list(build.build_here(store, worker, range(store.n_tasks)))
+        list(build.build_local(store, worker, range(store.n_tasks)))
     assert store.statuses().tolist() == [0] * 7
     assert store.claimed_by(0) is None
 
@@ -221,7 +221,7 @@ def test_memory_does_not_grow_over_200_clips(videos: Path, tmp_path: Path) -> No
     store = make_store(tmp_path / "s.zarr", recipe, clips, shard_clips=16)
     seen: list[float] = []
     with Worker(recipe, small_networks.networks(), 2) as worker:
-        for _ in build.build_here(store, worker, range(store.n_tasks)):
+        for _ in build.build_local(store, worker, range(store.n_tasks)):
             seen.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20)
     assert len(store.complete_clips()) == 200
     assert max(seen[4:]) < max(seen[:4]) + 20, f"MiB after each task: {seen}"

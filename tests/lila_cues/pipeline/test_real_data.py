@@ -11,7 +11,7 @@ import pytest
 
 import stores
 from lila_cues.config import BuildRecipe, NetworkChoice, SourceChoice
-from lila_cues.datasets import open_source
+from lila_cues.datasets import open_dataset
 from lila_cues.pipeline import build
 from lila_cues.pipeline.frames import base_box, cut
 from lila_cues.pipeline.recompute import Recomputer
@@ -40,11 +40,11 @@ def davis_recipe(shared: Path) -> BuildRecipe:
 def davis(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
     """RAFT small, ViT-Ti, and depth from files."""
     recipe = davis_recipe(shared)
-    clips = open_source("davis", shared / "data" / "davis").clips()[:CLIPS]
+    clips = open_dataset("davis", shared / "data" / "davis").clips()[:CLIPS]
     path = tmp_path_factory.mktemp("davis") / "s.zarr"
     with Worker(recipe, threads=2) as worker:
         store = build.open_store(path, recipe, clips, worker.maker.networks.records(), {})
-        (report,) = build.build_here(store, worker, store.pending_tasks())
+        (report,) = build.build_local(store, worker, store.pending_tasks())
     assert report.failed == {}
     return store
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import stores
-from lila_cues.datasets import open_source
+from lila_cues.datasets import open_dataset
 from lila_cues.pipeline import build
 from lila_cues.pipeline.task import Worker
 from tests.lila_cues import barcodes, small_networks
@@ -78,11 +78,11 @@ def test_good_clips_are_complete_and_bad_ones_have_their_reason(tmp_path: Path, 
         film(root / f"{index:02d}_good.mp4", index)
     damage(root, bad, barcodes.write_sound(tmp_path / "sound.mp4").read_bytes())
     recipe = small_networks.recipe(root)
-    clips = list(open_source("videos", root).clips())
+    clips = list(open_dataset("videos", root).clips())
     store = stores.create(tmp_path / "s.zarr", stores.StoreSpec(recipe.geometry), clips, {}, {})
     with Worker(recipe, small_networks.networks(), 2) as worker:
         tally = build.Tally()
-        for report in build.build_here(store, worker, store.pending_tasks()):
+        for report in build.build_local(store, worker, store.pending_tasks()):
             tally.add(store, report)
     assert (tally.complete, tally.failed) == (good, bad)
     for clip, name in enumerate(clips):

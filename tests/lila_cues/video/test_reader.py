@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lila_cues.video import decoders
-from lila_cues.video.decoders import DecordReader, ImageReader, PyavReader, TorchcodecReader, require_torchcodec, survey
+from lila_cues.video.decoders import DecordReader, ImageReader, PyavReader, TorchcodecReader, probe, require_torchcodec
 from lila_cues.video.reader import DECODERS, decoder_version, open_video, require_decoder
 from stores.errors import LilaError
 from tests.lila_cues import barcodes
@@ -97,8 +97,8 @@ def test_frames_hidden_by_an_edit_list_are_not_counted(tmp_path: Path, codec: st
     whole = barcodes.write(tmp_path / "whole.mp4", Clip(codec=codec))
     with open_video(barcodes.cut_and_copy(whole, tmp_path / "cut.mp4", start=18), decoder) as reader:
         assert isinstance(reader, TorchcodecReader if decoder == "torchcodec" else PyavReader)
-        assert survey(tmp_path / "cut.mp4").edited
-        assert not survey(whole).edited
+        assert probe(tmp_path / "cut.mp4").edited
+        assert not probe(whole).edited
         assert numbers(reader.read(range(len(reader)))) == list(range(18, 40))
         assert numbers(reader.read([21, 3, 20])) == [39, 21, 38]
 

@@ -17,13 +17,13 @@ def _uniform_flow(x: float, y: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "colour"),
+    ("x", "y", "color"),
     [(0, 0, (255, 255, 255)), (3, 0, (255, 0, 0)), (0, 3, (255, 234, 0)), (-3, 0, (0, 197, 255))],
 )
-def test_a_flow_has_the_colour_of_its_direction(x: float, y: float, colour: tuple[int, int, int]) -> None:
+def test_a_flow_has_the_colour_of_its_direction(x: float, y: float, color: tuple[int, int, int]) -> None:
     picture = pictures.flow_picture(_uniform_flow(x, y), max_px=3.0)
     assert picture.shape == (4, 5, 3)
-    np.testing.assert_allclose(picture[2, 2].astype(int), colour, atol=1)
+    np.testing.assert_allclose(picture[2, 2].astype(int), color, atol=1)
 
 
 def test_a_shorter_flow_is_paler_and_a_longer_one_darker() -> None:

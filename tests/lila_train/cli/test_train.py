@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 import stores
 from lila_train.cli import app
 from lila_train.training.config import changed, parsed, recipe
-from lila_train.training.step import Hardware, Learner
-from lila_train.training.trainer import explained_shortage
+from lila_train.training.step import Hardware, TrainStep
+from lila_train.training.trainer import oom_hint
 from stores.errors import LilaError
 from tests.lila_train.evaluation import worlds
 from tests.lila_train.training import world
@@ -130,7 +130,7 @@ def test_any_setting_can_be_set_by_name(store: stores.CueStore, tmp_path: Path) 
         "detach=1": "--set detach must be true or false, found 1",
         "query_area=0.5": "--set query_area takes 2 values",
         "query_area=0.5,1.5": "query_area must be two area fractions",
-        "base_mirror=2": "base_mirror must be a probability",
+        "base_hflip=2": "base_hflip must be a probability",
         "cues=flow,sound": "cues must be some of flow, depth, normals, features, found sound",
     }.items():
         assert re.search(message, refusal(*arguments[:-2], *OPTIONS, "--set", word)), word
@@ -189,15 +189,15 @@ def test_a_store_without_a_cue_says_so_before_anything_is_written(store: stores.
 def test_memory_that_runs_out_names_the_options(
     store: stores.CueStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Learner, "backward", lambda *_: torch.empty(10**15))
+    monkeypatch.setattr(TrainStep, "backward", lambda *_: torch.empty(10**15))
     told = refusal("run", "--store", str(store.path), "--out", str(tmp_path / "run"), *OPTIONS)
     assert "out of memory on cpu in a step of 2 pairs at 32 px; --chunks 2 computes the same step" in told
-    monkeypatch.setattr(Learner, "backward", lambda *_: torch.empty(2, 3) @ torch.empty(2, 3))
+    monkeypatch.setattr(TrainStep, "backward", lambda *_: torch.empty(2, 3) @ torch.empty(2, 3))
     with (
         pytest.raises(RuntimeError, match="shapes cannot be multiplied"),
-        explained_shortage(recipe("demo").settings, ON_CPU),
+        oom_hint(recipe("demo").settings, ON_CPU),
     ):
-        Learner.backward(None)
+        TrainStep.backward(None)
 
 
 def _has_gpu() -> bool:

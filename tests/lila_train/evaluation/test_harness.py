@@ -17,7 +17,7 @@ from lila_train.evaluation.davis.knn import KnnSettings
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.protocols import Options
 from stores.errors import LilaError
-from tests.lila_train.evaluation.worlds import ColourModel, moving_squares, write_davis
+from tests.lila_train.evaluation.worlds import ColorModel, moving_squares, write_davis
 
 CPU = torch.device("cpu")
 
@@ -41,7 +41,7 @@ class StandIn:
 
 
 @dataclass(frozen=True)
-class Counting(ColourModel):
+class Counting(ColorModel):
     """Counts what it is asked."""
 
     spec: StandIn = field(default_factory=StandIn)
@@ -99,12 +99,12 @@ def test_predictions_are_indexed_pngs_of_the_native_size(davis: Path, tmp_path: 
 def test_a_model_is_identified_once(davis: Path, tmp_path: Path):
     asked = []
 
-    class Asked(StandIn):
+    class BaselineOptions(StandIn):
         def identity(self):
             asked.append(self.name)
             return super().identity()
 
-    run(davis, tmp_path / "out", Asked())
+    run(davis, tmp_path / "out", BaselineOptions())
     assert asked == ["colours"]  # weight files are hashed for it, which takes as long as reading them
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 HEIGHT, WIDTH = 48, 64
-COLOURS = np.array([[20, 30, 40], [220, 40, 30], [30, 60, 230]], np.uint8)
+COLORS = np.array([[20, 30, 40], [220, 40, 30], [30, 60, 230]], np.uint8)
 
 
 def moving_squares(count: int) -> list[np.ndarray]:
@@ -31,7 +31,7 @@ def write_davis(root: Path, names: tuple[str, ...] = ("one", "two"), count: int 
         frames.mkdir(parents=True)
         masks.mkdir(parents=True)
         for n, labels in enumerate(moving_squares(count)):
-            Image.fromarray(COLOURS[labels]).save(frames / f"{n:05d}.jpg", quality=100, subsampling=0)
+            Image.fromarray(COLORS[labels]).save(frames / f"{n:05d}.jpg", quality=100, subsampling=0)
             picture = Image.fromarray(labels)
             picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
             picture.save(masks / f"{n:05d}.png")
@@ -42,7 +42,7 @@ def write_davis(root: Path, names: tuple[str, ...] = ("one", "two"), count: int 
 
 
 @dataclass(frozen=True)
-class ColourModel:
+class ColorModel:
     """Pixel features are the colours themselves, centred; the encoder's grid is their mean over patches."""
 
     patch_size: int = 4

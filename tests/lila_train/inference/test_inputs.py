@@ -20,8 +20,8 @@ from tests.lila_train.inference.models import film
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
 def test_images_of_every_mode_are_read_as_rgb(tmp_path: Path, mode: str) -> None:
-    grey = np.full((6, 9), 128, np.uint8)
-    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
+    gray = np.full((6, 9), 128, np.uint8)
+    image = Image.fromarray(gray.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(gray).convert(mode)
     path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
     image.save(path)
     found = read_image(path)

@@ -100,9 +100,9 @@ def test_frames_are_asked_for_one_by_one(scene: Path) -> None:
 
 def test_masks_are_read_by_index_grey_or_colour(tmp_path: Path) -> None:
     labels = square(8)
-    grey = np.array([0, 40, 255], np.uint8)[labels]
-    colour = np.array([[0, 0, 0], [0, 200, 0], [9, 0, 0]], np.uint8)[labels]
-    for name, array in (("grey", grey), ("colour", colour)):
+    gray = np.array([0, 40, 255], np.uint8)[labels]
+    color = np.array([[0, 0, 0], [0, 200, 0], [9, 0, 0]], np.uint8)[labels]
+    for name, array in (("grey", gray), ("colour", color)):
         Image.fromarray(array).save(tmp_path / f"{name}.png")
         found = read_mask(tmp_path / f"{name}.png")
         assert len(np.unique(found.labels)) == 3

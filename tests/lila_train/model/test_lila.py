@@ -60,9 +60,9 @@ def test_arrays_pictures_and_tensors_give_the_same(model: Lila) -> None:
 
 
 def test_grey_and_alpha_become_rgb(model: Lila) -> None:
-    grey = picture(24, 24)[..., 0]
-    expected = model.features(np.repeat(grey[..., None], 3, axis=2))
-    for other in (grey, grey[..., None], Image.fromarray(grey), Image.fromarray(grey).convert("LA")):
+    gray = picture(24, 24)[..., 0]
+    expected = model.features(np.repeat(gray[..., None], 3, axis=2))
+    for other in (gray, gray[..., None], Image.fromarray(gray), Image.fromarray(gray).convert("LA")):
         np.testing.assert_allclose(model.features(other), expected, atol=1e-4)
     layer = np.dstack([picture(24, 24), np.full((24, 24), 255, np.uint8)])
     layer[:8, :, 3] = 0

@@ -18,7 +18,7 @@ from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.protocols import Options
 from lila_train.report import demo, sections, tables
 from lila_train.report.demo import DemoInputs
-from lila_train.training.run_dir import RunFolder
+from lila_train.training.run_dir import RunDir
 from stores import Geometry, StoreSpec
 from stores.errors import LilaError
 from tests.lila_train.evaluation.small_models import write_checkpoint
@@ -39,7 +39,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stored.fill(store, failing=[0])
     log = [{"wall": 2.0, "seconds": {"flow": 1.5}}, {"wall": 1.0, "seconds": {"flow": 0.5, "depth": 0.25}}]
     (root / "cues.zarr/build.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
-    run = RunFolder(root / "train")
+    run = RunDir(root / "train")
     run.claim(resume=False)
     write_checkpoint(run.weights)
     rows = [{"step": n, "loss": 2 / (n + 1), "l1": 1 / (n + 1), "edge": 1 / (n + 1)} for n in range(30)]

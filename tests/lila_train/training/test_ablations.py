@@ -9,8 +9,8 @@ import torch
 
 import stores
 from lila_train.training.ablations import FULL, ROWS, Ablation, rows
-from lila_train.training.config import TrainSettings, differences
-from lila_train.training.step import Hardware, Learner
+from lila_train.training.config import TrainConfig, differences
+from lila_train.training.step import Hardware, TrainStep
 from stores.errors import LilaError
 from tests.lila_train.training import world
 from tests.lila_train.training.test_step import CPU, SETTINGS, batch_of
@@ -23,10 +23,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
     return world.build(tmp_path_factory.mktemp("world") / "cues.zarr")
 
 
-def loss_of(store: stores.CueStore, settings: TrainSettings) -> float:
+def loss_of(store: stores.CueStore, settings: TrainConfig) -> float:
     batches = [batch_of(store, settings, step=step) for step in range(3)]
-    learner = Learner(world.encoder(), settings, Hardware(CPU))
-    return float(torch.stack([learner.backward(batch).total for batch in batches]).mean())
+    train_step = TrainStep(world.encoder(), settings, Hardware(CPU))
+    return float(torch.stack([train_step.backward(batch).total for batch in batches]).mean())
 
 
 @pytest.mark.parametrize("row", CHANGED, ids=lambda row: row.name)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import stores
-from lila_train.training.config import TrainSettings
-from lila_train.training.step import Hardware, Learner
+from lila_train.training.config import TrainConfig
+from lila_train.training.step import Hardware, TrainStep
 from tests.lila_train.training import world
 from tests.lila_train.training.test_step import SETTINGS, batch_of, gradients, learner_of
 
@@ -21,11 +21,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
     return world.build(tmp_path_factory.mktemp("world") / "cues.zarr")
 
 
-def on_gpu(settings: TrainSettings, **how: object) -> Learner:
+def on_gpu(settings: TrainConfig, **how: object) -> TrainStep:
     device = torch.device("cuda")
-    learner = learner_of(settings, Hardware(device, **how))  # type: ignore[arg-type]
-    learner.encoder.to(device)
-    return learner
+    train_step = learner_of(settings, Hardware(device, **how))  # type: ignore[arg-type]
+    train_step.encoder.to(device)
+    return train_step
 
 
 @pytest.mark.parametrize("how", [{}, {"chunks": 2}, {"compile": True}], ids=["plain", "chunks", "compiled"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lila_train.training.losses import edge_loss, l1_loss
 from lila_train.training.ridge import fit_context, predict, ridge, with_bias
-from lila_train.training.targets import consistent, half_image_units, log_depth, standardise, warp
+from lila_train.training.targets import consistent, half_image_units, log_depth, standardize, warp
 
 
 @pytest.mark.parametrize("solver", ["cholesky", "lu"])
@@ -154,4 +154,4 @@ def test_standardise_uses_both_tensors() -> None:
     a, b = torch.randn(3, 2, 8, 8) * 3 + 1, torch.randn(3, 2, 8, 8) - 4
     joined = torch.cat((a.flatten(), b.flatten()))
     expected = (a - joined.mean()) / (1e-3 + joined.std())
-    torch.testing.assert_close(standardise(a, b)[0], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(standardize(a, b)[0], expected, atol=1e-5, rtol=1e-5)

@@ -10,20 +10,20 @@ import torch
 
 import stores
 from lila_cues.networks import FrozenEncoder, load_encoder
-from lila_train.training.config import Method, TrainSettings
+from lila_train.training.config import ObjectiveConfig, TrainConfig
 from lila_train.training.data import PairBatch, PairSettings, load_pairs
-from lila_train.training.distributed import Share
+from lila_train.training.distributed import Rank
 from lila_train.training.online import OnlineCues, Refinement, Teachers
-from lila_train.training.run_dir import RunFolder
+from lila_train.training.run_dir import RunDir
 from lila_train.training.step import Hardware
-from lila_train.training.trainer import Running, Trainer, encoder_of_store
+from lila_train.training.trainer import LoopOptions, Trainer, encoder_of_store
 from stores.errors import LilaError
 from tests.lila_cues import barcodes, small_networks
 from tests.lila_cues.barcodes import Clip
 from tests.lila_cues.pipeline.test_pipeline import build_all
 from tests.lila_train.training import world
 
-METHOD = Method(view_size=32, channels=3, cells=8, max_gap=3)
+METHOD = ObjectiveConfig(view_size=32, channels=3, cells=8, max_gap=3)
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +40,13 @@ def store(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> stores.CueS
     return build_all(tmp_path_factory.mktemp("store") / "s.zarr", recipe, ["0.mp4", "1.mp4"])
 
 
-def batch_of(store: stores.CueStore, method: Method, computed: frozenset[str] = frozenset()) -> PairBatch:
+def batch_of(store: stores.CueStore, method: ObjectiveConfig, computed: frozenset[str] = frozenset()) -> PairBatch:
     pairs = PairSettings(0, 4, method, small_networks.networks().encoder.width, computed)
     path = str(store.path)
-    return next(iter(load_pairs(path, pairs, first_step=0, last_step=1, processes=0, share=Share(), pin=False)))
+    return next(iter(load_pairs(path, pairs, first_step=0, last_step=1, processes=0, rank=Rank(), pin=False)))
 
 
-def online_cues(method: Method, depth: bool = True) -> OnlineCues:
+def online_cues(method: ObjectiveConfig, depth: bool = True) -> OnlineCues:
     networks, recipe = small_networks.networks(), small_networks.recipe(Path())
     sizes = recipe.geometry
     how = Refinement(sizes.cue, sizes.features, recipe.encoder_input, recipe.pamr.iterations, recipe.pamr.affinity)
@@ -96,6 +96,6 @@ def test_a_store_without_its_recipe_cannot_be_trained_on_online(tmp_path: Path) 
     built = world.build(tmp_path / "cues.zarr", clips=1)
     cpu = torch.device("cpu")
     encoder: FrozenEncoder = encoder_of_store(built, None, cpu)
-    settings = TrainSettings(steps=1, batch_size=1, decoder_width=16, online=True, method=METHOD)
+    settings = TrainConfig(steps=1, batch_size=1, decoder_width=16, online=True, method=METHOD)
     with pytest.raises(LilaError, match="expected the networks and the recipe of its build"):
-        Trainer(built, encoder, settings, RunFolder(tmp_path / "run"), Hardware(cpu), Running())
+        Trainer(built, encoder, settings, RunDir(tmp_path / "run"), Hardware(cpu), LoopOptions())

@@ -11,17 +11,17 @@ import torch
 import torch.multiprocessing as mp
 
 import stores
-from lila_train.training.config import Method, TrainSettings
+from lila_train.training.config import ObjectiveConfig, TrainConfig
 from lila_train.training.crops import cut_views
 from lila_train.training.data import PairBatch, PairSettings, load_pairs
-from lila_train.training.distributed import Share
-from lila_train.training.step import Hardware, Learner, learning_rate
+from lila_train.training.distributed import Rank
+from lila_train.training.step import Hardware, TrainStep, learning_rate
 from stores.errors import LilaError
 from tests.lila_train.training import world
 
 CPU = torch.device("cpu")
-SETTINGS = TrainSettings(
-    steps=3, batch_size=4, decoder_width=16, method=Method(view_size=32, channels=4, cells=8, max_gap=3)
+SETTINGS = TrainConfig(
+    steps=3, batch_size=4, decoder_width=16, method=ObjectiveConfig(view_size=32, channels=4, cells=8, max_gap=3)
 )
 
 
@@ -30,26 +30,26 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
     return world.build(tmp_path_factory.mktemp("world") / "cues.zarr")
 
 
-def batch_of(store: stores.CueStore, settings: TrainSettings, share: Share | None = None, step: int = 0) -> PairBatch:
+def batch_of(store: stores.CueStore, settings: TrainConfig, rank: Rank | None = None, step: int = 0) -> PairBatch:
     pairs = PairSettings(settings.seed, settings.batch_size, settings.method, encoder_width=192)
     loader = load_pairs(
-        str(store.path), pairs, first_step=step, last_step=step + 1, processes=0, share=share or Share(), pin=False
+        str(store.path), pairs, first_step=step, last_step=step + 1, processes=0, rank=rank or Rank(), pin=False
     )
     return next(iter(loader))
 
 
-def learner_of(settings: TrainSettings, hardware: Hardware) -> Learner:
+def learner_of(settings: TrainConfig, hardware: Hardware) -> TrainStep:
     """A decoder away from its start, where features hardly vary over an image and LayerNorm magnifies rounding."""
-    learner = Learner(world.encoder(), settings, hardware)
+    train_step = TrainStep(world.encoder(), settings, hardware)
     with torch.no_grad():
-        for name, parameter in learner.decoder.named_parameters():
+        for name, parameter in train_step.decoder.named_parameters():
             if name.endswith("weight") and parameter.requires_grad:
                 parameter *= 3
-    return learner
+    return train_step
 
 
-def gradients(learner: Learner) -> dict[str, torch.Tensor]:
-    return {name: p.grad.clone() for name, p in learner.parameters.items() if p.grad is not None}
+def gradients(train_step: TrainStep) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in train_step.parameters.items() if p.grad is not None}
 
 
 def assert_alike(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -67,50 +67,50 @@ def test_a_batch_in_parts_is_the_batch(store: stores.CueStore, objective: str) -
     batch = batch_of(store, settings)
     found = []
     for chunks in (1, 3):
-        learner = learner_of(settings, Hardware(CPU, chunks=chunks))
-        found.append((learner.backward(batch).total, gradients(learner)))
+        train_step = learner_of(settings, Hardware(CPU, chunks=chunks))
+        found.append((train_step.backward(batch).total, gradients(train_step)))
     torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-5, atol=0)
     assert_alike(found[1][1], found[0][1])
 
 
-def _rank(rank: int, path: str, settings: TrainSettings, out: str) -> None:
+def _rank(rank: int, path: str, settings: TrainConfig, out: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meet", rank=rank, world_size=2)
-    store, share = stores.open(path), Share(rank, 2)
-    learner = learner_of(settings, Hardware(CPU, share))
-    loss = learner.backward(batch_of(store, settings, share)).total
+    store, rank = stores.open(path), Rank(rank, 2)
+    train_step = learner_of(settings, Hardware(CPU, rank))
+    loss = train_step.backward(batch_of(store, settings, rank)).total
     torch.distributed.all_reduce(loss)
-    first = gradients(learner)
-    descend(learner)
+    first = gradients(train_step)
+    descend(train_step)
     for step in (1, 2):
-        learner.decoder.zero_grad()
-        learner.backward(batch_of(store, settings, share, step))
-        descend(learner)
-    if rank == 0:
-        weights = {name: p.detach().clone() for name, p in learner.parameters.items()}
+        train_step.decoder.zero_grad()
+        train_step.backward(batch_of(store, settings, rank, step))
+        descend(train_step)
+    if rank.rank == 0:
+        weights = {name: p.detach().clone() for name, p in train_step.parameters.items()}
         torch.save({"loss": loss / 2, "gradients": first, "weights": weights}, f"{out}/rank0.pt")
     torch.distributed.destroy_process_group()
 
 
-def descend(learner: Learner) -> None:
+def descend(train_step: TrainStep) -> None:
     with torch.no_grad():
-        for parameter in learner.parameters.values():
+        for parameter in train_step.parameters.values():
             parameter -= 0.01 * parameter.grad
 
 
 def test_two_ranks_are_one_process_with_the_double_batch(store: stores.CueStore, tmp_path: Path) -> None:
     mp.start_processes(_rank, (str(store.path), SETTINGS, str(tmp_path)), nprocs=2, start_method="spawn")
     told = torch.load(tmp_path / "rank0.pt", weights_only=True)
-    learner = learner_of(SETTINGS, Hardware(CPU))
-    loss = learner.backward(batch_of(store, SETTINGS)).total
+    train_step = learner_of(SETTINGS, Hardware(CPU))
+    loss = train_step.backward(batch_of(store, SETTINGS)).total
     torch.testing.assert_close(told["loss"], loss, rtol=1e-5, atol=0)
-    assert_alike(told["gradients"], gradients(learner))
-    descend(learner)
+    assert_alike(told["gradients"], gradients(train_step))
+    descend(train_step)
     for step in (1, 2):
-        learner.decoder.zero_grad()
-        learner.backward(batch_of(store, SETTINGS, step=step))
-        descend(learner)
-    for name, parameter in learner.parameters.items():
+        train_step.decoder.zero_grad()
+        train_step.backward(batch_of(store, SETTINGS, step=step))
+        descend(train_step)
+    for name, parameter in train_step.parameters.items():
         torch.testing.assert_close(told["weights"][name], parameter.detach(), rtol=0, atol=1e-6, msg=name)
 
 
@@ -118,18 +118,18 @@ def test_detaching_the_solution_leaves_the_loss_and_changes_the_gradient(store: 
     found = []
     for detach in (False, True):
         settings = replace(SETTINGS, method=replace(SETTINGS.method, detach=detach))
-        learner = Learner(world.encoder(), settings, Hardware(CPU))
-        found.append((learner.backward(batch_of(store, settings)).total, gradients(learner)))
+        train_step = TrainStep(world.encoder(), settings, Hardware(CPU))
+        found.append((train_step.backward(batch_of(store, settings)).total, gradients(train_step)))
     assert torch.equal(found[0][0], found[1][0])
     assert not torch.allclose(found[0][1]["decoder.head.weight"], found[1][1]["decoder.head.weight"], rtol=1e-2)
 
 
 def test_the_head_of_erm_learns_only_the_rows_that_were_told(store: stores.CueStore) -> None:
     settings = replace(SETTINGS, method=replace(SETTINGS.method, objective="erm"))
-    learner = Learner(world.encoder(), settings, Hardware(CPU))
+    train_step = TrainStep(world.encoder(), settings, Hardware(CPU))
     batch = batch_of(store, settings)
-    learner.backward(batch)
-    moved = learner.parameters["head.rows.weight"].grad.abs().sum(1).nonzero().flatten()
+    train_step.backward(batch)
+    moved = train_step.parameters["head.rows.weight"].grad.abs().sum(1).nonzero().flatten()
     assert set(moved.tolist()) == {0, 1, 2, *(batch.channels.flatten() + 3).tolist()}
 
 
@@ -138,13 +138,13 @@ def test_online_distillation_needs_no_stored_features(store: stores.CueStore) ->
     batch = batch_of(store, settings)
     assert "features" not in batch.cues
     assert batch.channels.max() > 6
-    assert torch.isfinite(Learner(world.encoder(), settings, Hardware(CPU)).backward(batch).total)
+    assert torch.isfinite(TrainStep(world.encoder(), settings, Hardware(CPU)).backward(batch).total)
 
 
 def test_half_precision_stays_near_and_solves_in_single(store: stores.CueStore) -> None:
     batch = batch_of(store, SETTINGS)
     losses = [
-        Learner(world.encoder(), replace(SETTINGS, precision=precision), Hardware(CPU)).backward(batch).total
+        TrainStep(world.encoder(), replace(SETTINGS, precision=precision), Hardware(CPU)).backward(batch).total
         for precision in ("float32", "bfloat16")
     ]
     assert losses[0] != losses[1]
@@ -153,32 +153,32 @@ def test_half_precision_stays_near_and_solves_in_single(store: stores.CueStore) 
 
 def test_views_that_the_patch_does_not_divide_are_refused() -> None:
     with pytest.raises(LilaError, match="multiple of 16"):
-        Learner(world.encoder(), replace(SETTINGS, method=Method(view_size=40)), Hardware(CPU))
+        TrainStep(world.encoder(), replace(SETTINGS, method=ObjectiveConfig(view_size=40)), Hardware(CPU))
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(store: stores.CueStore) -> None:
     with pytest.raises(LilaError, match="shared out evenly over 3 ranks"):
-        batch_of(store, SETTINGS, Share(0, 3))
+        batch_of(store, SETTINGS, Rank(0, 3))
 
 
 def test_masks_count_over_the_batch_not_per_pair(store: stores.CueStore) -> None:
     """The loss is a sum over valid entries divided by their number, so the loss of a batch is no mean of means."""
     batch = batch_of(store, SETTINGS)
-    learner = Learner(world.encoder(), SETTINGS, Hardware(CPU))
+    train_step = TrainStep(world.encoder(), SETTINGS, Hardware(CPU))
     context, query = cut_views(batch, SETTINGS.method)
-    objective = learner._objective
-    whole = learner.losses(context, query, objective.counts(context, query)).l1
+    objective = train_step._objective
+    whole = train_step.losses(context, query, objective.counts(context, query)).l1
     entries, sums = 0.0, 0.0
     for i in range(4):
         part = slice(i, i + 1)
         one, other = context.part(part), query.part(part)
-        sums += (learner.losses(one, other, objective.counts(one, other)).l1 * other.valid.sum()).item()
+        sums += (train_step.losses(one, other, objective.counts(one, other)).l1 * other.valid.sum()).item()
         entries += other.valid.sum().item()
     assert whole.item() == pytest.approx(sums / entries, rel=1e-5)
 
 
 def test_learning_rates_warm_up_and_fall() -> None:
-    settings = TrainSettings(steps=110, learning_rate=2.0, warmup_steps=10, schedule="cosine")
+    settings = TrainConfig(steps=110, learning_rate=2.0, warmup_steps=10, schedule="cosine")
     assert learning_rate(0, settings) == pytest.approx(0.2)
     assert learning_rate(9, settings) == pytest.approx(2)
     assert learning_rate(60, settings) == pytest.approx(1)
@@ -198,5 +198,5 @@ def test_compiled_is_eager(store: stores.CueStore, monkeypatch: pytest.MonkeyPat
         assert (gradients(compiled)[name] - gradient).norm() <= 1e-3 * gradient.norm(), name
 
 
-def checkpoint_names(learner: Learner) -> list[str]:
-    return list(learner.decoder.state_dict())
+def checkpoint_names(train_step: TrainStep) -> list[str]:
+    return list(train_step.decoder.state_dict())

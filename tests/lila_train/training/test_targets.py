@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lila_train.training.config import FEATURES, Method
+from lila_train.training.config import FEATURES, ObjectiveConfig
 from lila_train.training.crops import cut_views
 from lila_train.training.data import PairBatch
 from lila_train.training.objective import Erm
-from lila_train.training.targets import CUES, told_by
+from lila_train.training.targets import CUES, active_cues
 from tests.lila_train.training.test_views import METHOD, MIRRORED, SIZE, WHOLE, shear
 
 ALL = replace(METHOD, cues=("features", "normals", "flow", "depth"), channels=5)
@@ -28,7 +28,7 @@ def with_normals(query: tuple[int, ...] = WHOLE) -> PairBatch:
 
 
 def test_maps_follow_the_table_whatever_order_a_run_names() -> None:
-    assert [cue.name for cue in told_by(ALL)] == ["flow", "depth", "normals", "features"]
+    assert [cue.name for cue in active_cues(ALL)] == ["flow", "depth", "normals", "features"]
     assert list(CUES)[-1] == FEATURES
 
 
@@ -37,7 +37,7 @@ def test_a_cue_keeps_its_word(name: str) -> None:
     """Channels as announced, masks that fit, the arrays it names and no others, pictures of the view's size."""
     cue, batch = CUES[name], with_normals()
     only = replace(batch, cues={array: batch.cues[array] for array in cue.arrays(ALL)})
-    for told in cue.tell(only, ALL):
+    for told in cue.targets(only, ALL):
         assert told.maps.shape == told.valid.shape == (1, cue.channels(ALL), SIZE, SIZE)
         assert told.valid.dtype == torch.bool
         assert told.confidence.shape[0] == 1
@@ -68,4 +68,4 @@ def test_normals_are_valid_where_depth_is() -> None:
     ("cues", "fixed"), [(("flow", "depth", "features"), 3), (("depth", "normals"), 4), (("features",), 0)]
 )
 def test_the_learned_head_has_a_row_for_every_channel(cues: tuple[str, ...], fixed: int) -> None:
-    assert Erm(Method(cues=cues), features=4, encoder_width=7).rows.weight.shape == (fixed + 7, 4)
+    assert Erm(ObjectiveConfig(cues=cues), features=4, encoder_width=7).rows.weight.shape == (fixed + 7, 4)

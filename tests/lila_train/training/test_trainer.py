@@ -12,21 +12,21 @@ import torch
 import lila_train
 import stores
 from lila_train.model import checkpoint
-from lila_train.training.config import Method, TrainSettings
+from lila_train.training.config import ObjectiveConfig, TrainConfig
 from lila_train.training.data import PairSettings, load_pairs
-from lila_train.training.distributed import Share
-from lila_train.training.run_dir import RunFolder
+from lila_train.training.distributed import Rank
+from lila_train.training.run_dir import RunDir
 from lila_train.training.step import Hardware
-from lila_train.training.trainer import Running, StepRecord, Trainer, encoder_of_store
+from lila_train.training.trainer import LoopOptions, StepRecord, Trainer, encoder_of_store
 from stores.errors import LilaError
 from tests.lila_train.training import world
 
-SETTINGS = TrainSettings(
+SETTINGS = TrainConfig(
     steps=6,
     batch_size=2,
     learning_rate=1e-3,
     decoder_width=16,
-    method=Method(view_size=32, channels=4, cells=8, max_gap=3),
+    method=ObjectiveConfig(view_size=32, channels=4, cells=8, max_gap=3),
 )
 
 
@@ -35,11 +35,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
     return world.build(tmp_path_factory.mktemp("world") / "cues.zarr")
 
 
-def trainer(store: stores.CueStore, root: Path, settings: TrainSettings = SETTINGS, every: int = 1000) -> Trainer:
-    folder = RunFolder(root)
+def trainer(store: stores.CueStore, root: Path, settings: TrainConfig = SETTINGS, every: int = 1000) -> Trainer:
+    folder = RunDir(root)
     folder.claim(resume=True)
     device = torch.device("cpu")
-    running = Running(checkpoint_every=every)
+    running = LoopOptions(checkpoint_every=every)
     return Trainer(store, encoder_of_store(store, None, device), settings, folder, Hardware(device), running)
 
 
@@ -50,7 +50,7 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
 def test_the_loss_of_a_batch_falls(store: stores.CueStore, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run")
     batch = next(iter(run.batches()))
-    losses = [run.advance(batch).total.item() for _ in range(40)]
+    losses = [run.optimizer_step(batch).total.item() for _ in range(40)]
     assert losses[-1] < 0.8 * losses[0]
 
 
@@ -86,30 +86,30 @@ def test_six_steps_are_three_and_resume_and_three_bitwise(store: stores.CueStore
 
 def test_frozen_means_frozen(store: stores.CueStore, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run")
-    before = {name: t.clone() for name, t in run.learner.encoder.state_dict().items()}
+    before = {name: t.clone() for name, t in run.train_step.encoder.state_dict().items()}
     run.run()
-    assert all(torch.equal(before[name], t) for name, t in run.learner.encoder.state_dict().items())
-    assert not any(p.requires_grad for p in run.learner.encoder.parameters())
-    assert not run.learner.encoder.training
-    optimised = {id(p) for group in run.optimiser.param_groups for p in group["params"]}
-    assert optimised == {id(p) for p in run.learner.decoder.parameters() if p.requires_grad}
-    assert not optimised & {id(p) for p in run.learner.encoder.parameters()}
+    assert all(torch.equal(before[name], t) for name, t in run.train_step.encoder.state_dict().items())
+    assert not any(p.requires_grad for p in run.train_step.encoder.parameters())
+    assert not run.train_step.encoder.training
+    optimised = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
+    assert optimised == {id(p) for p in run.train_step.decoder.parameters() if p.requires_grad}
+    assert not optimised & {id(p) for p in run.train_step.encoder.parameters()}
     names = set(checkpoint.read(run.folder.weights).decoder)
-    assert names == set(run.learner.decoder.state_dict())
+    assert names == set(run.train_step.decoder.state_dict())
 
 
 def test_a_batch_is_the_same_however_it_is_shared_out(store: stores.CueStore) -> None:
     settings = PairSettings(seed=5, batch_size=4, method=replace(SETTINGS.method, channels=3), encoder_width=192)
 
-    def boxes(share: Share, processes: int = 0) -> torch.Tensor:
+    def boxes(rank: Rank, processes: int = 0) -> torch.Tensor:
         loader = load_pairs(
-            str(store.path), settings, first_step=2, last_step=4, processes=processes, share=share, pin=False
+            str(store.path), settings, first_step=2, last_step=4, processes=processes, rank=rank, pin=False
         )
         return torch.stack([torch.cat((b.boxes.flatten(1), b.clips[:, None]), 1) for b in loader])
 
-    whole = boxes(Share())
-    assert torch.equal(torch.stack((boxes(Share(0, 2)), boxes(Share(1, 2))), dim=2).flatten(1, 2), whole)
-    assert torch.equal(boxes(Share(), processes=1), whole)
+    whole = boxes(Rank())
+    assert torch.equal(torch.stack((boxes(Rank(0, 2)), boxes(Rank(1, 2))), dim=2).flatten(1, 2), whole)
+    assert torch.equal(boxes(Rank(), processes=1), whole)
 
 
 def test_a_checkpoint_loads_as_a_model_for_any_size(store: stores.CueStore, tmp_path: Path) -> None:
@@ -172,26 +172,26 @@ def test_an_unreadable_checkpoint_is_passed_over(store: stores.CueStore, tmp_pat
 def test_what_is_no_number_stops_before_the_weights(store: stores.CueStore, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run")
     batch = next(iter(run.batches()))
-    before = {name: t.clone() for name, t in run.learner.decoder.state_dict().items()}
+    before = {name: t.clone() for name, t in run.train_step.decoder.state_dict().items()}
     depth = batch.cues["depth"].clone()
     depth[1, 0, 3, 4] = torch.nan
     name = store.clip_id(int(batch.clips[1]))
     with pytest.raises(LilaError, match=f"at step 0: the cues of {name} hold NaN"):
-        run.advance(replace(batch, cues={**batch.cues, "depth": depth}))
+        run.optimizer_step(replace(batch, cues={**batch.cues, "depth": depth}))
     with torch.no_grad():
-        run.learner.decoder.head.weight.mul_(torch.inf)
+        run.train_step.decoder.head.weight.mul_(torch.inf)
     with pytest.raises(LilaError, match=r"the loss is NaN for clip-\d, clip-\d"):
-        run.advance(batch)
-    run.learner.decoder.load_state_dict(before)
+        run.optimizer_step(batch)
+    run.train_step.decoder.load_state_dict(before)
     assert run.step == 0
 
 
 def test_an_output_folder_that_exists_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     with pytest.raises(LilaError, match="exists and is not empty"):
-        RunFolder(tmp_path).claim(resume=False)
+        RunDir(tmp_path).claim(resume=False)
     with pytest.raises(LilaError, match="found a file"):
-        RunFolder(tmp_path / "file").claim(resume=True)
+        RunDir(tmp_path / "file").claim(resume=True)
 
 
 def test_weights_of_something_else_are_refused(store: stores.CueStore, tmp_path: Path) -> None:
@@ -223,4 +223,4 @@ def test_settings_that_no_run_can_have_are_refused(change: dict[str, float]) -> 
 
 
 def test_settings_survive_json() -> None:
-    assert TrainSettings.from_dict(json.loads(json.dumps(SETTINGS.to_dict()))) == SETTINGS
+    assert TrainConfig.from_dict(json.loads(json.dumps(SETTINGS.to_dict()))) == SETTINGS

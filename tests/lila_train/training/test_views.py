@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lila_train.training.config import Method
+from lila_train.training.config import ObjectiveConfig
 from lila_train.training.crops import cut_views
 from lila_train.training.data import PairBatch
 from lila_train.training.objective import InContext
 
 SIZE = 48
-METHOD = Method(view_size=SIZE)
+METHOD = ObjectiveConfig(view_size=SIZE)
 WHOLE = (0, 0, SIZE, 0)
 MIRRORED = (0, 0, SIZE, 1)
 

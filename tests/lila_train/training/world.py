@@ -27,8 +27,8 @@ def clip_cues(seed: int, gap: int = 1) -> stores.ClipCues:
     depth = rgb.reshape(g.frames, 32, 2, 32, 2, 3).mean((2, 4, 5)).astype(np.float32) + 10
     flow = np.zeros((g.pairs, 2, *g.cue), np.float32)
     flow[:, 0] = np.array([1, 1, 1, 3], np.float32)[:, None, None]
-    colour = rgb.reshape(g.frames, 16, 4, 16, 4, 3).mean((2, 4)).transpose(0, 3, 1, 2).astype(np.float32) / 128 - 1
-    features = np.concatenate((colour, 1 - np.abs(colour)), axis=1)
+    color = rgb.reshape(g.frames, 16, 4, 16, 4, 3).mean((2, 4)).transpose(0, 3, 1, 2).astype(np.float32) / 128 - 1
+    features = np.concatenate((color, 1 - np.abs(color)), axis=1)
     return stores.ClipCues(
         rgb=rgb,
         depth=depth,
@@ -50,7 +50,7 @@ def build(path: Path, clips: int = 5, gap: int = 1) -> stores.CueStore:
     provenance = {"networks": {"encoder": encoder().source.to_dict()}}
     store = stores.create(path, stores.StoreSpec(GEOMETRY), names, {"world": 1}, provenance)
     for task in range(store.n_tasks):
-        with store.claim(task) as writer:
+        with store.lock_task(task) as writer:
             assert writer is not None
             for clip in writer.pending():
                 writer.complete(clip, clip_cues(clip, gap))

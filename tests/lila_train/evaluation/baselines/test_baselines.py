@@ -18,7 +18,7 @@ from lila_cues.networks import load_encoder
 from lila_train.cli import app
 from lila_train.evaluation.baselines import upsamplers
 from lila_train.evaluation.baselines.catalog import BASELINES
-from lila_train.evaluation.baselines.upsamplers import Asked, Baseline, Code, Upsampler, imported, normalised
+from lila_train.evaluation.baselines.upsamplers import Baseline, BaselineOptions, Code, Upsampler, imported, normalized
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.models import PixelModel, feature_map
 from lila_train.report.tables import tables
@@ -59,7 +59,7 @@ def stand_in(**changes) -> Upsampler:
         "encoder": "tiny",
         "weights": "https://nowhere.invalid/x.pth",
         "build": build,
-        "call": lambda network, encoder, images: network(encoder.grid(images), normalised(images)),
+        "call": lambda network, encoder, images: network(encoder.grid(images), normalized(images)),
     }
     return Upsampler(**(row | changes))
 
@@ -70,7 +70,7 @@ def image() -> torch.Tensor:
 
 
 def test_a_clone_becomes_a_pixel_model_on_our_encoder(tmp_path: Path, image: torch.Tensor):
-    asked = Asked(repository=clone_of(tmp_path / "clone"), weights="random:1")
+    asked = BaselineOptions(repository=clone_of(tmp_path / "clone"), weights="random:1")
     model = stand_in().load(asked, CPU)
     assert isinstance(model, PixelModel)
     grid = model.encoder_grid(image)
@@ -86,7 +86,7 @@ def test_weights_are_taken_from_their_prefix_and_must_all_be_there(tmp_path: Pat
     root = clone_of(tmp_path / "clone")
     trained = {"jafar": {"mix.weight": torch.ones(5, 96, 1, 1), "mix.bias": torch.zeros(5)}, "optimiser": {"step": 3}}
     torch.save(trained, tmp_path / "weights.pth")
-    asked = Asked(repository=root, weights=tmp_path / "weights.pth")
+    asked = BaselineOptions(repository=root, weights=tmp_path / "weights.pth")
     model = stand_in(prefixes={"jafar.": ""}).load(asked, CPU)
     assert model.network.mix.weight.unique().tolist() == [1]
     with pytest.raises(LilaError, match=r"2 missing \(mix\.weight, mix\.bias\).*--baseline-weights"):
@@ -114,12 +114,12 @@ def test_two_clones_with_equal_names_do_not_meet(tmp_path: Path):
 def test_a_missing_package_of_a_clone_is_named(tmp_path: Path):
     root = clone_of(tmp_path / "clone", "import no_such_package_at_all")
     with pytest.raises(LilaError, match=r"not installed or does not work here \(No module named 'no_such_package"):
-        stand_in().load(Asked(repository=root, weights="random"), CPU)
+        stand_in().load(BaselineOptions(repository=root, weights="random"), CPU)
 
 
 def test_a_folder_that_is_no_clone_is_refused(tmp_path: Path):
     with pytest.raises(LilaError, match=r"a clone of nobody/nothing, with src/net\.py in it, found none at .*empty"):
-        stand_in().load(Asked(repository=tmp_path / "empty", weights="random"), CPU)
+        stand_in().load(BaselineOptions(repository=tmp_path / "empty", weights="random"), CPU)
 
 
 def test_code_is_fetched_once_at_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -155,14 +155,14 @@ def test_code_and_weights_that_cannot_be_had_are_named(tmp_path: Path, monkeypat
 
 
 def test_the_identity_names_code_weights_and_encoder(tmp_path: Path):
-    fetched = stand_in().identity(Asked())
+    fetched = stand_in().identity(BaselineOptions())
     assert fetched["revision"] == "0" * 40
     assert fetched["baseline_weights"] == "https://nowhere.invalid/x.pth"
     assert fetched["encoder"] == "tiny"
-    local = stand_in().identity(Asked(repository=tmp_path, weights="random:4", encoder_weights="random:5"))
+    local = stand_in().identity(BaselineOptions(repository=tmp_path, weights="random:4", encoder_weights="random:5"))
     assert (local["baseline_weights"], local["encoder_weights"]) == ("random:4", "random:5")
     with pytest.raises(LilaError, match=r"the baseline's weights at .*none\.pth, found none"):
-        stand_in().identity(Asked(weights=tmp_path / "none.pth"))
+        stand_in().identity(BaselineOptions(weights=tmp_path / "none.pth"))
 
 
 def test_the_catalog_is_complete_and_names_revisions():
@@ -228,7 +228,7 @@ def test_the_real_code_gives_a_map_of_the_pixels(name: str):
     folder = Path(os.environ.get("LILA_CLONES", "clones")) / CLONES[name]
     if not folder.is_dir():
         pytest.skip(f"no clone of {BASELINES[name].code.repository} at {folder}; set LILA_CLONES to a folder of clones")
-    asked = Asked("vit_small_patch14_dinov2", "random:1", folder, "random:2")
+    asked = BaselineOptions("vit_small_patch14_dinov2", "random:1", folder, "random:2")
     model = BASELINES[name].load(asked, CPU)
     found = feature_map(model, name)(torch.rand(1, 3, 140, 154))
     assert found.shape == (1, 128 if name == "flowfeat" else 384, 140, 154)

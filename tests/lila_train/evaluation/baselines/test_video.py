@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import VideoMAEConfig, VideoMAEModel, VJEPA2Config, VJEPA2Model
 
-from lila_train.evaluation.baselines.upsamplers import normalised
+from lila_train.evaluation.baselines.upsamplers import normalized
 from lila_train.evaluation.model_spec import ModelSpec
 from stores.errors import LilaError
 
@@ -54,7 +54,7 @@ def image(height: int, width: int) -> torch.Tensor:
 @pytest.mark.parametrize(("name", "network"), [("vjepa2", VJEPA2Model), ("videomae", VideoMAEModel)])
 def test_at_its_own_size_the_grid_is_that_of_the_network(name, network, folders):
     model = ModelSpec(baseline=name, baseline_weights=folders[name]).load(CPU)
-    frames = normalised(image(32, 32))
+    frames = normalized(image(32, 32))
     reference = network.from_pretrained(folders[name]).eval()
     with torch.no_grad():
         if name == "vjepa2":
@@ -75,9 +75,9 @@ def test_any_size_gives_four_taps_and_places_matter(name, folders):
     assert len(taps) == 4
     assert {tap.shape[2:] for tap in taps} == {(3, 7)}
     torch.testing.assert_close(taps[-1], model.encoder_grid(image(24, 56)))
-    grey = model.encoder_grid(torch.full((1, 3, 24, 56), 0.5))
+    gray = model.encoder_grid(torch.full((1, 3, 24, 56), 0.5))
     if name == "videomae":  # absolute positions; those of V-JEPA 2 are relative, a grey frame has none to relate
-        assert grey.std(dim=(2, 3)).max() > 1e-3
+        assert gray.std(dim=(2, 3)).max() > 1e-3
     assert model.describe()["patch_size"] == 8
 
 

@@ -16,7 +16,7 @@ from lila_train.evaluation.davis.linear_probe import LpSettings
 from lila_train.evaluation.protocols import Options
 from lila_train.model.resize import as_input
 from tests.lila_train.evaluation.test_harness import CPU, StandIn
-from tests.lila_train.evaluation.worlds import COLOURS, ColourModel, moving_squares, write_davis
+from tests.lila_train.evaluation.worlds import COLORS, ColorModel, moving_squares, write_davis
 
 
 def example(seed: int = 0, size: tuple[int, int] = (48, 64), channels: tuple[int, int] = (12, 6)):
@@ -45,12 +45,12 @@ def plain_loop(problem: Problem, start: torch.Tensor, adamw: AdamW) -> tuple[flo
             at += parameter.numel()
         convolutions.append(convolution)
     parameters = [parameter for convolution in convolutions for parameter in convolution.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=adamw.lr, weight_decay=adamw.weight_decay)
+    optimizer = torch.optim.AdamW(parameters, lr=adamw.lr, weight_decay=adamw.weight_decay)
     labels = problem.target.argmax(dim=0)[None]
     for _ in range(adamw.iterations):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss_of(convolutions, problem, labels).backward()
-        optimiser.step()
+        optimizer.step()
     return loss_of(convolutions, problem, labels).item(), convolutions
 
 
@@ -113,9 +113,9 @@ def test_first_weights_depend_on_seed_and_sequence_alone():
 
 def test_colours_are_told_apart_in_every_later_frame():
     truth = moving_squares(4)
-    video = Video("squares", (COLOURS[labels] for labels in truth), truth[0])
+    video = Video("squares", (COLORS[labels] for labels in truth), truth[0])
     settings = LpSettings(lr=0.05, iterations=300)
-    maps_of = lambda frame: [ColourModel().pixel_map(as_input(frame, (48, 64), CPU))[0]]  # noqa: E731
+    maps_of = lambda frame: [ColorModel().pixel_map(as_input(frame, (48, 64), CPU))[0]]  # noqa: E731
     predicted = list(linear_probe.segment(video, maps_of, settings))
     assert len(predicted) == 3
     for labels, expected in zip(predicted, truth[1:], strict=True):

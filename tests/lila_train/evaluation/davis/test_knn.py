@@ -11,7 +11,7 @@ import torch
 from lila_train.evaluation.davis import knn
 from lila_train.evaluation.davis.knn import DINO, LILA, KnnSettings, Sizes
 from lila_train.model.propagation import Budget
-from tests.lila_train.evaluation.worlds import COLOURS, HEIGHT, WIDTH, ColourModel, moving_squares
+from tests.lila_train.evaluation.worlds import COLORS, HEIGHT, WIDTH, ColorModel, moving_squares
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,10 @@ def test_published_settings():
 @pytest.mark.parametrize("protocol", [LILA, DINO], ids=lambda protocol: protocol.name)
 def test_labels_follow_what_moves(protocol, head):
     truth = moving_squares(6)
-    model = ColourModel()
+    model = ColorModel()
     sizes = knn.sizes_of((HEIGHT, WIDTH), model.patch_size, KnnSettings(short_side_px=48, grid_short_side=24))
     cells_of = partial(knn.unit_cells, features=getattr(model, head), sizes=sizes, device=model.device)
-    predicted = list(knn.follow((COLOURS[labels] for labels in truth), truth[0], cells_of, protocol, sizes, Budget()))
+    predicted = list(knn.follow((COLORS[labels] for labels in truth), truth[0], cells_of, protocol, sizes, Budget()))
     assert len(predicted) == 5
     for labels, expected in zip(predicted, truth[1:], strict=True):
         assert labels.shape == (HEIGHT, WIDTH)
@@ -61,7 +61,7 @@ def test_labels_follow_what_moves(protocol, head):
 
 def test_features_of_a_cell_have_unit_length_and_the_grid_s_size():
     sizes = Sizes((48, 64), (24, 32), (6, 8))
-    cells = knn.unit_cells(COLOURS[moving_squares(1)[0]], ColourModel().pixel_map, sizes, torch.device("cpu"))
+    cells = knn.unit_cells(COLORS[moving_squares(1)[0]], ColorModel().pixel_map, sizes, torch.device("cpu"))
     assert cells.shape == (3, 6, 8)
     torch.testing.assert_close(cells.norm(dim=0), torch.ones(6, 8))
 

@@ -74,11 +74,11 @@ def test_a_view_is_a_function_of_its_position():
 
 
 def test_jitter_changes_colours_and_stays_in_range():
-    grey = Example(torch.full((3, 20, 20), 128, dtype=torch.uint8), torch.zeros(1, 20, 20))
+    gray = Example(torch.full((3, 20, 20), 128, dtype=torch.uint8), torch.zeros(1, 20, 20))
     means = []
     for place in range(20):
         view = TrainView(20, jitter=(0.3, 0.0, 0.0))
-        image, _ = view.taken(grey, data.same_pixels_mirrored, data.generator(0, 0, place))
+        image, _ = view.taken(gray, data.same_pixels_mirrored, data.generator(0, 0, place))
         assert 0 <= image.min() <= image.max() <= 1
         means.append(image.mean().item() * 255 / 128)
     assert 0.69 < min(means) < 0.9

@@ -67,9 +67,9 @@ def test_a_training_view_is_the_centre_zoomed_and_coloured_now_and_then():
     zooms = [CentreView(20, coloured=0.0).taken(example, torch.flip, generator(0, n))[1] for n in range(40)]
     assert 10 < sum(not torch.equal(zoom, target) for zoom in zooms) < 32
     assert all(zoom.min() >= target.min() and zoom.max() <= target.max() for zoom in zooms)
-    colours = [CentreView(20, zoomed=0.0).taken(example, torch.flip, generator(0, n)) for n in range(40)]
-    assert all(torch.equal(found, target) for _, found in colours)
-    assert 25 < sum(not torch.equal(found, taken) for found, _ in colours) < 39
+    colors = [CentreView(20, zoomed=0.0).taken(example, torch.flip, generator(0, n)) for n in range(40)]
+    assert all(torch.equal(found, target) for _, found in colors)
+    assert 25 < sum(not torch.equal(found, taken) for found, _ in colors) < 39
 
 
 def test_real_frames_end_to_end(shared: Path, tmp_path: Path):

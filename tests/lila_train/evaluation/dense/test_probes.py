@@ -23,7 +23,7 @@ from lila_train.evaluation.dense.probes import (
 from lila_train.evaluation.dense.segmentation import cross_entropy
 from lila_train.evaluation.dense.training import SCHEDULES, ProbeRecipe, Training, train
 from stores.errors import LilaError
-from tests.lila_train.evaluation.worlds import COLOURS, ColourModel, moving_squares
+from tests.lila_train.evaluation.worlds import COLORS, ColorModel, moving_squares
 
 ALL = (NormalsProbe, AttentionProbe, LinearProbe, NormedLinearProbe)
 
@@ -95,16 +95,16 @@ def test_the_attention_probe_is_a_dot_product_with_what_its_queries_gather():
 
 
 def test_sides_that_are_no_multiple_of_the_patch_are_resized():
-    found = features_of(ColourModel(), "lila", torch.rand(1, 3, 30, 41))
+    found = features_of(ColorModel(), "lila", torch.rand(1, 3, 30, 41))
     assert found.size == (30, 41)
     assert found.grid.shape == (1, 3, 8, 10)
     assert found.pixels.shape == (1, 3, 32, 40)
-    assert features_of(ColourModel(), "encoder", torch.rand(1, 3, 8, 8)).pixels is None
+    assert features_of(ColorModel(), "encoder", torch.rand(1, 3, 8, 8)).pixels is None
 
 
 def read_squares(files: tuple[Path, ...]) -> Example:
     labels = moving_squares(6)[int(files[0].name)]
-    return Example(torch.from_numpy(COLOURS[labels]).movedim(-1, 0), torch.from_numpy(labels)[None])
+    return Example(torch.from_numpy(COLORS[labels]).movedim(-1, 0), torch.from_numpy(labels)[None])
 
 
 def training(recipe: ProbeRecipe, count: int = 5) -> Training:
@@ -122,7 +122,7 @@ def trained(recipe: ProbeRecipe, checkpoint: Path, fingerprint: str = "f", stop_
         if stop_after == len(steps):
             raise KeyboardInterrupt
 
-    train(probe, ColourModel(), "lila", training(recipe), checkpoint, fingerprint, advance)
+    train(probe, ColorModel(), "lila", training(recipe), checkpoint, fingerprint, advance)
     return probe, len(steps)
 
 
@@ -169,7 +169,7 @@ def test_the_cosine_goes_from_one_to_nothing_over_the_whole_run():
 def test_training_makes_the_loss_fall(tmp_path: Path):
     example = read_squares((Path("2"),))
     images, target = example.image[None].float() / 255, example.target[None]
-    seen = features_of(ColourModel(), "lila", images)
+    seen = features_of(ColorModel(), "lila", images)
     before = cross_entropy(seeded(LinearProbe, (3, 3), 3, seed=0)(seen), target).item()
     probe, _ = trained(replace(RECIPE, epochs=30), tmp_path / "probe.pt")
     assert cross_entropy(probe(seen), target).item() < 0.5 * before

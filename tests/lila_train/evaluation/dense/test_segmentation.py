@@ -17,7 +17,7 @@ from lila_train.evaluation import harness, protocols
 from lila_train.evaluation.dense import segmentation
 from lila_train.evaluation.dense.metrics import IGNORED
 from lila_train.evaluation.dense.segmentation import ADE_150_LABELS, ADE_151_LABELS
-from lila_train.evaluation.dense.task import DenseTask, slid, window_starts
+from lila_train.evaluation.dense.task import DenseTask, sliding_window, window_starts
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.protocols import Options
 from stores.errors import LilaError
@@ -137,7 +137,7 @@ def test_windows_cover_the_image(length, expected):
 
 def test_sliding_averages_what_overlaps():
     images = torch.arange(10.0).view(1, 1, 1, 10).expand(1, 3, 4, 10)
-    found = slid(lambda part: part[:, :1] - part[:, :1].mean(), images, window=6, stride=4)
+    found = sliding_window(lambda part: part[:, :1] - part[:, :1].mean(), images, window=6, stride=4)
     values = np.arange(10.0)
     first, second = values - 2.5, values - 6.5
     expected = np.where(values < 4, first, np.where(values > 5, second, (first + second) / 2))
@@ -226,6 +226,6 @@ def test_published_settings():
     )
     ade = segmentation.ADE_150.recipe
     assert (lila.epochs, lila.batch, lila.lr, lila.weight_decay) == (30, 64, 3e-4, 0.01)
-    assert (featup.optimiser, featup.lr, featup.epochs) == ("adam", 5e-3, 200)
+    assert (featup.optimizer, featup.lr, featup.epochs) == ("adam", 5e-3, 200)
     assert (jafar.batch, jafar.epochs, jafar.lr, jafar.weight_decay, jafar.schedule) == (2, 20, 5e-4, 1e-5, "cosine")
     assert (ade.iterations, ade.batch, ade.lr, segmentation.ADE_150.slide) == (40_000, 16, 1e-3, (512, 341))

@@ -20,7 +20,7 @@ from lila_train.evaluation.text.clip import ClassTexts, ClipImages
 from lila_train.evaluation.text.proxyclip import OpenVocabulary, ProxySettings, proxy_attention
 from tests.lila_train.evaluation.small_clip import write_image_encoder
 from tests.lila_train.evaluation.small_models import write_checkpoint
-from tests.lila_train.evaluation.worlds import ColourModel
+from tests.lila_train.evaluation.worlds import ColorModel
 
 CPU = torch.device("cpu")
 
@@ -74,7 +74,7 @@ def test_each_place_has_the_class_whose_text_its_colour_is(head: str):
     shape = ProxySettings(short_side=48, window=48, stride=16)
     task = OpenVocabulary(DenseData(Path(), [], [], lambda files: None, {}), ClassTexts([], [], ""), "", shape)
     texts = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
-    logits = task.logits(ColourModel(), head, ColourClip(None), texts, image)[0]
+    logits = task.logits(ColorModel(), head, ColourClip(None), texts, image)[0]
     assert logits.shape == (3, 48, 80)
     found = logits.argmax(dim=0)
     assert (found[:, :34] == 2).all()
