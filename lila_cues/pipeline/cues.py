@@ -139,7 +139,7 @@ class CueExtractor:
     def _compute(self, frames: ClipFrames) -> ClipPredictions:
         images = _images(frames.small, self.device)
         seen = images if frames.seen is frames.small else _images(frames.seen, self.device)
-        channels = sampling.channels(
+        channels = sampling.select_channels(
             self.recipe.seed, frames.clip_id, self.networks.encoder.width, self.recipe.geometry.channels
         )
         with self.seconds.device("encoder"):

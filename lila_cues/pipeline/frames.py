@@ -16,7 +16,7 @@ from jaxtyping import Float32
 
 from lila_cues.config import BuildRecipe
 from lila_cues.datasets.base import Source
-from lila_cues.sampling import FrameChoice, choose_frames
+from lila_cues.sampling import FrameSelection, select_frames
 from lila_cues.video.decoders import FrameReader
 from stores.errors import LilaError
 
@@ -114,7 +114,7 @@ class ClipFrames:
     """The kept frames of one clip."""
 
     clip_id: str
-    choice: FrameChoice
+    choice: FrameSelection
     times: np.ndarray  # float64 F, s
     rgb: np.ndarray  # uint8 F y x 3, base crop
     small: np.ndarray  # uint8 F y x 3, the base crop on the cue grid
@@ -126,7 +126,7 @@ def load_clip(source: Source, clip_id: str, recipe: BuildRecipe, depth: DepthFil
     """Decode, crop and resize what is kept of a clip; a `LilaError` with the reason where that cannot be done."""
     geometry = recipe.geometry
     with source.open(clip_id) as reader:
-        choice = choose_frames(recipe.seed, clip_id, len(reader), geometry.frames, geometry.pairs, recipe.max_gap)
+        choice = select_frames(recipe.seed, clip_id, len(reader), geometry.frames, geometry.pairs, recipe.max_gap)
         size, rgb = _read_base(reader, choice.frame_index, geometry.base)
         names = [reader.frame_name(int(index)) for index in choice.frame_index]
         times = reader.times[choice.frame_index]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lila_cues.sampling import Draw, FrameChoice, anchors_and_gaps, channels, choose_frames, generator
+from lila_cues.sampling import FrameSelection, Stream, anchors_and_gaps, rng, select_channels, select_frames
 from stores.errors import LilaError
 
 SEEDS = st.integers(0, 2**63)
@@ -25,7 +25,7 @@ def geometries(draw: st.DrawFn) -> tuple[int, int]:
 @given(SEEDS, CLIPS, st.integers(2, 400), geometries(), st.integers(1, 8))
 def test_pairs_are_pairs_of_the_kept_frames(seed: int, clip: str, length: int, size: tuple[int, int], top: int) -> None:
     frames, pairs = size
-    choice = choose_frames(seed, clip, length, frames, pairs, top)
+    choice = select_frames(seed, clip, length, frames, pairs, top)
     assert choice.frame_index.shape == (frames,)
     assert choice.pair_frames.shape == (pairs, 2)
     assert np.all(np.diff(choice.frame_index) >= 0)
@@ -40,7 +40,7 @@ def test_pairs_are_pairs_of_the_kept_frames(seed: int, clip: str, length: int, s
 
 @given(SEEDS, CLIPS, st.integers(2, 400), geometries(), st.integers(1, 8))
 def test_every_gap_occurs_equally_often(seed: int, clip: str, length: int, size: tuple[int, int], top: int) -> None:
-    counts = Counter(choose_frames(seed, clip, length, *size, top).pair_gap.tolist())
+    counts = Counter(select_frames(seed, clip, length, *size, top).pair_gap.tolist())
     dealt = [counts[gap] for gap in range(1, min(top, length - 1) + 1)]
     assert max(dealt) - min(dealt) <= 1
 
@@ -53,7 +53,7 @@ def test_a_long_clip_is_covered_and_no_frame_kept_twice(
     if gaps > top:
         return
     length = anchors * (top + 2) + more
-    choice = choose_frames(seed, clip, length, *size, top)
+    choice = select_frames(seed, clip, length, *size, top)
     assert len(set(choice.frame_index.tolist())) == size[0]
     parts = np.linspace(0, length, anchors + 1)
     held, _ = np.histogram(choice.frame_index, parts)
@@ -61,20 +61,20 @@ def test_a_long_clip_is_covered_and_no_frame_kept_twice(
 
 
 def test_the_choice_depends_on_the_seed_and_the_clip_alone() -> None:
-    def same(one: FrameChoice, other: FrameChoice) -> bool:
+    def same(one: FrameSelection, other: FrameSelection) -> bool:
         return np.array_equal(one.frame_index, other.frame_index) and np.array_equal(one.pair_frames, other.pair_frames)
 
-    first = choose_frames(0, "a.mp4", 300, 16, 12)
-    choose_frames(5, "z.mp4", 300, 16, 12)
-    assert same(first, choose_frames(0, "a.mp4", 300, 16, 12))
-    assert not same(first, choose_frames(1, "a.mp4", 300, 16, 12))
-    assert not same(first, choose_frames(0, "b.mp4", 300, 16, 12))
+    first = select_frames(0, "a.mp4", 300, 16, 12)
+    select_frames(5, "z.mp4", 300, 16, 12)
+    assert same(first, select_frames(0, "a.mp4", 300, 16, 12))
+    assert not same(first, select_frames(1, "a.mp4", 300, 16, 12))
+    assert not same(first, select_frames(0, "b.mp4", 300, 16, 12))
 
 
 @settings(max_examples=5)
 @given(SEEDS)
 def test_over_many_clips_gaps_and_positions_are_uniform(seed: int) -> None:
-    choices = [choose_frames(seed, str(clip), 301, 16, 12) for clip in range(300)]
+    choices = [select_frames(seed, str(clip), 301, 16, 12) for clip in range(300)]
     gaps = np.bincount(np.concatenate([choice.pair_gap for choice in choices]), minlength=6)[1:]
     assert np.all(np.abs(gaps / gaps.sum() - 0.2) < 0.02)
     thirds, _ = np.histogram(np.concatenate([choice.frame_index for choice in choices]), [0, 100, 200, 301])
@@ -84,8 +84,8 @@ def test_over_many_clips_gaps_and_positions_are_uniform(seed: int) -> None:
 def test_one_frame_cannot_make_a_pair() -> None:
     for length in (0, 1):
         with pytest.raises(LilaError, match=rf"expected a clip of two frames or more, found {length} in a\.mp4"):
-            choose_frames(0, "a.mp4", length, 16, 12)
-    choice = choose_frames(0, "a.mp4", 2, 4, 3)
+            select_frames(0, "a.mp4", length, 16, 12)
+    choice = select_frames(0, "a.mp4", 2, 4, 3)
     assert choice.frame_index.tolist() == [0, 1, 1, 1]
     assert choice.pair_gap.tolist() == [1, 1, 1]
 
@@ -97,14 +97,14 @@ def test_frames_and_pairs_must_fit_together(frames: int, pairs: int) -> None:
 
 
 def test_what_is_drawn_for_one_purpose_says_nothing_of_another() -> None:
-    draws = {purpose: generator(7, "a.mp4", purpose).random(8).tolist() for purpose in Draw}
-    assert draws[Draw.FRAMES] == generator(7, "a.mp4", Draw.FRAMES).random(8).tolist()
-    assert not set(draws[Draw.FRAMES]) & set(draws[Draw.CHANNELS])
+    draws = {purpose: rng(7, "a.mp4", purpose).random(8).tolist() for purpose in Stream}
+    assert draws[Stream.FRAMES] == rng(7, "a.mp4", Stream.FRAMES).random(8).tolist()
+    assert not set(draws[Stream.FRAMES]) & set(draws[Stream.CHANNELS])
 
 
 @given(SEEDS, CLIPS, st.integers(1, 400), st.integers(1, 64))
 def test_channels_are_a_subset(seed: int, clip: str, width: int, kept: int) -> None:
-    drawn = channels(seed, clip, width, min(kept, width))
+    drawn = select_channels(seed, clip, width, min(kept, width))
     assert len(set(drawn.tolist())) == min(kept, width)
     assert np.all(np.diff(drawn) > 0)
     assert drawn.min() >= 0
@@ -112,9 +112,9 @@ def test_channels_are_a_subset(seed: int, clip: str, width: int, kept: int) -> N
 
 
 def test_channels_are_drawn_anew_for_every_clip_and_evenly() -> None:
-    drawn = np.concatenate([channels(0, str(clip), 40, 10) for clip in range(800)])
+    drawn = np.concatenate([select_channels(0, str(clip), 40, 10) for clip in range(800)])
     counts = np.bincount(drawn, minlength=40)
     assert counts.min() > 150
     assert counts.max() < 250
-    assert not np.array_equal(channels(0, "a", 40, 10), channels(0, "b", 40, 10))
-    assert not np.array_equal(channels(0, "a", 40, 10), channels(1, "a", 40, 10))
+    assert not np.array_equal(select_channels(0, "a", 40, 10), select_channels(0, "b", 40, 10))
+    assert not np.array_equal(select_channels(0, "a", 40, 10), select_channels(1, "a", 40, 10))

@@ -18,7 +18,7 @@ from lila_cues.pamr import Stage, refine
 from lila_cues.pipeline import build
 from lila_cues.pipeline.frames import WHOLE, base_box, cut
 from lila_cues.pipeline.task import Worker, build_task, reason
-from lila_cues.sampling import channels, choose_frames
+from lila_cues.sampling import select_channels, select_frames
 from stores.errors import LilaError
 from tests.lila_cues import barcodes, small_networks
 from tests.lila_cues.barcodes import Clip
@@ -54,7 +54,7 @@ def test_every_cue_is_that_of_its_frame(built: stores.CueStore, videos: Path) ->
     geometry = small_networks.GEOMETRY
     for clip in built.complete_clips().tolist():
         name = built.clip_id(clip)
-        choice = choose_frames(0, name, 20 + clip, geometry.frames, geometry.pairs, 3)
+        choice = select_frames(0, name, 20 + clip, geometry.frames, geometry.pairs, 3)
         rgb = built.read("rgb", clip)
         assert np.array_equal(built.read("frame_index", clip), choice.frame_index)
         assert np.array_equal(built.read("pair_frames", clip), choice.pair_frames)
@@ -76,7 +76,7 @@ def test_every_cue_is_that_of_its_frame(built: stores.CueStore, videos: Path) ->
 def test_features_are_the_clips_channels_raw_and_refined(built: stores.CueStore) -> None:
     for clip in built.complete_clips().tolist():
         kept = built.read("feature_channels", clip)
-        assert np.array_equal(kept, channels(0, built.clip_id(clip), 24, 5))
+        assert np.array_equal(kept, select_channels(0, built.clip_id(clip), 24, 5))
         rgb = built.read("rgb", clip)
         small = np.stack([cut(frame, WHOLE, (32, 32)) for frame in rgb]) / 255
         patches = small.reshape(6, 4, 8, 4, 8, 3).mean((2, 4))
