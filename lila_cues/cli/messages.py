@@ -17,9 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lila_cues import console
-from lila_cues.viz.inspection import stored_bytes, summary
-from stores.backends import LocalFiles
-from stores.ledger import COMPLETE, FAILED, STATUS_NAMES
+from stores.ledger import COMPLETE, FAILED
 from stores.plan import Plan, readable
 from stores.store import CueStore
 
@@ -140,25 +138,6 @@ def notes(store: CueStore, only_failed: bool = False) -> Iterator[str]:
 
 
 _CLIPS_AT_WORK = 18  # decoded ahead of the networks or compressed behind them, on many cores; fewer on few
-_READ_RECORDS = 500  # at most, to tell the bytes per clip
-
-
-def status_lines(store: CueStore, failures: int) -> Iterator[str]:
-    """Clips, bytes, who is at work, what failed and why, and what to do next."""
-    statuses = store.statuses()
-    yield f"[bold]{escape(store.path)}[/]"
-    yield f"  {summary(store)}, {store.n_tasks:,} tasks of {store.spec.shard_clips} clips"
-    names = store.ledger.names()
-    if names:
-        sizes = stored_bytes(store, sorted(names)[:: max(1, len(names) // _READ_RECORDS)])
-        per_clip, complete = sum(sizes.values()), len(store.complete_clips())
-        yield f"  {readable(round(per_clip * complete))}, {readable(round(per_clip))} per clip"
-    yield from _at_work(store)
-    yield from _failures(store, failures)
-    if (statuses == 0).any():
-        yield "  next: the same `lila-cues build` goes on with the absent clips"
-    elif (statuses == FAILED).any():
-        yield "  next: `lila-cues build … --only-failed` tries the failed clips again"
 
 
 def plan_lines(wanted: Plan, rate: float, free: int) -> Iterator[str]:
@@ -175,27 +154,3 @@ def plan_lines(wanted: Plan, rate: float, free: int) -> Iterator[str]:
     yield f"free disk    {readable(free)}"
     hours = f"{wanted.gpu_hours:.3g}" if wanted.gpu_hours >= 0.001 else "under 0.001"
     yield f"GPU hours    {hours} at {rate:g} frames/s on one device (--rate)"
-
-
-def _at_work(store: CueStore) -> Iterator[str]:
-    if not isinstance(store.files, LocalFiles):
-        return
-    for holder, tasks in active_workers(store).items():
-        yield f"  at work: {escape(holder)} on {tasks} task{'s' * (tasks != 1)}"
-
-
-def _failures(store: CueStore, count: int) -> Iterator[str]:
-    reasons: Counter[str] = Counter()
-    examples: dict[str, str] = {}
-    for task in store.pending_tasks(only_failed=True):
-        record = store.ledger.latest(task)
-        for clip, each in zip(store.task_clips(task), record.clips if record else (), strict=False):
-            if each.status == FAILED:
-                name = store.clip_id(clip)
-                reason = (each.reason or STATUS_NAMES[FAILED]).replace(name, "…")
-                reasons[reason] += 1
-                examples.setdefault(reason, name)
-    for reason, clips in reasons.most_common(count):
-        yield f"  [red]failed[/] {clips:,} × {escape(reason)} (first: {escape(examples[reason])})"
-    if len(reasons) > count:
-        yield f"  … and {len(reasons) - count} other reasons (--failures N shows more)"

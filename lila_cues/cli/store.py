@@ -1,269 +1,181 @@
-"""`lila-cues inspect`: the arrays of a store, statistics of its cues, and a contact sheet.
-
-`lila-cues status`, `verify`, `repair`, `merge`: what is in a store, whether it is whole, and making it so.
-
-The work of `lila-cues verify` and `repair`: many tasks looked at side by side, and what is said of them.
-"""
+"""`lila-cues status`, `verify`, `repair`, `merge` and `inspect`: commands on an existing store."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import numpy as np
 import typer
+from rich.markup import escape
 
 import stores
 from lila_cues import console
-from lila_cues.console import out
+from lila_cues.cli.messages import active_workers
+from stores.backends import LocalFiles
 from stores.errors import StoreError
+from stores.ledger import ABSENT, FAILED, STATUS_NAMES
+from stores.merge import merge as merge_stores
+from stores.plan import readable
 from stores.repair import repair_documents, repair_task, restore_header, sweep
 from stores.store import CueStore
 from stores.verify import Finding, Thoroughness, check_documents, check_recomputed, check_task, sample
 
-if TYPE_CHECKING:
-    from lila_cues.viz.inspection import Inspection, Table
+NOTE = "note"
+"""Kind of a finding that is no damage."""
+SHOWN_FINDINGS = 20
+SAMPLED_RECORDS = 500
+"""Task records that `status` reads at most to estimate the bytes per clip."""
+
+Store = Annotated[str, typer.Argument(metavar="STORE", help="Store directory, or its s3://, gs:// or https:// URL.")]
+LocalStore = Annotated[Path, typer.Argument(metavar="STORE", help="Store directory.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Number of threads. Default: the number of cores.")]
 
 
-Store = Annotated[str, typer.Argument(metavar="STORE", help="A store's folder, or its s3://, gs:// or https:// URL.")]
-Folder = Annotated[Path, typer.Argument(metavar="STORE", help="A store's folder.")]
-Failures = Annotated[int, typer.Option(min=0, help="How many kinds of failures to list.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Only documents, ledger and the indices of shards.")]
-Deep = Annotated[
-    int, typer.Option(min=0, help="Compute this many clips again with the recorded networks, and compare.")
-]
-DeepSeed = Annotated[int, typer.Option(min=0, help="Draws the clips of --deep.")]
-MovedRoot = Annotated[Path | None, typer.Option(help="Where the videos lie now, if they have moved; for --deep.")]
-DeepDevice = Annotated[str | None, typer.Option(help="cpu, cuda …; as recorded if not given; for --deep.")]
-Report = Annotated[Path | None, typer.Option(help="Write all findings to this JSON file, for `repair --report`.")]
-OldReport = Annotated[Path | None, typer.Option("--report", help="What `verify --report` wrote: look only there.")]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Threads; the number of cores if not given.")]
-Merged = Annotated[Path, typer.Argument(metavar="OUT", help="Where the merged store goes.")]
-Sources = Annotated[list[str], typer.Argument(metavar="STORE…", help="Two stores or more of the same settings.")]
+def status(
+    store: Store, failures: Annotated[int, typer.Option(min=0, help="Number of failure reasons to list.")] = 5
+) -> None:
+    """Show clips by status, active builders, and failures by reason."""
+    for line in _status_lines(stores.open(store), failures):
+        console.out.print(line)
 
 
-def status(store: Store, failures: Failures = 5) -> None:
-    """What is in a store: clips by status, tasks at work, failures by reason."""
-    import stores
-    from lila_cues.cli.messages import status_lines
-    from lila_cues.console import out
+def _status_lines(store: CueStore, failures: int) -> Iterator[str]:
+    from lila_cues.viz.inspection import stored_bytes, summary
 
-    for line in status_lines(stores.open(store), failures):
-        out.print(line)
+    yield f"[bold]{escape(store.path)}[/]"
+    yield f"  {summary(store)}, {store.n_tasks:,} tasks of {store.spec.shard_clips} clips"
+    names = store.ledger.names()
+    if names:
+        sizes = stored_bytes(store, sorted(names)[:: max(1, len(names) // SAMPLED_RECORDS)])
+        per_clip, complete = sum(sizes.values()), len(store.complete_clips())
+        yield f"  {readable(round(per_clip * complete))}, {readable(round(per_clip))} per clip"
+    if isinstance(store.files, LocalFiles):
+        for worker, tasks in active_workers(store).items():
+            yield f"  active: {escape(worker)} on {tasks} task{'s' * (tasks != 1)}"
+    yield from _failure_lines(store, failures)
+    statuses = store.statuses()
+    if (statuses == ABSENT).any():
+        yield "  next: run the same `lila-cues build` again to build the absent clips"
+    elif (statuses == FAILED).any():
+        yield "  next: `lila-cues build … --only-failed` retries the failed clips"
+
+
+def _failure_lines(store: CueStore, count: int) -> Iterator[str]:
+    """The most frequent reasons, each with the number of clips and the first of them."""
+    reasons: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for task in store.pending_tasks(only_failed=True):
+        record = store.ledger.latest(task)
+        for clip, each in zip(store.task_clips(task), record.clips if record else (), strict=False):
+            if each.status == FAILED:
+                name = store.clip_id(clip)
+                reason = (each.reason or STATUS_NAMES[FAILED]).replace(name, "…")
+                reasons[reason] += 1
+                examples.setdefault(reason, name)
+    for reason, clips in reasons.most_common(count):
+        yield f"  [red]failed[/] {clips:,} × {escape(reason)} (first: {escape(examples[reason])})"
+    if len(reasons) > count:
+        yield f"  … and {len(reasons) - count} other reasons (--failures N shows more)"
 
 
 def verify(
     store: Store,
-    quick: Quick = False,
-    deep: Deep = 0,
-    seed: DeepSeed = 0,
-    root: MovedRoot = None,
-    device: DeepDevice = None,
-    report: Report = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Check only documents, ledger and shard indices.")] = False,
+    deep: Annotated[
+        int, typer.Option(min=0, help="Recompute this many clips with the recorded networks and compare.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed that selects the clips of --deep.")] = 0,
+    root: Annotated[Path | None, typer.Option(help="Dataset directory for --deep. Default: the recorded one.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device for --deep: cpu, cuda, cuda:1 …. Default: the recorded one.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write all findings to this JSON file, for `repair --report`.")
+    ] = None,
     jobs: Jobs = None,
 ) -> None:
-    """Check a store: documents, ledger against files, checksums, values. Exit status 1 if anything is wrong."""
-    import stores
-
+    """Check a store: documents, ledger against files, checksums, values. Exit status 1 if it is damaged."""
     opened = stores.open(store)
-    findings = run_verify(opened, range(opened.n_tasks), quick, jobs)
+    findings = _check(opened, quick, jobs)
     if deep:
-        findings += recompute(opened, deep, seed, root, device)
-    print_findings(opened, findings, report)
-    raise typer.Exit(exit_status(findings))
-
-
-def repair(store: Folder, report: OldReport = None, jobs: Jobs = None) -> None:
-    """Verify a store, restore what follows from other parts, and mark damaged clips to be built again."""
-
-    run_repair(store, report, jobs)
-
-
-def merge(out: Merged, stores: Sources) -> None:
-    """Make one store out of several of the same settings that were built apart; nothing is computed again."""
-    import stores as package
-    from lila_cues import console
-    from stores.merge import merge as merge_stores
-
-    sources = [package.open(store) for store in stores]
-    with console.progress("clips") as bar:
-        line = bar.add_task("merging", total=None)
-        merged = merge_stores(out, sources, lambda clips: bar.advance(line, clips))
-        bar.update(line, total=merged.n_clips)
-    console.out.print(f"{merged.path}: {len(merged.complete_clips())} of {merged.n_clips} clips complete")
-
-
-Clip = Annotated[str | None, typer.Option(help="Name or number of the clip to show; some at random if not given.")]
-Pair = Annotated[
-    int | None, typer.Option(min=0, help="Which of its pairs; all of them (of one clip), or one at random.")
-]
-Count = Annotated[int, typer.Option(min=1, help="How many clips to show at random.")]
-Sample = Annotated[int, typer.Option(min=1, help="Over how many clips statistics are taken.")]
-ShownSeed = Annotated[int, typer.Option(min=0, help="Draws the clips.")]
-SheetFolder = Annotated[Path, typer.Option(help="Folder for sheet.png and index.html.")]
-
-
-def inspect(
-    store: Store,
-    clip: Clip = None,
-    pair: Pair = None,
-    count: Count = 4,
-    sample: Sample = 16,
-    seed: ShownSeed = 0,
-    out: SheetFolder = Path("inspection"),
-) -> None:
-    """Show what is in a store: arrays, statistics per cue, and pictures of some pairs as PNG and HTML."""
-    import numpy as np
-
-    import stores
-    from lila_cues import console
-    from lila_cues.viz import pictures
-    from lila_cues.viz.inspection import inspect as look_into
-    from lila_cues.viz.inspection import page, row, sheet
-    from stores.verify import sample as draw
-
-    opened = stores.open(store)
-    random = np.random.Generator(np.random.Philox(key=seed))
-    rows = [row(opened, *place) for place in _places(opened, clip, pair, count, random)]
-    found = look_into(opened, draw(opened, sample, seed), rows)
-    out.mkdir(parents=True, exist_ok=True)
-    pictures.write_png(out / "sheet.png", sheet(rows))
-    (out / "index.html").write_text(page(found))
-    _print(found)
-    console.out.print(f"pictures: {out / 'sheet.png'} and {out / 'index.html'}")
-
-
-def _places(store: CueStore, clip: str | None, pair: int | None, count: int, random: object) -> list[tuple[int, int]]:
-    """(clip, pair) of each row."""
-    import numpy as np
-
-    from stores.errors import StoreError
-
-    assert isinstance(random, np.random.Generator)
-    pairs = store.spec.geometry.pairs
-    if pair is not None and pair >= pairs:
-        raise StoreError(f"pair {pair} is not among the {pairs} that a clip of {store.path} has; take 0 to {pairs - 1}")
-    complete = store.complete_clips()
-    if not len(complete):
-        raise StoreError(f"no clip of {store.path} is complete yet; run `lila-cues build` first")
-    if clip is not None:
-        return [(find_clip(store, clip), each) for each in ([pair] if pair is not None else range(pairs))]
-    clips = random.choice(complete, min(count, len(complete)), replace=False)
-    return [(int(each), int(random.integers(pairs)) if pair is None else pair) for each in clips]
-
-
-def find_clip(store: CueStore, clip: str) -> int:
-    """The number of a clip that is given by its name or number."""
-    from stores.errors import StoreError
-
-    number = store.clips.find(clip)
-    if number is None and clip.isdigit() and int(clip) < store.n_clips:
-        number = int(clip)
-    if number is None:
-        raise StoreError(
-            f"{store.path} has no clip {clip!r}; give a number from 0 to {store.n_clips - 1} or a name such as "
-            f"{store.clip_id(0)!r}"
+        findings += _check_recomputed(opened, deep, seed, root, device)
+    if report is not None:
+        document = {"store": opened.path, "findings": [finding.to_dict() for finding in findings]}
+        report.write_text(json.dumps(document, indent=1))
+    for finding in findings[:SHOWN_FINDINGS]:
+        console.out.print(str(finding), markup=False)
+    if len(findings) > SHOWN_FINDINGS:
+        console.out.print(f"… and {len(findings) - SHOWN_FINDINGS} more (--report FILE keeps them all)")
+    complete, damaged = len(opened.complete_clips()), any(finding.kind != NOTE for finding in findings)
+    if damaged:
+        clips = len({clip for finding in findings for clip in finding.clips})
+        console.out.print(
+            f"{opened.path} is damaged: {clips} of {complete} complete clips have to be built again; "
+            "run `lila-cues repair` on it, then build"
         )
-    return number
+    else:
+        console.out.print(f"{opened.path} is intact: {complete} of {opened.n_clips} clips complete and checked")
+    raise typer.Exit(int(damaged))
 
 
-def _print(found: Inspection) -> None:
-    from lila_cues.console import out
-
-    out.print(f"{found.path}\n{found.summary}", markup=False)
-    for table in (found.arrays, found.numbers):
-        out.print()
-        for line in columns(table):
-            out.print(line, markup=False)
-
-
-def columns(table: Table) -> Iterator[str]:
-    """A table as lines of text, in columns as wide as their widest entry: no terminal cuts them."""
-    heads, lines = table
-    widths = [max(len(line[place]) for line in (heads, *lines)) for place in range(len(heads))]
-    for line in (heads, *lines):
-        cells = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
-        yield "  ".join(cells).rstrip()
-
-
-_SHOWN = 20
-NOTE = "note"
-
-
-def run_verify(store: CueStore, tasks: Sequence[int], quick: bool, jobs: int | None) -> list[Finding]:
-    """Findings of the documents and of some tasks, with a bar."""
+def _check(store: CueStore, quick: bool, jobs: int | None) -> list[Finding]:
+    """Return the findings of the documents and of all tasks, with a progress bar."""
     if store.ledger.names() is None:
         raise StoreError(f"{store.path} cannot be listed, so its ledger cannot be checked; verify a copy in a folder")
-    look_at = Thoroughness.INDICES if quick else Thoroughness.VALUES
+    thoroughness = Thoroughness.INDICES if quick else Thoroughness.VALUES
     findings = list(check_documents(store))
     with console.progress("tasks") as bar, ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-        line = bar.add_task("verifying", total=len(tasks))
-        for found in pool.map(lambda task: list(check_task(store, task, look_at)), tasks):
+        line = bar.add_task("verifying", total=store.n_tasks)
+        for found in pool.map(lambda task: list(check_task(store, task, thoroughness)), range(store.n_tasks)):
             findings += found
             bar.advance(line)
     return findings
 
 
-def recompute(store: CueStore, count: int, seed: int, root: Path | None, device: str | None) -> list[Finding]:
-    """Findings of a sample of clips that are computed again."""
+def _check_recomputed(store: CueStore, count: int, seed: int, root: Path | None, device: str | None) -> list[Finding]:
     from lila_cues.pipeline.recompute import Recomputer
 
-    again, findings = Recomputer(store, root, device), list[Finding]()
+    recompute, findings = Recomputer(store, root, device), list[Finding]()
     with console.progress("clips") as bar:
-        for clip in bar.track(sample(store, count, seed), description="computing again"):
-            findings += check_recomputed(store, clip, again)
+        for clip in bar.track(sample(store, count, seed), description="recomputing"):
+            findings += check_recomputed(store, clip, recompute)
     return findings
 
 
-def print_findings(store: CueStore, findings: Sequence[Finding], report: Path | None) -> None:
-    """Say what was found, and write all of it to `report`."""
-    if report is not None:
-        document = {"store": store.path, "findings": [finding.to_dict() for finding in findings]}
-        report.write_text(json.dumps(document, indent=1))
-    for finding in findings[:_SHOWN]:
-        out.print(str(finding), markup=False)
-    if len(findings) > _SHOWN:
-        out.print(f"… and {len(findings) - _SHOWN} more (--report FILE keeps them all)")
-    complete = len(store.complete_clips())
-    if exit_status(findings):
-        clips = len({clip for finding in findings for clip in finding.clips})
-        out.print(f"{store.path} is damaged: {clips} of {complete} complete clips have to be built again; ", end="")
-        out.print("run `lila-cues repair` on it, then build")
-    else:
-        out.print(f"{store.path} is whole: {complete} of {store.n_clips} clips complete and checked")
-
-
-def exit_status(findings: Iterable[Finding]) -> int:
-    """1 if anything but notes was found."""
-    return int(any(finding.kind != NOTE for finding in findings))
-
-
-def run_repair(path: Path, report: Path | None, jobs: int | None) -> None:
-    """Restore what can be restored, mark the rest to be built again, and say both."""
-    if restore_header(path):
+def repair(
+    store: LocalStore,
+    report: Annotated[
+        Path | None, typer.Option(help="Findings that `verify --report` wrote. Default: verify the store first.")
+    ] = None,
+    jobs: Jobs = None,
+) -> None:
+    """Verify a store, restore what follows from its other parts, and mark damaged clips to be built again."""
+    out = console.out
+    if restore_header(store):
         out.print("restored zarr.json from its copy")
-    store = stores.open(path)
-    findings = run_verify(store, range(store.n_tasks), False, jobs) if report is None else read_report(report)
-    for key in repair_documents(store):
-        out.print(f"wrote {key} anew")
+    opened = stores.open(store)
+    findings = _check(opened, False, jobs) if report is None else _read_report(report)
+    for key in repair_documents(opened):
+        out.print(f"rewrote {key}")
     suspects = frozenset(clip for finding in findings for clip in finding.clips if finding.kind == "value")
-    damaged = _damaged_tasks(store, findings)
-    marked = [clip for task in damaged for clip in repair_task(store, task, suspects)]
-    swept = sweep(store)
-    store.publish_statuses()
+    marked = [clip for task in _damaged_tasks(opened, findings) for clip in repair_task(opened, task, suspects)]
+    swept = sweep(opened)
+    opened.publish_statuses()
     if swept:
-        out.print(f"removed what dead builders left of {swept} task{'s' * (swept != 1)}")
+        out.print(f"removed scratch files of dead builders from {swept} task{'s' * (swept != 1)}")
     again = (
         f"{len(marked)} clips are to be built again: run the same `lila-cues build`" if marked else "no clip is lost"
     )
-    out.print(f"{store.path} is repaired; {again}")
+    out.print(f"{opened.path} is repaired; {again}")
 
 
-def read_report(path: Path) -> list[Finding]:
-    """What `verify --report` wrote."""
+def _read_report(path: Path) -> list[Finding]:
     try:
         entries = json.loads(path.read_text())["findings"]
         return [Finding(**{**entry, "clips": tuple(entry["clips"])}) for entry in entries]
@@ -274,6 +186,79 @@ def read_report(path: Path) -> list[Finding]:
 
 
 def _damaged_tasks(store: CueStore, findings: Iterable[Finding]) -> list[int]:
-    """Tasks with damaged clips, or with a ledger record that cannot be believed."""
+    """Return the tasks with damaged clips or with an invalid ledger record."""
     tasks = {clip // store.spec.shard_clips for finding in findings for clip in finding.clips}
     return sorted(tasks | {finding.task for finding in findings if finding.task is not None})
+
+
+def merge(
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Directory of the merged store, a new one.")],
+    sources: Annotated[list[str], typer.Argument(metavar="STORE…", help="Two or more stores of the same settings.")],
+) -> None:
+    """Merge stores of the same settings that were built separately; nothing is recomputed."""
+    with console.progress("clips") as bar:
+        line = bar.add_task("merging", total=None)
+        merged = merge_stores(target, [stores.open(each) for each in sources], lambda clips: bar.advance(line, clips))
+        bar.update(line, total=merged.n_clips)
+    console.out.print(f"{merged.path}: {len(merged.complete_clips())} of {merged.n_clips} clips complete")
+
+
+def inspect(
+    store: Store,
+    clip: Annotated[str | None, typer.Option(help="Name or number of the clip to show. Default: random clips.")] = None,
+    pair: Annotated[
+        int | None, typer.Option(min=0, help="Pair to show. Default: all pairs of --clip, else a random one per clip.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Number of random clips to show.")] = 4,
+    sample_size: Annotated[int, typer.Option("--sample", min=1, help="Number of clips in the statistics.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Seed that selects the clips.")] = 0,
+    out: Annotated[Path, typer.Option(help="Directory for sheet.png and index.html.")] = Path("inspection"),
+) -> None:
+    """Show the arrays of a store, statistics per cue, and pictures of some pairs as PNG and HTML."""
+    from lila_cues.viz import inspection, pictures
+
+    opened = stores.open(store)
+    rows = [inspection.row(opened, *place) for place in _selected_pairs(opened, clip, pair, count, seed)]
+    found = inspection.inspect(opened, sample(opened, sample_size, seed), rows)
+    out.mkdir(parents=True, exist_ok=True)
+    pictures.write_png(out / "sheet.png", inspection.sheet(rows))
+    (out / "index.html").write_text(inspection.page(found))
+    console.out.print(f"{found.path}\n{found.summary}", markup=False)
+    for head, lines in (found.arrays, found.numbers):
+        widths = [max(len(line[column]) for line in (head, *lines)) for column in range(len(head))]
+        console.out.print()
+        for line in (head, *lines):  # plain lines, since a rich table would be cut at the terminal's width
+            cells = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
+            console.out.print("  ".join(cells).rstrip(), markup=False)
+    console.out.print(f"pictures: {out / 'sheet.png'} and {out / 'index.html'}")
+
+
+def _selected_pairs(
+    store: CueStore, clip: str | None, pair: int | None, count: int, seed: int
+) -> list[tuple[int, int]]:
+    """Return (clip, pair) of each row."""
+    random = np.random.Generator(np.random.Philox(key=seed))
+    pairs = store.spec.geometry.pairs
+    if pair is not None and pair >= pairs:
+        raise StoreError(f"pair {pair} is not among the {pairs} that a clip of {store.path} has; take 0 to {pairs - 1}")
+    complete = store.complete_clips()
+    if not len(complete):
+        raise StoreError(f"no clip of {store.path} is complete yet; run `lila-cues build` first")
+    if clip is not None:
+        number = _clip_number(store, clip)
+        return [(number, each) for each in ([pair] if pair is not None else range(pairs))]
+    clips = random.choice(complete, min(count, len(complete)), replace=False)
+    return [(int(each), int(random.integers(pairs)) if pair is None else pair) for each in clips]
+
+
+def _clip_number(store: CueStore, clip: str) -> int:
+    """Return the number of a clip that is given by name or number."""
+    number = store.clips.find(clip)
+    if number is None and clip.isdigit() and int(clip) < store.n_clips:
+        number = int(clip)
+    if number is None:
+        raise StoreError(
+            f"{store.path} has no clip {clip!r}; give a number from 0 to {store.n_clips - 1} or a name such as "
+            f"{store.clip_id(0)!r}"
+        )
+    return number

@@ -39,16 +39,16 @@ def run(*arguments: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> CueStore:
-    store = worlds.create(tmp_path_factory.mktemp("commands") / "whole.zarr", CLIPS)
+def complete_store(tmp_path_factory: pytest.TempPathFactory) -> CueStore:
+    store = worlds.create(tmp_path_factory.mktemp("commands") / "complete.zarr", CLIPS)
     worlds.fill(store, failing=[FAILED])
     store.publish_statuses()
     return store
 
 
 @pytest.fixture
-def store(whole: CueStore, tmp_path: Path) -> CueStore:
-    shutil.copytree(whole.path, tmp_path / "cues.zarr")
+def store(complete_store: CueStore, tmp_path: Path) -> CueStore:
+    shutil.copytree(complete_store.path, tmp_path / "cues.zarr")
     return stores.open(tmp_path / "cues.zarr")
 
 
@@ -71,15 +71,15 @@ def test_status_of_a_store_that_is_being_built(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", CLIPS)
     with store.lock_task(1):
         result = run("status", store.path)
-    assert "at work" in result.stdout
-    assert "goes on with the absent clips" in result.stdout
+    assert re.search(r"active: \S+ on 1 task\n", result.stdout)
+    assert "next: run the same `lila-cues build` again to build the absent clips" in result.stdout
 
 
-def test_verify_of_a_whole_store(store: CueStore) -> None:
+def test_verify_of_an_intact_store(store: CueStore) -> None:
     for options in ([], ["--quick"]):
         result = run("verify", store.path, *options)
         assert result.exit_code == 0
-        assert "is whole: 6 of 7 clips complete" in result.stdout
+        assert "is intact: 6 of 7 clips complete" in result.stdout
 
 
 def test_verify_repair_build(store: CueStore, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_verify_repair_build(store: CueStore, tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "report.json").read_text())["findings"]) == 2
     result = run("repair", store.path, "--report", tmp_path / "report.json")
     assert result.exit_code == 0
-    assert "wrote rgb/zarr.json anew" in result.stdout
+    assert "rewrote rgb/zarr.json" in result.stdout
     assert "1 clips are to be built again" in result.stdout
     assert worlds.fill(store) == 1
     assert run("verify", store.path).exit_code == 0
@@ -102,7 +102,7 @@ def test_repair_without_a_report_looks_itself(store: CueStore) -> None:
     damage(store, "rgb", 0)
     (Path(store.path) / "scratch" / "1").mkdir(parents=True)
     result = run("repair", store.path)
-    assert "removed what dead builders left of 1 task" in result.stdout
+    assert "removed scratch files of dead builders from 1 task" in result.stdout
     assert store.statuses().tolist() == [0, 1, 1, 1, 1, 2, 1]
     assert "no clip is lost" in run("repair", store.path).stdout
 
