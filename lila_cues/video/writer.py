@@ -1,4 +1,4 @@
-"""Rendered frames as a video file, and back."""
+"""Video files out: `VideoWriter` frame by frame, `write_video` for the demo's reproducible clips."""
 
 from __future__ import annotations
 
@@ -7,29 +7,57 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-FRAME_RATE = 24
-KEY_FRAME_EVERY = 12
+from lila_cues.viz.pictures import Picture
+
+DEMO_FPS = 24
+KEY_FRAME_INTERVAL = 12
 # Without mbtree: with it, x264's assembly gave other bytes for the same frames from run to run.
-QUALITY = {"libx264": {"crf": "17", "preset": "veryfast", "x264-params": "mbtree=0"}, "mpeg4": {"qscale": "2"}}
+DEMO_QUALITY = {"libx264": {"crf": "17", "preset": "veryfast", "x264-params": "mbtree=0"}, "mpeg4": {"qscale": "2"}}
 
 
 def video_codec() -> str:
-    """H.264 where this PyAV can write it, MPEG-4 otherwise."""
+    """Return "libx264" (H.264) where this PyAV can write it, else "mpeg4"."""
     return "libx264" if "libx264" in av.codecs_available else "mpeg4"
+
+
+class VideoWriter:
+    """An H.264 file made of RGB frames of one size; it gets its name when the block ends without an error."""
+
+    def __init__(self, path: Path, rate: Fraction) -> None:
+        self.path, self.rate = path, rate
+        self._temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+        self._container = av.open(str(self._temporary), "w")
+        self._stream: VideoStream | None = None
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def write(self, picture: Picture) -> None:
+        """Add a frame; an odd last row or column is repeated, as H.264's 4:2:0 needs even sides."""
+        even = np.pad(picture, ((0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)), mode="edge")
+        if self._stream is None:
+            self._stream = _add_stream(self._container, self.rate, even, {"crf": "18"})
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._stream is not None:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()
+        if kind is None and self._stream is not None:
+            self._temporary.replace(self.path)
+        else:
+            self._temporary.unlink(missing_ok=True)
 
 
 def write_video(path: Path, frames: UInt8[np.ndarray, "frames y x 3"]) -> None:
     """Write RGB frames as an mp4 at 24 frames per second; equal frames give equal bytes (one thread)."""
-    codec = video_codec()
     with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream(codec, rate=FRAME_RATE, options=QUALITY[codec])
-        assert isinstance(stream, av.VideoStream)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.time_base = Fraction(1, FRAME_RATE)
-        stream.codec_context.gop_size = KEY_FRAME_EVERY
+        stream = _add_stream(container, DEMO_FPS, frames[0], DEMO_QUALITY[video_codec()])
+        stream.time_base = Fraction(1, DEMO_FPS)
+        stream.codec_context.gop_size = KEY_FRAME_INTERVAL
         stream.codec_context.thread_count = 1
         for rgb in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
@@ -37,6 +65,16 @@ def write_video(path: Path, frames: UInt8[np.ndarray, "frames y x 3"]) -> None:
 
 
 def read_video(path: Path) -> UInt8[np.ndarray, "frames y x 3"]:
-    """All frames of a video that `write_video` wrote, in order."""
+    """Return all frames of a video that `write_video` wrote, in order."""
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def _add_stream(
+    container: av.container.OutputContainer, rate: Fraction | int, frame: Picture, options: dict[str, str]
+) -> VideoStream:
+    stream = container.add_stream(video_codec(), rate=rate, options=options)
+    assert isinstance(stream, VideoStream)
+    stream.height, stream.width = frame.shape[:2]
+    stream.pix_fmt = "yuv420p"
+    return stream

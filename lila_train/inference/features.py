@@ -23,7 +23,8 @@ from torch import Tensor
 from lila_cues.images import read_image, resized
 from lila_cues.inputs import InputFile
 from lila_cues.prefetch import Behind, ahead
-from lila_cues.video.reader import VideoFrames, VideoWriter
+from lila_cues.video.reader import VideoFrames
+from lila_cues.video.writer import VideoWriter
 from lila_cues.viz.pictures import Basis, Picture, pca_basis, write_png
 from lila_train.inference.feature_cache import ARRAYS, ArrayFormat, Cache, Features, Settings
 from lila_train.model.lila import WHOLE_PIXELS, Lila

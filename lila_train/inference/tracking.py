@@ -16,7 +16,8 @@ from PIL import Image, UnidentifiedImageError
 from lila_cues.images import read_image
 from lila_cues.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from lila_cues.prefetch import Behind, ahead
-from lila_cues.video.reader import VideoFrames, VideoWriter
+from lila_cues.video.reader import VideoFrames
+from lila_cues.video.writer import VideoWriter
 from lila_cues.viz.pictures import Picture, mask_overlay, write_label_png
 from lila_train.evaluation.davis import knn
 from lila_train.model.lila import Lila

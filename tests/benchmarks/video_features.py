@@ -92,7 +92,7 @@ def in_a_process(case: Case) -> Measured:
 
 def made_video(path: Path, frames: int) -> Path:
     """A texture that drifts, at 480p."""
-    from lila_cues.video.reader import VideoWriter
+    from lila_cues.video.writer import VideoWriter
 
     coarse = np.random.default_rng(0).integers(0, 256, (60, 107, 3), dtype=np.uint8)
     picture = np.asarray(Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))

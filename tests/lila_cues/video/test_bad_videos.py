@@ -81,8 +81,8 @@ def test_frames_of_two_sizes_say_so(tmp_path: Path) -> None:
 
 def test_fewer_frames_than_announced_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = barcodes.write(tmp_path / "a.mp4", Clip(frames=6))
-    monkeypatch.setattr("lila_cues.video.decoders._promised_frames", lambda *arguments: 9)
-    with pytest.raises(LilaError, match="expected a whole video, found 6 of the 9 frames it announces"):
+    monkeypatch.setattr("lila_cues.video.probe._promised_frames", lambda *arguments: 9)
+    with pytest.raises(LilaError, match="expected an intact video, found 6 of the 9 frames it announces"):
         open_video(path)
 
 
@@ -106,7 +106,7 @@ def test_a_truncated_copy_is_noticed(tmp_path: Path, suffix: str, capfd: pytest.
     clip = Clip(frames=60, options={"movflags": "faststart"}, codec="libvpx-vp9" if suffix == "webm" else "libx264")
     path = barcodes.write(tmp_path / f"a.{suffix}", clip)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.8)])
-    with pytest.raises(LilaError, match=r"expected a (whole )?video, found"):
+    with pytest.raises(LilaError, match=r"expected (a|an intact) video, found"):
         open_video(path)
     assert capfd.readouterr() == ("", "")
 
@@ -114,7 +114,7 @@ def test_a_truncated_copy_is_noticed(tmp_path: Path, suffix: str, capfd: pytest.
 def test_a_flipped_bit_is_noticed_almost_always(tmp_path: Path, whole: bytes) -> None:
     """decord conceals such damage in silence; a flip that leaves a valid stream nobody can notice."""
     found = [complaint(tmp_path / "flipped.mp4", flip(whole, seed)) for seed in range(24)]
-    noticed = [reason for reason in found if "expected a whole video, found" in reason]
+    noticed = [reason for reason in found if "expected an intact video, found" in reason]
     assert len(noticed) >= 20
     assert all(re.search("damage near frame|of its 60 frames damaged", reason) for reason in noticed)
 

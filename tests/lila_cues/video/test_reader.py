@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from lila_cues.video import decoders
-from lila_cues.video.decoders import DecordReader, ImageReader, PyavReader, TorchcodecReader, probe, require_torchcodec
+from lila_cues.video.decoders import DecordReader, ImageReader, PyavReader, TorchcodecReader, require_torchcodec
+from lila_cues.video.probe import probe
 from lila_cues.video.reader import DECODERS, decoder_version, open_video, require_decoder
 from stores.errors import LilaError
 from tests.lila_cues import barcodes
@@ -134,7 +135,7 @@ def test_frames_outside_the_clip_are_a_mistake_of_the_caller(tmp_path: Path) -> 
 
 
 def test_without_decord_pyav_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lila_cues.video.reader.find_spec", lambda name: None)
+    monkeypatch.setattr("lila_cues.video.decoders.find_spec", lambda name: None)
     with open_video(barcodes.write(tmp_path / "a.mp4")) as reader:
         assert isinstance(reader, PyavReader)
         assert numbers(reader.read([7])) == [7]
@@ -187,7 +188,7 @@ def test_images_are_frames(tmp_path: Path) -> None:
     cv2.imwrite(str(paths[2]), np.zeros((10, 12, 3), np.uint8))
     with pytest.raises(LilaError, match=r"2\.png: expected 96×64 like the frames before it, found 12×10"):
         ImageReader(paths).read([0, 2])
-    for content, found in ((b"", "an empty file"), (b"text", "a file that no image format fits")):
+    for content, found in ((b"", "an empty file"), (b"text", "a file in no known image format")):
         paths[1].write_bytes(content)
         with pytest.raises(LilaError, match=f"expected an image, found {found}"):
             ImageReader(paths).read([1])

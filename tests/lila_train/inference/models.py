@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lila_cues.networks import load_encoder
-from lila_cues.video.reader import VideoWriter
+from lila_cues.video.writer import VideoWriter
 from lila_train.model import checkpoint
 from lila_train.model.decoder import Decoder, DecoderWidths
 from lila_train.model.lila import Lila

@@ -13,7 +13,8 @@ from PIL import Image
 
 from lila_cues.images import read_image
 from lila_cues.inputs import media
-from lila_cues.video.reader import VideoFrames, VideoWriter
+from lila_cues.video.reader import VideoFrames
+from lila_cues.video.writer import VideoWriter
 from stores.errors import LilaError
 from tests.lila_train.inference.models import film
 
@@ -104,7 +105,7 @@ def test_a_video_that_ends_without_a_word_is_noticed(tmp_path: Path, name: str) 
     assert len(list(VideoFrames(whole))) == 60
     cut = whole.with_stem("cut")
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    with pytest.raises(LilaError, match=r"cut.* after \d+ (of about 60 )?frames.*is the file whole"):
+    with pytest.raises(LilaError, match=r"cut.* after \d+ (of about 60 )?frames.*is the file intact"):
         list(VideoFrames(cut))
 
 
@@ -113,7 +114,7 @@ def test_a_video_with_a_damaged_middle_says_where_it_breaks_off(tmp_path: Path) 
     hole = slice(2 * len(content) // 5, len(content) // 2)
     content[hole] = b"\xff" * (hole.stop - hole.start)
     (tmp_path / "v.mp4").write_bytes(content)
-    with pytest.raises(LilaError, match=r"v\.mp4 breaks off after \d+ frames .*is the file whole"):
+    with pytest.raises(LilaError, match=r"v\.mp4 breaks off after \d+ frames .*is the file intact"):
         list(VideoFrames(tmp_path / "v.mp4"))
 
 
