@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lila_cues.datasets import locate, open_dataset
-from lila_cues.datasets.base import DatasetOptions, Source
+from lila_cues.datasets.base import Dataset, DatasetOptions
 from lila_cues.networks import registry
 from stores.errors import LilaError
 from stores.spec import Geometry
@@ -71,11 +71,11 @@ class Order:
         """Where the data lie: --root, else `$LILA_DATA/DATASET` or `data/DATASET`."""
         return locate(self.dataset, Path(self.root) if self.root else None)
 
-    def source(self) -> Source:
+    def source(self) -> Dataset:
         """The data set, found."""
         return open_dataset(self.dataset, self.source_root, DatasetOptions(self.decoder, self.seed))
 
-    def clips(self, source: Source) -> Sequence[str]:
+    def clips(self, source: Dataset) -> Sequence[str]:
         """The clips to build: all, or `limit` of them spread evenly over the list."""
         return spread(source.clips(), self.limit)
 

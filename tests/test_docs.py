@@ -122,18 +122,18 @@ def save(array: np.ndarray, path: Path) -> None:
     Image.fromarray(array).save(path)
 
 
-def test_the_source_of_the_documents_reads_its_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_data_set_of_the_documents_reads_its_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lila_cues.datasets import DATASETS, open_dataset
 
-    monkeypatch.setitem(DATASETS, "flat", ("flat:open_flat", "one folder of numbered images"))
     monkeypatch.setitem(sys.modules, "lila_cues.datasets.flat", ModuleType("replaced"))
-    module_of("adding-a-data-set.md", "python source", "lila_cues.datasets.flat")
+    module = module_of("adding-a-data-set.md", "python dataset", "lila_cues.datasets.flat")
+    monkeypatch.setitem(DATASETS, "flat", module.Flat)
     for clip, count in (("a_dog", 11), ("cat", 2)):
         for number in range(count):
             save(np.full((16, 24, 3), 20 * number, np.uint8), tmp_path / "flat" / f"{clip}_{number}.jpg")
-    source = open_dataset("flat", tmp_path / "flat")
-    assert source.clips() == ["a_dog", "cat"]
-    with source.open("a_dog") as reader:
+    dataset = open_dataset("flat", tmp_path / "flat")
+    assert dataset.clips() == ["a_dog", "cat"]
+    with dataset.open("a_dog") as reader:
         assert len(reader) == 11
         assert reader.read([10, 2]).mean(axis=(1, 2, 3)).round().tolist() == [200, 40]
     (tmp_path / "empty").mkdir()

@@ -1,45 +1,59 @@
-"""Where clips come from: a source yields clip ids and how to read them.
+"""The data sets that stage one reads clips from, by name.
 
-A new one is a small file with a class that has `name`, `clips()` and `open(clip_id)`, and a line in `DATASETS`.
+A new one is a file with a subclass of `Dataset` and a row in `DATASETS` (docs/adding-a-data-set.md).
 """
 
 from __future__ import annotations
 
-import importlib
+import os
 from pathlib import Path
 
-from lila_cues.datasets.base import DatasetOptions, Source, find_root
+from lila_cues.datasets.base import Dataset, DatasetOptions
+from lila_cues.datasets.frames import Davis, Frames, YoutubeVos
+from lila_cues.datasets.kinetics import Kinetics
+from lila_cues.datasets.videos import Demo, Videos
 from stores.errors import LilaError
 
-__all__ = ["SOURCES", "Source", "SourceOptions", "locate", "open_source"]
-
-DEFAULTS = DatasetOptions()
-DATASETS = {
-    "demo": ("videos:open_demo", "clips rendered here, with known depth, flow and masks; needs no data"),
-    "videos": ("videos:open_videos", "a folder of video files"),
-    "frames": ("frames:open_frames", "a folder of folders of images"),
-    "kinetics": ("kinetics:open_kinetics", "Kinetics-400, 600 or 700: training clips by list or folder"),
-    "youtube-vos": ("frames:open_youtube_vos", "YouTube-VOS, train_all_frames"),
-    "davis": ("frames:open_davis", "DAVIS 2016 or 2017, training sequences at 480p"),
+DATASETS: dict[str, type[Dataset]] = {
+    "demo": Demo,
+    "videos": Videos,
+    "frames": Frames,
+    "kinetics": Kinetics,
+    "youtube-vos": YoutubeVos,
+    "davis": Davis,
 }
-"""Name → module here and function in it, and what it is."""
 
 
-def open_dataset(name: str, root: Path | None = None, options: DatasetOptions = DEFAULTS) -> Source:
-    """The source called `name`, in the folder `root` or where it is looked for; a `LilaError` if there is none."""
-    module, opener = DATASETS[_known(name)][0].split(":")
-    source: Source = getattr(importlib.import_module(f"{__name__}.{module}"), opener)(locate(name, root), options)
-    return source
+def open_dataset(name: str, root: Path | None = None, options: DatasetOptions | None = None) -> Dataset:
+    """Open the data set `name` in the folder that `locate` returns.
+
+    Raises:
+        LilaError: an unknown name, a missing folder, or a folder in another layout.
+    """
+    folder = locate(name, root)
+    return DATASETS[name](folder, options or DatasetOptions())
 
 
 def locate(name: str, root: Path | None = None) -> Path:
-    """The folder of a data set, by an absolute path; that of the demo may not exist yet."""
-    return find_root(_known(name), root, made_here=name == "demo").absolute()
+    """Return the absolute path of a data set: `root`, else `$LILA_DATA/NAME`, else `data/NAME`.
 
-
-def _known(name: str) -> str:
+    The folder has to exist, except for the demo, which renders its clips there.
+    """
     if name not in DATASETS:
         raise LilaError(
             f"expected a data set among {', '.join(DATASETS)}, found {name!r}; pass one of these as --dataset"
         )
-    return name
+    lila_data = os.environ.get("LILA_DATA")
+    if root is not None:
+        places = [Path(root)]
+    else:
+        places = [*([Path(lila_data) / name] if lila_data else []), Path("data") / name]
+    folder = next((place for place in places if place.is_dir()), places[0] if name == "demo" else None)
+    if folder is None:
+        searched = " and ".join(str(place) for place in places)
+        hint = "" if root is not None or lila_data else " (LILA_DATA is not set)"
+        raise LilaError(
+            f"expected the data set {name}, found no folder at {searched}{hint}; "
+            f"pass --root with the folder that holds it, or set LILA_DATA to the folder above {name}/"
+        )
+    return folder.absolute()

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from lila_cues.config import BuildRecipe
-from lila_cues.datasets.base import Source
+from lila_cues.datasets.base import Dataset
 from lila_cues.sampling import FrameSelection, select_frames
 from lila_cues.video.decoders import FrameReader
 from stores.errors import LilaError
@@ -122,7 +122,7 @@ class ClipFrames:
     depth: np.ndarray | None  # float32 F y x on the cue grid, where depth comes from files
 
 
-def load_clip(source: Source, clip_id: str, recipe: BuildRecipe, depth: DepthFiles | None) -> ClipFrames:
+def load_clip(source: Dataset, clip_id: str, recipe: BuildRecipe, depth: DepthFiles | None) -> ClipFrames:
     """Decode, crop and resize what is kept of a clip; a `LilaError` with the reason where that cannot be done."""
     geometry = recipe.geometry
     with source.open(clip_id) as reader:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from lila_cues.config import BuildRecipe
 from lila_cues.datasets import open_dataset
-from lila_cues.datasets.base import DatasetOptions, Source
+from lila_cues.datasets.base import Dataset, DatasetOptions
 from lila_cues.pipeline.cues import ClipPredictions, CueExtractor
 from lila_cues.pipeline.frames import ClipFrames, load_clip
 from lila_cues.pipeline.setup import Networks, load_networks
@@ -85,7 +85,7 @@ class Worker:
             return shards.encode_clip(made.frames.clip_id, store.arrays, cues)
 
 
-def open_recipe_source(recipe: BuildRecipe) -> Source:
+def open_recipe_source(recipe: BuildRecipe) -> Dataset:
     """The source that a recipe names."""
     choice = recipe.source
     require_decoder(choice.decoder)

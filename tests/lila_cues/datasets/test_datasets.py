@@ -1,4 +1,4 @@
-"""Sources: clip ids from files in their usual places, and one sentence where they are not there."""
+"""Data sets: clip ids from files in their usual places, and one sentence where they are not there."""
 
 from __future__ import annotations
 
@@ -92,9 +92,9 @@ def test_videos_are_listed_in_order_of_folder_and_name(tmp_path: Path) -> None:
         root / "b.MP4", root / "a" / "z.webm", root / "a" / ".hidden.mp4", root / ".trash" / "x.mp4", root / "notes.txt"
     )
     barcodes.write(root / "a" / "c.mp4", Clip(frames=4))
-    source = open_dataset("videos", root)
-    assert source.clips() == ["b.MP4", "a/c.mp4", "a/z.webm"]
-    with source.open("a/c.mp4") as reader:
+    dataset = open_dataset("videos", root)
+    assert dataset.clips() == ["b.MP4", "a/c.mp4", "a/z.webm"]
+    with dataset.open("a/c.mp4") as reader:
         assert numbers(reader.read([2])) == [2]
         assert reader.frame_name(2) == "00002"
 
@@ -109,16 +109,16 @@ def test_frames_are_folders_of_images_in_natural_order(tmp_path: Path) -> None:
     root = tmp_path / "root"
     write_images(root / "deep" / "clip", [2, 10, 9], "img{}.png")
     write_images(root / "solo", [5], "a.jpg")
-    source = open_dataset("frames", root)
-    assert source.clips() == ["deep/clip", "solo"]
-    with source.open("deep/clip") as reader:
+    dataset = open_dataset("frames", root)
+    assert dataset.clips() == ["deep/clip", "solo"]
+    with dataset.open("deep/clip") as reader:
         assert numbers(reader.read([0, 1, 2])) == [2, 9, 10]
         assert reader.frame_name(1) == "img9"
     with pytest.raises(LilaError, match="expected a folder of frames, found none"):
-        source.open("absent")
+        dataset.open("absent")
     (root / "bare").mkdir()
     with pytest.raises(LilaError, match="bare: expected images, found none"):
-        source.open("bare")
+        dataset.open("bare")
     with pytest.raises(LilaError, match="found only images without a folder of their own"):
         open_dataset("frames", root / "solo").clips()
 
@@ -131,13 +131,13 @@ def test_davis_offers_its_training_sequences(tmp_path: Path, content: str, unpac
     home = tmp_path / "root" / unpacked
     for sequence in ("bear", "bus", "camel"):
         write_images(home / "JPEGImages" / "480p" / sequence, range(2), "{:05d}.jpg")
-    source = open_dataset("davis", tmp_path / "root")
-    assert source.clips() == ["bear", "bus", "camel"]
+    dataset = open_dataset("davis", tmp_path / "root")
+    assert dataset.clips() == ["bear", "bus", "camel"]
     touch(home / "ImageSets" / "480p" / "train.txt")
     (home / "ImageSets" / "480p" / "train.txt").write_text(content)
-    source = open_dataset("davis", tmp_path / "root")
-    assert source.clips() == ["bear", "bus"]
-    with source.open("bus") as reader:
+    dataset = open_dataset("davis", tmp_path / "root")
+    assert dataset.clips() == ["bear", "bus"]
+    with dataset.open("bus") as reader:
         assert numbers(reader.read([0, 1])) == [0, 1]
 
 
@@ -145,9 +145,9 @@ def test_davis_offers_its_training_sequences(tmp_path: Path, content: str, unpac
 def test_youtube_vos_leaves_its_broken_frame_out(tmp_path: Path, place: str) -> None:
     write_images(tmp_path / "root" / place / "JPEGImages" / "ef45ce3035", [98, 100], "{:05d}.jpg")
     (tmp_path / "root" / place / "JPEGImages" / "ef45ce3035" / "00099.jpg").write_bytes(b"broken")
-    source = open_dataset("youtube-vos", tmp_path / "root")
-    assert source.clips() == ["ef45ce3035"]
-    with source.open("ef45ce3035") as reader:
+    dataset = open_dataset("youtube-vos", tmp_path / "root")
+    assert dataset.clips() == ["ef45ce3035"]
+    with dataset.open("ef45ce3035") as reader:
         assert numbers(reader.read([0, 1])) == [98, 100]
         np.testing.assert_allclose(reader.times, [0, 1 / 30])
 
@@ -197,8 +197,8 @@ def test_kinetics_reads_the_replacement_of_a_corrupt_clip(tmp_path: Path) -> Non
     repaired = tmp_path / "k400" / "replacement" / "replacement_for_corrupted_k400" / name
     touch(repaired)
     barcodes.write(repaired, Clip(frames=5))
-    source = open_dataset("kinetics", tmp_path)
-    with source.open(f"k400/train/{name}") as reader:
+    dataset = open_dataset("kinetics", tmp_path)
+    with dataset.open(f"k400/train/{name}") as reader:
         assert numbers(reader.read([4])) == [4]
 
 
@@ -219,9 +219,9 @@ def test_the_demo_is_rendered_when_it_is_listed(tmp_path: Path, monkeypatch: pyt
         asked.append((root, seed))
         touch(root / "train" / "scene.mp4", root / "heldout" / "other.mp4")
 
-    monkeypatch.setattr("lila_cues.demo.dataset.render", render)
-    source = open_dataset("demo", options=DatasetOptions(seed=3))
+    monkeypatch.setattr("lila_cues.demo.dataset.render_demo", render)
+    dataset = open_dataset("demo", options=DatasetOptions(seed=3))
     assert not asked
-    assert source.clips() == ["scene.mp4"]
+    assert dataset.clips() == ["scene.mp4"]
     assert asked == [(tmp_path / "data" / "demo", 3)]
     assert os.listdir("data/demo") != []
