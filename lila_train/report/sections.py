@@ -23,7 +23,7 @@ from PIL import Image
 from lila_cues.images import read_frame, read_mask
 from lila_cues.viz.html import Markup, drawing, figure, heading, joined, paragraph, photo, row
 from lila_cues.viz.pictures import (
-    VALID,
+    MIN_CONFIDENCE,
     Picture,
     confidence,
     depth_picture,
@@ -77,7 +77,7 @@ def liveliest_pair(store: CueStore, clip: int) -> int:
 def confidence_picture(values: np.ndarray) -> Picture:
     """Grey by confidence; orange where it is too low to be used, or flow is missing."""
     picture = np.repeat(np.rint(255 * np.nan_to_num(values)).astype(np.uint8)[..., None], 3, axis=2)
-    picture[~(values > VALID)] = EXCLUDED
+    picture[~(values > MIN_CONFIDENCE)] = EXCLUDED
     return picture
 
 

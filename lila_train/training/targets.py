@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lila_cues.viz import pictures
-from lila_cues.viz.pictures import SCALE, VALID, Picture
+from lila_cues.viz.pictures import CONFIDENCE_SCALE, MIN_CONFIDENCE, Picture
 from lila_train.training.config import DEPTH, FEATURES, FLOW, NORMALS, ObjectiveConfig
 from lila_train.training.distributed import all_reduce_sum
 
@@ -63,7 +63,7 @@ def warp(values: Float[Tensor, "b c h w"], flow_px: Float[Tensor, "b 2 h w"]) ->
 def consistent(flow_ab: Float[Tensor, "b 2 h w"], flow_ba: Float[Tensor, "b 2 h w"]) -> Bool[Tensor, "b 1 h w"]:
     """Where the flow a→b, followed by b→a, comes back: exp(−e/0.05) > ½ with e in half-image units. Flows in pixels."""
     error = half_image_units(flow_ab + warp(flow_ba, flow_ab)).norm(dim=1, keepdim=True)
-    return torch.exp(-error / SCALE) > VALID
+    return torch.exp(-error / CONFIDENCE_SCALE) > MIN_CONFIDENCE
 
 
 def valid_depth(log_depth: Float[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:

@@ -27,15 +27,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
 def test_sums_add(values: list[float], cut: int) -> None:
     array = np.array(values, np.float32)
     whole, parts = Sums.of(array), Sums.of(array[:cut]) + Sums.of(array[cut:])
-    assert (whole.count, whole.missing, whole.low, whole.high) == (parts.count, parts.missing, parts.low, parts.high)
+    assert (whole.count, whole.missing, whole.min, whole.max) == (parts.count, parts.missing, parts.min, parts.max)
     finite = array[np.isfinite(array)].astype(np.float64)
     assert whole.missing_share == pytest.approx(1 - finite.size / max(1, array.size) if array.size else 0)
     if finite.size:
         assert parts.mean == pytest.approx(finite.mean(), abs=1e-6)
-        assert parts.deviation == pytest.approx(finite.std(), abs=1e-3)
+        assert parts.std == pytest.approx(finite.std(), abs=1e-3)
     else:
         assert np.isnan(whole.mean)
-        assert np.isnan(whole.deviation)
+        assert np.isnan(whole.std)
 
 
 def constant(x: float, y: float, size: tuple[int, int] = (12, 30)) -> np.ndarray:

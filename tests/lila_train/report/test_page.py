@@ -93,7 +93,7 @@ def test_ticks_are_round_numbers(top, expected):
 
 def test_the_running_mean_by_hand():
     curve = np.arange(30.0)
-    mean = charts.latest_mean(curve)
+    mean = charts.running_mean(curve, charts.WINDOW)
     assert mean[:3] == pytest.approx([0, 0.5, 1])
     assert mean[29] == pytest.approx(np.mean(curve[10:]))
 
