@@ -1,11 +1,8 @@
-"""Planes under a moving camera: every surface of a scene is a plane, so all its motion is a homography per frame.
+"""Planes under a moving camera, and the ground truth that follows from them in closed form.
 
-World and camera axes: x right, y down, z away from the viewer, in metres. Pixels count from the centre of the top left
-one. Angles are radians.
-
-What is known of a rendered clip: which layer is seen at each pixel, and each layer's homography in each frame.
-
-Masks, depth, flow between any two frames, and visibility follow in closed form; nothing is estimated.
+Every surface of a scene is a plane, so all its motion is a homography per frame. World and camera axes: x right, y
+down, z away from the viewer, in meters. Pixel coordinates count from the center of the top left pixel. Angles are in
+radians.
 """
 
 from __future__ import annotations
@@ -18,71 +15,77 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 Vector = Float[np.ndarray, " 3"]
 Matrix = Float[np.ndarray, "3 3"]
-Frame = int | float  # time, counted in frames
+Frame = int | float  # time in frames
 
 
 @dataclass(frozen=True)
 class Path3D:
-    """A smooth path: straight, with a sway on top. `at(t)` is its position at frame t."""
+    """A smooth path: straight, with a sinusoidal sway."""
 
     middle: Vector
     velocity: Vector  # per frame
     sway: Vector  # amplitude
     period: float  # frames
     phase: float
-    half: float  # the frame at which `middle` is reached, but for the sway
+    half: float  # the frame at which the straight part reaches `middle`
 
     def at(self, t: Frame) -> Vector:
-        """Position at frame t, in the unit of `middle`."""
+        """Return the position at frame t, in the unit of `middle`."""
         swing = np.sin(2 * np.pi * t / self.period + self.phase)
         return self.middle + (t - self.half) * self.velocity + swing * self.sway
 
 
+def still(value: Vector) -> Path3D:
+    """Return a path that stays at one point."""
+    zero = np.zeros(3)
+    return Path3D(middle=value, velocity=zero, sway=zero, period=1.0, phase=0.0, half=0.0)
+
+
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera that moves, turns and zooms."""
+    """A pinhole camera that moves, rotates and zooms."""
 
     height: int
     width: int
-    position: Path3D  # metres
-    turn: Path3D  # about x (tilt), y (pan), z (roll), radians
+    position: Path3D  # meters
+    rotation: Path3D  # about x (tilt), y (pan), z (roll), radians
     zoom: Path3D  # x: focal length in image widths; y and z unused
 
     def projection(self, t: Frame) -> tuple[Matrix, Vector]:
-        """The matrix M and the centre c so that M (X − c) is the pixel of world point X times its depth in metres."""
+        """Return M and c so that M (X − c) is the pixel of world point X times its depth in meters."""
         focal = self.zoom.at(t)[0] * self.width
         intrinsic = np.array([[focal, 0, (self.width - 1) / 2], [0, focal, (self.height - 1) / 2], [0, 0, 1]])
-        return intrinsic @ rotation(*self.turn.at(t)).T, self.position.at(t)
+        return intrinsic @ rotation(*self.rotation.at(t)).T, self.position.at(t)
 
     def point(self, t: Frame, pixel: tuple[float, float], depth: float) -> Vector:
-        """The world point seen at `pixel` (x, y) and `depth` metres in frame t."""
-        matrix, centre = self.projection(t)
-        return centre + np.linalg.solve(matrix, depth * np.array([*pixel, 1.0]))
+        """Return the world point at `pixel` (x, y) and `depth` meters in frame t."""
+        matrix, center = self.projection(t)
+        return center + np.linalg.solve(matrix, depth * np.array([*pixel, 1.0]))
 
 
 @dataclass(frozen=True)
 class PlaneMotion:
-    """Where a plane with a texture on it is: its origin moves, it spins in itself, its lean is fixed."""
+    """A textured plane that moves and spins in itself, at a fixed tilt."""
 
-    origin: Path3D  # world position of the texture's centre, metres
-    spin: Path3D  # z: angle in the plane, radians; x and y: the lean
-    texels: int  # the texture is square with this many texels a side
-    metres_per_texel: float
+    origin: Path3D  # world position of the texture's center, meters
+    spin: Path3D  # z: angle in the plane, radians; x and y: the tilt
+    texels: int  # side of the square texture
+    meters_per_texel: float
 
     def homography(self, camera: Camera, t: Frame) -> Matrix:
-        """From texels (x, y, 1) to pixels times depth: the third component is the depth in metres."""
-        matrix, centre = camera.projection(t)
-        lean_x, lean_y, angle = self.spin.at(t)
-        axes = rotation(lean_x, lean_y, 0.0) @ rotation(0.0, 0.0, angle)
-        plane = np.column_stack([axes[:, 0], axes[:, 1], self.origin.at(t) - centre])
+        """Return the map from texels (x, y, 1) to pixels times depth: the third component is the depth in meters."""
+        matrix, center = camera.projection(t)
+        tilt_x, tilt_y, angle = self.spin.at(t)
+        axes = rotation(tilt_x, tilt_y, 0.0) @ rotation(0.0, 0.0, angle)
+        plane = np.column_stack([axes[:, 0], axes[:, 1], self.origin.at(t) - center])
         middle = (self.texels - 1) / 2
-        scale = self.metres_per_texel
-        to_metres = np.array([[scale, 0, -scale * middle], [0, scale, -scale * middle], [0, 0, 1]])
-        return matrix @ plane @ to_metres
+        scale = self.meters_per_texel
+        to_meters = np.array([[scale, 0, -scale * middle], [0, scale, -scale * middle], [0, 0, 1]])
+        return matrix @ plane @ to_meters
 
 
 def rotation(about_x: float, about_y: float, about_z: float) -> Matrix:
-    """Rotation about z first, then x, then y."""
+    """Return the rotation about z first, then x, then y."""
     cx, sx, cy, sy, cz, sz = (f(a) for a in (about_x, about_y, about_z) for f in (np.cos, np.sin))
     turn_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     turn_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -90,44 +93,32 @@ def rotation(about_x: float, about_y: float, about_z: float) -> Matrix:
     return turn_y @ turn_x @ turn_z
 
 
-def still(value: Vector) -> Path3D:
-    """A path that stays where it is."""
-    nothing = np.zeros(3)
-    return Path3D(middle=value, velocity=nothing, sway=nothing, period=1.0, phase=0.0, half=0.0)
-
-
 @dataclass(frozen=True)
 class Truth:
-    """The ground truth of one clip; frames count from 0."""
+    """The ground truth of one clip: masks, depth, flow between any two frames, visibility. Frames count from 0."""
 
-    layers: UInt8[np.ndarray, "frames y x"]  # the layer seen at each pixel, 0 is the farthest
-    homographies: Float[np.ndarray, "frames layers 3 3"]  # texels to pixels times depth in metres
-    labels: UInt8[np.ndarray, " layers"]  # the annotated object that a layer is, 0 for none
-
-    @property
-    def frames(self) -> int:
-        """How many frames the clip has."""
-        return len(self.layers)
+    layers: UInt8[np.ndarray, "frames y x"]  # the layer visible at each pixel, 0 is the farthest
+    homographies: Float[np.ndarray, "frames layers 3 3"]  # texels to pixels times depth in meters
+    labels: UInt8[np.ndarray, " layers"]  # the annotated object of a layer, 0 for none
 
     def masks(self) -> UInt8[np.ndarray, "frames y x"]:
-        """The annotated object seen at each pixel, 0 for background."""
+        """Return the annotated object at each pixel, 0 for background."""
         return self.labels[self.layers]
 
     def depth(self, t: int) -> Float32[np.ndarray, "y x"]:
-        """Relative inverse depth q = 100 / z with z in metres, of frame t."""
+        """Return relative inverse depth q = 100 / z of frame t, z in meters."""
         return (100 * self._texels(t)[2]).reshape(self.layers.shape[1:]).astype(np.float32)
 
     def flow(self, t: int, other: int) -> Float32[np.ndarray, "2 y x"]:
-        """Where the surface seen at each pixel of frame t is in frame `other`, minus where it is; x first, pixels."""
-        height, width = self.layers.shape[1:]
-        there = _applied(self.homographies[other], self.layers[t].reshape(-1), self._texels(t))
-        moved = (there[:2] / there[2]).reshape(2, height, width)
-        return (moved - _pixels(height, width)[:2].reshape(2, height, width)).astype(np.float32)
+        """Return the displacement in pixels, x first, of the surface at each pixel from frame t to frame `other`."""
+        there = _transformed(self.homographies[other], self.layers[t].reshape(-1), self._texels(t))
+        moved = (there[:2] / there[2]).reshape(2, *self.layers.shape[1:])
+        return (moved - self._pixels()).astype(np.float32)
 
     def visible(self, t: int, other: int) -> Bool[np.ndarray, "y x"]:
-        """Whether what is seen at each pixel of frame t is seen in frame `other` too: inside it and not covered."""
+        """Return whether the surface at each pixel of frame t is inside frame `other` and not occluded there."""
         height, width = self.layers.shape[1:]
-        x, y = np.rint(self.flow(t, other) + _pixels(height, width)[:2].reshape(2, height, width)).astype(int)
+        x, y = np.rint(self.flow(t, other) + self._pixels()).astype(int)
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         seen = self.layers[other][np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
         return inside & (seen == self.layers[t])
@@ -142,22 +133,21 @@ class Truth:
         with np.load(path, allow_pickle=False) as file:
             return Truth(layers=file["layers"], homographies=file["homographies"], labels=file["labels"])
 
+    def _pixels(self) -> np.ndarray:
+        """Pixel coordinates x and y: 2×y×x."""
+        return np.indices(self.layers.shape[1:])[::-1].astype(float)
+
     def _texels(self, t: int) -> np.ndarray:
-        """Every pixel's point on its layer, times inverse depth: 3 × pixels."""
-        height, width = self.layers.shape[1:]
-        inverse = np.linalg.inv(self.homographies[t])
-        return _applied(inverse, self.layers[t].reshape(-1), _pixels(height, width))
+        """Each pixel's point on its layer, times inverse depth: 3 × pixels."""
+        x, y = self._pixels().reshape(2, -1)
+        pixels = np.stack([x, y, np.ones_like(x)])
+        return _transformed(np.linalg.inv(self.homographies[t]), self.layers[t].reshape(-1), pixels)
 
 
-def _pixels(height: int, width: int) -> np.ndarray:
-    y, x = np.mgrid[:height, :width]
-    return np.stack([x.reshape(-1), y.reshape(-1), np.ones(height * width)])
-
-
-def _applied(matrices: np.ndarray, which: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """To each point (a column) the matrix of its own layer."""
+def _transformed(matrices: np.ndarray, layers: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Multiply each point (a column) by the matrix of its layer."""
     result = np.empty_like(points)
-    for layer in np.unique(which):
-        chosen = which == layer
+    for layer in np.unique(layers):
+        chosen = layers == layer
         result[:, chosen] = matrices[layer] @ points[:, chosen]
     return result

@@ -1,12 +1,8 @@
-"""Outlines of objects, and their signed distance on a grid.
+"""Procedural outlines and textures.
 
-An outline is a closed polygon (points × 2, x right, y down) that fits the square [-1, 1]²; a shape is one outline or,
-where it has a hole, two.
-
-Procedural textures: a pattern in [0, 1], a palette of several colours, and the two put together.
-
-A texture is float32 RGB in [0, 1], rows × columns × 3. Every pattern is a function of a square grid of points and a
-random generator; none is a plain colour, so that no object can be told from another by one colour alone.
+An outline is a closed polygon (points × 2, x right, y down) within the square [-1, 1]²; a shape is one outline or,
+where it has a hole, two. A pattern is float32 in [0, 1] on a square grid, a texture is its values looked up in a
+palette: float32 RGB in [0, 1], y×x×3. None is of one color, so that no object can be recognized by its color alone.
 """
 
 from __future__ import annotations
@@ -20,56 +16,54 @@ from numpy.random import Generator
 
 Outline = Float[np.ndarray, "points 2"]
 Shape = tuple[Outline, ...]
+Pattern = Float[np.ndarray, "y x"]
+Palette = Float[np.ndarray, "colors 3"]
 
 MARGIN = 1.15  # the grid covers [-MARGIN, MARGIN]²
-_FINER = 4  # the outline is filled on a grid this much finer
+_SUPERSAMPLING = 4  # of the grid on which an outline is filled
+_ANGLES = np.linspace(0, 2 * np.pi, 240, endpoint=False)
 
 
-def _polar(radius: np.ndarray) -> Outline:
-    angle = np.linspace(0, 2 * np.pi, len(radius), endpoint=False)
+def _polar(radius: np.ndarray, angle: np.ndarray | None = None) -> Outline:
+    """Return an outline by its radius at angles (default: equally spaced), scaled to touch the square."""
+    angle = np.linspace(0, 2 * np.pi, len(radius), endpoint=False) if angle is None else angle
     points = radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
     return points / np.abs(points).max()
 
 
-def _angles(count: int = 240) -> np.ndarray:
-    return np.linspace(0, 2 * np.pi, count, endpoint=False)
-
-
 def ellipse(rng: Generator) -> Shape:
-    """An ellipse, up to twice as long as wide."""
-    angle = _angles()
-    return (np.stack([np.cos(angle), rng.uniform(0.5, 0.95) * np.sin(angle)], axis=-1),)
+    """Draw an ellipse, up to twice as long as wide."""
+    return (np.stack([np.cos(_ANGLES), rng.uniform(0.5, 0.95) * np.sin(_ANGLES)], axis=-1),)
 
 
 def polygon(rng: Generator) -> Shape:
-    """An irregular polygon of three to seven corners."""
+    """Draw an irregular polygon of three to seven corners."""
     corners = int(rng.integers(3, 8))
     angle = (np.arange(corners) + rng.uniform(-0.25, 0.25, corners)) * 2 * np.pi / corners
-    points: Outline = rng.uniform(0.75, 1, corners)[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-    return (points / np.abs(points).max(),)
+    return (_polar(rng.uniform(0.75, 1, corners), angle),)
 
 
 def star(rng: Generator) -> Shape:
-    """A star of four to seven points."""
+    """Draw a star of four to seven points."""
     corners = 2 * int(rng.integers(4, 8))
     return (_polar(np.where(np.arange(corners) % 2, rng.uniform(0.42, 0.6), 1.0)),)
 
 
 def flower(rng: Generator) -> Shape:
-    """Three to seven round petals."""
-    return (_polar(1 + rng.uniform(0.18, 0.4) * np.cos(rng.integers(3, 8) * _angles())),)
+    """Draw three to seven round petals."""
+    return (_polar(1 + rng.uniform(0.18, 0.4) * np.cos(rng.integers(3, 8) * _ANGLES)),)
 
 
 def blob(rng: Generator) -> Shape:
-    """A smooth lobed outline: a circle with four random harmonics."""
+    """Draw a smooth lobed outline: a circle with four random harmonics."""
     radius = np.ones(240)
     for harmonic in range(2, 6):
-        radius += rng.normal(0, 0.35 / harmonic) * np.cos(harmonic * _angles() + rng.uniform(0, 2 * np.pi))
+        radius += rng.normal(0, 0.35 / harmonic) * np.cos(harmonic * _ANGLES + rng.uniform(0, 2 * np.pi))
     return (_polar(np.maximum(radius, 0.35)),)
 
 
 def crescent(rng: Generator) -> Shape:
-    """A moon: the outer arc of one circle, the inner arc of another."""
+    """Draw a moon: the outer arc of a circle, the inner arc of an ellipse."""
     half = np.linspace(-0.5, 0.5, 100) * np.pi
     depth = rng.uniform(0.15, 0.4)
     outer = np.stack([np.cos(half), np.sin(half)], axis=-1)
@@ -78,13 +72,13 @@ def crescent(rng: Generator) -> Shape:
 
 
 def ring(rng: Generator) -> Shape:
-    """An annulus through whose hole one sees what is behind."""
+    """Draw an elliptic annulus with a see-through hole."""
     outer = ellipse(rng)[0]
     return (outer, outer * rng.uniform(0.4, 0.55))
 
 
 def cross(rng: Generator) -> Shape:
-    """A plus sign."""
+    """Draw a plus sign."""
     half = rng.uniform(0.28, 0.42)
     arm = np.array([[1, -half], [1, half], [half, half]])
     quarter_turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
@@ -92,42 +86,31 @@ def cross(rng: Generator) -> Shape:
 
 
 def arrow(rng: Generator) -> Shape:
-    """An arrow head with a shaft."""
+    """Draw an arrow head with a shaft."""
     neck, shaft = rng.uniform(-0.1, 0.3), rng.uniform(0.22, 0.4)
     points = [[1, 0], [neck, 0.9], [neck, shaft], [-1, shaft], [-1, -shaft], [neck, -shaft], [neck, -0.9]]
     return (np.array(points),)
 
 
 SHAPES: tuple[Callable[[Generator], Shape], ...] = (
-    ellipse,
-    polygon,
-    star,
-    flower,
-    blob,
-    crescent,
-    ring,
-    cross,
-    arrow,
-)
+    ellipse, polygon, star, flower, blob, crescent, ring, cross, arrow,
+)  # fmt: skip
 
 
 def signed_distance(shape: Shape, size: int) -> Float[np.ndarray, "size size"]:
-    """Distance to the outline in cells of the grid, positive inside; exact to about a quarter of a cell."""
-    fine = size * _FINER
+    """Return the distance to the outline in grid cells, positive inside; exact to about a quarter of a cell."""
+    fine = size * _SUPERSAMPLING
     contours = [np.rint(((outline / MARGIN + 1) / 2 * fine - 0.5) * 16).astype(np.int32) for outline in shape]
-    inside = np.zeros((fine, fine), np.uint8)
-    cv2.fillPoly(inside, contours, 255, cv2.LINE_8, 4)
-    distance = _distance(inside) - _distance(255 - inside)
-    return cv2.resize((distance / _FINER).astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
-
-
-def _distance(inside: np.ndarray) -> np.ndarray:
-    """From a pixel of the set to the border between it and the rest (half a pixel before the next centre)."""
-    return np.maximum(cv2.distanceTransform(inside, cv2.DIST_L2, 5) - 0.5, 0)
+    mask = np.zeros((fine, fine), np.uint8)
+    cv2.fillPoly(mask, contours, 255, cv2.LINE_8, 4)
+    # The border lies half a pixel before the nearest pixel center of the other side.
+    inside, outside = (np.maximum(cv2.distanceTransform(m, cv2.DIST_L2, 5) - 0.5, 0) for m in (mask, 255 - mask))
+    distance = ((inside - outside) / _SUPERSAMPLING).astype(np.float32)
+    return cv2.resize(distance, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def relief(distance: Float[np.ndarray, "y x"], light: Float[np.ndarray, " 3"]) -> Float[np.ndarray, "y x"]:
-    """Shading of a body that is round at its edge and flat in the middle, lit from `light` (unit vector, z to us)."""
+    """Shade a body with round edges and a flat middle, lit from `light` (unit vector, z towards the viewer)."""
     depth = np.clip(distance / (0.16 * len(distance)), 0, 1)
     bulge = (0.11 * len(distance) * np.sqrt(1 - (1 - depth) ** 2)).astype(np.float32)
     height = cv2.GaussianBlur(bulge, (0, 0), len(distance) / 60)
@@ -137,12 +120,8 @@ def relief(distance: Float[np.ndarray, "y x"], light: Float[np.ndarray, " 3"]) -
     return (0.5 + 0.62 * np.clip(normal @ light, 0, 1)).astype(np.float32)
 
 
-Pattern = Float[np.ndarray, "y x"]
-Palette = Float[np.ndarray, "colours 3"]
-
-
 def fractal_noise(rng: Generator, size: int, coarsest: int = 4, octaves: int = 5, gain: float = 0.55) -> Pattern:
-    """Smooth random maps, each twice as fine and `gain` times as strong as the one before; sum stretched to [0, 1]."""
+    """Sum smooth random maps, each twice as fine and `gain` times as strong as the one before, scaled to [0, 1]."""
     total = np.zeros((size, size), np.float32)
     for octave in range(octaves):
         cells = min(coarsest << octave, size)
@@ -156,37 +135,37 @@ def _stretched(values: np.ndarray) -> Pattern:
     return np.clip((values - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
 
 
-def _plane(size: int) -> tuple[np.ndarray, np.ndarray]:
+def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     axis = np.linspace(-1, 1, size, dtype=np.float32)
     x, y = np.meshgrid(axis, axis)
     return x, y
 
 
 def clouds(rng: Generator, size: int) -> Pattern:
-    """Noise folded once, which leaves soft ridges."""
+    """Draw noise, or noise folded at its mean, which gives soft ridges."""
     noise = fractal_noise(rng, size, int(rng.integers(3, 8)))
     return _stretched(np.abs(noise - 0.5)) if rng.random() < 0.5 else noise
 
 
 def marble(rng: Generator, size: int) -> Pattern:
-    """Parallel veins, bent by noise."""
-    x, y = _plane(size)
+    """Draw parallel veins, bent by noise."""
+    x, y = _grid(size)
     angle, waves = rng.uniform(0, np.pi), rng.uniform(5, 12)
     phase = waves * (np.cos(angle) * x + np.sin(angle) * y) + 5 * fractal_noise(rng, size)
     return (0.5 + 0.5 * np.sin(phase)).astype(np.float32)
 
 
 def wood(rng: Generator, size: int) -> Pattern:
-    """Rings around a point beside the picture, with a fine grain."""
-    x, y = _plane(size)
-    centre, rings = rng.uniform(-1.5, 1.5, 2), rng.uniform(5, 10)
-    radius = np.hypot(x - centre[0], 0.5 * (y - centre[1])) + 0.25 * fractal_noise(rng, size, 3, 3)
+    """Draw rings around a random point, with a fine grain."""
+    x, y = _grid(size)
+    center, rings = rng.uniform(-1.5, 1.5, 2), rng.uniform(5, 10)
+    radius = np.hypot(x - center[0], 0.5 * (y - center[1])) + 0.25 * fractal_noise(rng, size, 3, 3)
     return _stretched(np.mod(radius * rings, 1) + 0.25 * fractal_noise(rng, size, 24, 3))
 
 
 def stripes(rng: Generator, size: int) -> Pattern:
-    """Bands with soft edges, slightly wavy, of two widths."""
-    x, y = _plane(size)
+    """Draw slightly wavy bands with soft edges, of two widths."""
+    x, y = _grid(size)
     angle, count = rng.uniform(0, np.pi), rng.uniform(3, 7)
     along = np.cos(angle) * x + np.sin(angle) * y + 0.15 * fractal_noise(rng, size, 3, 2)
     band = np.sin(np.pi * count * along) + 0.5 * np.sin(2 * np.pi * count * along + 1)
@@ -194,23 +173,21 @@ def stripes(rng: Generator, size: int) -> Pattern:
 
 
 def dots(rng: Generator, size: int) -> Pattern:
-    """Discs of varied size and grey, one per cell of a jittered grid."""
+    """Draw discs of varied size and gray, one per cell of a jittered grid."""
     cells = int(rng.integers(4, 9))
     step = size / cells
     canvas = np.full((size, size), 0.15, np.float32)
     for row in range(cells):
         for column in range(cells):
-            centre = (np.array([column, row]) + rng.uniform(0.3, 0.7, 2)) * step
+            x, y = np.rint((np.array([column, row]) + rng.uniform(0.3, 0.7, 2)) * step * 16).astype(int).tolist()
             radius, gray = step * rng.uniform(0.22, 0.42), rng.uniform(0.4, 1)
-            cv2.circle(
-                canvas, tuple(np.rint(centre * 16).astype(int).tolist()), int(radius * 16), gray, -1, cv2.LINE_AA, 4
-            )
+            cv2.circle(canvas, (x, y), int(radius * 16), gray, -1, cv2.LINE_AA, 4)
     return np.clip(canvas + 0.3 * (fractal_noise(rng, size) - 0.5), 0, 1)
 
 
 def checks(rng: Generator, size: int) -> Pattern:
-    """A chequered cloth: bands in two directions laid over each other."""
-    x, y = _plane(size)
+    """Draw checks: bands in two perpendicular directions."""
+    x, y = _grid(size)
     angle, count = rng.uniform(0, np.pi), rng.uniform(2.5, 5)
     u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
     bands = np.tanh(5 * np.sin(np.pi * count * u)) + np.tanh(5 * np.sin(np.pi * count * v))
@@ -218,14 +195,14 @@ def checks(rng: Generator, size: int) -> Pattern:
 
 
 def cells(rng: Generator, size: int) -> Pattern:
-    """Stones with dark joints: each pixel takes the grey of its nearest seed."""
+    """Draw stones with dark joints: each pixel takes the gray of its nearest seed."""
     seeds = rng.random((int(rng.integers(25, 70)), 2)) * size
     free = np.full((size, size), 255, np.uint8)
     free[seeds[:, 1].astype(int), seeds[:, 0].astype(int)] = 0
     _, nearest = cv2.distanceTransformWithLabels(free, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    greys = rng.uniform(0.25, 1, nearest.max() + 1).astype(np.float32)[nearest]
+    grays = rng.uniform(0.25, 1, nearest.max() + 1).astype(np.float32)[nearest]
     joints = cv2.morphologyEx(nearest.astype(np.float32), cv2.MORPH_GRADIENT, np.ones((3, 3))) > 0
-    tone = np.where(joints, np.float32(0), greys)
+    tone = np.where(joints, np.float32(0), grays)
     return np.clip(cv2.GaussianBlur(tone, (0, 0), size / 200) + 0.25 * (fractal_noise(rng, size, 12) - 0.5), 0, 1)
 
 
@@ -234,7 +211,7 @@ GROUND_PATTERNS: tuple[Callable[[Generator, int], Pattern], ...] = (clouds, marb
 
 
 def draw_palette(rng: Generator, vivid: float = 0.8, colors: int = 5) -> Palette:
-    """Colours from dark to light around two or three hues, as sRGB in [0, 1]; `vivid` is the largest saturation."""
+    """Draw colors from dark to light around a few hues, as sRGB in [0, 1]; `vivid` is the largest saturation."""
     hues = (rng.uniform(0, 1) + rng.choice([0.0, 0.08, 0.33, 0.5, 0.6], colors)) % 1 * 360
     lightness = np.sort(rng.uniform(0.12, 0.92, colors)) + rng.normal(0, 0.06, colors)
     saturation = rng.uniform(0.3 * vivid, vivid, colors)
@@ -242,8 +219,8 @@ def draw_palette(rng: Generator, vivid: float = 0.8, colors: int = 5) -> Palette
     return cv2.cvtColor(hls[None], cv2.COLOR_HLS2RGB)[0]
 
 
-def coloured(rng: Generator, pattern: Pattern, palette: Palette) -> Float[np.ndarray, "y x 3"]:
-    """The pattern's values looked up along the palette, with a fine grain and broad changes of light laid over."""
+def colored(rng: Generator, pattern: Pattern, palette: Palette) -> Float[np.ndarray, "y x 3"]:
+    """Look the pattern's values up in the palette, with a fine grain and broad changes of light on top."""
     size = len(pattern)
     positions = np.linspace(0, 1, len(palette))
     color = np.stack([np.interp(pattern, positions, palette[:, i]) for i in range(3)], axis=-1).astype(np.float32)

@@ -1,6 +1,6 @@
 """The two networks that need no download: a tiny image encoder and a tiny monocular depth network.
 
-Both were trained on rendered scenes by `python -m lila_cues.demo.train_tiny`; their weights are part of the package.
+Both were trained on rendered scenes by `python docs/experiments/train_tiny.py`; their weights are part of the package.
 They are for demonstration: they know the renderer's world and no other.
 
 The tiny depth network, frozen, behind the interface of all depth networks.

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lila_cues.demo.dataset import SceneSeed, Split, render, shown_scene
+from lila_cues.demo.dataset import SceneSeed, Split, render_demo, visible_scene
 from lila_cues.demo.geometry import Truth
-from lila_cues.demo.render import film
+from lila_cues.demo.render import render_scene
 from lila_cues.demo.scenes import Scene
 
 
@@ -26,13 +26,13 @@ class Clip:
 @pytest.fixture(scope="session")
 def clips() -> list[Clip]:
     """Four short clips."""
-    scenes = [shown_scene(SceneSeed(7, Split.TRAIN, index), 6) for index in range(4)]
-    return [Clip(scene, *film(scene)) for scene in scenes]
+    scenes = [visible_scene(SceneSeed(7, Split.TRAIN, index), 6) for index in range(4)]
+    return [Clip(scene, *render_scene(scene)) for scene in scenes]
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo on disk: two train clips, two held-out ones. Not to be written to."""
     root = tmp_path_factory.mktemp("data") / "demo"
-    render(root, train=2, heldout=2, seed=5)
+    render_demo(root, train=2, heldout=2, seed=5)
     return root

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lila_cues.demo.dataset import HELDOUT_FRAMES, render
+from lila_cues.demo.dataset import HELDOUT_FRAMES, render_demo
 from lila_cues.demo.geometry import Truth
 from lila_cues.video.writer import read_video
 from stores.errors import LilaError
@@ -62,12 +62,12 @@ def test_an_encoded_frame_is_close_to_the_rendered_one(demo: Path) -> None:
 
 def test_a_second_rendering_does_nothing(demo: Path) -> None:
     before = _snapshot(demo)
-    render(demo, train=2, heldout=2, seed=5)
+    render_demo(demo, train=2, heldout=2, seed=5)
     assert _snapshot(demo) == before
 
 
 def test_the_same_seed_writes_the_same_bytes(demo: Path, tmp_path: Path) -> None:
-    render(tmp_path / "demo", train=1, heldout=0, seed=5)
+    render_demo(tmp_path / "demo", train=1, heldout=0, seed=5)
     again = (tmp_path / "demo" / "train" / "train_000.mp4").read_bytes()
     assert again == (demo / "train" / "train_000.mp4").read_bytes()
 
@@ -79,9 +79,9 @@ def test_train_and_held_out_scenes_have_seeds_of_their_own(demo: Path) -> None:
 
 def test_other_settings_in_the_same_folder_are_refused(demo: Path) -> None:
     with pytest.raises(LilaError, match=r"other settings \(seed 5 instead of 6\); delete that folder"):
-        render(demo, train=2, heldout=2, seed=6)
+        render_demo(demo, train=2, heldout=2, seed=6)
     with pytest.raises(LilaError, match=r"train 2 instead of 3"):
-        render(demo, train=3, heldout=2, seed=5)
+        render_demo(demo, train=3, heldout=2, seed=5)
 
 
 def test_a_rendering_that_was_stopped_is_taken_up(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,11 +92,11 @@ def test_a_rendering_that_was_stopped_is_taken_up(demo: Path, tmp_path: Path, mo
     with monkeypatch.context() as patch:
         patch.setattr("lila_cues.demo.dataset._render_clip", stop)
         with pytest.raises(KeyboardInterrupt):
-            render(root, train=1, heldout=0, seed=5)
+            render_demo(root, train=1, heldout=0, seed=5)
     assert not (root / "demo.json").exists()
     with pytest.raises(LilaError, match="other settings"):
-        render(root, train=1, heldout=0, seed=6)
-    render(root, train=1, heldout=0, seed=5)
+        render_demo(root, train=1, heldout=0, seed=6)
+    render_demo(root, train=1, heldout=0, seed=5)
     assert json.loads((root / "demo.json").read_text())["settings"]["train"] == 1
     assert sorted(p.name for p in root.iterdir()) == ["demo.json", "heldout", "train"]
 
@@ -104,7 +104,7 @@ def test_a_rendering_that_was_stopped_is_taken_up(demo: Path, tmp_path: Path, mo
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(LilaError, match=r"found other files and no demo\.json"):
-        render(tmp_path, train=1, heldout=0, seed=0)
+        render_demo(tmp_path, train=1, heldout=0, seed=0)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
@@ -112,4 +112,4 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 def test_a_broken_marker_is_reported(tmp_path: Path, content: str) -> None:
     (tmp_path / "demo.json").write_text(content)
     with pytest.raises(LilaError, match=r"as JSON in|other settings"):
-        render(tmp_path, train=1, heldout=0, seed=0)
+        render_demo(tmp_path, train=1, heldout=0, seed=0)

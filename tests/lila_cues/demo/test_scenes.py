@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from lila_cues.demo.dataset import SceneSeed, Split, shown_scene
+from lila_cues.demo.dataset import SceneSeed, Split, visible_scene
 from lila_cues.demo.geometry import Truth
-from lila_cues.demo.render import film
+from lila_cues.demo.render import render_scene
 from lila_cues.demo.scenes import Scene, draw_scene
-from lila_cues.demo.textures import MARGIN, PATTERNS, SHAPES, coloured, draw_palette, signed_distance
+from lila_cues.demo.textures import MARGIN, PATTERNS, SHAPES, colored, draw_palette, signed_distance
 from tests.lila_cues.demo.conftest import Clip
 
 
@@ -113,11 +113,11 @@ def test_objects_cannot_be_told_by_one_colour(clips: list[Clip]) -> None:
 
 
 def test_the_same_seed_gives_the_same_pixels_and_another_seed_others() -> None:
-    first, again = (film(shown_scene(SceneSeed(3, Split.TRAIN, 1), 3)) for _ in range(2))
+    first, again = (render_scene(visible_scene(SceneSeed(3, Split.TRAIN, 1), 3)) for _ in range(2))
     np.testing.assert_array_equal(first[0], again[0])
     np.testing.assert_array_equal(first[1].homographies, again[1].homographies)
     for other in (SceneSeed(4, Split.TRAIN, 1), SceneSeed(3, Split.TRAIN, 2), SceneSeed(3, Split.HELDOUT, 1)):
-        assert (film(shown_scene(other, 3))[0] != first[0]).mean() > 0.5
+        assert (render_scene(visible_scene(other, 3))[0] != first[0]).mean() > 0.5
 
 
 def test_scenes_of_different_splits_never_share_a_stream() -> None:
@@ -160,6 +160,6 @@ def test_a_texture_has_many_colours(pattern) -> None:  # type: ignore[no-untyped
     values = pattern(rng, 96)
     assert values.shape == (96, 96)
     assert ((values >= 0) & (values <= 1)).all()
-    texture = coloured(rng, values, draw_palette(rng))
+    texture = colored(rng, values, draw_palette(rng))
     assert ((texture >= 0) & (texture <= 1)).all()
     assert texture.std(axis=(0, 1)).max() > 0.05

@@ -1,8 +1,10 @@
-"""The tiny networks: what ships is what was recorded and does its job; what trains them is right."""
+"""The tiny networks: shipped weights are the recorded ones and do their job; the script that trains them is right."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +12,21 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from lila_cues.demo import train_tiny
-from lila_cues.demo.train_tiny import HIDDEN, SEEN_WEIGHT, depth_loss, draw_crops, picture_loss, view_grid
 from lila_cues.networks import tiny
 from lila_cues.networks.weights import file_sha256, load_strictly, read_tensors
 from tests.lila_cues.demo.conftest import Clip
 
+SCRIPT = Path(__file__).parents[3] / "docs" / "experiments" / "train_tiny.py"
+SPEC = importlib.util.spec_from_file_location("train_tiny", SCRIPT)
+assert SPEC is not None
+assert SPEC.loader is not None
+train_tiny = sys.modules["train_tiny"] = importlib.util.module_from_spec(SPEC)  # dataclasses look their module up
+SPEC.loader.exec_module(train_tiny)
 SMALL = [f"--{name}=2" for name in ("scenes", "check-scenes", "encoder-steps", "depth-steps", "batch")]
 
 
 def trained(network: torch.nn.Module, weights: Path) -> torch.nn.Module:
-    """The network with the weights of a file, all of them and no others."""
+    """Load the weights of a file, all of them and no others."""
     load_strictly(network, read_tensors(weights, "--weights"), str(weights), "--weights")
     return network.eval()
 
@@ -54,7 +60,7 @@ def test_the_depth_network_takes_any_size(height: int, width: int) -> None:
     assert ((q > 0) & (q < 2000)).all()
 
 
-def test_depth_on_held_out_scenes_is_ordered_as_the_truth(clips: list[Clip]) -> None:
+def test_depth_on_held_out_scenes_correlates_with_the_truth(clips: list[Clip]) -> None:
     network = trained(tiny.depth(), tiny.DEPTH_WEIGHTS)
     for clip in clips:
         with torch.inference_mode():
@@ -66,8 +72,8 @@ def _images(clips: list[Clip]) -> torch.Tensor:
     return torch.from_numpy(np.stack([clip.rgb[0] for clip in clips])).permute(0, 3, 1, 2).float() / 255
 
 
-def _told_of_patches(network: torch.nn.Module, images: torch.Tensor) -> float:
-    """How much of patches' pixels, at 4×4, a linear map reads off their features: R² on images it was not fitted on."""
+def _explained_pixels(network: torch.nn.Module, images: torch.Tensor) -> float:
+    """R² of a linear map from features to patches' pixels at 4×4, on images that it was not fitted on."""
     with torch.inference_mode():
         features = train_tiny.tokens(network, images).double()
     small = torch.nn.functional.avg_pool2d(images - images.mean(dim=(2, 3), keepdim=True), tiny.PATCH_SIZE // 4)
@@ -80,33 +86,33 @@ def _told_of_patches(network: torch.nn.Module, images: torch.Tensor) -> float:
     return float(1 - (x_new @ weights - y_new).square().mean() / y_new.square().mean())
 
 
-def test_features_tell_more_of_a_patch_than_without_training(clips: list[Clip]) -> None:
+def test_features_explain_more_of_a_patch_than_without_training(clips: list[Clip]) -> None:
     """On scenes that no training has seen, by a linear map that has not seen them either."""
     frames = torch.from_numpy(np.concatenate([clip.rgb[::3] for clip in clips])).permute(0, 3, 1, 2).float() / 255
-    crops, _ = draw_crops(np.random.default_rng(0), len(frames), 240, 320)
+    crops = train_tiny.draw_crops(np.random.default_rng(0), len(frames), 240, 320)
     views = crops.cut(frames, train_tiny.VIEW)[torch.randperm(len(frames), generator=torch.Generator().manual_seed(0))]
-    after = _told_of_patches(trained(tiny.encoder(), tiny.ENCODER_WEIGHTS), views)
+    after = _explained_pixels(trained(tiny.encoder(), tiny.ENCODER_WEIGHTS), views)
     torch.manual_seed(0)
-    before = _told_of_patches(tiny.encoder().eval(), views)
+    before = _explained_pixels(tiny.encoder().eval(), views)
     assert after > 0.8
     assert 1 - after < 0.9 * (1 - before)
 
 
 def test_crops_cut_what_they_say() -> None:
-    """On a picture whose channels are its own coordinates, a crop shows the coordinates of its points."""
+    """A crop of an image whose channels are its coordinates shows the coordinates of its points."""
     y, x = torch.meshgrid((torch.arange(240) + 0.5) / 120 - 1, (torch.arange(320) + 0.5) / 160 - 1, indexing="ij")
     ramp = torch.stack([x, y])[None].expand(6, -1, -1, -1)
-    for crops in draw_crops(np.random.default_rng(3), 6, 240, 320):
-        assert ((crops.centre.abs() + crops.half) <= 1 + 1e-6).all()
-        points = crops.to_frame(view_grid(14).expand(6, -1, -1))
-        shown = crops.cut(ramp, 14).flatten(2).transpose(1, 2)
-        inside = points.abs().amax(dim=-1) < 0.99
-        torch.testing.assert_close(shown[inside], points[inside], atol=1e-4, rtol=0)
+    crops = train_tiny.draw_crops(np.random.default_rng(3), 6, 240, 320)
+    assert ((crops.center.abs() + crops.half) <= 1 + 1e-6).all()
+    points = crops.to_frame(train_tiny.view_grid(14).expand(6, -1, -1))
+    shown = crops.cut(ramp, 14).flatten(2).transpose(1, 2)
+    inside = points.abs().amax(dim=-1) < 0.99
+    torch.testing.assert_close(shown[inside], points[inside], atol=1e-4, rtol=0)
 
 
 def test_hidden_patches_are_the_mean_colour_and_the_others_untouched() -> None:
     images, hidden = torch.rand(2, 3, 16, 16), torch.tensor([[True, False, False, True], [False, True, False, False]])
-    seen = train_tiny.without(images, hidden)
+    seen = train_tiny.hide(images, hidden)
     assert torch.equal(seen[0, :, :8, 8:], images[0, :, :8, 8:])
     torch.testing.assert_close(seen[0, :, :8, :8], images[0].mean(dim=(1, 2))[:, None, None].expand(3, 8, 8))
     torch.testing.assert_close(seen[1, :, 8:], images[1, :, 8:])
@@ -114,27 +120,29 @@ def test_hidden_patches_are_the_mean_colour_and_the_others_untouched() -> None:
 
 def test_the_share_of_hidden_patches() -> None:
     hidden = train_tiny.hidden_patches(np.random.default_rng(0), 200, 14)
-    assert hidden.float().mean().item() == pytest.approx(HIDDEN, abs=0.01)
+    assert hidden.float().mean().item() == pytest.approx(train_tiny.HIDDEN, abs=0.01)
 
 
-def test_the_picture_of_a_patch_is_its_own_pixels() -> None:
-    """The right answer for one patch takes its own error away: all of it where hidden, less where seen."""
+def test_the_target_of_a_patch_is_its_own_pixels() -> None:
+    """The exact prediction of one patch removes its error from the loss: with weight 1 if hidden, less if visible."""
     images = torch.rand(1, 3, 16, 16)
     away = 2 * (images - images.mean(dim=(2, 3), keepdim=True))
-    told = torch.zeros(1, 4, 192)
-    told[0, 1] = away[0, :, :8, 8:].reshape(-1)
+    predicted = torch.zeros(1, 4, 192)
+    predicted[0, 1] = away[0, :, :8, 8:].reshape(-1)
     error = away[0].unflatten(1, (2, 8)).unflatten(3, (2, 8)).abs().mean(dim=(0, 2, 4)).flatten()
-    for hidden_one, weight in ((True, 1.0), (False, SEEN_WEIGHT)):
+    for hidden_one, weight in ((True, 1.0), (False, train_tiny.VISIBLE_WEIGHT)):
         hidden = torch.tensor([[True, hidden_one, False, True]])
         share = hidden.sum() if hidden_one else (~hidden).sum()
-        gain = picture_loss(torch.zeros(1, 4, 192), images, hidden) - picture_loss(told, images, hidden)
+        gain = train_tiny.patch_loss(torch.zeros(1, 4, 192), images, hidden) - train_tiny.patch_loss(
+            predicted, images, hidden
+        )
         assert gain.item() == pytest.approx((weight * error[1] / share).item(), abs=1e-6)
 
 
 def test_depth_loss_is_zero_at_the_truth_and_counts_ratios() -> None:
     truth = torch.rand(2, 8, 9) * 50 + 5
-    assert depth_loss(truth, truth) == 0
-    assert depth_loss(2 * truth, truth).item() == pytest.approx(np.log(2), abs=1e-5)
+    assert train_tiny.depth_loss(truth, truth) == 0
+    assert train_tiny.depth_loss(2 * truth, truth).item() == pytest.approx(np.log(2), abs=1e-5)
 
 
 def test_the_training_script_writes_loadable_weights_and_their_record(tmp_path: Path) -> None:
