@@ -9,10 +9,7 @@ if TYPE_CHECKING:
     from lila_train.model.lila import Lila as Lila
     from lila_train.model.lila import load as load
 
-_PUBLIC = {
-    "Lila": "lila_train.model.lila",
-    "load": "lila_train.model.lila",
-}
+_PUBLIC = dict.fromkeys(("Lila", "load"), "lila_train.model.lila")
 """Public name → its module, imported when the name is first used: PyTorch takes seconds to import."""
 
 __all__ = ["Lila", "load"]

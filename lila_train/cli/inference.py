@@ -95,13 +95,13 @@ def export(
     and compared with the model before the command ends. A .pt2 asks for sides of more than two patches. A .pt holds the
     decoder alone, named as the paper's authors name theirs, for their code.
     """
+    from lila_train.model import released
     from lila_train.model.export import export as write
     from lila_train.model.lila import load
-    from lila_train.model.released import write_released
 
     model = load(weights, encoder_weights=encoder_weights)
     if out.suffix == ".pt":
-        write_released(out, model.decoder)
+        released.write(out, model.decoder)
         console.out.print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, the decoder of {model.encoder.name}")
         return
     difference = write(model, out)

@@ -27,7 +27,7 @@ from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
 from lila_cues.viz.pictures import Basis, Picture, pca_basis, write_png
 from lila_train.inference.feature_cache import ARRAYS, ArrayFormat, Cache, Features, Settings
-from lila_train.model.lila import WHOLE_PIXELS, Lila
+from lila_train.model.lila import MAX_UNTILED_PIXELS, Lila
 from stores.errors import LilaError
 
 _BASIS_PIXELS = 20_000
@@ -68,7 +68,7 @@ class Network:
         """Whether it is larger than a tile, or than what is computed in one piece."""
         height, width = picture.shape[:2]
         tile = self.settings.tile
-        return height * width > WHOLE_PIXELS if tile is None else max(height, width) > tile
+        return height * width > MAX_UNTILED_PIXELS if tile is None else max(height, width) > tile
 
     def resized(self, picture: Picture) -> UInt8[np.ndarray, "H W 3"]:
         """At the size that the settings ask for."""

@@ -1,15 +1,15 @@
-"""Checkpoints: the decoder as safetensors, with everything needed to load it again and to know where it came from.
+"""Checkpoints: the decoder as safetensors, with what is needed to load it again and its provenance in the header.
 
-The encoder and the networks that made the cues are never in the file; the encoder is named, with its weights' hash.
+The encoder and the networks that made the cues are not in the file; the encoder is recorded by name and weight hash.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,14 @@ from stores.atomic import atomic_path
 from stores.errors import LilaError
 
 FORMAT = 1
-_KEY = "lila"
+_HEADER = "lila"  # key of the provenance in the safetensors metadata
 _DECODER = "decoder."
 _EXTRA = "training."
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a checkpoint says of itself."""
+    """Origin of a decoder: its encoder, its run's settings, the cue store and the library versions."""
 
     encoder: WeightSource
     widths: DecoderWidths
@@ -40,59 +40,22 @@ class Provenance:
     store: Mapping[str, Any]  # path and fingerprint of the cue store
     versions: Mapping[str, str]
 
-    def to_json(self) -> str:
-        """As a checkpoint's header keeps it."""
-        record = asdict(self) | {"format": FORMAT, "encoder": self.encoder.to_dict()}
-        return json.dumps(record, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str, path: Path) -> Provenance:
-        """The inverse of `to_json`; `path` is named when the file is of another version."""
-        record = json.loads(text)
-        found = record.pop("format", None)
-        if found != FORMAT:
-            raise LilaError(f"expected a LILA checkpoint of format {FORMAT}, found format {found} in {path}")
-        widths = record["widths"]
-        record["widths"] = DecoderWidths(widths["encoder"], tuple(widths["levels"]), widths["inner"], widths["out"])
-        record["encoder"] = WeightSource.from_dict(record["encoder"])
-        return cls(**record)
-
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file read back: the decoder's tensors, its provenance and, to resume from, what else training keeps."""
+    """A checkpoint in memory; `extra` is what training needs to resume (empty in the weights of a finished run)."""
 
     decoder: Mapping[str, Tensor]
     provenance: Provenance
     extra: Mapping[str, Tensor]
 
-    def build_decoder(self) -> Decoder:
-        """The decoder that this checkpoint holds."""
-        decoder = Decoder(self.provenance.widths)
-        decoder.load_state_dict(dict(self.decoder), strict=True)
-        return decoder
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("lila-pixels", "torch", "timm", "numpy")}
-
-
-def write(path: Path, decoder: Decoder, provenance: Provenance, extra: Mapping[str, Tensor] | None = None) -> None:
-    """Write atomically: a reader sees the whole file or none."""
-    tensors = {f"{_DECODER}{name}": t for name, t in decoder.state_dict().items()}
-    tensors |= {f"{_EXTRA}{name}": t for name, t in (extra or {}).items()}
-    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(safetensors.torch.save(tensors, metadata={_KEY: provenance.to_json()}))
-        file.flush()
-        os.fsync(file.fileno())
-
 
 def read(path: Path) -> Checkpoint:
-    """Read a checkpoint of ours; anything else is refused with the reason."""
+    """Read a checkpoint that `write` wrote.
+
+    Raises:
+        LilaError: the file is missing, damaged, of another format version, or no LILA checkpoint.
+    """
     if not path.is_file():
         raise LilaError(f"no weights at {path}; pass the weights.safetensors of a run (lila-train run writes it)")
     try:
@@ -100,38 +63,49 @@ def read(path: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
     except safetensors.SafetensorError as error:
-        raise LilaError(f"{path} is not a whole safetensors file ({error}); was the copy cut short?") from error
-    if _KEY not in metadata:
+        raise LilaError(f"{path} is not an intact safetensors file ({error}); was the copy cut short?") from error
+    if _HEADER not in metadata:
         raise LilaError(f"expected weights that lila-train wrote, found a safetensors file of something else in {path}")
-    return Checkpoint(
-        decoder=under(tensors, _DECODER),
-        provenance=Provenance.from_json(metadata[_KEY], path),
-        extra=under(tensors, _EXTRA),
-    )
+    record = json.loads(metadata[_HEADER])
+    found = record.pop("format", None)
+    if found != FORMAT:
+        raise LilaError(f"expected a LILA checkpoint of format {FORMAT}, found format {found} in {path}")
+    widths = record["widths"]
+    record["widths"] = DecoderWidths(widths["encoder"], tuple(widths["levels"]), widths["inner"], widths["out"])
+    record["encoder"] = WeightSource.from_dict(record["encoder"])
+    return Checkpoint(under(tensors, _DECODER), Provenance(**record), under(tensors, _EXTRA))
 
 
-def fingerprint(path: Path) -> str:
-    """Hex SHA-256 of the decoder's tensors, the same for a checkpoint to resume from and the weights made of it."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(read(path).decoder.items()):
-        digest.update(name.encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
+def write(path: Path, decoder: Decoder, provenance: Provenance, extra: Mapping[str, Tensor] | None = None) -> None:
+    """Write a checkpoint atomically; `extra` are tensors to resume training from."""
+    tensors = {f"{_DECODER}{name}": t for name, t in decoder.state_dict().items()}
+    tensors |= {f"{_EXTRA}{name}": t for name, t in (extra or {}).items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    record = asdict(provenance) | {"format": FORMAT, "encoder": provenance.encoder.to_dict()}
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(safetensors.torch.save(tensors, metadata={_HEADER: json.dumps(record, sort_keys=True)}))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that a result depends on."""
+    return {name: version(name) for name in ("lila-pixels", "torch", "timm", "numpy")}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Sequence[str]) -> dict[str, Tensor]:
-    """AdamW's state by the names of what it moves: `NAME.exp_avg`, `NAME.exp_avg_sq`, `NAME.step`."""
+    """Return AdamW's state by parameter name: `NAME.exp_avg`, `NAME.exp_avg_sq`, `NAME.step`."""
     state = optimizer.state_dict()["state"]
     return {f"{names[index]}.{key}": t for index, entry in state.items() for key, t in entry.items()}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `optimizer_tensors`; the learning rate stays as the optimiser has it."""
+    """Load what `optimizer_tensors` returned; the optimizer keeps its own learning rate."""
     record = optimizer.state_dict()
     record["state"] = {index: entry for index, name in enumerate(names) if (entry := under(tensors, f"{name}."))}
     optimizer.load_state_dict(record)
 
 
 def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
+    """Return the tensors whose names begin with `prefix`, without the prefix."""
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

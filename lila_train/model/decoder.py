@@ -1,11 +1,11 @@
-"""The DPT decoder: four maps of patch tokens in, one feature vector per pixel out.
+"""The DPT decoder: four maps of patch tokens in, one feature vector per pixel out (docs/method.md, "Network").
 
 Ranftl et al., "Vision Transformers for Dense Prediction" (ICCV 2021), without batch norm, as used by LILA (section 3).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +16,17 @@ from torch import Tensor, nn
 from lila_train.model.resize import Size, size_of
 from stores.errors import LilaError
 
+_PUBLISHED: dict[int, tuple[tuple[int, int, int, int], int]] = {  # encoder width: levels, inner width
+    384: ((48, 96, 192, 384), 256),
+    768: ((96, 192, 384, 768), 384),
+    1024: ((256, 512, 1024, 1024), 512),
+    1536: ((1536, 1536, 1536, 1536), 768),
+}
+
 
 @dataclass(frozen=True)
 class DecoderWidths:
-    """Channels along the decoder: of the tokens, of the four levels, inside the fusion, of a pixel's feature."""
+    """Channels along the decoder: of the tokens, the four levels, the fusion blocks, and a pixel's feature vector."""
 
     encoder: int
     levels: tuple[int, int, int, int]
@@ -28,68 +35,27 @@ class DecoderWidths:
 
     @classmethod
     def of_encoder(cls, width: int, inner: int | None = None) -> DecoderWidths:
-        """The widths that go with an encoder of `width` channels.
+        """Return the widths for an encoder of `width` channels.
 
         ViT-S, B, L and g have the published ones; others follow ViT-S and B: levels of E/8, E/4, E/2 and E channels.
-        `inner` overrides the fusion width; a pixel's feature always has half of it.
+        `inner` overrides the fusion width; a pixel's feature vector always has half of it.
         """
         if width % 8:
             raise LilaError(
-                f"the decoder needs an encoder whose width is a multiple of 8, this one has {width} channels"
+                f"expected an encoder whose width is a multiple of 8, found one of {width} channels"
             )
-        levels, published_inner = _PUBLISHED.get(
-            width, ((width // 8, width // 4, width // 2, width), max(64, width // 2))
-        )
+        default = ((width // 8, width // 4, width // 2, width), max(64, width // 2))
+        levels, published_inner = _PUBLISHED.get(width, default)
         inner = inner or published_inner
         if inner % 2 or inner < 4:
             raise LilaError(
-                f"the decoder's inner width must be an even number from 4 on, found {inner}; pass another --width"
+                f"expected an even number from 4 on as decoder width, found {inner}; pass another --width"
             )
         return cls(width, levels, inner, inner // 2)
 
 
-_PUBLISHED: dict[int, tuple[tuple[int, int, int, int], int]] = {
-    384: ((48, 96, 192, 384), 256),
-    768: ((96, 192, 384, 768), 384),
-    1024: ((256, 512, 1024, 1024), 512),
-    1536: ((1536, 1536, 1536, 1536), 768),
-}
-
-
-class ResidualUnit(nn.Module):
-    """x + conv(relu(conv(relu(x)))), 3×3."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """The size stays."""
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
-
-
-class Fusion(nn.Module):
-    """Adds a finer level to the coarser path and resizes to the size of the level after it.
-
-    The coarsest block is built without a unit for a skip that it never gets, so that every weight has a gradient.
-    """
-
-    def __init__(self, width: int, *, has_skip: bool) -> None:
-        super().__init__()
-        self.skip_unit = ResidualUnit(width) if has_skip else None
-        self.unit = ResidualUnit(width)
-        self.out = nn.Conv2d(width, width, 1)
-
-    def forward(self, x: Tensor, skip: Tensor | None, size: Size) -> Tensor:
-        """The path b×c×h×w with the skip of its size, b×c×H×W of `size`."""
-        if self.skip_unit is not None and skip is not None:
-            x = x + self.skip_unit(skip)
-        return self.out(_resize(self.unit(x), size))
-
-
 class Decoder(nn.Module):
-    """Tokens of four blocks, each `b×E×h×w`, to features `b×d×H×W` with zero mean and unit variance over channels."""
+    """Maps tokens of four blocks, each b×E×h×w, to features b×d×H×W of zero mean and unit variance over channels."""
 
     def __init__(self, widths: DecoderWidths) -> None:
         super().__init__()
@@ -111,10 +77,17 @@ class Decoder(nn.Module):
             nn.Conv2d(widths.out, widths.out, 3, padding=1), nn.ReLU(), nn.Conv2d(widths.out, widths.out, 1)
         )
         self.norm = nn.LayerNorm(widths.out, eps=1e-5)
-        self.norm.requires_grad_(False)  # the reference never optimises it (weight 1, bias 0)
+        self.norm.requires_grad_(False)  # the reference never optimizes it (weight 1, bias 0)
+
+    @classmethod
+    def from_tensors(cls, widths: DecoderWidths, tensors: Mapping[str, Tensor]) -> Decoder:
+        """Build a decoder from the tensors of its `state_dict`."""
+        decoder = cls(widths)
+        decoder.load_state_dict(dict(tensors), strict=True)
+        return decoder
 
     def forward(self, tokens: Sequence[Float[Tensor, "b e h w"]], size: Size) -> Float[Tensor, "b d H W"]:
-        """Features at `size` = (H, W), normalised over channels at each pixel."""
+        """Return features at `size` = (H, W), normalized over channels at each pixel."""
         levels = [
             reduce(rescale(project(t)))
             for t, project, rescale, reduce in zip(tokens, self.project, self.rescale, self.reduce, strict=True)
@@ -124,17 +97,40 @@ class Decoder(nn.Module):
         x = self.fuse[1](x, levels[1], size_of(levels[0]))
         x = self.fuse[0](x, levels[0], (2 * levels[0].shape[-2], 2 * levels[0].shape[-1]))
         x = self.pixel(_resize(self.head(x), size))
-        return _over_channels(self.norm, x)
+        with torch.autocast(x.device.type, enabled=False):  # normalized in float32, whatever autocast does
+            norm, channels_last = self.norm, x.float().movedim(1, -1)
+            x = F.layer_norm(channels_last, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
+        return x.movedim(-1, 1).to(norm.weight.dtype)
 
 
-def _over_channels(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """LayerNorm over axis 1 in float32, its result in the type of the weights, whatever autocast does."""
-    with torch.autocast(x.device.type, enabled=False):
-        channels_last = x.float().movedim(1, -1)
-        normalized = F.layer_norm(
-            channels_last, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps
-        )
-        return normalized.movedim(-1, 1).to(norm.weight.dtype)
+class ResidualUnit(nn.Module):
+    """x + conv(relu(conv(relu(x)))), 3×3."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class Fusion(nn.Module):
+    """Adds a finer level to the coarser path b×c×h×w and resizes the sum to the size of the next level.
+
+    The coarsest block has no skip, and is built without a unit for it, so that every weight has a gradient.
+    """
+
+    def __init__(self, width: int, *, has_skip: bool) -> None:
+        super().__init__()
+        self.skip_unit = ResidualUnit(width) if has_skip else None
+        self.unit = ResidualUnit(width)
+        self.out = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor, skip: Tensor | None, size: Size) -> Tensor:
+        if self.skip_unit is not None and skip is not None:
+            x = x + self.skip_unit(skip)
+        return self.out(_resize(self.unit(x), size))
 
 
 def _resize(x: Tensor, size: Size) -> Tensor:

@@ -15,7 +15,6 @@ import lila_train
 from lila_cues.networks.weights import file_sha256
 from lila_train.model import released
 from lila_train.model.decoder import Decoder, DecoderWidths
-from lila_train.model.released import read_released, write_released
 from stores.errors import LilaError
 
 NAME = "lila_dinov2_vits14"
@@ -81,7 +80,7 @@ def test_a_file_that_changed_since_its_download_is_refused(cache: Path, file: Pa
 
 def test_what_cannot_be_downloaded_says_where_it_may_be_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(released, "PLACE", (tmp_path / "nowhere").as_uri())
+    monkeypatch.setattr(released, "BASE_URL", (tmp_path / "nowhere").as_uri())
     with pytest.raises(LilaError, match=r"expected lila_dino2_b14_ytvos\.pt in .* or at .*, found neither"):
         lila_train.load("lila_dinov2_vitb14")
     assert not list(tmp_path.rglob("*.pt"))
@@ -89,7 +88,7 @@ def test_what_cannot_be_downloaded_says_where_it_may_be_put(tmp_path: Path, monk
 
 def test_a_download_is_kept_with_its_hash(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(released, "PLACE", file.parent.as_uri())
+    monkeypatch.setattr(released, "BASE_URL", file.parent.as_uri())
     lila_train.load(NAME)
     folder = tmp_path / "hub" / "checkpoints"
     assert (folder / file.name).read_bytes() == file.read_bytes()
@@ -100,7 +99,7 @@ def test_an_encoder_of_another_width_or_none_is_refused(file: Path, tmp_path: Pa
     tiny = shared / "data" / "weights" / "vit_tiny_patch16_224.pth"
     with pytest.raises(LilaError, match=r"of another shape|missing"):
         lila_train.load(file, encoder_weights=tiny)
-    write_released(tmp_path / "narrow.pt", Decoder(DecoderWidths.of_encoder(64, inner=16)))
+    released.write(tmp_path / "narrow.pt", Decoder(DecoderWidths.of_encoder(64, inner=16)))
     with pytest.raises(LilaError, match="expected a decoder of an encoder of width 384"):
         lila_train.load(tmp_path / "narrow.pt")
     with pytest.raises(LilaError, match="or one of lila_dinov2_vits14"):
@@ -109,11 +108,11 @@ def test_an_encoder_of_another_width_or_none_is_refused(file: Path, tmp_path: Pa
 
 def test_ours_is_written_as_a_published_file_is(file: Path, tmp_path: Path) -> None:
     model = lila_train.load(file)
-    write_released(tmp_path / "ours.pt", model.decoder)
+    released.write(tmp_path / "ours.pt", model.decoder)
     theirs, ours = (torch.load(path, weights_only=True) for path in (file, tmp_path / "ours.pt"))
     names = {n for n in theirs["state_dict"] if n.startswith(("latent_head.", "fnorm."))}
     assert set(ours) == names
     assert {n: t.shape for n, t in ours.items()} == {n: theirs["state_dict"][n].shape for n in names}
     assert all(
-        torch.equal(t, read_released(file).decoder[n]) for n, t in read_released(tmp_path / "ours.pt").decoder.items()
+        torch.equal(t, released.read(file).decoder[n]) for n, t in released.read(tmp_path / "ours.pt").decoder.items()
     )

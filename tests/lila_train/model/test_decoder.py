@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from lila_train.model import released
 from lila_train.model.decoder import Decoder, DecoderWidths
-from lila_train.model.released import in_released_naming, read_released, released_name
+from lila_train.model.released import in_released_naming, released_name
 from stores.errors import LilaError
 
 
@@ -27,15 +28,14 @@ def fixture_script(shared: Path) -> ModuleType:
 
 def test_released_weights_give_the_reference_output(shared: Path, fixture_script: ModuleType, tmp_path: Path) -> None:
     torch.save({"state_dict": fixture_script.checkpoint("s14", teachers=True, encoder=True)}, tmp_path / "s14.pt")
-    released = read_released(tmp_path / "s14.pt")
-    decoder = Decoder(released.widths)
-    decoder.load_state_dict(released.decoder)
+    published = released.read(tmp_path / "s14.pt")
+    decoder = Decoder.from_tensors(published.widths, published.decoder)
     with torch.inference_mode():
         found = decoder(fixture_script.decoder_tokens(), (8 * 14, 11 * 14))[0]
     z = np.load(shared / "conformance/decoder_s14.npz")
     sampled = found[:, z["rows"]][:, :, z["cols"]].numpy()
     np.testing.assert_allclose(sampled, z["values"], atol=1e-3)
-    assert "pos_embed" in released.encoder
+    assert "pos_embed" in published.encoder
 
 
 @pytest.mark.parametrize(("width", "published"), [(384, 13_501_024), (768, 34_552_320), (1024, 68_041_984)])
@@ -52,7 +52,7 @@ def test_our_decoder_survives_the_published_naming(tmp_path: Path) -> None:
     decoder = Decoder(DecoderWidths.of_encoder(64, inner=16))
     torch.save(in_released_naming(decoder), tmp_path / "ours.pt")
     back = Decoder(decoder.widths)
-    back.load_state_dict(read_released(tmp_path / "ours.pt").decoder)
+    back.load_state_dict(released.read(tmp_path / "ours.pt").decoder)
     assert all(
         torch.equal(a, b) for a, b in zip(decoder.state_dict().values(), back.state_dict().values(), strict=True)
     )
@@ -107,7 +107,7 @@ def test_a_checkpoint_that_differs_is_refused(tmp_path: Path, change: object, me
     change(state)  # type: ignore[operator]
     torch.save(state, tmp_path / "w.pt")
     with pytest.raises(LilaError, match=message):
-        read_released(tmp_path / "w.pt")
+        released.read(tmp_path / "w.pt")
 
 
 def test_a_tensor_that_a_decoder_does_not_have_has_no_released_name() -> None:
@@ -118,15 +118,15 @@ def test_a_tensor_that_a_decoder_does_not_have_has_no_released_name() -> None:
 def test_what_is_no_tensor_is_passed_over(tmp_path: Path) -> None:
     state = in_released_naming(Decoder(DecoderWidths.of_encoder(64, inner=16)))
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "w.pt")
-    assert read_released(tmp_path / "w.pt").widths == DecoderWidths.of_encoder(64, inner=16)
+    assert released.read(tmp_path / "w.pt").widths == DecoderWidths.of_encoder(64, inner=16)
 
 
 def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("hello")
     with pytest.raises(LilaError, match=r"tensors by name in .*text\.pt .*cannot be read .*with --weights"):
-        read_released(tmp_path / "text.pt")
+        released.read(tmp_path / "text.pt")
     with pytest.raises(LilaError, match=r"expected a weight file at .*absent\.pt, found none; .*--weights"):
-        read_released(tmp_path / "absent.pt")
+        released.read(tmp_path / "absent.pt")
 
 
 @pytest.mark.parametrize(("width", "inner", "message"), [(100, None, "multiple of 8"), (64, 7, "even number")])

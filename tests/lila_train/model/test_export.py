@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from lila_cues.networks import encoder, load_encoder
 from lila_train.cli import app
 from lila_train.model import export as exporting
+from lila_train.model import released
 from lila_train.model.decoder import Decoder, DecoderWidths
 from lila_train.model.export import Portable, export, largest_difference, load_onnx, load_program, resized_positions
 from lila_train.model.lila import Lila, load
-from lila_train.model.released import read_released
 from stores.errors import LilaError
 from tests.lila_train.inference.models import small_model
 
@@ -108,7 +108,7 @@ def test_dinov2_and_lila_of_full_width(tmp_path: Path, suffix: str, load) -> Non
 def test_the_decoder_alone_is_written_as_its_authors_name_it(weights: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["export", "--weights", str(weights), "--out", str(tmp_path / "new/decoder.pt")])
     assert result.exit_code == 0, result.output
-    found = read_released(tmp_path / "new/decoder.pt")
+    found = released.read(tmp_path / "new/decoder.pt")
     own = load(weights).decoder.state_dict()
     assert all(torch.equal(found.decoder[name], tensor) for name, tensor in own.items())
     assert not found.encoder

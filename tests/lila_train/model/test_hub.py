@@ -103,9 +103,9 @@ def test_a_model_is_pushed_and_comes_back(model: Lila, tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (LocalEntryNotFoundError("offline"), "is not at hand and the hub cannot be reached"),
+        (LocalEntryNotFoundError("offline"), "is not in the cache and the hub cannot be reached"),
         (EntryNotFoundError("none"), "expected weights.safetensors in me/lila, found none"),
-        (OSError("refused"), r"me/lila cannot be had from the hub \(refused\)"),
+        (OSError("refused"), r"me/lila cannot be downloaded from the hub \(refused\)"),
     ],
 )
 def test_what_cannot_be_had_says_so(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import lila_train
 from lila_cues.images import as_float
 from lila_cues.networks import load_encoder
 from lila_train.model.decoder import Decoder, DecoderWidths
-from lila_train.model.lila import WHOLE_PIXELS, Lila
+from lila_train.model.lila import MAX_UNTILED_PIXELS, Lila
 from lila_train.model.tiling import Tiling
 from stores.errors import LilaError
 from tests.lila_train.inference.models import small_model, write_weights
@@ -152,7 +152,7 @@ def test_tiles_cover_every_pixel_with_weights_that_add_up_to_one() -> None:
 
 def test_an_image_beyond_memory_asks_for_tiles(model: Lila) -> None:
     panorama = torch.zeros(3, 1, 1, dtype=torch.uint8).expand(3, 400, 30_000)
-    assert panorama[0].numel() > WHOLE_PIXELS
+    assert panorama[0].numel() > MAX_UNTILED_PIXELS
     with pytest.raises(LilaError, match="pass tile=, of 512 px for example"):
         model.features(panorama)
 
