@@ -41,16 +41,12 @@ class DecoderWidths:
         `inner` overrides the fusion width; a pixel's feature vector always has half of it.
         """
         if width % 8:
-            raise LilaError(
-                f"expected an encoder whose width is a multiple of 8, found one of {width} channels"
-            )
+            raise LilaError(f"expected an encoder whose width is a multiple of 8, found one of {width} channels")
         default = ((width // 8, width // 4, width // 2, width), max(64, width // 2))
         levels, published_inner = _PUBLISHED.get(width, default)
         inner = inner or published_inner
         if inner % 2 or inner < 4:
-            raise LilaError(
-                f"expected an even number from 4 on as decoder width, found {inner}; pass another --width"
-            )
+            raise LilaError(f"expected an even number from 4 on as decoder width, found {inner}; pass another --width")
         return cls(width, levels, inner, inner // 2)
 
 
