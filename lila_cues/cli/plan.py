@@ -36,8 +36,8 @@ def models() -> None:
 def network_row(network: Entry) -> str:
     """One network in one line; a licence against commercial use stands out."""
     size = f"{network.megabytes:,.0f}" if network.megabytes else "–"
-    place = " at ".join(part for part in (network.place_in_words(), network.revision()) if part)
-    line = row(network.kind, network.name, size, network.licence, "yes" if network.present() else "no", place)
+    here = "yes" if network.is_available() else "no"
+    line = row(network.kind, network.name, size, network.licence, here, network.origin())
     return f"[yellow]{line}[/]" if network.non_commercial else line
 
 

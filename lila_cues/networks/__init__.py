@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lila_cues.networks.flow import load_flow as load_flow
     from lila_cues.networks.weights import WeightSource as WeightSource
 
-_PUBLIC = {
+_PUBLIC = {  # name → its module, imported when the name is first used: PyTorch takes seconds to import
     "DepthNetwork": "lila_cues.networks.depth",
     "load_depth": "lila_cues.networks.depth",
     "FrozenEncoder": "lila_cues.networks.encoder",
@@ -33,20 +33,8 @@ _PUBLIC = {
     "load_flow": "lila_cues.networks.flow",
     "WeightSource": "lila_cues.networks.weights",
 }
-"""Public name → its module, imported when the name is first used: PyTorch takes seconds to import."""
 
-__all__ = [
-    "DepthNetwork",
-    "Execution",
-    "FlowNetwork",
-    "FrozenEncoder",
-    "WeightSource",
-    "encoder_from_tensors",
-    "load_depth",
-    "load_encoder",
-    "load_flow",
-    "restore_encoder",
-]
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
-"""Relative inverse depth by name: what a depth network is to the rest of stage one, and how one is loaded.
+"""Relative inverse depth by name: the interface of a depth network, loading, and Depth Anything V2 by transformers.
 
-Depth Anything V2 (Yang et al., NeurIPS 2024) by transformers: relative inverse depth of single images.
+Depth Anything V2: Yang et al., NeurIPS 2024.
 """
 
 from __future__ import annotations
@@ -12,55 +12,46 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
-from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
-from transformers.utils import logging
 
 from lila_cues.networks import hub, registry, tiny
-from lila_cues.networks.execution import Execution, backend
-from lila_cues.networks.tiny import TinyDepth
-from lila_cues.networks.weights import (
-    WeightSource,
-    drawn,
-    load_strictly,
-    local_file,
-    random_seed,
-    read_tensors,
-    recorded,
-    untrained,
-)
+from lila_cues.networks.execution import Execution, FrozenNetwork
+from lila_cues.networks.registry import Entry
+from lila_cues.networks.weights import WEIGHT_FILE, WeightSource, load_network, locate, random_seed
 from stores.errors import LilaError
 
 OPTION = "--depth-weights"
-TINY = "tiny"
-_DEPTH_ANYTHING = "depth_anything_v2_"
+PATCH_SIZE = 14
+_SHAPES = {  # width, blocks, heads, tapped blocks counted from 1, reassemble widths, fusion width
+    "small": (384, 12, 6, (3, 6, 9, 12), (48, 96, 192, 384), 64),
+    "base": (768, 12, 12, (3, 6, 9, 12), (96, 192, 384, 768), 128),
+    "large": (1024, 24, 16, (5, 12, 18, 24), (256, 512, 1024, 1024), 256),
+}
 
 
 @runtime_checkable
 class DepthNetwork(Protocol):
-    """Depth of single images, frozen. A new one is one small file and a line in `load_depth`."""
+    """Depth of single images, frozen. A new network is one file, a row in the registry and a line in `load_depth`.
+
+    Attributes:
+        name: the name by which `load_depth` loads it.
+        source: where its weights came from; for a store's provenance.
+        settings: what shapes the maps besides the weights; for a store's provenance.
+    """
+
+    name: str
+    source: WeightSource
 
     @property
-    def name(self) -> str:
-        """The name by which `load_depth` gives it again."""
-        ...
-
-    @property
-    def source(self) -> WeightSource:
-        """Where its weights are from; for a store's provenance."""
-        ...
-
-    @property
-    def settings(self) -> dict[str, str | bool | int | None]:
-        """What shapes the maps besides the weights; for a store's provenance."""
-        ...
+    def settings(self) -> dict[str, str | bool | int | None]: ...
 
     def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
-        """Sentences to show before images of this size (y, x) go in."""
+        """Return warnings to show before images of this size (y, x) are processed."""
         ...
 
     def __call__(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b H W"]:
-        """Relative inverse depth q ≥ 0 of RGB in [0, 1], at the images' size."""
+        """Return relative inverse depth q ≥ 0 of RGB in [0, 1], at the images' size."""
         ...
 
 
@@ -73,76 +64,39 @@ def load_depth(
     execution: Execution | None = None,
     sha256: str | None = None,
 ) -> DepthNetwork:
-    """A depth network: "tiny" (of the package), or depth_anything_v2_ with small, base or large.
+    """Load a frozen depth network.
 
-    `weights`: a local file for tiny, a local folder as transformers saves it for Depth Anything, "random:SEED", or
-    None for the package and the hub (a name may end in "@" and a revision there). `side`: the short side at which
-    Depth Anything works, the images' own if None.
+    Args:
+        name: "tiny" or depth_anything_v2_small, _base or _large; "@REVISION" may follow for the hub.
+        weights: a local file for tiny, a folder as transformers saves it for Depth Anything, "random:SEED" for
+            untrained ones, or None for the package and the hub.
+        device: where the network goes.
+        attention: backend of Depth Anything, "sdpa" or "xformers".
+        side: short side in px at which Depth Anything works; the images' own if None.
+        execution: how it is run; float32 and eager if None.
+        sha256: the recorded hash that the weights must have.
+
+    Raises:
+        LilaError: an unknown name, or weights that are missing, unreadable, of another network or of another hash.
     """
     name, _, revision = name.partition("@")
-    if name not in registry.names(registry.DEPTH):
+    entry = registry.entry(registry.DEPTH, name)
+    if entry is None:
         raise LilaError(
             f"expected a depth network among {', '.join(registry.names(registry.DEPTH))}, or files:DIR for maps of "
             f"your own, found {name}; pass one with --depth"
         )
-    if name == TINY:
-        return _tiny(weights, execution, sha256).to(device)
-
-    network, source = _depth_anything(name, weights, revision or None, sha256)
+    if entry.is_packaged:
+        return tiny.TinyDepth(*load_network(tiny.depth, entry, weights, OPTION, sha256=sha256), execution).to(device)
+    network, source = _depth_anything(entry, weights, revision or None, sha256)
     return DepthAnything(network, source, side, attention, execution).to(device)
 
 
-def _tiny(weights: Path | str | None, execution: Execution | None, sha256: str | None) -> TinyDepth:
-    seed = random_seed(weights)
-    with drawn(seed):
-        network = tiny.depth()
-    if seed is not None:
-        return TinyDepth(network, untrained(TINY, network, seed, OPTION, sha256), execution)
-    if weights is not None:
-        path, source = local_file(TINY, weights, tiny.LICENCE, OPTION, sha256)
-    else:
-        path = tiny.DEPTH_WEIGHTS
-        source = recorded(WeightSource(TINY, "package", path.name, None, None, tiny.LICENCE), path, OPTION, sha256)
-    load_strictly(network, read_tensors(path, OPTION), str(path), OPTION)
-    return TinyDepth(network, source, execution)
+class DepthAnything(FrozenNetwork):
+    """Depth Anything V2, frozen.
 
-
-def _depth_anything(
-    name: str, weights: Path | str | None, revision: str | None, sha256: str | None
-) -> tuple[DepthAnythingForDepthEstimation, WeightSource]:
-
-    known = registry.entry(registry.DEPTH, name)
-    assert known is not None
-    seed = random_seed(weights)
-    if seed is not None:
-        with drawn(seed):
-            network = build(name.removeprefix(_DEPTH_ANYTHING))
-        return network, untrained(name, network, seed, OPTION, sha256)
-    if weights is not None:
-        file, source = local_file(name, Path(weights) / WEIGHTS, known.licence, OPTION, sha256)
-        source = replace(source, location=str(file.parent))
-    else:
-        _, commit = hub.fetch(known.place, CONFIGURATION, revision, OPTION)
-        file, _ = hub.fetch(known.place, WEIGHTS, commit, OPTION)
-        source = recorded(WeightSource(name, "hub", known.place, commit, None, known.licence), file, OPTION, sha256)
-    return read(file.parent, OPTION), source
-
-
-CONFIGURATION, WEIGHTS = "config.json", "model.safetensors"
-PATCH_SIZE = 14
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_SHAPES = {  # width, blocks, heads, tapped blocks counted from 1, reassemble widths, fusion width
-    "small": (384, 12, 6, (3, 6, 9, 12), (48, 96, 192, 384), 64),
-    "base": (768, 12, 12, (3, 6, 9, 12), (96, 192, 384, 768), 128),
-    "large": (1024, 24, 16, (5, 12, 18, 24), (256, 512, 1024, 1024), 256),
-}
-
-
-class DepthAnything(nn.Module):
-    """The network in eval mode for good, without gradients.
-
-    It works on sides that are multiples of 14, its patch size, the nearest to the image's own, or those with the short
-    side `side` where that is given (its authors use 518); its map is resized to the image's size, as they do.
+    It runs on sides that are multiples of 14, its patch size: those nearest to the image's own, or, with `side`, to the
+    image scaled to that short side (its authors use 518). Its map is resized to the image's size, as its authors do.
     """
 
     mean: Tensor
@@ -150,47 +104,35 @@ class DepthAnything(nn.Module):
 
     def __init__(
         self,
-        network: DepthAnythingForDepthEstimation,
+        network: nn.Module,
         source: WeightSource,
         side: int | None = None,
-        attention_backend: str = "sdpa",
+        attention: str = "sdpa",
         execution: Execution | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(source, execution, attention)
         self.network = network
-        self.source = source
-        self.name = source.network
         self.side = side
-        self.attention = attention_backend
-        self._attention = backend(attention_backend)
-        self.execution = execution or Execution()
         self._run = self.execution.prepare(self._predict)
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
-        self.requires_grad_(False)
-        self.eval()
+        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
+        self.freeze()
 
     @property
     def settings(self) -> dict[str, str | bool | int | None]:
-        """What shapes the maps besides the weights."""
         return {"side": self.side, "attention": self.attention} | self.execution.to_dict()
 
-    def train(self, mode: bool = True) -> DepthAnything:
-        """Frozen means frozen: stays in eval mode."""
-        return super().train(False)
-
     def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
-        """Nothing that a person should know before images of this size go in."""
         return ()
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b H W"]:
-        """Relative inverse depth q ≥ 0 of RGB in [0, 1], at the images' size."""
+        """Return relative inverse depth q ≥ 0 of RGB in [0, 1], at the images' size."""
         return torch.cat([self._estimate(piece) for (piece,) in self.execution.batches(images)])
 
     def _estimate(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
-        size = working_size((height, width), PATCH_SIZE, self.side)
+        size = working_size((height, width), self.side)
         if size != (height, width):
             images = F.interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
         with self._attention(), self.execution.autocast(images.device):
@@ -202,58 +144,69 @@ class DepthAnything(nn.Module):
         return predicted
 
 
-def working_size(size: tuple[int, int], patch: int, side: int | None) -> tuple[int, int]:
-    """The nearest multiples of the patch, at least one, of a size (y, x) whose short side becomes `side` if given."""
+def working_size(size: tuple[int, int], side: int | None) -> tuple[int, int]:
+    """Return the multiples of the patch size nearest to a size (y, x), scaled to the short side `side` if given."""
     scale = side / min(size) if side else 1.0
-    return (max(1, round(size[0] * scale / patch)) * patch, max(1, round(size[1] * scale / patch)) * patch)
+    height, width = (max(1, round(length * scale / PATCH_SIZE)) * PATCH_SIZE for length in size)
+    return height, width
 
 
-def read(folder: Path, option: str) -> DepthAnythingForDepthEstimation:
-    """The network of a folder as transformers saves it: config.json and model.safetensors, all of it and no more."""
+def _depth_anything(
+    entry: Entry, weights: Path | str | None, revision: str | None, sha256: str | None
+) -> tuple[nn.Module, WeightSource]:
+    if random_seed(weights) is not None:
+        size = entry.name.rpartition("_")[2]
+        return load_network(lambda: build(size), entry, weights, OPTION, sha256=sha256)
+    if weights is not None:
+        path, source = locate(entry, Path(weights) / WEIGHT_FILE, OPTION, sha256=sha256)
+        source = replace(source, location=str(path.parent))
+    else:
+        _, commit = hub.fetch(entry.place, "config.json", revision, OPTION)
+        path, source = locate(entry, None, OPTION, commit, sha256)
+    return _read(path.parent), source
+
+
+def _read(folder: Path) -> nn.Module:
+    """Load all tensors, and no others, of a folder as transformers saves it: config.json and model.safetensors."""
+    from transformers import DepthAnythingForDepthEstimation
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
-        network, loading = _from_pretrained(folder)
+        network: Any
+        network, report = DepthAnythingForDepthEstimation.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+        )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = str(error).strip().split("\n", maxsplit=1)[0]
         raise LilaError(
             f"expected Depth Anything V2 in {folder} (config.json and model.safetensors, as transformers saves it), "
-            f"but it cannot be read ({reason}); give another folder with {option}"
+            f"but it cannot be read ({reason}); give another folder with {OPTION}"
         ) from error
-    _check(network, loading, folder, option)
-    return network
-
-
-def _from_pretrained(folder: Path) -> tuple[DepthAnythingForDepthEstimation, dict[str, Any]]:
-    """transformers draws a bar of its own while it loads; ours are enough."""
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        loaded: Any = DepthAnythingForDepthEstimation.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
-        )
-        return loaded
     finally:
         if bars:
             logging.enable_progress_bar()
-
-
-def _check(network: DepthAnythingForDepthEstimation, loading: dict[str, Any], folder: Path, option: str) -> None:
-    missing, unexpected = sorted(loading["missing_keys"]), sorted(loading["unexpected_keys"])
+    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     if missing or unexpected:
         raise LilaError(
             f"expected all tensors of Depth Anything V2 in {folder}, found {len(missing)} missing "
             f"({', '.join(missing[:3])}) and {len(unexpected)} unexpected ({', '.join(unexpected[:3])}); "
-            f"give another folder with {option}"
+            f"give another folder with {OPTION}"
         )
     kind, patch = network.config.depth_estimation_type, network.config.patch_size
     if (kind, patch) != ("relative", PATCH_SIZE):
         raise LilaError(
             f"expected a network of relative inverse depth on patches of {PATCH_SIZE} px in {folder}, found one of "
-            f"{kind} depth on {patch} px; give another folder with {option}"
+            f"{kind} depth on {patch} px; give another folder with {OPTION}"
         )
+    return network  # type: ignore[no-any-return]
 
 
-def build(size: str) -> DepthAnythingForDepthEstimation:
-    """Untrained: "small", "base" or "large"."""
+def build(size: str) -> nn.Module:
+    """Return an untrained Depth Anything V2: "small", "base" or "large"."""
+    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+
     width, blocks, heads, taps, reassemble, fusion = _SHAPES[size]
     backbone = Dinov2Config(  # type: ignore[call-arg]  # it takes out_features apart
         hidden_size=width,
@@ -271,4 +224,5 @@ def build(size: str) -> DepthAnythingForDepthEstimation:
         neck_hidden_sizes=list(reassemble),
         fusion_hidden_size=fusion,
     )
-    return DepthAnythingForDepthEstimation(config)
+    network: nn.Module = DepthAnythingForDepthEstimation(config)
+    return network

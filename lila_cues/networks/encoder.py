@@ -1,7 +1,4 @@
-"""The frozen encoder: a vision transformer whose features are distilled in stage one and decoded from in stage two.
-
-Learned position embeddings on a grid other than the one they were learned on.
-"""
+"""The frozen encoder: a vision transformer whose features stage one stores and stage two decodes."""
 
 from __future__ import annotations
 
@@ -14,42 +11,26 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lila_cues.networks.execution import Execution, backend
+from lila_cues.networks.execution import Execution, FrozenNetwork
 from lila_cues.networks.weights import WeightSource
 from stores.errors import LilaError
 
-DINOV2_OFFSET = 0.1
+DINOV2_OFFSET = 0.1  # dinov2/models/vision_transformer.py, `interpolate_pos_encoding`
+MARGIN = 2  # cells beyond the border that the bicubic kernel reaches
 
 
-def resize(
-    embedding: Float[Tensor, "1 e h w"], grid: tuple[int, int], offset: float | None = None
-) -> Float[Tensor, "1 e H W"]:
-    """Resize bicubically to `grid` (y, x), in float32.
+class FrozenEncoder(FrozenNetwork):
+    """A frozen vision transformer that returns the tokens of four of its blocks.
 
-    With an offset, as the plain DINOv2 models do: the scale is (n + offset) / n₀ and nothing is smoothed
-    (dinov2/models/vision_transformer.py, `interpolate_pos_encoding`). Without, as its register variants do:
-    to the size, antialiased. A grid equal to the learned one is left alone by both.
-    """
-    learned = embedding.shape[-2:]
-    if tuple(learned) == tuple(grid):
-        return embedding
-    values = embedding.float()
-    if offset is None:
-        resized = F.interpolate(values, size=grid, mode="bicubic", antialias=True)
-    else:
-        scale = ((grid[0] + offset) / learned[0], (grid[1] + offset) / learned[1])
-        resized = F.interpolate(values, scale_factor=scale, mode="bicubic", antialias=False)
-    assert tuple(resized.shape[-2:]) == tuple(grid)
-    return resized.to(embedding.dtype)
+    Each tapped block's tokens (docs/method.md) pass through the final LayerNorm; class and register tokens are dropped.
 
-
-Taps = tuple[int, int, int, int]
-
-
-class FrozenEncoder(nn.Module):
-    """A vision transformer in eval mode for good, without gradients, giving the tokens of four of its blocks.
-
-    Four tapped blocks (counted from 0), each through the final LayerNorm; class and register tokens are dropped.
+    Args:
+        vit: a ViT with learned positions, or an Eva (DINOv3) with rotary ones.
+        mean, std: the RGB statistics that its images are normalized by.
+        position_offset: of `interpolate_positions`.
+        source: where its weights came from.
+        attention: backend, "sdpa" or "xformers".
+        execution: how it is run.
     """
 
     mean: Tensor
@@ -60,105 +41,90 @@ class FrozenEncoder(nn.Module):
         vit: VisionTransformer | Eva,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        position_offset: float,
         source: WeightSource,
-        attention_backend: str = "sdpa",
-        position_offset: float | None = None,
+        attention: str = "sdpa",
         execution: Execution | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(source, execution, attention)
         self.vit = vit
-        self.source = source
-        self.name = source.network
         self.width = int(vit.embed_dim)
-        self.patch_size = _patch_size(vit)
+        self.patch_size = int(vit.patch_embed.feat_ratio())  # px per token, stride of a convolutional stem included
         self.taps = taps(len(vit.blocks))
-        self.attention = attention_backend
-        self.execution = execution or Execution()
-        self._attention = backend(attention_backend)
         self._position_offset = position_offset
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        tokens = self._learned_positions if isinstance(vit, VisionTransformer) else self._rotary_positions
-        self._run = self.execution.prepare(tokens)
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> FrozenEncoder:
-        """Frozen means frozen: stays in eval mode."""
-        return super().train(False)
+        self._run = self.execution.prepare(
+            self._learned_positions if isinstance(vit, VisionTransformer) else self._rotary_positions
+        )
+        self.freeze()
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
-        """Tokens of the four tapped blocks for RGB in [0, 1], whose sides are multiples of the patch size."""
-        self._check(images)
-        pieces = [self._tokens(piece) for (piece,) in self.execution.batches(images)]
-        return pieces[0] if len(pieces) == 1 else tuple(torch.cat(taps) for taps in zip(*pieces, strict=True))
+        """Return the tokens of the four tapped blocks for RGB in [0, 1].
 
-    def grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
-        """Tokens of the last block after the final LayerNorm, on the encoder's own grid."""
-        return self(images)[-1]
-
-    def _check(self, images: Tensor) -> None:
+        Raises:
+            LilaError: a side is not a multiple of the patch size.
+        """
         height, width = images.shape[-2:]
         if height % self.patch_size or width % self.patch_size or not height * width:
             raise LilaError(
                 f"expected images with sides that are multiples of {self.patch_size}, the patch size of {self.name}, "
                 f"found {height}×{width}; pad or resize them first"
             )
+        pieces = [self.tokens(piece) for (piece,) in self.execution.batches(images)]
+        return pieces[0] if len(pieces) == 1 else tuple(torch.cat(taps) for taps in zip(*pieces, strict=True))
 
-    def _tokens(self, images: Tensor) -> tuple[Tensor, ...]:
+    def grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
+        """Return the tokens of the last block alone."""
+        return self(images)[-1]
+
+    def tokens(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
+        """As `forward`, in one pass and without a check, so that one traced graph serves images of any size."""
         with self._attention(), self.execution.autocast(images.device):
             tokens = self._run((images - self.mean) / self.std)
         return tokens if self.execution.precision == "float32" else tuple(tap.float() for tap in tokens)
 
-    def _rotary_positions(self, normalized: Tensor) -> tuple[Tensor, ...]:
-        """The transformer by timm's own pass: DINOv3's positions are computed for any grid, none are resized."""
+    def _rotary_positions(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run the transformer by timm's own pass: rotary positions are computed for any grid."""
         blocks = sorted(set(self.taps))
         tokens = self.vit.forward_intermediates(
-            normalized, indices=blocks, norm=True, stop_early=True, intermediates_only=True
+            images, indices=blocks, norm=True, stop_early=True, intermediates_only=True
         )
         assert isinstance(tokens, list)
         return tuple(tokens[blocks.index(tap)] for tap in self.taps)
 
-    def _learned_positions(self, normalized: Tensor) -> tuple[Tensor, ...]:
-        """The transformer with its position embedding resized as its authors do, block by block."""
-        patches = self.vit.patch_embed(normalized)
+    def _learned_positions(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run the transformer block by block, its position embedding resized as its authors do."""
+        vit = self.vit
+        patches = vit.patch_embed(images)
         grid = tuple(patches.shape[1:3])
-        tokens, prefix = self._with_positions(patches.flatten(1, 2), grid)
-        tokens = self.vit.norm_pre(tokens)
-        norm = self.vit.norm if not isinstance(self.vit.norm, nn.Identity) else self.vit.fc_norm
+        patches = patches.flatten(1, 2)
+        front = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
+        prefix = sum(token.shape[1] for token in front)
+        front = [token.expand(len(patches), -1, -1) for token in front]
+        if vit.pos_embed is None:
+            tokens = torch.cat([*front, patches], dim=1)
+        else:
+            own = 0 if vit.no_embed_class else prefix  # positions of class and register tokens
+            learned = vit.pos_embed[:, own:].transpose(1, 2).unflatten(2, vit.patch_embed.grid_size)
+            positions = interpolate_positions(learned, grid, self._position_offset).flatten(2).transpose(1, 2)
+            if own:
+                tokens = torch.cat([*front, patches], dim=1) + torch.cat([vit.pos_embed[:, :own], positions], dim=1)
+            else:
+                tokens = torch.cat([*front, patches + positions], dim=1)
+        tokens = vit.norm_pre(tokens)
+        norm = vit.norm if not isinstance(vit.norm, nn.Identity) else vit.fc_norm
         tapped = {}
-        for index, block in enumerate(self.vit.blocks):
+        for index, block in enumerate(vit.blocks):
             tokens = block(tokens)
             if index in self.taps:
                 tapped[index] = norm(tokens)[:, prefix:].transpose(1, 2).unflatten(2, grid).contiguous()
         return tuple(tapped[index] for index in self.taps)
 
-    def _with_positions(self, patches: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, int]:
-        """Tokens with positions, class and register tokens in front; and how many those are."""
-        front: list[Tensor] = [token for token in (self.vit.cls_token, self.vit.reg_token) if token is not None]
-        prefix = sum(token.shape[1] for token in front)
-        expanded = [token.expand(patches.shape[0], -1, -1) for token in front]
-        if self.vit.pos_embed is None:
-            return torch.cat([*expanded, patches], dim=1), prefix
-        own = 0 if self.vit.no_embed_class else prefix
-        learned = self.vit.pos_embed[:, own:].transpose(1, 2).unflatten(2, self.vit.patch_embed.grid_size)
-        resized = resize(learned, (grid[0], grid[1]), self._position_offset).flatten(2).transpose(1, 2)
-        if not own:
-            return torch.cat([*expanded, patches + resized], dim=1), prefix
-        positions = torch.cat([self.vit.pos_embed[:, :own], resized], dim=1)
-        return torch.cat([*expanded, patches], dim=1) + positions, prefix
 
-
-def _patch_size(vit: VisionTransformer | Eva) -> int:
-    """px of the image per cell of the grid, stride of a convolutional stem included."""
-    ratio = vit.patch_embed.feat_ratio()
-    assert isinstance(ratio, int)
-    return ratio
-
-
-def taps(depth: int) -> Taps:
-    """The four tapped blocks of a transformer with `depth` blocks: evenly spread, ending with the last.
+def taps(depth: int) -> tuple[int, int, int, int]:
+    """Return the four tapped blocks (from 0) of a transformer with `depth` blocks: evenly spread, the last included.
 
     Of 24, as in DINOv2 and DINOv3, the published models tap 4, 11, 17, 23, where an even spread would start at 5.
     """
@@ -166,3 +132,43 @@ def taps(depth: int) -> Taps:
         return (4, 11, 17, 23)
     first, second, third = (max(0, math.floor(depth * quarter / 4) - 1) for quarter in (1, 2, 3))
     return (first, second, third, depth - 1)
+
+
+def interpolate_positions(
+    positions: Float[Tensor, "1 e h w"], grid: tuple[int, int], offset: float = 0.0
+) -> Float[Tensor, "1 e H W"]:
+    """Resize a position embedding bicubically to `grid` (y, x): rows × embedding × columns.
+
+    With an offset, as the plain DINOv2 models: the scale is (n + offset) / n₀, without antialiasing. With 0, as the
+    register variants: to the size, antialiased. The learned grid itself comes back unchanged. Equals `F.interpolate`
+    to 1e-5, and can be traced with symbolic sizes, which a scale factor cannot.
+    """
+    learned = positions.shape[-2:]
+    lengths = [torch.full((), length, dtype=torch.float64, device=positions.device) for length in grid]
+    resized = (lengths[0] != learned[0]) | (lengths[1] != learned[1])
+    rows, columns = (
+        _bicubic_matrix(new, old, old / (length + offset * resized), antialias=not offset)
+        for new, old, length in zip(grid, learned, lengths, strict=True)
+    )
+    values = positions.double()  # out of reach of autocast and TF32
+    if offset:
+        values = F.pad(values, (MARGIN,) * 4, mode="replicate")
+    return (rows @ values @ columns.mT).to(positions.dtype)
+
+
+def _bicubic_matrix(new: int, old: int, scale: Float[Tensor, ""], antialias: bool) -> Float[Tensor, "n m"]:
+    """Return the weights (Keys' kernel) of `old` cells at `new` places that lie `scale` cells apart.
+
+    Antialiased, the kernel is as wide as a step and stops at the border; otherwise it reaches `MARGIN` cells over it.
+    """
+    a, margin = (-0.5, 0) if antialias else (-0.75, MARGIN)  # the constants of PyTorch
+    scale = scale.float().double()
+    places = (torch.arange(new, dtype=torch.float64, device=scale.device) + 0.5) * scale
+    # F.interpolate rounds to float32 at these points, which is visible at 1e-5
+    places = places.float() - 0.5 if antialias else (places - 0.5).float()
+    cells = torch.arange(-margin, old + margin, device=scale.device)
+    distance = (places[:, None].double() - cells).abs() / (scale.clamp(min=1) if antialias else 1)
+    near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+    far = a * (((distance - 5) * distance + 8) * distance - 4)
+    weights = torch.where(distance <= 1, near, torch.where(distance < 2, far, 0))
+    return weights / weights.sum(dim=1, keepdim=True)

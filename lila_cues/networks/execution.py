@@ -1,15 +1,13 @@
-"""The attention backend of a network: PyTorch's own, or xformers' memory-efficient one.
+"""How a frozen network is run: precision, compilation, batch size, and the attention backend.
 
-Every network here calls `scaled_dot_product_attention`; the second backend answers that call instead. So the choice
-touches no weights and no names, and holds for any network.
-
-How a network is run, whatever it is: in which precision, compiled or not, how many images at a time.
+Every network here calls `scaled_dot_product_attention`; the xformers backend answers that call instead, so the choice
+touches no weights and no names.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from types import ModuleType
@@ -17,87 +15,28 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lila_cues.networks.weights import WeightSource
 from stores.errors import LilaError
 
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BACKENDS = ("sdpa", "xformers")
-
-
-def backend(name: str) -> Callable[[], AbstractContextManager[object]]:
-    """A maker of contexts inside which attention runs on the named backend."""
-    if name == "sdpa":
-        return nullcontext
-    if name == "xformers":
-        ops = _xformers_ops()
-        return lambda: _Xformers(ops)
-    raise LilaError(f"expected an attention backend among {', '.join(BACKENDS)}, found {name}; pass --attention sdpa")
-
-
-class _Xformers(TorchFunctionMode):
-    """Answers attention calls without mask, dropout or causality; passes all others on."""
-
-    def __init__(self, ops: ModuleType) -> None:
-        super().__init__()
-        self.ops = ops
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention and _plain(args, kwargs):
-            return self._attend(args[0], args[1], args[2], kwargs.get("scale"))
-        return func(*args, **kwargs)
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        """Heads before tokens, as PyTorch has them; xformers wants tokens before heads."""
-        tokens_first = [part.transpose(1, 2) for part in (query, key, value)]
-        attended: Tensor = self.ops.memory_efficient_attention(*tokens_first, scale=scale)
-        return attended.transpose(1, 2)
-
-
-def _plain(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    return (
-        len(args) == 3
-        and args[0].ndim == 4
-        and kwargs.get("attn_mask") is None
-        and not kwargs.get("dropout_p")
-        and not kwargs.get("is_causal")
-        and not kwargs.get("enable_gqa")
-    )
-
-
-def _xformers_ops() -> ModuleType:
-    try:
-        return importlib.import_module("xformers.ops")
-    except ImportError as error:
-        raise LilaError(
-            "expected xformers for --attention xformers, but it is not installed; "
-            "install it with pip install 'lila-pixels[gpu]', or pass --attention sdpa"
-        ) from error
-
+CPU_BATCH = 4  # images or pairs per pass of stage one: more leave a CPU's caches, and are no faster
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-CPU_BATCH = 4
-"""Images or pairs per pass of stage one: more at a time leave a CPU's caches, and are no faster."""
-
-
-def usual_batch(device: torch.device) -> int | None:
-    """How many of a clip's images or pairs stage one takes at a time; None, on a GPU: all of them."""
-    return CPU_BATCH if device.type == "cpu" else None
-
 
 @dataclass(frozen=True)
 class Execution:
-    """Float32 and eager unless asked otherwise; outputs are float32 in any case.
+    """How a network is run; outputs are float32 in any case.
 
-    `max_batch` bounds the images (pairs, for flow) that go through a network at once; None means the
-    usual batch of who calls, or else all that are given.
+    Attributes:
+        precision: "float32", or "bfloat16" or "float16" by autocast.
+        compiled: whether to run `torch.compile`.
+        max_batch: images (pairs, for flow) per pass; None means the caller's default, or else all that are given.
     """
 
     precision: str = "float32"
@@ -110,22 +49,98 @@ class Execution:
                 f"expected a precision among {', '.join(PRECISIONS)}, found {self.precision}; pass one with --precision"
             )
         if self.max_batch is not None and self.max_batch < 1:
-            raise LilaError(f"expected at least one image at a time, found a largest batch of {self.max_batch}")
+            raise LilaError(f"expected a max_batch of at least 1 image, found {self.max_batch}")
 
     def to_dict(self) -> dict[str, str | bool | int | None]:
-        """For a store's provenance: all of it can shape the last digits."""
+        """Return the settings for a store's provenance: all of them can change the last digits."""
         return asdict(self)
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        """The context in which a network runs; outside stays as it is where float32 is asked for."""
+        """Return the context in which a network runs; for float32 the surrounding one stays."""
         dtype = PRECISIONS[self.precision]
         return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
 
     def prepare(self, function: Callable[P, R]) -> Callable[P, R]:
-        """The function, compiled at its first call where that is asked for."""
+        """Return the function, compiled at its first call where `compiled` is set."""
         return torch.compile(function) if self.compiled else function
 
-    def batches(self, *images: Tensor, usual: int | None = None) -> Iterator[tuple[Tensor, ...]]:
-        """The tensors cut along their first axis into pieces of at most `max_batch`, or `usual` where that is None."""
-        size = self.max_batch or usual or max(1, len(images[0]))
-        return zip(*(tensor.split(size) for tensor in images), strict=True)
+    def batches(self, *tensors: Tensor, default: int | None = None) -> Iterator[tuple[Tensor, ...]]:
+        """Split the tensors along their first axis into pieces of at most `max_batch`, or `default` if that is None."""
+        size = self.max_batch or default or max(1, len(tensors[0]))
+        return zip(*(tensor.split(size) for tensor in tensors), strict=True)
+
+
+def default_batch(device: torch.device) -> int | None:
+    """Return how many of a clip's images or pairs stage one takes at a time; None, on a GPU: all of them."""
+    return CPU_BATCH if device.type == "cpu" else None
+
+
+class FrozenNetwork(nn.Module):
+    """Base of the frozen networks: always in eval mode, without gradients.
+
+    Attributes:
+        source: where the weights came from; `name` is the name that loads the network again.
+        execution: how it is run.
+        attention: the backend, "sdpa" or "xformers".
+    """
+
+    def __init__(self, source: WeightSource, execution: Execution | None, attention: str = "sdpa") -> None:
+        super().__init__()
+        self.source = source
+        self.name = source.network
+        self.execution = execution or Execution()
+        self.attention = attention
+        self._attention = attention_backend(attention)
+
+    def freeze(self) -> None:
+        """Call at the end of a subclass's `__init__`."""
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> FrozenNetwork:
+        """Stay in eval mode, whatever the mode."""
+        return super().train(False)
+
+
+def attention_backend(name: str) -> Callable[[], AbstractContextManager[object]]:
+    """Return a function that makes contexts in which attention runs on the named backend."""
+    if name == "sdpa":
+        return nullcontext
+    if name != "xformers":
+        raise LilaError(
+            f"expected an attention backend among {', '.join(BACKENDS)}, found {name}; pass --attention sdpa"
+        )
+    try:
+        ops = importlib.import_module("xformers.ops")
+    except ImportError as error:
+        raise LilaError(
+            "expected xformers for --attention xformers, but it is not installed; "
+            "install it with pip install 'lila-pixels[gpu]', or pass --attention sdpa"
+        ) from error
+    return lambda: _Xformers(ops)
+
+
+class _Xformers(TorchFunctionMode):
+    """Runs attention without mask, dropout or causality on xformers; all other calls stay with PyTorch."""
+
+    def __init__(self, ops: ModuleType) -> None:
+        super().__init__()
+        self.ops = ops
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        supported = (
+            func is F.scaled_dot_product_attention
+            and len(args) == 3
+            and args[0].ndim == 4
+            and kwargs.get("attn_mask") is None
+            and not (kwargs.get("dropout_p") or kwargs.get("is_causal") or kwargs.get("enable_gqa"))
+        )
+        if not supported:
+            return func(*args, **kwargs)
+        # PyTorch has heads before tokens, xformers tokens before heads
+        query, key, value = (part.transpose(1, 2) for part in args)
+        attended: Tensor = self.ops.memory_efficient_attention(query, key, value, scale=kwargs.get("scale"))
+        return attended.transpose(1, 2)

@@ -1,65 +1,56 @@
-"""Optical flow by name: what a flow network is to the rest of stage one, and how one is loaded."""
+"""Optical flow by name: the interface of a flow network, loading, and dense inverse search by OpenCV.
+
+Dense inverse search: Kroeger et al., ECCV 2016; on the CPU, without weights.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.models import optical_flow
 
-from lila_cues.networks import hub, raft, registry, state_dicts
+from lila_cues.networks import registry, state_dicts
 from lila_cues.networks.execution import Execution
-from lila_cues.networks.weights import (
-    NOT_STATED,
-    WeightSource,
-    drawn,
-    load_strictly,
-    local_file,
-    random_seed,
-    read_tensors,
-    recorded,
-    untrained,
-)
+from lila_cues.networks.raft import RaftFlow
+from lila_cues.networks.weights import WeightSource, load_network
 from stores.errors import LilaError
 
 OPTION = "--flow-weights"
 UPDATES = 12
-_BUILDERS = {"raft_small": optical_flow.raft_small, "raft_large": optical_flow.raft_large}
-NAMES = (raft.NAME, *_BUILDERS)
+DIS_SMALLEST = 16  # px: below, no patch of the search fits
 
 
 @runtime_checkable
 class FlowNetwork(Protocol):
-    """Flow between images, frozen. A new one is one small file and a line in `load_flow`."""
+    """Flow between images, frozen. A new network is one file, a row in the registry and a line in `load_flow`.
+
+    Attributes:
+        name: the name by which `load_flow` loads it.
+        source: where its weights came from; for a store's provenance.
+        settings: what shapes the flow besides the weights; for a store's provenance.
+    """
+
+    name: str
+    source: WeightSource
 
     @property
-    def name(self) -> str:
-        """The name by which `load_flow` gives it again."""
-        ...
-
-    @property
-    def source(self) -> WeightSource:
-        """Where its weights are from; for a store's provenance."""
-        ...
-
-    @property
-    def settings(self) -> dict[str, str | bool | int | None]:
-        """What shapes the flow besides the weights; for a store's provenance."""
-        ...
+    def settings(self) -> dict[str, str | bool | int | None]: ...
 
     def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
-        """Sentences to show before images of this size (y, x) go in."""
+        """Return warnings to show before images of this size (y, x) are processed."""
         ...
 
     def __call__(self, first: Float[Tensor, "b 3 H W"], second: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 2 H W"]:
-        """Flow in px from the first to the second image, RGB in [0, 1]; channel 0 to the right, 1 downwards."""
+        """Return flow in px from the first to the second image, RGB in [0, 1]; channel 0 to the right, 1 downwards."""
         ...
 
     def between(self, images: Float[Tensor, "f 3 H W"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p 2 H W"]:
-        """Flow from image `pairs[:, 0]` to image `pairs[:, 1]`; what is known of an image is computed once."""
+        """Return flow from image `pairs[:, 0]` to image `pairs[:, 1]`; features of an image are computed once."""
         ...
 
 
@@ -72,36 +63,74 @@ def load_flow(
     execution: Execution | None = None,
     sha256: str | None = None,
 ) -> FlowNetwork:
-    """A flow network: "dis" (OpenCV, no weights), "raft_small" or "raft_large".
+    """Load a frozen flow network.
 
-    `weights`: a local file in torchvision's or the original naming, "random:SEED", or None for torchvision's own.
-    `updates` of RAFT: 12 if None. `enlarge`: whether images under 128 px are enlarged for RAFT, or refused.
+    Args:
+        name: "dis" (OpenCV, no weights), "raft_small" or "raft_large".
+        weights: a local file in torchvision's or the original naming, "random:SEED" for untrained ones, or None for
+            torchvision's own.
+        device: where the network goes.
+        updates: recurrent updates of RAFT; 12 if None.
+        enlarge: whether RAFT enlarges images under 128 px, which it refuses otherwise.
+        execution: how it is run; float32 and eager if None.
+        sha256: the recorded hash that the weights must have.
+
+    Raises:
+        LilaError: an unknown name, options that it does not have, or weights that are missing, unreadable, of another
+            network or of another hash.
     """
-    if name not in NAMES:
-        raise LilaError(f"expected a flow network among {', '.join(NAMES)}, found {name}; pass one with --flow")
-    if name == raft.NAME:
+    entry = registry.entry(registry.FLOW, name)
+    if entry is None:
+        raise LilaError(
+            f"expected a flow network among {', '.join(registry.names(registry.FLOW))}, found {name}; "
+            "pass one with --flow"
+        )
+    if not entry.architecture:
         if weights is not None or updates is not None:
             raise LilaError("expected neither weights nor updates for --flow dis, which has none; leave them out")
-        return raft.DisFlow()
+        return DisFlow()
     if updates is not None and updates < 1:
         raise LilaError(f"expected at least one update of RAFT, found {updates}; pass more with --flow-updates")
-    network, source = _raft(name, weights, sha256)
-    return raft.RaftFlow(network, source, updates or UPDATES, enlarge, execution).to(device)
+
+    def build() -> optical_flow.RAFT:
+        return getattr(optical_flow, entry.architecture)(weights=None)
+
+    def rename(tensors: dict[str, Tensor], network: optical_flow.RAFT) -> dict[str, Tensor]:
+        return state_dicts.to_torchvision(tensors)
+
+    network, source = load_network(build, entry, weights, OPTION, sha256=sha256, rename=rename)
+    return RaftFlow(network, source, updates or UPDATES, enlarge, execution).to(device)
 
 
-def _raft(name: str, weights: Path | str | None, sha256: str | None) -> tuple[optical_flow.RAFT, WeightSource]:
-    seed = random_seed(weights)
-    with drawn(seed):
-        network = _BUILDERS[name](weights=None)
-    if seed is not None:
-        return network, untrained(name, network, seed, OPTION, sha256)
-    known = registry.entry(registry.FLOW, name)
-    assert known is not None
-    if weights is None:
-        path, revision = hub.fetch_url(known.place, OPTION)
-        source = WeightSource(name, "hub", known.place, revision, None, known.licence)
-        source = recorded(source, path, OPTION, sha256)
-    else:
-        path, source = local_file(name, weights, NOT_STATED, OPTION, sha256)
-    load_strictly(network, state_dicts.to_torchvision(read_tensors(path, OPTION)), str(path), OPTION)
-    return network, source
+class DisFlow:
+    """OpenCV's medium preset, searched down to the full resolution, which matters on grids as small as ours."""
+
+    name = "dis"
+
+    def __init__(self) -> None:
+        import cv2
+
+        self.source = WeightSource(self.name, "code", "opencv", cv2.__version__, None, "apache-2.0")
+        self.settings: dict[str, str | bool | int | None] = {"preset": "medium", "finest_scale": 0}
+
+    def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
+        return ()
+
+    def __call__(self, first: Float[Tensor, "b 3 H W"], second: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 2 H W"]:
+        return self.between(torch.cat([first, second]), torch.arange(2 * len(first)).view(2, -1).T)
+
+    def between(self, images: Float[Tensor, "f 3 H W"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p 2 H W"]:
+        """Return flow from image `pairs[:, 0]` to image `pairs[:, 1]`."""
+        import cv2
+
+        if min(images.shape[-2:]) < DIS_SMALLEST:
+            raise LilaError(
+                f"expected images of at least {DIS_SMALLEST}×{DIS_SMALLEST} px for {self.name}, "
+                f"found {images.shape[-2]}×{images.shape[-1]}; choose a larger cue grid"
+            )
+        search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        search.setFinestScale(0)
+        pixels = (images.detach().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        gray = [cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY) for image in pixels]
+        flows = [search.calc(gray[one], gray[other], None) for one, other in pairs.tolist()]  # type: ignore[call-overload]
+        return torch.from_numpy(np.stack(flows)).permute(0, 3, 1, 2).contiguous().to(images.device)

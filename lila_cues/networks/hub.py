@@ -1,59 +1,54 @@
-"""Weight files of others: of the Hugging Face hub by name and revision, of torchvision by URL; in their own caches."""
+"""Downloads of weight files into the caches of the Hugging Face hub and of PyTorch."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from lila_cues.console import err
 from stores.errors import LilaError
+
+logger = logging.getLogger(__name__)
 
 
 def fetch(repository: str, filename: str, revision: str | None, option: str) -> tuple[Path, str]:
-    """The local path of one file of a hub repository, and the commit it is of.
+    """Return the local path of one file of a hub repository, and its commit; download it if it is not cached.
 
-    What the cache holds is used as it is; the hub is asked only for what is missing.
+    Raises:
+        LilaError: neither cached nor to be had from the hub; `option` is what gives a local file instead.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    here = cached(repository, filename, revision)
-    if here is not None:
-        return _with_commit(here)
-    err.print(f"fetching {filename} of {repository} from the Hugging Face hub")
-    try:
-        with _quiet():
-            return _with_commit(Path(hf_hub_download(repository, filename, revision=revision)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise LilaError(
-            f"expected {filename} of {repository} in {cache()} or on the Hugging Face hub, found neither "
-            f"({type(error).__name__}); go online once (for gated weights after `hf auth login`), or give a local file "
-            f"with {option}"
-        ) from error
+    path = cached(repository, filename, revision)
+    if path is None:
+        logger.info("downloading %s of %s from the Hugging Face hub", filename, repository)
+        hub_logger = logging.getLogger("huggingface_hub")
+        level = hub_logger.level
+        hub_logger.setLevel(logging.ERROR)  # not a line for each try: what it gives up on becomes one sentence
+        try:
+            path = Path(hf_hub_download(repository, filename, revision=revision))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+            raise LilaError(
+                f"expected {filename} of {repository} in {constants.HF_HUB_CACHE} or on the Hugging Face hub, found "
+                f"neither ({type(error).__name__}); go online once (for gated weights after `hf auth login`), or give "
+                f"a local file with {option}"
+            ) from error
+        finally:
+            hub_logger.setLevel(level)
+    return path, path.parent.name  # the cache keeps a file under snapshots/COMMIT/
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the hub's own lines on each try; its bars stay, and what it gives up on becomes one sentence."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def cached(repository: str, filename: str, revision: str | None = None) -> Path | None:
+    """Return the path of a hub file in the local cache, or None; needs no network."""
+    from huggingface_hub import try_to_load_from_cache
 
-
-def _with_commit(path: Path) -> tuple[Path, str]:
-    """The cache keeps a file under snapshots/COMMIT/."""
-    return path, path.parent.name
+    path = try_to_load_from_cache(repository, filename, revision=revision)
+    return Path(path) if isinstance(path, str) else None
 
 
 def fetch_url(url: str, option: str) -> tuple[Path, str]:
-    """The local path of one of torchvision's weight files, and its version: both are in its name, NAME-HASH.pth.
+    """Return the local path of a torchvision weight file (NAME-HASH.pth), and NAME, which states its version.
 
     A file that is not in PyTorch's cache is downloaded to it, and its hash checked.
     """
@@ -65,14 +60,19 @@ def fetch_url(url: str, option: str) -> tuple[Path, str]:
 
 
 def download(url: str, path: Path, remedy: str, digest: str | None = None, progress: bool = False) -> None:
-    """Fetch a file into a cache, whole or not at all; `digest` is what its SHA-256 begins with, where that is known.
+    """Download a file atomically.
 
-    `remedy` says what one may do instead where it cannot be had; `progress` shows a bar.
+    Args:
+        url: where it is published.
+        path: where it goes; missing folders are made.
+        remedy: what else a user can do, for the message of the LilaError where the download fails.
+        digest: what the file's hex SHA-256 begins with, if known.
+        progress: whether to draw a progress bar.
     """
     import torch
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    err.print(f"fetching {path.name} from {url.rpartition('/')[0]}")
+    logger.info("downloading %s from %s", path.name, url.rpartition("/")[0])
     try:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=progress)
     except (OSError, RuntimeError) as error:
@@ -81,22 +81,7 @@ def download(url: str, path: Path, remedy: str, digest: str | None = None, progr
         ) from error
 
 
-def cached(repository: str, filename: str, revision: str | None = None) -> Path | None:
-    """Where the file lies in the local cache, or None; asks nobody."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(repository, filename, revision=revision)
-    return Path(found) if isinstance(found, str) else None
-
-
 def torch_cache() -> Path:
-    """Where PyTorch keeps downloaded weight files: $TORCH_HOME/hub/checkpoints."""
+    """Return PyTorch's folder of downloaded weight files, $TORCH_HOME/hub/checkpoints."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     return Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser() / "hub" / "checkpoints"
-
-
-def cache() -> Path:
-    """The hub's cache folder on this machine."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return Path(HF_HUB_CACHE)

@@ -1,7 +1,7 @@
-"""Every network that has a short name here: what it is, where its weights are, how large, under which licence.
+"""Every network that has a short name here: where its weights are, how large they are, and under which license.
 
-Plain data, so that a table of it costs no import of torch. Sizes are those of the files. Any other plain ViT of timm
-works as an encoder by its timm name.
+Plain data: listing it does not import torch. Sizes are those of the files. Any other plain ViT of timm works as an
+encoder by its timm name.
 """
 
 from __future__ import annotations
@@ -13,71 +13,71 @@ from pathlib import Path
 from lila_cues.networks import hub
 
 ENCODER, DEPTH, FLOW = "encoder", "depth", "flow"
-NON_COMMERCIAL = ("cc-by-nc",)
-LIBRARIES = {"opencv": "opencv-python-headless"}
-"""Of a network that is a library's code: the package."""
+NOT_STATED = "not stated"
+PACKAGED = Path(__file__).resolve().parent.parent / "weights"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One network. `place` is a hub repository, a URL, a file of this package, or the library whose code it is."""
+    """One network."""
 
     kind: str
     name: str
-    place: str
+    place: str  # a hub repository, a URL, a file of this package, or the package whose code the method is
     licence: str
     megabytes: int
     architecture: str = ""  # its name in timm or torchvision
+    one_licence: bool = True  # whether all weights of this architecture are under that license, so a local file too
 
     @property
-    def non_commercial(self) -> bool:
-        """Whether the licence of the weights forbids commercial use."""
-        return self.licence.startswith(NON_COMMERCIAL)
-
-    def present(self) -> Path | None:
-        """Where the weights lie on this machine, or the library whose code it is; None if nowhere. Asks nobody."""
-        if self._from_url:
-            path = hub.torch_cache() / Path(self.place).name
-        elif self._packaged:
-            path = PACKAGED / self.place
-        else:
-            return hub.cached(self.place, "model.safetensors") if "/" in self.place else PACKAGED
-        return path if path.is_file() else None
-
-    def place_in_words(self) -> str:
-        """Where the weights come from, as a table shows it."""
-        if self._from_url:
-            return "download.pytorch.org"
-        return "in the package" if self._packaged else self.place
-
-    def revision(self) -> str:
-        """The version in a file's name, of a package, or the commit in the hub's cache; "main" is what would be got."""
-        if self._from_url:
-            return Path(self.place).stem
-        if self._packaged or "/" not in self.place:
-            return version("lila-pixels" if self._packaged else LIBRARIES[self.place])
-        commit = hub.cached(self.place, "model.safetensors")
-        return commit.parent.name[:12] if commit else "main"
-
-    @property
-    def _from_url(self) -> bool:
+    def is_url(self) -> bool:
         return self.place.startswith("https://")
 
     @property
-    def _packaged(self) -> bool:
+    def is_packaged(self) -> bool:
         return self.place.endswith(".safetensors")
 
+    @property
+    def packaged_path(self) -> Path:
+        return PACKAGED / self.place
 
-PACKAGED = Path(__file__).resolve().parent.parent / "weights"
+    @property
+    def file_licence(self) -> str:
+        """License of a local weight file."""
+        return self.licence if self.one_licence else NOT_STATED
+
+    @property
+    def non_commercial(self) -> bool:
+        """Whether the license of the weights forbids commercial use."""
+        return self.licence.startswith("cc-by-nc")
+
+    def is_available(self) -> bool:
+        """Whether the weights are on this machine; needs no network."""
+        if self.is_url:
+            return (hub.torch_cache() / Path(self.place).name).is_file()
+        if self.is_packaged:
+            return self.packaged_path.is_file()
+        return "/" not in self.place or hub.cached(self.place, "model.safetensors") is not None
+
+    def origin(self) -> str:
+        """Where the weights come from, and their version: in a file's name, of a package, or the cached hub commit."""
+        if self.is_url:
+            return f"download.pytorch.org at {Path(self.place).stem}"
+        if self.is_packaged:
+            return f"in the package at {version('lila-pixels')}"
+        if "/" not in self.place:
+            return f"{self.place} at {version(self.place)}"
+        path = hub.cached(self.place, "model.safetensors")
+        return f"{self.place} at {path.parent.name[:12] if path else 'main'}"
 
 
 def entry(kind: str, name: str) -> Entry | None:
-    """The network of that kind and short name."""
+    """Return the network of that kind and short name, or None."""
     return next((known for known in ENTRIES if (known.kind, known.name) == (kind, name)), None)
 
 
 def names(kind: str) -> list[str]:
-    """The short names of one kind, in the order of the table."""
+    """Return the short names of one kind, in the order of the table."""
     return [known.name for known in ENTRIES if known.kind == kind]
 
 
@@ -99,7 +99,7 @@ def _depth_anything(size: str, licence: str, megabytes: int) -> Entry:
 
 def _raft(size: str, file: str, megabytes: int) -> Entry:
     place = f"https://download.pytorch.org/models/{file}"
-    return Entry(FLOW, f"raft_{size}", place, "bsd-3-clause", megabytes, f"raft_{size}")
+    return Entry(FLOW, f"raft_{size}", place, "bsd-3-clause", megabytes, f"raft_{size}", one_licence=False)
 
 
 _DINOV2_SIZES = (("s", "small", 88), ("b", "base", 346), ("l", "large", 1217), ("g", "giant", 4546))
@@ -117,7 +117,7 @@ ENTRIES: tuple[Entry, ...] = (
     _depth_anything("small", "apache-2.0", 99),
     _depth_anything("base", "cc-by-nc-4.0", 390),
     _depth_anything("large", "cc-by-nc-4.0", 1341),
-    Entry(FLOW, "dis", "opencv", "apache-2.0", 0),
+    Entry(FLOW, "dis", "opencv-python-headless", "apache-2.0", 0),
     _raft("small", "raft_small_C_T_V2-01064c6d.pth", 4),
     _raft("large", "raft_large_C_T_SKHT_V2-ff5fadd5.pth", 21),
 )

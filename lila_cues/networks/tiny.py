@@ -1,27 +1,26 @@
 """The two networks that need no download: a tiny image encoder and a tiny monocular depth network.
 
-Both were trained on rendered scenes by `python docs/experiments/train_tiny.py`; their weights are part of the package.
-They are for demonstration: they know the renderer's world and no other.
-
-The tiny depth network, frozen, behind the interface of all depth networks.
+Their weights are part of the package and were trained on rendered scenes only, by docs/experiments/train_tiny.py: they
+are for demonstrations and tests, not for real video.
 """
 
 from __future__ import annotations
 
 import json
 from itertools import pairwise
-from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional
 
-from lila_cues.networks.execution import Execution
+from lila_cues.networks.execution import Execution, FrozenNetwork
+from lila_cues.networks.registry import PACKAGED
 from lila_cues.networks.weights import WeightSource
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+WEIGHTS = PACKAGED
 ENCODER_WEIGHTS = WEIGHTS / "tiny_encoder.safetensors"
 DEPTH_WEIGHTS = WEIGHTS / "tiny_depth.safetensors"
 RECORD = WEIGHTS / "tiny.json"
@@ -29,17 +28,15 @@ LICENCE = "apache-2.0"
 
 PATCH_SIZE = 8
 WIDTH = 96
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-
+MEAN, STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 DEPTH_WIDTHS = (16, 32, 48, 64, 64)
 
 
 def encoder() -> VisionTransformer:
-    """A ViT of width 96 and 6 blocks on 8 px patches, with no class token, for images of any size; untrained.
+    """Return an untrained ViT of width 96 and 6 blocks on 8 px patches, with no class token, for images of any size.
 
-    Takes images normalised by MEAN and STD, sides multiples of 8. `forward_features` gives the tokens of the last
-    block, through the final LayerNorm, row by row.
+    It takes images normalized by MEAN and STD, sides multiples of 8; `forward_features` returns the tokens of the last
+    block through the final LayerNorm, row by row.
     """
     return VisionTransformer(
         img_size=112,
@@ -55,17 +52,17 @@ def encoder() -> VisionTransformer:
 
 
 def depth() -> DepthCNN:
-    """The depth network, untrained."""
+    """Return the untrained depth network."""
     return DepthCNN(DEPTH_WIDTHS)
 
 
 def record() -> dict[str, dict[str, object]]:
-    """Per weight file in the package: its SHA-256, and how it was made."""
+    """Return, per weight file in the package, its SHA-256 and how it was made."""
     return json.loads(RECORD.read_text())
 
 
 class DepthCNN(nn.Module):
-    """An encoder-decoder of convolutions that sees the whole image at its coarsest level, and works in ln q.
+    """A convolutional encoder-decoder with a global context vector at its coarsest level; works in ln q.
 
     q is relative inverse depth as the renderer defines it, 100 / z with z in metres.
     """
@@ -81,8 +78,7 @@ class DepthCNN(nn.Module):
         self.head = nn.Conv2d(widths[0], 1, 3, padding=1)
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b H W"]:
-        """Images RGB in [0, 1], any size; q ≥ 0 at that size."""
-        height, width = images.shape[-2:]
+        """Return q ≥ 0 of RGB in [0, 1] of any size, at that size."""
         levels = []
         x = images * 2 - 1
         for stage in self.down:
@@ -92,8 +88,8 @@ class DepthCNN(nn.Module):
         x = x + self.overview(x.mean(dim=(2, 3)))[:, :, None, None]
         for stage in self.up:
             skip = levels.pop()
-            x = stage(torch.cat([_resized(x, skip.shape[-2], skip.shape[-1]), skip], dim=1))
-        log_q = 3 + _resized(self.head(x), height, width)[:, 0]
+            x = stage(torch.cat([_resize(x, skip.shape[-2:]), skip], dim=1))
+        log_q = 3 + _resize(self.head(x), images.shape[-2:])[:, 0]
         return log_q.clamp(-4.0, 7.0).exp()
 
 
@@ -103,39 +99,29 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
-def _resized(x: Tensor, height: int, width: int) -> Tensor:
-    return functional.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)
+def _resize(x: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-class TinyDepth(nn.Module):
-    """A small network that gives q at the size of its images, in eval mode for good, without gradients."""
+class TinyDepth(FrozenNetwork):
+    """The tiny depth network, frozen, behind the interface of all depth networks."""
 
     def __init__(self, network: nn.Module, source: WeightSource, execution: Execution | None = None) -> None:
-        super().__init__()
+        super().__init__(source, execution)
         self.network = network
-        self.source = source
-        self.name = source.network
-        self.execution = execution or Execution()
         self._run = self.execution.prepare(self.network.forward)
-        self.requires_grad_(False)
-        self.eval()
+        self.freeze()
 
     @property
     def settings(self) -> dict[str, str | bool | int | None]:
-        """What shapes the maps besides the weights."""
         return self.execution.to_dict()
 
-    def train(self, mode: bool = True) -> TinyDepth:
-        """Frozen means frozen: stays in eval mode."""
-        return super().train(False)
-
     def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
-        """What a person should know before: it knows rendered scenes only."""
-        return (f"depth by {self.name}: a demonstration, trained on rendered scenes and at a loss in real ones",)
+        return (f"depth network {self.name}: trained on rendered scenes only; not meant for real video",)
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b H W"]:
-        """Relative inverse depth q ≥ 0 of RGB in [0, 1], at the images' size."""
+        """Return relative inverse depth q ≥ 0 of RGB in [0, 1], at the images' size."""
         with self.execution.autocast(images.device):
             pieces = [self._run(piece).float() for (piece,) in self.execution.batches(images)]
         return torch.cat(pieces)

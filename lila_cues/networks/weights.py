@@ -1,175 +1,133 @@
-"""Where a network's weights come from, and what remains known of them: place, revision, hash, licence.
+"""Weight files: find, hash, read and load them, and record where they came from.
 
-A loaded network carries a `WeightSource`; stores and checkpoints record it, and loading again by it is refused
-when the file at hand is another one.
+A loaded network carries a `WeightSource`. Stores and checkpoints record it, and loading by a record fails where the
+file has another hash.
 """
 
 from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from lila_cues.networks import hub
+from lila_cues.networks.registry import Entry
 from stores.errors import LilaError
 
-RANDOM = "random"
-NOT_STATED = "not stated"
+WEIGHT_FILE = "model.safetensors"  # its name in a hub repository
+Network = TypeVar("Network", bound=nn.Module)
+Tensors = dict[str, Tensor]
+
+_WRAPPERS = ("state_dict", "model", "teacher", "model_ema", "module")
 
 
 @dataclass(frozen=True)
 class WeightSource:
-    """The weights of one loaded network."""
+    """Where the weights of a loaded network came from."""
 
     network: str  # the name that loads it again
     origin: str  # "hub", "file", "package", "random", or "code" for a method without weights
-    location: str  # hub id, path, or "random:SEED"
+    location: str  # hub repository, URL, path, or "random:SEED"
     revision: str | None  # the hub's commit, or the library's version for "code"
-    sha256: str | None  # of the weight file; of the tensors themselves where they are random
+    sha256: str | None  # of the weight file; of the tensors where they are random
     licence: str
 
     def to_dict(self) -> dict[str, str | None]:
-        """As a store's provenance and a checkpoint keep it."""
+        """Return the record that stores and checkpoints hold."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, str | None]) -> WeightSource:
-        """The inverse of `to_dict`."""
-        return cls(
-            network=str(record["network"]),
-            origin=str(record["origin"]),
-            location=str(record["location"]),
-            revision=record["revision"],
-            sha256=record["sha256"],
-            licence=str(record["licence"]),
+        """Return the source of a record; further keys are ignored."""
+        return cls(**{field.name: record[field.name] for field in fields(cls)})  # type: ignore[arg-type]
+
+
+def load_network(
+    build: Callable[[], Network],
+    entry: Entry,
+    weights: Path | str | None,
+    option: str,
+    revision: str | None = None,
+    sha256: str | None = None,
+    rename: Callable[[Tensors, Network], Tensors] | None = None,
+) -> tuple[Network, WeightSource]:
+    """Build a network, load its weights, and return both it and their record.
+
+    Args:
+        build: makes the network without its weights.
+        entry: the network's row in the registry.
+        weights: a local file, "random" or "random:SEED" for untrained weights, or None for the published file.
+        option: the command line's option for another file, for messages.
+        revision: commit, tag or branch in the hub's repository.
+        sha256: the recorded hash that the weights must have.
+        rename: gives the file's tensors the names that the network has.
+
+    Raises:
+        LilaError: no such file, one that cannot be read, or one with other tensors or another hash.
+    """
+    seed = random_seed(weights)
+    with seeded(seed):
+        network = build()
+    if seed is not None:
+        digest = tensors_sha256(network.state_dict())
+        _check_hash(digest, sha256, f"the weights of random:{seed}", option)
+        return network, WeightSource(entry.name, "random", f"random:{seed}", None, digest, "none needed")
+    path, source = locate(entry, weights, option, revision, sha256)
+    tensors = read_tensors(path, option)
+    load_strictly(network, rename(tensors, network) if rename else tensors, str(path), option)
+    return network, source
+
+
+def locate(
+    entry: Entry, weights: Path | str | None, option: str, revision: str | None = None, sha256: str | None = None
+) -> tuple[Path, WeightSource]:
+    """Return a local weight file, or else the published one (downloaded once), and its record; see `load_network`."""
+    if weights is not None:
+        path = Path(weights)
+        if not path.is_file():
+            raise LilaError(
+                f"expected the weights of {entry.name} at {path}, found no such file; give its place with {option}"
+            )
+        origin, location, revision, licence = "file", str(path.resolve()), None, entry.file_licence
+    elif entry.is_packaged:
+        path = entry.packaged_path
+        origin, location, revision, licence = "package", path.name, None, entry.licence
+    elif entry.is_url:
+        path, revision = hub.fetch_url(entry.place, option)
+        origin, location, licence = "hub", entry.place, entry.licence
+    elif entry.place:
+        path, revision = hub.fetch(entry.place, WEIGHT_FILE, revision, option)
+        origin, location, licence = "hub", entry.place, entry.licence
+    else:
+        raise LilaError(
+            f"expected weights for {entry.name}, which has none on the hub; give a local file with {option}"
         )
-
-
-def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Hex SHA-256 over names and values, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    digest = file_sha256(path)
+    _check_hash(digest, sha256, str(path), option)
+    return path, WeightSource(entry.name, origin, location, revision, digest, licence)
 
 
 def random_seed(weights: Path | str | None) -> int | None:
-    """The seed in "random" (0) or "random:SEED", the choice of untrained weights; None for any other choice."""
+    """Return the seed of "random" (0) or "random:SEED", which choose untrained weights; None for any other choice."""
     name, _, seed = str(weights).partition(":")
-    if name != RANDOM:
+    if name != "random":
         return None
     if seed and not seed.isdecimal():
-        raise LilaError(f"random weights are asked for as random or random:SEED with a whole number, not {weights}")
+        raise LilaError(f"expected random or random:SEED with an integer SEED for untrained weights, found {weights}")
     return int(seed or 0)
 
 
-def read_tensors(path: Path, option: str) -> dict[str, Tensor]:
-    """The tensors by name of a safetensors or PyTorch file.
-
-    A dictionary of them may lie one level down, under `state_dict`, `model`, `teacher`, `model_ema` or `module`; what
-    is beside them and no tensor is left out. Raises LilaError as `read_content` does, and where there are none.
-    """
-    content = read_content(path, option)
-    tensors = _unwrap(content)
-    if not tensors:
-        raise LilaError(f"expected tensors by name in {path}, found {_found(content)}; give another file with {option}")
-    return tensors
-
-
-def read_content(path: Path, option: str) -> object:
-    """All that a safetensors or PyTorch file holds, on the CPU; pickled code in it is refused, never run.
-
-    Raises LilaError, naming the file and the option that gives another one, where it is missing or cannot be read.
-    """
-    if not path.is_file():
-        raise LilaError(f"expected a weight file at {path}, found none; give its place with {option}")
-    try:
-        return _read(path)
-    except Exception as error:  # anything at all: these are bytes of somebody else's, read as a pickle
-        said = str(error).split("\n", maxsplit=1)[0]
-        reason = said if " " in said else f"{type(error).__name__} {said}".strip()  # a pickle's error may be a number
-        raise LilaError(
-            f"expected tensors by name in {path} (.safetensors, or .pth without pickled code), but it cannot be read "
-            f"({reason}); give another file with {option}"
-        ) from error
-
-
-def strip_prefix(tensors: Mapping[str, Tensor], *prefixes: str) -> dict[str, Tensor]:
-    """The tensors without the first of the prefixes that all names share; as they are if none is shared by all."""
-    for prefix in prefixes:
-        if all(name.startswith(prefix) for name in tensors):
-            return {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return dict(tensors)
-
-
-def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], place: str, option: str) -> None:
-    """Load all of the tensors into all of the network; any difference is one sentence naming what differs."""
-    wanted = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in tensors.items()}
-    shapes = [
-        f"{name} {given[name]} for {wanted[name]}" for name in wanted if name in given and given[name] != wanted[name]
-    ]
-    differences = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for what, names in (
-            ("missing", [name for name in wanted if name not in given]),
-            ("unexpected", [name for name in given if name not in wanted]),
-            ("of another shape", shapes),
-        )
-        if names
-    ]
-    if differences:
-        raise LilaError(
-            f"expected the {len(wanted)} tensors of the chosen network in {place}, found {'; '.join(differences)}; "
-            f"choose the network these weights belong to, or other weights with {option}"
-        )
-    network.load_state_dict(dict(tensors), strict=True)
-
-
-def check_hash(found: str, recorded: str | None, place: str, option: str) -> None:
-    """Refuse weights other than the recorded ones; without a record anything goes."""
-    if recorded is not None and found != recorded:
-        raise LilaError(
-            f"expected the recorded weights with SHA-256 {recorded[:16]}…, found {found[:16]}… in {place}; "
-            f"give the recorded file with {option}"
-        )
-
-
-def local_file(
-    network: str, weights: Path | str, licence: str, option: str, sha256: str | None = None
-) -> tuple[Path, WeightSource]:
-    """A weight file of the user's, hashed and recorded; `sha256` is what it must hash to, where that is known."""
-    path = Path(weights)
-    if not path.is_file():
-        raise LilaError(
-            f"expected the weights of {network} at {path}, found no such file; give its place with {option}"
-        )
-    return path, recorded(WeightSource(network, "file", str(path.resolve()), None, None, licence), path, option, sha256)
-
-
-def recorded(source: WeightSource, path: Path, option: str, sha256: str | None) -> WeightSource:
-    """The source with the hash of its file filled in, after the hash has been compared to the recorded one."""
-    found = file_sha256(path)
-    check_hash(found, sha256, str(path), option)
-    return replace(source, sha256=found)
-
-
 @contextmanager
-def drawn(seed: int | None) -> Iterator[None]:
-    """Networks built inside have the weights of that seed, whatever was drawn before; of no seed for None."""
+def seeded(seed: int | None) -> Iterator[None]:
+    """Seed PyTorch's CPU generator inside the context and restore it afterwards; do nothing for None."""
     if seed is None:
         yield
         return
@@ -178,37 +136,102 @@ def drawn(seed: int | None) -> Iterator[None]:
         yield
 
 
-def untrained(network: str, module: nn.Module, seed: int, option: str, sha256: str | None = None) -> WeightSource:
-    """The record of weights drawn from a seed: for tests, and for measuring speed where no file is to be had."""
-    digest = tensors_sha256(module.state_dict())
-    check_hash(digest, sha256, f"the draw of {RANDOM}:{seed}", option)
-    return WeightSource(network, RANDOM, f"{RANDOM}:{seed}", None, digest, "none needed")
+def file_sha256(path: Path) -> str:
+    """Return the hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read(path: Path) -> object:
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of older formats, which are read all the same
-        return torch.load(path, map_location="cpu", weights_only=True)
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return the hex SHA-256 over names and values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
-def _unwrap(content: object) -> dict[str, Tensor]:
+def _check_hash(found: str, expected: str | None, place: str, option: str) -> None:
+    if expected is not None and found != expected:
+        raise LilaError(
+            f"expected the recorded weights with SHA-256 {expected[:16]}…, found {found[:16]}… in {place}; "
+            f"give the recorded file with {option}"
+        )
+
+
+def read_tensors(path: Path, option: str) -> Tensors:
+    """Return the tensors by name of a safetensors or PyTorch file, on the CPU.
+
+    They may lie in a dictionary one to three levels down, under `state_dict`, `model`, `teacher`, `model_ema` or
+    `module`; entries that are no tensors are left out. Raises LilaError as `read_content`, and where there are none.
+    """
+    found = content = read_content(path, option)
     for _ in range(3):
         if not isinstance(content, Mapping):
-            return {}
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
             break
-        content = inner
-    assert isinstance(content, Mapping)
-    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    named = content if isinstance(content, Mapping) else {}
+    tensors = {str(name): value for name, value in named.items() if isinstance(value, Tensor)}
+    if not tensors:
+        if isinstance(found, Mapping):
+            keys = f"only {', '.join(str(name) for name in list(found)[:3]) or 'an empty dictionary'}"
+        else:
+            keys = f"a {type(found).__name__}"
+        raise LilaError(f"expected tensors by name in {path}, found {keys}; give another file with {option}")
+    return tensors
 
 
-_WRAPPERS = ("state_dict", "model", "teacher", "model_ema", "module")
+def read_content(path: Path, option: str) -> object:
+    """Return what a safetensors or PyTorch file holds, on the CPU; pickled code in it is refused and never run.
+
+    Raises LilaError, naming the file and the option for another one, where it is missing or cannot be read.
+    """
+    if not path.is_file():
+        raise LilaError(f"expected a weight file at {path}, found none; give its place with {option}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # older formats, which can be read all the same
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # foreign bytes, read as a pickle, can raise anything
+        message = str(error).split("\n", maxsplit=1)[0]
+        # a pickle's error may be a bare number
+        reason = message if " " in message else f"{type(error).__name__} {message}".strip()
+        raise LilaError(
+            f"expected tensors by name in {path} (.safetensors, or .pth without pickled code), but it cannot be read "
+            f"({reason}); give another file with {option}"
+        ) from error
 
 
-def _found(content: object) -> str:
-    if isinstance(content, Mapping):
-        return f"only {', '.join(str(name) for name in list(content)[:3]) or 'an empty dictionary'}"
-    return f"a {type(content).__name__}"
+def strip_prefix(tensors: Mapping[str, Tensor], *prefixes: str) -> Tensors:
+    """Remove the first of the prefixes that all names share, if there is one."""
+    for prefix in prefixes:
+        if all(name.startswith(prefix) for name in tensors):
+            return {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return dict(tensors)
+
+
+def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], place: str, option: str) -> None:
+    """Load the tensors into the network; any missing, unexpected or misshapen one is a LilaError that names them."""
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    shared = [name for name in expected if name in found]
+    differences = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [name for name in found if name not in expected],
+        "of another shape": [
+            f"{name} {found[name]} for {expected[name]}" for name in shared if found[name] != expected[name]
+        ],
+    }
+    listed = [
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for kind, names in differences.items()
+        if names
+    ]
+    if listed:
+        raise LilaError(
+            f"expected the {len(expected)} tensors of the chosen network in {place}, found {'; '.join(listed)}; "
+            f"choose the network these weights belong to, or other weights with {option}"
+        )
+    network.load_state_dict(dict(tensors), strict=True)

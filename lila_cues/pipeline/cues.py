@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lila_cues import sampling
 from lila_cues.config import BuildRecipe
-from lila_cues.networks.execution import usual_batch
+from lila_cues.networks.execution import default_batch
 from lila_cues.pamr import refine, three_scales
 from lila_cues.pipeline.frames import ClipFrames
 from lila_cues.pipeline.timing import Seconds
@@ -120,7 +120,7 @@ class CueExtractor:
         self.networks, self.recipe = networks, recipe
         self.device = torch.device(recipe.device)
         self.seconds = Seconds(self.device)
-        self._batch = usual_batch(self.device) or recipe.geometry.frames
+        self._batch = default_batch(self.device) or recipe.geometry.frames
 
     def compute(self, frames: ClipFrames) -> ClipPredictions:
         """Run the networks; on a GPU this only queues the work."""

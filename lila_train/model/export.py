@@ -8,18 +8,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lila_cues.networks import encoder
 from lila_train.model.lila import Lila
 from lila_train.model.resize import Size
 from stores.errors import LilaError
@@ -50,47 +47,7 @@ class Portable(nn.Module):
         height, width = images.shape[-2:]
         size = ((height + patch - 1) // patch * patch, (width + patch - 1) // patch * patch)
         fitted = _picked(images, size)
-        return _picked(self.decoder(self.encoder._tokens(fitted), size), (height, width))
-
-
-def resized_positions(
-    embedding: Float[Tensor, "1 e h w"], grid: Size, offset: float | None = None
-) -> Float[Tensor, "1 e H W"]:
-    """What `lila_cues.networks.encoder.resize` computes, for any grid in one graph.
-
-    With an offset, bicubic interpolation (Keys, a = −0.75) as one matrix per axis, since a scale factor would be
-    recorded as the number that it was.
-    """
-    if offset is None:
-        return F.interpolate(embedding, size=grid, mode="bicubic", antialias=True)
-    down, across = (_cubic(n, length, offset) for n, length in zip(grid, embedding.shape[-2:], strict=True))
-    return down @ embedding @ across.mT
-
-
-def _cubic(length: int, learned: int, offset: float) -> Float[Tensor, "n m"]:
-    """The matrix that resizes `learned` values to `length`, at a scale of (length + offset) / learned."""
-    place = (torch.arange(length) + 0.5) * (learned / (length + offset)) - 0.5
-    first = place.floor()
-    matrix = torch.zeros(1)
-    for tap in (-1, 0, 1, 2):
-        distance = (place - first - tap).abs()
-        near = (1.25 * distance - 2.25) * distance**2 + 1
-        far = -0.75 * (((distance - 5) * distance + 8) * distance - 4)
-        index = (first + tap).clamp(0, learned - 1)
-        here = (index[:, None] == torch.arange(learned)).float()
-        matrix = matrix + torch.where(distance <= 1, near, far)[:, None] * here
-    return matrix
-
-
-@contextmanager
-def _any_grid() -> Iterator[None]:
-    """Inside, encoders resize their positions by `resized_positions`."""
-    original = encoder.resize
-    encoder.resize = resized_positions
-    try:
-        yield
-    finally:
-        encoder.resize = original
+        return _picked(self.decoder(self.encoder.tokens(fitted), size), (height, width))
 
 
 def _picked(maps: Float[Tensor, "b c H W"], size: Size) -> Float[Tensor, "b c h w"]:
@@ -115,11 +72,9 @@ def export(model: Lila, path: Path, sizes: Sequence[Shape] | None = None) -> flo
     path.parent.mkdir(parents=True, exist_ok=True)
     patch = model.encoder.patch_size
     portable = Portable(model).cpu().eval()
-    with torch.no_grad(), warnings.catch_warnings(), _any_grid():
+    with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about its own workings
         program = _program(portable, patch)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
         run = _save_onnx(program, path, model) if path.suffix == ".onnx" else _save_program(program, path, model)
     chosen = sizes or [(1, 4 * patch, 6 * patch), (3, 5 * patch + 3, 3 * patch + 1), (2, 9 * patch - 1, 3 * patch)]
     difference = largest_difference(portable, run, chosen)

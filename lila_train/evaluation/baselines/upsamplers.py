@@ -31,7 +31,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder, hub, load_encoder
-from lila_cues.networks.weights import drawn, file_sha256, load_strictly, random_seed, read_content
+from lila_cues.networks.weights import file_sha256, load_strictly, random_seed, read_content, seeded
 from lila_train.evaluation.models import ENCODER, EncoderAlone, GridModel, OnEncoder, encoder_identity
 from lila_train.model.resize import size_of, to_size
 from stores.errors import LilaError
@@ -249,7 +249,7 @@ class Upsampler:
         """The encoder asked for (or the one that the published weights were trained on) and the network on it."""
         encoder = load_encoder(asked.encoder or self.encoder, asked.encoder_weights, device)
         root = self.code.root(asked.repository)
-        with drawn(random_seed(asked.weights)):
+        with seeded(random_seed(asked.weights)):
             network = self.build(root, encoder)
         load_weights(network, self.weights, asked.weights, self.prefixes)
         network.requires_grad_(False).eval().to(device)

@@ -78,10 +78,10 @@ def test_map_has_the_size_of_the_image(folder: Path, size: tuple[int, int]) -> N
 
 
 def test_working_size_is_the_nearest_in_patches() -> None:
-    assert working_size((224, 224), 14, None) == (224, 224)
-    assert working_size((50, 71), 14, None) == (56, 70)
-    assert working_size((3, 200), 14, None) == (14, 196)
-    assert working_size((480, 854), 14, 518) == (518, 924)
+    assert working_size((224, 224), None) == (224, 224)
+    assert working_size((50, 71), None) == (56, 70)
+    assert working_size((3, 200), None) == (14, 196)
+    assert working_size((480, 854), 518) == (518, 924)
 
 
 def test_works_at_the_side_asked_for(folder: Path) -> None:
@@ -161,8 +161,10 @@ def test_tiny_weights_from_a_file(tmp_path: Path) -> None:
     assert torch.equal(load_depth("tiny", path)(images), expected(images))
 
 
-def test_tiny_says_that_it_is_a_demonstration() -> None:
-    assert "a demonstration, trained on rendered scenes" in load_depth("tiny", "random").notes((112, 112))[0]
+def test_tiny_warns_that_it_is_not_for_real_video() -> None:
+    assert (
+        "trained on rendered scenes only; not meant for real video" in load_depth("tiny", "random").notes((112, 112))[0]
+    )
 
 
 def test_refuses_a_name_that_nobody_knows() -> None:

@@ -151,7 +151,9 @@ def test_record_refuses_other_weights(tmp_path: Path) -> None:
         LilaError, match=r"recorded weights with SHA-256 \w{16}…, found \w{16}… in .*other\.pth; give the"
     ):
         restore_encoder(source, other)
-    with pytest.raises(LilaError, match=r"recorded weights with SHA-256 .* in the draw of random:9; give the recorded"):
+    with pytest.raises(
+        LilaError, match=r"recorded weights with SHA-256 .* in the weights of random:9; give the recorded"
+    ):
         restore_encoder(source, "random:9")
 
 

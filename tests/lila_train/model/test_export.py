@@ -12,12 +12,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from lila_cues.networks import encoder, load_encoder
+from lila_cues.networks import load_encoder
 from lila_train.cli import app
 from lila_train.model import export as exporting
 from lila_train.model import released
 from lila_train.model.decoder import Decoder, DecoderWidths
-from lila_train.model.export import Portable, export, largest_difference, load_onnx, load_program, resized_positions
+from lila_train.model.export import Portable, export, largest_difference, load_onnx, load_program
 from lila_train.model.lila import Lila, load
 from stores.errors import LilaError
 from tests.lila_train.inference.models import small_model
@@ -56,12 +56,6 @@ def test_a_file_computes_what_the_model_computes(model: Lila, tmp_path: Path, su
             expected = model(images)
         np.testing.assert_allclose(run(images.numpy()), expected, atol=1e-4)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
-
-
-@pytest.mark.parametrize("grid", [(16, 16), (37, 50), (2, 3), (60, 107)])
-def test_positions_are_resized_as_the_encoder_does(grid: tuple[int, int]) -> None:
-    learned = torch.randn(1, 5, 37, 37)
-    np.testing.assert_allclose(resized_positions(learned, grid, 0.1), encoder.resize(learned, grid, 0.1), atol=3e-5)
 
 
 def test_a_file_that_differs_is_refused(model: Lila, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
