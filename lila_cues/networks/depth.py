@@ -174,8 +174,7 @@ def _read(folder: Path) -> nn.Module:
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        network: Any
-        network, report = DepthAnythingForDepthEstimation.from_pretrained(
+        loaded: Any = DepthAnythingForDepthEstimation.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -187,6 +186,7 @@ def _read(folder: Path) -> nn.Module:
     finally:
         if bars:
             logging.enable_progress_bar()
+    network, report = loaded
     missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     if missing or unexpected:
         raise LilaError(
@@ -200,7 +200,7 @@ def _read(folder: Path) -> nn.Module:
             f"expected a network of relative inverse depth on patches of {PATCH_SIZE} px in {folder}, found one of "
             f"{kind} depth on {patch} px; give another folder with {OPTION}"
         )
-    return network  # type: ignore[no-any-return]
+    return network
 
 
 def build(size: str) -> nn.Module:

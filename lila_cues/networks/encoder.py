@@ -49,7 +49,9 @@ class FrozenEncoder(FrozenNetwork):
         super().__init__(source, execution, attention)
         self.vit = vit
         self.width = int(vit.embed_dim)
-        self.patch_size = int(vit.patch_embed.feat_ratio())  # px per token, stride of a convolutional stem included
+        patch_size = vit.patch_embed.feat_ratio()  # px per token, stride of a convolutional stem included
+        assert isinstance(patch_size, int)
+        self.patch_size = patch_size
         self.taps = taps(len(vit.blocks))
         self._position_offset = position_offset
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -100,9 +102,8 @@ class FrozenEncoder(FrozenNetwork):
         patches = vit.patch_embed(images)
         grid = tuple(patches.shape[1:3])
         patches = patches.flatten(1, 2)
-        front = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
+        front = [token.expand(len(patches), -1, -1) for token in (vit.cls_token, vit.reg_token) if token is not None]
         prefix = sum(token.shape[1] for token in front)
-        front = [token.expand(len(patches), -1, -1) for token in front]
         if vit.pos_embed is None:
             tokens = torch.cat([*front, patches], dim=1)
         else:

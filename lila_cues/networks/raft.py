@@ -46,7 +46,7 @@ class RaftFlow(FrozenNetwork):
     @property
     def settings(self) -> dict[str, str | bool | int | None]:
         small_images = "enlarged" if self.enlarge else "refused"
-        return {"updates": self.updates, "small_images": small_images} | self.execution.to_dict()
+        return {"updates": self.updates, "small_images": small_images, **self.execution.to_dict()}
 
     def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
         working = self.working_size(size)

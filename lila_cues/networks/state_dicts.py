@@ -54,9 +54,8 @@ def to_timm(tensors: Mapping[str, Tensor], expected: Collection[str]) -> dict[st
     }
     bias_masks = {name: value for name, value in named.items() if name.endswith("bias_mask")}
     named = {name: value for name, value in named.items() if not _VIT_UNUSED.search(name)}
-    pairs = _DINOV2
-    if "storage_tokens" in named:
-        pairs = _DINOV3
+    dinov3 = "storage_tokens" in named
+    if dinov3:
         named = _split_biases(named, bias_masks, expected)
     elif "register_tokens" in named and {"cls_token", "pos_embed"} <= named.keys():
         # timm has no position for the class token beside registers: the original's is added to the token itself
@@ -64,7 +63,7 @@ def to_timm(tensors: Mapping[str, Tensor], expected: Collection[str]) -> dict[st
         named["pos_embed"] = named["pos_embed"][:, 1:]
     renamed = {}
     for name, value in named.items():
-        for old, new in pairs:
+        for old, new in _DINOV3 if dinov3 else _DINOV2:
             name = name.replace(old, new)
         renamed[name] = value
     return renamed
