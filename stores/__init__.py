@@ -1,4 +1,4 @@
-"""The cue store: its format, and how it is written, read, checked and repaired. No torch, no terminal, no pictures."""
+"""The cue store: its format, and how it is written, read, verified and repaired."""
 
 from __future__ import annotations
 
@@ -6,36 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stores.cues import ClipCues as ClipCues
-    from stores.cues import PairCues as PairCues
-    from stores.errors import LilaError as LilaError
-    from stores.errors import StoreError as StoreError
-    from stores.ledger import ABSENT as ABSENT
-    from stores.ledger import COMPLETE as COMPLETE
-    from stores.ledger import FAILED as FAILED
-    from stores.opening import create as create
-    from stores.opening import open as open
-    from stores.opening import open_or_create as open_or_create
-    from stores.spec import Geometry as Geometry
-    from stores.spec import StoreSpec as StoreSpec
-    from stores.store import CueStore as CueStore
-
-_PUBLIC = {
-    "ABSENT": "stores.ledger",
-    "COMPLETE": "stores.ledger",
-    "FAILED": "stores.ledger",
-    "ClipCues": "stores.cues",
-    "PairCues": "stores.cues",
-    "CueStore": "stores.store",
-    "LilaError": "stores.errors",
-    "StoreError": "stores.errors",
-    "Geometry": "stores.spec",
-    "StoreSpec": "stores.spec",
-    "create": "stores.opening",
-    "open": "stores.opening",
-    "open_or_create": "stores.opening",
-}
-"""Public name → its module, imported when the name is first used: the errors must not need Zarr."""
+    from stores.cues import ClipCues, PairCues
+    from stores.errors import LilaError, StoreError
+    from stores.ledger import ABSENT, COMPLETE, FAILED
+    from stores.opening import create, open_or_create
+    from stores.spec import Geometry, StoreSpec
+    from stores.store import CueStore, open
 
 __all__ = [
     "ABSENT",
@@ -53,12 +29,22 @@ __all__ = [
     "open_or_create",
 ]
 
+_NAMES = {
+    "cues": ("ClipCues", "PairCues"),
+    "errors": ("LilaError", "StoreError"),
+    "ledger": ("ABSENT", "COMPLETE", "FAILED"),
+    "opening": ("create", "open_or_create"),
+    "spec": ("Geometry", "StoreSpec"),
+    "store": ("CueStore", "open"),
+}  # imported on first use, so that `stores.errors` does not import zarr
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    for module, names in _NAMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"stores.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+    return sorted({*globals(), *__all__})

@@ -1,40 +1,56 @@
-"""Files that are there whole or not at all.
-
-Files that are either not there or whole: written under another name, synced, renamed, the folder synced.
-"""
+"""Atomic file writes: a temporary file, fsync where it must survive a power loss, then a rename."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from stores.errors import StoreError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def publish(data: bytes, path: Path, scratch: Path) -> None:
-    """Write `data` to `path` by way of the file `scratch` on the same file system."""
-    fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+@contextmanager
+def atomic_path(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path that is renamed to `path` when the block ends.
+
+    If the block raises, `path` stays as it was and the temporary file is removed. The folder of `path` is created.
+    `temporary` has to be on the same file system; default: a hidden file beside `path`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.fsync(fd)
+        yield temporary
+        os.replace(temporary, path)
     finally:
-        os.close(fd)
-    os.replace(scratch, path)
+        temporary.unlink(missing_ok=True)
+
+
+def atomic_write(data: bytes, path: Path, temporary: Path | None = None) -> None:
+    """Write `data` to `path` atomically; file and directory entry are synced to the disk."""
+    with atomic_path(path, temporary) as temporary:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
     sync_folder(path.parent)
 
 
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`, in as many calls as the system takes."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
 def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable."""
+    """Sync the directory entries of `folder` to the disk."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -42,40 +58,20 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def canonical(document: Any) -> bytes:
-    """One spelling of a JSON document, for checksums and for files."""
-    return json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-
-
 @contextmanager
-def writing(path: Path | str, doing: str) -> Iterator[None]:
-    """Say in one sentence what a full disk or a missing permission means for the store at `path`."""
+def explain_os_errors(path: Path | str, action: str) -> Iterator[None]:
+    """Turn a full disk or a missing permission into a StoreError; `action` is what is being done to `path`."""
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in _DISK_FULL:
             raise StoreError(
-                f"no space left in {path} while {doing}; make room and run the same command again, "
-                "what was finished is kept"
+                f"no space left in {path} while {action}; free some space and run the same command again, "
+                "finished work is kept"
             ) from error
-        if error.errno in _FORBIDDEN:
+        if error.errno in _NO_PERMISSION:
             raise StoreError(
-                f"{(error.strerror or 'refused').lower()} while {doing} in {error.filename or path}; "
+                f"{(error.strerror or 'refused').lower()} while {action} in {error.filename or path}; "
                 "make it writable for this user or name another place"
             ) from error
         raise
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A hidden path beside `path`, whose folder is made, to write to: what is there takes its name when the block ends.
-
-    Where the block fails, `path` is as it was before and nothing is left beside it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

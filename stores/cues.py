@@ -1,4 +1,4 @@
-"""What travels: the cues of one clip into a store, and those of one pair of frames out of it."""
+"""The cues of one clip, as written to a store, and of one pair of frames, as read from it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stores.errors import StoreError
-from stores.spec import ArraySpec
-
 
 @dataclass(frozen=True)
 class ClipCues:
-    """All cues of one clip: F frames, P pairs, C channels. Unknown values are NaN."""
+    """All cues of one clip: F frames, P pairs, C channels. Missing values are NaN."""
 
     rgb: np.ndarray  # uint8 F y x 3
     depth: np.ndarray  # float32 F y x, relative inverse depth
@@ -29,17 +26,16 @@ class ClipCues:
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)  # float32 F c y x, extra cues by name
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """An array by its name in the store."""
-        found: np.ndarray = self.extra[name] if name in self.extra else getattr(self, name)
-        return found
+        values: np.ndarray = self.extra[name] if name in self.extra else getattr(self, name)
+        return values
 
 
 @dataclass(frozen=True)
 class PairCues:
-    """The cues of two frames (t, t+Δ) of one clip; None where a cue was not asked for.
+    """The cues of two frames (t, t+Δ) of one clip; None where a cue was not requested.
 
-    As `CueStore.pair` gives them, floats are float32 with NaN where missing. As `CueStore.stored_pair` gives them,
-    they are as stored (flow in steps, features int8 with their scales 2 C), for who decodes on another device.
+    `CueStore.pair` returns floats as float32 with NaN where missing. `CueStore.stored_pair` returns values as stored
+    (flow in fixed-point steps, features int8 with their scales), to be decoded on another device.
     """
 
     clip: int
@@ -54,22 +50,12 @@ class PairCues:
     features_raw: np.ndarray | None = None  # 2 C y x
     feature_channels: np.ndarray | None = None  # int32 C
     features_scale: np.ndarray | None = None  # float32 2 C, with stored features only
-    features_raw_scale: np.ndarray | None = None
+    features_raw_scale: np.ndarray | None = None  # float32 2 C, with stored features only
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)  # 2 c y x, extra cues by name
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """An array by its name in the store; KeyError where it was not asked for."""
-        found: np.ndarray | None = self.extra.get(name, getattr(self, name, None))
-        if found is None:
+        """Return an array by its name in the store; KeyError if it was not requested."""
+        values: np.ndarray | None = self.extra.get(name, getattr(self, name, None))
+        if values is None:
             raise KeyError(name)
-        return found
-
-
-def check_shape(clip_id: str, array: ArraySpec, values: np.ndarray) -> None:
-    """Refuse cues of another shape than the store declares."""
-    if values.shape != array.shape:
-        axes = " ".join(array.dimensions)
-        raise StoreError(
-            f"{array.name} of clip {clip_id} has shape {values.shape}, but this store keeps {array.shape} ({axes}); "
-            "build into a store that was created for these sizes"
-        )
+        return values

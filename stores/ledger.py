@@ -1,9 +1,9 @@
-"""What has been done: one immutable record per task and attempt, whose *name* tells the status of each clip.
+"""The ledger: one immutable record per task and attempt, whose *name* holds the status of each clip.
 
     ledger/012/0012345-002-1111111111121111.json     task 12345, second attempt, its tenth clip failed
 
-So the status of every clip is a listing of folders, and nothing needs to be read to know what is there. The record of
-the highest attempt holds; it appears by a rename, after the shards it speaks of. A record never changes.
+The status of every clip is thus a listing of folders; no file has to be read. The record of the highest attempt is
+current. It appears by a rename, after the shards that it records, and never changes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 from stores import atomic
 from stores.backends import Files
-from stores.encodings import crc32c
+from stores.encodings import canonical_json, crc32c
 from stores.errors import StoreError
 
 FOLDER = "ledger"
@@ -47,16 +47,16 @@ class ClipRecord:
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """One attempt at a task: its clips in order, the size in bytes of each shard. The names are those in the file."""
+    """One attempt at a task: its clips in order, the size in bytes of each shard. Field names are those in the file."""
 
     task: int
     attempt: int  # from 1
     fingerprint: str  # `Header.digest`, in which the store's fingerprint is one part
     clips: tuple[ClipRecord, ...]
-    shard_bytes: dict[str, int]  # by the array's name
-    seconds: float  # that the attempt took
+    shard_bytes: dict[str, int]  # by array
+    seconds: float  # duration of the attempt
     written: float  # s since the epoch
-    writer: str  # host:process
+    writer: str  # host:pid
 
     @property
     def key(self) -> str:
@@ -65,17 +65,17 @@ class TaskRecord:
         return f"{_folder(self.task)}/{self.task:07d}-{self.attempt:03d}-{digits}.json"
 
     def encode(self) -> bytes:
-        """As JSON with its own checksum."""
+        """Return the record as JSON with its own checksum."""
         body = asdict(self)
-        return atomic.canonical({"record": body, "crc32c": crc32c(atomic.canonical(body))})
+        return canonical_json({"record": body, "crc32c": crc32c(canonical_json(body))})
 
 
 def decode(data: bytes, key: str) -> TaskRecord:
-    """The record, once its checksum and its name agree with it."""
+    """Return the record in `data`, or raise StoreError if its checksum or its name does not match."""
     try:
         document = json.loads(data)
         body: dict[str, Any] = document["record"]
-        if crc32c(atomic.canonical(body)) != document["crc32c"]:
+        if crc32c(canonical_json(body)) != document["crc32c"]:
             raise ValueError("checksum")
         record = TaskRecord(**{**body, "clips": tuple(ClipRecord(**clip) for clip in body["clips"])})
         if record.key != key:
@@ -88,9 +88,25 @@ def decode(data: bytes, key: str) -> TaskRecord:
     return record
 
 
-def signature() -> str:
-    """Who writes: host and process."""
+def publish(root: Path, record: TaskRecord, temporary: Path) -> None:
+    """Publish `record` as the current attempt and delete older ones."""
+    path = root / record.key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic.sync_folder(root / FOLDER)
+    atomic.atomic_write(record.encode(), path, temporary)
+    for name in os.listdir(path.parent):
+        if name.startswith(f"{record.task:07d}-") and name != path.name:
+            (path.parent / name).unlink(missing_ok=True)
+
+
+def writer_id() -> str:
+    """Return host:pid of this process."""
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def now() -> float:
+    """Return the time in s since the epoch, to the millisecond."""
+    return round(time.time(), 3)
 
 
 class Ledger:
@@ -103,73 +119,54 @@ class Ledger:
         self.n_tasks = -(-n_clips // shard_clips)
 
     def statuses(self) -> np.ndarray | None:
-        """uint8 (n_clips,); None where the files cannot be listed."""
-        found = self.names()
-        if found is None:
+        """Return uint8 (n_clips,); None if the files cannot be listed."""
+        names = self.names()
+        if names is None:
             return None
         statuses = np.zeros(self.n_tasks * self.shard_clips, np.uint8)
-        for task, name in found.items():
+        for task, name in names.items():
             digits = np.frombuffer(name.rsplit("-", 1)[1][:-5].encode(), np.uint8) - ord("0")
             start = task * self.shard_clips
             statuses[start : start + len(digits)] = digits[: self.shard_clips]
         return statuses[: self.n_clips]
 
     def names(self) -> dict[int, str] | None:
-        """The name of the record that holds, for each task that has one."""
-        found: dict[int, str] = {}
-        for bucket in range(-(-self.n_tasks // _BUCKET)):
-            names = self._files.names(_folder(bucket * _BUCKET))
-            if names is None:
+        """Return the name of the current record of each task that has one; None if the files cannot be listed."""
+        current: dict[int, str] = {}
+        for first in range(0, self.n_tasks, _BUCKET):
+            listed = self._files.names(_folder(first))
+            if listed is None:
                 return None
-            found.update(_latest(names, self.n_tasks))
-        return found
+            current.update(self._current(listed))
+        return current
 
     def latest(self, task: int) -> TaskRecord | None:
-        """The record that holds for a task."""
+        """Return the current record of a task."""
         while True:
-            name = _latest(self._files.names(_folder(task)) or [], self.n_tasks).get(task)
+            name = self._name(task)
             with contextlib.suppress(FileNotFoundError):  # replaced by a later attempt since it was listed
-                return None if name is None else self.read(task, name)
+                key = f"{_folder(task)}/{name}"
+                return None if name is None else decode(self._files.read(key), key)
 
-    def name_says(self, task: int) -> tuple[int, list[int]]:
-        """Attempt and statuses that the name of the holding record tells; (0, []) where there is none."""
-        name = _latest(self._files.names(_folder(task)) or [], self.n_tasks).get(task)
-        match = None if name is None else _NAME.fullmatch(name)
-        return (0, []) if match is None else (int(match[2]), [int(digit) for digit in match[3]])
+    def parsed_name(self, task: int) -> tuple[int, list[int]]:
+        """Return attempt and statuses by the name of the current record; (0, []) if there is none."""
+        match = _NAME.fullmatch(self._name(task) or "")
+        return (int(match[2]), [int(digit) for digit in match[3]]) if match else (0, [])
 
-    def read(self, task: int, name: str) -> TaskRecord:
-        """One record by its name."""
-        key = f"{_folder(task)}/{name}"
-        return decode(self._files.read(key), key)
+    def _name(self, task: int) -> str | None:
+        return self._current(self._files.names(_folder(task)) or []).get(task)
 
-
-def publish(root: Path, record: TaskRecord, scratch: Path) -> None:
-    """Make `record` the one that holds, then drop those it replaces."""
-    path = root / record.key
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.sync_folder(root / FOLDER)
-    atomic.publish(record.encode(), path, scratch)
-    for name in os.listdir(path.parent):
-        if name.startswith(f"{record.task:07d}-") and name != path.name:
-            (path.parent / name).unlink(missing_ok=True)
-
-
-def now() -> float:
-    """s since the epoch, to the millisecond."""
-    return round(time.time(), 3)
+    def _current(self, names: list[str]) -> dict[int, str]:
+        best: dict[int, tuple[int, str]] = {}
+        for name in names:
+            match = _NAME.fullmatch(name)
+            if match is None or int(match[1]) >= self.n_tasks:
+                continue
+            task, attempt = int(match[1]), int(match[2])
+            if task not in best or attempt > best[task][0]:
+                best[task] = (attempt, name)
+        return {task: name for task, (_, name) in best.items()}
 
 
 def _folder(task: int) -> str:
     return f"{FOLDER}/{task // _BUCKET:03d}"
-
-
-def _latest(names: list[str], n_tasks: int) -> dict[int, str]:
-    best: dict[int, tuple[int, str]] = {}
-    for name in names:
-        match = _NAME.fullmatch(name)
-        if match is None or int(match[1]) >= n_tasks:
-            continue
-        task, attempt = int(match[1]), int(match[2])
-        if task not in best or attempt > best[task][0]:
-            best[task] = (attempt, name)
-    return {task: name for task, (_, name) in best.items()}

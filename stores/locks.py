@@ -1,7 +1,7 @@
-"""Which task is being worked on, and by whom: one file for the whole store, a record lock per task.
+"""Locks on tasks: one file per store, and in it one record lock (fcntl) per task.
 
-The kernel drops a process's locks when it ends, however it ends, so no claim outlives its worker. Where the file system
-has no locks, claiming says so. Locks of one process do not exclude its own threads; `_HELD` does.
+The kernel drops a process's locks when it ends for any reason, so no lock outlives its worker. A file system without
+record locks is refused. They do not exclude threads of the same process; `_OPEN` does.
 """
 
 from __future__ import annotations
@@ -17,54 +17,65 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stores.errors import StoreError
-from stores.ledger import signature
+from stores.ledger import writer_id
 
-_SLOT = 64  # bytes per task, holding the name of its worker
-_HELD: dict[Path, tuple[int, int, set[int]]] = {}  # claims file → (process, its one descriptor, tasks held)
+_SLOT = 64  # bytes per task, which hold the id of its worker
+_OPEN: dict[Path, tuple[int, int, set[int]]] = {}  # lock file → (process, its only descriptor, tasks locked by it)
 _GUARD = threading.Lock()
 
 
 @contextmanager
-def hold(path: Path, task: int) -> Iterator[bool]:
-    """Hold the task while inside; False if another worker has it. `path` is the store's claims file."""
+def lock(path: Path, task: int) -> Iterator[bool]:
+    """Lock a task for the duration of the context; yield False if another worker holds it. `path`: the lock file."""
     path = path.resolve()
-    taken = _take(path, task)
+    acquired = _acquire(path, task)
     try:
-        yield taken
+        yield acquired
     finally:
-        if taken:
+        if acquired:
             _release(path, task)
 
 
 def holder(path: Path, task: int) -> str | None:
-    """`host:pid` of the living worker on a task."""
+    """Return `host:pid` of the live worker that holds a task, or None."""
     with _GUARD:
-        fd, held = _descriptor(path.resolve())
-        if task in held:
-            return signature()
+        fd, locked = _descriptor(path.resolve())
+        if task in locked:
+            return writer_id()
         if not _locked_elsewhere(fd, task):
             return None
         return os.pread(fd, _SLOT, task * _SLOT).rstrip(b"\0 ").decode(errors="replace") or "unknown"
 
 
-def _take(path: Path, task: int) -> bool:
+def _acquire(path: Path, task: int) -> bool:
     with _GUARD:
-        fd, held = _descriptor(path)
-        if task in held:
+        fd, locked = _descriptor(path)
+        if task in locked:
             return False
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, _SLOT, task * _SLOT)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 return False
-            raise _no_locks(path, error) from error
-        os.pwrite(fd, signature().encode()[:_SLOT].ljust(_SLOT), task * _SLOT)
-        held.add(task)
+            raise StoreError(
+                f"the file system of {path.parent} has no record locks ({error.strerror}), which keep two builders "
+                "apart; build on a local disk, NFS 4 or Lustre mounted with flock, and copy the store afterwards"
+            ) from error
+        os.pwrite(fd, writer_id().encode()[:_SLOT].ljust(_SLOT), task * _SLOT)
+        locked.add(task)
         return True
 
 
+def _release(path: Path, task: int) -> None:
+    with _GUARD:
+        fd, locked = _descriptor(path)
+        if task in locked:
+            locked.discard(task)
+            fcntl.lockf(fd, fcntl.LOCK_UN, _SLOT, task * _SLOT)
+
+
 def _locked_elsewhere(fd: int, task: int) -> bool:
-    """Ask without taking the lock, which would keep a builder off for a moment (fcntl(2), F_GETLK)."""
+    """Test the lock without taking it, which would block a builder for a moment (fcntl(2), F_GETLK)."""
     start, length, whence = task * _SLOT, _SLOT, os.SEEK_SET
     if sys.platform == "darwin":
         answer = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack("qqihh", start, length, 0, fcntl.F_WRLCK, whence))
@@ -73,28 +84,13 @@ def _locked_elsewhere(fd: int, task: int) -> bool:
     return int(struct.unpack("hhqqi0q", answer)[0]) != fcntl.F_UNLCK
 
 
-def _release(path: Path, task: int) -> None:
-    with _GUARD:
-        fd, held = _descriptor(path)
-        if task in held:
-            held.discard(task)
-            fcntl.lockf(fd, fcntl.LOCK_UN, _SLOT, task * _SLOT)
-
-
 def _descriptor(path: Path) -> tuple[int, set[int]]:
-    """The process's only descriptor of the file: closing any other would drop all its locks."""
-    process, fd, held = _HELD.get(path, (0, -1, set()))
+    """Return the process's only descriptor of the file (closing any other would drop all its locks), and its tasks."""
+    process, fd, locked = _OPEN.get(path, (0, -1, set()))
     if process == os.getpid():
         if path.exists() and os.path.samestat(os.fstat(fd), path.stat()):
-            return fd, held
-        os.close(fd)  # the store was deleted or moved, and another made in its place
-    fd, held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), set()
-    _HELD[path] = (os.getpid(), fd, held)
-    return fd, held
-
-
-def _no_locks(path: Path, error: OSError) -> StoreError:
-    return StoreError(
-        f"the file system of {path.parent} has no record locks ({error.strerror}), which keep two builders apart; "
-        "build on a local disk, NFS 4 or Lustre mounted with flock, and copy the store afterwards"
-    )
+            return fd, locked
+        os.close(fd)  # the store was deleted or moved, and another one created in its place
+    fd, locked = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), set()
+    _OPEN[path] = (os.getpid(), fd, locked)
+    return fd, locked

@@ -1,4 +1,4 @@
-"""Making a store and opening one."""
+"""Create a store, or open the one that exists if it was created with the same settings."""
 
 from __future__ import annotations
 
@@ -8,134 +8,87 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stores import atomic, ledger, metadata
-from stores import metadata as clip_list
-from stores.backends import Files, LocalFiles
-from stores.encodings import with_checksum
+from stores import metadata
+from stores.atomic import atomic_write, explain_os_errors, sync_folder
+from stores.encodings import canonical_json, with_checksum
 from stores.errors import StoreError
-from stores.metadata import Header
+from stores.ledger import writer_id
+from stores.metadata import Header, clip_checksums, encode_clip_names
 from stores.spec import StoreSpec
-from stores.store import CueStore
+from stores.store import CueStore, open
 
 
 def create(
-    path: Path | str,
-    spec: StoreSpec,
-    clips: Sequence[str],
-    fingerprint: dict[str, Any],
-    provenance: dict[str, Any],
+    path: Path | str, spec: StoreSpec, clips: Sequence[str], fingerprint: dict[str, Any], provenance: dict[str, Any]
 ) -> CueStore:
-    """A new store at `path` for the named clips, none of them there yet; it appears whole or not at all.
+    """Create a store at `path` for the named clips, all of them absent; on an error nothing is created.
 
-    `fingerprint` is everything that shapes the data, `provenance` whatever else is worth knowing; both go through JSON.
+    Args:
+        fingerprint: all settings that determine the data; converted to JSON.
+        provenance: any other information about the data; converted to JSON.
     """
     root = Path(path)
     if root.exists():
-        raise StoreError(f"{root} exists; open it to go on, or name another place for the new store")
+        raise StoreError(f"{root} exists; open it to continue, or name another place for the new store")
     if not clips:
         raise StoreError(f"no clips were given for the store {root}; name a source that has some")
-    names, offsets = clip_list.encode_names(clips)
-    header = Header(
-        spec, len(clips), clip_list.describe(names, offsets), _through_json(fingerprint), _through_json(provenance)
-    )
-    files = {clip_list.NAMES_KEY: names, clip_list.OFFSETS_KEY: offsets}
-    files |= {key: metadata.encode_document(document) for key, document in header.documents().items()}
+    files = encode_clip_names(clips)
+    header = Header(spec, len(clips), clip_checksums(files), _as_json(fingerprint), _as_json(provenance))
+    files |= header.documents()
     files[metadata.ROOT_COPY_KEY] = files[metadata.ROOT_KEY]
     files[metadata.STATUS_KEY] = with_checksum(bytes(len(clips)))
-    draft = root.with_name(f".{root.name}.new-{ledger.signature()}")
-    with atomic.writing(root.parent, f"creating the store {root.name}"):
-        root.parent.mkdir(parents=True, exist_ok=True)
-        _write_all(draft, files)
+    draft = root.with_name(f".{root.name}.new-{writer_id()}")
+    with explain_os_errors(root.parent, f"creating the store {root.name}"):
+        try:
+            for key, data in files.items():
+                atomic_write(data, draft / key)
+            (draft / metadata.LOCKS).touch()
+            (draft / metadata.SCRATCH).mkdir()
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
         draft.rename(root)
-        atomic.sync_folder(root.parent)
+        sync_folder(root.parent)
     return open(root)
 
 
-def open(path: Path | str) -> CueStore:  # `stores.open` is the name that callers see
-    """The store in a folder, or at an s3://, gs://, http:// or https:// URL (read-only)."""
-    files = _files(path)
-    return CueStore(files, metadata.parse(_read_root(files), files.location))
-
-
 def open_or_create(
-    path: Path | str,
-    spec: StoreSpec,
-    clips: Sequence[str],
-    fingerprint: dict[str, Any],
-    provenance: dict[str, Any],
+    path: Path | str, spec: StoreSpec, clips: Sequence[str], fingerprint: dict[str, Any], provenance: dict[str, Any]
 ) -> CueStore:
-    """The store at `path`, made if there is none; refused, with what differs, if it was made for something else."""
+    """Open the store at `path`, or create it; StoreError, with the differences, if its settings are others."""
     if not Path(path).exists():
         return create(path, spec, clips, fingerprint, provenance)
     store = open(path)
-    names, offsets = clip_list.encode_names(clips)
-    found = {"spec": store.spec.to_dict(), "settings": store.fingerprint}
-    asked = {"spec": spec.to_dict(), "settings": _through_json(fingerprint)}
-    changes = differences(found, asked)
-    if store.header.clip_checksums != clip_list.describe(names, offsets):
-        changes.append(f"clips: {store.n_clips} in the store, {len(clips)} asked for, or other names")
+    requested = {"spec": spec.to_dict(), "settings": _as_json(fingerprint)}
+    changes = differences({"spec": store.spec.to_dict(), "settings": store.fingerprint}, requested)
+    if store.header.clip_checksums != clip_checksums(encode_clip_names(clips)):
+        changes.append(f"clips: {store.n_clips} in the store, {len(clips)} requested, or other names")
     if changes:
         raise StoreError(
-            f"{path} was built with other settings: {'; '.join(changes)}; use the store's settings to go on, or name "
-            "another store"
+            f"{path} was built with other settings: {'; '.join(changes)}; use the store's settings to continue, or "
+            "name another store"
         )
     return store
 
 
-def differences(found: Any, asked: Any, name: str = "") -> list[str]:
-    """Where two JSON documents differ, one phrase for each place."""
-    if isinstance(found, dict) and isinstance(asked, dict):
-        keys = sorted({*found, *asked})
+def differences(stored: Any, requested: Any, name: str = "") -> list[str]:
+    """Return where two JSON documents differ, one phrase per place."""
+    if isinstance(stored, dict) and isinstance(requested, dict):
         return [
             line
-            for key in keys
-            for line in differences(found.get(key), asked.get(key), f"{name}.{key}" if name else key)
+            for key in sorted({*stored, *requested})
+            for line in differences(stored.get(key), requested.get(key), f"{name}.{key}" if name else key)
         ]
-    return [] if found == asked else [f"{name}: {_briefly(found)} in the store, {_briefly(asked)} asked for"]
+    return [] if stored == requested else [f"{name}: {_brief(stored)} in the store, {_brief(requested)} requested"]
 
 
-def _briefly(value: Any) -> str:
-    """A value in a message; of a list of things that have names, those."""
-    if isinstance(value, list) and value and all(isinstance(each, dict) and "name" in each for each in value):
-        return ", ".join(str(each["name"]) for each in value)
+def _brief(value: Any) -> str:
+    """Return a value for a message; of a list of named entries, their names."""
+    if isinstance(value, list) and value and all(isinstance(entry, dict) and "name" in entry for entry in value):
+        return ", ".join(str(entry["name"]) for entry in value)
     return repr(value)
 
 
-def _files(path: Path | str) -> Files:
-    if "://" in str(path):
-        from stores.backends import RemoteFiles
-
-        return RemoteFiles(str(path))
-    return LocalFiles(Path(path))
-
-
-def _read_root(files: Files) -> bytes:
-    try:
-        return files.read(metadata.ROOT_KEY)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise StoreError(
-            f"no cue store at {files.location}: a folder with {metadata.ROOT_KEY} was expected; "
-            "name the folder that `lila-cues build` wrote"
-        ) from error
-    except PermissionError as error:
-        raise StoreError(
-            f"{files.location}/{metadata.ROOT_KEY} may not be read by this user; change its permissions"
-        ) from error
-
-
-def _through_json(document: dict[str, Any]) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(atomic.canonical(document))
+def _as_json(document: dict[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(canonical_json(document))
     return result
-
-
-def _write_all(draft: Path, files: dict[str, bytes]) -> None:
-    try:
-        for key, data in files.items():
-            target = draft / key
-            target.parent.mkdir(parents=True, exist_ok=True)
-            atomic.publish(data, target, target.with_name(target.name + ".new"))
-        (draft / metadata.CLAIMS).touch()
-        (draft / metadata.SCRATCH).mkdir()
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise

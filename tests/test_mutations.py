@@ -94,8 +94,8 @@ MUTATIONS = (
     Mutation(
         "a pair tells which channels it was asked for",
         "stores/store.py",
-        'reader.read("feature_channels", clip, [0])[0][kept]',
-        'reader.read("feature_channels", clip, [0])[0]',
+        'reader.read("feature_channels", clip)[0][kept]',
+        'reader.read("feature_channels", clip)[0]',
         ("tests/stores/test_store.py",),
     ),
     Mutation(
@@ -136,23 +136,23 @@ MUTATIONS = (
     Mutation(
         "a record is believed by its checksum",
         "stores/ledger.py",
-        'if crc32c(atomic.canonical(body)) != document["crc32c"]:',
+        'if crc32c(canonical_json(body)) != document["crc32c"]:',
         "if False:",
         ("tests/stores/test_faults.py",),
     ),
     Mutation(
         "a retry carries over only what was recorded",
         "stores/writer.py",
-        "if chunks is None or digest(chunks) != self._records[position].digest:",
+        "if chunks is None or digest(chunks) != record.digest:",
         "if chunks is None:",
         ("tests/stores/test_faults.py",),
     ),
     Mutation(
         "a shard is recorded after it is there",
         "stores/writer.py",
-        "            for name in self._specs:\n                target",
-        '            ledger.publish(self._root, self._record(sizes), self._scratch / "record")\n'
-        "            for name in self._specs:\n                target",
+        "            for name, spec in self._specs.items():\n                target",
+        '            ledger.publish(self._root, record, self._scratch / "record")\n'
+        "            for name, spec in self._specs.items():\n                target",
         ("tests/stores/test_crashes.py",),
     ),
     Mutation(

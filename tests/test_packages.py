@@ -30,3 +30,8 @@ def test_the_help_comes_without_pytorch() -> None:
     packages = ", ".join(PACKAGES)
     script = f"import sys, lila_train.cli, {packages}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_errors_come_without_zarr() -> None:
+    script = "import sys, stores.errors; sys.exit(any(name in sys.modules for name in ('zarr', 'numpy')))"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

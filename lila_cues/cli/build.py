@@ -23,8 +23,7 @@ from lila_cues import console
 from lila_cues.cli import messages
 from lila_cues.cli import messages as words
 from lila_cues.config import Order
-from stores import metadata as clip_list
-from stores import plan
+from stores import metadata, plan
 from stores.errors import LilaError
 from stores.ledger import ABSENT, COMPLETE, FAILED
 from stores.store import CueStore
@@ -68,7 +67,7 @@ def finished_store(order: Order, clips: Sequence[str], how: Conduct) -> CueStore
         return None
     store = stores.open(order.path)
     same = store.provenance.get("request") == order.to_dict()
-    checksums = clip_list.describe(*clip_list.encode_names(clips))
+    checksums = metadata.clip_checksums(metadata.encode_clip_names(clips))
     if not same or store.header.clip_checksums != checksums or to_do(store, how):
         return None
     return store

@@ -125,7 +125,7 @@ LOOKED_AT = 1000
 def active_workers(store: CueStore, only_failed: bool = False) -> Counter[str]:
     """`host:pid` of every builder that holds a pending task, and how many it holds."""
     pending = islice(store.pending_tasks(only_failed), LOOKED_AT)
-    return Counter(holder for task in pending if (holder := store.claimed_by(task)))
+    return Counter(holder for task in pending if (holder := store.locked_by(task)))
 
 
 def notes(store: CueStore, only_failed: bool = False) -> Iterator[str]:

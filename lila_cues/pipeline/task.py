@@ -191,7 +191,7 @@ def _write(store: CueStore, writer: TaskWriter, worker: Worker, clip: int, outco
         return
     chunks = outcome.result()
     with worker.seconds.host("write"):
-        writer.add(clip - store.task_clips(writer.task).start, chunks)
+        writer.add(clip, chunks)
 
 
 def reason(error: BaseException) -> str:

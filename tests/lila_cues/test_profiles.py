@@ -69,7 +69,7 @@ def test_two_builders_of_one_store_and_a_changed_recipe(videos: Path, tmp_path: 
     first = build.open_store(tmp_path / "s.zarr", recipe, names(), weights, {})
     assert build.open_store(tmp_path / "s.zarr", recipe, names(), weights, {}).n_clips == first.n_clips
     assert BuildRecipe.from_dict(first.provenance["recipe"]) == recipe
-    with pytest.raises(LilaError, match=r"settings\.seed: 0 in the store, 9 asked for"):
+    with pytest.raises(LilaError, match=r"settings\.seed: 0 in the store, 9 requested"):
         build.open_store(tmp_path / "s.zarr", replace(recipe, seed=9), names(), weights, {})
 
 

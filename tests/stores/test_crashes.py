@@ -184,11 +184,11 @@ def test_a_claimed_task_names_its_holder_until_that_dies(tmp_path: Path, workers
         time.sleep(0.01)
     with store.lock_task(0) as writer:
         assert writer is None
-    assert store.claimed_by(0) is not None
-    assert store.claimed_by(0).endswith(f":{holder.pid}")
+    assert store.locked_by(0) is not None
+    assert store.locked_by(0).endswith(f":{holder.pid}")
     holder.kill()
     holder.join()
-    assert store.claimed_by(0) is None
+    assert store.locked_by(0) is None
     assert worlds.fill(store) == 8
 
 
@@ -197,7 +197,7 @@ def test_threads_of_one_process_do_not_share_a_task(tmp_path: Path) -> None:
     with store.lock_task(0) as first, stores.open(store.path).lock_task(0) as second:
         assert first is not None
         assert second is None
-        assert store.claimed_by(0) is not None
+        assert store.locked_by(0) is not None
         first.fail(0, "for this test")
 
 
@@ -222,7 +222,7 @@ def test_a_full_disk_is_said_and_survived(tmp_path: Path, monkeypatch: pytest.Mo
 
     with monkeypatch.context() as disk:
         disk.setattr(os, "write", write_until_full)
-        with pytest.raises(StoreError, match=r"no space left in .*; make room and run the same"):
+        with pytest.raises(StoreError, match=r"no space left in .*; free some space and run the same"):
             worlds.fill(store)
     done = len(store.complete_clips())
     assert [finding for task in range(4) for finding in verify.check_task(store, task)] == []
@@ -251,7 +251,7 @@ def test_asking_for_the_holder_keeps_no_builder_off(tmp_path: Path, monkeypatch:
     store = worlds.create(tmp_path / "cues.zarr", 8)
     taken: list[int] = []
     monkeypatch.setattr("fcntl.lockf", lambda *arguments: taken.append(1))
-    assert store.claimed_by(0) is None
+    assert store.locked_by(0) is None
     assert taken == []
 
 

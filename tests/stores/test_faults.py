@@ -171,7 +171,7 @@ def test_a_record_of_other_settings_is_not_believed(store: stores.CueStore, tmp_
     for record in (Path(other.path) / "ledger" / "000").glob("0000000-*"):
         shutil.copy(record, Path(store.path) / "ledger" / "000" / record.name)
     found = everything(store)
-    assert [finding.what for finding in found] == ["it was written for other settings than the store's"]
+    assert [finding.what for finding in found] == ["it was written with other settings than the store's"]
     assert mend(store)[1] == 4
     assert everything(store) == []
 

@@ -14,7 +14,7 @@ import pytest
 
 import stores
 from stores import StoreError
-from stores.lazy import _chunk_clips
+from stores.lazy import chunk_clips
 from tests.stores import worlds
 
 FAILED = 5
@@ -76,7 +76,7 @@ def test_the_dataset_is_decoded(store: stores.CueStore) -> None:
 
 @pytest.mark.parametrize(("megabytes", "clips"), [(1, 16), (8, 16), (9, 8), (40, 2), (100, 1), (500, 1)])
 def test_a_chunk_is_a_shard_or_an_equal_part_of_one(megabytes: int, clips: int) -> None:
-    assert _chunk_clips(16, megabytes * 2**20) == clips
+    assert chunk_clips(16, megabytes * 2**20) == clips
 
 
 def test_no_such_array(store: stores.CueStore) -> None:

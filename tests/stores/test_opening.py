@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import stores
-from stores import StoreError, StoreSpec, atomic
-from stores.encodings import crc32c
+from stores import StoreError, StoreSpec
+from stores.encodings import canonical_json, crc32c
 from tests.stores import worlds
 
 
@@ -48,21 +48,21 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as refused:
         stores.open_or_create(path, spec, worlds.names(6), settings, {})
     said = str(refused.value)
-    assert "settings.profile.name: 'tiny' in the store, 'small' asked for" in said
-    assert "spec.shard_clips: 4 in the store, 8 asked for" in said
-    assert "clips: 5 in the store, 6 asked for" in said
+    assert "settings.profile.name: 'tiny' in the store, 'small' requested" in said
+    assert "spec.shard_clips: 4 in the store, 8 requested" in said
+    assert "clips: 5 in the store, 6 requested" in said
     assert "was built with other settings" in said
     assert "encoder" not in said
 
 
 def test_extra_cues_that_differ_are_told_by_name() -> None:
     extra = [{"name": "normals", "encoding": {"kind": "steps"}}]
-    assert stores.opening.differences({}, {"extra": extra}) == ["extra: None in the store, normals asked for"]
+    assert stores.opening.differences({}, {"extra": extra}) == ["extra: None in the store, normals requested"]
 
 
 def test_no_store_is_made_over_anything(tmp_path: Path) -> None:
     worlds.create(tmp_path / "cues.zarr", 5)
-    with pytest.raises(StoreError, match=r"cues\.zarr exists; open it to go on"):
+    with pytest.raises(StoreError, match=r"cues\.zarr exists; open it to continue"):
         worlds.create(tmp_path / "cues.zarr", 5)
 
 
@@ -110,7 +110,7 @@ def rewrite(store: stores.CueStore, **changes: object) -> None:
     path = Path(store.path) / "zarr.json"
     document = json.loads(path.read_text())
     body = {key: value for key, value in document["attributes"]["lila"].items() if key != "crc32c"} | changes
-    document["attributes"]["lila"] = {**body, "crc32c": crc32c(atomic.canonical(body))}
+    document["attributes"]["lila"] = {**body, "crc32c": crc32c(canonical_json(body))}
     path.write_text(json.dumps(document))
 
 
@@ -149,7 +149,7 @@ def test_a_store_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.Mon
         raise PermissionError(13, "Permission denied", str(arguments[0]))
 
     monkeypatch.setattr(os, "open", forbidden)
-    with pytest.raises(StoreError, match=r"permission denied while claiming task 0 in .*; make it writable"):
+    with pytest.raises(StoreError, match=r"permission denied while locking task 0 in .*; make it writable"):
         worlds.fill(store)
 
 
@@ -181,7 +181,7 @@ def test_cues_of_another_shape(tmp_path: Path) -> None:
 
 def test_clips_that_the_store_does_not_have(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 4)
-    with pytest.raises(StoreError, match=r"clip 4 is not in .*, which has clips 0 to 3; take one of those"):
+    with pytest.raises(StoreError, match=r"clip 4 is not in .*, which has clips 0 to 3; choose one of those"):
         store.read("rgb", 4)
     with pytest.raises(StoreError, match=r"clip 1 of .* is absent; read one of `complete_clips\(\)`"):
         store.pair(1, 0)
@@ -192,7 +192,7 @@ def test_clips_that_the_store_does_not_have(tmp_path: Path) -> None:
 def test_a_cue_that_no_pair_has(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 4)
     worlds.fill(store)
-    with pytest.raises(StoreError, match="'frame_time' is no cue of a pair; take some of rgb, depth"):
+    with pytest.raises(StoreError, match="'frame_time' is not a cue of a pair; choose from rgb, depth"):
         store.pair(0, 0, ["frame_time"])
 
 

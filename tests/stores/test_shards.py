@@ -47,10 +47,10 @@ def test_a_shard_keeps_its_chunks_in_whatever_order_they_come(tmp_path: Path, ch
     path = tmp_path / f"shard-{os.urandom(6).hex()}"
     entries = list(chunks)
     order.shuffle(entries)  # type: ignore[attr-defined]
-    with ShardWriter(path, 12) as shard:
-        for entry in entries:
-            shard.write(entry, chunks[entry])
-        size = shard.close()
+    shard = ShardWriter(path, 12)
+    for entry in entries:
+        shard.write(entry, chunks[entry])
+    size = shard.finish()
     data = path.read_bytes()
     assert len(data) == size
     index = parse_index(data[-index_bytes(12) :], size, 12)
@@ -100,10 +100,10 @@ def test_a_complete_clip_that_lacks_a_chunk(tmp_path: Path) -> None:
     index = parse_index(data[-tail:], len(data), 4 * FRAMES).copy()
     index[2 * FRAMES + 1] = NO_CHUNK
     path.write_bytes(data[:-tail] + with_checksum(index.tobytes()))
-    with pytest.raises(StoreError, match="it lacks a chunk of a complete clip"):
+    with pytest.raises(StoreError, match="a chunk of a complete clip is missing"):
         store.read("rgb", 2)
     store.read("rgb", 1)
-    assert [finding.what for finding in verify.check_task(store, 0)] == ["it lacks a chunk of a complete clip"]
+    assert [finding.what for finding in verify.check_task(store, 0)] == ["a chunk of a complete clip is missing"]
 
 
 def test_statuses_that_are_damaged_where_the_ledger_cannot_be_listed() -> None:

@@ -61,7 +61,7 @@ def test_a_pair_of_some_channels_is_that_part_of_the_whole(store: stores.CueStor
     np.testing.assert_array_equal(some.depth, whole.depth)
     with pytest.raises(KeyError, match="rgb"):
         store.pair(7, 2, ["depth"])["rgb"]
-    with pytest.raises(StoreError, match="'pair_gap' is no cue of a pair; take some of rgb, depth"):
+    with pytest.raises(StoreError, match="'pair_gap' is not a cue of a pair; choose from rgb, depth"):
         store.pair(7, 2, ["pair_gap"])
 
 

@@ -87,7 +87,7 @@ def test_verify_repair_build(store: CueStore, tmp_path: Path) -> None:
     (Path(store.path) / "rgb" / "zarr.json").write_text("{}")
     result = run("verify", store.path, "--report", tmp_path / "report.json")
     assert result.exit_code == 1
-    assert "chunk: depth/c.1.0.0.0: its checksum does not agree (clips 4)" in result.stdout
+    assert "chunk: depth/c.1.0.0.0: its checksum does not match (clips 4)" in result.stdout
     assert "is damaged: 1 of 6 complete clips have to be built again" in result.stdout
     assert len(json.loads((tmp_path / "report.json").read_text())["findings"]) == 2
     result = run("repair", store.path, "--report", tmp_path / "report.json")
@@ -145,7 +145,7 @@ def test_deep_verification_computes_again(store: CueStore, monkeypatch: pytest.M
     monkeypatch.setattr("lila_cues.pipeline.recompute.Recomputer", lambda *arguments: Again(wrong))
     result = run("verify", store.path, "--deep", 2)
     assert result.exit_code == int(wrong)
-    assert ("computed again, a hundredth of it is off by more than" in result.stdout) == wrong
+    assert ("recomputed, 1 % of it deviates by more than" in result.stdout) == wrong
 
 
 def test_verify_over_http_is_refused(store: CueStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,7 +87,7 @@ def test_a_killed_worker_costs_its_task_only(recipe: BuildRecipe, tmp_path: Path
     def kill_the_first_holder() -> None:
         deadline = time.monotonic() + 120
         while not victims and time.monotonic() < deadline:
-            active_workers = [store.claimed_by(task) for task in range(store.n_tasks)]
+            active_workers = [store.locked_by(task) for task in range(store.n_tasks)]
             victims.extend(int(holder.split(":")[1]) for holder in active_workers if holder)
             time.sleep(0.01)
         os.kill(victims[0], signal.SIGKILL)

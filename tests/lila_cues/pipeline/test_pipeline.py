@@ -203,7 +203,7 @@ def test_an_error_in_a_network_is_not_a_bad_clip(videos: Path, tmp_path: Path) -
     with Worker(recipe, broken, 2) as worker, pytest.raises(RuntimeError, match="out of memory"):  # type: ignore[arg-type]
         list(build.build_local(store, worker, range(store.n_tasks)))
     assert store.statuses().tolist() == [0] * 7
-    assert store.claimed_by(0) is None
+    assert store.locked_by(0) is None
 
 
 class Explodes(small_networks.Difference):
