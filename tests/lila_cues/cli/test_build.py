@@ -126,7 +126,10 @@ def test_other_settings_are_refused_and_the_difference_told(command: Command, tm
     write_videos(tmp_path / "clips", 1)
     order = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
     assert command(*order)[0] == 0
-    for change, told in (("--seed", "settings.seed: 0 in the store, 5 requested"), ("--max-gap", "settings.max_gap: 5")):
+    for change, told in (
+        ("--seed", "settings.seed: 0 in the store, 5 requested"),
+        ("--max-gap", "settings.max_gap: 5"),
+    ):
         status, _, err = command(*order, change, "5" if change == "--seed" else "2")
         assert status == 2
         assert told in err.replace("\n", " ")
