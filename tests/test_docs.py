@@ -18,7 +18,6 @@ from PIL import Image
 
 import stores
 from lila_train.evaluation import harness, protocols
-from lila_train.evaluation.baselines.catalog import BASELINES
 from lila_train.evaluation.dense.training import ProbeRecipe
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.protocols import Options, open_task
@@ -157,21 +156,20 @@ def test_the_protocol_of_the_documents_scores(tmp_path: Path, monkeypatch: pytes
     assert 0 <= result["scores"]["encoder"]["miou"] <= 1
 
 
-def test_the_model_of_the_documents_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_of_the_documents_is_scored(tmp_path: Path) -> None:
     from lila_train.evaluation.models import PixelModel
     from tests.lila_train.evaluation.worlds import write_davis
 
-    monkeypatch.setitem(BASELINES, "colours", BASELINES["enlarged"])  # to be put back afterwards
-    monkeypatch.setitem(sys.modules, "example_model", ModuleType("replaced"))
-    module = module_of("adding-a-model.md", "python model", "example_model")
-    model = module.ColorModel(CPU)
+    (example,) = blocks(ROOT / "docs/adding-a-model.md", "python model")
+    (tmp_path / "my_model.py").write_text(example)
+    spec = ModelSpec(baseline=str(tmp_path / "my_model.py"), encoder="tiny")
+    model = spec.load(CPU)
     assert isinstance(model, PixelModel)
     assert model.pixel_map(torch.rand(2, 3, 16, 24)).shape == (2, 9, 16, 24)
-    assert model.encoder_grid(torch.rand(2, 3, 16, 24)).shape == (2, 9, 2, 3)
     task = open_task("davis-knn@lila", write_davis(tmp_path / "davis", ("one",), 4), Options(short_side_px=48))
-    result = harness.evaluate(task, ModelSpec(baseline="colours"), tmp_path / "out", CPU)
-    assert result["scores"]["colours"]["JF"] > 0.8  # squares of one colour each
-    assert set(result["scores"]) == {"encoder", "colours"}
+    result = harness.evaluate(task, spec, tmp_path / "out", CPU)
+    assert result["scores"]["my_model"]["JF"] > 0.8  # squares of one color each
+    assert set(result["scores"]) == {"encoder", "my_model"}
 
 
 def test_the_cue_of_the_documents_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

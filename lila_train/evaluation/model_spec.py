@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lila_cues.networks.weights import file_sha256, random_seed
-from lila_train.evaluation.baselines.upsamplers import Baseline, BaselineOptions
+from lila_train.evaluation.baselines import Baseline, BaselineOptions, find
 from lila_train.evaluation.models import ENCODER, EncoderAlone, GridModel, LilaModel, encoder_identity
 from stores.errors import LilaError
 
@@ -74,11 +74,8 @@ class ModelSpec:
         return EncoderAlone(load_encoder(str(self.encoder), self.encoder_weights, device), device)
 
     def _baseline(self) -> Baseline:
-        from lila_train.evaluation.baselines.catalog import BASELINES
-
-        if self.baseline not in BASELINES:
-            raise LilaError(f"expected a baseline, one of {', '.join(BASELINES)}, found {self.baseline}")
-        return BASELINES[self.baseline]
+        assert self.baseline is not None
+        return find(self.baseline)
 
     def _asked(self) -> BaselineOptions:
         return BaselineOptions(self.encoder, self.encoder_weights, self.baseline_repo, self.baseline_weights)

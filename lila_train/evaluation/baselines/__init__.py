@@ -1,1 +1,302 @@
-"""Other models behind the interface of `evaluation.models`."""
+"""Models of other authors, to be scored beside LILA: one file each, found by name or by path.
+
+`--baseline anyup` is `anyup.py` in this folder; `--baseline my_model.py` is a file of the user's. Such a file has
+
+    build(encoder) -> nn.Module               the network on top of the frozen encoder
+    call(network, encoder, images) -> Tensor  its b×d×y×x map; images are b×3×H×W in [0, 1]
+
+and, where they apply, the constants REPOSITORY, REVISION and MARKER (the code's GitHub repository, a commit, and a file
+by which a clone is recognized), WEIGHTS (`https://…` or `hf:OWNER/NAME/FILE`), PREFIXES (names in the weight file →
+names in the network), ENCODER (the one that the weights were trained on) and LICENSE. A model that is an encoder itself
+has `transformer(place)` instead (`_video.py`). All the others stand on the same frozen encoder, so that the rows of a
+table differ by the network on top alone.
+
+The code of a repository runs with the user's rights. It is fetched and imported only for the baseline that the user
+named, and at the revision given here unless the user passes a clone.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lila_cues.networks import FrozenEncoder, hub, load_encoder
+from lila_cues.networks.weights import file_sha256, load_strictly, random_seed, read_content, seeded
+from lila_train.evaluation.models import ENCODER, EncoderAlone, GridModel, OnEncoder, encoder_identity
+from lila_train.model.resize import size_of, to_size
+from stores.errors import LilaError
+
+FOLDER = Path(__file__).parent
+ARCHIVE_URL = "https://github.com/{repository}/archive/{revision}.zip"
+HUB = "hf:"
+REPOSITORY_OPTION, WEIGHTS_OPTION = "--baseline-repo", "--baseline-weights"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+CONSTANTS = ("REPOSITORY", "REVISION", "MARKER", "WEIGHTS", "PREFIXES", "ENCODER", "LICENSE")
+
+Call = Callable[[nn.Module, FrozenEncoder, Float[Tensor, "b 3 H W"]], Float[Tensor, "b d y x"]]
+
+
+@dataclass(frozen=True)
+class BaselineOptions:
+    """The options beside a baseline's name; None is the baseline's own choice.
+
+    Weights are paths, or "random" or "random:SEED" for untrained ones, as encoders take them.
+    """
+
+    encoder: str | None = None
+    encoder_weights: Path | str | None = None
+    repository: Path | None = None
+    weights: Path | str | None = None
+
+    def weights_identity(self) -> dict[str, Any]:
+        """Return what decides the result of the weights given: hashes of the files, or "random:SEED"."""
+        if self.weights is None:
+            return {}
+        if random_seed(self.weights) is not None:
+            return {"baseline_weights": str(self.weights)}
+        path = Path(self.weights)
+        if path.is_dir():
+            return {"baseline_weights_sha256": {file.name: file_sha256(file) for file in sorted(path.glob("*.*"))}}
+        if not path.is_file():
+            raise LilaError(
+                f"expected the baseline's weights at {path}, found none; give their place with {WEIGHTS_OPTION}"
+            )
+        return {"baseline_weights_sha256": file_sha256(path)}
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The functions and constants of a baseline's file; see the module docstring."""
+
+    name: str
+    build: Callable[[FrozenEncoder], nn.Module] | None = None
+    call: Call | None = None
+    transformer: Callable[[str], Any] | None = None
+    repository: str | None = None
+    revision: str | None = None
+    marker: str = "README.md"
+    weights: str | None = None
+    prefixes: Mapping[str, str] = field(default_factory=lambda: {"": ""})
+    encoder: str | None = None
+    license: str | None = None
+    path: Path | None = None  # of a user's file
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The grid of the encoder, and the map on top of it under the baseline's name."""
+        return (ENCODER,) if self.transformer else (ENCODER, self.name)
+
+    def identity(self, options: BaselineOptions) -> dict[str, Any]:
+        """Return what decides the result: the file, the code's revision, weights and encoder."""
+        chosen: dict[str, Any] = {"baseline": self.name}
+        if self.path is not None:
+            chosen["baseline_sha256"] = file_sha256(self.path)
+        if self.repository is not None:
+            revision = self.revision if options.repository is None else "a local clone"
+            chosen |= {"repository": self.repository, "revision": revision}
+        chosen |= options.weights_identity() or ({"baseline_weights": self.weights} if self.weights else {})
+        if self.transformer is None:
+            chosen |= encoder_identity(self._encoder(options), options.encoder_weights)
+        return chosen
+
+    def load(self, options: BaselineOptions, device: torch.device) -> GridModel:
+        """Load the network and, below it, the encoder; LilaError where code, weights or hub are not available."""
+        about = {"name": self.name, "licence": self.license, **self.identity(options)}
+        if self.transformer is not None:
+            from lila_train.evaluation.baselines._video import VideoModel
+
+            if options.encoder is not None or options.repository is not None:
+                raise LilaError(f"--encoder and {REPOSITORY_OPTION} do not apply to {self.name}, which is an encoder")
+            transformer = self.transformer(str(options.weights or self.weights))
+            return VideoModel(transformer.requires_grad_(False).eval().to(device), device, about)
+        assert self.build is not None
+        assert self.call is not None
+        encoder = load_encoder(self._encoder(options), options.encoder_weights, device)
+        with seeded(random_seed(options.weights)), importable(self.code(options.repository)):
+            network = self.build(encoder)
+        load_weights(network, options.weights or self.weights, self.prefixes)
+        network.requires_grad_(False).eval().to(device)
+        return UpsampledModel(EncoderAlone(encoder, device), network, self.call, self.name, about)
+
+    def code(self, clone: Path | None) -> Path | None:
+        """Return the folder of the repository: the clone, the copy of an earlier run, or a fresh one; None: no code."""
+        if self.repository is None:
+            return clone and clone.resolve()
+        if clone is not None:
+            if not (clone / self.marker).is_file():
+                raise LilaError(
+                    f"expected a clone of {self.repository}, with {self.marker} in it, found none at {clone}; pass its "
+                    f"folder with {REPOSITORY_OPTION}"
+                )
+            return clone.resolve()
+        cached = hub.torch_cache().parent / "lila" / f"{self.repository.replace('/', '_')}_{str(self.revision)[:12]}"
+        if not (cached / self.marker).is_file():
+            self._download(cached)
+        return cached
+
+    def _download(self, target: Path) -> None:
+        url = ARCHIVE_URL.format(repository=self.repository, revision=self.revision)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            archive = Path(folder) / f"{target.name}.zip"
+            hub.download(url, archive, f"pass a clone of {self.repository} with {REPOSITORY_OPTION}")
+            try:
+                with zipfile.ZipFile(archive) as packed:
+                    packed.extractall(Path(folder) / "code")
+            except (OSError, zipfile.BadZipFile) as error:
+                raise LilaError(
+                    f"expected the code of {self.repository} as a zip file at {url}, but it cannot be unpacked "
+                    f"({error}); pass a clone with {REPOSITORY_OPTION}"
+                ) from error
+            (top,) = (Path(folder) / "code").iterdir()
+            os.replace(top, target)
+
+    def _encoder(self, options: BaselineOptions) -> str:
+        name = options.encoder or self.encoder
+        if name is None:
+            raise LilaError(f"expected an encoder for --baseline {self.name}, found none; name one with --encoder")
+        return name
+
+
+def names() -> list[str]:
+    """Return the names of the baselines in this folder."""
+    return sorted(path.stem.replace("_", "-") for path in FOLDER.glob("[a-z]*.py"))
+
+
+@functools.cache
+def find(name: str) -> Baseline:
+    """Return a baseline by its name, or by the path of a file that ends in `.py`."""
+    path = None
+    if name.endswith(".py"):
+        path = Path(name)
+        module = _module_of(path)
+        name = path.stem
+    elif name in names():
+        module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    else:
+        raise LilaError(f"expected a baseline, one of {', '.join(names())}, or the path of a .py file, found {name}")
+    functions = {key: getattr(module, key) for key in ("build", "call", "transformer") if hasattr(module, key)}
+    if "transformer" not in functions and len(functions) < 2:
+        raise LilaError(
+            f"expected build(encoder) and call(network, encoder, images) in {path}, found "
+            f"{' and '.join(functions) or 'neither'}; see docs/adding-a-model.md"
+        )
+    constants = {key.lower(): getattr(module, key) for key in CONSTANTS if hasattr(module, key)}
+    return Baseline(name, **functions, **constants, path=path)
+
+
+def _module_of(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise LilaError(f"expected a Python file with a baseline at {path}, found none; pass its path with --baseline")
+    if path.stem == ENCODER:
+        raise LilaError(
+            f"expected another name than {path}, since {ENCODER} names the grid in results; rename the file"
+        )
+    module = ModuleType(f"lila_baseline_{path.stem}")
+    sys.modules[module.__name__] = module  # dataclasses look their module up
+    try:
+        SourceFileLoader(module.__name__, str(path)).exec_module(module)
+    except Exception as error:  # the user's code may raise anything
+        raise LilaError(f"the baseline {path} cannot be imported ({type(error).__name__}: {error}); fix it") from error
+    return module
+
+
+@dataclass(frozen=True)
+class UpsampledModel(OnEncoder):
+    """A frozen encoder and a network on top of it."""
+
+    network: nn.Module
+    call: Call
+    head: str
+    about: Mapping[str, Any]
+
+    @torch.no_grad()
+    def pixel_map(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
+        """Return the network's map, resized bilinearly to the images where it has another size."""
+        return to_size(self.call(self.network, self.below.encoder, images), size_of(images))
+
+    def describe(self) -> dict[str, Any]:
+        return self.below.describe() | {"baseline": dict(self.about)}
+
+
+@contextmanager
+def importable(root: Path | None) -> Iterator[None]:
+    """Make the modules in `root` importable; forget them afterwards, since other clones may use the same names."""
+    modules, path = set(sys.modules), list(sys.path)
+    if root is not None:
+        sys.path.insert(0, str(root))
+    try:
+        yield
+    except ImportError as error:
+        if root is None:
+            raise
+        raise LilaError(
+            f"the code in {root} needs a package that is not installed or does not work here ({error}); install it, "
+            f"see {root / 'README.md'}"
+        ) from error
+    finally:
+        sys.path[:] = path
+        for name in set(sys.modules) - modules:
+            if root and str(getattr(sys.modules[name], "__file__", None) or "").startswith(f"{root}{os.sep}"):
+                del sys.modules[name]
+
+
+def load_weights(network: nn.Module, place: Path | str | None, prefixes: Mapping[str, str]) -> None:
+    """Load all tensors of a network from a file, a URL or the hub; nothing for random weights or None.
+
+    Tensors under a prefix on the left of `prefixes` get the one on the right instead; the others are left out.
+    """
+    if place is None or random_seed(place) is not None:
+        return
+    path = _downloaded(place) if str(place).startswith((HUB, "https://", "file://")) else Path(place)
+    tensors = {
+        ours + name.removeprefix(theirs): tensor
+        for name, tensor in read_nested(path).items()
+        for theirs, ours in prefixes.items()
+        if name.startswith(theirs)
+    }
+    load_strictly(network, tensors, str(path), WEIGHTS_OPTION)
+
+
+def _downloaded(place: Path | str) -> Path:
+    if str(place).startswith(HUB):
+        owner, name, file = str(place).removeprefix(HUB).split("/")
+        return hub.fetch(f"{owner}/{name}", file, None, WEIGHTS_OPTION)[0]
+    path = hub.torch_cache() / "lila" / str(place).partition("://")[2].replace("/", "_")
+    if not path.is_file():
+        hub.download(str(place), path, f"give a local file with {WEIGHTS_OPTION}")
+    return path
+
+
+def read_nested(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a weight file by name; those of nested dictionaries have dotted names."""
+
+    def flatten(content: object, name: str) -> Iterator[tuple[str, Tensor]]:
+        if isinstance(content, Tensor):
+            yield name, content
+        elif isinstance(content, Mapping):
+            for key, value in content.items():
+                yield from flatten(value, f"{name}.{key}" if name else str(key))
+
+    return dict(flatten(read_content(path, WEIGHTS_OPTION), ""))
+
+
+def normalized(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
+    """Return images in [0, 1] with ImageNet's mean and standard deviation removed."""
+    mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return (images - mean) / std

@@ -1,11 +1,11 @@
-"""FeatUp's stack of joint bilateral upsamplers, without its compiled extension."""
+"""FeatUp (Fu et al., ICLR 2024): a stack of joint bilateral upsamplers, without its compiled extension."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -13,13 +13,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder
-from lila_train.evaluation.baselines.upsamplers import imported, normalized
+from lila_train.evaluation.baselines import normalized
+
+REPOSITORY = "mhamilton723/FeatUp"
+REVISION = "6b5a6c0e91f75e69194807128dcbc39c3084a30d"
+MARKER = "featup/upsamplers.py"
+LICENSE = "mit"
+ENCODER = "dinov2_vits14"
+WEIGHTS = (
+    "https://marhamilresearch4.blob.core.windows.net/feature-upsampling-public/pretrained/"
+    "dinov2_jbu_stack_cocostuff.ckpt"
+)
+PREFIXES = {"state_dict.upsampler.": "upsampler.", "state_dict.model.1.": "norm."}
 
 EXTENSIONS = ("adaptive_conv_cuda_impl", "adaptive_conv_cpp_impl")
 
 
 class FeatUp(nn.Module):
-    """A norm over channels, then four times ×2 along the image's edges."""
+    """A norm over channels, then four upsamplers by 2 that follow the image's edges."""
 
     def __init__(self, norm: nn.Module, upsampler: nn.Module) -> None:
         super().__init__()
@@ -27,42 +38,38 @@ class FeatUp(nn.Module):
         self.upsampler = upsampler
 
     def forward(self, grid: Float[Tensor, "b c h w"], guide: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c y x"]:
-        """The grid upsampled ×16 with the image, normalised as ImageNet's networks take it, as guide."""
         return self.upsampler(self.norm(grid), guide)
 
 
-def build(root: Path, encoder: FrozenEncoder) -> FeatUp:
-    """The network of a clone, for the encoder's width; its four upsamplers bring a grid to 16 times its sides."""
-    with (
-        _extension_in_pytorch(),
-        imported(root, "featup.upsamplers") as upsamplers,
-        imported(root, "featup.layers") as layers,
-    ):
+def build(encoder: FrozenEncoder) -> FeatUp:
+    """Build the network for the encoder's width."""
+    with _extension_in_pytorch():
+        upsamplers, layers = import_module("featup.upsamplers"), import_module("featup.layers")
         return FeatUp(layers.ChannelNorm(encoder.width), upsamplers.get_upsampler("jbu_stack", encoder.width))
 
 
 def call(network: nn.Module, encoder: FrozenEncoder, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c y x"]:
-    """Sixteen cells for each of the encoder's, along both sides."""
+    """Return the grid upsampled 16 times along both sides."""
     return network(encoder.grid(images), normalized(images))
 
 
 def adaptive_convolution(
     padded: Float[Tensor, "b c Y X"], filters: Float[Tensor, "b y x k k"]
 ) -> Float[Tensor, "b c y x"]:
-    """A convolution with a filter of its own at every place, what FeatUp's extension computes."""
+    """Return a convolution with another filter at every position, as FeatUp's extension computes it."""
     height, width, side = filters.shape[1:4]
-    found = padded.new_zeros(len(padded), padded.shape[1], height, width)
+    result = padded.new_zeros(len(padded), padded.shape[1], height, width)
     for dy in range(side):
         for dx in range(side):
-            found.addcmul_(padded[:, :, dy : dy + height, dx : dx + width], filters[:, None, :, :, dy, dx])
-    return found
+            result.addcmul_(padded[:, :, dy : dy + height, dx : dx + width], filters[:, None, :, :, dy, dx])
+    return result
 
 
 @contextmanager
 def _extension_in_pytorch() -> Iterator[None]:
-    """Stand-ins for the extension's two halves while the code is imported, which keeps hold of them."""
-    kept = {name: sys.modules.get(name) for name in EXTENSIONS}
-    state = torch.get_rng_state()  # the code seeds PyTorch when it is imported
+    """Replace both halves of the extension while FeatUp, which keeps a reference to them, is imported."""
+    before = {name: sys.modules.get(name) for name in EXTENSIONS}
+    state = torch.get_rng_state()  # FeatUp seeds PyTorch when it is imported
     for name in EXTENSIONS:
         module = ModuleType(name)
         module.forward = adaptive_convolution  # type: ignore[attr-defined]
@@ -71,7 +78,7 @@ def _extension_in_pytorch() -> Iterator[None]:
         yield
     finally:
         torch.set_rng_state(state)
-        for name, module_before in kept.items():
+        for name, module_before in before.items():
             if module_before is None:
                 del sys.modules[name]
             else:

@@ -1,12 +1,12 @@
-"""NAF with neighbourhood attention in PyTorch where NATTEN, which must be compiled for each GPU, is not installed."""
+"""NAF (valeo.ai, 2025) with neighborhood attention in PyTorch where NATTEN, which is compiled per GPU, is missing."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -14,8 +14,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder
-from lila_train.evaluation.baselines.upsamplers import imported
+from lila_train.evaluation.baselines import normalized
 from stores.errors import LilaError
+
+REPOSITORY = "valeoai/NAF"
+REVISION = "ad4e24d2ec32a2fbcccb3beaf7107bc3caa7038a"
+MARKER = "src/model/naf.py"
+LICENSE = "apache-2.0"
+ENCODER = "dinov2_vits14"
+WEIGHTS = "https://github.com/valeoai/NAF/releases/download/model/naf_release.pth"
 
 NATTEN = "natten"
 ROWS_AT_ONCE = 32  # bounds the memory of the scores
@@ -23,13 +30,18 @@ ROWS_AT_ONCE = 32  # bounds the memory of the scores
 Heads = Float[Tensor, "b _ w n _"]  # queries and keys of one width, values of another
 
 
-def build(root: Path, encoder: FrozenEncoder) -> nn.Module:
-    """The network of a clone; it fits any encoder."""
-    with _natten(), imported(root, "src.model.naf") as module:
-        return module.NAF()
+def build(encoder: FrozenEncoder) -> nn.Module:
+    """Build the network; it fits any encoder."""
+    with _natten():
+        return import_module("src.model.naf").NAF()
 
 
-def neighbourhood_attention(
+def call(network: nn.Module, encoder: FrozenEncoder, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
+    """Return the upsampled grid at the images' size."""
+    return network(normalized(images), encoder.grid(images), tuple(images.shape[2:]))
+
+
+def neighborhood_attention(
     queries: Heads,
     keys: Heads,
     values: Heads,
@@ -38,27 +50,27 @@ def neighbourhood_attention(
     stride: int = 1,
     backend: str = "",
 ) -> Heads:
-    """Each cell attends to a window of cells `dilation` apart, moved inwards at the borders (Hassani et al., 2023).
+    """Attend from each cell to a window of cells `dilation` apart, moved inwards at borders (Hassani et al., 2023).
 
-    `stride` and `backend` are there because NATTEN's function has them; the stride is 1.
+    The signature is that of NATTEN's `na2d`; the stride must be 1, and `backend` is ignored.
     """
-    assert stride == 1, "only a stride of 1 is known here"
+    assert stride == 1, "only a stride of 1 is implemented"
     height, width = queries.shape[1:3]
     rows, columns = (
-        neighbours(length, side, step).to(queries.device)
+        neighbors(length, side, step).to(queries.device)
         for length, side, step in zip((height, width), kernel_size, dilation, strict=True)
     )
     parts = [
-        _attended(queries[:, top : top + ROWS_AT_ONCE], keys, values, rows[top : top + ROWS_AT_ONCE], columns)
+        _attend(queries[:, top : top + ROWS_AT_ONCE], keys, values, rows[top : top + ROWS_AT_ONCE], columns)
         for top in range(0, height, ROWS_AT_ONCE)
     ]
     return torch.cat(parts, dim=1)
 
 
-def neighbours(length: int, side: int, step: int) -> Int[Tensor, "length side"]:
-    """The places along one axis that each place attends to: `side` of those that leave its remainder by `step`."""
-    places = torch.arange(length)
-    group, within = places % step, places // step
+def neighbors(length: int, side: int, step: int) -> Int[Tensor, "length side"]:
+    """Return the positions along one axis that each position attends to: `side` of those congruent to it mod `step`."""
+    positions = torch.arange(length)
+    group, within = positions % step, positions // step
     size = (length - group + step - 1) // step
     if int(size.min()) < side:
         raise LilaError(
@@ -69,25 +81,25 @@ def neighbours(length: int, side: int, step: int) -> Int[Tensor, "length side"]:
     return (first[:, None] + torch.arange(side)) * step + group[:, None]
 
 
-def _attended(queries: Heads, keys: Heads, values: Heads, rows: Tensor, columns: Tensor) -> Heads:
+def _attend(queries: Heads, keys: Heads, values: Heads, rows: Tensor, columns: Tensor) -> Heads:
     scale = queries.shape[-1] ** -0.5
-    places = [(row, column) for row in rows.T for column in columns.T]
-    scores = [(queries * keys[:, row][:, :, column]).sum(dim=-1) for row, column in places]
+    window = [(row, column) for row in rows.T for column in columns.T]
+    scores = [(queries * keys[:, row][:, :, column]).sum(dim=-1) for row, column in window]
     weights = torch.softmax(scale * torch.stack(scores), dim=0)
-    found = torch.zeros(*queries.shape[:-1], values.shape[-1], dtype=values.dtype, device=values.device)
-    for weight, (row, column) in zip(weights, places, strict=True):
-        found.addcmul_(weight[..., None], values[:, row][:, :, column])
-    return found
+    result = torch.zeros(*queries.shape[:-1], values.shape[-1], dtype=values.dtype, device=values.device)
+    for weight, (row, column) in zip(weights, window, strict=True):
+        result.addcmul_(weight[..., None], values[:, row][:, :, column])
+    return result
 
 
 @contextmanager
 def _natten() -> Iterator[None]:
-    """A stand-in for NATTEN while the code is imported, which keeps hold of it; NATTEN itself where it is installed."""
+    """Replace NATTEN, unless it is installed, while NAF, which keeps a reference to it, is imported."""
     if find_spec(NATTEN) is not None:
         yield
         return
     module = ModuleType(NATTEN)
-    module.na2d = neighbourhood_attention  # type: ignore[attr-defined]
+    module.na2d = neighborhood_attention  # type: ignore[attr-defined]
     sys.modules[NATTEN] = module
     try:
         yield

@@ -1,4 +1,4 @@
-"""Other people's models: stand-ins of the same interface here, the real code where `$LILA_CLONES` holds clones."""
+"""Models of other authors: small stand-ins here, the real code where `$LILA_CLONES` holds clones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import zipfile
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,10 +16,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from lila_cues.networks import load_encoder
+from lila_cues.networks.weights import file_sha256
 from lila_train.cli import app
-from lila_train.evaluation.baselines import upsamplers
-from lila_train.evaluation.baselines.catalog import BASELINES
-from lila_train.evaluation.baselines.upsamplers import Baseline, BaselineOptions, Code, Upsampler, imported, normalized
+from lila_train.evaluation import baselines
+from lila_train.evaluation.baselines import Baseline, BaselineOptions, find, importable, names, normalized
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.models import PixelModel, feature_map
 from lila_train.report.tables import tables
@@ -46,22 +47,19 @@ def clone_of(folder: Path, text: str = STAND_IN) -> Path:
     return folder
 
 
-def build(root: Path, encoder) -> nn.Module:
-    with imported(root, "src.net") as module:
-        return module.Net(encoder.width)
-
-
-def stand_in(**changes) -> Upsampler:
+def stand_in(**changes) -> Baseline:
     row = {
         "name": "stand-in",
-        "code": Code("nobody/nothing", "0" * 40, "src/net.py"),
-        "licence": "mit",
+        "build": lambda encoder: import_module("src.net").Net(encoder.width),
+        "call": lambda network, encoder, images: network(encoder.grid(images), normalized(images)),
+        "repository": "nobody/nothing",
+        "revision": "0" * 40,
+        "marker": "src/net.py",
+        "license": "mit",
         "encoder": "tiny",
         "weights": "https://nowhere.invalid/x.pth",
-        "build": build,
-        "call": lambda network, encoder, images: network(encoder.grid(images), normalized(images)),
     }
-    return Upsampler(**(row | changes))
+    return Baseline(**(row | changes))
 
 
 @pytest.fixture
@@ -79,10 +77,11 @@ def test_a_clone_becomes_a_pixel_model_on_our_encoder(tmp_path: Path, image: tor
     own = nn.functional.interpolate(model.network(grid, image), (48, 64), mode="bilinear", align_corners=False)
     torch.testing.assert_close(feature_map(model, "stand-in")(image), own)
     assert not any(parameter.requires_grad for parameter in model.network.parameters())
-    assert model.describe()["baseline"]["revision"] == "a local clone"
+    about = model.describe()["baseline"]
+    assert (about["name"], about["licence"], about["revision"]) == ("stand-in", "mit", "a local clone")
 
 
-def test_weights_are_taken_from_their_prefix_and_must_all_be_there(tmp_path: Path):
+def test_weights_are_taken_from_their_prefix_and_must_be_complete(tmp_path: Path):
     root = clone_of(tmp_path / "clone")
     trained = {"jafar": {"mix.weight": torch.ones(5, 96, 1, 1), "mix.bias": torch.zeros(5)}, "optimiser": {"step": 3}}
     torch.save(trained, tmp_path / "weights.pth")
@@ -97,16 +96,16 @@ def test_weights_with_pickled_code_are_refused(tmp_path: Path):
     path = tmp_path / "weights.pth"
     torch.save({"state_dict": {}, "settings": SimpleNamespace(a=1)}, path)
     with pytest.raises(LilaError, match=r"tensors by name in .*weights\.pth .*cannot be read .*--baseline-weights"):
-        upsamplers.read_nested(path)
+        baselines.read_nested(path)
     with pytest.raises(LilaError, match=r"expected a weight file at .*none\.pth, found none; .*--baseline-weights"):
-        upsamplers.read_nested(tmp_path / "none.pth")
+        baselines.read_nested(tmp_path / "none.pth")
 
 
-def test_two_clones_with_equal_names_do_not_meet(tmp_path: Path):
+def test_clones_with_equal_module_names_do_not_mix(tmp_path: Path):
     path, modules = list(sys.path), set(sys.modules)
     for word in ("one", "other"):
-        with imported(clone_of(tmp_path / word, f"WORD = {word!r}"), "src.net") as module:
-            assert vars(module)["WORD"] == word
+        with importable(clone_of(tmp_path / word, f"WORD = {word!r}")):
+            assert vars(import_module("src.net"))["WORD"] == word
     assert sys.path == path
     assert {name for name in set(sys.modules) - modules if name.startswith("src")} == set()
 
@@ -117,7 +116,7 @@ def test_a_missing_package_of_a_clone_is_named(tmp_path: Path):
         stand_in().load(BaselineOptions(repository=root, weights="random"), CPU)
 
 
-def test_a_folder_that_is_no_clone_is_refused(tmp_path: Path):
+def test_a_folder_without_the_code_is_refused(tmp_path: Path):
     with pytest.raises(LilaError, match=r"a clone of nobody/nothing, with src/net\.py in it, found none at .*empty"):
         stand_in().load(BaselineOptions(repository=tmp_path / "empty", weights="random"), CPU)
 
@@ -129,29 +128,29 @@ def test_code_is_fetched_once_at_its_revision(tmp_path: Path, monkeypatch: pytes
     with zipfile.ZipFile(archive, "w") as packed:
         for file in (tmp_path / "nothing-000").rglob("*.py"):
             packed.write(file, file.relative_to(tmp_path))
-    monkeypatch.setattr(upsamplers, "ARCHIVES", archive.as_uri())
-    root = stand_in().code.root(None)
+    monkeypatch.setattr(baselines, "ARCHIVE_URL", archive.as_uri())
+    root = stand_in().code(None)
     assert (root / "src/net.py").read_text() == STAND_IN
     archive.unlink()
-    assert stand_in().code.root(None) == root
+    assert stand_in().code(None) == root
 
 
-def test_code_and_weights_that_cannot_be_had_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_unavailable_code_and_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(upsamplers, "ARCHIVES", (tmp_path / "none.zip").as_uri())
+    monkeypatch.setattr(baselines, "ARCHIVE_URL", (tmp_path / "none.zip").as_uri())
     with pytest.raises(
         LilaError, match=r"nobody_nothing.*\.zip in .* or at file:.*pass a clone of nobody/nothing with --bas"
     ):
-        stand_in().code.root(None)
+        stand_in().code(None)
     (tmp_path / "torn.zip").write_bytes(b"half of it")
-    monkeypatch.setattr(upsamplers, "ARCHIVES", (tmp_path / "torn.zip").as_uri())
+    monkeypatch.setattr(baselines, "ARCHIVE_URL", (tmp_path / "torn.zip").as_uri())
     with pytest.raises(LilaError, match=r"nobody/nothing as a zip file at file:.*cannot be unpacked .*pass a clone"):
-        stand_in().code.root(None)
+        stand_in().code(None)
     place = (tmp_path / "none.pth").as_uri()
     with pytest.raises(LilaError, match=r"none\.pth in .* or at file:.*give a local file with --baseline-weights"):
-        upsamplers.load_weights(nn.Linear(2, 2), place, None, {"": ""})
+        baselines.load_weights(nn.Linear(2, 2), place, {"": ""})
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "some.pth")
-    upsamplers.load_weights(nn.Linear(2, 2), (tmp_path / "some.pth").as_uri(), None, {"": ""})
+    baselines.load_weights(nn.Linear(2, 2), (tmp_path / "some.pth").as_uri(), {"": ""})
 
 
 def test_the_identity_names_code_weights_and_encoder(tmp_path: Path):
@@ -165,13 +164,80 @@ def test_the_identity_names_code_weights_and_encoder(tmp_path: Path):
         stand_in().identity(BaselineOptions(weights=tmp_path / "none.pth"))
 
 
-def test_the_catalog_is_complete_and_names_revisions():
-    assert {"featup", "loftup", "flowfeat", "anyup", "jafar", "naf", "enlarged", "vjepa2", "videomae"} <= set(BASELINES)
-    for name, row in BASELINES.items():
-        assert isinstance(row, Baseline)
-        assert row.heads in (("encoder", name), ("encoder",))
-        if isinstance(row, Upsampler):
-            assert len(row.code.revision) == 40
+def test_every_shipped_baseline_is_complete():
+    assert {"featup", "loftup", "flowfeat", "anyup", "jafar", "naf", "enlarged", "vjepa2", "videomae"} <= set(names())
+    for name in names():
+        baseline = find(name)
+        assert baseline.heads in (("encoder", name), ("encoder",))
+        if baseline.repository is not None:
+            assert len(str(baseline.revision)) == 40
+            assert baseline.license
+            assert baseline.weights
+            assert baseline.encoder
+
+
+MY_MODEL = """
+import torch
+
+def build(encoder):
+    return torch.nn.Conv2d(3, 4, 1)
+
+def call(network, encoder, images):
+    return network(images)
+"""
+
+
+def test_a_file_of_the_user_is_a_baseline(tmp_path: Path, image: torch.Tensor):
+    path = tmp_path / "my_model.py"
+    path.write_text(MY_MODEL)
+    spec = ModelSpec(baseline=str(path), encoder="tiny", baseline_weights=RANDOM)
+    model = spec.load(CPU)
+    assert spec.heads() == ("encoder", "my_model")
+    assert model.pixel_map(image).shape == (1, 4, 48, 64)
+    torch.testing.assert_close(model.pixel_map(image), spec.load(CPU).pixel_map(image))
+    assert spec.identity() == {
+        "baseline": "my_model",
+        "baseline_sha256": file_sha256(path),
+        "baseline_weights": "random:3",
+        "encoder": "tiny",
+    }
+    torch.save({"weight": torch.zeros(4, 3, 1, 1), "bias": torch.ones(4)}, tmp_path / "my.pth")
+    trained = ModelSpec(baseline=str(path), encoder="tiny", baseline_weights=tmp_path / "my.pth").load(CPU)
+    assert trained.pixel_map(image).unique().tolist() == [1]
+
+
+def test_a_file_of_the_user_may_import_a_clone(tmp_path: Path, image: torch.Tensor):
+    path = tmp_path / "with_clone.py"
+    path.write_text(
+        "from importlib import import_module\n"
+        "def build(encoder): return import_module('src.net').Net(encoder.width)\n"
+        "def call(network, encoder, images): return network(encoder.grid(images), images)\n"
+    )
+    spec = ModelSpec(baseline=str(path), encoder="tiny", baseline_repo=clone_of(tmp_path / "clone"))
+    assert spec.load(CPU).pixel_map(image).shape == (1, 5, 48, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("none", None, r"expected a Python file with a baseline at .*none\.py, found none; pass its path with --basel"),
+        (
+            "half",
+            "def build(encoder): ...",
+            r"call\(network, encoder, images\) in .*half\.py, found build; see docs/add",
+        ),
+        ("empty", "", r"expected build\(encoder\) and call\(.*\) in .*empty\.py, found neither; see"),
+        ("broken", "1 / 0", r"the baseline .*broken\.py cannot be imported \(ZeroDivisionError: division by zero\)"),
+        ("needy", "import no_such_package", r"needy\.py cannot be imported \(ModuleNotFoundError: No module named"),
+        ("encoder", MY_MODEL, r"expected another name than .*encoder\.py, since encoder names the grid in results"),
+    ],
+)
+def test_a_file_that_is_no_baseline_is_refused(tmp_path: Path, name: str, text: str | None, message: str):
+    path = tmp_path / f"{name}.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(LilaError, match=message):
+        ModelSpec(baseline=str(path), encoder="tiny").heads()
 
 
 def test_an_enlarged_input_gives_a_token_per_pixel_that_agrees_with_its_grid(image: torch.Tensor):
@@ -182,15 +248,17 @@ def test_an_enlarged_input_gives_a_token_per_pixel_that_agrees_with_its_grid(ima
     finer = model.encoder_grid(larger)
     expected = nn.functional.interpolate(finer, (48, 64), mode="bilinear", align_corners=False)
     torch.testing.assert_close(model.pixel_map(image), expected)
-    assert model.describe()["enlarged"] == 2
+    assert model.describe()["baseline"]["name"] == "enlarged-2"
     assert len(model.encoder_taps(image)) == 4
-    whole = ModelSpec(baseline="enlarged", encoder="tiny").load(CPU)
-    assert whole.factor == whole.patch_size
-    assert whole.pixel_map(image[..., :8, :16]).shape == (1, 96, 8, 16)
+    full = ModelSpec(baseline="enlarged", encoder="tiny").load(CPU)
+    assert full.network.scale_factor == full.patch_size
+    assert full.pixel_map(image[..., :8, :16]).shape == (1, 96, 8, 16)
 
 
 def test_unknown_and_incomplete_baselines_are_refused(tmp_path: Path):
-    with pytest.raises(LilaError, match=r"expected a baseline, one of flowfeat, featup, .*found nosuch"):
+    with pytest.raises(
+        LilaError, match=r"expected a baseline, one of anyup, enlarged, .*or the path of a \.py file, found nosuch"
+    ):
         ModelSpec(baseline="nosuch").heads()
     with pytest.raises(LilaError, match=r"an encoder for --baseline enlarged, found none"):
         ModelSpec(baseline="enlarged").identity()
@@ -227,9 +295,8 @@ CLONES = {
 def test_the_real_code_gives_a_map_of_the_pixels(name: str):
     folder = Path(os.environ.get("LILA_CLONES", "clones")) / CLONES[name]
     if not folder.is_dir():
-        pytest.skip(f"no clone of {BASELINES[name].code.repository} at {folder}; set LILA_CLONES to a folder of clones")
-    asked = BaselineOptions("vit_small_patch14_dinov2", "random:1", folder, "random:2")
-    model = BASELINES[name].load(asked, CPU)
-    found = feature_map(model, name)(torch.rand(1, 3, 140, 154))
-    assert found.shape == (1, 128 if name == "flowfeat" else 384, 140, 154)
-    assert found.isfinite().all()
+        pytest.skip(f"no clone of {find(name).repository} at {folder}; set LILA_CLONES to a folder of clones")
+    options = BaselineOptions("vit_small_patch14_dinov2", "random:1", folder, "random:2")
+    features = feature_map(find(name).load(options, CPU), name)(torch.rand(1, 3, 140, 154))
+    assert features.shape == (1, 128 if name == "flowfeat" else 384, 140, 154)
+    assert features.isfinite().all()

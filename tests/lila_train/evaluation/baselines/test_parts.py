@@ -1,9 +1,8 @@
-"""What the adapters compute themselves: FeatUp's and NAF's compiled parts in PyTorch, and FlowFeat's listening."""
+"""FeatUp's and NAF's compiled parts in PyTorch, and the encoder blocks that FlowFeat reads."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from lila_train.evaluation.baselines import featup, flowfeat, naf
 from stores.errors import LilaError
 
 
-def test_featup_s_extension_in_pytorch_is_a_filter_per_place():
+def test_the_extension_of_featup_is_a_filter_per_position():
     draw = torch.Generator().manual_seed(0)
     padded, filters = torch.randn(2, 3, 7, 9, generator=draw), torch.randn(2, 5, 7, 3, 3, generator=draw)
     found = featup.adaptive_convolution(padded, filters)
@@ -24,19 +23,19 @@ def test_featup_s_extension_in_pytorch_is_a_filter_per_place():
         )
 
 
-def test_neighbourhoods_move_inwards_at_the_borders():
-    assert naf.neighbours(6, 3, 1).tolist() == [[0, 1, 2], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [3, 4, 5]]
-    assert naf.neighbours(7, 3, 2).tolist()[1] == [1, 3, 5]
-    assert naf.neighbours(7, 3, 2).tolist()[6] == [2, 4, 6]
+def test_neighborhoods_move_inwards_at_the_borders():
+    assert naf.neighbors(6, 3, 1).tolist() == [[0, 1, 2], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [3, 4, 5]]
+    assert naf.neighbors(7, 3, 2).tolist()[1] == [1, 3, 5]
+    assert naf.neighbors(7, 3, 2).tolist()[6] == [2, 4, 6]
     with pytest.raises(LilaError, match="images of at least 3 cells of 4 pixels for NAF's attention, found 9 pixels"):
-        naf.neighbours(9, 3, 4)
+        naf.neighbors(9, 3, 4)
 
 
-def test_neighbourhood_attention_is_softmax_attention_within_them():
+def test_neighborhood_attention_is_softmax_attention_within_them():
     draw = torch.Generator().manual_seed(1)
     queries, keys, values = (torch.randn(1, 40, 6, 2, 4, generator=draw) for _ in range(3))
-    found = naf.neighbourhood_attention(queries, keys, values, (3, 3), (4, 2))
-    rows, columns = naf.neighbours(40, 3, 4), naf.neighbours(6, 3, 2)
+    found = naf.neighborhood_attention(queries, keys, values, (3, 3), (4, 2))
+    rows, columns = naf.neighbors(40, 3, 4), naf.neighbors(6, 3, 2)
     for y, x, head in ((0, 0, 0), (39, 5, 1), (17, 2, 0)):
         at = [(int(a), int(b)) for a in rows[y] for b in columns[x]]
         scores = torch.stack([queries[0, y, x, head] @ keys[0, a, b, head] / 2 for a, b in at])
@@ -44,7 +43,7 @@ def test_neighbourhood_attention_is_softmax_attention_within_them():
         torch.testing.assert_close(found[0, y, x, head], expected)
 
 
-def test_flowfeat_hears_the_raw_blocks_and_needs_one_front_token(tmp_path: Path):
+def test_flowfeat_reads_the_raw_blocks_and_needs_one_prefix_token():
     image = torch.rand(1, 3, 48, 64, generator=torch.Generator().manual_seed(2))
     encoder = load_encoder("vit_tiny_patch16_224", "random:1")
     decoder = nn.Module()
@@ -55,20 +54,20 @@ def test_flowfeat_hears_the_raw_blocks_and_needs_one_front_token(tmp_path: Path)
         normed = encoder.vit.norm(_raw_output(encoder, nn.functional.pad(image, (0, 0, 0, 16), mode="replicate")))
     padded = encoder.grid(nn.functional.pad(image, (0, 0, 0, 16), mode="replicate"))
     torch.testing.assert_close(normed[:, 1:].mT.unflatten(2, (4, 4)), padded)
-    assert flowfeat.hooks(encoder) == (2, 5, 8, 11)
+    assert flowfeat.hooked_blocks(encoder) == (2, 5, 8, 11)
     with pytest.raises(LilaError, match="a class token and no registers for FlowFeat, found vit_small_patch14_reg4"):
-        flowfeat.build(tmp_path, load_encoder("vit_small_patch14_reg4_dinov2", "random:1"))
+        flowfeat.build(load_encoder("vit_small_patch14_reg4_dinov2", "random:1"))
 
 
 def _raw_output(encoder, image: torch.Tensor) -> torch.Tensor:
-    with flowfeat._heard(encoder) as outputs:
+    with flowfeat.hooked(encoder) as outputs:
         encoder(image)
     return outputs[11][0]
 
 
-def test_what_another_thread_runs_is_not_heard():
+def test_outputs_of_another_thread_are_not_collected():
     encoder = load_encoder("vit_tiny_patch16_224", "random:1")
-    with flowfeat._heard(encoder) as outputs, ThreadPoolExecutor(1) as pool:
+    with flowfeat.hooked(encoder) as outputs, ThreadPoolExecutor(1) as pool:
         pool.submit(encoder, torch.rand(1, 3, 32, 32)).result()
         assert outputs[11] == []
         encoder(torch.rand(1, 3, 16, 32))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import VideoMAEConfig, VideoMAEModel, VJEPA2Config, VJEPA2Model
 
-from lila_train.evaluation.baselines.upsamplers import normalized
+from lila_train.evaluation.baselines import normalized
 from lila_train.evaluation.model_spec import ModelSpec
 from stores.errors import LilaError
 
@@ -67,7 +67,7 @@ def test_at_its_own_size_the_grid_is_that_of_the_network(name, network, folders)
 
 
 @pytest.mark.parametrize("name", ["vjepa2", "videomae"])
-def test_any_size_gives_four_taps_and_places_matter(name, folders):
+def test_any_size_gives_four_taps_and_positions_matter(name, folders):
     spec = ModelSpec(baseline=name, baseline_weights=folders[name])
     model = spec.load(CPU)
     taps = model.encoder_taps(image(24, 56))
@@ -81,7 +81,7 @@ def test_any_size_gives_four_taps_and_places_matter(name, folders):
     assert model.describe()["patch_size"] == 8
 
 
-def test_rows_and_columns_are_told_apart_beyond_the_trained_grid(folders):
+def test_rows_and_columns_differ_beyond_the_trained_grid(folders):
     """Exchanging two rows of cells and exchanging them back changes nothing; exchanging them alone does."""
     model = ModelSpec(baseline="vjepa2", baseline_weights=folders["vjepa2"]).load(CPU)
     frame = image(48, 64)
@@ -91,11 +91,11 @@ def test_rows_and_columns_are_told_apart_beyond_the_trained_grid(folders):
     assert (there[:, :, 1] - back[:, :, 1]).abs().max() > 1e-4
 
 
-def test_folders_that_hold_no_such_network_are_refused(tmp_path: Path, folders):
+def test_folders_without_the_network_are_refused(tmp_path: Path, folders):
     spec = ModelSpec(baseline="videomae", baseline_weights=tmp_path)
-    with pytest.raises(LilaError, match=r"expected videomae as safetensors at .*but it cannot be had"):
+    with pytest.raises(LilaError, match=r"expected a VideoMAEModel as safetensors at .*but it cannot be loaded"):
         spec.load(CPU)
-    with pytest.raises(LilaError, match="--encoder and --baseline-repo say nothing about vjepa2"):
+    with pytest.raises(LilaError, match="--encoder and --baseline-repo do not apply to vjepa2, which is an encoder"):
         ModelSpec(baseline="vjepa2", encoder="tiny", baseline_weights=folders["vjepa2"]).load(CPU)
     assert set(ModelSpec(baseline="vjepa2", baseline_weights=folders["vjepa2"]).identity()) == {
         "baseline",

@@ -1,0 +1,84 @@
+"""What the video transformers share, which encode images one by one, each as the equal frames of one tubelet."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lila_cues.networks.encoder import taps
+from lila_train.evaluation.baselines import WEIGHTS_OPTION, normalized
+from stores.errors import LilaError
+
+Images = Float[Tensor, "b 3 H W"]
+Tokens = Float[Tensor, "b n e"]
+
+
+class FrameTransformer(nn.Module, ABC):
+    """A transformer in parts, to be run block by block."""
+
+    patch_size: int
+    norm: nn.Module
+
+    @abstractmethod
+    def tokens(self, frames: Images) -> Tokens:
+        """Return the tokens of normalized frames, row by row over the grid of patches."""
+
+    @abstractmethod
+    def blocks(self, grid: tuple[int, int]) -> list[Callable[[Tokens], Any]]:
+        """Return the blocks for a grid of rows and columns; each gives the tokens, or a tuple that begins with them."""
+
+    def forward(self, images: Images) -> tuple[Float[Tensor, "b e h w"], ...]:
+        """Return four blocks, spread like those of an image encoder, each through the final norm."""
+        grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
+        tokens = self.tokens(normalized(images))
+        blocks = self.blocks(grid)
+        tapped = {}
+        for index, block in enumerate(blocks):
+            output = block(tokens)
+            tokens = output[0] if isinstance(output, tuple) else output
+            if index in taps(len(blocks)):
+                tapped[index] = self.norm(tokens).mT.unflatten(2, grid).contiguous()
+        return tuple(tapped[index] for index in taps(len(blocks)))
+
+
+@dataclass(frozen=True)
+class VideoModel:
+    """Frame-wise features of a video transformer: a grid, and no map of the pixels."""
+
+    transformer: FrameTransformer
+    device: torch.device
+    about: dict[str, Any]
+
+    @property
+    def patch_size(self) -> int:
+        return self.transformer.patch_size
+
+    def encoder_grid(self, images: Images) -> Float[Tensor, "b e h w"]:
+        return self.encoder_taps(images)[-1]
+
+    @torch.no_grad()
+    def encoder_taps(self, images: Images) -> tuple[Float[Tensor, "b e h w"], ...]:
+        return self.transformer(images)
+
+    def describe(self) -> dict[str, Any]:
+        return {"encoder": self.about["name"], "patch_size": self.patch_size, "baseline": self.about}
+
+
+def pretrained(network_class: str, place: str) -> Any:
+    """Load a network of `transformers` from the hub or from a folder in the hub's form; only safetensors are read."""
+    import transformers
+
+    try:
+        return getattr(transformers, network_class).from_pretrained(place, use_safetensors=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        raise LilaError(
+            f"expected a {network_class} as safetensors at {place}, but it cannot be loaded ({reason}); go online "
+            f"once, or pass a folder with config.json and model.safetensors with {WEIGHTS_OPTION}"
+        ) from error

@@ -1,0 +1,8 @@
+"""The encoder on an input enlarged by 4; see `enlarged`."""
+
+from functools import partial
+
+from lila_train.evaluation.baselines import enlarged
+
+build = partial(enlarged.build, factor=4)
+call = enlarged.call
