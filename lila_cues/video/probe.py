@@ -27,18 +27,12 @@ REMEDY = "copy it again or take it out of the folder"
 class VideoProbe:
     """What a video file holds, measured by decoding it."""
 
-    container: str
-    """FFmpeg's name of the format, such as `mov,mp4,m4a,3gp,3g2,mj2`."""
-    codec: str
-    """FFmpeg's name, such as `h264`."""
-    pixel_format: str
-    """FFmpeg's name, such as `yuv420p`."""
-    times: Float64[np.ndarray, " n"]
-    """Seconds from the first frame, ascending, one per frame that is shown."""
-    edited: bool
-    """An edit list hides frames of the file."""
-    seekable: bool = True
-    """Every packet marked as a key frame is one; a marked step of an intra refresh is not, and decodes wrong."""
+    container: str  # FFmpeg's name of the format, such as `mov,mp4,m4a,3gp,3g2,mj2`
+    codec: str  # such as `h264`
+    pixel_format: str  # such as `yuv420p`
+    times: Float64[np.ndarray, " n"]  # seconds from the first frame, ascending, one per frame that is shown
+    edited: bool  # an edit list hides frames of the file
+    seekable: bool  # every packet marked as a key frame is one; steps of an intra refresh are not, and decode wrong
 
     def __len__(self) -> int:
         return len(self.times)

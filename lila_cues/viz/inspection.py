@@ -74,31 +74,22 @@ def sheet(rows: Sequence[Row]) -> np.ndarray:
     return np.asarray(image)
 
 
-# --- pictures of a pair -------------------------------------------------------------------------------------------
-
-
 def row(store: CueStore, clip: int, pair: int) -> Row:
     """Draw one pair: both frames, depth, flow, its confidence, features before and after PAMR, additional cues."""
     cues, times = store.pair(clip, pair), store.read("frame_time", clip)
-    assert cues.rgb is not None
-    assert cues.depth is not None
-    assert cues.flow_forward is not None
-    assert cues.flow_backward is not None
-    assert cues.features is not None
-    assert cues.features_raw is not None
-    length = np.hypot(*cues.flow_forward)
-    agreement = confidence(cues.flow_forward, cues.flow_backward)
-    basis = pictures.pca_basis(np.moveaxis(cues.features, 1, -1).reshape(-1, cues.features.shape[1]))
-    depth_range = f"{np.nanmin(cues.depth[0]):.3g} to {np.nanmax(cues.depth[0]):.3g}"
+    depth, flow, features = cues["depth"], cues["flow_forward"], cues["features"]
+    agreement = confidence(flow, cues["flow_backward"])
+    basis = pictures.pca_basis(np.moveaxis(features, 1, -1).reshape(-1, features.shape[1]))
+    depth_range = f"{np.nanmin(depth[0]):.3g} to {np.nanmax(depth[0]):.3g}"
     tiles = [
-        ("RGB, first", cues.rgb[0]),
-        ("RGB, second", cues.rgb[1]),
-        (f"depth, {depth_range}", pictures.depth_picture(cues.depth[0])),
-        (f"flow, up to {np.nanpercentile(length, 98):.1f} px", pictures.flow_picture(cues.flow_forward)),
+        ("RGB, first", cues["rgb"][0]),
+        ("RGB, second", cues["rgb"][1]),
+        (f"depth, {depth_range}", pictures.depth_picture(depth[0])),
+        (f"flow, up to {np.nanpercentile(np.hypot(*flow), 98):.1f} px", pictures.flow_picture(flow)),
         (f"confidence, {100 * (agreement > MIN_CONFIDENCE).mean():.0f} % valid", _confidence_picture(agreement)),
-        ("features of the encoder", pictures.pca_picture(cues.features_raw[0], basis)),
-        ("features refined, first", pictures.pca_picture(cues.features[0], basis)),
-        ("features refined, second", pictures.pca_picture(cues.features[1], basis)),
+        ("features of the encoder", pictures.pca_picture(cues["features_raw"][0], basis)),
+        ("features refined, first", pictures.pca_picture(features[0], basis)),
+        ("features refined, second", pictures.pca_picture(features[1], basis)),
     ]
     for extra in store.spec.extra:
         tiles.append((f"{extra.name}, first", pictures.scaled_picture(cues[extra.name][0], extra.limits)))
@@ -122,9 +113,6 @@ def _resized(picture: np.ndarray) -> np.ndarray:
     height, width = picture.shape[:2]
     interpolation = cv2.INTER_AREA if height > TILE else cv2.INTER_NEAREST
     return np.asarray(cv2.resize(picture, (round(width * TILE / height), TILE), interpolation=interpolation))
-
-
-# --- tables -------------------------------------------------------------------------------------------------------
 
 
 def summary(store: CueStore) -> str:

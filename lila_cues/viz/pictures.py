@@ -31,9 +31,6 @@ _DEPTH_COLORS = np.array(
 )  # fmt: skip
 
 
-# --- flow ---------------------------------------------------------------------------------------------------------
-
-
 def flow_picture(flow_px: Float[np.ndarray, "2 h w"], max_px: float | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """Draw direction as hue (right is red, down yellow) and length as saturation, white for no motion.
 
@@ -85,9 +82,6 @@ def _sample(maps: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(known, upper * (1 - down) + lower * down, np.nan)
 
 
-# --- depth and any other map --------------------------------------------------------------------------------------
-
-
 def depth_picture(
     q: Float[np.ndarray, "h w"], near: float | None = None, far: float | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
@@ -112,9 +106,6 @@ def scaled_picture(maps: Float[np.ndarray, "c h w"], limits: tuple[float, float]
     known = np.isfinite(maps).all(axis=0)
     share = (np.where(known, maps, 0) - limits[0]) / max(limits[1] - limits[0], 1e-6)
     return _as_bytes(np.moveaxis(np.broadcast_to(share, (3, *share.shape[1:])), 0, -1), known)
-
-
-# --- features -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -156,9 +147,6 @@ def pca_picture(features: Float[np.ndarray, "c h w"], basis: Basis | None = None
     return _as_bytes(np.where(known[..., None], scaled, 0), known)
 
 
-# --- labels -------------------------------------------------------------------------------------------------------
-
-
 def label_palette() -> UInt8[np.ndarray, "256 3"]:
     """Return the palette of PASCAL VOC and DAVIS: a label's bits set red, green, blue in turn, top bit first."""
     labels = np.arange(256)
@@ -183,9 +171,6 @@ def mask_overlay(
     edge[:-1] |= down
     painted[edge & (labels > 0)] = 255
     return np.rint(painted).astype(np.uint8)
-
-
-# --- files --------------------------------------------------------------------------------------------------------
 
 
 def write_png(path: Path, rgb: UInt8[np.ndarray, "h w 3"]) -> None:
