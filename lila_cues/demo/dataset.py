@@ -110,32 +110,28 @@ def _object_pixels(scene: Scene, t: int) -> np.ndarray:
 
 def _is_complete(root: Path, settings: dict[str, int]) -> bool:
     """Return whether the clips exist; False for a folder to be filled, from the start or after an interruption."""
-    for marker in (root / DONE, root / BEGUN):
-        if marker.is_file():
-            try:
-                found = json.loads(marker.read_text())
-            except ValueError:
-                raise LilaError(
-                    f"expected the demo's settings as JSON in {marker}, found something else; delete {root}"
-                ) from None
-            found = found if isinstance(found, dict) else {}
-            found = found.get("settings") if marker.name == DONE else found
-            if found != settings:
-                found = found if isinstance(found, dict) else {}
-                differing = ", ".join(
-                    f"{k} {found.get(k)} instead of {v}" for k, v in settings.items() if found.get(k) != v
-                )
-                raise LilaError(
-                    f"the demo's clips at {root} were rendered with other settings ({differing}); "
-                    f"delete that folder or name another to render them again"
-                )
-            return marker.name == DONE
-    if root.is_dir() and any(root.iterdir()):
+    marker = next((path for path in (root / DONE, root / BEGUN) if path.is_file()), None)
+    if marker is None:
+        if root.is_dir() and any(root.iterdir()):
+            raise LilaError(
+                f"expected an empty folder or a rendered demo at {root}, found other files and no {DONE}; "
+                f"name another folder, or move them away"
+            )
+        return False
+    try:
+        content = json.loads(marker.read_text())
+        found = dict(content["settings"] if marker.name == DONE else content)
+    except (ValueError, TypeError, KeyError):
         raise LilaError(
-            f"expected an empty folder or a rendered demo at {root}, found other files and no {DONE}; "
-            f"name another folder, or move them away"
+            f"expected the demo's settings as JSON in {marker}, found something else; delete {root}"
+        ) from None
+    if found != settings:
+        different = [f"{k} {found.get(k)} instead of {v}" for k, v in settings.items() if found.get(k) != v]
+        raise LilaError(
+            f"the demo's clips at {root} were rendered with other settings ({', '.join(different)}); "
+            f"delete that folder or name another to render them again"
         )
-    return False
+    return marker.name == DONE
 
 
 def _render_clip(root: Path, seed: SceneSeed) -> None:

@@ -1,4 +1,4 @@
-"""Data sets: clip ids from files in their usual places, and one sentence where they are not there."""
+"""Data sets: clip ids from files in their usual places, and one sentence where they are missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.lila_cues.barcodes import Clip, numbers
 
 @pytest.fixture(autouse=True)
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory and a LILA_DATA of the test's own."""
+    """An empty working directory and no LILA_DATA."""
     monkeypatch.delenv("LILA_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -37,7 +37,7 @@ def write_images(folder: Path, indices: range | list[int], pattern: str = "{:05d
 
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if name != "demo"])
-def test_missing_data_say_what_where_and_what_to_pass(
+def test_missing_data_are_an_error_that_names_places_and_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     with pytest.raises(LilaError, match=f"expected the data set {name}, found no folder at data/{name} .*pass --root"):
@@ -56,7 +56,7 @@ def test_data_are_found_in_lila_data_first(tmp_path: Path, monkeypatch: pytest.M
     assert open_dataset("videos").clips() == ["far.mp4"]
 
 
-def test_an_unknown_data_set_is_named() -> None:
+def test_an_unknown_data_set_is_an_error() -> None:
     with pytest.raises(LilaError, match=r"expected a data set among demo, videos, .*, found 'ucf101'"):
         open_dataset("ucf101")
 
@@ -69,10 +69,8 @@ def test_an_empty_folder_is_an_error(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["videos", "frames", "kinetics"])
-def test_a_folder_that_cannot_be_listed_is_not_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """The system's refusal is feigned: root may list everything."""
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The refusal is simulated: root may list everything."""
     (tmp_path / "closed").mkdir()
     scandir = os.scandir
 
@@ -100,7 +98,7 @@ def test_videos_are_listed_in_order_of_folder_and_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("clip_id", ["../secret.mp4", "/etc/passwd", "a/../../b.mp4", ""])
-def test_an_id_does_not_leave_the_root(tmp_path: Path, clip_id: str) -> None:
+def test_a_clip_id_that_leaves_the_root_is_an_error(tmp_path: Path, clip_id: str) -> None:
     with pytest.raises(LilaError, match="expected a clip id within"):
         open_dataset("videos", tmp_path).open(clip_id)
 
@@ -142,7 +140,7 @@ def test_davis_offers_its_training_sequences(tmp_path: Path, content: str, unpac
 
 
 @pytest.mark.parametrize("place", ["train_all_frames", "train_all_frames/train_all_frames"])
-def test_youtube_vos_leaves_its_broken_frame_out(tmp_path: Path, place: str) -> None:
+def test_youtube_vos_skips_its_broken_frame(tmp_path: Path, place: str) -> None:
     write_images(tmp_path / "root" / place / "JPEGImages" / "ef45ce3035", [98, 100], "{:05d}.jpg")
     (tmp_path / "root" / place / "JPEGImages" / "ef45ce3035" / "00099.jpg").write_bytes(b"broken")
     dataset = open_dataset("youtube-vos", tmp_path / "root")
@@ -152,7 +150,7 @@ def test_youtube_vos_leaves_its_broken_frame_out(tmp_path: Path, place: str) -> 
         np.testing.assert_allclose(reader.times, [0, 1 / 30])
 
 
-def test_youtube_vos_with_every_fifth_frame_is_not_enough(tmp_path: Path) -> None:
+def test_youtube_vos_with_every_fifth_frame_only_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "root" / "train" / "JPEGImages").mkdir(parents=True)
     with pytest.raises(LilaError, match=r"train, which has every fifth frame only; unpack train_all_frames\.zip"):
         open_dataset("youtube-vos", tmp_path / "root")
@@ -205,7 +203,7 @@ def test_kinetics_reads_the_replacement_of_a_corrupt_clip(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "content"), [("train.csv", "a,b\n1,2\n"), ("train.json", "[1, 2]"), ("train.json", "{")]
 )
-def test_a_list_that_is_none_is_an_error(tmp_path: Path, name: str, content: str) -> None:
+def test_a_list_in_another_format_is_an_error(tmp_path: Path, name: str, content: str) -> None:
     touch(tmp_path / "train" / "x_000001_000011.mp4")
     (tmp_path / name).write_text(content)
     with pytest.raises(LilaError, match=f"{name}: expected a list of Kinetics .* restore it, or take it away"):
@@ -213,15 +211,15 @@ def test_a_list_that_is_none_is_an_error(tmp_path: Path, name: str, content: str
 
 
 def test_the_demo_is_rendered_when_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Path, int]] = []
+    calls: list[tuple[Path, int]] = []
 
     def render(root: Path, seed: int) -> None:
-        asked.append((root, seed))
+        calls.append((root, seed))
         touch(root / "train" / "scene.mp4", root / "heldout" / "other.mp4")
 
     monkeypatch.setattr("lila_cues.demo.dataset.render_demo", render)
     dataset = open_dataset("demo", options=DatasetOptions(seed=3))
-    assert not asked
+    assert not calls
     assert dataset.clips() == ["scene.mp4"]
-    assert asked == [(tmp_path / "data" / "demo", 3)]
+    assert calls == [(tmp_path / "data" / "demo", 3)]
     assert os.listdir("data/demo") != []

@@ -1,4 +1,4 @@
-"""The demo's data on disk: layout, one rendering per folder, and videos that any reader takes."""
+"""The demo's data on disk: layout, one rendering per folder, and videos that any reader opens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _snapshot(root: Path) -> dict[str, tuple[int, int]]:
     return {str(p.relative_to(root)): (p.stat().st_mtime_ns, p.stat().st_size) for p in root.rglob("*") if p.is_file()}
 
 
-def test_clips_are_videos_with_their_truth_beside_them(demo: Path) -> None:
+def test_clips_are_videos_with_ground_truth(demo: Path) -> None:
     for split, frames in (("train", 24), ("heldout", HELDOUT_FRAMES)):
         videos = sorted((demo / split).glob("*.mp4"))
         assert [v.stem for v in videos] == [f"{split}_000", f"{split}_001"]
@@ -72,7 +72,7 @@ def test_the_same_seed_writes_the_same_bytes(demo: Path, tmp_path: Path) -> None
     assert again == (demo / "train" / "train_000.mp4").read_bytes()
 
 
-def test_train_and_held_out_scenes_have_seeds_of_their_own(demo: Path) -> None:
+def test_train_and_held_out_scenes_have_different_seeds(demo: Path) -> None:
     scenes = json.loads((demo / "demo.json").read_text())["scenes"]
     assert len({tuple(position) for position in scenes.values()}) == len(scenes) == 4
 
@@ -84,7 +84,7 @@ def test_other_settings_in_the_same_folder_are_refused(demo: Path) -> None:
         render_demo(demo, train=3, heldout=2, seed=5)
 
 
-def test_a_rendering_that_was_stopped_is_taken_up(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_rendering_is_resumed(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -101,7 +101,7 @@ def test_a_rendering_that_was_stopped_is_taken_up(demo: Path, tmp_path: Path, mo
     assert sorted(p.name for p in root.iterdir()) == ["demo.json", "heldout", "train"]
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_refused_and_unchanged(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(LilaError, match=r"found other files and no demo\.json"):
         render_demo(tmp_path, train=1, heldout=0, seed=0)

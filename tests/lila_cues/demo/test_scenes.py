@@ -1,4 +1,4 @@
-"""Rendered scenes: what the truth says must be what the pixels show."""
+"""Rendered scenes: the ground truth must agree with the pixels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _sampled(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
 
 
 def _away_from_edges(truth: Truth, t: int) -> np.ndarray:
-    """Pixels whose 5×5 neighbourhood shows one layer: edges are smoothed, so their colour is of two layers."""
+    """Pixels whose 5×5 neighbourhood shows one layer: edges are smoothed, so their color is of two layers."""
     layers = truth.layers[t]
     window = np.ones((5, 5), np.uint8)
     return cv2.dilate(layers, window) == cv2.erode(layers, window)
@@ -50,7 +50,7 @@ def test_flow_there_and_back_is_the_identity(clips: list[Clip]) -> None:
         assert np.abs(clip.truth.flow(2, 2)).max() < 1e-3
 
 
-def test_the_nearest_layer_is_the_one_seen(clips: list[Clip]) -> None:
+def test_the_nearest_layer_is_visible(clips: list[Clip]) -> None:
     """Depth order against occlusion: of all layers that reach a pixel's ray inside their outline, the nearest wins."""
     for clip in clips:
         seen, depth = clip.truth.layers[2], 100 / clip.truth.depth(2)
@@ -69,7 +69,7 @@ def _inside(distance: np.ndarray, u: float, v: float) -> bool:
     return 0 <= column < side and 0 <= row < side and bool(distance[row, column] > 1)
 
 
-def test_what_comes_in_front_hides_what_was_seen(clips: list[Clip]) -> None:
+def test_occlusion_hides_background(clips: list[Clip]) -> None:
     hidden = [int((~clip.truth.visible(0, 5) & (clip.truth.layers[0] == 0)).sum()) for clip in clips]
     assert max(hidden) > 100
     for clip in clips:
@@ -92,7 +92,7 @@ def test_depth_covers_near_and_far_and_is_in_the_range_of_a_depth_network(clips:
         assert 25 < q.max() < 250
 
 
-def test_everything_moves_and_objects_move_their_own_way(clips: list[Clip]) -> None:
+def test_objects_move_differently_from_the_ground(clips: list[Clip]) -> None:
     for clip in clips:
         flow, masks = clip.truth.flow(0, 4), clip.truth.masks()[0]
         ground = np.median(flow[:, clip.truth.layers[0] == 0], axis=1)
@@ -101,8 +101,8 @@ def test_everything_moves_and_objects_move_their_own_way(clips: list[Clip]) -> N
         assert np.linalg.norm(flow, axis=0).max() < 60
 
 
-def test_objects_cannot_be_told_by_one_colour(clips: list[Clip]) -> None:
-    """Every object has a wide range of colours: its spread is a good part of the whole picture's."""
+def test_objects_have_many_colors(clips: list[Clip]) -> None:
+    """Every object has a wide range of colors: its spread is a good part of the image's."""
     spreads = [
         clip.rgb[0][clip.truth.masks()[0] == label].std(axis=0).max()
         for clip in clips
@@ -126,7 +126,7 @@ def test_scenes_of_different_splits_never_share_a_stream() -> None:
     assert len(draws) == len(positions)
 
 
-def test_a_scene_has_as_many_objects_as_told() -> None:
+def test_the_number_of_objects_can_be_set() -> None:
     def labels(scene: Scene) -> int:
         return max(scene.labels)
 
@@ -155,7 +155,7 @@ def test_the_distance_of_a_circle_is_known() -> None:
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda pattern: pattern.__name__)
-def test_a_texture_has_many_colours(pattern) -> None:  # type: ignore[no-untyped-def]
+def test_a_texture_has_many_colors(pattern) -> None:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(11)
     values = pattern(rng, 96)
     assert values.shape == (96, 96)

@@ -1,4 +1,4 @@
-"""A file that is not a whole video is refused with its reason, in one sentence and in silence otherwise."""
+"""A file that is not an intact video is refused with one sentence, and nothing else is printed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.lila_cues.barcodes import Clip
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A video with something in every frame, for damage to hit."""
-    return barcodes.write(tmp_path_factory.mktemp("whole") / "a.mp4", Clip(frames=60, size=(120, 160))).read_bytes()
+def intact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A video with detail in every frame."""
+    return barcodes.write(tmp_path_factory.mktemp("intact") / "a.mp4", Clip(frames=60, size=(120, 160))).read_bytes()
 
 
 def flip(data: bytes, seed: int) -> bytes:
-    """One bit in the second half of the file, where the pictures are."""
+    """Flip one bit of the encoded frames."""
     damaged = bytearray(data)
     start, end = data.index(b"mdat") + 800, data.index(b"moov") - 8
     damaged[random.Random(seed).randrange(start, end)] ^= 1 << seed % 8
@@ -30,38 +30,38 @@ def flip(data: bytes, seed: int) -> bytes:
 
 
 BAD = {
-    "empty": (lambda whole: b"", "an empty file"),
-    "text": (lambda whole: b"not a video at all\n" * 50, "a file that cannot be opened"),
-    "without its index": (lambda whole: whole[: len(whole) // 2], "a file that cannot be opened"),
-    "zeros": (lambda whole: bytes(4000), "a file that cannot be opened"),
+    "empty": (lambda intact: b"", "an empty file"),
+    "text": (lambda intact: b"not a video at all\n" * 50, "a file that cannot be opened"),
+    "without its index": (lambda intact: intact[: len(intact) // 2], "a file that cannot be opened"),
+    "zeros": (lambda intact: bytes(4000), "a file that cannot be opened"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_file_that_is_no_video_says_so(
-    tmp_path: Path, whole: bytes, name: str, capfd: pytest.CaptureFixture[str]
+def test_a_file_that_is_no_video_is_refused(
+    tmp_path: Path, intact: bytes, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     make, reason = BAD[name]
     path = tmp_path / "bad.mp4"
-    path.write_bytes(make(whole))
+    path.write_bytes(make(intact))
     with pytest.raises(LilaError, match=f"bad.mp4: expected a video, found {reason}.*copy it again or take it out"):
         open_video(path)
     assert capfd.readouterr() == ("", "")
 
 
-def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+def test_an_audio_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LilaError, match="expected a video, found only audio in it"):
         open_video(barcodes.write_sound(tmp_path / "song.mp4"))
 
 
-def test_a_format_that_is_not_known_says_so(tmp_path: Path, whole: bytes) -> None:
+def test_an_unknown_codec_is_refused(tmp_path: Path, intact: bytes) -> None:
     path = tmp_path / "odd.mp4"
-    path.write_bytes(whole.replace(b"avc1", b"qqqq"))
+    path.write_bytes(intact.replace(b"avc1", b"qqqq"))
     with pytest.raises(LilaError, match="expected a video, found one in a format that no decoder here knows"):
         open_video(path)
 
 
-def test_a_video_without_frames_says_so(tmp_path: Path) -> None:
+def test_a_video_without_frames_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "none.mp4"
     with av.open(str(path), "w", options={"movflags": "empty_moov"}) as container:
         stream = container.add_stream("libx264", rate=30)
@@ -71,7 +71,7 @@ def test_a_video_without_frames_says_so(tmp_path: Path) -> None:
         open_video(path)
 
 
-def test_frames_of_two_sizes_say_so(tmp_path: Path) -> None:
+def test_a_change_of_size_is_refused(tmp_path: Path) -> None:
     parts = [barcodes.write(tmp_path / f"{side}.ts", Clip(frames=6, size=(side, 96))) for side in (64, 80)]
     path = tmp_path / "both.ts"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
@@ -79,14 +79,14 @@ def test_frames_of_two_sizes_say_so(tmp_path: Path) -> None:
         open_video(path)
 
 
-def test_fewer_frames_than_announced_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_frames_than_announced_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = barcodes.write(tmp_path / "a.mp4", Clip(frames=6))
     monkeypatch.setattr("lila_cues.video.probe._promised_frames", lambda *arguments: 9)
     with pytest.raises(LilaError, match="expected an intact video, found 6 of the 9 frames it announces"):
         open_video(path)
 
 
-def test_a_file_that_shrinks_while_it_is_read_says_so(tmp_path: Path) -> None:
+def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> None:
     path = barcodes.write(tmp_path / "a.mp4", Clip(frames=20, codec="libx265"))
     reader = open_video(path)
     barcodes.write(path, Clip(frames=4, codec="libx265"))
@@ -94,7 +94,7 @@ def test_a_file_that_shrinks_while_it_is_read_says_so(tmp_path: Path) -> None:
         reader.read([9])
 
 
-def test_nothing_and_a_folder_are_no_video(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LilaError, match="expected a video file, found nothing"):
         open_video(tmp_path / "absent.mp4")
     with pytest.raises(LilaError, match="expected a video file, found a folder"):
@@ -102,7 +102,7 @@ def test_nothing_and_a_folder_are_no_video(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm"])
-def test_a_truncated_copy_is_noticed(tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_truncated_copy_is_refused(tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
     clip = Clip(frames=60, options={"movflags": "faststart"}, codec="libvpx-vp9" if suffix == "webm" else "libx264")
     path = barcodes.write(tmp_path / f"a.{suffix}", clip)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.8)])
@@ -111,16 +111,16 @@ def test_a_truncated_copy_is_noticed(tmp_path: Path, suffix: str, capfd: pytest.
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_flipped_bit_is_noticed_almost_always(tmp_path: Path, whole: bytes) -> None:
-    """decord conceals such damage in silence; a flip that leaves a valid stream nobody can notice."""
-    found = [complaint(tmp_path / "flipped.mp4", flip(whole, seed)) for seed in range(24)]
+def test_a_flipped_bit_is_detected_almost_always(tmp_path: Path, intact: bytes) -> None:
+    """decord conceals such damage; a flip that leaves a valid stream cannot be detected."""
+    found = [error_for(tmp_path / "flipped.mp4", flip(intact, seed)) for seed in range(24)]
     noticed = [reason for reason in found if "expected an intact video, found" in reason]
     assert len(noticed) >= 20
     assert all(re.search("damage near frame|of its 60 frames damaged", reason) for reason in noticed)
 
 
-def complaint(path: Path, content: bytes) -> str:
-    """What is said of a file with that content, nothing where it is read."""
+def error_for(path: Path, content: bytes) -> str:
+    """The error for a file with that content, empty where it is read."""
     path.write_bytes(content)
     try:
         open_video(path).close()

@@ -1,4 +1,4 @@
-"""Among good videos, damaged ones of every kind: the good are complete, each bad one has its reason."""
+"""A folder of intact and damaged videos: the intact clips are complete, each damaged one has its reason."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lila_cues.pipeline.task import Worker
 from tests.lila_cues import barcodes, small_networks
 
 START = 1500
-"""Bytes of a file's head: the encoder's own notes in them may be damaged without harm to any frame."""
+"""Bytes of a file's head: damage to the encoder's notes in them harms no frame."""
 
 
-def film(path: Path, seed: int) -> Path:
-    """A video of moving noise, with something in every frame for damage to hit."""
+def write_noise_video(path: Path, seed: int) -> Path:
+    """A video of moving noise, with detail in every frame."""
     noise = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), np.uint8)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=30, options={"crf": "18"})
@@ -75,7 +75,7 @@ def test_good_clips_are_complete_and_bad_ones_have_their_reason(tmp_path: Path, 
     root = tmp_path / "videos"
     root.mkdir()
     for index in range(good):
-        film(root / f"{index:02d}_good.mp4", index)
+        write_noise_video(root / f"{index:02d}_good.mp4", index)
     damage(root, bad, barcodes.write_sound(tmp_path / "sound.mp4").read_bytes())
     recipe = small_networks.recipe(root)
     clips = list(open_dataset("videos", root).clips())

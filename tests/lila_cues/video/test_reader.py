@@ -1,4 +1,4 @@
-"""Every frame read is the one asked for."""
+"""Every frame that is read is the requested one."""
 
 from __future__ import annotations
 
@@ -72,22 +72,22 @@ def torchcodec() -> None:
 
 
 def expected_reader(decoder: str, by_decord: type, name: str) -> type:
-    """decord reads what it is exact on; torchcodec all but what no seek gets right; PyAV the rest."""
+    """decord reads what it is exact on; torchcodec all but what no seek decodes right; PyAV the rest."""
     by_torchcodec = PyavReader if "transport stream" in name or "intra refresh" in name else TorchcodecReader
     return {"decord": by_decord, "pyav": PyavReader, "torchcodec": by_torchcodec}[decoder]
 
 
 @pytest.mark.parametrize("name", VIDEOS)
-def test_every_frame_is_the_one_asked_for(tmp_path: Path, name: str, decoder: str) -> None:
+def test_every_frame_is_the_requested_one(tmp_path: Path, name: str, decoder: str) -> None:
     file, clip, by_decord = VIDEOS[name]
     path = barcodes.write(tmp_path / file, clip)
-    asked = random.Random(0).choices(range(clip.frames), k=12)
+    requested = random.Random(0).choices(range(clip.frames), k=12)
     with open_video(path, decoder) as reader:
         assert type(reader) is expected_reader(decoder, by_decord, name)
         assert len(reader) == clip.frames
         for index in random.Random(1).sample(range(clip.frames), min(clip.frames, 12)):
             assert numbers(turned(clip, reader.read([index]))) == [index], "after a seek"
-        assert numbers(turned(clip, reader.read(asked))) == asked
+        assert numbers(turned(clip, reader.read(requested))) == requested
         assert numbers(turned(clip, reader.read(range(clip.frames)))) == list(range(clip.frames))
         seconds = np.array(clip.ticks if clip.ticks else range(0, 100 * clip.frames, 100)) / 3000
         np.testing.assert_allclose(reader.times, seconds, atol=0.02 if file.endswith(("webm", "mkv", "avi")) else 1e-6)
@@ -95,16 +95,16 @@ def test_every_frame_is_the_one_asked_for(tmp_path: Path, name: str, decoder: st
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 def test_frames_hidden_by_an_edit_list_are_not_counted(tmp_path: Path, codec: str, decoder: str) -> None:
-    whole = barcodes.write(tmp_path / "whole.mp4", Clip(codec=codec))
-    with open_video(barcodes.cut_and_copy(whole, tmp_path / "cut.mp4", start=18), decoder) as reader:
+    full = barcodes.write(tmp_path / "full.mp4", Clip(codec=codec))
+    with open_video(barcodes.cut_and_copy(full, tmp_path / "cut.mp4", start=18), decoder) as reader:
         assert isinstance(reader, TorchcodecReader if decoder == "torchcodec" else PyavReader)
         assert probe(tmp_path / "cut.mp4").edited
-        assert not probe(whole).edited
+        assert not probe(full).edited
         assert numbers(reader.read(range(len(reader)))) == list(range(18, 40))
         assert numbers(reader.read([21, 3, 20])) == [39, 21, 38]
 
 
-def test_a_still_picture_is_read_and_not_taken_for_a_repeated_tail(tmp_path: Path) -> None:
+def test_a_still_video_is_read_and_a_repeated_tail_is_decoded_again(tmp_path: Path) -> None:
     path = barcodes.write(tmp_path / "still.mp4", Clip(frames=12))
     with open_video(path) as reader:
         assert numbers(reader.read([3, 3, 4])) == [3, 3, 4]
@@ -113,7 +113,7 @@ def test_a_still_picture_is_read_and_not_taken_for_a_repeated_tail(tmp_path: Pat
 
 
 class Repeating:
-    """decord as it behaves on a damaged tail: the last good frame again and again."""
+    """decord on a damaged tail: the last good frame repeated."""
 
     def __init__(self, video: object):
         self.video = video
@@ -122,36 +122,36 @@ class Repeating:
         return self.video.get_batch([min(index, 9) for index in indices])  # type: ignore[attr-defined]
 
 
-def test_reading_on_continues_and_reading_back_begins_again(tmp_path: Path) -> None:
+def test_reading_forward_continues_and_reading_back_restarts(tmp_path: Path) -> None:
     with open_video(barcodes.write(tmp_path / "a.mp4", Clip(codec="libx265")), "pyav") as reader:
         assert [numbers(reader.read(part)) for part in ([2, 5], [6], [30], [1, 39])] == [[2, 5], [6], [30], [1, 39]]
 
 
-def test_frames_outside_the_clip_are_a_mistake_of_the_caller(tmp_path: Path) -> None:
+def test_frames_outside_the_clip_raise_index_error(tmp_path: Path) -> None:
     with open_video(barcodes.write(tmp_path / "a.mp4", Clip(frames=3))) as reader:
-        for asked in ([3], [-1], []):
+        for requested in ([3], [-1], []):
             with pytest.raises(IndexError, match="frames 0 to 2"):
-                reader.read(asked)
+                reader.read(requested)
 
 
-def test_without_decord_pyav_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pyav_reads_where_decord_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lila_cues.video.decoders.find_spec", lambda name: None)
     with open_video(barcodes.write(tmp_path / "a.mp4")) as reader:
         assert isinstance(reader, PyavReader)
         assert numbers(reader.read([7])) == [7]
 
 
-def test_says_that_torchcodec_does_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torchcodec_that_does_not_load_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = barcodes.write(tmp_path / "a.ts")
     monkeypatch.setitem(sys.modules, "torchcodec", None)
-    told = "expected torchcodec with FFmpeg's shared libraries for --decoder torchcodec, found none that loads"
+    message = "expected torchcodec with FFmpeg's shared libraries for --decoder torchcodec, found none that loads"
     for ask in (lambda: require_decoder("torchcodec"), lambda: open_video(path, "torchcodec")):
-        with pytest.raises(LilaError, match=told):
+        with pytest.raises(LilaError, match=message):
             ask()
 
 
 @pytest.mark.parametrize("frames", [None, 39])
-def test_pyav_stands_in_where_torchcodec_cannot_open_or_counts_otherwise(
+def test_pyav_reads_where_torchcodec_cannot_open_or_counts_differently(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frames: int | None
 ) -> None:
     class Other:
@@ -169,14 +169,14 @@ def test_pyav_stands_in_where_torchcodec_cannot_open_or_counts_otherwise(
         assert numbers(reader.read([7])) == [7]
 
 
-def test_decoders_are_named_in_the_provenance() -> None:
+def test_the_provenance_names_decoders_and_versions() -> None:
     assert decoder_version("decord").startswith("decord 0.")
     assert all("av " in decoder_version(decoder) for decoder in DECODERS)
     with pytest.raises(LilaError, match="expected a decoder among decord, pyav, torchcodec, found 'ffmpeg'"):
         require_decoder("ffmpeg")
 
 
-def test_images_are_frames(tmp_path: Path) -> None:
+def test_image_files_are_frames(tmp_path: Path) -> None:
     import cv2
 
     paths = [tmp_path / f"{index}.png" for index in range(4)]

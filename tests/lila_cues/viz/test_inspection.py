@@ -1,4 +1,4 @@
-"""Statistics that add, flow that agrees with itself, and what a person is shown."""
+"""Statistics that add, flow confidence, and the tables and pictures of `lila-cues inspect`."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
 @given(st.lists(st.floats(-1e3, 1e3, width=32) | st.just(float("nan")), max_size=30), st.integers(0, 30))
 def test_sums_add(values: list[float], cut: int) -> None:
     array = np.array(values, np.float32)
-    whole, parts = Sums.of(array), Sums.of(array[:cut]) + Sums.of(array[cut:])
-    assert (whole.count, whole.missing, whole.min, whole.max) == (parts.count, parts.missing, parts.min, parts.max)
+    total, parts = Sums.of(array), Sums.of(array[:cut]) + Sums.of(array[cut:])
+    assert (total.count, total.missing, total.min, total.max) == (parts.count, parts.missing, parts.min, parts.max)
     finite = array[np.isfinite(array)].astype(np.float64)
-    assert whole.missing_share == pytest.approx(1 - finite.size / max(1, array.size) if array.size else 0)
+    assert total.missing_share == pytest.approx(1 - finite.size / max(1, array.size) if array.size else 0)
     if finite.size:
         assert parts.mean == pytest.approx(finite.mean(), abs=1e-6)
         assert parts.std == pytest.approx(finite.std(), abs=1e-3)
     else:
-        assert np.isnan(whole.mean)
-        assert np.isnan(whole.std)
+        assert np.isnan(total.mean)
+        assert np.isnan(total.std)
 
 
 def constant(x: float, y: float, size: tuple[int, int] = (12, 30)) -> np.ndarray:
     return np.broadcast_to(np.array([x, y], np.float32)[:, None, None], (2, *size)).copy()
 
 
-def test_flow_that_comes_back_is_trusted() -> None:
+def test_consistent_flow_has_confidence_one() -> None:
     np.testing.assert_allclose(confidence(constant(3, -2), constant(-3, 2)), 1, rtol=1e-5)
 
 
@@ -68,7 +68,7 @@ def test_missing_flow_has_no_confidence() -> None:
     assert np.isnan(found).sum() < 6
 
 
-def test_tables_speak_of_every_array(store: stores.CueStore) -> None:
+def test_tables_have_a_row_for_every_array(store: stores.CueStore) -> None:
     heads, lines = array_table(store, [0, 2])
     assert [line[0] for line in lines] == list(store.arrays)
     assert {len(line) for line in lines} == {len(heads)}
@@ -90,7 +90,7 @@ def test_the_sheet_has_a_row_for_each_pair(store: stores.CueStore) -> None:
     assert store.clip_id(2) in rows[0].title
 
 
-def test_the_page_needs_nothing_else(store: stores.CueStore, tmp_path: Path) -> None:
+def test_the_page_is_self_contained(store: stores.CueStore, tmp_path: Path) -> None:
     text = page(inspect(store, [0, 2], [row(store, 0, 1)]))
     assert text.count("data:image/png;base64,") == 8
     assert "<script" not in text

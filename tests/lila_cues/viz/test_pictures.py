@@ -1,4 +1,4 @@
-"""Pictures of cues and features: what a colour means, and that a PNG reader gets back what was written."""
+"""Pictures of cues and features: what a color means, and that a PNG reader gets back what was written."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ def _uniform_flow(x: float, y: float) -> np.ndarray:
     ("x", "y", "color"),
     [(0, 0, (255, 255, 255)), (3, 0, (255, 0, 0)), (0, 3, (255, 234, 0)), (-3, 0, (0, 197, 255))],
 )
-def test_a_flow_has_the_colour_of_its_direction(x: float, y: float, color: tuple[int, int, int]) -> None:
+def test_a_flow_has_the_color_of_its_direction(x: float, y: float, color: tuple[int, int, int]) -> None:
     picture = pictures.flow_picture(_uniform_flow(x, y), max_px=3.0)
     assert picture.shape == (4, 5, 3)
     np.testing.assert_allclose(picture[2, 2].astype(int), color, atol=1)
 
 
-def test_a_shorter_flow_is_paler_and_a_longer_one_darker() -> None:
+def test_shorter_flow_is_paler_and_longer_flow_darker() -> None:
     half, full, double = (pictures.flow_picture(_uniform_flow(x, 0), max_px=4.0)[0, 0].astype(int) for x in (2, 4, 8))
     assert list(half) == [255, 128, 128]
     assert list(full) == [255, 0, 0]
     assert list(double) == [191, 0, 0]
 
 
-def test_the_scale_of_a_flow_picture_is_the_flow_s_own() -> None:
+def test_a_flow_picture_scales_to_its_flow() -> None:
     flow = np.random.default_rng(0).normal(size=(2, 20, 30)).astype(np.float32)
     np.testing.assert_array_equal(pictures.flow_picture(flow), pictures.flow_picture(100 * flow))
 
 
-def test_missing_flow_is_grey_and_the_rest_is_untouched() -> None:
+def test_missing_flow_is_gray() -> None:
     flow = _uniform_flow(1, 0)
     flow[:, 1, 2] = np.nan
     picture = pictures.flow_picture(flow, max_px=1.0)
@@ -55,7 +55,7 @@ def test_the_wheel_shows_the_motion_from_its_centre() -> None:
     assert wheel[64, 32, 2] < 10  # yellow at the bottom
 
 
-def test_near_is_lighter_than_far_and_holes_are_grey() -> None:
+def test_near_is_lighter_than_far_and_holes_are_gray() -> None:
     q = np.array([[4.0, 40.0, 400.0, np.nan]])
     picture = pictures.depth_picture(q, near=400.0, far=4.0)
     lightness = picture[0].astype(int).sum(axis=-1)
@@ -64,7 +64,7 @@ def test_near_is_lighter_than_far_and_holes_are_grey() -> None:
     assert (pictures.depth_picture(np.full((2, 2), np.nan)) == 128).all()
 
 
-def test_a_constant_depth_is_one_colour() -> None:
+def test_a_constant_depth_is_one_color() -> None:
     picture = pictures.depth_picture(np.full((3, 3), 7.0))
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) == 1
 
@@ -79,14 +79,14 @@ def test_principal_components_are_those_of_the_data() -> None:
     np.testing.assert_allclose(basis.mean, rows.mean(axis=0))
 
 
-def test_outliers_do_not_wash_out_the_picture() -> None:
+def test_outliers_do_not_reduce_the_contrast() -> None:
     features = np.random.default_rng(2).normal(size=(5, 40, 40))
     spread = pictures.pca_picture(features).std()
     features[:, 0, 0] = 60.0
     assert pictures.pca_picture(features).std() > 0.7 * spread
 
 
-def test_one_basis_gives_equal_features_equal_colours() -> None:
+def test_one_basis_gives_equal_features_equal_colors() -> None:
     features = np.random.default_rng(3).normal(size=(6, 8, 9)).astype(np.float32)
     basis = pictures.pca_basis(features.reshape(6, -1).T)
     np.testing.assert_array_equal(
