@@ -19,8 +19,9 @@ from PIL import Image
 import stores
 from lila_train.evaluation import harness, protocols
 from lila_train.evaluation.dense.training import ProbeRecipe
+from lila_train.evaluation.harness import Options
 from lila_train.evaluation.model_spec import ModelSpec
-from lila_train.evaluation.protocols import Options, open_task
+from lila_train.evaluation.protocols import open_task
 from stores.errors import LilaError
 from tests.test_readme import PROGRAMS
 

@@ -56,7 +56,8 @@ def ablate(  # long by its options, as `run` is
     """
     import stores
     from lila_cues.devices import choose
-    from lila_train.evaluation.protocols import Options, open_task
+    from lila_train.evaluation.harness import Options
+    from lila_train.evaluation.protocols import open_task
     from lila_train.training.ablation_study import Study
     from lila_train.training.ablations import rows as named
     from lila_train.training.config import recipe as settings_of
@@ -174,10 +175,10 @@ def evaluate(
     without computing; a folder that holds another one is refused.
     """
     from lila_cues.devices import choose
-    from lila_train.evaluation.harness import default_workers
+    from lila_train.evaluation.harness import Options, default_workers
     from lila_train.evaluation.harness import evaluate as run
     from lila_train.evaluation.model_spec import ModelSpec
-    from lila_train.evaluation.protocols import Options, open_task
+    from lila_train.evaluation.protocols import open_task
 
     spec = ModelSpec(weights, encoder, encoder_weights, baseline, baseline_repo, baseline_weights)
     task = open_task(protocol, data, Options(limit, seed, short_side, memory_mb and memory_mb * MIB, texts, clip))

@@ -1,4 +1,4 @@
-"""The folder of one evaluation: what it is of, the parts that are done, the predictions, and at the end the result."""
+"""The folder of one evaluation: its identity, a record per finished part, the predictions, and the result."""
 
 from __future__ import annotations
 
@@ -15,91 +15,83 @@ from stores.errors import LilaError
 Json = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class ResultFolder:
+    """Files of one evaluation below `root`, each written atomically."""
+
+    root: Path
+
+    @property
+    def result(self) -> Path:
+        return self.root / "result.json"
+
+    @property
+    def identity(self) -> Path:
+        return self.root / "identity.json"
+
+    def part(self, head: str, part: str) -> Path:
+        """Return the place of the record of one head on one part of the data."""
+        return self.root / "parts" / head / f"{part}.json"
+
+    def claim(self, identity: Json) -> None:
+        """Start an evaluation here or resume the same one.
+
+        Raises:
+            LilaError: the folder holds another evaluation (the differences are named) or other files.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise LilaError(f"expected a folder for --out, found a file at {self.root}; pass another --out")
+        if not self.root.is_dir() or {path.name for path in self.root.iterdir()} <= {self.identity.name}:
+            write_json(self.identity, identity)  # empty, or started by a run that ended before its first record
+            return
+        existing = read_json(self.identity)
+        if existing is None:
+            raise LilaError(
+                f"expected an empty folder or an evaluation in {self.root}, found neither; pass another --out"
+            )
+        if existing != identity:
+            raise LilaError(
+                f"expected an evaluation of the same thing in {self.root}, found one that differs in "
+                f"{', '.join(differences(existing, identity))}; pass another --out, or delete that folder"
+            )
+
+
 def fingerprint(identity: Json) -> str:
-    """Hex SHA-256 of everything that decides the figures: protocol, model, settings, data."""
+    """Return the hex SHA-256 of everything that determines the scores: protocol, model, settings, data."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def files_sha256(paths: Iterable[Path], root: Path) -> str:
-    """Hex SHA-256 of the names below `root` and the sizes of files, in their order; their contents are not read."""
+    """Return the hex SHA-256 of the files' names below `root` and their sizes, in order; contents are not read."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
-class ResultFolder:
-    """Files below `root`; each is written whole or not at all."""
+def differences(existing: Json, wanted: Json, prefix: str = "") -> list[str]:
+    """Return `name (there: …, now: …)` for each leaf that differs."""
 
-    root: Path
+    def short(value: object) -> str:
+        text = "nothing" if value is None else str(value)
+        return text if len(text) <= 24 else text[:20] + "…"
 
-    @property
-    def result(self) -> Path:
-        """The figures, when all parts are done."""
-        return self.root / "result.json"
-
-    @property
-    def identity(self) -> Path:
-        """What this folder is an evaluation of."""
-        return self.root / "identity.json"
-
-    def part(self, head: str, part: str) -> Path:
-        """The record of one head on one part of the data."""
-        return self.root / "parts" / head / f"{part}.json"
-
-    def claim(self, identity: Json) -> None:
-        """Begin here, or go on with the same evaluation; a folder of anything else is refused."""
-        if self.root.exists() and not self.root.is_dir():
-            raise LilaError(f"expected a folder for --out, found a file at {self.root}; pass another --out")
-        if self._holds_nothing():
-            write_json(self.identity, identity)
-        elif (there := read_json(self.identity)) is None:
-            raise LilaError(
-                f"expected an empty folder or an evaluation in {self.root}, found neither; pass another --out"
-            )
-        elif there != identity:
-            raise LilaError(
-                f"expected an evaluation of the same thing in {self.root}, found one that differs in "
-                f"{', '.join(differences(there, identity))}; pass another --out, or delete that folder"
-            )
-
-    def _holds_nothing(self) -> bool:
-        """Empty, or begun by a run that ended before it had computed anything."""
-        return not self.root.is_dir() or {path.name for path in self.root.iterdir()} <= {self.identity.name}
-
-    def finished(self) -> Json | None:
-        """The result, if the evaluation is finished."""
-        return read_json(self.result)
-
-
-def differences(there: Json, wanted: Json, prefix: str = "") -> list[str]:
-    """`name (there: …, now: …)` for each leaf that differs."""
-    found = []
-    for key in sorted({*there, *wanted}):
-        old, new = there.get(key), wanted.get(key)
+    lines = []
+    for key in sorted({*existing, *wanted}):
+        old, new = existing.get(key), wanted.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{prefix}{key}.")
+            lines += differences(old, new, f"{prefix}{key}.")
         elif old != new:
-            found.append(f"{prefix}{key} (there: {_short(old)}, now: {_short(new)})")
-    return found
-
-
-def read_json(path: Path) -> Json | None:
-    """A JSON object, or None where there is none; a file that cannot be read as one is a damaged one."""
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LilaError(f"{path} is damaged ({error}); delete it, what it holds is computed again") from error
-    if not isinstance(content, dict):
-        raise LilaError(f"{path} is damaged (no JSON object); delete it, what it holds is computed again")
-    return content
+            lines.append(f"{prefix}{key} (there: {short(old)}, now: {short(new)})")
+    return lines
 
 
 def read_result(path: Path) -> Json:
-    """The result in a folder of `lila-train eval`, or the file itself; LilaError where none is, or a part."""
+    """Read the result in an output folder of `lila-train eval`, or the result file itself.
+
+    Raises:
+        LilaError: there is none, or it lacks a part.
+    """
     file = ResultFolder(path).result if path.is_dir() else path
     content = read_json(file)
     if content is None:
@@ -111,12 +103,31 @@ def read_result(path: Path) -> Json:
     return content
 
 
-def write_json(path: Path, content: Json) -> None:
-    """Write atomically: a reader sees the whole file or none."""
+def read_json(path: Path) -> Json | None:
+    """Read a JSON object; None where there is no file.
+
+    Raises:
+        LilaError: the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise LilaError(f"{path} is damaged ({error}); delete it, its content is computed again") from error
+    if not isinstance(content, dict):
+        raise LilaError(f"{path} is damaged (no JSON object); delete it, its content is computed again")
+    return content
+
+
+def write_json(path: Path, content: Json) -> Json:
+    """Write atomically, and return the content as it is read back: new and resumed runs continue with equal values."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return as_json(content)
 
 
-def _short(value: object) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= 24 else text[:20] + "…"
+def as_json(content: Json) -> Json:
+    """Return the content as JSON gives it back: lists for tuples, strings as keys."""
+    stored: Json = json.loads(json.dumps(content))
+    return stored

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
@@ -19,9 +19,8 @@ from lila_cues.prefetch import Behind, ahead
 from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
 from lila_cues.viz.pictures import Picture, mask_overlay, write_label_png
-from lila_train.evaluation.davis import knn
 from lila_train.model.lila import Lila
-from lila_train.model.propagation import Budget
+from lila_train.model.propagation import Propagation, unit_features
 from lila_train.model.resize import Labels
 from stores.errors import LilaError
 
@@ -55,14 +54,13 @@ class TrackingSettings:
     window: int = 25
 
     @property
-    def protocol(self) -> knn.KnnProtocol:
+    def propagation(self) -> Propagation:
         """That of `davis-knn@lila` with these settings."""
         if self.window % 2 == 0 or self.context < 2:
             raise LilaError(
                 f"expected an odd window and at least 2 frames of context, found {self.window} and {self.context}"
             )
-        settings = replace(knn.LILA.settings, short_side_px=self.size, context_frames=self.context, window=self.window)
-        return replace(knn.LILA, settings=settings)
+        return Propagation(short_side_px=self.size, context_frames=self.context, window=self.window)
 
 
 def open_film(path: Path) -> FrameStream:
@@ -109,16 +107,16 @@ def follow(
             f"{mask.labels.shape[0]}×{mask.labels.shape[1]}; make it for the video as it is shown, upright"
         )
     yield first, mask.values[mask.labels]
-    protocol = tracking.protocol
-    sizes = knn.sizes_of(native, model.encoder.patch_size, protocol.settings)
+    propagation = tracking.propagation
+    sizes = propagation.sizes(native, model.encoder.patch_size)
     passed: list[Picture] = []
 
     def cells(frame: Picture) -> torch.Tensor:
         passed[:] = [frame]
-        return knn.unit_cells(frame, model, sizes, device)
+        return unit_features(frame, model, sizes, device)
 
     every = chain([first], ordered)
-    for labels in knn.follow(every, mask.labels, cells, protocol, sizes, Budget.for_device(device)):
+    for labels in propagation.follow(every, mask.labels, cells, sizes):
         yield passed[0], mask.values[labels]
 
 

@@ -1,59 +1,150 @@
-"""Labels carried from context frames to the next by their nearest neighbours in feature space, within a window.
+"""Label propagation: a video's labels are carried from frame to frame by nearest neighbors in feature space.
 
-Never (HW)²: the grid is cut into square tiles, and a tile's cells are compared with the band of key cells that their
-windows reach, in every context frame at once, by one matrix product; as many tiles at a time as the memory allows.
-Source: Jabri et al., Space-Time Correspondence as a Contrastive Random Walk (NeurIPS 2020); Caron et al., DINO (2021).
+The engine of `lila-train track` and of the DAVIS protocols `davis-knn@…`. The similarities of all pairs of cells are
+never in memory together: the grid is cut into square tiles, and the cells of a tile are compared by one matrix product
+with the band of key cells that their windows cover in every context frame, as many tiles at a time as memory allows.
+Sources: Jabri et al., Space-Time Correspondence as a Contrastive Random Walk (NeurIPS 2020); Caron et al., DINO (2021).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from lila_train.model.resize import Image, Labels, Size, as_input, network_size, to_size
+
+CPU_MEMORY, GPU_MEMORY = 48 * 2**20, 512 * 2**20  # bytes; on a CPU little more than its caches hold is fastest
 FLOAT_BYTES = 4
 
-Similarities = Float[Tensor, "n m k"]
-KeyLabels = Float[Tensor, "n k c"]
-Weigh = Callable[[Similarities, KeyLabels, int, float], Float[Tensor, "n m c"]]
+
+@dataclass(frozen=True)
+class Sizes:
+    """Heights and widths of one video: native frames and network input in pixels, the grid of labels in cells."""
+
+    native: Size
+    frame: Size
+    grid: Size
+
+    def radius_px(self, window: int) -> float:
+        """Return how far a window reaches from its center, in pixels of the native frame."""
+        return window // 2 * min(self.native) / min(self.grid)
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """Who votes on a cell's label, and how much.
+class Propagation:
+    """Settings and steps of the propagation; the defaults are those of `davis-knn@lila`."""
 
-    A window has an odd side, in cells. `replicate`: beyond the border the window holds the border's cells again (each
-    copy may be among the `top`); otherwise it ends there. Weights are of cosine/temperature.
-    """
+    short_side_px: int | None = None  # of the network input; None: short_side_patches × the encoder's patch size
+    short_side_patches: int = 34
+    long_side_multiple_px: int | None = None  # long side rounded down to it; None: to the nearest multiple of the patch
+    grid_short_side: int | None = 60  # cells; None: the encoder's own grid
+    window: int = 25  # side in cells, odd
+    context_frames: int = 8  # the first and the seven latest
+    top: int = 5
+    temperature: float = 0.1
+    border: str = "replicate"  # beyond the border the window repeats the border's cells; "cut": it ends there
 
-    window: int
-    top: int
-    temperature: float
-    replicate: bool
-    weigh: Weigh
+    def sizes(self, native: Size, patch_size: int) -> Sizes:
+        """Return the sizes for frames of `native` (height, width) pixels."""
+        short_side_px = self.short_side_px or self.short_side_patches * patch_size
+        frame = network_size(native, patch_size, short_side_px, self.long_side_multiple_px)
+        cells = self.grid_short_side or min(frame) // patch_size
+        rows, columns = (cells if side == min(frame) else side * cells // min(frame) for side in frame)
+        return Sizes(native, frame, (rows, columns))
+
+    def follow(
+        self,
+        frames: Iterable[Image],
+        reference: Labels,
+        features_of: Callable[[Image], Float[Tensor, "d h w"]],
+        sizes: Sizes,
+        memory: int | None = None,
+    ) -> Iterator[Labels]:
+        """Yield the labels of every frame after the first, at native size.
+
+        Args:
+            frames: the video in order.
+            reference: labels of the first frame.
+            features_of: gives a frame's unit features on the grid, see `unit_features`.
+            sizes: of this video, by `sizes`.
+            memory: see `propagate`.
+        """
+        remaining = iter(frames)
+        features = features_of(next(remaining))
+        objects = torch.arange(int(reference.max()) + 1, device=features.device)
+        one_hot = (torch.from_numpy(reference).to(features.device) == objects[:, None, None]).float()
+        context = Context(self.context_frames, features, self.resize_reference(one_hot, sizes.grid))
+        for frame in remaining:
+            features = features_of(frame)
+            labels = self.propagate(features, context, memory)
+            context.add(features, labels)
+            yield self.hard_labels(labels, sizes).to(torch.uint8).cpu().numpy()
+
+    def propagate(
+        self, features: Float[Tensor, "d h w"], context: Context, memory: int | None = None, tile: int = 12
+    ) -> Float[Tensor, "c h w"]:
+        """Return the soft labels of a frame with these unit features.
+
+        `memory` (bytes of temporary tensors; None: what is fastest on the device) and `tile` (cells) change time and
+        memory, not the labels.
+        """
+        height, width = context.grid
+        tiles = tile_grid(height, width, self.window // 2, min(tile, height, width), features.device)
+        frame_starts = torch.arange(len(context.features), device=features.device) * (height * width)
+        per_key = context.features.shape[-1] + context.labels.shape[-1] + 3 * tiles.queries.shape[1]
+        tile_bytes = FLOAT_BYTES * per_key * len(frame_starts) * tiles.keys.shape[1]
+        if memory is None:
+            memory = CPU_MEMORY if features.device.type == "cpu" else GPU_MEMORY
+        step = max(1, memory // tile_bytes)
+        queries = features.flatten(1).T.contiguous()
+        labels = features.new_empty(height * width, context.labels.shape[-1])
+        for start in range(0, len(tiles.keys), step):
+            part = slice(start, start + step)
+            cells = tiles.queries[part]
+            keys = (tiles.keys[part, None, :] + frame_starts[:, None]).flatten(1)
+            similarities = queries[cells] @ _gather(context.features, keys).mT
+            by_frame = similarities.unflatten(-1, (len(frame_starts), -1))
+            by_frame += tiles.outside_window[:, None, :]
+            if self.border == "cut":
+                by_frame += tiles.outside_grid[part][:, None, None, :]
+            labels[cells] = self.vote(similarities, _gather(context.labels, keys))
+        return labels.T.unflatten(1, (height, width))
+
+    def vote(self, similarities: Float[Tensor, "n m k"], labels: Float[Tensor, "n k c"]) -> Float[Tensor, "n m c"]:
+        """Return the labels of the `top` most similar keys, averaged by the softmax of similarity/temperature."""
+        values, places = similarities.topk(min(self.top, similarities.shape[-1]), dim=-1)
+        weights = torch.softmax(values / self.temperature, dim=-1)
+        index = places.flatten(1)[..., None].expand(-1, -1, labels.shape[-1])
+        return torch.einsum("nmt,nmtc->nmc", weights, labels.gather(1, index).unflatten(1, places.shape[1:]))
+
+    def resize_reference(self, one_hot: Float[Tensor, "c H W"], grid: Size) -> Float[Tensor, "c h w"]:
+        """Bring the first frame's labels to the grid: bilinear."""
+        return to_size(one_hot[None], grid)[0]
+
+    def hard_labels(self, soft: Float[Tensor, "c h w"], sizes: Sizes) -> Int[Tensor, "H W"]:
+        """Return an object id per native pixel: bilinear upsampling, then the largest."""
+        return to_size(soft[None], sizes.native)[0].argmax(dim=0)
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How a frame is cut up; changes time and memory, not the labels. `memory` is in bytes, for what is temporary."""
-
-    memory: int = 48 * 2**20
-    tile: int = 12
-
-    @classmethod
-    def for_device(cls, device: torch.device, memory: int | None = None) -> Budget:
-        """`memory`, or what is fastest there: on a CPU little more than its caches hold, on a GPU much at once."""
-        return cls(memory or (cls.memory if device.type == "cpu" else 512 * 2**20))
+@torch.no_grad()
+def unit_features(
+    frame: Image, feature_map: Callable[[Tensor], Tensor], sizes: Sizes, device: torch.device
+) -> Float[Tensor, "d h w"]:
+    """Return a frame's features, resized bilinearly to the grid and L2-normalized."""
+    features = feature_map(as_input(frame, sizes.frame, device))
+    return F.normalize(to_size(features, sizes.grid)[0], dim=0)
 
 
 class Context:
-    """The frames that labels come from: the first, for good, and the `size − 1` latest; memory is allocated once."""
+    """The frames that labels come from: always the first, and the `size − 1` latest; memory is allocated once."""
 
     def __init__(self, size: int, features: Float[Tensor, "d h w"], labels: Float[Tensor, "c h w"]) -> None:
-        """Begin with the reference frame: unit features and soft labels, on the same grid and device."""
+        """Start with the reference frame: unit features and soft labels, on the same grid and device."""
         self.grid = (features.shape[1], features.shape[2])
         self._features = features.new_empty(size, *self.grid, len(features))
         self._labels = labels.new_empty(size, *self.grid, len(labels))
@@ -61,7 +152,7 @@ class Context:
         self.add(features, labels)
 
     def add(self, features: Float[Tensor, "d h w"], labels: Float[Tensor, "c h w"]) -> None:
-        """Take in the next frame; the oldest but the first gives way to it."""
+        """Add the next frame; it replaces the oldest but the first."""
         size = len(self._features)
         slot = self._seen if self._seen < size else 1 + (self._seen - 1) % (size - 1)
         self._features[slot] = features.movedim(0, -1)
@@ -70,109 +161,49 @@ class Context:
 
     @property
     def features(self) -> Float[Tensor, "t h w d"]:
-        """Unit features of the frames present."""
         return self._features[: self._seen]
 
     @property
     def labels(self) -> Float[Tensor, "t h w c"]:
-        """Soft labels of the frames present."""
         return self._labels[: self._seen]
 
 
 @dataclass(frozen=True)
 class TileIndex:
-    """Which cells each tile asks, and which key cells it compares them with (flat indices, row by row)."""
+    """Query cells of each tile, and the key cells that they are compared with (flat indices, row by row)."""
 
     queries: Int[Tensor, "n m"]
     keys: Int[Tensor, "n k"]
-    unreached: Float[Tensor, "m k"]  # −∞ beyond the window of that query, wherever the tile lies, else 0
-    beyond: Float[Tensor, "n k"]  # −∞ in the replicated border, 0 in the grid
-
-
-def softmax_of_top(
-    similarities: Similarities, labels: KeyLabels, top: int, temperature: float
-) -> Float[Tensor, "n m c"]:
-    """Exactly `top` neighbours vote, by the softmax of their similarities."""
-    values, places = similarities.topk(min(top, similarities.shape[-1]), dim=-1)
-    weights = torch.softmax(values / temperature, dim=-1)
-    index = places.flatten(1)[..., None].expand(-1, -1, labels.shape[-1])
-    voters = labels.gather(1, index).unflatten(1, places.shape[1:])
-    return torch.einsum("nmt,nmtc->nmc", weights, voters)
-
-
-def share_of_top(similarities: Similarities, labels: KeyLabels, top: int, temperature: float) -> Float[Tensor, "n m c"]:
-    """Everybody as near as the `top`-th votes (ties all count), by the share of exp(score/temperature)."""
-    last = similarities.topk(min(top, similarities.shape[-1]), dim=-1).values[..., -1:]
-    weights = torch.exp(similarities / temperature).masked_fill(similarities < last, 0.0)
-    return (weights / weights.sum(dim=-1, keepdim=True)) @ labels
-
-
-def propagate(
-    features: Float[Tensor, "d h w"], context: Context, rule: Neighbours, budget: Budget
-) -> Float[Tensor, "c h w"]:
-    """Soft labels of a frame with these unit features."""
-    height, width = context.grid
-    tiling = tile_grid(height, width, rule.window // 2, min(budget.tile, height, width), features.device)
-    queries = features.flatten(1).T.contiguous()
-    labels = features.new_empty(height * width, context.labels.shape[-1])
-    for tiles in _affordable(tiling, context, budget.memory):
-        labels[tiles.queries] = _vote(queries[tiles.queries], context, tiles, rule)
-    return labels.T.unflatten(1, (height, width))
+    outside_window: Float[Tensor, "m k"]  # −∞ beyond the window of that query, wherever the tile lies, else 0
+    outside_grid: Float[Tensor, "n k"]  # −∞ in the replicated border, 0 in the grid
 
 
 def tile_grid(height: int, width: int, radius: int, side: int, device: torch.device) -> TileIndex:
-    """Cut a grid into square tiles; those of the last row and column overlap their neighbours rather than jut out."""
-    tops, lefts = (torch.tensor(_starts(length, side), device=device) for length in (height, width))
+    """Cut a grid into square tiles; those of the last row and column overlap their neighbors to stay inside."""
+    tops, lefts = (
+        torch.tensor([min(start, length - side) for start in range(0, length, side)], device=device)
+        for length in (height, width)
+    )
     own, band = torch.arange(side, device=device), torch.arange(-radius, side + radius, device=device)
     rows, columns = tops[:, None] + band, lefts[:, None] + band
     near = (band - own[:, None]).abs() <= radius
     return TileIndex(
         queries=_flat(tops[:, None] + own, lefts[:, None] + own, width),
         keys=_flat(rows.clamp(0, height - 1), columns.clamp(0, width - 1), width),
-        unreached=_penalty(_outer(near, near)),
-        beyond=_penalty(_outer((rows >= 0) & (rows < height), (columns >= 0) & (columns < width))),
+        outside_window=_penalty(near, near),
+        outside_grid=_penalty((rows >= 0) & (rows < height), (columns >= 0) & (columns < width)),
     )
-
-
-def _starts(length: int, side: int) -> list[int]:
-    return [min(start, length - side) for start in range(0, length, side)]
 
 
 def _flat(rows: Int[Tensor, "a p"], columns: Int[Tensor, "b q"], width: int) -> Int[Tensor, "ab pq"]:
     return (rows[:, None, :, None] * width + columns[None, :, None, :]).flatten(0, 1).flatten(1)
 
 
-def _outer(rows: Bool[Tensor, "a p"], columns: Bool[Tensor, "b q"]) -> Bool[Tensor, "ab pq"]:
-    return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1).flatten(1)
-
-
-def _penalty(allowed: Bool[Tensor, "a b"]) -> Float[Tensor, "a b"]:
-    """What to add to similarities: several times faster on a CPU than filling by a mask."""
+def _penalty(rows: Bool[Tensor, "a p"], columns: Bool[Tensor, "b q"]) -> Float[Tensor, "ab pq"]:
+    """Return 0 where both are allowed, else −∞: on a CPU, adding it is several times faster than filling by a mask."""
+    allowed = (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1).flatten(1)
     return torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, -torch.inf)
 
 
-def _affordable(tiling: TileIndex, context: Context, memory: int) -> Iterator[TileIndex]:
-    """Runs of tiles whose keys, similarities and exponentials fit the memory; one tile at least."""
-    n_keys = len(context.features) * tiling.keys.shape[1]
-    floats = n_keys * (context.features.shape[-1] + context.labels.shape[-1] + 3 * tiling.queries.shape[1])
-    step = max(1, memory // (floats * FLOAT_BYTES))
-    for start in range(0, len(tiling.keys), step):
-        part = slice(start, start + step)
-        yield TileIndex(tiling.queries[part], tiling.keys[part], tiling.unreached, tiling.beyond[part])
-
-
-def _vote(
-    queries: Float[Tensor, "n m d"], context: Context, tiles: TileIndex, rule: Neighbours
-) -> Float[Tensor, "n m c"]:
-    times = torch.arange(len(context.features), device=queries.device) * (context.grid[0] * context.grid[1])
-    places = (tiles.keys[:, None, :] + times[:, None]).flatten(1)
-    similarities = queries @ _taken(context.features, places).mT
-    by_frame = similarities.unflatten(-1, (len(times), -1))
-    by_frame += tiles.unreached[:, None, :]
-    if not rule.replicate:
-        by_frame += tiles.beyond[:, None, None, :]
-    return rule.weigh(similarities, _taken(context.labels, places), rule.top, rule.temperature)
-
-
-def _taken(values: Float[Tensor, "t h w c"], places: Int[Tensor, "n k"]) -> Float[Tensor, "n k c"]:
-    return values.flatten(0, 2).index_select(0, places.flatten()).unflatten(0, places.shape)
+def _gather(values: Float[Tensor, "t h w c"], cells: Int[Tensor, "n k"]) -> Float[Tensor, "n k c"]:
+    return values.flatten(0, 2).index_select(0, cells.flatten()).unflatten(0, cells.shape)

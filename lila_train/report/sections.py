@@ -34,7 +34,7 @@ from lila_cues.viz.pictures import (
     pca_picture,
 )
 from lila_train.evaluation.davis.data import DavisData, DavisSequence, open_davis
-from lila_train.evaluation.davis.metrics import ObjectScore, figures, tally, without_void
+from lila_train.evaluation.davis.metrics import ObjectScore, summarize, without_void
 from lila_train.evaluation.dense.metrics import IGNORED
 from lila_train.evaluation.dense.task import Stored
 from lila_train.evaluation.models import FeatureMap, GridModel, feature_map
@@ -155,7 +155,7 @@ class DavisResult:
 
     def figures(self, head: str, name: str) -> dict[str, float | None]:
         """J, F and JF over the objects of one sequence."""
-        return figures(tally(ObjectScore.from_json(entry) for entry in self.objects(head, name)))
+        return summarize(ObjectScore.from_json(entry) for entry in self.objects(head, name))
 
     def gain(self, name: str) -> float:
         """How much higher the last head's J&F of a sequence is than the first's; its own where there is one head."""

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from lila_cues.networks.weights import tensors_sha256
 from lila_cues.viz.pictures import pca_basis, pca_picture, write_png
-from lila_train.evaluation.harness import Task, evaluate
+from lila_train.evaluation.harness import Options, Task, evaluate
 from lila_train.evaluation.models import LilaModel
-from lila_train.evaluation.protocols import Options, open_task
+from lila_train.evaluation.protocols import open_task
 from lila_train.model.lila import Lila
 from lila_train.training.crops import cut_views
 from lila_train.training.targets import active_cues

@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lila_train.model import propagation
-from lila_train.model.propagation import Budget, Context, Neighbours
+from lila_train.model.propagation import Context, Propagation
 from tests.benchmarks import figures, meter
 from tests.benchmarks.figures import Bar, Figure, Quantity
 
@@ -64,9 +63,8 @@ def ours(query: Tensor, features: Tensor, labels: Tensor) -> Callable[[], Tensor
     context = Context(len(features), features[0], labels[0])
     for frame, soft in zip(features[1:], labels[1:], strict=True):
         context.add(frame, soft)
-    rule = Neighbours(WINDOW, TOP, TEMPERATURE, replicate=False, weigh=propagation.softmax_of_top)
-    budget = Budget.for_device(query.device)
-    return lambda: propagation.propagate(query, context, rule, budget).flatten(1)
+    rule = Propagation(window=WINDOW, top=TOP, temperature=TEMPERATURE, border="cut")
+    return lambda: rule.propagate(query, context).flatten(1)
 
 
 def dense(query: Tensor, features: Tensor, labels: Tensor) -> Callable[[], Tensor]:

@@ -1,4 +1,4 @@
-"""The linear probe of one 480p sequence: ours against the plain loop of 2,000 full-batch iterations.
+"""The linear probe of one 480p sequence: the fast solver against the plain loop of 2,000 full-batch iterations.
 
     python -m tests.benchmarks.probe [--encoder 384] [--pixel 128] [--device cuda]
 
@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from lila_train.evaluation.davis.fast_probe import Acceleration, AdamW, Problem, solve
-from lila_train.evaluation.davis.linear_probe import first_weights
+from lila_train.evaluation.davis.fast_probe import fit_fast
+from lila_train.evaluation.davis.linear_probe import LpSettings, Problem, fit, initial_parameters
 from tests.benchmarks import figures, meter
 from tests.benchmarks.figures import Bar, Quantity
 
@@ -45,31 +45,6 @@ def example(encoder: int, pixel: int, device: str) -> Problem:
     return Problem(maps, target.to(device))
 
 
-def plain(problem: Problem, start: Tensor, adamw: AdamW) -> float:
-    """Convolutions, upsampling, cross-entropy, PyTorch's AdamW; the final loss."""
-    convolutions, at = nn.ModuleList(), 0
-    for features in problem.maps:
-        convolution = nn.Conv2d(len(features), problem.n_classes, 1, device=features.device)
-        for parameter in (convolution.weight, convolution.bias):
-            parameter.data = start[at : at + parameter.numel()].view_as(parameter).clone()
-            at += parameter.numel()
-        convolutions.append(convolution)
-    optimizer = torch.optim.AdamW(convolutions.parameters(), lr=adamw.lr, weight_decay=adamw.weight_decay)
-    labels = problem.target.argmax(dim=0)[None]
-
-    def loss() -> Tensor:
-        parts = [conv(features[None]) for conv, features in zip(convolutions, problem.maps, strict=True)]
-        return F.cross_entropy(
-            torch.stack([F.interpolate(part, NATIVE, mode="bilinear") for part in parts]).sum(dim=0), labels
-        )
-
-    for _ in range(adamw.iterations):
-        optimizer.zero_grad()
-        loss().backward()
-        optimizer.step()
-    return loss().item()
-
-
 def timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
     """Seconds (of CPU time, on a CPU) and result."""
     began = meter.clock(device)
@@ -90,18 +65,22 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args()
     problem = example(chosen.encoder, chosen.pixel, chosen.device)
-    start = first_weights(problem.n_classes, [len(features) for features in problem.maps], 0, "benchmark")
-    start, adamw = start.to(chosen.device), AdamW()
-    fast, solution = timed(lambda: solve(problem, start, adamw, Acceleration()), chosen.device)
-    slow, expected = timed(lambda: plain(problem, start, adamw), chosen.device)
-    found = problem.loss_and_gradient(solution.parameters)[0]
-    title = f"linear probe, {adamw.iterations} iterations, {chosen.encoder} + {chosen.pixel} channels, {chosen.device}"
+    channels = [len(features) for features in problem.maps]
+    start = initial_parameters(len(problem.target), channels, 0, "benchmark").to(chosen.device)
+    lp = LpSettings()
+    fast_seconds, fast = timed(lambda: fit_fast(problem, start, lp), chosen.device)
+    plain_seconds, plain = timed(lambda: fit(problem, start, lp), chosen.device)
+    fast_loss, plain_loss = (problem.loss(solution.parameters).item() for solution in (fast, plain))
+    title = f"linear probe, {lp.iterations} iterations, {chosen.encoder} + {chosen.pixel} channels, {chosen.device}"
     table = Table("", "seconds", "full gradients", "final loss", title=title)
-    table.add_row("plain loop", f"{slow:.1f}", str(adamw.iterations), f"{expected:.6f}")
-    table.add_row("ours", f"{fast:.1f}", str(solution.evaluations), f"{found:.6f}")
+    table.add_row("plain loop", f"{plain_seconds:.1f}", str(plain.n_gradients), f"{plain_loss:.6f}")
+    table.add_row("fast solver", f"{fast_seconds:.1f}", str(fast.n_gradients), f"{fast_loss:.6f}")
     out.print(table)
-    settings = f"{adamw.iterations} iterations, {chosen.encoder} + {chosen.pixel} channels, 480p"
-    measured = [FASTER.figure(slow / fast, settings), LOSS.figure(abs(found - expected), settings)]
+    settings = f"{lp.iterations} iterations, {chosen.encoder} + {chosen.pixel} channels, 480p"
+    measured = [
+        FASTER.figure(plain_seconds / fast_seconds, settings),
+        LOSS.figure(abs(fast_loss - plain_loss), settings),
+    ]
     figures.hand_back(chosen.figures, FIGURES[chosen.device.split(":")[0]], measured)
 
 

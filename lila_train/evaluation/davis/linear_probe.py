@@ -1,14 +1,16 @@
-"""Video object segmentation by a linear probe: `davis-lp@lila`.
+"""Video object segmentation by a linear probe: `davis-lp@lila` (docs/protocols.md, "DAVIS").
 
-A probe is fitted to the first frame of each sequence and applied to every later frame on its own. Settings are
-those of the LILA reference's launch scripts (docs/protocols.md, "DAVIS").
+A fresh probe, a 1×1 convolution per feature map, is trained on the first frame of each sequence and applied to every
+later frame on its own. Settings are those of the LILA reference's launch scripts.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,62 +18,137 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lila_train.evaluation.davis.fast_probe import Acceleration, AdamW, Map, Problem, solve
-from lila_train.evaluation.davis.knn import Video
-from lila_train.model.resize import Image, Labels, Size, network_size
+from lila_train.evaluation.davis.data import open_davis
+from lila_train.evaluation.davis.task import DavisTask, Video
+from lila_train.evaluation.harness import Options
+from lila_train.evaluation.models import ENCODER, GridModel, feature_map
+from lila_train.model.resize import Image, Labels, Size, as_input, network_size, size_of, to_size
 
-NAME = "davis-lp@lila"
-
-MapsOf = Callable[[Image], Sequence[Map]]
+Map = Float[Tensor, "_ _ _"]  # channels, height, width: each map has its own
+Vector = Float[Tensor, " n"]
 
 
 @dataclass(frozen=True)
 class LpSettings:
-    """What shapes the figures: the frame's size, AdamW, the seed of the probe's first weights."""
+    """Settings that shape the scores: size of the frames, seed of the initial weights, AdamW."""
 
     seed: int = 0
-    short_side_px: int | None = None  # None: short_side_patches × the encoder's patch
+    short_side_px: int | None = None  # None: short_side_patches × the encoder's patch size
     short_side_patches: int = 34
     lr: float = 5e-4
     weight_decay: float = 1e-4
     iterations: int = 2000
-    solver_tolerance: float = 1e-2  # 0 is the plain loop
-
-    @property
-    def adamw(self) -> AdamW:
-        """Rate, decay and number of iterations of the full-batch optimiser."""
-        return AdamW(self.lr, self.weight_decay, self.iterations)
 
 
-def segment(video: Video, maps_of: MapsOf, settings: LpSettings) -> Iterator[Labels]:
-    """Labels of every frame after the first, at native size; `maps_of` gives a frame's feature maps."""
-    ordered = iter(video.frames)
-    maps = maps_of(next(ordered))
-    labels = torch.from_numpy(video.reference.astype(np.int64)).to(maps[0].device)
-    target = F.one_hot(labels).movedim(-1, 0).float()
-    start = first_weights(len(target), [len(found) for found in maps], settings.seed, video.name).to(target.device)
-    acceleration = Acceleration(tolerance=settings.solver_tolerance)
-    parameters = solve(Problem(maps, target), start, settings.adamw, acceleration).parameters
-    del maps
-    for frame in ordered:
-        yield _predicted(maps_of(frame), target, parameters)
+@dataclass(frozen=True)
+class Problem:
+    """Training data of one probe: feature maps, and the probability of each class at each pixel of the mask.
 
-
-def first_weights(n_classes: int, channels: Sequence[int], seed: int, name: str) -> Float[Tensor, " n"]:
-    """A 1×1 convolution's weights and biases per map, uniform in ±1/√channels as PyTorch draws them.
-
-    A function of the seed and the sequence's name, whatever other sequences there are.
+    The probe's parameters are one vector: for each map its weights (class by class), then its biases.
     """
-    draw = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, zlib.crc32(name.encode())]))
-    parts = [draw.uniform(-1, 1, n_classes * (count + 1)) / count**0.5 for count in channels]
-    return torch.from_numpy(np.concatenate(parts)).float()
+
+    maps: Sequence[Map]
+    target: Float[Tensor, "k H W"]
+
+    def logits(self, parameters: Vector) -> Float[Tensor, "k H W"]:
+        """Return the sum over maps of a 1×1 convolution, upsampled bilinearly to the target's size."""
+        parts, n_classes, start = [], len(self.target), 0
+        for features in self.maps:
+            channels, height, width = features.shape
+            end = start + n_classes * channels
+            weights, biases = parameters[start:end].view(n_classes, channels), parameters[end : end + n_classes]
+            local = (weights @ features.flatten(1) + biases[:, None]).view(1, n_classes, height, width)
+            parts.append(to_size(local, size_of(self.target))[0])
+            start = end + n_classes
+        return torch.stack(parts).sum(dim=0)
+
+    def loss(self, parameters: Vector) -> Float[Tensor, ""]:
+        """Return the mean cross-entropy over the pixels of the mask."""
+        return F.cross_entropy(self.logits(parameters)[None], self.target[None])
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Fitted parameters, and how many gradients of the full problem were computed."""
+
+    parameters: Vector
+    n_gradients: int
+
+
+Fit = Callable[[Problem, Vector, LpSettings], Solution]
+
+
+@torch.enable_grad()
+def fit(problem: Problem, initial: Vector, settings: LpSettings) -> Solution:
+    """Train a probe by full-batch AdamW."""
+    parameters = initial.clone().requires_grad_()
+    optimizer = torch.optim.AdamW([parameters], lr=settings.lr, weight_decay=settings.weight_decay)
+    for _ in range(settings.iterations):
+        optimizer.zero_grad()
+        problem.loss(parameters).backward()
+        optimizer.step()
+    return Solution(parameters.detach(), settings.iterations)
 
 
 @torch.no_grad()
-def _predicted(maps: Sequence[Map], target: Float[Tensor, "k H W"], parameters: Float[Tensor, " n"]) -> Labels:
-    return Problem(maps, target).logits(parameters).argmax(dim=0).to(torch.uint8).cpu().numpy()
+def segment(
+    video: Video, maps_of: Callable[[Image], Sequence[Map]], settings: LpSettings, fit: Fit = fit
+) -> Iterator[Labels]:
+    """Yield the labels of every frame after the first, at native size; `maps_of` gives a frame's feature maps."""
+    frames = iter(video.frames)
+    maps = maps_of(next(frames))
+    labels = torch.from_numpy(video.reference.astype(np.int64)).to(maps[0].device)
+    problem = Problem(maps, F.one_hot(labels).movedim(-1, 0).float())
+    initial = initial_parameters(len(problem.target), [len(features) for features in maps], settings.seed, video.name)
+    parameters = fit(problem, initial.to(labels.device), settings).parameters
+    for frame in frames:
+        logits = replace(problem, maps=maps_of(frame)).logits(parameters)
+        yield logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
 
 
-def size_of(native: Size, patch: int, settings: LpSettings) -> Size:
-    """The size of the frames that the network sees."""
-    return network_size(native, patch, settings.short_side_px or settings.short_side_patches * patch)
+def initial_parameters(n_classes: int, channels: Sequence[int], seed: int, name: str) -> Float[Tensor, " n"]:
+    """Return weights and biases uniform in ±1/√channels, as PyTorch initializes a 1×1 convolution.
+
+    They depend on the seed and the sequence's name, not on the other sequences.
+    """
+    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, zlib.crc32(name.encode())]))
+    parts = [rng.uniform(-1, 1, n_classes * (count + 1)) / count**0.5 for count in channels]
+    return torch.from_numpy(np.concatenate(parts)).float()
+
+
+@dataclass(frozen=True)
+class LinearProbeTask(DavisTask):
+    """A linear probe on the encoder's grid, and on the pixel map for a head that has one."""
+
+    probe: LpSettings
+    fit: Fit = fit
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return asdict(self.probe)
+
+    def segment(self, model: GridModel, head: str, video: Video) -> Iterator[Labels]:
+        """Train on the first frame, predict the others one by one."""
+        size = self._frame_size((video.reference.shape[0], video.reference.shape[1]), model.patch_size)
+        feature_maps = [feature_map(model, name) for name in dict.fromkeys((ENCODER, head))]
+
+        def maps_of(frame: Image) -> list[Tensor]:
+            image = as_input(frame, size, model.device)
+            return [features(image)[0] for features in feature_maps]
+
+        return segment(video, maps_of, self.probe, self.fit)
+
+    def derived(self, model: GridModel) -> dict[str, Any]:
+        """Return the sizes of the first sequence."""
+        native = self.native_size()
+        return {"native_px": list(native), "frame_px": list(self._frame_size(native, model.patch_size))}
+
+    def _frame_size(self, native: Size, patch_size: int) -> Size:
+        short_side_px = self.probe.short_side_px or self.probe.short_side_patches * patch_size
+        return network_size(native, patch_size, short_side_px)
+
+
+def linear_probe_task(data: Path, options: Options, fit: Fit = fit) -> LinearProbeTask:
+    """Open a DAVIS folder for `davis-lp@lila`; `fit` trains the probes."""
+    settings = LpSettings(seed=options.seed, short_side_px=options.short_side_px)
+    return LinearProbeTask("davis-lp@lila", open_davis(data, limit=options.limit), settings, fit)

@@ -1,4 +1,4 @@
-"""Images with a target per pixel: what a data set hands over, and the crops that probes are trained and measured on."""
+"""Images with a target per pixel: data sets, and the views that probes are trained and scored on."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from torchvision.transforms import v2
 
 from lila_train.model.resize import Size
 
-Files = tuple[Path, ...]
+NO_CROP = 100_000  # side of a view in pixels, larger than any image
 
-WHOLE = 100_000
-"""As the side of a view's square, in pixels: nothing of the image is cut off."""
+Files = tuple[Path, ...]
+Flip = Callable[[Shaped[Tensor, "t h w"]], Shaped[Tensor, "t h w"]]  # of a target, along with its image
+View = tuple[Float[Tensor, "3 h w"], Shaped[Tensor, "t h w"]]  # image in [0, 1], target
 
 
 @dataclass(frozen=True)
@@ -33,158 +34,159 @@ class Example:
 
 @dataclass(frozen=True)
 class DenseData:
-    """A data set, listed: the files of every example, and how they are read."""
+    """A listed data set: the files of every example, and how they are read."""
 
     root: Path
     train: Sequence[Files]
     val: Sequence[Files]
     read: Callable[[Files], Example]
-    about: dict[str, Any]  # what else decides the figures: layout, lists, classes
-
-
-Mirror = Callable[[Shaped[Tensor, "t h w"]], Shaped[Tensor, "t h w"]]
+    about: dict[str, Any]  # what else determines the scores: layout, lists, classes
 
 
 @runtime_checkable
 class Augmentation(Protocol):
-    """How a training example becomes a square of `side`: image in [0, 1] and target."""
+    """Makes a training example a square of `side` pixels."""
 
     @property
-    def side(self) -> int:
-        """Of the square, in pixels."""
-        ...
+    def side(self) -> int: ...
 
-    def taken(self, example: Example, mirror: Mirror, draw: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """`mirror` turns a target over with its image."""
+    def apply(self, example: Example, flip: Flip, rng: np.random.Generator) -> View:
+        """Return a random view; `flip` mirrors a target."""
         ...
 
 
 @dataclass(frozen=True)
 class TrainView:
-    """A random crop of some share of the area, resized to a square, mirrored every other time."""
+    """A random box of some share of the area, resized to a square, mirrored with probability ½, with color jitter."""
 
     side: int
     area: tuple[float, float] = (0.5, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)  # brightness, contrast, saturation
 
-    def taken(
-        self, example: Example, mirror: Mirror, draw: np.random.Generator
-    ) -> tuple[Float[Tensor, "3 s s"], Shaped[Tensor, "t s s"]]:
-        """A box of the image, by `random_box`."""
-        top, left, height, width = random_box(example.image.shape[1], example.image.shape[2], self, draw)
-        box = (slice(None), slice(top, top + height), slice(left, left + width))
-        image, target = _resized(example.image[box], example.target[box], (self.side, self.side))
-        if draw.random() < 0.5:
-            image, target = image.flip(-1), mirror(target)
-        return _jittered(image, self.jitter, draw), target
-
-
-@dataclass(frozen=True)
-class ValView:
-    """The short side resized, then the centre square cut out."""
-
-    short_side: int
-    side: int
+    def apply(self, example: Example, flip: Flip, rng: np.random.Generator) -> View:
+        """Draw the box, whether it is mirrored, and the jitter, in this order."""
+        box = _box(*random_box(example.image.shape[1], example.image.shape[2], self.area, self.ratio, rng))
+        image, target = _resize(example.image[box], example.target[box], (self.side, self.side))
+        if rng.random() < 0.5:
+            image, target = image.flip(-1), flip(target)
+        return _jitter(image, self.jitter, rng), target
 
 
 @dataclass(frozen=True)
 class ScaledCrop:
-    """A random square of the image, whose short side is `side` times a random factor; mirrored every other time.
+    """A random square of the image, whose short side is `side` times a random factor; mirrored with probability ½.
 
-    Where the image is the smaller one it is padded: black, and `ignored` in the target.
+    Where the image is smaller it is padded: black, and `ignored` in the target.
     """
 
     side: int
     scale: tuple[float, float] = (0.5, 2.0)
     ignored: int = 255
 
-    def taken(
-        self, example: Example, mirror: Mirror, draw: np.random.Generator
-    ) -> tuple[Float[Tensor, "3 s s"], Shaped[Tensor, "t s s"]]:
-        """Scale, place and mirroring are drawn in this order."""
+    def apply(self, example: Example, flip: Flip, rng: np.random.Generator) -> View:
+        """Draw scale, place and whether it is mirrored, in this order."""
         height, width = example.image.shape[1:]
-        factor = draw.uniform(*self.scale) * self.side / min(height, width)
-        size = (max(1, round(height * factor)), max(1, round(width * factor)))
-        image, target = _resized(example.image, example.target, size)
-        top, left = (int(draw.integers(0, max(1, length - self.side + 1))) for length in size)
-        box = (slice(None), slice(top, top + self.side), slice(left, left + self.side))
+        size = _scaled_size(height, width, rng.uniform(*self.scale) * self.side)
+        image, target = _resize(example.image, example.target, size)
+        top, left = (int(rng.integers(0, max(1, length - self.side + 1))) for length in size)
+        box = _box(top, left, self.side, self.side)
         image, target = image[box], target[box]
-        beyond = (0, self.side - image.shape[2], 0, self.side - image.shape[1])
-        image, target = F.pad(image, beyond), F.pad(target, beyond, value=self.ignored)
-        return (image.flip(-1), mirror(target)) if draw.random() < 0.5 else (image, target)
+        padding = (0, self.side - image.shape[2], 0, self.side - image.shape[1])
+        image, target = F.pad(image, padding), F.pad(target, padding, value=self.ignored)
+        return (image.flip(-1), flip(target)) if rng.random() < 0.5 else (image, target)
 
 
 @dataclass(frozen=True)
-class CentreView:
-    """The centre square of the image whose short side is `side`; never mirrored.
+class CenterView:
+    """The center square of the image whose short side is `side`; never mirrored.
 
-    With probability `zoomed`, a square of some share of its area instead, resized; with `coloured`, in other colours.
+    With probability `zoom`, a square of some share of its area instead, resized; with probability `recolor`, jittered.
     """
 
     side: int
-    zoomed: float = 0.5
+    zoom: float = 0.5
     area: tuple[float, float] = (0.5, 1.0)
-    coloured: float = 0.8
-    jitter: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2)
+    recolor: float = 0.8
+    jitter: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2)  # brightness, contrast, saturation, hue
 
-    def taken(
-        self, example: Example, mirror: Mirror, draw: np.random.Generator
-    ) -> tuple[Float[Tensor, "3 s s"], Shaped[Tensor, "t s s"]]:
-        """As on the validation set, but for zoom and colours."""
+    def apply(self, example: Example, flip: Flip, rng: np.random.Generator) -> View:
+        """Draw zoom and color, in this order."""
         image, target = val_view(example, ValView(self.side, self.side))
-        if draw.random() < self.zoomed:
+        if rng.random() < self.zoom:
             height, width = image.shape[1:]
-            top, left, h, w = random_box(height, width, TrainView(self.side, self.area, (1.0, 1.0)), draw)
-            box = (slice(None), slice(top, top + h), slice(left, left + w))
+            box = _box(*random_box(height, width, self.area, (1.0, 1.0), rng))
             image = F.interpolate(image[box][None], (height, width), mode="bilinear", antialias=True)[0].clamp(0, 1)
             target = _nearest(target[box], (height, width))
-        if draw.random() < self.coloured:
-            image = _jittered(image, self.jitter, draw)
+        if rng.random() < self.recolor:
+            image = _jitter(image, self.jitter, rng)
         return image, target
 
 
-def val_view(example: Example, view: ValView) -> tuple[Float[Tensor, "3 h w"], Shaped[Tensor, "t h w"]]:
-    """Image in [0, 1] and target of the centre square; an image too small for it is as large as it is."""
+@dataclass(frozen=True)
+class ValView:
+    """The short side resized, then the center square cut out; sides in pixels."""
+
+    short_side: int
+    side: int
+
+
+def val_view(example: Example, view: ValView) -> View:
+    """Return image and target of the center square; an image smaller than the square keeps its size."""
     height, width = example.image.shape[1:]
-    scale = view.short_side / min(height, width)
-    size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    image, target = _resized(example.image, example.target, size)
+    size = _scaled_size(height, width, view.short_side)
+    image, target = _resize(example.image, example.target, size)
     top, left = ((length - min(length, view.side)) // 2 for length in size)
-    box = (slice(None), slice(top, top + view.side), slice(left, left + view.side))
+    box = _box(top, left, view.side, view.side)
     return image[box], target[box]
 
 
-def random_box(height: int, width: int, view: TrainView, draw: np.random.Generator) -> tuple[int, int, int, int]:
-    """Top, left, height and width of a box with a random share of the area and aspect (uniform in its logarithm).
-
-    After ten draws that do not fit, the largest centred box of an allowed aspect, as torchvision has it.
-    """
-    for _ in range(10):
-        area = height * width * draw.uniform(*view.area)
-        ratio = math.exp(draw.uniform(math.log(view.ratio[0]), math.log(view.ratio[1])))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            return int(draw.integers(0, height - h + 1)), int(draw.integers(0, width - w + 1)), h, w
-    ratio = min(max(width / height, view.ratio[0]), view.ratio[1])
-    w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
-    return (height - h) // 2, (width - w) // 2, h, w
+def stack_views(views: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return images b×3×s×s and targets b×t×s×s on the device, from views of one size."""
+    images, targets = zip(*views, strict=True)
+    return torch.stack(images).to(device), torch.stack(targets).to(device)
 
 
-def same_pixels_mirrored(target: Shaped[Tensor, "t h w"]) -> Shaped[Tensor, "t h w"]:
-    """The mirrored target of labels, whose values do not depend on direction."""
+def flip_labels(target: Shaped[Tensor, "t h w"]) -> Shaped[Tensor, "t h w"]:
+    """Mirror a target of labels, whose values do not depend on direction."""
     return target.flip(-1)
 
 
 def generator(seed: int, *position: int) -> np.random.Generator:
-    """Random numbers as a function of the seed and of a position of up to three whole numbers."""
+    """Return random numbers that depend on the seed and on a position of up to three integers."""
     counter = [0, *position, *([0] * (3 - len(position)))]
     return np.random.Generator(np.random.Philox(key=seed, counter=counter))
 
 
-def _resized(
-    image: UInt8[Tensor, "3 a b"], target: Shaped[Tensor, "t a b"], size: Size
-) -> tuple[Float[Tensor, "3 h w"], Shaped[Tensor, "t h w"]]:
+def random_box(
+    height: int, width: int, area: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """Return top, left, height and width of a box with a random share of the area and a random aspect ratio.
+
+    The ratio (width over height) is uniform in its logarithm. After ten draws that do not fit, the largest centered box
+    of an allowed ratio, as in torchvision's RandomResizedCrop.
+    """
+    for _ in range(10):
+        pixels = height * width * rng.uniform(*area)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _box(top: int, left: int, height: int, width: int) -> tuple[slice, slice, slice]:
+    return slice(None), slice(top, top + height), slice(left, left + width)
+
+
+def _scaled_size(height: int, width: int, short_side: float | int) -> Size:
+    scale = short_side / min(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _resize(image: UInt8[Tensor, "3 a b"], target: Shaped[Tensor, "t a b"], size: Size) -> View:
     resized = F.interpolate(image[None].float() / 255, size, mode="bilinear", align_corners=False, antialias=True)
     return resized[0].clamp(0, 1), _nearest(target, size)
 
@@ -193,21 +195,15 @@ def _nearest(target: Shaped[Tensor, "t a b"], size: Size) -> Shaped[Tensor, "t h
     return F.interpolate(target[None].double(), size, mode="nearest-exact")[0].to(target.dtype)
 
 
-def _jittered(
-    image: Float[Tensor, "3 h w"], strengths: tuple[float, ...], draw: np.random.Generator
+def _jitter(
+    image: Float[Tensor, "3 h w"], strengths: tuple[float, ...], rng: np.random.Generator
 ) -> Float[Tensor, "3 h w"]:
-    """Brightness, contrast and saturation in random order, each by a factor of 1 ± its strength; hue by ± a turn's."""
+    """Change brightness, contrast and saturation by factors in 1 ± strength, hue by ± strength turns; random order."""
     adjust = (v2.functional.adjust_brightness, v2.functional.adjust_contrast, v2.functional.adjust_saturation)
-    for which in draw.permutation(len(strengths)):
+    for which in rng.permutation(len(strengths)):
         strength = strengths[which]
         if strength and which < len(adjust):
-            image = adjust[which](image, draw.uniform(1 - strength, 1 + strength))
+            image = adjust[which](image, rng.uniform(1 - strength, 1 + strength))
         elif strength:
-            image = v2.functional.adjust_hue(image, draw.uniform(-strength, strength))
+            image = v2.functional.adjust_hue(image, rng.uniform(-strength, strength))
     return image.clamp(0, 1)
-
-
-def stacked(views: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images b×3×s×s and targets b×t×s×s on the device, from views of one size."""
-    images, targets = zip(*views, strict=True)
-    return torch.stack(images).to(device), torch.stack(targets).to(device)

@@ -1,14 +1,12 @@
-"""Surface normals on NYUv2: folders, normals from depth, protocol (docs/protocols.md, "NYUv2").
+"""Surface normals on NYUv2: folders, normals from depth, and two protocols (docs/protocols.md, "NYUv2").
 
 Normals are unit vectors in the camera's frame, x to the right, y down, z away from the camera; they face the camera.
-
-Surface normals as Probe3D measures them: `nyuv2-normals@probe3d` (docs/protocols.md, "NYUv2").
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -21,17 +19,19 @@ from scipy.io.matlab import MatReadError
 from torch import Tensor
 
 from lila_cues.images import read_frame
-from lila_train.evaluation.dense.data import CentreView, DenseData, Example, Files, TrainView, ValView
-from lila_train.evaluation.dense.metrics import Angles
+from lila_train.evaluation.dense.data import CenterView, DenseData, Example, Files, TrainView, ValView
+from lila_train.evaluation.dense.metrics import MeanSums, angle_errors
 from lila_train.evaluation.dense.probes import DptProbe, NormalsProbe
-from lila_train.evaluation.dense.task import DIRECTIONS, DenseProtocol
-from lila_train.evaluation.dense.training import ProbeRecipe
+from lila_train.evaluation.dense.task import draw_directions
+from lila_train.evaluation.dense.training import DenseProtocol, ProbeRecipe
 from stores.errors import LilaError
 
-BROKEN = (6919, 21181)  # places in GeoNet's sorted training set
-FARTHEST_M = 10.0
-GEONET_MEAN = (122.175, 116.169, 103.508)  # subtracted twice over from the images in its files
+BROKEN = (6919, 21181)  # positions in GeoNet's sorted training set
+MAX_DEPTH_M = 10.0
+GEONET_MEAN = (122.175, 116.169, 103.508)  # was subtracted twice from the images in its files
 COSINE_LIMIT = 1 - 1e-6  # keeps the slope of arccos finite
+PROBE3D_COSINE_LIMIT = 1 - 1e-4
+MIN_CONCENTRATION = 0.01
 
 Depth = Float[np.ndarray, "h w"]
 Normals = Float[np.ndarray, "h w 3"]
@@ -39,7 +39,7 @@ Normals = Float[np.ndarray, "h w 3"]
 
 @dataclass(frozen=True)
 class Intrinsics:
-    """Of a pinhole camera, in pixels."""
+    """Focal lengths and principal point of a pinhole camera, in pixels."""
 
     fx: float
     fy: float
@@ -47,13 +47,13 @@ class Intrinsics:
     cy: float
 
 
-NYU_CAMERA = Intrinsics(518.8579, 519.46961, 325.58245, 253.73617)  # of its 640×480 colour images
+NYU_CAMERA = Intrinsics(518.8579, 519.46961, 325.58245, 253.73617)  # of its 640×480 color images
 
 
 def open_nyu(root: Path, limit: int | None) -> DenseData:
-    """`{train,test}/*.mat` as GeoNet distributes them (img, depth, norm), or `{train,test}/{rgb,depth}/NAME.{jpg,png}`.
+    """List GeoNet's `{train,test}/*.mat` (img, depth, norm), or `{train,test}/{rgb,depth}/NAME.{jpg,png}`.
 
-    Depth as 16-bit PNG in mm; beside it `normals/NAME.png` (8 bits, (n + 1)/2), or they are computed from depth.
+    Depth is a 16-bit PNG in mm; beside it `normals/NAME.png` (8 bits, (n + 1)/2), or normals are computed from depth.
     """
     train, val = (_split(root, split)[:limit] for split in ("train", "test"))
     about = {"layout": "NYUv2", "normals": "from files" if len(val[0]) != 2 else "from depth"}
@@ -61,37 +61,57 @@ def open_nyu(root: Path, limit: int | None) -> DenseData:
 
 
 def read_example(files: Files) -> Example:
-    """An image, its normals, and where they are known: at depths above 0 and up to 10 m."""
-    image, depth_m, normals = _read_mat(files[0]) if len(files) == 1 else _read_pictures(files)
-    known = np.isfinite(normals).all(axis=-1) & (depth_m > 0) & (depth_m <= FARTHEST_M)
+    """Read an image, its normals, and where they are known: at depths above 0 and up to 10 m."""
+    image, depth_m, normals = _read_mat(files[0]) if len(files) == 1 else _read_pngs(files)
+    known = np.isfinite(normals).all(axis=-1) & (depth_m > 0) & (depth_m <= MAX_DEPTH_M)
     known &= np.linalg.norm(np.nan_to_num(normals), axis=-1) > 0.5
     target = np.concatenate([np.where(known[..., None], normals, 0), known[..., None]], axis=-1)
     return Example(torch.tensor(image).movedim(-1, 0), torch.tensor(target, dtype=torch.float32).movedim(-1, 0))
 
 
 def normals_of_depth(depth_m: Depth, camera: Intrinsics) -> Normals:
-    """From the plane through each pixel's neighbours (central differences of the points seen); NaN at the border,
-    and where a depth is 0 or missing among them."""
+    """Return the normal of the plane through each pixel's neighbors, by central differences of the observed points.
+
+    NaN at the border, and where a neighbor's depth is 0 or missing.
+    """
     rows, columns = np.mgrid[: depth_m.shape[0], : depth_m.shape[1]]
     z = np.where(depth_m > 0, depth_m, np.nan)
     points = np.stack([(columns - camera.cx) / camera.fx * z, (rows - camera.cy) / camera.fy * z, z], axis=-1)
-    found = np.full(points.shape, np.nan)
+    normals = np.full(points.shape, np.nan)
     across, down = points[1:-1, 2:] - points[1:-1, :-2], points[2:, 1:-1] - points[:-2, 1:-1]
     crossed = np.cross(down, across)
-    found[1:-1, 1:-1] = crossed / np.maximum(np.linalg.norm(crossed, axis=-1, keepdims=True), 1e-12)
-    return found
+    normals[1:-1, 1:-1] = crossed / np.maximum(np.linalg.norm(crossed, axis=-1, keepdims=True), 1e-12)
+    return normals
 
 
-def mirrored(target: Float[Tensor, "4 h w"]) -> Float[Tensor, "4 h w"]:
-    """Turned over with the image: what pointed right points left."""
+def flip_normals(target: Float[Tensor, "4 h w"]) -> Float[Tensor, "4 h w"]:
+    """Mirror normals along with their image: the x component changes its sign."""
     return target.flip(-1) * target.new_tensor([-1, 1, 1, 1]).view(4, 1, 1)
 
 
 def angular_loss(outputs: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 4 h w"]) -> Float[Tensor, ""]:
-    """Mean angle in radians where the normal is known; its cosine is clamped."""
+    """Return the mean angle in radians where the normal is known; its cosine is clamped."""
     cosine = F.cosine_similarity(outputs, target[:, :3], dim=1).clamp(-COSINE_LIMIT, COSINE_LIMIT)
     known = target[:, 3]
     return (torch.arccos(cosine) * known).sum() / known.sum().clamp_min(1)
+
+
+def uncertain_angular_loss(outputs: Float[Tensor, "b 4 h w"], target: Float[Tensor, "b 4 h w"]) -> Float[Tensor, ""]:
+    """Return the mean of ln(1 + e^(−κπ)) − ln(κ² + 1) + κ·angle where the normal is known (Bae et al., ICCV 2021).
+
+    The fourth output gives the concentration κ, at least 0.01; the angle is in radians, its cosine clamped.
+    """
+    cosine = F.cosine_similarity(outputs[:, :3], target[:, :3], dim=1)
+    angle = torch.arccos(cosine.clamp(-PROBE3D_COSINE_LIMIT, PROBE3D_COSINE_LIMIT))
+    concentration = F.elu(outputs[:, 3]) + 1 + MIN_CONCENTRATION
+    normalizer = torch.log1p(torch.exp(-concentration * math.pi)) - torch.log1p(concentration.square())
+    known = target[:, 3]
+    return ((normalizer + concentration * angle) * known).sum() / known.sum().clamp_min(1)
+
+
+def measure_directions(target: Float[Tensor, "b 4 h w"], outputs: Float[Tensor, "b k h w"]) -> MeanSums:
+    """Return the angle errors of the first three outputs; a concentration is not measured."""
+    return angle_errors(target, outputs[:, :3])
 
 
 def _split(root: Path, split: str) -> list[Files]:
@@ -106,13 +126,13 @@ def _split(root: Path, split: str) -> list[Files]:
             "train and test"
         )
     kinds = ("depth", "normals") if (folder / "normals").is_dir() else ("depth",)
-    found = [(path, *(folder / kind / f"{path.stem}.png" for kind in kinds)) for path in images]
-    for path in (path for files in found for path in files):
+    examples = [(path, *(folder / kind / f"{path.stem}.png" for kind in kinds)) for path in images]
+    for path in (path for files in examples for path in files):
         if not path.is_file():
             raise LilaError(
                 f"expected {', '.join(kinds)} for every image in {folder}, found no {path}; restore the file"
             )
-    return found
+    return examples
 
 
 def _read_mat(path: Path) -> tuple[np.ndarray, Depth, Normals]:
@@ -124,7 +144,7 @@ def _read_mat(path: Path) -> tuple[np.ndarray, Depth, Normals]:
     return (image + 2 * np.array(GEONET_MEAN)).clip(0, 255).astype(np.uint8), depth_m.astype(np.float64), normals
 
 
-def _read_pictures(files: Files) -> tuple[np.ndarray, Depth, Normals]:
+def _read_pngs(files: Files) -> tuple[np.ndarray, Depth, Normals]:
     image, stored = read_frame(files[0]), cv2.imread(str(files[1]), cv2.IMREAD_UNCHANGED)
     if stored is None or stored.dtype != np.uint16 or stored.ndim != 2:
         raise LilaError(f"expected depth as a 16-bit grey PNG in mm, found something else in {files[1]}")
@@ -147,46 +167,19 @@ NYU_LILA = DenseProtocol(
     train_view=TrainView(448, jitter=(0.3, 0.3, 0.2)),
     val_view=ValView(554, 504),
     loss=angular_loss,
-    mirror=mirrored,
-    measure=Angles.of,
-    from_json=Angles.from_json,
-    drawn=DIRECTIONS,
+    flip=flip_normals,
+    measure=measure_directions,
+    from_json=MeanSums.from_json,
+    draw=draw_directions,
 )
 
-
-PROBE3D_COSINE_LIMIT = 1 - 1e-4
-LEAST_CONCENTRATION = 0.01
-
-
-def uncertain_angular_loss(outputs: Float[Tensor, "b 4 h w"], target: Float[Tensor, "b 4 h w"]) -> Float[Tensor, ""]:
-    """Mean of ln(1 + e^(−κπ)) − ln(κ² + 1) + κ·angle where the normal is known (Bae et al., ICCV 2021).
-
-    The fourth output gives the concentration κ, at least 0.01; the angle is in radians, its cosine clamped.
-    """
-    cosine = F.cosine_similarity(outputs[:, :3], target[:, :3], dim=1).clamp(
-        -PROBE3D_COSINE_LIMIT, PROBE3D_COSINE_LIMIT
-    )
-    concentration = F.elu(outputs[:, 3]) + 1 + LEAST_CONCENTRATION
-    normaliser = torch.log1p(torch.exp(-concentration * math.pi)) - torch.log1p(concentration.square())
-    known = target[:, 3]
-    return ((normaliser + concentration * torch.arccos(cosine)) * known).sum() / known.sum().clamp_min(1)
-
-
-def measured(target: Float[Tensor, "b 4 h w"], outputs: Float[Tensor, "b 4 h w"]) -> Angles:
-    """Angles of the first three outputs; the concentration is not measured."""
-    return Angles.of(target, outputs[:, :3])
-
-
-NYU_PROBE3D = DenseProtocol(
+NYU_PROBE3D = replace(
+    NYU_LILA,
     name="nyuv2-normals@probe3d",
     build=DptProbe,
     n_outputs=4,
     recipe=ProbeRecipe(epochs=10, batch=8, lr=5e-4, weight_decay=0.01, schedule="quarter_cosine", warmup_epochs=1.5),
-    train_view=CentreView(480),
+    train_view=CenterView(480),
     val_view=ValView(480, 480),
     loss=uncertain_angular_loss,
-    mirror=mirrored,
-    measure=measured,
-    from_json=Angles.from_json,
-    drawn=DIRECTIONS,
 )

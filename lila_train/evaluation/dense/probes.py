@@ -1,13 +1,11 @@
-"""Probe3D's dense prediction head: four grids of an encoder, fused from deep to shallow (El Banani et al., 2024).
+"""Probes on frozen features: what is trained on top, per protocol. Outputs have the size of the image.
 
-Probes on frozen features: what is trained on top, per protocol. Logits come out at the size of the image.
-
-A probe is given the encoder's grid, and for a head with a pixel map that map too; `None` where there is none.
+A probe reads the encoder's grids, and for a head with a pixel map that map too (`None` where there is none).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 
@@ -19,15 +17,18 @@ from torch import Tensor, nn
 from lila_train.evaluation.models import ENCODER, GridModel, PixelModel
 from lila_train.model.resize import Size, size_of, to_size, to_whole_patches
 
-HEADS = 8  # of the attention probe
-POOLED = 4  # how much smaller the map is that it looks at
+ATTENTION_HEADS = 8
+POOLING = 4  # of the pixel map that the attention probe attends to
+DPT_WIDTH = 512
 
-_SEEDING = Lock()  # PyTorch draws first weights from one generator for the whole process
+BuildProbe = Callable[[int, int | None, int], nn.Module]  # channels of grid and pixel map, number of outputs
+
+_SEEDING = Lock()  # PyTorch draws initial weights from one generator per process
 
 
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """What the model under test gives for images of `size`: the grids of its tapped blocks, and a map of the pixels."""
+    """The model's features for images of `size`: the grids of its four tapped blocks, and the pixel map."""
 
     size: Size
     taps: tuple[Float[Tensor, "b e h w"], ...]
@@ -40,7 +41,7 @@ class FrozenFeatures:
 
     @property
     def third(self) -> Float[Tensor, "b e h w"]:
-        """The third of four tapped blocks."""
+        """The third of the four tapped blocks."""
         return self.taps[-2]
 
     @property
@@ -51,17 +52,45 @@ class FrozenFeatures:
 
 @torch.no_grad()
 def features_of(model: GridModel, head: str, images: Float[Tensor, "b 3 H W"]) -> FrozenFeatures:
-    """What the model gives for these images; sides that are no multiple of the patch are resized to the nearest."""
+    """Return the model's features; images whose sides are no multiples of the patch are resized to the nearest."""
     fitted = to_whole_patches(images, model.patch_size)
     taps = model.encoder_taps(fitted)
     pixels = model.pixel_map(fitted) if head != ENCODER and isinstance(model, PixelModel) else None
     return FrozenFeatures(size_of(images), taps, pixels)
 
 
-class NormalsProbe(nn.Module):
-    """1×1 on the third tapped block + 5×5 on the pixel map, summed after upsampling; three outputs.
+def seeded(build: BuildProbe, widths: tuple[int, int | None], n_outputs: int, seed: int) -> nn.Module:
+    """Return a probe whose initial weights depend on the seed alone; other random draws are not affected."""
+    with _SEEDING, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(*widths, n_outputs)
 
-    docs/protocols.md, "NYUv2".
+
+class LinearProbe(nn.Module):
+    """One 1×1 convolution on the map under test: the pixel map where there is one, else the grid."""
+
+    def __init__(self, grid_width: int, pixel_width: int | None, n_outputs: int) -> None:
+        super().__init__()
+        self.norm: nn.Module = nn.Identity()
+        self.linear = nn.Conv2d(pixel_width or grid_width, n_outputs, 1)
+
+    def forward(self, features: FrozenFeatures) -> Float[Tensor, "b k H W"]:
+        normed = self.norm(features.grid if features.pixels is None else features.pixels)
+        return to_size(self.linear(normed), features.size)
+
+
+class NormedLinearProbe(LinearProbe):
+    """Batch norm and a 1×1 convolution on the map under test (DINOv3's protocol)."""
+
+    def __init__(self, grid_width: int, pixel_width: int | None, n_outputs: int) -> None:
+        super().__init__(grid_width, pixel_width, n_outputs)
+        self.norm = nn.BatchNorm2d(pixel_width or grid_width)
+
+
+class NormalsProbe(nn.Module):
+    """1×1 on the third tapped block + 5×5 on the pixel map, summed after upsampling (docs/protocols.md, "NYUv2").
+
+    The three outputs are directions x, y, z of any length.
     """
 
     def __init__(self, grid_width: int, pixel_width: int | None, n_outputs: int = 3) -> None:
@@ -70,11 +99,10 @@ class NormalsProbe(nn.Module):
         self.pixels = None if pixel_width is None else nn.Conv2d(pixel_width, n_outputs, 5, padding=2)
 
     def forward(self, features: FrozenFeatures) -> Float[Tensor, "b k H W"]:
-        """Directions x, y, z of any length, at the size of the images."""
-        found = to_size(self.grid(features.third), features.size)
+        outputs = to_size(self.grid(features.third), features.size)
         if self.pixels is None or features.pixels is None:
-            return found
-        return found + to_size(self.pixels(features.pixels), features.size)
+            return outputs
+        return outputs + to_size(self.pixels(features.pixels), features.size)
 
 
 class AttentionProbe(nn.Module):
@@ -89,81 +117,28 @@ class AttentionProbe(nn.Module):
         self.queries: nn.Parameter | None = None
         if pixel_width is not None:
             self.queries = nn.Parameter(torch.randn(n_outputs, pixel_width))
-            self.attention = nn.MultiheadAttention(pixel_width, HEADS, batch_first=True)
+            self.attention = nn.MultiheadAttention(pixel_width, ATTENTION_HEADS, batch_first=True)
 
     def forward(self, features: FrozenFeatures) -> Float[Tensor, "b k H W"]:
-        """A logit per class, at the size of the images."""
-        found = to_size(self.grid(features.grid), features.size)
+        logits = to_size(self.grid(features.grid), features.size)
         if self.queries is None or features.pixels is None:
-            return found
+            return logits
         pixels = F.relu(features.pixels)
-        small = F.avg_pool2d(pixels, POOLED, ceil_mode=True).flatten(2).mT
+        keys = F.avg_pool2d(pixels, POOLING, ceil_mode=True).flatten(2).mT
         queries = self.queries.expand(len(pixels), -1, -1)
-        attended = self.attention(queries, small, small, need_weights=False)[0]
-        return found + to_size(torch.einsum("bkd,bdhw->bkhw", attended, pixels), features.size)
-
-
-class LinearProbe(nn.Module):
-    """One 1×1 convolution on the map under test: the pixel map where there is one, else the grid."""
-
-    def __init__(self, grid_width: int, pixel_width: int | None, n_outputs: int) -> None:
-        super().__init__()
-        self.linear = nn.Conv2d(pixel_width or grid_width, n_outputs, 1)
-
-    def forward(self, features: FrozenFeatures) -> Float[Tensor, "b k H W"]:
-        """A logit per class, at the size of the images."""
-        found = self.linear(features.grid if features.pixels is None else features.pixels)
-        return to_size(found, features.size)
-
-
-class NormedLinearProbe(nn.Module):
-    """Batch norm and a 1×1 convolution on the map under test (DINOv3's protocol)."""
-
-    def __init__(self, grid_width: int, pixel_width: int | None, n_outputs: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(pixel_width or grid_width)
-        self.linear = nn.Conv2d(pixel_width or grid_width, n_outputs, 1)
-
-    def forward(self, features: FrozenFeatures) -> Float[Tensor, "b k H W"]:
-        """A logit per class, at the size of the images."""
-        normed = self.norm(features.grid if features.pixels is None else features.pixels)
-        return to_size(self.linear(normed), features.size)
-
-
-BuildProbe = Callable[[int, int | None, int], nn.Module]
-
-
-def seeded(build: BuildProbe, widths: tuple[int, int | None], n_outputs: int, seed: int) -> nn.Module:
-    """A probe whose first weights are PyTorch's own for that seed, whatever else draws meanwhile."""
-    with _SEEDING, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build(*widths, n_outputs)
-
-
-WIDTH = 512
-
-
-class ResidualUnit(nn.Module):
-    """x + two 3×3 convolutions, each rectified."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """x + relu(conv(relu(conv(x))))."""
-        return x + F.relu(self.second(F.relu(self.first(x))))
+        attended = self.attention(queries, keys, keys, need_weights=False)[0]
+        return logits + to_size(torch.einsum("bkd,bdhw->bkhw", attended, pixels), features.size)
 
 
 class DptProbe(nn.Module):
-    """Four tapped blocks to `n_outputs` maps at the image's size; a pixel map, where there is one, adds its 1×1 share.
+    """Probe3D's DPT head (El Banani et al., 2024); a pixel map, where there is one, adds a 1×1 convolution.
 
-    Each block's grid goes through a 1×1 convolution and is doubled; from the deepest on, the sum so far plus the next
-    grid's residual unit goes through another one; ×4, two 3×3 convolutions, then to size. Bilinear, aligned corners.
+    The grid of each tapped block goes through a 1×1 convolution and is doubled; from the deepest on, the sum so far
+    plus the next grid's residual unit goes through another unit; ×4, two 3×3 convolutions, then to the image's size.
+    All upsampling is bilinear with aligned corners.
     """
 
-    def __init__(self, grid_width: int, pixel_width: int | None, n_outputs: int, width: int = WIDTH) -> None:
+    def __init__(self, grid_width: int, pixel_width: int | None, n_outputs: int, width: int = DPT_WIDTH) -> None:
         super().__init__()
         self.reduce = nn.ModuleList(nn.Conv2d(grid_width, width, 1) for _ in range(4))
         self.skip = nn.ModuleList(ResidualUnit(width) for _ in range(3))
@@ -174,23 +149,27 @@ class DptProbe(nn.Module):
         self.pixels = None if pixel_width is None else nn.Conv2d(pixel_width, n_outputs, 1)
 
     def forward(self, features: FrozenFeatures) -> Float[Tensor, "b k H W"]:
-        """Outputs at the size of the images; logits or directions, as the loss takes them."""
-        levels = [_scaled(reduce(tap), 2) for reduce, tap in zip(self.reduce, features.taps, strict=True)]
-        found = _at(self.head(_scaled(self._fused(levels), 4)), features.size)
-        if self.pixels is None or features.pixels is None:
-            return found
-        return found + _at(self.pixels(features.pixels), features.size)
-
-    def _fused(self, levels: Sequence[Float[Tensor, "b c h w"]]) -> Float[Tensor, "b c h w"]:
-        found = self.fuse[3](levels[3])
+        levels = [_upsample(reduce(tap), factor=2) for reduce, tap in zip(self.reduce, features.taps, strict=True)]
+        fused = self.fuse[3](levels[3])
         for level in (2, 1, 0):
-            found = self.fuse[level](self.skip[level](levels[level]) + found)
-        return found
+            fused = self.fuse[level](self.skip[level](levels[level]) + fused)
+        outputs = _upsample(self.head(_upsample(fused, factor=4)), size=features.size)
+        if self.pixels is None or features.pixels is None:
+            return outputs
+        return outputs + _upsample(self.pixels(features.pixels), size=features.size)
 
 
-def _scaled(maps: Float[Tensor, "b c h w"], factor: int) -> Float[Tensor, "b c _ _"]:
-    return F.interpolate(maps, scale_factor=factor, mode="bilinear", align_corners=True)
+class ResidualUnit(nn.Module):
+    """x + relu(conv(relu(conv(x)))), 3×3 convolutions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return x + F.relu(self.second(F.relu(self.first(x))))
 
 
-def _at(maps: Float[Tensor, "b c h w"], size: Size) -> Float[Tensor, "b c H W"]:
-    return F.interpolate(maps, size, mode="bilinear", align_corners=True)
+def _upsample(maps: Float[Tensor, "b c h w"], size: Size | None = None, factor: int | None = None) -> Tensor:
+    return F.interpolate(maps, size, factor, mode="bilinear", align_corners=True)

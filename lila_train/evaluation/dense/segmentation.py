@@ -1,4 +1,4 @@
-"""Semantic segmentation: COCO-Stuff-27 and ADE20K, their folders, labels and protocols (docs/protocols.md)."""
+"""Semantic segmentation on COCO-Stuff-27 and ADE20K: folders, labels and protocols (docs/protocols.md)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from torch import Tensor
 
 from lila_cues.images import read_frame, read_mask
 from lila_train.evaluation.dense.data import (
-    WHOLE,
+    NO_CROP,
     DenseData,
     Example,
     Files,
     ScaledCrop,
     TrainView,
     ValView,
-    same_pixels_mirrored,
+    flip_labels,
 )
 from lila_train.evaluation.dense.metrics import IGNORED, Confusion
 from lila_train.evaluation.dense.probes import AttentionProbe, BuildProbe, LinearProbe, NormedLinearProbe
-from lila_train.evaluation.dense.task import CLASSES, DenseProtocol
-from lila_train.evaluation.dense.training import ProbeRecipe
+from lila_train.evaluation.dense.task import draw_classes
+from lila_train.evaluation.dense.training import DenseProtocol, ProbeRecipe
 from lila_train.model.resize import Labels
 from stores.errors import LilaError
 
@@ -47,15 +47,45 @@ _STUFF = bytes.fromhex(
 )
 
 
+def open_coco(root: Path, limit: int | None) -> DenseData:
+    """List COCO-Stuff with 27 coarse classes."""
+    return open_coco_with(LabelRule(coarse_of_fine(), "COCO-Stuff"), COCO_COARSE, root, limit)
+
+
+def open_coco_with(rule: LabelRule, classes: int, root: Path, limit: int | None) -> DenseData:
+    """List `curated/{train,val}2017/Coco164kFull_Stuff_Coarse.txt`, `images/…/ID.jpg`, `annotations/…/ID.png`."""
+    lists = {split: _image_ids(root / "curated" / split / COCO_LIST) for split in ("train2017", "val2017")}
+    train, val = (
+        [(root / "images" / split / f"{one}.jpg", root / "annotations" / split / f"{one}.png") for one in ids[:limit]]
+        for split, ids in lists.items()
+    )
+    about = {"layout": "COCO-Stuff 164k", "list": COCO_LIST, "classes": classes}
+    return DenseData(root, _existing(train), _existing(val), partial(read_labeled, rule=rule), about)
+
+
+def open_ade(rule: LabelRule, classes: int, root: Path, limit: int | None) -> DenseData:
+    """List `images/{training,validation}/NAME.jpg`, `annotations/…/NAME.png` (0 other, 1 to 150)."""
+    train, val = (_ade_split(root, split)[:limit] for split in ("training", "validation"))
+    about = {"layout": "ADEChallengeData2016", "classes": classes}
+    return DenseData(root, _existing(train), _existing(val), partial(read_labeled, rule=rule), about)
+
+
+def open_ade_val(rule: LabelRule, classes: int, root: Path, limit: int | None) -> DenseData:
+    """List the validation images alone, for protocols that train nothing."""
+    about = {"layout": "ADEChallengeData2016, validation", "classes": classes}
+    val = _existing(_ade_split(root, "validation")[:limit])
+    return DenseData(root, [], val, partial(read_labeled, rule=rule), about)
+
+
 @dataclass(frozen=True)
 class LabelRule:
-    """How a stored label becomes a class: `table[label]`, 255 to be ignored; labels beyond it are an error."""
+    """Maps stored labels of the data set `what` to classes: `table[label]`; 255 is ignored, others are an error."""
 
     table: Labels | UInt8[np.ndarray, " n"]
     what: str
 
     def __call__(self, stored: Labels, path: Path) -> Labels:
-        """Classes 0, 1, … or 255."""
+        """Return classes 0, 1, … or 255; `path` is named in the error."""
         if (beyond := stored[(stored >= len(self.table)) & (stored != IGNORED)]).size:
             raise LilaError(
                 f"expected labels of {self.what}, 0 to {len(self.table) - 1} or 255, found {beyond[0]} in {path}"
@@ -65,44 +95,12 @@ class LabelRule:
         return full[stored]
 
 
-def coarse_of_fine() -> UInt8[np.ndarray, " 182"]:
-    """The coarse class, 0 to 26, of each of COCO-Stuff's 182 ids (things 0 to 90, stuff 91 to 181)."""
-    things = [coarse for coarse, count in _THINGS for coarse in repeat(coarse, count)]
-    return np.array([*things, *_STUFF], np.uint8)
+def read_labeled(files: Files, rule: LabelRule) -> Example:
+    """Read an image and its classes.
 
-
-def open_coco(root: Path, limit: int | None) -> DenseData:
-    """COCO-Stuff with 27 coarse classes."""
-    return open_coco_with(LabelRule(coarse_of_fine(), "COCO-Stuff"), COCO_COARSE, root, limit)
-
-
-def open_coco_with(rule: LabelRule, classes: int, root: Path, limit: int | None) -> DenseData:
-    """`curated/{train,val}2017/Coco164kFull_Stuff_Coarse.txt`, `images/…/ID.jpg`, `annotations/…/ID.png`."""
-    lists = {split: _listed(root / "curated" / split / COCO_LIST) for split in ("train2017", "val2017")}
-    train, val = (
-        [(root / "images" / split / f"{one}.jpg", root / "annotations" / split / f"{one}.png") for one in names[:limit]]
-        for split, names in lists.items()
-    )
-    about = {"layout": "COCO-Stuff 164k", "list": COCO_LIST, "classes": classes}
-    return DenseData(root, _existing(train), _existing(val), partial(read_labelled, rule=rule), about)
-
-
-def open_ade(rule: LabelRule, classes: int, root: Path, limit: int | None) -> DenseData:
-    """`images/{training,validation}/NAME.jpg`, `annotations/…/NAME.png` (0 other, 1 to 150)."""
-    train, val = (_ade_split(root, split)[:limit] for split in ("training", "validation"))
-    about = {"layout": "ADEChallengeData2016", "classes": classes}
-    return DenseData(root, _existing(train), _existing(val), partial(read_labelled, rule=rule), about)
-
-
-def open_ade_val(rule: LabelRule, classes: int, root: Path, limit: int | None) -> DenseData:
-    """The validation images alone, for protocols that train nothing."""
-    about = {"layout": "ADEChallengeData2016, validation", "classes": classes}
-    val = _existing(_ade_split(root, "validation")[:limit])
-    return DenseData(root, [], val, partial(read_labelled, rule=rule), about)
-
-
-def read_labelled(files: Files, rule: LabelRule) -> Example:
-    """An image and its classes; sizes that differ are an error."""
+    Raises:
+        LilaError: sizes that differ, or a label that the rule does not have.
+    """
     image, labels = read_frame(files[0]), rule(read_mask(files[1]), files[1])
     if image.shape[:2] != labels.shape:
         raise LilaError(
@@ -112,18 +110,24 @@ def read_labelled(files: Files, rule: LabelRule) -> Example:
     return Example(torch.tensor(image).movedim(-1, 0), torch.from_numpy(labels)[None])
 
 
+def coarse_of_fine() -> UInt8[np.ndarray, " 182"]:
+    """Return the coarse class, 0 to 26, of each of COCO-Stuff's 182 ids (things 0 to 90, stuff 91 to 181)."""
+    things = [coarse for coarse, count in _THINGS for coarse in repeat(coarse, count)]
+    return np.array([*things, *_STUFF], np.uint8)
+
+
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Over pixels that are not ignored; 0, with a gradient, where all are."""
-    found = F.cross_entropy(logits, target[:, 0].long(), ignore_index=IGNORED, reduction="sum")
-    return found / (target != IGNORED).sum().clamp_min(1)
+    """Return the mean over pixels that are not ignored; 0, with a gradient, where all are."""
+    total = F.cross_entropy(logits, target[:, 0].long(), ignore_index=IGNORED, reduction="sum")
+    return total / (target != IGNORED).sum().clamp_min(1)
 
 
 def confusion(target: Tensor, logits: Tensor, n_classes: int) -> Confusion:
-    """Of the classes with the largest logits."""
+    """Return the confusion matrix of the classes with the largest logits."""
     return Confusion.of(target[:, 0].long(), logits.argmax(dim=1), n_classes)
 
 
-def _listed(path: Path) -> list[str]:
+def _image_ids(path: Path) -> list[str]:
     if not path.is_file():
         raise LilaError(
             f"expected the curated list {path}, found none; pass the folder that holds curated, images and annotations"
@@ -159,26 +163,24 @@ def _protocol(name: str, build: BuildProbe, classes: int, recipe: ProbeRecipe, s
         train_view=TrainView(side),
         val_view=ValView(side, side),
         loss=cross_entropy,
-        mirror=same_pixels_mirrored,
+        flip=flip_labels,
         measure=partial(confusion, n_classes=classes),
         from_json=Confusion.from_json,
-        drawn=CLASSES,
+        draw=draw_classes,
     )
 
 
 def _ade(name: str, classes: int) -> DenseProtocol:
-    """DINOv3's linear protocol: windows of 512 slide over the image, whose short side is 512."""
-    plain = _protocol(name, NormedLinearProbe, classes, _ADE_RECIPE, 512)
-    return replace(plain, train_view=ScaledCrop(512), val_view=ValView(512, WHOLE), slide=(512, 341))
+    """DINOv3's linear protocol: a window of 512 slides over the image, whose short side is 512."""
+    recipe = ProbeRecipe(1, 16, 1e-3, 1e-3, schedule="cosine", iterations=40_000)
+    protocol = _protocol(name, NormedLinearProbe, classes, recipe, 512)
+    return replace(protocol, train_view=ScaledCrop(512), val_view=ValView(512, NO_CROP), slide=(512, 341))
 
 
+_JAFAR_RECIPE = ProbeRecipe(20, 2, 5e-4, 1e-5, schedule="cosine")
 COCO_LILA = _protocol("cocostuff27@lila", AttentionProbe, COCO_COARSE, ProbeRecipe(30, 64, 3e-4, 0.01), 224)
 COCO_FEATUP = _protocol("cocostuff27@featup", LinearProbe, COCO_COARSE, ProbeRecipe(200, 64, 5e-3, 0.0, "adam"), 224)
-COCO_JAFAR = _protocol(
-    "cocostuff27@jafar", LinearProbe, COCO_COARSE, ProbeRecipe(20, 2, 5e-4, 1e-5, schedule="cosine"), 448
-)
-
-_ADE_RECIPE = ProbeRecipe(1, 16, 1e-3, 1e-3, schedule="cosine", iterations=40_000)
+COCO_JAFAR = _protocol("cocostuff27@jafar", LinearProbe, COCO_COARSE, _JAFAR_RECIPE, 448)
 ADE_150, ADE_151 = _ade("ade20k150", 150), _ade("ade20k151", 151)
 ADE_150_LABELS = LabelRule(np.array([IGNORED, *range(150)], np.uint8), "ADE20K")
 ADE_151_LABELS = LabelRule(np.arange(151, dtype=np.uint8), "ADE20K")

@@ -1,37 +1,54 @@
-"""Training a probe on the features of a frozen model: no dropped last batch, the last epoch counts, resumable."""
+"""Dense protocols, and the training of their probes on a frozen model: no dropped batch, last epoch, resumable."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from lila_cues.prefetch import in_batches
-from lila_train.evaluation.dense.data import Augmentation, DenseData, Mirror, generator, stacked
-from lila_train.evaluation.dense.probes import features_of
+from lila_train.evaluation.dense.data import Augmentation, DenseData, Flip, ValView, View, generator, stack_views
+from lila_train.evaluation.dense.probes import BuildProbe, features_of
 from lila_train.evaluation.models import GridModel
+from lila_train.evaluation.results import Json
 from stores.atomic import atomic_path
 from stores.errors import LilaError
 
-OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
-FLOOR = 0.01  # of Probe3D's schedule, at both of its ends
-SCHEDULES: dict[str, Callable[[float], float]] = {  # by the share that is done of what follows the warm-up
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+FLOOR = 0.01  # of Probe3D's schedule, at both ends
+SCHEDULES: dict[str, Callable[[float], float]] = {  # by the share of the steps after the warm-up that is done
     "constant": lambda done: 1.0,
     "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),
     "quarter_cosine": lambda done: FLOOR + (1 - FLOOR) * math.cos(0.5 * math.pi * done),
 }
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+
+@runtime_checkable
+class Sums(Protocol):
+    """Sums over images, from which metrics are divided once: parts add with +, and JSON keeps them."""
+
+    def __add__(self, other: Any) -> Any: ...
+
+    def metrics(self) -> dict[str, float | None]:
+        """Return metrics by name: fractions, counts, or in the unit of the name; None where nothing was measured."""
+        ...
+
+    def to_json(self) -> Json:
+        """Return the sums for a record; the protocol's `from_json` is the inverse."""
+        ...
 
 
 @dataclass(frozen=True)
 class ProbeRecipe:
-    """How a probe is trained. An epoch goes `repeats` times through the train set; `iterations` ends it in between."""
+    """How a probe is trained. An epoch passes `repeats` times over the train set; `iterations` may end it early."""
 
     epochs: int
     batch: int
@@ -41,102 +58,119 @@ class ProbeRecipe:
     schedule: str = "constant"
     repeats: int = 1
     iterations: int | None = None
-    warmup_epochs: float = 0.0  # in which the rate rises linearly
+    warmup_epochs: float = 0.0  # linear
 
     def steps_per_epoch(self, n_examples: int) -> int:
-        """Batches, the last of which may be smaller."""
+        """Return the batches of an epoch, the last of which may be smaller."""
         return math.ceil(n_examples * self.repeats / self.batch)
 
     def steps(self, n_examples: int) -> int:
-        """Optimiser's steps of the whole run."""
-        whole = self.epochs * self.steps_per_epoch(n_examples)
-        return whole if self.iterations is None else self.iterations
-
-    def rate(self, step: int, n_examples: int) -> float:
-        """The learning rate of a step, counted from 0: linear warm-up, then the schedule."""
-        warm, total = self.warmup_epochs * self.steps_per_epoch(n_examples), self.steps(n_examples)
-        if step < warm:
-            return self.lr * (FLOOR + (1 - FLOOR) * step / warm)
-        return self.lr * SCHEDULES[self.schedule]((step - warm) / max(1, total - warm))
+        """Return the optimizer steps of the run."""
+        return self.iterations or self.epochs * self.steps_per_epoch(n_examples)
 
     def n_epochs(self, n_examples: int) -> int:
-        """Epochs that the run begins; `iterations` may end the last of them in between."""
+        """Return the epochs that the run starts; `iterations` may end the last one early."""
         return math.ceil(self.steps(n_examples) / self.steps_per_epoch(n_examples))
+
+    def rate(self, step: int, n_examples: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        warmup, total = self.warmup_epochs * self.steps_per_epoch(n_examples), self.steps(n_examples)
+        if step < warmup:
+            return self.lr * (FLOOR + (1 - FLOOR) * step / warmup)
+        return self.lr * SCHEDULES[self.schedule]((step - warmup) / max(1, total - warmup))
 
 
 @dataclass(frozen=True)
-class Training:
-    """What to train on, how, and from which seed."""
+class DenseProtocol:
+    """What a protocol fixes: the probe, its training, and how predictions are measured and drawn."""
 
-    data: DenseData
+    name: str
+    build: BuildProbe
+    n_outputs: int
     recipe: ProbeRecipe
-    view: Augmentation
-    mirror: Mirror
-    loss: Loss
-    seed: int
+    train_view: Augmentation
+    val_view: ValView
+    loss: Callable[[Tensor, Tensor], Tensor]  # outputs, targets
+    flip: Flip
+    measure: Callable[[Tensor, Tensor], Sums]  # targets, outputs
+    from_json: Callable[[Json], Sums]
+    draw: Callable[[Tensor], UInt8[np.ndarray, "h w *rgb"]]  # a target or an output as class labels or RGB
+    slide: tuple[int, int] | None = None  # window and stride in pixels, in place of the center square
 
-    def batches(self, epoch: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
-        """The views of an epoch: order and crops are functions of seed, epoch and place in it."""
-        count = len(self.data.train) * self.recipe.repeats
-        order = generator(self.seed, epoch).permutation(count)
-        places = (
-            list(range(start, min(start + self.recipe.batch, count))) for start in range(0, count, self.recipe.batch)
-        )
-        return in_batches(lambda place: self._view(int(order[place]), epoch, place), places)
-
-    def _view(self, item: int, epoch: int, place: int) -> tuple[Tensor, Tensor]:
-        example = self.data.read(self.data.train[item % len(self.data.train)])
-        return self.view.taken(example, self.mirror, generator(self.seed, epoch, place + 1))
+    def settings(self, seed: int) -> Json:
+        """Return everything that shapes the scores."""
+        assert is_dataclass(self.train_view)
+        build = self.build.func if isinstance(self.build, partial) else self.build
+        return {
+            "probe": getattr(build, "__name__", str(build)),
+            "outputs": self.n_outputs,
+            "seed": seed,
+            **asdict(self.recipe),
+            "train_view": {"kind": type(self.train_view).__name__, **asdict(self.train_view)},
+            "val_view": asdict(self.val_view),
+            "slide": self.slide,
+        }
 
 
 def train(
     probe: nn.Module,
     model: GridModel,
     head: str,
-    training: Training,
+    protocol: DenseProtocol,
+    data: DenseData,
+    seed: int,
     checkpoint: Path,
     fingerprint: str,
     advance: Callable[[], None],
 ) -> None:
-    """Train to the last step, from the checkpoint if there is one; `advance` is called per step, done or skipped."""
-    recipe, n_examples = training.recipe, len(training.data.train)
-    optimizer = OPTIMISERS[recipe.optimizer](
+    """Train to the last step, from the checkpoint if there is one; `advance` is called per step, done or skipped.
+
+    Raises:
+        LilaError: the checkpoint has another fingerprint.
+    """
+    recipe, n_examples = protocol.recipe, len(data.train)
+    optimizer = OPTIMIZERS[recipe.optimizer](
         probe.parameters(),
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,  # type: ignore[call-arg]
     )
+    first_epoch = 0
+    if checkpoint.is_file():
+        state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+        if state["fingerprint"] != fingerprint:
+            raise LilaError(
+                f"expected a probe of this evaluation in {checkpoint}, found one of another; pass another --out"
+            )
+        probe.load_state_dict(state["probe"])
+        optimizer.load_state_dict(state["optimizer"])
+        first_epoch = int(state["epochs"])
     total, per_epoch = recipe.steps(n_examples), recipe.steps_per_epoch(n_examples)
-    begin = _restore(checkpoint, fingerprint, probe, optimizer)
-    for _ in range(min(begin * per_epoch, total)):
+    for _ in range(min(first_epoch * per_epoch, total)):
         advance()
     probe.train()
-    for epoch in range(begin, recipe.n_epochs(n_examples)):
-        for step, views in enumerate(training.batches(epoch), start=epoch * per_epoch):
+    for epoch in range(first_epoch, recipe.n_epochs(n_examples)):
+        for step, views in enumerate(train_batches(protocol, data, seed, epoch), start=epoch * per_epoch):
             if step == total:
                 break
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step, n_examples)
-            images, targets = stacked(views, model.device)
+            images, targets = stack_views(views, model.device)
             optimizer.zero_grad()
-            training.loss(probe(features_of(model, head, images)), targets).backward()
+            protocol.loss(probe(features_of(model, head, images)), targets).backward()
             optimizer.step()
             advance()
-        _save(checkpoint, fingerprint, epoch + 1, probe, optimizer)
+        state = {"fingerprint": fingerprint, "epochs": epoch + 1, "probe": probe.state_dict()}
+        with atomic_path(checkpoint) as temporary:
+            torch.save(state | {"optimizer": optimizer.state_dict()}, temporary)
 
 
-def _save(path: Path, fingerprint: str, epochs: int, probe: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    state = {"fingerprint": fingerprint, "epochs": epochs, "probe": probe.state_dict()}
-    with atomic_path(path) as temporary:
-        torch.save(state | {"optimiser": optimizer.state_dict()}, temporary)
+def train_batches(protocol: DenseProtocol, data: DenseData, seed: int, epoch: int) -> Iterator[list[View]]:
+    """Return the views of an epoch by batch; order and crops are functions of seed, epoch and position in it."""
+    count, batch = len(data.train) * protocol.recipe.repeats, protocol.recipe.batch
+    order = generator(seed, epoch).permutation(count)
 
+    def view(position: int) -> View:
+        example = data.read(data.train[int(order[position]) % len(data.train)])
+        return protocol.train_view.apply(example, protocol.flip, generator(seed, epoch, position + 1))
 
-def _restore(path: Path, fingerprint: str, probe: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Epochs done."""
-    if not path.is_file():
-        return 0
-    state: dict[str, Any] = torch.load(path, weights_only=True)
-    if state["fingerprint"] != fingerprint:
-        raise LilaError(f"expected a probe of this evaluation in {path}, found one of another; pass another --out")
-    probe.load_state_dict(state["probe"])
-    optimizer.load_state_dict(state["optimiser"])
-    return int(state["epochs"])
+    return in_batches(view, (list(range(start, min(start + batch, count))) for start in range(0, count, batch)))

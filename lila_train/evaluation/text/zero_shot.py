@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lila_train.evaluation.dense.data import DenseData, TrainView, ValView, same_pixels_mirrored
+from lila_train.evaluation.dense.data import DenseData, TrainView, ValView, flip_labels
 from lila_train.evaluation.dense.metrics import IGNORED, Confusion
 from lila_train.evaluation.dense.probes import FrozenFeatures
 from lila_train.evaluation.dense.segmentation import COCO_FINE, LabelRule, confusion, open_coco_with
-from lila_train.evaluation.dense.task import CLASSES, DenseProtocol
-from lila_train.evaluation.dense.training import ProbeRecipe
+from lila_train.evaluation.dense.task import DenseTask, dense_task, draw_classes
+from lila_train.evaluation.dense.training import DenseProtocol, ProbeRecipe
+from lila_train.evaluation.harness import Options
 from lila_train.evaluation.text.clip import IMAGENET, SCENES, ClassTexts, coco_names
 from lila_train.model.resize import size_of, to_size
 from stores.errors import LilaError
@@ -48,86 +49,22 @@ UNSEEN = {  # label value: name in COCO-Stuff's list
     171: "wall concrete",
 }
 UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)  # in the list, in no image
-NEVER = -1e4  # the logit of a class without an embedding
-SEEN_SHARE = 0.1  # of cross-entropy, where the batch has ignored pixels
+UNNAMED_LOGIT = -1e4  # of a class without an embedding
+SEEN_WEIGHT = 0.1  # of the cross-entropy, where the batch has ignored pixels
 
 
-class TextProbe(nn.Module):
-    """Features to the space of text embeddings, cosine with each class's; the scale of the logits is learned."""
-
-    texts: Tensor
-    nameless: Tensor
-
-    def __init__(self, grid_width: int, pixel_width: int | None, n_outputs: int, texts: ClassTexts) -> None:
-        super().__init__()
-        embeddings = texts.embeddings
-        self.norm = nn.BatchNorm2d(grid_width)
-        self.grid = nn.Conv2d(grid_width, embeddings.shape[1], 1, bias=False)
-        self.pixels = None if pixel_width is None else nn.Conv2d(pixel_width, embeddings.shape[1], 1, bias=False)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(100.0)))
-        self.register_buffer("texts", embeddings, persistent=False)
-        self.register_buffer("nameless", ~embeddings.any(dim=1), persistent=False)
-
-    def forward(self, features: FrozenFeatures) -> Float[Tensor, "b k H W"]:
-        """A logit per class, at the size of the images; −10⁴ for a class without an embedding."""
-        found = self.grid(self.norm(features.grid))
-        if self.pixels is not None and features.pixels is not None:
-            fine = self.pixels(features.pixels)
-            found = fine + to_size(found, size_of(fine))
-        cosine = torch.einsum("kt,bthw->bkhw", self.texts, F.normalize(found, dim=1))
-        logits = to_size(self.log_scale.exp() * cosine, features.size)
-        return logits.masked_fill(self.nameless[:, None, None], NEVER)
-
-
-def zero_shot_loss(logits: Float[Tensor, "b k h w"], target: Tensor, unseen: Sequence[int]) -> Float[Tensor, ""]:
-    """Cross-entropy on seen pixels; where some are not, a tenth of it + mean over those of (Σ p_seen)²."""
-    hidden = torch.isin(target[:, 0], torch.tensor([*unseen, IGNORED], dtype=target.dtype, device=target.device))
-    known = target[:, 0].long().masked_fill(hidden, IGNORED)
-    entropy = F.cross_entropy(logits, known, ignore_index=IGNORED, reduction="sum") / (~hidden).sum().clamp_min(1)
-    if not hidden.any():
-        return entropy
-    of_unseen = logits.softmax(dim=1)[:, list(unseen)].sum(dim=1)
-    return SEEN_SHARE * entropy + (1 - of_unseen)[hidden].square().mean()
-
-
-@dataclass(frozen=True)
-class SeenAndUnseen:
-    """One confusion matrix, its mean IoU taken over classes that were named in training and those that were not."""
-
-    confusion: Confusion
-    unseen: tuple[int, ...]
-
-    def __add__(self, other: SeenAndUnseen) -> SeenAndUnseen:
-        return SeenAndUnseen(self.confusion + other.confusion, self.unseen)
-
-    def figures(self) -> dict[str, float | None]:
-        """Means over the classes present, their harmonic mean, and how many classes are not."""
-        iou = self.confusion.iou()
-        of_unseen = np.isin(np.arange(len(iou)), self.unseen)
-        seen, unseen = (_mean(iou[rows]) for rows in (~of_unseen, of_unseen))
-        both = None if seen is None or unseen is None else 2 * seen * unseen / max(seen + unseen, 1e-12)
-        absent = self.confusion.figures()["absent_classes"]
-        return {"miou_seen": seen, "miou_unseen": unseen, "miou_harmonic": both, "absent_classes": absent}
-
-    def to_json(self) -> dict[str, Any]:
-        """The confusion matrix, and which classes are unseen."""
-        return self.confusion.to_json() | {"unseen": list(self.unseen)}
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> SeenAndUnseen:
-        """The inverse of `to_json`."""
-        return cls(Confusion.from_json(content), tuple(content["unseen"]))
-
-
-def open_zero_shot(texts: ClassTexts, root: Path, limit: int | None) -> DenseData:
-    """COCO-Stuff with its 182 labels as they are."""
-    rule = LabelRule(np.arange(COCO_FINE, dtype=np.uint8), "COCO-Stuff")
-    found = open_coco_with(rule, COCO_FINE, root, limit)
-    return replace(found, about=found.about | texts.identity())
+def zero_shot_task(data: Path, options: Options) -> DenseTask:
+    """Open a COCO-Stuff folder for `cocostuff-zs@lila`."""
+    texts = texts_of(data, options.texts, options.clip)
+    return dense_task(protocol(texts), partial(open_zero_shot, texts), data, options)
 
 
 def texts_of(root: Path, file: Path | None, clip: str | None) -> ClassTexts:
-    """The classes' embeddings; the list of names is checked for the unseen ones."""
+    """Return the embeddings of the classes that `root`/labels.txt names: from `file`, else by CLIP in 85 sentences.
+
+    Raises:
+        LilaError: an unseen class has another name in the list.
+    """
     names = coco_names(root / LABELS)
     for label, name in UNSEEN.items():
         if names[label] != name:
@@ -137,8 +74,14 @@ def texts_of(root: Path, file: Path | None, clip: str | None) -> ClassTexts:
     return ClassTexts(names, (*IMAGENET, *SCENES), clip or CLIP, file, UNUSED)
 
 
+def open_zero_shot(texts: ClassTexts, root: Path, limit: int | None) -> DenseData:
+    """List COCO-Stuff with its 182 labels as they are."""
+    data = open_coco_with(LabelRule(np.arange(COCO_FINE, dtype=np.uint8), "COCO-Stuff"), COCO_FINE, root, limit)
+    return replace(data, about=data.about | texts.identity())
+
+
 def protocol(texts: ClassTexts) -> DenseProtocol:
-    """`cocostuff-zs@lila` with these embeddings."""
+    """Return `cocostuff-zs@lila` with these embeddings."""
     unseen = tuple(UNSEEN)
     return DenseProtocol(
         name="cocostuff-zs@lila",
@@ -148,13 +91,78 @@ def protocol(texts: ClassTexts) -> DenseProtocol:
         train_view=TrainView(224),
         val_view=ValView(224, 224),
         loss=partial(zero_shot_loss, unseen=unseen),
-        mirror=same_pixels_mirrored,
+        flip=flip_labels,
         measure=lambda target, logits: SeenAndUnseen(confusion(target, logits, COCO_FINE), unseen),
         from_json=SeenAndUnseen.from_json,
-        drawn=CLASSES,
+        draw=draw_classes,
     )
 
 
-def _mean(values: np.ndarray) -> float | None:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else None
+class TextProbe(nn.Module):
+    """Features to the space of text embeddings, cosine with each class's; the scale of the logits is learned."""
+
+    texts: Tensor
+    unnamed: Tensor
+
+    def __init__(self, grid_width: int, pixel_width: int | None, n_outputs: int, texts: ClassTexts) -> None:
+        super().__init__()
+        embeddings = texts.embeddings
+        self.norm = nn.BatchNorm2d(grid_width)
+        self.grid = nn.Conv2d(grid_width, embeddings.shape[1], 1, bias=False)
+        self.pixels = None if pixel_width is None else nn.Conv2d(pixel_width, embeddings.shape[1], 1, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(100.0)))
+        self.register_buffer("texts", embeddings, persistent=False)
+        self.register_buffer("unnamed", ~embeddings.any(dim=1), persistent=False)
+
+    def forward(self, features: FrozenFeatures) -> Float[Tensor, "b k H W"]:
+        """Return a logit per class; −10⁴ for a class without an embedding."""
+        projected = self.grid(self.norm(features.grid))
+        if self.pixels is not None and features.pixels is not None:
+            fine = self.pixels(features.pixels)
+            projected = fine + to_size(projected, size_of(fine))
+        cosine = torch.einsum("kt,bthw->bkhw", self.texts, F.normalize(projected, dim=1))
+        logits = to_size(self.log_scale.exp() * cosine, features.size)
+        return logits.masked_fill(self.unnamed[:, None, None], UNNAMED_LOGIT)
+
+
+def zero_shot_loss(logits: Float[Tensor, "b k h w"], target: Tensor, unseen: Sequence[int]) -> Float[Tensor, ""]:
+    """Return the cross-entropy on seen pixels; where others are, a tenth of it + mean over those of (Σ p_seen)²."""
+    hidden = torch.isin(target[:, 0], torch.tensor([*unseen, IGNORED], dtype=target.dtype, device=target.device))
+    seen = target[:, 0].long().masked_fill(hidden, IGNORED)
+    entropy = F.cross_entropy(logits, seen, ignore_index=IGNORED, reduction="sum") / (~hidden).sum().clamp_min(1)
+    if not hidden.any():
+        return entropy
+    p_unseen = logits.softmax(dim=1)[:, list(unseen)].sum(dim=1)
+    return SEEN_WEIGHT * entropy + (1 - p_unseen)[hidden].square().mean()
+
+
+@dataclass(frozen=True)
+class SeenAndUnseen:
+    """One confusion matrix; its mean IoU over classes that were named in training and over those that were not."""
+
+    confusion: Confusion
+    unseen: tuple[int, ...]
+
+    def __add__(self, other: SeenAndUnseen) -> SeenAndUnseen:
+        return SeenAndUnseen(self.confusion + other.confusion, self.unseen)
+
+    def metrics(self) -> dict[str, float | None]:
+        """Return means over the classes present, their harmonic mean, and how many classes are absent."""
+        iou = self.confusion.iou()
+        is_unseen = np.isin(np.arange(len(iou)), self.unseen)
+        seen, unseen = (
+            float(values[~np.isnan(values)].mean()) if np.isfinite(values).any() else None
+            for values in (iou[~is_unseen], iou[is_unseen])
+        )
+        harmonic = None if seen is None or unseen is None else 2 * seen * unseen / max(seen + unseen, 1e-12)
+        absent = self.confusion.metrics()["absent_classes"]
+        return {"miou_seen": seen, "miou_unseen": unseen, "miou_harmonic": harmonic, "absent_classes": absent}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the confusion matrix, and which classes are unseen."""
+        return self.confusion.to_json() | {"unseen": list(self.unseen)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> SeenAndUnseen:
+        """Return the inverse of `to_json`."""
+        return cls(Confusion.from_json(content), tuple(content["unseen"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from lila_train.evaluation import harness, protocols, results
-from lila_train.evaluation.davis import knn
-from lila_train.evaluation.davis.knn import KnnSettings
+from lila_train.evaluation.davis.knn import KnnTask, knn_task
+from lila_train.evaluation.harness import Options
 from lila_train.evaluation.model_spec import ModelSpec
-from lila_train.evaluation.protocols import Options
+from lila_train.model.propagation import Propagation
 from stores.errors import LilaError
 from tests.lila_train.evaluation.worlds import ColorModel, moving_squares, write_davis
 
@@ -62,12 +62,14 @@ def davis(tmp_path: Path) -> Path:
     return write_davis(tmp_path / "davis")
 
 
-COARSE = replace(knn.LILA, settings=KnnSettings(grid_short_side=24, window=9))
+def task_of(davis: Path, **changed) -> KnnTask:
+    """davis-knn@lila on a coarse grid."""
+    options = Options(**{"short_side_px": 48, **changed})
+    return knn_task("davis-knn@lila", Propagation(grid_short_side=24, window=9), davis, options)
 
 
 def run(davis: Path, out: Path, spec=None, **changed):
-    task = protocols.knn_task(COARSE, davis, Options(**{"short_side_px": 48, **changed}))
-    return harness.evaluate(task, spec or StandIn(), out, CPU)
+    return harness.evaluate(task_of(davis, **changed), spec or StandIn(), out, CPU)
 
 
 def test_a_result_says_what_it_is_of(davis: Path, tmp_path: Path):
@@ -179,16 +181,16 @@ def test_a_damaged_record_is_named(davis: Path, tmp_path: Path, content: str):
 
 
 def test_parts_side_by_side_give_the_same_figures(davis: Path, tmp_path: Path):
-    task = protocols.knn_task(COARSE, davis, Options(short_side_px=48))
+    task = task_of(davis)
     one, other = (harness.evaluate(task, StandIn(), tmp_path / f"by{n}", CPU, workers=n) for n in (1, 3))
     assert one["scores"] == other["scores"]
     assert list(other["parts"]["lila"]) == ["one", "two"]
 
 
-def test_the_reason_is_told_when_one_of_several_parts_fails(davis: Path, tmp_path: Path):
+def test_the_cause_is_raised_when_one_of_several_parts_fails(davis: Path, tmp_path: Path):
     for name in ("one", "two"):
         Image.new("RGB", (32, 32)).save(davis / f"JPEGImages/480p/{name}/00004.jpg")
-    task = protocols.knn_task(COARSE, davis, Options(short_side_px=48))
+    task = task_of(davis)
     with pytest.raises(LilaError, match=r"first mask, 64×48, found 32×32"):
         harness.evaluate(task, StandIn(), tmp_path / "out", CPU, workers=4)
 

@@ -126,7 +126,7 @@ def test_what_cannot_be_tracked_says_so(scene: Path, weights: Path) -> None:
     with pytest.raises(LilaError, match="expected 1 to 254 objects on a background of 0"):
         read_mask(scene / "black.png")
     with pytest.raises(LilaError, match="expected an odd window and at least 2 frames"):
-        _ = TrackingSettings(window=4).protocol
+        _ = TrackingSettings(window=4).propagation
     write_label_png(scene / "mask.png", np.ones((8, 8), np.uint8))
     result = track(weights, scene, scene / "frames")
     assert "expected a mask of the first frame's size, 64×96, found one of 8×8" in str(result.exception)

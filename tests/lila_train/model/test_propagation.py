@@ -10,11 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lila_train.model import propagation
-from lila_train.model.propagation import Budget, Context, Neighbours
+from lila_train.evaluation.davis.knn import DinoPropagation
+from lila_train.model.propagation import Context, Propagation
 
-LILA = Neighbours(window=5, top=5, temperature=0.1, replicate=True, weigh=propagation.softmax_of_top)
-DINO = Neighbours(window=5, top=5, temperature=0.1, replicate=False, weigh=propagation.share_of_top)
+LILA, DINO = Propagation(window=5), DinoPropagation(window=5)
 
 
 def unit_frames(seed: int, count: int, depth: int, height: int, width: int) -> torch.Tensor:
@@ -35,7 +34,7 @@ def context_of(features: torch.Tensor, labels: torch.Tensor, size: int) -> Conte
     return context
 
 
-def by_loops(query, features, labels, rule: Neighbours) -> np.ndarray:
+def by_loops(query, features, labels, rule: Propagation) -> np.ndarray:
     """One cell, one window position, one frame at a time, in float64."""
     _, height, width = query.shape
     radius, out = rule.window // 2, np.zeros((labels.shape[1], height, width))
@@ -47,7 +46,7 @@ def by_loops(query, features, labels, rule: Neighbours) -> np.ndarray:
                 for dy in range(-radius, radius + 1):
                     for dx in range(-radius, radius + 1):
                         v, u = y + dy, x + dx
-                        if not rule.replicate and not (0 <= v < height and 0 <= u < width):
+                        if rule.border == "cut" and not (0 <= v < height and 0 <= u < width):
                             continue
                         v, u = min(max(v, 0), height - 1), min(max(u, 0), width - 1)
                         votes.append((float(query[:, y, x] @ features[t, :, v, u]), t, v, u))
@@ -63,7 +62,7 @@ def by_loops(query, features, labels, rule: Neighbours) -> np.ndarray:
 def test_equals_a_loop_over_everything(rule, height, width):
     features, labels = unit_frames(1, 4, 6, height, width), soft_labels(2, 3, 3, height, width)
     context = context_of(features[:3], labels, size=8)
-    ours = propagation.propagate(features[3], context, rule, Budget(tile=4))
+    ours = rule.propagate(features[3], context, tile=4)
     np.testing.assert_allclose(ours.numpy(), by_loops(features[3], features[:3], labels, rule), atol=2e-6)
 
 
@@ -72,15 +71,15 @@ def test_equals_a_loop_over_everything(rule, height, width):
 def test_how_a_frame_is_cut_changes_nothing(height, width, tile, memory, seed):
     features, labels = unit_frames(seed, 3, 4, height, width), soft_labels(seed, 2, 2, height, width)
     context = context_of(features[:2], labels, size=2)
-    whole = propagation.propagate(features[2], context, LILA, Budget())
-    cut = propagation.propagate(features[2], context, LILA, Budget(memory=memory, tile=tile))
+    whole = LILA.propagate(features[2], context)
+    cut = LILA.propagate(features[2], context, memory, tile)
     torch.testing.assert_close(cut, whole, atol=2e-6, rtol=0)
 
 
 def test_a_window_as_large_as_the_grid_is_plain_nearest_neighbours():
     features, labels = unit_frames(3, 2, 5, 6, 6), soft_labels(3, 1, 2, 6, 6)
-    rule = Neighbours(window=13, top=1, temperature=0.1, replicate=False, weigh=propagation.softmax_of_top)
-    ours = propagation.propagate(features[1], context_of(features[:1], labels, 2), rule, Budget())
+    rule = Propagation(window=13, top=1, border="cut")
+    ours = rule.propagate(features[1], context_of(features[:1], labels, 2))
     nearest = (features[1].flatten(1).T @ features[0].flatten(1)).argmax(dim=1)
     torch.testing.assert_close(ours.flatten(1), labels[0].flatten(1)[:, nearest])
 
@@ -90,8 +89,7 @@ def test_a_moving_pattern_takes_its_labels_along():
     labels[0, 1, 4:7, 4:7] = 1
     labels[0, 0] = 1 - labels[0, 1]
     moved = features[0].roll((1, 2), (1, 2))
-    rule = Neighbours(window=5, top=1, temperature=0.1, replicate=True, weigh=propagation.softmax_of_top)
-    ours = propagation.propagate(moved, context_of(features, labels, 2), rule, Budget(tile=5))
+    ours = Propagation(window=5, top=1).propagate(moved, context_of(features, labels, 2), tile=5)
     inner = (slice(None), slice(2, None), slice(2, None))
     torch.testing.assert_close(ours[inner], labels[0].roll((1, 2), (1, 2))[inner])
 
@@ -99,8 +97,7 @@ def test_a_moving_pattern_takes_its_labels_along():
 def test_all_ties_at_the_last_place_count_where_the_rule_says_so():
     features, labels = torch.ones(2, 1, 3, 3), torch.arange(9.0).reshape(1, 1, 3, 3)
     context = context_of(features[:1], labels, 2)
-    everyone = Neighbours(window=5, top=2, temperature=0.1, replicate=False, weigh=propagation.share_of_top)
-    assert propagation.propagate(features[1], context, everyone, Budget())[0, 1, 1] == pytest.approx(4.0)
+    assert DinoPropagation(window=5, top=2).propagate(features[1], context)[0, 1, 1] == pytest.approx(4.0)
 
 
 def test_context_keeps_the_first_frame_and_the_latest():
@@ -117,11 +114,8 @@ def test_context_keeps_the_first_frame_and_the_latest():
 @pytest.mark.gpu
 def test_cuda_equals_cpu():
     features, labels = unit_frames(5, 9, 32, 30, 53), soft_labels(5, 8, 3, 30, 53)
-    rule = Neighbours(window=25, top=5, temperature=0.1, replicate=True, weigh=propagation.softmax_of_top)
     one, other = (
-        propagation.propagate(
-            features[8].to(device), context_of(features[:8].to(device), labels.to(device), 8), rule, Budget()
-        )
+        Propagation().propagate(features[8].to(device), context_of(features[:8].to(device), labels.to(device), 8))
         for device in ("cpu", "cuda")
     )
     torch.testing.assert_close(other.cpu(), one, atol=1e-4, rtol=0)

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from lila_cues.viz.pictures import confidence
 from lila_train.cli import app
 from lila_train.evaluation import harness, protocols
+from lila_train.evaluation.harness import Options
 from lila_train.evaluation.model_spec import ModelSpec
-from lila_train.evaluation.protocols import Options
 from lila_train.report import demo, sections, tables
 from lila_train.report.demo import DemoInputs
 from lila_train.training.run_dir import RunDir

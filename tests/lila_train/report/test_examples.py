@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lila_train.evaluation.dense.task import CLASSES, DIRECTIONS, Examples, places
+from lila_train.evaluation.dense.task import draw_classes, draw_directions, example_indices, keep_example
 from lila_train.report import sections
 from tests.lila_train.report.test_page import check_self_contained
 
@@ -20,16 +20,16 @@ def read(path: Path) -> np.ndarray:
 
 
 def test_four_examples_are_spread_over_the_set():
-    assert places(654) == [0, 218, 435, 653]
-    assert places(2) == [0, 1]
-    assert places(1) == [0]
+    assert example_indices(654) == [0, 218, 435, 653]
+    assert example_indices(2) == [0, 1]
+    assert example_indices(1) == [0]
 
 
 def test_classes_are_kept_as_indices(tmp_path: Path):
     logits = torch.zeros(3, 4, 6)
     logits[2, :, 3:] = 1
     target = torch.tensor([0, 0, 0, 2, 2, 255], dtype=torch.uint8).expand(1, 4, 6)
-    Examples(tmp_path, CLASSES).keep(7, "lila", torch.full((3, 4, 6), 0.5), target, logits)
+    keep_example(tmp_path, 7, "lila", torch.full((3, 4, 6), 0.5), draw_classes(target), draw_classes(logits))
     with Image.open(tmp_path / "00007/lila.png") as picture:
         assert picture.mode == "P"
         assert np.asarray(picture)[0].tolist() == [0, 0, 0, 2, 2, 2]
@@ -42,7 +42,7 @@ def test_directions_survive_8_bits_within_a_degree(tmp_path: Path):
     truth = torch.nn.functional.normalize(torch.randn(3, 16, 16, generator=draw), dim=0)
     target = torch.cat([truth, torch.ones(1, 16, 16)])
     target[:, 0] = 0
-    Examples(tmp_path, DIRECTIONS).keep(0, "encoder", torch.zeros(3, 16, 16), target, 5 * truth)
+    keep_example(tmp_path, 0, "encoder", torch.zeros(3, 16, 16), draw_directions(target), draw_directions(5 * truth))
     stored, found = read(tmp_path / "00000/truth.png"), read(tmp_path / "00000/encoder.png")
     assert not stored[0].any()
     assert sections.stored_angles_deg(stored, found)[1:].max() < 1
@@ -51,7 +51,9 @@ def test_directions_survive_8_bits_within_a_degree(tmp_path: Path):
 
 def test_large_images_are_thinned_out(tmp_path: Path):
     target = torch.zeros(1, 700, 1300, dtype=torch.uint8)
-    Examples(tmp_path, CLASSES).keep(0, "lila", torch.zeros(3, 700, 1300), target, torch.zeros(2, 700, 1300))
+    keep_example(
+        tmp_path, 0, "lila", torch.zeros(3, 700, 1300), draw_classes(target), draw_classes(torch.zeros(2, 700, 1300))
+    )
     assert read(tmp_path / "00000/truth.png").shape == (234, 434)
 
 
@@ -86,9 +88,9 @@ def test_a_page_of_each_kind(tmp_path: Path):
     normal = torch.tensor([0.0, 0.0, -1.0]).view(3, 1, 1).expand(3, 8, 12)
     tilted = torch.tensor([0.0, -1.0, -1.0]).view(3, 1, 1).expand(3, 8, 12)
     for head in ("encoder", "lila"):
-        Examples(tmp_path / "a/examples", CLASSES).keep(0, head, image, target, logits)
+        keep_example(tmp_path / "a/examples", 0, head, image, draw_classes(target), draw_classes(logits))
         known = torch.cat([normal, torch.ones(1, 8, 12)])
-        Examples(tmp_path / "b/examples", DIRECTIONS).keep(0, head, image, known, tilted)
+        keep_example(tmp_path / "b/examples", 0, head, image, draw_directions(known), draw_directions(tilted))
     classes = sections.example_section(tmp_path / "a", ["encoder", "lila"], "ade20k150").text
     assert classes.count("<img") == 4
     assert classes.count("75.0 % of pixels right") == 2

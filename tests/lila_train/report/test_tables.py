@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from lila_train.cli import app
 from lila_train.evaluation import harness, protocols
+from lila_train.evaluation.harness import Options
 from lila_train.evaluation.model_spec import ModelSpec
-from lila_train.evaluation.protocols import Options
 from lila_train.evaluation.results import read_result
 from lila_train.report import tables
 from lila_train.report.tables import paper_results

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lila_train.evaluation.davis import metrics as scorer
 from lila_train.evaluation.davis.metrics import LabelPair, ObjectScore
-from lila_train.evaluation.dense.metrics import Mean, Tally
+from lila_train.evaluation.dense.metrics import MeanSums
 from stores.errors import LilaError
 
 
@@ -46,30 +46,31 @@ def test_every_frame_and_object_equals_the_official_scorer(official):
                 np.testing.assert_allclose([ours.mean, ours.recall, ours.decay], truth[key], rtol=0, atol=1e-9)
 
 
-def test_dataset_figures_equal_the_official_scorer(official):
+def test_dataset_metrics_equal_the_official_scorer(official):
     scores, expected = official
-    figures = scorer.figures(scorer.tally(score for objects in scores.values() for score in objects))
+    metrics = scorer.summarize(score for objects in scores.values() for score in objects)
     for key in ("J", "F", "JF"):
-        assert figures[key] == pytest.approx(expected["dataset"][key], abs=1e-9)
+        assert metrics[key] == pytest.approx(expected["dataset"][key], abs=1e-9)
 
 
-def test_tallies_of_parts_add_to_the_tally_of_the_whole(official):
+def test_every_object_has_the_same_weight_in_any_order(official):
     scores, _ = official
-    parts = [scorer.tally(objects) for objects in scores.values()]
-    whole = scorer.figures(scorer.tally(score for objects in scores.values() for score in objects))
-    assert scorer.figures(sum(parts, Tally())) == pytest.approx(whole, abs=1e-12)
-    assert scorer.figures(sum(reversed(parts), Tally())) == pytest.approx(whole, abs=1e-12)
+    objects = [score for objects in scores.values() for score in objects]
+    metrics = scorer.summarize(objects)
+    assert scorer.summarize(reversed(objects)) == pytest.approx(metrics, abs=1e-12)
+    assert metrics["J"] == pytest.approx(np.mean([np.mean(score.region) for score in objects]), abs=1e-12)
 
 
-def test_an_empty_tally_has_missing_figures_not_zeros():
-    assert set(scorer.figures(Tally()).values()) == {None}
+def test_without_objects_metrics_are_missing_not_zero():
+    assert set(scorer.summarize([]).values()) == {None}
 
 
 @given(st.lists(st.lists(st.floats(-1e3, 1e3), max_size=4), max_size=5))
 def test_means_of_parts_add(parts):
     flat = [value for part in parts for value in part]
-    whole = sum((Mean.of(part) for part in parts), Mean()).value
-    assert whole == (pytest.approx(np.mean(flat), abs=1e-9) if flat else None)
+    sums = [sum((MeanSums.of({"x": value}) for value in part), MeanSums()) for part in parts]
+    mean = sum(sums, MeanSums()).mean("x")
+    assert mean == (pytest.approx(np.mean(flat), abs=1e-9) if flat else None)
 
 
 def test_boundary_of_a_block_is_its_outline_seen_from_the_north_west():
@@ -127,8 +128,8 @@ def test_a_mask_scores_1_against_itself_and_the_score_is_symmetric(seed):
 
 
 def test_statistics_by_hand():
-    figures = scorer.statistics([1.0, 0.5, 0.75, 0.25, 0.0])
-    assert (figures.mean, figures.recall, figures.decay) == (0.5, 0.4, 0.75 - 0.125)
+    found = scorer.statistics([1.0, 0.5, 0.75, 0.25, 0.0])
+    assert (found.mean, found.recall, found.decay) == (0.5, 0.4, 0.75 - 0.125)
 
 
 def test_first_and_last_frame_are_not_scored_and_void_is_background():

@@ -21,8 +21,7 @@ def coordinates(height: int, width: int) -> Example:
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 999))
 def test_a_random_box_lies_inside(height, width, seed):
-    view = TrainView(8, area=(0.3, 1.0))
-    top, left, h, w = data.random_box(height, width, view, data.generator(seed, 1))
+    top, left, h, w = data.random_box(height, width, (0.3, 1.0), (3 / 4, 4 / 3), data.generator(seed, 1))
     assert 0 <= top <= top + h <= height
     assert 0 <= left <= left + w <= width
     assert h >= 1
@@ -30,8 +29,7 @@ def test_a_random_box_lies_inside(height, width, seed):
 
 
 def test_boxes_have_the_area_and_the_aspect_asked_for():
-    view = TrainView(8, area=(0.5, 1.0), ratio=(3 / 4, 4 / 3))
-    boxes = [data.random_box(400, 400, view, data.generator(0, n)) for n in range(300)]
+    boxes = [data.random_box(400, 400, (0.5, 1.0), (3 / 4, 4 / 3), data.generator(0, n)) for n in range(300)]
     shares = np.array([h * w / 400**2 for _, _, h, w in boxes])
     ratios = np.array([w / h for _, _, h, w in boxes])
     assert shares.min() > 0.49
@@ -45,7 +43,7 @@ def test_the_target_goes_with_the_image():
     for place in range(6):
         draw = data.generator(3, 0, place)
         view = TrainView(40, area=(0.4, 0.8))
-        image, target = view.taken(coordinates(90, 120), data.same_pixels_mirrored, draw)
+        image, target = view.apply(coordinates(90, 120), data.flip_labels, draw)
         assert image.shape == (3, 40, 40)
         assert target.shape == (2, 40, 40)
         inner = (slice(None), slice(2, -2), slice(2, -2))
@@ -56,15 +54,15 @@ def test_half_of_the_views_are_mirrored():
     turned = 0
     for place in range(60):
         draw = data.generator(3, 0, place)
-        image, _ = TrainView(20).taken(coordinates(30, 40), data.same_pixels_mirrored, draw)
+        image, _ = TrainView(20).apply(coordinates(30, 40), data.flip_labels, draw)
         turned += bool(image[0, :, 0].mean() > image[0, :, -1].mean())
     assert 18 < turned < 42
 
 
 def test_a_view_is_a_function_of_its_position():
     views = [
-        TrainView(20, jitter=(0.3, 0.3, 0.2)).taken(
-            coordinates(30, 40), data.same_pixels_mirrored, data.generator(seed, 1, place)
+        TrainView(20, jitter=(0.3, 0.3, 0.2)).apply(
+            coordinates(30, 40), data.flip_labels, data.generator(seed, 1, place)
         )[0]
         for seed, place in ((0, 1), (0, 1), (0, 2), (1, 1))
     ]  # fmt: skip
@@ -78,7 +76,7 @@ def test_jitter_changes_colours_and_stays_in_range():
     means = []
     for place in range(20):
         view = TrainView(20, jitter=(0.3, 0.0, 0.0))
-        image, _ = view.taken(gray, data.same_pixels_mirrored, data.generator(0, 0, place))
+        image, _ = view.apply(gray, data.flip_labels, data.generator(0, 0, place))
         assert 0 <= image.min() <= image.max() <= 1
         means.append(image.mean().item() * 255 / 128)
     assert 0.69 < min(means) < 0.9
@@ -103,7 +101,7 @@ def test_a_scaled_crop_is_a_square_of_the_enlarged_or_padded_image():
     mirrored, padded = 0, 0
     for place in range(60):
         draw = data.generator(0, 0, place)
-        image, target = ScaledCrop(24).taken(coordinates(30, 40), data.same_pixels_mirrored, draw)
+        image, target = ScaledCrop(24).apply(coordinates(30, 40), data.flip_labels, draw)
         assert image.shape == (3, 24, 24)
         known = target[0] != 255
         assert (image[:, ~known] == 0).all()
@@ -120,7 +118,7 @@ def test_a_scaled_crop_of_fixed_scale_is_that_part_of_the_image():
     for place in range(20):
         draw = data.generator(1, 0, place)
         view = ScaledCrop(10, scale=(2.0, 2.0))
-        image, target = view.taken(coordinates(20, 30), data.same_pixels_mirrored, draw)
+        image, target = view.apply(coordinates(20, 30), data.flip_labels, draw)
         torch.testing.assert_close(image[:2] * 255, target)
         columns, rows = sorted(target[0].unique().tolist()), sorted(target[1].unique().tolist())
         assert columns == list(range(int(columns[0]), int(columns[0]) + 10))

@@ -10,33 +10,33 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lila_train.evaluation.dense.metrics import Angles, Confusion, angles_deg
+from lila_train.evaluation.dense.metrics import Confusion, MeanSums, angle_errors, angles_deg
 
 
 def labels(*values: int) -> torch.Tensor:
     return torch.tensor(values)
 
 
-def test_figures_by_hand():
+def test_metrics_by_hand():
     truth, prediction = labels(0, 0, 0, 1, 1, 255), labels(0, 0, 1, 1, 0, 1)
     found = Confusion.of(truth, prediction, 4)
     assert found.counts.tolist() == [[2, 1, 0, 0], [1, 1, 0, 0], [0] * 4, [0] * 4]
-    figures = found.figures()
-    assert figures["miou"] == pytest.approx((2 / 4 + 1 / 3) / 2)
-    assert figures["pixel_accuracy"] == pytest.approx(3 / 5)
-    assert figures["absent_classes"] == 2
+    metrics = found.metrics()
+    assert metrics["miou"] == pytest.approx((2 / 4 + 1 / 3) / 2)
+    assert metrics["pixel_accuracy"] == pytest.approx(3 / 5)
+    assert metrics["absent_classes"] == 2
 
 
 def test_a_class_that_is_only_predicted_is_absent_but_costs_the_others():
-    figures = Confusion.of(labels(0, 0, 1, 1), labels(0, 2, 1, 1), 3).figures()
-    assert figures["miou"] == pytest.approx((1 / 2 + 1) / 2)
-    assert figures["absent_classes"] == 1
+    metrics = Confusion.of(labels(0, 0, 1, 1), labels(0, 2, 1, 1), 3).metrics()
+    assert metrics["miou"] == pytest.approx((1 / 2 + 1) / 2)
+    assert metrics["absent_classes"] == 1
 
 
 def test_nothing_known_is_missing_not_zero():
-    figures = Confusion.of(labels(255, 255), labels(0, 1), 2).figures()
-    assert figures["miou"] is None
-    assert figures["pixel_accuracy"] is None
+    metrics = Confusion.of(labels(255, 255), labels(0, 1), 2).metrics()
+    assert metrics["miou"] is None
+    assert metrics["pixel_accuracy"] is None
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), min_size=1, max_size=60), st.integers(1, 5))
@@ -51,7 +51,7 @@ def test_matrices_of_parts_add(pixels, parts):
     for one in split[1:]:
         total += one
     assert (total.counts == whole.counts).all()
-    assert Confusion.from_json(json.loads(json.dumps(whole.to_json()))).figures() == whole.figures()
+    assert Confusion.from_json(json.loads(json.dumps(whole.to_json()))).metrics() == whole.metrics()
 
 
 @pytest.mark.parametrize(
@@ -79,25 +79,25 @@ def upright(known: list[float]) -> torch.Tensor:
 
 
 def test_angles_are_taken_per_image_and_then_averaged():
-    one = Angles.of(upright([1, 1, 1, 0]), tilted(3, 4, 0, 170))
-    other = Angles.of(upright([1, 1, 0, 0]), tilted(20, 26, 90, 90))
-    figures = (one + other).figures()
-    assert figures["rmse_deg"] == pytest.approx((np.sqrt(25 / 3) + np.sqrt((400 + 676) / 2)) / 2, rel=1e-4)
-    assert figures["under_11.25"] == pytest.approx((1 + 0) / 2)
-    assert figures["under_22.5"] == pytest.approx((1 + 0.5) / 2)
-    assert figures["under_30"] == pytest.approx(1)
-    assert Angles.from_json(json.loads(json.dumps((one + other).to_json()))).figures() == figures
+    one = angle_errors(upright([1, 1, 1, 0]), tilted(3, 4, 0, 170))
+    other = angle_errors(upright([1, 1, 0, 0]), tilted(20, 26, 90, 90))
+    metrics = (one + other).metrics()
+    assert metrics["rmse_deg"] == pytest.approx((np.sqrt(25 / 3) + np.sqrt((400 + 676) / 2)) / 2, rel=1e-4)
+    assert metrics["under_11.25"] == pytest.approx((1 + 0) / 2)
+    assert metrics["under_22.5"] == pytest.approx((1 + 0.5) / 2)
+    assert metrics["under_30"] == pytest.approx(1)
+    assert MeanSums.from_json(json.loads(json.dumps((one + other).to_json()))).metrics() == metrics
 
 
 def test_an_image_without_a_known_normal_has_no_weight():
-    empty = Angles.of(upright([0, 0]), tilted(90, 90))
-    assert set(empty.figures().values()) == {None}
-    assert (empty + Angles.of(upright([1]), tilted(5))).figures()["rmse_deg"] == pytest.approx(5, rel=1e-4)
+    empty = angle_errors(upright([0, 0]), tilted(90, 90))
+    assert set(empty.metrics().values()) == {None}
+    assert (empty + angle_errors(upright([1]), tilted(5))).metrics()["rmse_deg"] == pytest.approx(5, rel=1e-4)
 
 
 @settings(max_examples=20)
 @given(st.floats(0, 89), st.floats(0, 89))
 def test_a_batch_is_the_sum_of_its_images(first, second):
-    batch = Angles.of(torch.cat([upright([1]), upright([1])]), torch.cat([tilted(first), tilted(second)]))
-    parts = Angles.of(upright([1]), tilted(first)) + Angles.of(upright([1]), tilted(second))
-    assert batch.figures() == pytest.approx(parts.figures())
+    batch = angle_errors(torch.cat([upright([1]), upright([1])]), torch.cat([tilted(first), tilted(second)]))
+    parts = angle_errors(upright([1]), tilted(first)) + angle_errors(upright([1]), tilted(second))
+    assert batch.metrics() == pytest.approx(parts.metrics())

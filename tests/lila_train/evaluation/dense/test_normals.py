@@ -14,7 +14,6 @@ import torch
 
 from lila_train.evaluation import harness
 from lila_train.evaluation.dense import normals
-from lila_train.evaluation.dense.metrics import Angles
 from lila_train.evaluation.dense.normals import NYU_CAMERA, NYU_LILA, Intrinsics
 from lila_train.evaluation.dense.task import DenseTask
 from lila_train.evaluation.model_spec import ModelSpec
@@ -50,9 +49,9 @@ def test_a_hole_in_the_depth_leaves_its_neighbours_unknown():
 def test_what_pointed_right_points_left_in_the_mirror():
     target = torch.zeros(4, 1, 3)
     target[:, 0, 0] = torch.tensor([0.6, 0.0, -0.8, 1.0])
-    turned = normals.mirrored(target)
+    turned = normals.flip_normals(target)
     assert turned[:, 0, 2].tolist() == pytest.approx([-0.6, 0, -0.8, 1])
-    assert torch.equal(normals.mirrored(turned), target)
+    assert torch.equal(normals.flip_normals(turned), target)
 
 
 def test_the_loss_is_the_mean_angle_where_the_normal_is_known():
@@ -151,9 +150,9 @@ def test_real_frames_end_to_end(shared: Path, tmp_path: Path):
     spec = ModelSpec(weights=write_checkpoint(tmp_path / "weights.safetensors"))
     result = harness.evaluate(task, spec, tmp_path / "out", torch.device("cpu"))
     assert result["data"]["normals"] == "from depth"
-    for figures in result["scores"].values():
-        assert 0 < figures["rmse_deg"] < 180
-        assert figures["under_11.25"] <= figures["under_22.5"] <= figures["under_30"]
+    for metrics in result["scores"].values():
+        assert 0 < metrics["rmse_deg"] < 180
+        assert metrics["under_11.25"] <= metrics["under_22.5"] <= metrics["under_30"]
 
 
 def test_every_normal_of_a_real_frame_faces_the_camera(shared: Path):
@@ -173,4 +172,4 @@ def test_published_settings():
     assert (recipe.epochs, recipe.repeats, recipe.batch, recipe.lr, recipe.weight_decay) == (30, 10, 16, 3e-4, 0.01)
     assert (NYU_LILA.train_view.side, NYU_LILA.train_view.jitter) == (448, (0.3, 0.3, 0.2))
     assert (NYU_LILA.val_view.short_side, NYU_LILA.val_view.side) == (554, 504)
-    assert NYU_LILA.measure == Angles.of
+    assert NYU_LILA.measure is normals.measure_directions

@@ -13,7 +13,7 @@ import torch
 
 from lila_train.evaluation import harness
 from lila_train.evaluation.dense import normals, probes
-from lila_train.evaluation.dense.data import CentreView, Example, generator
+from lila_train.evaluation.dense.data import CenterView, Example, generator
 from lila_train.evaluation.dense.normals import NYU_PROBE3D, uncertain_angular_loss
 from lila_train.evaluation.dense.probes import DptProbe, FrozenFeatures
 from lila_train.evaluation.dense.task import DenseTask
@@ -60,14 +60,14 @@ def test_a_training_view_is_the_centre_zoomed_and_coloured_now_and_then():
     image = torch.zeros(3, 20, 30, dtype=torch.uint8)
     image[0], image[1] = torch.arange(30) * 8, (torch.arange(20) * 8)[:, None]
     example = Example(image, image[:1].float())
-    plain = CentreView(20, zoomed=0.0, coloured=0.0)
-    taken, target = plain.taken(example, torch.flip, generator(0, 0))
+    plain = CenterView(20, zoom=0.0, recolor=0.0)
+    taken, target = plain.apply(example, torch.flip, generator(0, 0))
     assert target[0, 0].tolist() == [8.0 * n for n in range(5, 25)]
     torch.testing.assert_close(taken[0] * 255, target[0])
-    zooms = [CentreView(20, coloured=0.0).taken(example, torch.flip, generator(0, n))[1] for n in range(40)]
+    zooms = [CenterView(20, recolor=0.0).apply(example, torch.flip, generator(0, n))[1] for n in range(40)]
     assert 10 < sum(not torch.equal(zoom, target) for zoom in zooms) < 32
     assert all(zoom.min() >= target.min() and zoom.max() <= target.max() for zoom in zooms)
-    colors = [CentreView(20, zoomed=0.0).taken(example, torch.flip, generator(0, n)) for n in range(40)]
+    colors = [CenterView(20, zoom=0.0).apply(example, torch.flip, generator(0, n)) for n in range(40)]
     assert all(torch.equal(found, target) for _, found in colors)
     assert 25 < sum(not torch.equal(found, taken) for found, _ in colors) < 39
 
@@ -79,21 +79,21 @@ def test_real_frames_end_to_end(shared: Path, tmp_path: Path):
         NYU_PROBE3D,
         build=partial(DptProbe, width=16),
         recipe=recipe,
-        train_view=CentreView(64),
+        train_view=CenterView(64),
         val_view=replace(NYU_PROBE3D.val_view, short_side=64, side=64),
     )
     spec = ModelSpec(weights=write_checkpoint(tmp_path / "weights.safetensors"))
     task = DenseTask(rule, normals.open_nyu(root, None), seed=0)
     result = harness.evaluate(task, spec, tmp_path / "out", torch.device("cpu"))
     assert result["settings"]["probe"] == "DptProbe"
-    assert result["settings"]["train_view"]["kind"] == "CentreView"
-    for figures in result["scores"].values():
-        assert 0 < figures["rmse_deg"] < 180
-        assert figures["under_11.25"] <= figures["under_22.5"] <= figures["under_30"]
+    assert result["settings"]["train_view"]["kind"] == "CenterView"
+    for metrics in result["scores"].values():
+        assert 0 < metrics["rmse_deg"] < 180
+        assert metrics["under_11.25"] <= metrics["under_22.5"] <= metrics["under_30"]
 
 
 def test_published_settings():
     recipe = NYU_PROBE3D.recipe
     assert (recipe.epochs, recipe.batch, recipe.lr, recipe.warmup_epochs) == (10, 8, 5e-4, 1.5)
     assert (NYU_PROBE3D.train_view.side, NYU_PROBE3D.val_view.side) == (480, 480)
-    assert probes.WIDTH == 512
+    assert probes.DPT_WIDTH == 512

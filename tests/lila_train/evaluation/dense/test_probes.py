@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lila_train.evaluation.dense.data import DenseData, Example, TrainView, same_pixels_mirrored
+from lila_train.evaluation.dense.data import DenseData, Example, TrainView
 from lila_train.evaluation.dense.probes import (
     AttentionProbe,
     FrozenFeatures,
@@ -20,8 +20,8 @@ from lila_train.evaluation.dense.probes import (
     features_of,
     seeded,
 )
-from lila_train.evaluation.dense.segmentation import cross_entropy
-from lila_train.evaluation.dense.training import SCHEDULES, ProbeRecipe, Training, train
+from lila_train.evaluation.dense.segmentation import COCO_FEATUP, cross_entropy
+from lila_train.evaluation.dense.training import SCHEDULES, DenseProtocol, ProbeRecipe, train, train_batches
 from stores.errors import LilaError
 from tests.lila_train.evaluation.worlds import COLORS, ColorModel, moving_squares
 
@@ -107,14 +107,16 @@ def read_squares(files: tuple[Path, ...]) -> Example:
     return Example(torch.from_numpy(COLORS[labels]).movedim(-1, 0), torch.from_numpy(labels)[None])
 
 
-def training(recipe: ProbeRecipe, count: int = 5) -> Training:
-    files = [(Path(str(n)),) for n in range(count)]
-    data = DenseData(Path(), files, files, read_squares, {})
-    return Training(data, recipe, TrainView(16), same_pixels_mirrored, cross_entropy, seed=0)
+FILES = [(Path(str(n)),) for n in range(5)]
+DATA = DenseData(Path(), FILES, FILES, read_squares, {})
+
+
+def protocol_of(recipe: ProbeRecipe) -> DenseProtocol:
+    return replace(COCO_FEATUP, recipe=recipe, n_outputs=3, train_view=TrainView(16))
 
 
 def trained(recipe: ProbeRecipe, checkpoint: Path, fingerprint: str = "f", stop_after: int | None = None):
-    """The probe, and how many steps were told; stops by an interrupt after some."""
+    """Return the probe and the number of steps; stops by an interrupt after some."""
     probe, steps = seeded(LinearProbe, (3, 3), 3, seed=0), []
 
     def advance() -> None:
@@ -122,7 +124,7 @@ def trained(recipe: ProbeRecipe, checkpoint: Path, fingerprint: str = "f", stop_
         if stop_after == len(steps):
             raise KeyboardInterrupt
 
-    train(probe, ColorModel(), "lila", training(recipe), checkpoint, fingerprint, advance)
+    train(probe, ColorModel(), "lila", protocol_of(recipe), DATA, 0, checkpoint, fingerprint, advance)
     return probe, len(steps)
 
 
@@ -147,11 +149,12 @@ def test_a_checkpoint_of_another_evaluation_is_refused(tmp_path: Path):
 
 def test_every_image_is_seen_in_every_epoch_and_the_last_batch_too():
     recipe = replace(RECIPE, repeats=2)
-    sizes = [len(batch) for batch in training(recipe).batches(0)]
+    sizes = [len(batch) for batch in train_batches(protocol_of(recipe), DATA, 0, epoch=0)]
     assert sizes == [2] * 5
     assert recipe.steps(5) == 15
-    assert [len(batch) for batch in training(RECIPE).batches(0)] == [2, 2, 1]
-    first, second = ([view[0].sum().item() for batch in training(RECIPE).batches(n) for view in batch] for n in (0, 1))
+    epochs = [list(train_batches(protocol_of(RECIPE), DATA, 0, epoch)) for epoch in (0, 1)]
+    assert [len(batch) for batch in epochs[0]] == [2, 2, 1]
+    first, second = ([image.sum().item() for batch in batches for image, _ in batch] for batches in epochs)
     assert first != second
 
 

@@ -18,8 +18,8 @@ from lila_train.evaluation.dense import segmentation
 from lila_train.evaluation.dense.metrics import IGNORED
 from lila_train.evaluation.dense.segmentation import ADE_150_LABELS, ADE_151_LABELS
 from lila_train.evaluation.dense.task import DenseTask, sliding_window, window_starts
+from lila_train.evaluation.harness import Options
 from lila_train.evaluation.model_spec import ModelSpec
-from lila_train.evaluation.protocols import Options
 from stores.errors import LilaError
 from tests.lila_train.evaluation.small_models import write_checkpoint
 

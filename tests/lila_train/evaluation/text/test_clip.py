@@ -14,8 +14,8 @@ from lila_train.evaluation.text.clip import (
     ClassTexts,
     ClipImages,
     ade_names,
-    averaged,
     coco_names,
+    mean_embedding,
     text_encoder,
 )
 from stores.errors import LilaError
@@ -81,8 +81,8 @@ def test_a_file_may_leave_out_the_classes_that_are_never_used(tmp_path: Path):
         _ = ClassTexts(["one"], IMAGENET, "", tmp_path / "bad.npy").embeddings
 
 
-def test_sentences_are_normalised_averaged_and_normalised_again():
-    found = averaged(torch.tensor([[10.0, 0.0], [0.0, 0.5], [0.0, 3.0]]))
+def test_sentences_are_normalized_averaged_and_normalized_again():
+    found = mean_embedding(torch.tensor([[10.0, 0.0], [0.0, 0.5], [0.0, 3.0]]))
     assert found.tolist() == pytest.approx([1 / 5**0.5, 2 / 5**0.5])
 
 
@@ -92,7 +92,7 @@ def test_clip_s_texts(tmp_path: Path):
     both = encode(["a photo of the cat", "a dog"])
     torch.testing.assert_close(both[1], encode(["a dog"])[0], atol=1e-5, rtol=1e-4)
     texts = ClassTexts(["cat", "dog"], ["a photo of the {}", "a {}"], folder)
-    expected = averaged(encode(["a photo of the cat", "a cat"]))
+    expected = mean_embedding(encode(["a photo of the cat", "a cat"]))
     torch.testing.assert_close(texts.embeddings[0], expected, atol=1e-5, rtol=1e-4)
     assert texts.identity() == {"clip": folder, "templates": 2}
     before = torch.random.get_rng_state()
@@ -100,6 +100,6 @@ def test_clip_s_texts(tmp_path: Path):
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_clip_that_is_not_there_is_asked_for(tmp_path: Path):
-    with pytest.raises(LilaError, match=r"expected CLIP at .*but it cannot be had.*--clip"):
+def test_missing_clip_is_an_error(tmp_path: Path):
+    with pytest.raises(LilaError, match=r"expected CLIP at .*but it cannot be loaded.*--clip"):
         ClipImages.load(str(tmp_path / "none"), torch.device("cpu"))

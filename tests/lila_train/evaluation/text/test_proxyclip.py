@@ -13,8 +13,8 @@ from PIL import Image
 
 from lila_train.evaluation import harness, protocols
 from lila_train.evaluation.dense.data import DenseData
+from lila_train.evaluation.harness import Options
 from lila_train.evaluation.model_spec import ModelSpec
-from lila_train.evaluation.protocols import Options
 from lila_train.evaluation.text import proxyclip
 from lila_train.evaluation.text.clip import ClassTexts, ClipImages
 from lila_train.evaluation.text.proxyclip import OpenVocabulary, ProxySettings, proxy_attention

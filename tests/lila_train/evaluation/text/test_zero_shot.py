@@ -16,8 +16,8 @@ from lila_train.evaluation import harness, protocols
 from lila_train.evaluation.dense.metrics import Confusion
 from lila_train.evaluation.dense.probes import FrozenFeatures
 from lila_train.evaluation.dense.task import DenseTask
+from lila_train.evaluation.harness import Options
 from lila_train.evaluation.model_spec import ModelSpec
-from lila_train.evaluation.protocols import Options
 from lila_train.evaluation.text import zero_shot
 from lila_train.evaluation.text.clip import ClassTexts
 from lila_train.evaluation.text.zero_shot import SeenAndUnseen, TextProbe, zero_shot_loss
@@ -53,15 +53,15 @@ def test_ignored_and_unseen_pixels_push_seen_probabilities_down():
 
 def test_the_mean_is_taken_over_seen_and_over_unseen_classes():
     counts = np.array([[6, 2, 0], [0, 4, 0], [1, 0, 1]])  # truth in rows; class 2 is unseen
-    found = SeenAndUnseen(Confusion(counts), (2,)).figures()
+    found = SeenAndUnseen(Confusion(counts), (2,)).metrics()
     seen, unseen = (6 / 9 + 4 / 6) / 2, 1 / 2
     assert found["miou_seen"] == pytest.approx(seen)
     assert found["miou_unseen"] == pytest.approx(unseen)
     assert found["miou_harmonic"] == pytest.approx(2 * seen * unseen / (seen + unseen))
     halves = SeenAndUnseen(Confusion(counts // 2), (2,)), SeenAndUnseen(Confusion(counts - counts // 2), (2,))
-    assert (halves[0] + halves[1]).figures() == found
-    assert SeenAndUnseen.from_json(json.loads(json.dumps(halves[0].to_json()))).figures() == halves[0].figures()
-    only_seen = SeenAndUnseen(Confusion(counts * [[1], [1], [0]]), (2,)).figures()
+    assert (halves[0] + halves[1]).metrics() == found
+    assert SeenAndUnseen.from_json(json.loads(json.dumps(halves[0].to_json()))).metrics() == halves[0].metrics()
+    only_seen = SeenAndUnseen(Confusion(counts * [[1], [1], [0]]), (2,)).metrics()
     assert (only_seen["miou_unseen"], only_seen["miou_harmonic"], only_seen["absent_classes"]) == (None, None, 1)
 
 
@@ -73,7 +73,7 @@ def test_logits_are_scaled_cosines_to_the_texts(tmp_path: Path):
     grid = torch.tensor([3.0, 4.0, 0.0]).view(1, 3, 1, 1)
     logits = probe(FrozenFeatures((1, 1), (grid,) * 4, None))[0, :, 0, 0]
     assert logits[:2].tolist() == pytest.approx([60.0, 80.0], rel=1e-4)
-    assert logits[2] == zero_shot.NEVER
+    assert logits[2] == zero_shot.UNNAMED_LOGIT
     assert probe.grid.bias is None
     assert "texts" not in probe.state_dict()
 
@@ -106,9 +106,9 @@ def test_a_real_image_and_real_texts_end_to_end(shared: Path, tmp_path: Path):
     )
     spec = ModelSpec(weights=write_checkpoint(tmp_path / "weights.safetensors"))
     result = harness.evaluate(DenseTask(rule, task.data, 0), spec, tmp_path / "out", CPU)
-    for figures in result["scores"].values():
-        assert figures["absent_classes"] == 182 - 3
-        assert {"miou_seen", "miou_unseen", "miou_harmonic"} <= set(figures)
+    for metrics in result["scores"].values():
+        assert metrics["absent_classes"] == 182 - 3
+        assert {"miou_seen", "miou_unseen", "miou_harmonic"} <= set(metrics)
     assert result["settings"]["probe"] == "TextProbe"
     assert "texts_sha256" in result["data"]
 
