@@ -82,18 +82,11 @@ def _sample(maps: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(known, upper * (1 - down) + lower * down, np.nan)
 
 
-def depth_picture(
-    q: Float[np.ndarray, "h w"], near: float | None = None, far: float | None = None
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Draw relative inverse depth q, near light and far dark, on a scale linear in log(1 + q).
-
-    `near` and `far` are the values of q at the two ends; default: the 99th and 1st percentile.
-    """
+def depth_picture(q: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Draw relative inverse depth q, near light and far dark, linear in log(1 + q) from the 1st to 99th percentile."""
     known = np.isfinite(q)
     scale = np.log1p(np.maximum(np.where(known, q, 0), 0))
     low, high = np.percentile(scale[known], (1, 99)) if known.any() else (0.0, 1.0)
-    low = low if far is None else np.log1p(far)
-    high = high if near is None else np.log1p(near)
     position = np.clip((scale - low) / max(high - low, 1e-6), 0, 1)
     color = _interpolated(position, np.linspace(0, 1, len(_DEPTH_COLORS)), _DEPTH_COLORS)
     return _as_bytes(color / 255, known)
@@ -118,8 +111,8 @@ class Basis:
     high: Float[np.ndarray, " 3"]
 
 
-def pca_basis(features: Float[np.ndarray, "n c"], cut: float = 1.0) -> Basis:
-    """Return the first three principal components, with ranges that exclude `cut` percent at either end.
+def pca_basis(features: Float[np.ndarray, "n c"]) -> Basis:
+    """Return the first three principal components, with ranges that exclude one percent at either end.
 
     The largest entry of an axis is positive, so that equal features give equal colors.
     """
@@ -132,7 +125,7 @@ def pca_basis(features: Float[np.ndarray, "n c"], cut: float = 1.0) -> Basis:
     axes[:, : min(3, channels)] = vectors[:, ::-1][:, :3]
     axes *= np.where(axes[np.abs(axes).argmax(axis=0), np.arange(3)] < 0, -1.0, 1.0)
     shown = centered @ axes if len(rows) else np.zeros((1, 3))
-    low, high = np.percentile(shown, (cut, 100 - cut), axis=0)
+    low, high = np.percentile(shown, (1, 99), axis=0)
     return Basis(mean=mean, axes=axes, low=low, high=high)
 
 
@@ -156,12 +149,9 @@ def label_palette() -> UInt8[np.ndarray, "256 3"]:
     return channels.astype(np.uint8)
 
 
-def mask_overlay(
-    rgb: UInt8[np.ndarray, "h w 3"], labels: Integer[np.ndarray, "h w"], opacity: float = 0.5
-) -> UInt8[np.ndarray, "h w 3"]:
-    """Draw each label's color over the image with a white outline; label 0 stays as it is."""
-    color = label_palette()[labels.astype(np.uint8)]
-    mixed = (1 - opacity) * rgb + opacity * color
+def mask_overlay(rgb: Picture, labels: Integer[np.ndarray, "h w"]) -> Picture:
+    """Draw each label's color over the image at half opacity, with a white outline; label 0 stays as it is."""
+    mixed = 0.5 * rgb + 0.5 * label_palette()[labels.astype(np.uint8)]
     painted = np.where((labels > 0)[..., None], mixed, rgb)
     edge = np.zeros(labels.shape, bool)
     across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]

@@ -57,7 +57,7 @@ def test_the_wheel_shows_the_motion_from_its_centre() -> None:
 
 def test_near_is_lighter_than_far_and_holes_are_gray() -> None:
     q = np.array([[4.0, 40.0, 400.0, np.nan]])
-    picture = pictures.depth_picture(q, near=400.0, far=4.0)
+    picture = pictures.depth_picture(q)
     lightness = picture[0].astype(int).sum(axis=-1)
     assert lightness[0] < lightness[1] < lightness[2]
     assert tuple(picture[0, 3]) == (128, 128, 128)
