@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,10 +13,13 @@ from jaxtyping import UInt8
 
 from lila_cues.viz.pictures import Picture
 
+HIGH_QUALITY = {"crf": "18"}
+# One thread, and without mbtree: with it, x264's assembly gave other bytes for the same frames from run to run.
+REPRODUCIBLE = {
+    "libx264": {"crf": "17", "preset": "veryfast", "x264-params": "mbtree=0", "g": "12", "threads": "1"},
+    "mpeg4": {"qscale": "2", "g": "12", "threads": "1"},
+}
 DEMO_FPS = 24
-KEY_FRAME_INTERVAL = 12
-# Without mbtree: with it, x264's assembly gave other bytes for the same frames from run to run.
-DEMO_QUALITY = {"libx264": {"crf": "17", "preset": "veryfast", "x264-params": "mbtree=0"}, "mpeg4": {"qscale": "2"}}
 
 
 def video_codec() -> str:
@@ -24,10 +28,13 @@ def video_codec() -> str:
 
 
 class VideoWriter:
-    """An H.264 file made of RGB frames of one size; it gets its name when the block ends without an error."""
+    """A video file made of RGB frames of one size; it gets its name when the block ends without an error.
 
-    def __init__(self, path: Path, rate: Fraction) -> None:
-        self.path, self.rate = path, rate
+    `rate` is in frames per second, `options` are those of the codec.
+    """
+
+    def __init__(self, path: Path, rate: Fraction, options: Mapping[str, str] = HIGH_QUALITY) -> None:
+        self.path, self.rate, self.options = path, rate, dict(options)
         self._temporary = path.with_name(f".{path.stem}.part{path.suffix}")
         self._container = av.open(str(self._temporary), "w")
         self._stream: VideoStream | None = None
@@ -39,7 +46,10 @@ class VideoWriter:
         """Add a frame; an odd last row or column is repeated, as H.264's 4:2:0 needs even sides."""
         even = np.pad(picture, ((0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)), mode="edge")
         if self._stream is None:
-            self._stream = _add_stream(self._container, self.rate, even, {"crf": "18"})
+            stream = self._container.add_stream(video_codec(), rate=self.rate, options=self.options)
+            assert isinstance(stream, VideoStream)
+            stream.height, stream.width, stream.pix_fmt = *even.shape[:2], "yuv420p"
+            self._stream = stream
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -53,28 +63,13 @@ class VideoWriter:
 
 
 def write_video(path: Path, frames: UInt8[np.ndarray, "frames y x 3"]) -> None:
-    """Write RGB frames as an mp4 at 24 frames per second; equal frames give equal bytes (one thread)."""
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = _add_stream(container, DEMO_FPS, frames[0], DEMO_QUALITY[video_codec()])
-        stream.time_base = Fraction(1, DEMO_FPS)
-        stream.codec_context.gop_size = KEY_FRAME_INTERVAL
-        stream.codec_context.thread_count = 1
+    """Write RGB frames at 24 frames per second; equal frames give equal bytes."""
+    with VideoWriter(path, Fraction(DEMO_FPS), REPRODUCIBLE[video_codec()]) as writer:
         for rgb in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
-        container.mux(stream.encode(None))
+            writer.write(rgb)
 
 
 def read_video(path: Path) -> UInt8[np.ndarray, "frames y x 3"]:
     """Return all frames of a video that `write_video` wrote, in order."""
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-
-
-def _add_stream(
-    container: av.container.OutputContainer, rate: Fraction | int, frame: Picture, options: dict[str, str]
-) -> VideoStream:
-    stream = container.add_stream(video_codec(), rate=rate, options=options)
-    assert isinstance(stream, VideoStream)
-    stream.height, stream.width = frame.shape[:2]
-    stream.pix_fmt = "yuv420p"
-    return stream
