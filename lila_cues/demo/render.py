@@ -37,7 +37,9 @@ def _paint_layer(canvas: np.ndarray, visible: np.ndarray, index: int, layer: Lay
     """Paint a layer over the part of the frame that its texture can cover."""
     assert layer.distance is not None
     texels = layer.motion.texels
-    x, y = _corners(view, texels)
+    low, high = -0.5, texels - 0.5
+    corners = view @ np.array([[low, high, high, low], [low, low, high, high], [1, 1, 1, 1]])
+    x, y = corners[:2] / corners[2]
     left, right = max(int(np.floor(x.min())), 0), min(int(np.ceil(x.max())) + 1, canvas.shape[1])
     top, bottom = max(int(np.floor(y.min())), 0), min(int(np.ceil(y.max())) + 1, canvas.shape[0])
     if left >= right or top >= bottom:
@@ -55,10 +57,3 @@ def _paint_layer(canvas: np.ndarray, visible: np.ndarray, index: int, layer: Lay
     region = canvas[top:bottom, left:right]
     region += cover * (color - region)
     visible[top:bottom, left:right][distance > 0] = index
-
-
-def _corners(view: np.ndarray, texels: int) -> np.ndarray:
-    """Project the corners of the texture's square: x and y of four points."""
-    low, high = -0.5, texels - 0.5
-    projected = view @ np.array([[low, high, high, low], [low, low, high, high], [1, 1, 1, 1]])
-    return projected[:2] / projected[2]
