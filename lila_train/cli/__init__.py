@@ -1,9 +1,4 @@
-"""`lila-train`: from a store of cues to pixel features, and what they are worth.
-
-The commands of `lila-train`, a module each, which parse what the user gave and say what came of it.
-
-A command imports what computes when it is called, so that the help comes at once.
-"""
+"""The command `lila-train`. Commands import what computes when they are called, so that the help appears at once."""
 
 from __future__ import annotations
 
@@ -14,7 +9,7 @@ from lila_train.cli import evaluate, inference, train
 
 app = typer.Typer(
     name="lila-train",
-    help="From a store of cues to pixel features: train, score, extract, show.",
+    help="Train pixel features on a cue store, evaluate, extract and show them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -31,5 +26,5 @@ app.command("report")(evaluate.report)
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     console.run(app)

@@ -1,13 +1,4 @@
-"""`lila-train explore`.
-
-`lila-train export`.
-
-`lila-train features`.
-
-Options that several commands have, said once.
-
-`lila-train track`.
-"""
+"""`lila-train features`, `track`, `explore` and `export`: a trained model at work."""
 
 from __future__ import annotations
 
@@ -24,64 +15,169 @@ from stores.errors import LilaError
 if TYPE_CHECKING:
     from lila_cues.inputs import InputFile
     from lila_train.inference.features import Extractor
-    from lila_train.model.lila import Lila
 
-
-Weights = Annotated[str, typer.Option(help="weights.safetensors of a run.")]
-EncoderWeights = Annotated[Path | None, typer.Option(help="Where the encoder's weight file is now.")]
+Weights = Annotated[str, typer.Option(help="weights.safetensors of a run, a published .pt file or a published name.")]
+EncoderWeights = Annotated[Path | None, typer.Option(help="Weight file of the encoder, if it has moved.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 
+LARGE_PAGE_MB = 40
 
-_LARGE_MB = 40
+
+def features(
+    sources: Annotated[list[Path], typer.Argument(metavar="INPUT…", help="Images, videos, folders or globs of them.")],
+    weights: Weights,
+    out: Annotated[Path, typer.Option(help="Folder for arrays and pictures.")],
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="npz, safetensors, zarr or pca; may be repeated. Default: npz and pca."),
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Short side in pixels. Default: the input's own.")] = None,
+    tile: Annotated[int | None, typer.Option(min=1, help="Side of tiles in pixels, to save memory.")] = None,
+    overlap: Annotated[
+        int | None, typer.Option(min=0, help="Least overlap of tiles in pixels. Default: a quarter of a tile.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Frames, or images of one size, computed at once.")] = 1,
+    precision: Annotated[str, typer.Option(help="Of the computation: float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="Of the arrays: float16 or float32.")] = "float16",
+    pca_from: Annotated[
+        list[Path] | None, typer.Option(help="Images or videos to compute one PCA basis for all files from.")
+    ] = None,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="Most frames of a video.")] = None,
+    encoder_weights: EncoderWeights = None,
+    device: Device = "auto",
+) -> None:
+    """Compute pixel features of images and videos, with a picture of their three principal components.
+
+    An image gives NAME.npz (`features`, d×H×W) and NAME_pca.png; a video gives NAME/00000.npz, … and NAME_pca.mp4, or
+    one array NAME.zarr. Memory does not grow with the length of a video. Run the same command again to resume; a file
+    that cannot be read is reported at the end, after all others are done.
+    """
+    from lila_cues.devices import choose
+    from lila_cues.inputs import media
+    from lila_train.inference.feature_cache import FeatureCache, FeatureSettings
+    from lila_train.inference.features import Extractor, basis_fingerprint, shared_basis
+    from lila_train.model.lila import load
+
+    files = media(sources)
+    model = load(weights, device=choose(device), encoder_weights=encoder_weights)
+    chosen = tuple(dict.fromkeys(formats)) if formats else ("npz", "pca")
+    settings = FeatureSettings(model.identity, chosen, size, tile, overlap, max_frames, precision, dtype)
+    basis = shared_basis(model, settings, media(pca_from)) if pca_from else None
+    settings = replace(settings, pca_from=basis_fingerprint(basis) if basis else None)
+    failures = _extract(Extractor(model, FeatureCache(out, settings), batch, basis), files)
+    if failures:
+        raise LilaError(f"{len(files) - len(failures)} of {len(files)} files done, in {out}; " + "; ".join(failures))
+    console.out.print(f"{len(files)} file{'s' * (len(files) > 1)} done, in {out}")
+
+
+def _extract(extractor: Extractor, files: list[InputFile]) -> list[str]:
+    """Extract the files that are not done, under one progress bar; return why some could not be."""
+    from lila_cues.video.reader import VideoFrames
+
+    pending = [file for file in files if extractor.cache.state(file) != "done"]
+    images = [file for file in pending if not file.is_video]
+    limit = extractor.settings.max_frames
+    frames: dict[InputFile, int] = {}  # by video, as far as the file says
+    failures = []
+    with console.progress("frames") as bar:
+        task = bar.add_task("features", total=None)
+        for video in (file for file in pending if file.is_video):
+            try:
+                count = VideoFrames(video.path).count or 0
+                frames[video] = min(count, limit) if limit else count
+            except LilaError as error:
+                failures.append(str(error))
+        bar.update(task, total=len(images) + sum(frames.values()))
+        failures += extractor.images(images, lambda: bar.advance(task))
+        for video in frames:
+            try:
+                bar.update(task, description=video.path.name)
+                extractor.video(video, lambda: bar.advance(task))
+            except LilaError as error:
+                failures.append(str(error))
+        bar.update(task, description="features")
+    return failures
+
+
+def track(
+    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video, or a folder of its frames.")],
+    mask: Annotated[Path, typer.Option(help="Mask of the first frame: an indexed PNG, or one color per object.")],
+    weights: Weights,
+    out: Annotated[Path, typer.Option(help="Folder for the masks and the overlay video.")],
+    size: Annotated[
+        int | None, typer.Option(min=16, help="Short side of the network's input in pixels. Default: 34 patches.")
+    ] = None,
+    context: Annotated[int, typer.Option(min=2, help="Context frames: the first and the latest ones.")] = 8,
+    window: Annotated[
+        int, typer.Option(min=1, help="Side of the search window in cells, of 60 on the short side; odd.")
+    ] = 25,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="Most frames to track.")] = None,
+    encoder_weights: EncoderWeights = None,
+    device: Device = "auto",
+) -> None:
+    """Track objects through a video from a mask of its first frame.
+
+    Writes OUT/00000.png, … (indexed, like the annotations of DAVIS) and OUT/overlay.mp4. Labels are propagated by
+    nearest neighbors in feature space, as in the protocol davis-knn@lila; memory does not grow with the length.
+    """
+    from lila_cues.devices import choose
+    from lila_train.inference import tracking
+    from lila_train.model.lila import load
+
+    stream, marked = tracking.open_frames(video), tracking.read_mask(mask)
+    propagation = tracking.propagation_settings(size, context, window)
+    model = load(weights, device=choose(device), encoder_weights=encoder_weights)
+    total = min(stream.count, max_frames) if stream.count and max_frames else stream.count or max_frames
+    with console.progress("frames") as bar:
+        task = bar.add_task(video.name, total=total)
+        count = tracking.track(model, stream, marked, out, propagation, lambda: bar.advance(task), max_frames)
+    objects = len(marked.values) - 1
+    console.out.print(f"{count} frames, {objects} object{'s' * (objects > 1)}: {out / 'overlay.mp4'}")
 
 
 def explore(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Images, folders or globs of them.")],
     weights: Weights,
     out: Annotated[Path, typer.Option(help="The page, one HTML file.")] = Path("explore.html"),
-    size: Annotated[int, typer.Option(min=32, help="Short side of the feature maps, in pixels.")] = 240,
-    channels: Annotated[int, typer.Option(min=3, help="Directions of feature space that are kept.")] = 24,
+    size: Annotated[int, typer.Option(min=32, help="Short side of the feature maps in pixels.")] = 240,
+    channels: Annotated[int, typer.Option(min=3, help="Principal directions of the features to keep.")] = 24,
     encoder_weights: EncoderWeights = None,
     device: Device = "auto",
 ) -> None:
-    """Make a page to click in: what is similar to a pixel, here and in other images; what a few labels segment.
+    """Write a page to explore features: pixels similar to a pixel, in all images, and segments from a few labels.
 
-    The page is one file with everything in it. Clicking shows cosine similarity; clicks with labels fit a ridge
-    regression in the page and segment the rest; LILA, the encoder alone and PCA are a key apart.
+    The page is one file that needs no server. A click shows cosine similarity; clicks with labels fit a ridge
+    regression in the page and segment the rest. Keys switch between LILA, the encoder alone and PCA.
     """
     from lila_cues.devices import choose
     from lila_cues.inputs import named
-    from lila_train.inference.explore import build_page, explored, short_names
+    from lila_train.inference.explore import build_page, explore_image, short_names
     from lila_train.model.lila import load
 
-    paths = [medium.path for medium in named(images) if not medium.is_video]
-    names = short_names(paths)
+    paths = [file.path for file in named(images) if not file.is_video]
     model = load(weights, device=choose(device), encoder_weights=encoder_weights)
-    failures, found = [], []
+    failures, explored = [], []
     with console.progress("images") as bar:
-        for path, name in bar.track(list(zip(paths, names, strict=True)), description="features"):
+        for path, name in bar.track(list(zip(paths, short_names(paths), strict=True)), description="features"):
             try:
-                found.append(explored(model, path, name, size))
+                explored.append(explore_image(model, path, name, size))
             except LilaError as error:
                 failures.append(str(error))
-    if not found:
+    if not explored:
         raise LilaError("no image to explore; " + "; ".join(failures))
-    text = build_page("LILA, pixel by pixel", _facts(model, size, len(found)), found, channels)
-    with atomic_path(out) as temporary:
-        temporary.write_text(text, "utf-8")
-    megabytes = len(text) / 1e6
-    hint = "; a smaller --size or --channels makes it smaller" if megabytes > _LARGE_MB else ""
-    console.out.print(f"{out}: {len(found)} images, {megabytes:.1f} MB{hint}")
-    if failures:
-        raise LilaError(f"{len(found)} of {len(paths)} images are in {out}; " + "; ".join(failures))
-
-
-def _facts(model: Lila, size: int, count: int) -> str:
-    encoder, patch = model.encoder, model.encoder.patch_size
-    return (
+    encoder, patch, count = model.encoder, model.encoder.patch_size, len(explored)
+    facts = (
         f"{count} image{'s' * (count > 1)}, short side {size} px. LILA: a vector of {model.decoder.widths.out} numbers "
         f"per pixel; the encoder, {encoder.name}: one of {encoder.width} per {patch}×{patch} px."
     )
+    text = build_page("LILA, pixel by pixel", facts, explored, channels)
+    with atomic_path(out) as temporary:
+        temporary.write_text(text, "utf-8")
+    megabytes = len(text) / 1e6
+    hint = "; reduce --size or --channels to make it smaller" if megabytes > LARGE_PAGE_MB else ""
+    console.out.print(f"{out}: {count} images, {megabytes:.1f} MB{hint}")
+    if failures:
+        raise LilaError(f"{count} of {len(paths)} images are in {out}; " + "; ".join(failures))
 
 
 def export(
@@ -89,14 +185,14 @@ def export(
     out: Annotated[Path, typer.Option(help="model.onnx, model.pt2 for torch.export, or decoder.pt.")],
     encoder_weights: EncoderWeights = None,
 ) -> None:
-    """Write the model as one file that runs without this project, for any batch and size.
+    """Export the model as one file that runs without this project, for any batch and image size.
 
     Input: `images`, b×3×H×W floats in [0, 1]; output: `features`, b×d×H×W. The file is run on images of several sizes
-    and compared with the model before the command ends. A .pt2 asks for sides of more than two patches. A .pt holds the
-    decoder alone, named as the paper's authors name theirs, for their code.
+    and compared with the model before the command ends. A .pt2 needs sides of more than two patches. A .pt holds the
+    decoder alone, with the tensor names of the paper's authors, for their code.
     """
+    from lila_train.model import export as exporting
     from lila_train.model import released
-    from lila_train.model.export import export as write
     from lila_train.model.lila import load
 
     model = load(weights, encoder_weights=encoder_weights)
@@ -104,124 +200,5 @@ def export(
         released.write(out, model.decoder)
         console.out.print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, the decoder of {model.encoder.name}")
         return
-    difference = write(model, out)
+    difference = exporting.export(model, out)
     console.out.print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, differs from the model by at most {difference:.1g}")
-
-
-def features(
-    sources: Annotated[list[Path], typer.Argument(metavar="INPUT…", help="Images, videos, folders or globs of them.")],
-    weights: Weights,
-    out: Annotated[Path, typer.Option(help="Where the arrays and pictures go.")],
-    formats: Annotated[
-        list[str] | None, typer.Option("--format", help="npz, safetensors, zarr, pca; several may be given.")
-    ] = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Short side in pixels; as it is if not given.")] = None,
-    tile: Annotated[int | None, typer.Option(min=1, help="Compute in tiles of so many pixels, to save memory.")] = None,
-    overlap: Annotated[int | None, typer.Option(min=0, help="Least overlap of tiles; a quarter of them.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Frames, or images of one size, computed at once.")] = 1,
-    precision: Annotated[str, typer.Option(help="Of the computation: float32, bfloat16, float16.")] = "float32",
-    dtype: Annotated[str, typer.Option(help="Of what is written: float16, float32.")] = "float16",
-    pca_from: Annotated[
-        list[Path] | None, typer.Option(help="One PCA basis for all files, from these images or videos.")
-    ] = None,
-    max_frames: Annotated[int | None, typer.Option(min=1, help="At most so many frames of a video.")] = None,
-    encoder_weights: EncoderWeights = None,
-    device: Device = "auto",
-) -> None:
-    """Pixel features of images and videos, with a picture of their three principal components.
-
-    An image gives NAME.npz (`features`, d×H×W) and NAME_pca.png; a video gives NAME/00000.npz, … and NAME_pca.mp4, or
-    one array NAME.zarr. Memory does not grow with the length of a video. What was stopped goes on with the same
-    command; a file that cannot be read is reported at the end, and the rest is done.
-    """
-    from lila_cues.devices import choose
-    from lila_cues.inputs import media
-    from lila_train.inference.feature_cache import Cache, Settings
-    from lila_train.inference.features import Extractor, Network, basis_fingerprint, shared_basis
-    from lila_train.model.lila import load
-
-    found = media(sources)
-    model = load(weights, device=choose(device), encoder_weights=encoder_weights)
-    chosen = tuple(dict.fromkeys(formats)) if formats else ("npz", "pca")
-    network = Network(model, Settings(model.identity, chosen, size, tile, overlap, max_frames, precision, dtype))
-    basis = shared_basis(network, media(pca_from)) if pca_from else None
-    settings = replace(network.settings, pca_from=basis_fingerprint(basis) if basis else None)
-    extractor = Extractor(Network(model, settings), Cache(out, settings), batch, basis)
-    _report(_extract(extractor, found), found, out)
-
-
-def _extract(extractor: Extractor, found: list[InputFile]) -> list[str]:
-    """Do what is not done yet, under one bar; the reasons why some could not be."""
-    todo = [medium for medium in found if not extractor.cache.is_done(medium)]
-    images, videos = [m for m in todo if not m.is_video], [m for m in todo if m.is_video]
-    failures: list[str] = []
-    with console.progress("frames") as bar:
-        task = bar.add_task("features", total=None)
-        counts, unreadable = _counts(videos, extractor.network.settings.max_frames)
-        failures += unreadable.values()
-        bar.update(task, total=len(images) + sum(counts.values()))
-        failures += extractor.images(images, lambda: bar.advance(task))
-        for medium in (m for m in videos if m not in unreadable):
-            try:
-                bar.update(task, description=medium.path.name)
-                extractor.video(medium, lambda: bar.advance(task))
-            except LilaError as error:
-                failures.append(str(error))
-        bar.update(task, description="features")
-    return failures
-
-
-def _counts(videos: list[InputFile], limit: int | None) -> tuple[dict[InputFile, int], dict[InputFile, str]]:
-    """How many frames the videos say they have, and why some cannot be opened."""
-    from lila_cues.video.reader import VideoFrames
-
-    counts, unreadable = {}, {}
-    for medium in videos:
-        try:
-            count = VideoFrames(medium.path).count or 0
-            counts[medium] = min(count, limit) if limit else count
-        except LilaError as error:
-            unreadable[medium] = str(error)
-    return counts, unreadable
-
-
-def _report(failures: list[str], found: list[InputFile], out: Path) -> None:
-    if failures:
-        raise LilaError(f"{len(found) - len(failures)} of {len(found)} files done, in {out}; " + "; ".join(failures))
-    console.out.print(f"{len(found)} file{'s' * (len(found) > 1)} done, in {out}")
-
-
-def track(
-    video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video, or a folder of its frames.")],
-    mask: Annotated[Path, typer.Option(help="The first frame's objects: an indexed PNG, or one colour per object.")],
-    weights: Weights,
-    out: Annotated[Path, typer.Option(help="Where the masks and the film go.")],
-    size: Annotated[
-        int | None, typer.Option(min=16, help="Short side that the network sees, in pixels; 34 patches.")
-    ] = None,
-    context: Annotated[int, typer.Option(min=2, help="Frames that vote: the first and the latest ones.")] = 8,
-    window: Annotated[
-        int, typer.Option(min=1, help="How far an object may move, in cells of a 60-cell side; odd.")
-    ] = 25,
-    max_frames: Annotated[int | None, typer.Option(min=1, help="At most so many frames.")] = None,
-    encoder_weights: EncoderWeights = None,
-    device: Device = "auto",
-) -> None:
-    """Follow objects through a video from a mask of its first frame.
-
-    Writes OUT/00000.png, … (indexed, as DAVIS keeps its annotations) and OUT/overlay.mp4. Labels are carried by their
-    nearest neighbours in feature space, as the protocol davis-knn@lila does; memory does not grow with the length.
-    """
-    from lila_cues.devices import choose
-    from lila_train.inference.tracking import TrackingSettings, open_film, read_mask
-    from lila_train.inference.tracking import track as run
-    from lila_train.model.lila import load
-
-    stream, marked, tracking = open_film(video), read_mask(mask), TrackingSettings(size, context, window)
-    model = load(weights, device=choose(device), encoder_weights=encoder_weights)
-    total = min(stream.count, max_frames) if stream.count and max_frames else stream.count or max_frames
-    with console.progress("frames") as bar:
-        task = bar.add_task(video.name, total=total)
-        count = run(model, stream, marked, out, tracking, lambda: bar.advance(task), max_frames)
-    objects = len(marked.values) - 1
-    console.out.print(f"{count} frames, {objects} object{'s' * (objects > 1)}: {out / 'overlay.mp4'}")

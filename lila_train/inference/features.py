@@ -1,19 +1,18 @@
-"""One PCA basis for many pictures, so that colours can be compared.
+"""Features of images and videos, written into a cache: images in batches of one size, videos frame by frame.
 
-One file after the other: images in batches, videos frame by frame, each written while the next is computed.
-
-Pictures to features and to colours, on the model's device.
+Reading, computing and writing overlap. PCA pictures use one basis per file, or one for all files (`shared_basis`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from itertools import islice
+from contextlib import nullcontext
+from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,263 +25,194 @@ from lila_cues.prefetch import Behind, ahead
 from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
 from lila_cues.viz.pictures import Basis, Picture, pca_basis, write_png
-from lila_train.inference.feature_cache import ARRAYS, ArrayFormat, Cache, Features, Settings
+from lila_train.inference.feature_cache import FeatureCache, Features, FeatureSettings
 from lila_train.model.lila import MAX_UNTILED_PIXELS, Lila
 from stores.errors import LilaError
 
-_BASIS_PIXELS = 20_000
-_ROWS = 512  # of a large image that are coloured at a time
-_TILE_PATCHES = 64
+PENDING = 4  # frames read ahead, and frames waiting to be written
+BASIS_FRAMES = 6  # of a video, spread over it
+BASIS_PIXELS = 20_000  # of an image, spread over it
+DEFAULT_TILE_PATCHES = 64
+COLOR_ROWS = 512  # of a large image, colored at a time
+
+T = TypeVar("T")
+OnFrame = Callable[[], None]
 
 
-@dataclass(frozen=True)
-class Network:
-    """The model with the settings that it runs under."""
+class Extractor:
+    """Writes the features of files into a cache.
 
-    model: Lila
-    settings: Settings
+    Args:
+        model: the model, on its device.
+        cache: where arrays and pictures go; its settings shape them.
+        batch: frames, or images of one size, computed at once.
+        basis: PCA basis of all pictures; None for one of each file.
+    """
 
-    @property
-    def device(self) -> torch.device:
-        """Where it runs."""
-        return self.model.device
+    def __init__(self, model: Lila, cache: FeatureCache, batch: int = 1, basis: Basis | None = None) -> None:
+        self.model, self.cache, self.batch, self.basis = model, cache, batch, basis
+        self.settings = cache.settings
 
-    @torch.inference_mode()
-    def features(self, pictures: Sequence[Picture]) -> Float[Tensor, "b d h w"]:
-        """Features of pictures of one size, in the type that is written, on the device."""
-        images = torch.from_numpy(np.stack(pictures)).movedim(-1, 1).to(self.device)
-        with self._precision():
-            return self.model(images).to(self._dtype)
+    def images(self, files: Iterable[InputFile], on_frame: OnFrame) -> Iterator[str]:
+        """Extract images; yields a message for each one that cannot be read."""
+        pictures = ahead(self._read(files), max(PENDING, self.batch))
+        with Behind(PENDING) as writes:
+            for shape, same_size in groupby(pictures, key=lambda item: getattr(item[1], "shape", None)):
+                for group in _batched(same_size, self.batch):
+                    if shape is None:
+                        yield from (str(error) for _, error in group)
+                    elif needs_tiles(self.settings, shape):
+                        for file, picture in group:
+                            with TemporaryDirectory(dir=self.cache.folder, prefix=".tiles") as scratch:
+                                tiled = compute_tiled(self.model, self.settings, picture, Path(scratch))
+                                self._write_image(file, tiled)
+                    else:
+                        batch = compute(self.model, self.settings, [picture for _, picture in group])
+                        for (file, _), features in zip(group, batch.cpu().numpy(), strict=True):
+                            writes.run(partial(self._write_image, file, features))
+                    for _ in group:
+                        on_frame()
 
-    @torch.inference_mode()
-    def tiled_features(self, picture: Picture, scratch: Path) -> Features:
-        """Features of a picture that is cut into tiles, in a file of `scratch`, not in memory."""
-        shape = (self.model.decoder.widths.out, *picture.shape[:2])
-        out = np.lib.format.open_memmap(scratch / "features.npy", "w+", np.dtype(self.settings.dtype), shape)
-        tile = self.settings.tile or _TILE_PATCHES * self.model.encoder.patch_size
-        with self._precision():
-            self.model.features(picture, tile=tile, overlap=self.settings.overlap, out=out)
-        return out
+    def _read(self, files: Iterable[InputFile]) -> Iterator[tuple[InputFile, Any]]:
+        """Yield each file with its picture, or with the LilaError that says why it cannot be read."""
+        for file in files:
+            try:
+                yield file, resized(read_image(file.path), self.settings.size)
+            except LilaError as error:
+                yield file, error
 
-    def needs_tiles(self, picture: Picture) -> bool:
-        """Whether it is larger than a tile, or than what is computed in one piece."""
-        height, width = picture.shape[:2]
-        tile = self.settings.tile
-        return height * width > MAX_UNTILED_PIXELS if tile is None else max(height, width) > tile
+    def _write_image(self, file: InputFile, features: Features) -> None:
+        self.cache.write(file, None, features)
+        if "pca" in self.settings.formats:
+            basis = self.basis or pca_basis(spread_pixels(features))
+            write_png(self.cache.path(file, "_pca.png"), pca_colors(features, basis, self.model.device))
+        self.cache.record(file, "done")
 
-    def resized(self, picture: Picture) -> UInt8[np.ndarray, "H W 3"]:
-        """At the size that the settings ask for."""
-        return resized(picture, self.settings.size)
+    def video(self, file: InputFile, on_frame: OnFrame) -> None:
+        """Extract a video; arrays that an interrupted run has stored are read, not computed again."""
+        video = VideoFrames(file.path)
+        resume = self.cache.state(file) == "begun"
+        self.cache.record(file, "begun")
+        with VideoWriter(self.cache.path(file, "_pca.mp4"), video.rate) as writer, Behind(PENDING) as writes:
+            basis = None
+            if "pca" in self.settings.formats:
+                limit = self.settings.max_frames
+                basis = self.basis or _basis(self.model, self.settings, spread_frames(video, limit))
+            frames = ahead(enumerate(islice(video, self.settings.max_frames)), max(PENDING, self.batch))
+            for group in _batched(frames, self.batch):
+                stored = {index: self.cache.read(file, index) if resume else None for index, _ in group}
+                missing = [resized(p, self.settings.size) for index, p in group if stored[index] is None]
+                new = iter(self._compute_frames(missing))
+                for index, features in stored.items():
+                    is_stored = features is not None
+                    features = features if is_stored else next(new)
+                    writes.run(partial(self._write_frame, file, index, features, is_stored, basis, writer))
+                    on_frame()
+        self.cache.record(file, "done")
 
-    def _precision(self) -> AbstractContextManager[object]:
-        if self.settings.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=getattr(torch, self.settings.precision))
+    def _compute_frames(self, pictures: Sequence[Picture]) -> Sequence[Features]:
+        if pictures and needs_tiles(self.settings, pictures[0].shape):
+            with TemporaryDirectory(dir=self.cache.folder, prefix=".tiles") as scratch:
+                return [np.array(compute_tiled(self.model, self.settings, p, Path(scratch))) for p in pictures]
+        return list(compute(self.model, self.settings, pictures).cpu().numpy()) if pictures else []
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        found: torch.dtype = getattr(torch, self.settings.dtype)
-        return found
-
-
-class Colors:
-    """Features as red, green and blue, in one basis."""
-
-    def __init__(self, basis: Basis, device: torch.device) -> None:
-        scale = 255 / np.maximum(basis.high - basis.low, 1e-9)
-        offset = -(basis.mean @ basis.axes + basis.low) * scale
-        self._axes = torch.tensor(basis.axes * scale, dtype=torch.float32, device=device)
-        self._offset = torch.tensor(offset, dtype=torch.float32, device=device)
-
-    @torch.inference_mode()
-    def of(self, features: Features | Float[Tensor, "d h w"]) -> UInt8[np.ndarray, "h w 3"]:
-        """The picture of a d×h×w map, 512 rows at a time; values beyond the basis' range are cut off."""
-        parts = []
-        for top in range(0, features.shape[1], _ROWS):
-            rows = torch.as_tensor(features[:, top : top + _ROWS], device=self._axes.device).float()
-            color = torch.tensordot(rows, self._axes, ([0], [0])) + self._offset
-            parts.append(color.round_().clamp_(0, 255).to(torch.uint8).cpu().numpy())
-        return np.concatenate(parts)
-
-
-def spread(features: Features) -> Float[np.ndarray, "n d"]:
-    """Some pixels of a map, spread over it."""
-    pixels = features.reshape(len(features), -1)
-    return np.asarray(pixels[:, :: max(1, pixels.shape[1] // _BASIS_PIXELS)], np.float32).T
-
-
-FRAMES = 6  # of a video that are looked at
-
-
-def video_basis(network: Network, film: VideoFrames) -> Basis:
-    """Of a few frames spread over the part of the video that is wanted."""
-    return _basis(network, _some(film, network.settings.max_frames))
+    def _write_frame(
+        self, file: InputFile, index: int, features: Features, stored: bool, basis: Basis | None, writer: VideoWriter
+    ) -> None:
+        self.cache.write(file, index, features, only_missing=stored)
+        if basis is not None:
+            writer.write(pca_colors(features, basis, self.model.device))
 
 
-def shared_basis(network: Network, media: Sequence[InputFile]) -> Basis:
-    """Of all these files: of each image, of a few frames of each video."""
-    return _basis(network, (picture for medium in media for picture in _pictures(medium)))
+def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+@torch.inference_mode()
+def compute(model: Lila, settings: FeatureSettings, pictures: Sequence[Picture]) -> Float[Tensor, "b d h w"]:
+    """Return features of pictures of one size, on the model's device, in the type of the arrays."""
+    images = torch.from_numpy(np.stack(pictures)).movedim(-1, 1).to(model.device)
+    with _autocast(model, settings):
+        return model(images).to(getattr(torch, settings.dtype))
+
+
+@torch.inference_mode()
+def compute_tiled(model: Lila, settings: FeatureSettings, picture: Picture, scratch: Path) -> Features:
+    """Return features of a picture that is cut into tiles, as a memory map of a file in `scratch`."""
+    shape = (model.decoder.widths.out, *picture.shape[:2])
+    out = np.lib.format.open_memmap(scratch / "features.npy", "w+", np.dtype(settings.dtype), shape)
+    tile = settings.tile or DEFAULT_TILE_PATCHES * model.encoder.patch_size
+    with _autocast(model, settings):
+        model.features(picture, tile=tile, overlap=settings.overlap, out=out)
+    return out
+
+
+def _autocast(model: Lila, settings: FeatureSettings) -> torch.autocast | nullcontext[None]:
+    if settings.precision == "float32":
+        return nullcontext()
+    return torch.autocast(model.device.type, dtype=getattr(torch, settings.precision))
+
+
+def needs_tiles(settings: FeatureSettings, shape: tuple[int, ...]) -> bool:
+    """Return whether a picture of this shape is larger than a tile, or than what is computed in one piece."""
+    height, width = shape[:2]
+    return height * width > MAX_UNTILED_PIXELS if settings.tile is None else max(height, width) > settings.tile
+
+
+def shared_basis(model: Lila, settings: FeatureSettings, files: Sequence[InputFile]) -> Basis:
+    """Return one PCA basis for all of these files: of each image, and of a few frames of each video."""
+    pictures = (
+        picture
+        for file in files
+        for picture in (spread_frames(VideoFrames(file.path)) if file.is_video else [read_image(file.path)])
+    )
+    return _basis(model, settings, pictures)
+
+
+def _basis(model: Lila, settings: FeatureSettings, pictures: Iterable[Picture]) -> Basis:
+    pixels = []
+    for picture in pictures:
+        picture = resized(picture, settings.size)
+        if needs_tiles(settings, picture.shape):
+            with TemporaryDirectory() as scratch:
+                pixels.append(spread_pixels(compute_tiled(model, settings, picture, Path(scratch))))
+        else:
+            pixels.append(spread_pixels(compute(model, settings, [picture])[0].cpu().numpy()))
+    return pca_basis(np.concatenate(pixels))
 
 
 def basis_fingerprint(basis: Basis) -> str:
-    """Tells one basis from another: 16 hex digits of a hash of its values, rounded to four decimals."""
+    """Return 16 hex digits that identify a basis: a hash of its values, rounded to four decimals."""
     digest = hashlib.sha256()
     for part in (basis.mean, basis.axes, basis.low, basis.high):
         digest.update(np.round(part, 4).tobytes())
     return digest.hexdigest()[:16]
 
 
-def _pictures(medium: InputFile) -> Iterator[Picture]:
-    return _some(VideoFrames(medium.path), None) if medium.is_video else iter([read_image(medium.path)])
+def spread_frames(video: VideoFrames, limit: int | None = None) -> Iterator[Picture]:
+    """Return a few frames, spread over the first `limit` frames of a video."""
+    count = min(video.count or BASIS_FRAMES, limit or video.count or BASIS_FRAMES)
+    step = max(1, count // BASIS_FRAMES)
+    return islice(video, 0, min(count, step * BASIS_FRAMES), step)
 
 
-def _some(film: VideoFrames, limit: int | None) -> Iterator[Picture]:
-    count = min(film.count or FRAMES, limit or film.count or FRAMES)
-    step = max(1, count // FRAMES)
-    return islice(film, 0, min(count, step * FRAMES), step)
+def spread_pixels(features: Features) -> Float[np.ndarray, "n d"]:
+    """Return the feature vectors of some pixels, spread over the image."""
+    pixels = features.reshape(len(features), -1)
+    return np.asarray(pixels[:, :: max(1, pixels.shape[1] // BASIS_PIXELS)], np.float32).T
 
 
-def _basis(network: Network, pictures: Iterable[Picture]) -> Basis:
-    return pca_basis(np.concatenate([_sample(network, network.resized(picture)) for picture in pictures]))
-
-
-def _sample(network: Network, picture: Picture) -> Float[np.ndarray, "n d"]:
-    if network.needs_tiles(picture):
-        with TemporaryDirectory() as scratch:
-            return spread(network.tiled_features(picture, Path(scratch)))
-    return spread(network.features([picture])[0].cpu().numpy())
-
-
-WAITING = 4  # frames read ahead, and frames that wait to be written
-
-OnFrame = Callable[[], None]
-Frame = tuple[int, Picture | Features, bool]  # index, what is there, whether it is to be computed
-Read = tuple[InputFile, Picture | LilaError]
-
-
-@dataclass(frozen=True)
-class Extractor:
-    """Writes the features of files into a cache; `basis` is that of all pictures, None for one of each file."""
-
-    network: Network
-    cache: Cache
-    batch: int = 1
-    basis: Basis | None = None
-
-    @property
-    def formats(self) -> list[ArrayFormat]:
-        """Those that hold arrays."""
-        return [ARRAYS[name] for name in self.network.settings.formats if name in ARRAYS]
-
-    @property
-    def draws(self) -> bool:
-        """Whether pictures are asked for."""
-        return "pca" in self.network.settings.formats
-
-    def place(self, medium: InputFile) -> Path:
-        """The path of its results, without a suffix."""
-        return self.cache.folder / medium.name
-
-    def images(self, media: Iterable[InputFile], on_frame: OnFrame) -> Iterator[str]:
-        """Do these images; gives the reasons why some could not be."""
-        with Behind(WAITING) as behind:
-            for group in _alike(ahead(self._read(media), max(WAITING, self.batch)), self.batch):
-                readable = [(medium, p) for medium, p in group if isinstance(p, np.ndarray)]
-                yield from (str(error) for _, error in group if isinstance(error, LilaError))
-                if readable and self.network.needs_tiles(readable[0][1]):
-                    for medium, picture in readable:
-                        self._tiled(medium, picture)
-                elif readable:
-                    found = self.network.features([picture for _, picture in readable]).cpu().numpy()
-                    for (medium, _), features in zip(readable, found, strict=True):
-                        behind.run(lambda m=medium, f=features: self._image(m, f))  # type: ignore[misc]
-                for _ in group:
-                    on_frame()
-
-    def _read(self, media: Iterable[InputFile]) -> Iterator[Read]:
-        for medium in media:
-            try:
-                yield medium, self.network.resized(read_image(medium.path))
-            except LilaError as error:
-                yield medium, error
-
-    def _tiled(self, medium: InputFile, picture: Picture) -> None:
-        with TemporaryDirectory(dir=self.cache.folder, prefix=".tiles") as scratch:
-            self._image(medium, self.network.tiled_features(picture, Path(scratch)))
-
-    def _image(self, medium: InputFile, features: Features) -> None:
-        place = self.place(medium)
-        for form in self.formats:
-            form.write(place, None, features)
-        if self.draws:
-            colors = Colors(self.basis or pca_basis(spread(features)), self.network.device)
-            picture = place.with_name(f"{place.name}_pca.png")
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            write_png(picture, colors.of(features))
-        self.cache.note(medium, "done")
-
-    def video(self, medium: InputFile, on_frame: OnFrame) -> None:
-        """Do a video; what is there of its arrays from an earlier attempt is read, not computed."""
-        film = VideoFrames(medium.path)
-        kept = self.formats[0] if self.formats and self.cache.is_begun(medium) else None
-        self.cache.note(medium, "begun")
-        place = self.place(medium)
-        path = place.with_name(f"{place.name}_pca.mp4")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with VideoWriter(path, film.rate) as writer, Behind(WAITING) as behind:
-            colors = Colors(self.basis or video_basis(self.network, film), self.network.device) if self.draws else None
-            for group in _groups(self._frames(film, kept, place), self.batch):
-                for index, features, is_new in self._computed(group):
-                    behind.run(lambda i=index, f=features, n=is_new: self._frame(place, i, f, n, colors, writer))  # type: ignore[misc]
-                    on_frame()
-        self.cache.note(medium, "done")
-
-    def _frames(self, film: VideoFrames, kept: ArrayFormat | None, place: Path) -> Iterator[Frame]:
-        """(index, features, False) of frames that are kept, (index, picture, True) of the others."""
-        frames = ahead(enumerate(islice(film, self.network.settings.max_frames)), max(WAITING, self.batch))
-        for index, picture in frames:
-            stored = kept.read(place, index) if kept else None
-            yield (index, self.network.resized(picture), True) if stored is None else (index, stored, False)
-
-    def _computed(self, group: Sequence[Frame]) -> Iterator[tuple[int, Features, bool]]:
-        new = [content for _, content, is_new in group if is_new]
-        found = iter(self._features_of(new))
-        for index, content, is_new in group:
-            yield index, next(found) if is_new else content, is_new
-
-    def _features_of(self, pictures: Sequence[Picture]) -> Sequence[Features]:
-        if pictures and self.network.needs_tiles(pictures[0]):
-            with TemporaryDirectory(dir=self.cache.folder, prefix=".tiles") as scratch:
-                return [np.array(self.network.tiled_features(picture, Path(scratch))) for picture in pictures]
-        return list(self.network.features(pictures).cpu().numpy()) if pictures else []
-
-    def _frame(
-        self, place: Path, index: int, features: Features, is_new: bool, colors: Colors | None, writer: VideoWriter
-    ) -> None:
-        for form in self.formats:
-            if is_new or form.read(place, index) is None:
-                form.write(place, index, features)
-        if colors:
-            writer.write(colors.of(features))
-
-
-def _groups(items: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
-    ordered = iter(items)
-    while group := list(islice(ordered, size)):
-        yield group
-
-
-def _alike(items: Iterable[Read], size: int) -> Iterator[list[Read]]:
-    """Runs of at most `size` pictures of one size; what could not be read is in a group of its own."""
-    group: list[Read] = []
-    for item in items:
-        if group and (len(group) == size or _kind(item[1]) != _kind(group[0][1])):
-            yield group
-            group = []
-        group.append(item)
-    if group:
-        yield group
-
-
-def _kind(content: Picture | LilaError) -> object:
-    return content.shape if isinstance(content, np.ndarray) else None
+@torch.inference_mode()
+def pca_colors(features: Features, basis: Basis, device: torch.device) -> UInt8[np.ndarray, "h w 3"]:
+    """Return features as red, green and blue; values beyond the range of the basis are clipped."""
+    scale = 255 / np.maximum(basis.high - basis.low, 1e-9)
+    axes = torch.tensor(basis.axes * scale, dtype=torch.float32, device=device)
+    offset = torch.tensor(-(basis.mean @ basis.axes + basis.low) * scale, dtype=torch.float32, device=device)
+    parts = []
+    for top in range(0, features.shape[1], COLOR_ROWS):
+        rows = torch.as_tensor(features[:, top : top + COLOR_ROWS], device=device).float()
+        color = torch.tensordot(rows, axes, ([0], [0])) + offset
+        parts.append(color.round_().clamp_(0, 255).to(torch.uint8).cpu().numpy())
+    return np.concatenate(parts)

@@ -1,16 +1,17 @@
-"""Objects marked in the first frame of a video, followed through it by label propagation on LILA's features."""
+"""Tracking of objects that are marked in the first frame of a video, by label propagation on LILA's features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from lila_cues.images import read_image
@@ -24,13 +25,13 @@ from lila_train.model.propagation import Propagation, unit_features
 from lila_train.model.resize import Labels
 from stores.errors import LilaError
 
-WAITING = 4
-_FOLDER_RATE = Fraction(25)
+PENDING = 4  # frames read ahead, and frames waiting to be written
+FOLDER_RATE = Fraction(25)  # frames per second of a folder of images
 
 
 @dataclass(frozen=True)
 class FrameStream:
-    """Frames in order, their rate per second, and how many there are said to be."""
+    """Frames in order, their rate per second, and their number as far as it is known."""
 
     frames: Iterable[Picture]
     rate: Fraction
@@ -39,45 +40,88 @@ class FrameStream:
 
 @dataclass(frozen=True)
 class MarkedObjects:
-    """Labels 0 (background), 1, 2, … of a frame, and the value that stands for each in the files."""
+    """Labels 0 (background), 1, 2, … of a frame, and the value in the mask file of each."""
 
     labels: Labels
     values: UInt8[np.ndarray, " n"]
 
 
-@dataclass(frozen=True)
-class TrackingSettings:
-    """Short side of the frames that the network sees (px; 34 patches for None), frames that vote, window in cells."""
+def track(
+    model: Lila,
+    stream: FrameStream,
+    mask: MarkedObjects,
+    out: Path,
+    propagation: Propagation,
+    on_frame: Callable[[], None],
+    limit: int | None,
+) -> int:
+    """Write OUT/00000.png, … (indexed) and OUT/overlay.mp4 of the first `limit` frames; return how many there are."""
+    if out.exists() and any(out.iterdir()):
+        raise LilaError(f"{out} holds files already; pass another --out, or empty it")
+    out.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with VideoWriter(out / "overlay.mp4", stream.rate) as writer, Behind(PENDING) as writes:
 
-    size: int | None = None
-    context: int = 8
-    window: int = 25
+        def write(index: int, picture: Picture, labels: Labels) -> None:
+            write_label_png(out / f"{index:05d}.png", labels)
+            writer.write(mask_overlay(picture, labels))
 
-    @property
-    def propagation(self) -> Propagation:
-        """That of `davis-knn@lila` with these settings."""
-        if self.window % 2 == 0 or self.context < 2:
-            raise LilaError(
-                f"expected an odd window and at least 2 frames of context, found {self.window} and {self.context}"
-            )
-        return Propagation(short_side_px=self.size, context_frames=self.context, window=self.window)
+        for picture, labels in follow(model, islice(stream.frames, limit), mask, propagation):
+            writes.run(partial(write, count, picture, labels))
+            count += 1
+            on_frame()
+    return count
 
 
-def open_film(path: Path) -> FrameStream:
-    """A video file, or a folder of images taken in the order of their names."""
+@torch.inference_mode()
+def follow(
+    model: Lila, frames: Iterable[Picture], mask: MarkedObjects, propagation: Propagation
+) -> Iterator[tuple[Picture, Labels]]:
+    """Yield every frame with its labels (values of the mask file); those of the first frame are the mask."""
+    ordered = ahead(frames, PENDING)
+    first = next(ordered)
+    native = (first.shape[0], first.shape[1])
+    if mask.labels.shape != native:
+        raise LilaError(
+            f"expected a mask of the first frame's size, {native[0]}×{native[1]}, found one of "
+            f"{mask.labels.shape[0]}×{mask.labels.shape[1]}; make it for the video as it is shown, upright"
+        )
+    yield first, mask.values[mask.labels]
+    sizes = propagation.sizes(native, model.encoder.patch_size)
+    current = first
+
+    def features_of(frame: Picture) -> Float[torch.Tensor, "d h w"]:
+        nonlocal current
+        current = frame
+        return unit_features(frame, model, sizes, model.device)
+
+    for labels in propagation.follow(chain([first], ordered), mask.labels, features_of, sizes):
+        yield current, mask.values[labels]
+
+
+def propagation_settings(size: int | None, context: int, window: int) -> Propagation:
+    """Return the settings of `davis-knn@lila` with another input size (px), number of context frames and window."""
+    if window % 2 == 0 or context < 2:
+        raise LilaError(f"expected an odd window and at least 2 frames of context, found {window} and {context}")
+    return Propagation(short_side_px=size, context_frames=context, window=window)
+
+
+def open_frames(path: Path) -> FrameStream:
+    """Open a video file, or a folder of images in the order of their names."""
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise LilaError(f"no image in {path}; expected a video, or a folder of its frames")
-        return FrameStream((read_image(file) for file in files), _FOLDER_RATE, len(files))
+        return FrameStream((read_image(file) for file in files), FOLDER_RATE, len(files))
     if path.suffix.lower() not in VIDEO_SUFFIXES or not path.exists():
-        raise LilaError(f"expected a video, or a folder of its frames, at {path}; found {_what(path)}")
+        found = f"a {path.suffix or 'nameless'} file" if path.exists() else "nothing"
+        raise LilaError(f"expected a video, or a folder of its frames, at {path}; found {found}")
     video = VideoFrames(path)
     return FrameStream(video, video.rate, video.count)
 
 
 def read_mask(path: Path) -> MarkedObjects:
-    """Objects of an indexed PNG by their index; else one per grey level or colour, black being the background."""
+    """Read the objects of an indexed PNG by index; of other images by gray level or color, black is background."""
     try:
         with Image.open(path) as image:
             array = np.asarray(image if image.mode in ("P", "L", "1", "I;16") else image.convert("RGB"))
@@ -90,62 +134,3 @@ def read_mask(path: Path) -> MarkedObjects:
         raise LilaError(f"expected 1 to 254 objects on a background of 0 in {path}, found {len(found) - 1}")
     labels = inverse.reshape(-1)[1:].reshape(array.shape[:2]).astype(np.uint8)
     return MarkedObjects(labels, found[:, 0].astype(np.uint8) if indexed else np.arange(len(found), dtype=np.uint8))
-
-
-@torch.inference_mode()
-def follow(
-    model: Lila, frames: Iterable[Picture], mask: MarkedObjects, tracking: TrackingSettings
-) -> Iterator[tuple[Picture, Labels]]:
-    """Every frame with its labels (values as in the mask), the first frame's being the mask's."""
-    device = model.device
-    ordered = ahead(frames, WAITING)
-    first = next(ordered)
-    native = (first.shape[0], first.shape[1])
-    if mask.labels.shape != native:
-        raise LilaError(
-            f"expected a mask of the first frame's size, {native[0]}×{native[1]}, found one of "
-            f"{mask.labels.shape[0]}×{mask.labels.shape[1]}; make it for the video as it is shown, upright"
-        )
-    yield first, mask.values[mask.labels]
-    propagation = tracking.propagation
-    sizes = propagation.sizes(native, model.encoder.patch_size)
-    passed: list[Picture] = []
-
-    def cells(frame: Picture) -> torch.Tensor:
-        passed[:] = [frame]
-        return unit_features(frame, model, sizes, device)
-
-    every = chain([first], ordered)
-    for labels in propagation.follow(every, mask.labels, cells, sizes):
-        yield passed[0], mask.values[labels]
-
-
-def track(
-    model: Lila,
-    stream: FrameStream,
-    mask: MarkedObjects,
-    out: Path,
-    tracking: TrackingSettings,
-    on_frame: Callable[[], None],
-    limit: int | None,
-) -> int:
-    """Write OUT/00000.png, … (indexed) and OUT/overlay.mp4; gives the number of frames."""
-    if out.exists() and any(out.iterdir()):
-        raise LilaError(f"{out} holds files already; pass another --out, or empty it")
-    out.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with VideoWriter(out / "overlay.mp4", stream.rate) as writer, Behind(WAITING) as behind:
-        for picture, labels in follow(model, islice(stream.frames, limit), mask, tracking):
-            behind.run(lambda n=count, p=picture, values=labels: _write(out, writer, n, p, values))  # type: ignore[misc]
-            count += 1
-            on_frame()
-    return count
-
-
-def _write(out: Path, writer: VideoWriter, index: int, picture: Picture, labels: Labels) -> None:
-    write_label_png(out / f"{index:05d}.png", labels)
-    writer.write(mask_overlay(picture, labels))
-
-
-def _what(path: Path) -> str:
-    return f"a {path.suffix or 'nameless'} file" if path.exists() else "nothing"

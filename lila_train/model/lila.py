@@ -154,9 +154,8 @@ class Lila(nn.Module, ModelHubMixin):
             tiling = Tiling.of(tile, overlap, self.encoder.patch_size)
             parts = slabs(batch, lambda part: self(part.to(self.device)), tiling)
             if out is None:
-                out = (
-                    torch.empty(shape, device=self.device) if isinstance(image, Tensor) else np.empty(shape, np.float32)
-                )
+                as_tensor = isinstance(image, Tensor)
+                out = torch.empty(shape, device=self.device) if as_tensor else np.empty(shape, np.float32)
         elif height * width > MAX_UNTILED_PIXELS:
             raise LilaError(
                 f"expected an image of at most {MAX_UNTILED_PIXELS / 1e6:.1f} million pixels to compute in one piece, "

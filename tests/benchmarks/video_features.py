@@ -54,32 +54,33 @@ def measure(case: Case) -> Measured:
     """Run one case in this process."""
     from lila_cues.inputs import media
     from lila_train import load
-    from lila_train.inference.feature_cache import Cache, Settings
-    from lila_train.inference.features import Extractor, Network
+    from lila_train.inference.feature_cache import FeatureCache, FeatureSettings
+    from lila_train.inference.features import Extractor
 
     torch.set_num_threads(1)
     model = load(case.weights)
-    settings = Settings(model.identity, case.formats or ("pca",), case.size, max_frames=case.frames)
-    network = Network(model, settings)
+    settings = FeatureSettings(model.identity, case.formats or ("pca",), case.size, max_frames=case.frames)
     if not case.formats:
-        return _alone(network, case)
+        return _alone(model, settings, case)
     with tempfile.TemporaryDirectory() as folder:
-        extractor = Extractor(network, Cache(Path(folder), settings))
+        extractor = Extractor(model, FeatureCache(Path(folder), settings))
         (medium,) = media([case.video])
         began, worked = time.perf_counter(), time.process_time()
         extractor.video(medium, lambda: None)
         return Measured(time.perf_counter() - began, time.process_time() - worked, status_mib("VmHWM"))
 
 
-def _alone(network, case: Case) -> Measured:  # type: ignore[no-untyped-def]
+def _alone(model, settings, case: Case) -> Measured:  # type: ignore[no-untyped-def]
     """Only the model's own time, summed over the frames; decoding and resizing do not count."""
+    from lila_cues.images import resized
     from lila_cues.video.reader import VideoFrames
+    from lila_train.inference.features import compute
 
     seconds = cpu = 0.0
     for frame in islice(VideoFrames(case.video), case.frames):
-        picture = network.resized(frame)
+        picture = resized(frame, case.size)
         began, worked = time.perf_counter(), time.process_time()
-        network.features([picture])
+        compute(model, settings, [picture])
         seconds += time.perf_counter() - began
         cpu += time.process_time() - worked
     return Measured(seconds, cpu, status_mib("VmHWM"))

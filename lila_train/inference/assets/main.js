@@ -26,10 +26,10 @@ async function start() {
 }
 
 function buildControls() {
-  LABELS.forEach((colour, label) => {
+  LABELS.forEach((color, label) => {
     const button = element("button", { title: `${label + 1}`, onclick: () => set({ label }) });
     button.setAttribute("aria-label", `Label ${label + 1}`);
-    button.style.setProperty("--label", colour);
+    button.style.setProperty("--label", color);
     button.dataset.label = label;
     document.querySelector(".labels").append(button);
   });
@@ -197,7 +197,7 @@ function marks() {
   const { panel, x, y } = state.point;
   if (state.view === "segments")
     return [
-      ...state.clicks.map((c) => ({ ...c, kind: "label", colour: LABELS[c.label] })),
+      ...state.clicks.map((c) => ({ ...c, kind: "label", color: LABELS[c.label] })),
       ...(panels[panel].stage === document.activeElement ? [{ panel, x, y, kind: "query" }] : []),
     ];
   return state.view === "similarity" ? [{ panel, x, y, kind: state.held ? "query held" : "query" }] : [];

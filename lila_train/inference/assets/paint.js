@@ -1,4 +1,4 @@
-// From numbers to colours on a canvas.
+// From numbers to colors on a canvas.
 
 const LABELS = ["#e4572e", "#2e86de", "#2fae7b", "#f2b134", "#9b5de5", "#00b8c4"];
 const RAMP = ["#07091f", "#2a1658", "#722a73", "#c0405f", "#f0823f", "#fccb57", "#fffbe0"].map(rgb);
@@ -7,12 +7,12 @@ function rgb(hex) {
   return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 }
 
-/** A colour as the four bytes of a canvas, opaque; read as one number, so that a pixel is one write. */
+/** A color as the four bytes of a canvas, opaque; read as one number, so that a pixel is one write. */
 function word(red, green, blue) {
   return new Uint32Array(Uint8ClampedArray.of(red, green, blue, 255).buffer)[0];
 }
 
-/** The colour ramp at 0 … 1 in 256 steps. */
+/** The color ramp at 0 … 1 in 256 steps. */
 const RAMP_WORDS = Uint32Array.from({ length: 256 }, (_, step) => {
   const position = (step / 255) * (RAMP.length - 1);
   const index = Math.min(RAMP.length - 2, Math.floor(position));
@@ -40,17 +40,17 @@ function paintSimilarity(canvas, map, values, low) {
   });
 }
 
-/** Each pixel in the colour of its class; `classes` are indices of LABELS. */
+/** Each pixel in the color of its class; `classes` are indices of LABELS. */
 function paintSegments(canvas, map, segments, classes) {
-  const colours = classes.map((label) => word(...rgb(LABELS[label])));
+  const colors = classes.map((label) => word(...rgb(LABELS[label])));
   paint(canvas, map, (words) => {
-    for (let p = 0; p < words.length; p++) words[p] = colours[segments[p]];
+    for (let p = 0; p < words.length; p++) words[p] = colors[segments[p]];
   });
 }
 
 /** The three principal components as red, green and blue. */
 function paintComponents(canvas, map) {
-  const { weights, offset } = map.book.colours;
+  const { weights, offset } = map.book.colors;
   const parts = weights.map((row, c) => linear(map, row, offset[c]));
   paint(canvas, map, (words, bytes) => {
     words.fill(word(0, 0, 0));

@@ -36,14 +36,14 @@ function listen(stage, number, act) {
   stage.addEventListener("pointerleave", report("leave"));
 }
 
-/** Show these marks and no others: {panel, x, y, kind, colour}. */
+/** Show these marks and no others: {panel, x, y, kind, color}. */
 function showMarks(panels, marks) {
   document.querySelectorAll(".mark").forEach((old) => old.remove());
-  for (const { panel, x, y, kind, colour } of marks) {
+  for (const { panel, x, y, kind, color } of marks) {
     const mark = element("span", { className: `mark ${kind}` });
     mark.style.left = `${100 * x}%`;
     mark.style.top = `${100 * y}%`;
-    if (colour) mark.style.setProperty("--label", colour);
+    if (color) mark.style.setProperty("--label", color);
     panels[panel].stage.append(mark);
   }
 }

@@ -18,8 +18,8 @@ from lila_cues.images import read_image
 from lila_cues.prefetch import Behind, ahead
 from lila_cues.video.reader import VideoFrames
 from lila_train.cli import app
-from lila_train.inference.feature_cache import Settings
-from lila_train.inference.features import Network
+from lila_train.inference import features as extraction
+from lila_train.inference.feature_cache import FeatureSettings
 from stores.errors import LilaError
 from tests.lila_train.inference.models import film
 
@@ -52,13 +52,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches that went through the network."""
     sizes: list[int] = []
-    original = Network.features
+    original = extraction.compute
 
-    def counting(self: Network, pictures):  # type: ignore[no-untyped-def]
+    def counting(model, settings, pictures):  # type: ignore[no-untyped-def]
         sizes.append(len(pictures))
-        return original(self, pictures)
+        return original(model, settings, pictures)
 
-    monkeypatch.setattr(Network, "features", counting)
+    monkeypatch.setattr(extraction, "compute", counting)
     return sizes
 
 
@@ -115,15 +115,15 @@ def test_a_stopped_video_goes_on_where_it_was(
 ) -> None:
     done(weights, tmp_path / "straight", folder / "v.mp4", *FORMATS)
     count = len(computed)
-    original = Network.features
+    original = extraction.compute
 
-    def stopping(self: Network, pictures):  # type: ignore[no-untyped-def]
+    def stopping(model, settings, pictures):  # type: ignore[no-untyped-def]
         if len(computed) >= count + 6 + 4:
             raise KeyboardInterrupt
-        return original(self, pictures)
+        return original(model, settings, pictures)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Network, "features", stopping)
+        patch.setattr(extraction, "compute", stopping)
         assert features(weights, tmp_path / "out", folder / "v.mp4", *FORMATS).exit_code != 0
     kept = len(list((tmp_path / "out/v").glob("*.npz")))
     assert 0 < kept < 7
@@ -141,7 +141,7 @@ def test_a_stopped_video_goes_on_where_it_was(
 
 def test_features_in_no_format_are_refused() -> None:
     with pytest.raises(LilaError, match="expected at least one --format among npz, safetensors, zarr, pca, found none"):
-        Settings("model", formats=())
+        FeatureSettings("model", formats=())
 
 
 def test_other_settings_are_refused(folder: Path, weights: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 
-from lila_train.inference.explore import build_page, code_book, colors, cosine_error, packed, sample
+from lila_train.inference.explore import build_page, code_book, color_map, cosine_error, pack, sample
 from stores.errors import LilaError
 from tests.lila_train.inference.explore.conftest import smooth
 
@@ -33,14 +33,14 @@ def test_the_error_of_a_cosine_is_measured_and_falls_with_the_channels() -> None
 
 def test_codes_are_packed_without_loss() -> None:
     codes = np.random.default_rng(0).integers(0, 256, (3, 5, 7), dtype=np.uint8)
-    differences = np.frombuffer(zlib.decompress(base64.b64decode(packed(codes))), np.uint8).reshape(codes.shape)
-    all_reduce_sum = differences.astype(int).cumsum(axis=1).cumsum(axis=2) % 256
-    np.testing.assert_array_equal(all_reduce_sum, codes)
+    differences = np.frombuffer(zlib.decompress(base64.b64decode(pack(codes))), np.uint8).reshape(codes.shape)
+    summed = differences.astype(int).cumsum(axis=1).cumsum(axis=2) % 256
+    np.testing.assert_array_equal(summed, codes)
 
 
 def test_colours_fill_their_range() -> None:
     rows = sample(MAPS)
-    found = colors(rows)
+    found = color_map(rows)
     shown = rows @ np.array(found["weights"]).T + found["offset"]
     np.testing.assert_allclose(np.percentile(shown, (1, 99), axis=0), [[0] * 3, [1] * 3], atol=1e-3)
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import lila_train
 from lila_train.cli import app
-from lila_train.inference.explore import explored, short_names
+from lila_train.inference.explore import explore_image, short_names
 from stores.errors import LilaError
 
 
@@ -60,7 +60,7 @@ def test_a_bad_image_is_reported_and_the_rest_is_there(pictures: Path, weights: 
 def test_any_shape_has_room(weights: Path, tmp_path: Path, size: tuple[int, int], shape: tuple[int, int]) -> None:
     """At most 32 px on the short side and about 128 on the long one."""
     Image.new("RGB", size).save(tmp_path / "a.png")
-    found = explored(lila_train.load(weights), tmp_path / "a.png", "a", 32).lila
+    found = explore_image(lila_train.load(weights), tmp_path / "a.png", "a", 32).lila
     assert found.shape[1:] == shape
 
 
