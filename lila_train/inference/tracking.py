@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from lila_cues.images import read_image
@@ -90,7 +90,7 @@ def follow(
     sizes = propagation.sizes(native, model.encoder.patch_size)
     current = first
 
-    def features_of(frame: Picture) -> Float[torch.Tensor, "d h w"]:
+    def features_of(frame: Picture) -> torch.Tensor:
         nonlocal current
         current = frame
         return unit_features(frame, model, sizes, model.device)
