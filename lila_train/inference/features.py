@@ -103,10 +103,9 @@ class Extractor:
                 stored = {index: self.cache.read(file, index) if resume else None for index, _ in group}
                 missing = [resized(p, self.settings.size) for index, p in group if stored[index] is None]
                 new = iter(self._compute_frames(missing))
-                for index, features in stored.items():
-                    is_stored = features is not None
-                    features = features if is_stored else next(new)
-                    writes.run(partial(self._write_frame, file, index, features, is_stored, basis, writer))
+                for index, found in stored.items():
+                    features = next(new) if found is None else found
+                    writes.run(partial(self._write_frame, file, index, features, found is not None, basis, writer))
                     on_frame()
         self.cache.record(file, "done")
 
