@@ -47,9 +47,9 @@ def select_frames(seed: int, clip_id: str, length: int, frames: int, pairs: int,
     first = _anchor_positions(random, gaps.max(axis=1), length)
     positions = np.concatenate([first[:, None], first[:, None] + gaps], axis=1)  # anchor × (itself, its G partners)
     order = np.argsort(positions, axis=None, kind="stable")
-    rank = np.empty(order.size, np.int64)
-    rank[order] = np.arange(order.size)
-    rank = rank.reshape(positions.shape)
+    ranks = np.empty(order.size, np.int64)
+    ranks[order] = np.arange(order.size)
+    rank = ranks.reshape(positions.shape)
     pair_frames = np.stack([np.repeat(rank[:, 0], gaps_each), rank[:, 1:].ravel()], axis=1)
     return FrameSelection(positions.ravel()[order], pair_frames, gaps.ravel())
 

@@ -1,9 +1,4 @@
-"""`lila-cues build`.
-
-What `lila-cues build` does once its options are read: look, say, build, and show what came of it.
-
-Options that several commands share, each told once.
-"""
+"""`lila-cues build`: options, and the steps from them to a finished store."""
 
 from __future__ import annotations
 
@@ -11,9 +6,9 @@ import os
 import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -21,233 +16,141 @@ import typer
 import stores
 from lila_cues import console
 from lila_cues.cli import messages
-from lila_cues.cli import messages as words
-from lila_cues.config import Order
+from lila_cues.config import RunOptions, parse_shard, spread
+from lila_cues.datasets import locate, open_dataset
+from lila_cues.datasets.base import DatasetOptions
 from stores import metadata, plan
 from stores.errors import LilaError
 from stores.ledger import ABSENT, COMPLETE, FAILED
 from stores.store import CueStore
 
 if TYPE_CHECKING:
-    from lila_cues.config import BuildRecipe
+    from lila_cues.config import BuildConfig
     from lila_cues.pipeline.build import Tally
     from lila_cues.pipeline.setup import Networks
     from lila_cues.pipeline.task import TaskReport
 
-
 ALL_COMPLETE, SOME_FAILED = 0, 1
-
-
-@dataclass(frozen=True)
-class Conduct:
-    """How a build is run: nothing here shapes the store."""
-
-    only_failed: bool = False  # the clips that failed before, and no others
-    max_failures: int | None = None  # stop when more clips than that have failed
-    workers: int | None = None  # processes of this machine
-    scheduler: str | None = None  # address of a Dask scheduler whose workers build
-    shard: tuple[int, int] = (0, 1)  # this builder's share of the tasks: index from 0, count
-
-
-def conduct(order: Order, how: Conduct) -> int:
-    """Build what is missing; the exit status."""
-    source = order.source()
-    _check_place(order.path)
-    clips = order.clips(source)
-    found = finished_store(order, clips, how)
-    if found is not None:
-        console.out.print(words.finished(found, how.shard))
-        return ALL_COMPLETE
-    return _build(order, how, clips)
-
-
-def finished_store(order: Order, clips: Sequence[str], how: Conduct) -> CueStore | None:
-    """The store, if this very order has been built before and nothing is left to do."""
-    if not order.path.exists():
-        return None
-    store = stores.open(order.path)
-    same = store.provenance.get("request") == order.to_dict()
-    checksums = metadata.clip_checksums(metadata.encode_clip_names(clips))
-    if not same or store.header.clip_checksums != checksums or to_do(store, how):
-        return None
-    return store
-
-
-def to_do(store: CueStore, how: Conduct) -> int:
-    """Clips that are still to be built, of this builder's share."""
-    index, count = how.shard
-    tasks = np.arange(store.n_clips) // store.spec.shard_clips
-    wanted = store.statuses() == (FAILED if how.only_failed else ABSENT)
-    return int((wanted & (tasks % count == index)).sum())
-
-
-def _build(order: Order, how: Conduct, clips: Sequence[str]) -> int:
-    from lila_cues.pipeline import build, setup
-
-    choice = setup.choose(order)
-    words.notices(choice.notes)
-    recipe, networks = setup.load(order, choice)
-    _check_room(order.path, recipe, len(clips))
-    store = build.open_store(order.path, recipe, clips, networks.records(), order.to_dict())
-    del clips
-    left = to_do(store, how)
-    if not left:
-        console.out.print(words.finished(store, how.shard))
-        return ALL_COMPLETE
-    console.out.print(words.announcement(choice, recipe, networks, store, left))
-    words.notices(networks.notes(recipe.geometry.cue))
-    words.notices(messages.notes(store, how.only_failed))
-    start = time.perf_counter()
-    tally = build.Tally()
-    with closing(_reports(recipe, networks, store, how, left)) as reports:
-        for report in reports:
-            build.log_report(store, report)
-            tally.add(store, report)
-            _stop_at(tally, how)
-    store.publish_statuses()
-    console.out.print(words.build_summary(store, tally, time.perf_counter() - start))
-    return SOME_FAILED if tally.failed else ALL_COMPLETE
-
-
-def _check_place(path: Path) -> None:
-    """Refuse a place where no store can be, before anything is read."""
-    if path.exists() and not (path / "zarr.json").is_file():
-        raise LilaError(
-            f"expected a cue store or nothing at {path}, found {'another folder' if path.is_dir() else 'a file'}; name "
-            "another place with --store"
-        )
-    above = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-    if not above.is_dir():
-        raise LilaError(f"expected a folder for {path}, found a file at {above}; name another place with --store")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise LilaError(f"expected to write {path}, found no permission in {above}; name another place with --store")
-
-
-def _check_room(path: Path, recipe: BuildRecipe, n_clips: int) -> None:
-    """Refuse what cannot fit, before anything is written."""
-    from lila_cues.pipeline.build import spec_of
-
-    done = (stores.open(path).statuses() == COMPLETE).mean() if path.exists() else 0.0
-    planned = plan.plan(spec_of(recipe), n_clips, frames_per_second=1.0)
-    plan.require_room(planned, path, float(done))
-
-
-def _reports(
-    recipe: BuildRecipe, networks: Networks, store: CueStore, how: Conduct, left: int
-) -> Generator[TaskReport]:
-    """Reports of tasks as they are done, with a bar over the clips, and failures as they come."""
-    from lila_cues.pipeline import build
-    from lila_cues.pipeline.task import Worker
-
-    tasks = build.share_of(store.pending_tasks(how.only_failed), how.shard)
-    with console.progress("clips") as bar:
-        watch = words.Watch(bar, left)
-        if how.workers or how.scheduler:
-            from lila_cues.pipeline import cluster
-
-            for report in cluster.build_distributed(store, recipe, tasks, how.only_failed, how.workers, how.scheduler):
-                watch.report(report)
-                yield report
-            return
-        with Worker(recipe, networks) as worker:
-            yield from build.build_local(store, worker, tasks, how.only_failed, watch.clip)
-
-
-def _stop_at(tally: Tally, how: Conduct) -> None:
-    if how.max_failures is not None and tally.failed > how.max_failures:
-        name, reason = tally.shown(1)[0]
-        raise LilaError(
-            f"expected at most {how.max_failures} clips to fail, found {tally.failed} (the first is {name}: {reason}); "
-            "what was finished is kept: mend the files or pass a larger --max-failures"
-        )
-
-
-DATA, NETWORKS, RUN = "What to read", "Networks", "How to run"
+DATA, NETWORKS, RUN = "Data", "Networks", "Run"
 
 Dataset = Annotated[
     str,
     typer.Option(
-        metavar="NAME",
-        rich_help_panel=DATA,
-        help="demo, videos, frames, kinetics, youtube-vos or davis.",
+        metavar="NAME", rich_help_panel=DATA, help="Dataset: demo, videos, frames, kinetics, youtube-vos or davis."
     ),
 ]
 Root = Annotated[
     Path | None,
-    typer.Option(rich_help_panel=DATA, help="Where the data lie; $LILA_DATA/NAME or data/NAME if not given."),
+    typer.Option(rich_help_panel=DATA, help="Dataset directory. Default: $LILA_DATA/NAME, else data/NAME."),
 ]
 StorePath = Annotated[
-    Path | None,
-    typer.Option("--store", rich_help_panel=DATA, help="Where the store goes; cues/NAME.zarr if not given."),
+    Path | None, typer.Option("--store", rich_help_panel=DATA, help="Store directory. Default: cues/NAME.zarr.")
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(min=1, rich_help_panel=DATA, help="So many clips only, spread evenly over the data set."),
+    typer.Option(
+        min=1, rich_help_panel=DATA, help="Number of clips, spread evenly over the dataset. Default: all clips."
+    ),
 ]
 Seed = Annotated[
     int,
-    typer.Option(min=0, rich_help_panel=DATA, help="Draws frames, pairs and channels; of the demo, the scenes too."),
+    typer.Option(
+        min=0, rich_help_panel=DATA, help="Seed that selects frames, pairs and channels, and the demo's scenes."
+    ),
 ]
 Decoder = Annotated[
-    str, typer.Option(rich_help_panel=DATA, help="decord (PyAV where it is not exact), pyav or torchcodec.")
+    str,
+    typer.Option(rich_help_panel=DATA, help="Video decoder: decord (PyAV where it is not exact), pyav or torchcodec."),
 ]
 MaxGap = Annotated[
-    int | None, typer.Option(min=1, rich_help_panel=DATA, help="T: the frames of a pair are 1 to T apart.")
+    int | None,
+    typer.Option(
+        min=1, rich_help_panel=DATA, help="T: largest distance of a pair, in source frames. Default: the profile's."
+    ),
+]
+ExtraCues = Annotated[
+    str | None, typer.Option(metavar="NAMES", rich_help_panel=DATA, help="Additional cues, comma-separated: normals.")
 ]
 ProfileName = Annotated[
     str | None,
     typer.Option(
         "--profile",
         rich_help_panel=NETWORKS,
-        help="tiny, small, base or large: networks and sizes in one word; by the device if not given.",
+        help="Networks and sizes: tiny, small, base or large. Default: small on a GPU, tiny on a CPU or for the demo.",
     ),
 ]
-Encoder = Annotated[str | None, typer.Option(rich_help_panel=NETWORKS, help="A ViT of timm, or dinov2_vits14 and kin.")]
+Encoder = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=NETWORKS,
+        help="Encoder: a ViT of timm, or dinov2_vits14 and variants. Default: the profile's.",
+    ),
+]
 EncoderWeights = Annotated[
-    str | None, typer.Option(rich_help_panel=NETWORKS, help="Its weight file; random for untrained ones.")
+    str | None,
+    typer.Option(
+        rich_help_panel=NETWORKS, help="Weight file, or random for an untrained encoder. Default: published weights."
+    ),
 ]
 Depth = Annotated[
     str | None,
     typer.Option(
-        rich_help_panel=NETWORKS, help="A depth network, or files:DIR with 16-bit PNGs in mm, CLIP/FRAME.png."
+        rich_help_panel=NETWORKS,
+        help="Depth network, or files:DIR with 16-bit PNGs in mm, DIR/CLIP/FRAME.png. Default: the profile's.",
     ),
 ]
-DepthWeights = Annotated[str | None, typer.Option(rich_help_panel=NETWORKS, help="Its weight file or folder.")]
-Flow = Annotated[str | None, typer.Option(rich_help_panel=NETWORKS, help="raft_large, raft_small or dis.")]
-FlowWeights = Annotated[str | None, typer.Option(rich_help_panel=NETWORKS, help="Its weight file.")]
-FlowUpdates = Annotated[int | None, typer.Option(min=1, rich_help_panel=NETWORKS, help="RAFT's updates per pair.")]
-ExtraCues = Annotated[
-    str | None,
-    typer.Option(metavar="NAMES", rich_help_panel=DATA, help="Cues to make beside the usual, with commas: normals."),
+DepthWeights = Annotated[
+    str | None, typer.Option(rich_help_panel=NETWORKS, help="Weight file or directory. Default: published weights.")
 ]
-Attention = Annotated[str, typer.Option(rich_help_panel=NETWORKS, help="sdpa, or xformers where it is installed.")]
+Flow = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=NETWORKS, help="Flow network: raft_large, raft_small or dis. Default: the profile's."),
+]
+FlowWeights = Annotated[
+    str | None, typer.Option(rich_help_panel=NETWORKS, help="Weight file. Default: published weights.")
+]
+FlowUpdates = Annotated[
+    int | None,
+    typer.Option(min=1, rich_help_panel=NETWORKS, help="RAFT's updates per pair. Default: the profile's."),
+]
+Attention = Annotated[
+    str, typer.Option(rich_help_panel=NETWORKS, help="Attention kernel: sdpa, or xformers where it is installed.")
+]
 Precision = Annotated[
-    str, typer.Option(rich_help_panel=NETWORKS, help="float32, bfloat16 or float16, of depth and flow.")
+    str, typer.Option(rich_help_panel=NETWORKS, help="Precision of depth and flow: float32, bfloat16 or float16.")
 ]
 Compiled = Annotated[
     bool,
     typer.Option("--compile", rich_help_panel=NETWORKS, help="Compile depth and flow: slow to start, then faster."),
 ]
-Device = Annotated[str, typer.Option(rich_help_panel=RUN, help="auto, cpu, cuda, cuda:1 …")]
-
-
+Device = Annotated[
+    str, typer.Option(rich_help_panel=RUN, help="Device: auto (a GPU if there is one), cpu, cuda, cuda:1 …")
+]
 OnlyFailed = Annotated[
-    bool, typer.Option("--only-failed", rich_help_panel=RUN, help="Try clips again that failed before.")
+    bool,
+    typer.Option("--only-failed", rich_help_panel=RUN, help="Retry the clips that failed before, build no others."),
 ]
 MaxFailures = Annotated[
-    int | None, typer.Option(min=0, rich_help_panel=RUN, help="Stop when more clips than this have failed.")
+    int | None,
+    typer.Option(min=0, rich_help_panel=RUN, help="Stop when more clips than this have failed. Default: no limit."),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, rich_help_panel=RUN, help="Processes on this machine, sharing its GPUs or its CPU cores."),
+    typer.Option(
+        min=1,
+        rich_help_panel=RUN,
+        help="Number of processes on this machine, which share its GPUs or cores. Default: this process alone.",
+    ),
 ]
 Scheduler = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", rich_help_panel=RUN, help="A Dask cluster that is running.")
+    str | None, typer.Option(metavar="ADDRESS", rich_help_panel=RUN, help="Address of a running Dask scheduler.")
 ]
 Shard = Annotated[
     str | None,
     typer.Option(
-        metavar="I/N", rich_help_panel=RUN, help="This builder's share, I from 0: a SLURM array needs no Dask."
+        metavar="I/N",
+        rich_help_panel=RUN,
+        help="Build the I-th of N shares of the tasks, I from 0, as in a SLURM array. Default: all tasks.",
     ),
 ]
 
@@ -279,17 +182,130 @@ def build(
     scheduler: Scheduler = None,
     shard: Shard = None,
 ) -> None:
-    """Build a store of cues from videos: depth, flow both ways, and refined encoder features.
+    """Build a cue store from videos: depth, flow both ways, and refined encoder features.
 
-    An interrupted build goes on where it stopped when the same command is given again; a finished one says so. A clip
-    that cannot be read is recorded with its reason and skipped. Exit status: 0 all clips complete, 1 some failed,
-    2 something must be mended first.
+    Run the same command again to continue an interrupted build. A clip that cannot be read is recorded with its reason
+    and skipped. Exit status: 0 all clips complete, 1 some failed, 2 invalid input.
 
     - `lila-cues build --dataset demo`
     - `lila-cues build --dataset videos --root ~/clips`
     - `lila-cues build --dataset kinetics --workers 8`
     """
-    from lila_cues.config import Order, parse_shard
+    given = {  # None: as the profile has it
+        "dataset": dataset, "limit": limit, "seed": seed, "decoder": decoder, "max_gap": max_gap,
+        "extra_cues": extra_cues, "profile": profile, "encoder": encoder, "encoder_weights": encoder_weights,
+        "depth": depth, "depth_weights": depth_weights, "flow": flow, "flow_weights": flow_weights,
+        "flow_updates": flow_updates, "attention": attention, "precision": precision, "compiled": compiled,
+    }  # fmt: skip
+    options = RunOptions(root, store, device, only_failed, max_failures, workers, scheduler, parse_shard(shard))
+    raise typer.Exit(run(given, options))
 
-    how = Conduct(only_failed, max_failures, workers, scheduler, parse_shard(shard))
-    raise typer.Exit(conduct(Order.of(locals()), how))
+
+def run(given: dict[str, Any], options: RunOptions) -> int:
+    """Build what is missing and return the exit status; `given` are fields of `BuildConfig`."""
+    path = options.store or default_store(given["dataset"])
+    request = {
+        **given,
+        "device": options.device,
+        "root": options.root and str(options.root),
+        "store": options.store and str(options.store),
+    }
+    options = replace(options, root=locate(given["dataset"], options.root))
+    dataset = open_dataset(given["dataset"], options.root, DatasetOptions(given["decoder"], given["seed"]))
+    _require_place(path)
+    clips = spread(dataset.clips(), given["limit"])
+    if path.exists():
+        store = stores.open(path)
+        same = store.provenance.get("request") == request
+        checksums = metadata.clip_checksums(metadata.encode_clip_names(clips))
+        if same and store.header.clip_checksums == checksums and not _pending_clips(store, options):
+            console.out.print(messages.finished(store, options.shard))
+            return ALL_COMPLETE
+    return _build(path, given, options, clips, request)
+
+
+def default_store(dataset: str) -> Path:
+    """Return the path of a dataset's store where --store is not given."""
+    return Path("cues") / f"{dataset}.zarr"
+
+
+def _build(
+    path: Path, given: dict[str, Any], options: RunOptions, clips: Sequence[str], request: dict[str, Any]
+) -> int:
+    from lila_cues.pipeline import build, cues, setup
+
+    given = {**given, "extra_cues": cues.parse_extra_cues(given["extra_cues"])}
+    config, options, networks = setup.setup(given, options, messages.note)
+    spec = build.store_spec(config, networks.encoder.patch_size, networks.encoder.width)
+    done = (stores.open(path).statuses() == COMPLETE).mean() if path.exists() else 0.0
+    plan.require_room(plan.plan(spec, len(clips), frames_per_second=1.0), path, float(done))
+    store = build.open_store(path, config, options, networks, clips, request)
+    del clips
+    pending = _pending_clips(store, options)
+    if not pending:
+        console.out.print(messages.finished(store, options.shard))
+        return ALL_COMPLETE
+    console.out.print(messages.announcement(config, options, networks, store, pending))
+    for note in (*networks.notes(spec.geometry.cue), *messages.other_builders(store, options.only_failed)):
+        messages.note(note)
+    start, tally = time.perf_counter(), build.Tally()
+    with closing(_reports(config, options, networks, store, pending)) as reports:
+        for report in reports:
+            build.log_report(store, report)
+            tally.add(store, report)
+            _require_few_failures(tally, options)
+    store.publish_statuses()
+    console.out.print(messages.summary(store, tally, time.perf_counter() - start))
+    return SOME_FAILED if tally.failed else ALL_COMPLETE
+
+
+def _reports(
+    config: BuildConfig, options: RunOptions, networks: Networks, store: CueStore, pending: int
+) -> Generator[TaskReport]:
+    """Yield reports of tasks as they are done, with a progress bar over the clips."""
+    from lila_cues.pipeline import build
+    from lila_cues.pipeline.task import Worker
+
+    tasks = build.tasks_of_shard(store.pending_tasks(options.only_failed), options.shard)
+    with console.progress("clips") as bar:
+        progress = messages.ClipProgress(bar, pending)
+        if options.workers or options.scheduler:
+            from lila_cues.pipeline import cluster
+
+            for report in cluster.build_distributed(store, config, options, tasks):
+                progress.on_task_done(report)
+                yield report
+            return
+        with Worker(config, options, networks) as worker:
+            yield from build.build_local(store, worker, tasks, options.only_failed, progress.on_clip_done)
+
+
+def _pending_clips(store: CueStore, options: RunOptions) -> int:
+    """Return the number of clips that are still to be built in this builder's share."""
+    index, count = options.shard
+    tasks = np.arange(store.n_clips) // store.spec.shard_clips
+    wanted = store.statuses() == (FAILED if options.only_failed else ABSENT)
+    return int((wanted & (tasks % count == index)).sum())
+
+
+def _require_place(path: Path) -> None:
+    """Refuse a place where no store can be, before anything is read."""
+    if path.exists() and not (path / "zarr.json").is_file():
+        raise LilaError(
+            f"expected a cue store or nothing at {path}, found {'another folder' if path.is_dir() else 'a file'}; name "
+            "another place with --store"
+        )
+    above = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not above.is_dir():
+        raise LilaError(f"expected a folder for {path}, found a file at {above}; name another place with --store")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise LilaError(f"expected to write {path}, found no permission in {above}; name another place with --store")
+
+
+def _require_few_failures(tally: Tally, options: RunOptions) -> None:
+    if options.max_failures is not None and tally.failed > options.max_failures:
+        clip_id, reason = tally.failures[0]
+        raise LilaError(
+            f"expected at most {options.max_failures} clips to fail, found {tally.failed} (the first is {clip_id}: "
+            f"{reason}); completed clips are kept; fix the files or raise --max-failures"
+        )

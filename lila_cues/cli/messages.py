@@ -1,14 +1,9 @@
-"""What `lila-cues build` says: before it starts, and at its end.
-
-Who else is building in a store at this moment.
-
-What `lila-cues status` and `plan` say.
-"""
+"""What `lila-cues build` prints: before it starts, while it runs and at its end; and who else builds in a store."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -18,61 +13,52 @@ from rich.table import Table
 
 from lila_cues import console
 from stores.ledger import COMPLETE, FAILED
-from stores.plan import Plan, readable
 from stores.store import CueStore
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from lila_cues.config import BuildRecipe
+    from lila_cues.config import BuildConfig, RunOptions
     from lila_cues.pipeline.build import Tally
-    from lila_cues.pipeline.setup import Choice, Networks
+    from lila_cues.pipeline.setup import Networks
     from lila_cues.pipeline.task import TaskReport
 
-
-NETWORK_PARTS = ("encoder", "depth", "flow")
+NETWORKS = ("encoder", "depth", "flow")
 SHOWN_FAILURES = 5
+CHECKED_TASKS = 1000
+"""Pending tasks whose lock file `active_workers` reads at most."""
 
 
-def finished(store: CueStore, shard: tuple[int, int]) -> str:
-    """Nothing is left to do for this builder, and what there is."""
-    statuses = store.statuses()
-    share = "" if shard[1] == 1 else f"share {shard[0]}/{shard[1]} of "
-    complete, failed = int((statuses == COMPLETE).sum()), int((statuses == FAILED).sum())
-    again = f", {failed} failed (--only-failed tries them again)" if failed else ""
-    return f"{share}{escape(store.path)} is finished: {complete} {_clips(complete)} complete{again}"
+def note(text: str) -> None:
+    """Print a note to the error stream."""
+    console.err.print(f"[bold yellow]note:[/] {escape(text)}")
 
 
-def announcement(choice: Choice, recipe: BuildRecipe, networks: Networks, store: CueStore, left: int) -> RenderableType:
-    """What will be done."""
-    geometry, done = recipe.geometry, store.n_clips - left
+def announcement(
+    config: BuildConfig, options: RunOptions, networks: Networks, store: CueStore, pending: int
+) -> RenderableType:
+    """Return a table of what will be built."""
+    geometry, done = store.spec.geometry, store.n_clips - pending
     table = _table(f"Building {store.path}")
-    table.add_row("clips", f"{left} of {recipe.source.name} in {recipe.source.root}" + f" ({done} done)" * bool(done))
-    table.add_row("per clip", f"{geometry.frames} frames, {geometry.pairs} pairs, 1 to {recipe.max_gap} frames apart")
+    table.add_row("clips", f"{pending} of {config.dataset} in {options.root}" + f" ({done} done)" * bool(done))
+    table.add_row("per clip", f"{geometry.frames} frames, {geometry.pairs} pairs, 1 to {config.max_gap} frames apart")
     sizes = {"RGB": geometry.base, "depth and flow": geometry.cue, "features": geometry.features}
     shapes = ", ".join(f"{name} {y}×{x}" for name, (y, x) in sizes.items())
     table.add_row("sizes", f"{shapes}, {geometry.channels} channels")
     for kind, record in networks.records().items():
         weights = " ".join(str(record[key]) for key in ("origin", "location", "revision") if record[key])
         table.add_row(kind, f"{record['network']} ({weights}), licence: {record['licence']}")
-    table.add_row("profile", f"{choice.profile.name} on {recipe.device}, seed {recipe.seed}")
+    table.add_row("profile", f"{config.profile} on {options.device}, seed {config.seed}")
     return table
 
 
-def notices(notes: Iterable[str]) -> None:
-    """What a person should know before, where they see it."""
-    for note in notes:
-        console.err.print(f"[bold yellow]note:[/] {escape(note)}")
-
-
-class Watch:
-    """The bar of a running build: clips done, and the failed ones as they come, the first of them with their reason."""
+class ClipProgress:
+    """Progress bar of a build; prints the first failed clips with their reasons as they occur."""
 
     def __init__(self, bar: Progress, clips: int) -> None:
         self.bar, self.line, self.failed = bar, bar.add_task("building", total=clips), 0
 
-    def clip(self, clip_id: str, reason: str | None) -> None:
-        """A clip is done; `reason` if it failed."""
+    def on_clip_done(self, clip_id: str, reason: str | None) -> None:
         self.bar.advance(self.line)
         if reason is None:
             return
@@ -81,30 +67,53 @@ class Watch:
         if self.failed <= SHOWN_FAILURES:
             self.bar.console.print(f"[red]failed[/] {escape(clip_id)}: {escape(reason)}")
 
-    def report(self, report: TaskReport) -> None:
-        """A task is done, elsewhere."""
+    def on_task_done(self, report: TaskReport) -> None:
+        """For tasks of other processes, whose clips are not seen one by one."""
         self.bar.advance(self.line, report.complete)
         for clip_id, reason in report.failed.items():
-            self.clip(clip_id, reason)
+            self.on_clip_done(clip_id, reason)
 
 
-def build_summary(store: CueStore, tally: Tally, wall: float) -> RenderableType:
-    """What came of this run."""
+def summary(store: CueStore, tally: Tally, wall: float) -> RenderableType:
+    """Return a table of what a run has built in `wall` seconds."""
     geometry, done = store.spec.geometry, tally.complete
     table = _table(f"Built {store.path}")
     table.add_row("clips", f"{done} complete, {tally.failed} failed")
     table.add_row("frames", f"{done * geometry.frames:,} and {done * geometry.pairs:,} pairs")
     table.add_row("bytes", f"{tally.bytes:,} ({tally.bytes / max(1, done) / 1e6:.1f} MB per clip)")
     table.add_row("time", f"{wall:.1f} s, {done / max(wall, 1e-9):.2f} clips/s")
-    parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in tally.seconds.most_common())
-    table.add_row("seconds", parts)
-    networks = sum(tally.seconds[part] for part in NETWORK_PARTS)
+    table.add_row("seconds", ", ".join(f"{part} {seconds:.1f}" for part, seconds in tally.seconds.most_common()))
+    networks = sum(tally.seconds[part] for part in NETWORKS)
     table.add_row("", f"networks {networks:.1f} of {wall:.1f} s; other parts run beside them, in threads")
-    for name, reason in tally.shown(SHOWN_FAILURES):
-        table.add_row("[red]failed[/]", f"{escape(name)}: {escape(reason)}")
+    for clip_id, reason in tally.failures[:SHOWN_FAILURES]:
+        table.add_row("[red]failed[/]", f"{escape(clip_id)}: {escape(reason)}")
     if tally.failed > SHOWN_FAILURES:
         table.add_row("", f"… and {tally.failed - SHOWN_FAILURES} more: lila-cues status {escape(store.path)}")
     return table
+
+
+def finished(store: CueStore, shard: tuple[int, int]) -> str:
+    """Say that nothing is left to build in this builder's share."""
+    statuses = store.statuses()
+    share = "" if shard[1] == 1 else f"share {shard[0]}/{shard[1]} of "
+    complete, failed = int((statuses == COMPLETE).sum()), int((statuses == FAILED).sum())
+    retry = f", {failed} failed (--only-failed retries them)" if failed else ""
+    return f"{share}{escape(store.path)} is finished: {complete} clip{'s' * (complete != 1)} complete{retry}"
+
+
+def active_workers(store: CueStore, only_failed: bool = False) -> Counter[str]:
+    """Return `host:pid` of every builder that holds a pending task, with the number of its tasks."""
+    pending = islice(store.pending_tasks(only_failed), CHECKED_TASKS)
+    return Counter(worker for task in pending if (worker := store.locked_by(task)))
+
+
+def other_builders(store: CueStore, only_failed: bool = False) -> Iterator[str]:
+    """Yield a note about each other builder of the store."""
+    for worker, tasks in active_workers(store, only_failed).items():
+        yield (
+            f"{worker} is building {tasks} task{'s' * (tasks != 1)} of this store; they are left to it, and the others "
+            "are shared with it; afterwards run the same command again, or see lila-cues status"
+        )
 
 
 def _table(title: str) -> Table:
@@ -112,45 +121,3 @@ def _table(title: str) -> Table:
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     return table
-
-
-def _clips(count: int) -> str:
-    return "clip" if count == 1 else "clips"
-
-
-LOOKED_AT = 1000
-"""Pending tasks that are looked at: each costs a look at a claim file."""
-
-
-def active_workers(store: CueStore, only_failed: bool = False) -> Counter[str]:
-    """`host:pid` of every builder that holds a pending task, and how many it holds."""
-    pending = islice(store.pending_tasks(only_failed), LOOKED_AT)
-    return Counter(holder for task in pending if (holder := store.locked_by(task)))
-
-
-def notes(store: CueStore, only_failed: bool = False) -> Iterator[str]:
-    """What a second builder says before it begins, and at its end of what it left to the first."""
-    for holder, tasks in active_workers(store, only_failed).items():
-        yield (
-            f"{holder} is building {tasks} task{'s' * (tasks != 1)} of this store; they are left to it, and the others "
-            "are shared with it: run the same command again to be sure of all, or see lila-cues status"
-        )
-
-
-_CLIPS_AT_WORK = 18  # decoded ahead of the networks or compressed behind them, on many cores; fewer on few
-
-
-def plan_lines(wanted: Plan, rate: float, free: int) -> Iterator[str]:
-    """The plan as lines of text."""
-    yield f"clips        {wanted.clips:,}"
-    yield f"frames       {wanted.frames:,}, {wanted.pairs:,} pairs"
-    yield f"bytes        about {readable(wanted.total_bytes)}, {readable(wanted.largest_bytes)} if nothing compresses"
-    for name, size in sorted(wanted.array_bytes.items(), key=lambda item: -item[1]):
-        if size * 100 >= wanted.total_bytes:
-            yield f"             {readable(size):>9}  {name}"
-    yield f"files        {wanted.files:,} in {wanted.tasks:,} tasks"
-    at_work = readable(wanted.clip_memory_bytes)
-    yield f"memory       about {at_work} for each clip at work, {_CLIPS_AT_WORK} of them at most, beside the networks"
-    yield f"free disk    {readable(free)}"
-    hours = f"{wanted.gpu_hours:.3g}" if wanted.gpu_hours >= 0.001 else "under 0.001"
-    yield f"GPU hours    {hours} at {rate:g} frames/s on one device (--rate)"

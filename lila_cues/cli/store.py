@@ -139,9 +139,9 @@ def _check(store: CueStore, quick: bool, jobs: int | None) -> list[Finding]:
 
 
 def _check_recomputed(store: CueStore, count: int, seed: int, root: Path | None, device: str | None) -> list[Finding]:
-    from lila_cues.pipeline.recompute import Recomputer
+    from lila_cues.pipeline.recompute import load_recompute
 
-    recompute, findings = Recomputer(store, root, device), list[Finding]()
+    recompute, findings = load_recompute(store, root, device), list[Finding]()
     with console.progress("clips") as bar:
         for clip in bar.track(sample(store, count, seed), description="recomputing"):
             findings += check_recomputed(store, clip, recompute)

@@ -1,1 +1,1 @@
-"""Stage one at work: a clip's frames become its cues, a task's clips become shards."""
+"""The pipeline of stage one: frames of a clip become its cues, clips of a task become shard files."""

@@ -1,4 +1,4 @@
-"""A whole build in this process: the store for a recipe, the tasks to do, and their reports."""
+"""A build: the store of a config, the tasks to do in this process, and the sum of their reports."""
 
 from __future__ import annotations
 
@@ -10,112 +10,110 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import stores
-from lila_cues.config import BuildRecipe, Records
-from lila_cues.pipeline.cues import maps_of
+from lila_cues.config import BuildConfig, RunOptions
+from lila_cues.pipeline.cues import extra_maps
+from lila_cues.pipeline.setup import Networks
 from lila_cues.pipeline.task import TASKS_AT_ONCE, OnClipDone, TaskReport, Worker, build_task
 from lila_cues.video.reader import decoder_version
 from stores.store import CueStore
 
-EXAMPLES = 20
 LOG = "build.jsonl"
-"""In the store's folder: a line per task and builder, for who wants to know where the time went."""
+"""In the store's directory: one line per task and builder, with the seconds of each part."""
+KEPT_FAILURES = 20
+PACKAGES = ("lila-pixels", "torch", "torchvision", "timm", "numpy", "opencv-python-headless")
+
+
+def store_spec(config: BuildConfig, patch_size: int, width: int | None = None) -> stores.StoreSpec:
+    """Return what a store of that config holds, given the encoder's patch size in px and its number of channels."""
+    return stores.StoreSpec(config.geometry(patch_size, width), extra=extra_maps(config.extra_cues))
 
 
 def open_store(
-    path: Path, recipe: BuildRecipe, clips: Sequence[str], weights: Records, request: dict[str, Any]
+    path: Path,
+    config: BuildConfig,
+    options: RunOptions,
+    networks: Networks,
+    clips: Sequence[str],
+    request: dict[str, Any],
 ) -> CueStore:
-    """The store of that recipe, made if there is none; `request` is what the user asked for, kept as it was asked."""
-    arguments = (spec_of(recipe), clips, recipe.fingerprint(weights), provenance(recipe, weights, request))
+    """Open the store of that config, or create it; `request` is kept to recognize the same command."""
+    encoder, records = networks.encoder, networks.records()
+    spec = store_spec(config, encoder.patch_size, encoder.width)
+    provenance = {
+        "recipe": config.recipe(options, encoder.patch_size, encoder.width),
+        "networks": records,
+        "decoder": decoder_version(config.decoder),
+        "packages": {name: version(name) for name in PACKAGES},
+        "request": request,
+    }
+    arguments = (spec, clips, config.fingerprint(records, encoder.patch_size), provenance)
     try:
         return stores.open_or_create(path, *arguments)
-    except OSError as error:  # another builder has put its store there meanwhile
+    except OSError as error:  # another builder has created the store meanwhile
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
         return stores.open_or_create(path, *arguments)
 
 
-def spec_of(recipe: BuildRecipe) -> stores.StoreSpec:
-    """What a store of that recipe holds."""
-    return stores.StoreSpec(recipe.geometry, extra=maps_of(recipe.extra_cues))
-
-
-def provenance(recipe: BuildRecipe, weights: Records, request: dict[str, Any]) -> dict[str, Any]:
-    """What is worth knowing of a store's making, beside what shapes the data."""
-    packages = ("lila-pixels", "torch", "torchvision", "timm", "numpy", "opencv-python-headless")
-    return {
-        "recipe": recipe.to_dict(),
-        "networks": weights,
-        "decoder": decoder_version(recipe.source.decoder),
-        "packages": {name: version(name) for name in packages},
-        "request": request,
-    }
-
-
-def share_of(tasks: Iterable[int], shard: tuple[int, int]) -> Iterator[int]:
-    """The tasks of the i-th of n builders: every n-th of all tasks, whatever is done already."""
+def tasks_of_shard(tasks: Iterable[int], shard: tuple[int, int]) -> Iterator[int]:
+    """Return the tasks of the i-th of n builders: every n-th of all tasks, whether or not it is done."""
     index, count = shard
     return (task for task in tasks if task % count == index)
 
 
 def build_local(
-    store: CueStore, worker: Worker, tasks: Iterable[int], only_failed: bool = False, told: OnClipDone | None = None
+    store: CueStore,
+    worker: Worker,
+    tasks: Iterable[int],
+    only_failed: bool = False,
+    on_clip_done: OnClipDone = lambda clip_id, reason: None,
 ) -> Iterator[TaskReport]:
-    """Build tasks in this process, `TASKS_AT_ONCE` side by side; a report of each as it is published."""
-    hear = told or (lambda clip_id, reason: None)
+    """Build tasks in this process, `TASKS_AT_ONCE` at a time; yield a report of each when it is published."""
+    remaining = iter(tasks)
+    running: set[Future[TaskReport | None]] = set()
     with ThreadPoolExecutor(TASKS_AT_ONCE, "task") as pool:
-        running: set[Future[TaskReport | None]] = set()
         try:
-            for task in tasks:
-                running.add(pool.submit(build_task, store, task, worker, only_failed, hear))
-                if len(running) >= TASKS_AT_ONCE:
-                    running, reports = _finished(running)
-                    yield from reports
-            while running:
-                running, reports = _finished(running)
-                yield from reports
+            while True:
+                for task in islice(remaining, TASKS_AT_ONCE - len(running)):
+                    running.add(pool.submit(build_task, store, task, worker, only_failed, on_clip_done))
+                if not running:
+                    return
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                reports = [future.result() for future in done]
+                yield from (report for report in reports if report is not None)
         except BaseException:
             worker.stop.set()
             raise
 
 
-def _finished(running: set[Future[TaskReport | None]]) -> tuple[set[Future[TaskReport | None]], list[TaskReport]]:
-    done, rest = wait(running, return_when=FIRST_COMPLETED)
-    reports = [future.result() for future in done]
-    return rest, [report for report in reports if report is not None]
-
-
 @dataclass
 class Tally:
-    """The sum of a run's reports; it does not grow with the number of clips."""
+    """The sum of a run's reports; its size does not depend on the number of clips."""
 
     complete: int = 0
     failed: int = 0
     bytes: int = 0
     seconds: Counter[str] = field(default_factory=Counter)
-    _examples: list[tuple[str, str]] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)  # the first `KEPT_FAILURES`: clip id and reason
 
     def add(self, store: CueStore, report: TaskReport) -> None:
-        """Count a task in."""
         self.complete += report.complete
         self.failed += len(report.failed)
         self.seconds.update(report.seconds)
-        self._examples = [*self._examples, *report.failed.items()][:EXAMPLES]
+        self.failures = [*self.failures, *report.failed.items()][:KEPT_FAILURES]
         record = store.ledger.latest(report.task)
         self.bytes += sum(record.shard_bytes.values()) if record else 0
 
-    def shown(self, count: int) -> list[tuple[str, str]]:
-        """Some failed clips, each with its reason."""
-        return self._examples[:count]
-
 
 def log_report(store: CueStore, report: TaskReport) -> None:
-    """Append a task's report to the store's log: one write, so that builders side by side do not mix lines."""
-    line = {"when": round(time.time(), 3), "host": socket.gethostname(), "process": os.getpid(), **report.to_dict()}
+    """Append a report to the store's log in one write, so that builders side by side do not mix lines."""
+    line = {"when": round(time.time(), 3), "host": socket.gethostname(), "process": os.getpid(), **asdict(report)}
     with open(Path(store.path) / LOG, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

@@ -1,7 +1,7 @@
-"""Many workers: processes of this machine, or a Dask cluster that is running. The only file that knows `distributed`.
+"""Many workers: processes of this machine, or a running Dask cluster. The only module that imports `distributed`.
 
 The scheduler sees a store's path and task numbers. What a task is, and that it is done, is between a worker and the
-store: a task that is given twice is claimed once, and a task whose worker died is given to another.
+store: a task that is given twice is locked once, and a task whose worker died is given to another.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin
 from distributed.worker import Worker as DaskWorker
 
 import stores
-from lila_cues.config import BuildRecipe
+from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.pipeline.task import TASKS_AT_ONCE, TaskReport, Worker, build_task
 from stores.errors import LilaError
 from stores.store import CueStore
@@ -34,21 +34,16 @@ CONNECT_SECONDS = 20
 
 
 def build_distributed(
-    store: CueStore,
-    recipe: BuildRecipe,
-    tasks: Iterable[int],
-    only_failed: bool = False,
-    workers: int | None = None,
-    scheduler: str | None = None,
+    store: CueStore, config: BuildConfig, options: RunOptions, tasks: Iterable[int]
 ) -> Iterator[TaskReport]:
-    """Build tasks on `workers` processes of this machine or on the cluster at `scheduler`; reports as they are done.
+    """Build tasks on `options.workers` processes or at `options.scheduler`; yield a report of each when it is done.
 
-    A task whose workers died time and again is left undone; the error that names it comes when all others are done.
+    A task whose workers died repeatedly is left undone; the error that names it is raised after all others are done.
     """
-    with _client(workers, scheduler) as client:
-        client.register_plugin(Builder(recipe, None if scheduler else workers or 1), name=PLUGIN)
+    with _client(options) as client:
+        client.register_plugin(WorkerSetup(config, options), name=PLUGIN)
         path, lost = str(Path(store.path).absolute()), []
-        for task, future in _in_work(client, path, iter(tasks), only_failed):
+        for task, future in _submitted(client, path, iter(tasks), options.only_failed):
             try:
                 report = future.result()
             except KilledWorker:
@@ -63,49 +58,44 @@ def build_distributed(
         )
 
 
-class Builder(WorkerPlugin):
-    """What a worker process keeps: the networks, made at its first task and once.
+class WorkerSetup(WorkerPlugin):
+    """What a worker process keeps: the networks, loaded once at its first task."""
 
-    `beside`: how many processes share this machine's cores and GPUs; None where another cluster has seen to that.
-    """
-
-    def __init__(self, recipe: BuildRecipe, beside: int | None) -> None:
-        self.recipe, self.beside = recipe, beside
+    def __init__(self, config: BuildConfig, options: RunOptions) -> None:
+        self.config, self.options = config, options
 
     def setup(self, worker: DaskWorker) -> None:
-        """On the worker, when it starts."""
+        """Called on the worker when it starts."""
         self.name = worker.name
         self.lock = threading.Lock()
-        self.made: Worker | None = None
+        self.loaded: Worker | None = None
 
     def teardown(self, worker: DaskWorker) -> None:
-        """On the worker, when it ends."""
-        if self.made is not None:
-            self.made.close()
+        """Called on the worker when it ends."""
+        if self.loaded is not None:
+            self.loaded.close()
 
     def worker(self) -> Worker:
-        """The process's one `Worker`."""
+        """Return the process's one `Worker`; on this machine, its processes share the cores and take turns at GPUs."""
         with self.lock:
-            if self.made is None:
-                threads = None if self.beside is None else max(2, (os.cpu_count() or 1) // self.beside)
-                self.made = Worker(replace(self.recipe, device=self._device()), threads=threads)
-            return self.made
-
-    def _device(self) -> str:
-        """Of this machine's processes, each takes the next GPU; elsewhere, the one that its cluster shows it."""
-        if self.recipe.device != "cuda" or self.beside is None:
-            return self.recipe.device
-        return f"cuda:{int(self.name) % torch.cuda.device_count()}"
+            if self.loaded is None:
+                options, threads = self.options, None
+                if not options.scheduler:
+                    threads = max(2, (os.cpu_count() or 1) // (options.workers or 1))
+                    if options.device == "cuda":
+                        options = replace(options, device=f"cuda:{int(self.name) % torch.cuda.device_count()}")
+                self.loaded = Worker(self.config, options, threads=threads)
+            return self.loaded
 
 
 def build_remote(path: str, task: int, only_failed: bool) -> TaskReport | None:
-    """One task, on a worker."""
-    builder = cast(Builder, get_worker().plugins[PLUGIN])
-    return build_task(stores.open(path), task, builder.worker(), only_failed)
+    """Build one task; runs on a worker."""
+    plugin = cast(WorkerSetup, get_worker().plugins[PLUGIN])
+    return build_task(stores.open(path), task, plugin.worker(), only_failed)
 
 
-def _in_work(client: Client, path: str, tasks: Iterator[int], only_failed: bool) -> Iterator[tuple[int, Future]]:
-    """Each task with its future when that is done; as many at the scheduler as keep its workers busy."""
+def _submitted(client: Client, path: str, tasks: Iterator[int], only_failed: bool) -> Iterator[tuple[int, Future]]:
+    """Yield each task with its future when that is done; the scheduler holds just enough to keep its workers busy."""
     numbers: dict[Hashable, int] = {}
     done = as_completed(loop=client.loop)
 
@@ -124,27 +114,27 @@ def _in_work(client: Client, path: str, tasks: Iterator[int], only_failed: bool)
 
 
 @contextmanager
-def _client(workers: int | None, scheduler: str | None) -> Iterator[Client]:
+def _client(options: RunOptions) -> Iterator[Client]:
     with ExitStack() as stack:
-        with _deaf_to_interrupts():
-            target = scheduler or stack.enter_context(_local(workers or 1))
+        with _interrupts_blocked():
+            target = options.scheduler or stack.enter_context(_local_cluster(options.workers or 1))
         try:
             client = stack.enter_context(Client(target, timeout=CONNECT_SECONDS, set_as_default=False))
         except (OSError, ValueError) as error:
             raise LilaError(
-                f"expected a Dask scheduler at {scheduler}, found none that answers ({error}); "
+                f"expected a Dask scheduler at {options.scheduler}, found none that answers ({error}); "
                 "give its address as --scheduler tcp://HOST:8786"
             ) from error
         yield client
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Threads and processes begun inside never see Ctrl-C, which a terminal sends to all: who began them ends them.
+def _interrupts_blocked() -> Iterator[None]:
+    """Threads and processes started in the context never receive Ctrl-C, which a terminal sends to all of them.
 
-    One that comes meanwhile reaches this process afterwards.
+    This process ends them. A Ctrl-C during the context reaches it afterwards.
     """
-    resource_tracker.ensure_running()  # its start would take the mask away
+    resource_tracker.ensure_running()  # starting it would reset the mask
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -152,9 +142,8 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _local(workers: int) -> LocalCluster:
-    """Processes of this machine, the cores shared evenly; no limit of memory but the machine's."""
-    share = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
+def _local_cluster(workers: int) -> LocalCluster:
+    """Start processes on this machine that share its cores evenly, without a memory limit of their own."""
     return LocalCluster(
         n_workers=workers,
         threads_per_worker=TASKS_AT_ONCE,
@@ -162,5 +151,5 @@ def _local(workers: int) -> LocalCluster:
         memory_limit=0,
         dashboard_address=":0",
         silence_logs=logging.ERROR,
-        env={"OMP_NUM_THREADS": share},
+        env={"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))},
     )

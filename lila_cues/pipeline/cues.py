@@ -1,9 +1,7 @@
-"""Extra cues: maps of every frame that are computed from what a clip's networks gave, made when a build asks for them.
+"""From a clip's frames to its cues: encoder, depth and flow on the device, PAMR, extra cues, and numpy again.
 
-A row of `DERIVED` is all that stage one needs of a new one; the store keeps it as its `maps` say, and `lila-cues build
---extra-cues NAME`, plan, inspect and verify go by the row.
-
-From a clip's frames to its cues: encoder, depth and flow on the device, PAMR, and numpy again.
+Extra cues are maps of every frame that are computed from the networks' predictions, where a build asks for them. A row
+of `DERIVED` is all that stage one needs of one: `lila-cues build --extra-cues`, plan, inspect and verify use the row.
 """
 
 from __future__ import annotations
@@ -12,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,40 +17,132 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lila_cues import sampling
-from lila_cues.config import BuildRecipe
+from lila_cues.config import BuildConfig
 from lila_cues.networks.execution import default_batch
-from lila_cues.pamr import refine, three_scales
+from lila_cues.pamr import Affinity, refine, three_scales
 from lila_cues.pipeline.frames import ClipFrames
-from lila_cues.pipeline.timing import Seconds
+from lila_cues.pipeline.setup import Networks
+from lila_cues.pipeline.timing import Timer
+from lila_cues.sampling import select_channels
 from stores.cues import ClipCues
 from stores.encodings import Blosc, FixedPoint
 from stores.errors import LilaError
 from stores.spec import FrameMaps
 
 FIELD_OF_VIEW_DEG = 45.0
-"""Of the base crop, which no file tells: between a phone's long side (65°) and a telephoto lens."""
-
-if TYPE_CHECKING:
-    from lila_cues.pipeline.setup import Networks
+"""Of the base crop, which no file states: between a phone's long side (65°) and a telephoto lens."""
 
 
 @dataclass(frozen=True)
-class Derived:
-    """An extra cue: how it is kept, and how its maps f×c×y×x on the cue grid are made from a clip's networks."""
+class ClipPredictions:
+    """What the networks predict for one clip, on their device."""
 
-    maps: FrameMaps
-    make: Callable[[ClipPredictions], Tensor]
+    frames: ClipFrames
+    channels: np.ndarray  # int32 C
+    images: Float[Tensor, "f 3 y x"]
+    raw: Float[Tensor, "f c h w"]
+    refined: Float[Tensor, "f c y x"] | None  # None: left to `finish`
+    depth: Float[Tensor, "f y x"]
+    forward: Float[Tensor, "p 2 y x"]
+    backward: Float[Tensor, "p 2 y x"]
+
+
+class CueExtractor:
+    """The networks and how they are applied. `predict` is for one thread at a time, `finish` for any."""
+
+    def __init__(self, networks: Networks, config: BuildConfig, device: str):
+        self.networks, self.config, self.device = networks, config, torch.device(device)
+        self.encoder_input = config.encoder_input(networks.encoder.patch_size)
+        self.geometry = config.geometry(networks.encoder.patch_size, networks.encoder.width)
+        self.timer = Timer(self.device)
+        self._batch = default_batch(self.device) or config.frames
+
+    def predict(self, frames: ClipFrames) -> ClipPredictions:
+        """Run the networks; on a GPU this only queues the work."""
+        encoder, pairs = self.networks.encoder, torch.from_numpy(frames.selection.pair_frames).long()
+        channels = select_channels(self.config.seed, frames.clip_id, encoder.width, self.geometry.channels)
+        with torch.no_grad(), self._current_device():
+            images = _to_device(frames.images, self.device)
+            same = frames.encoder_images is frames.images
+            encoder_images = images if same else _to_device(frames.encoder_images, self.device)
+            with self.timer.device("encoder"):
+                kept = torch.from_numpy(channels).to(self.device, torch.long)
+                raw = torch.cat([encoder.grid(part)[:, kept].float() for part in encoder_images.split(self._batch)])
+            with self.timer.device("depth"):
+                if frames.depth is not None:
+                    depth = torch.from_numpy(frames.depth)
+                else:
+                    assert self.networks.depth is not None
+                    depth = torch.cat([self.networks.depth(part).float() for part in images.split(self._batch)])
+            with self.timer.device("flow"):
+                forward, backward = self.networks.flow.between(images, torch.cat([pairs, pairs.flip(1)])).chunk(2)
+            refined = self._refine(raw, images) if self.device.type == "cuda" else None
+        return ClipPredictions(frames, channels, images, raw, refined, depth, forward, backward)
+
+    def finish(self, predictions: ClipPredictions) -> ClipCues:
+        """Refine what is not yet refined, wait for the device, and return numpy arrays as a store expects them."""
+        frames, selection = predictions.frames, predictions.frames.selection
+        with torch.no_grad(), self._current_device():
+            refined, extra = predictions.refined, dict[str, Tensor]()
+            if refined is None:
+                refined = self._refine(predictions.raw, predictions.images)
+            if self.config.extra_cues:
+                with self.timer.device("extra cues"):
+                    extra = {name: DERIVED[name].compute(predictions) for name in self.config.extra_cues}
+            with self.timer.host("to host"):
+                return ClipCues(
+                    rgb=frames.rgb,
+                    depth=_to_host(predictions.depth),
+                    flow_forward=_to_host(predictions.forward),
+                    flow_backward=_to_host(predictions.backward),
+                    features=_to_host(refined),
+                    features_raw=_to_host(predictions.raw),
+                    feature_channels=predictions.channels,
+                    frame_index=selection.frame_index,
+                    frame_time=frames.times,
+                    pair_frames=selection.pair_frames.astype(np.int32),
+                    pair_gap=selection.pair_gap.astype(np.int32),
+                    extra={name: _to_host(maps) for name, maps in extra.items()},
+                )
+
+    def _refine(self, raw: Tensor, images: Tensor) -> Tensor:
+        """PAMR on the cue grid, then the mean over the cells of the feature grid."""
+        config, parts = self.config, zip(raw.split(self._batch), images.split(self._batch), strict=True)
+        scales = three_scales(self.geometry.cue, config.pamr_iterations)
+        affinity = Affinity(dilations=config.pamr_dilations, sigma=config.pamr_sigma)
+        with self.timer.device("pamr"):
+            return torch.cat(
+                [
+                    F.adaptive_avg_pool2d(refine(part, guide, scales, affinity), self.geometry.features)
+                    for part, guide in parts
+                ]
+            )
+
+    def _current_device(self) -> AbstractContextManager[object]:
+        """Make the extractor's GPU the calling thread's, which is where a thread's events and kernels go."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
+
+def _to_device(images: np.ndarray, device: torch.device) -> Tensor:
+    """Return uint8 F y x 3 as float32 F 3 y x in [0, 1] on the device."""
+    host = torch.from_numpy(images)
+    if device.type == "cuda":
+        host = host.pin_memory()
+    return host.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255).contiguous()
+
+
+def _to_host(values: Tensor) -> np.ndarray:
+    return values.float().cpu().numpy()
 
 
 def surface_normals(
     inverse_depth: Float[Tensor, "f y x"], field_of_view_deg: float = FIELD_OF_VIEW_DEG
 ) -> Float[Tensor, "f 3 y x"]:
-    """Unit normals of the surface seen, from relative inverse depth q = a/Z; they do not depend on a > 0.
+    """Return unit normals of the visible surface from relative inverse depth q = a/Z; they do not depend on a > 0.
 
     Axes x to the right, y down, z away from the camera; a normal faces the camera, so its z is not above 0. On the
     plane n·X = c a pinhole camera of focal length f sees q = (a/c)(n_x u/f + n_y v/f + n_z) at the pixel (u, v) from
-    the centre, so that n ∝ (f ∂q/∂u, f ∂q/∂v, q − u ∂q/∂u − v ∂q/∂v). Where q is 0, infinitely far, (0, 0, −1).
+    the center, so that n ∝ (f ∂q/∂u, f ∂q/∂v, q − u ∂q/∂u − v ∂q/∂v). Where q is 0, infinitely far, (0, 0, −1).
     """
     height, width = inverse_depth.shape[-2:]
     focal = max(height, width) / 2 / math.tan(math.radians(field_of_view_deg) / 2)
@@ -67,155 +156,36 @@ def surface_normals(
     return torch.where(inward.norm(dim=1, keepdim=True) > 1e-6, -F.normalize(inward, dim=1), flat)
 
 
+@dataclass(frozen=True)
+class Derived:
+    """An extra cue: how a store keeps it, and how its maps f×c×y×x on the cue grid are computed."""
+
+    maps: FrameMaps
+    compute: Callable[[ClipPredictions], Tensor]
+
+
+NORMALS = FrameMaps(
+    name="normals",
+    axis=("x", "y", "z"),
+    units=f"unit normals from inverse depth, for a field of view of {FIELD_OF_VIEW_DEG:g} degrees",
+    encoding=FixedPoint(1 / 127, "int8", Blosc("zstd", 1, "bitshuffle")),
+    limits=(-1.0, 1.0),
+    tolerance=0.25,
+)
 DERIVED: dict[str, Derived] = {
-    row.maps.name: row
-    for row in (
-        Derived(
-            FrameMaps(
-                name="normals",
-                axis=("x", "y", "z"),
-                units=f"unit normals from inverse depth, for a field of view of {FIELD_OF_VIEW_DEG:g} degrees",
-                encoding=FixedPoint(1 / 127, "int8", Blosc("zstd", 1, "bitshuffle")),
-                limits=(-1.0, 1.0),
-                tolerance=0.25,
-            ),
-            lambda made: surface_normals(made.depth),
-        ),
-    )
+    row.maps.name: row for row in (Derived(NORMALS, lambda predictions: surface_normals(predictions.depth)),)
 }
 
 
-def parse(names: str | None) -> tuple[str, ...]:
-    """The extra cues of `NAME,NAME`, each once, in the order of the table; a `LilaError` for one that is none."""
-    asked = [name.strip() for name in names.split(",")] if names else []
-    for name in asked:
+def parse_extra_cues(names: str | None) -> tuple[str, ...]:
+    """Return the extra cues of `NAME,NAME`, each once, in the order of `DERIVED`. LilaError for an unknown one."""
+    given = [name.strip() for name in names.split(",")] if names else []
+    for name in given:
         if name not in DERIVED:
             raise LilaError(f"expected --extra-cues to be some of {', '.join(DERIVED)}, found {name or 'nothing'}")
-    return tuple(name for name in DERIVED if name in asked)
+    return tuple(name for name in DERIVED if name in given)
 
 
-def maps_of(names: Sequence[str]) -> tuple[FrameMaps, ...]:
-    """How a store keeps those."""
+def extra_maps(names: Sequence[str]) -> tuple[FrameMaps, ...]:
+    """Return how a store keeps those extra cues."""
     return tuple(DERIVED[name].maps for name in names)
-
-
-@dataclass(frozen=True)
-class ClipPredictions:
-    """What the networks made of one clip, on their device."""
-
-    frames: ClipFrames
-    channels: np.ndarray  # int32 C
-    images: Float[Tensor, "f 3 y x"]
-    raw: Float[Tensor, "f c h w"]
-    refined: Float[Tensor, "f c y x"] | None  # None: left to `finish`
-    depth: Float[Tensor, "f y x"]
-    forward: Float[Tensor, "p 2 y x"]
-    backward: Float[Tensor, "p 2 y x"]
-
-
-class CueExtractor:
-    """The networks and how they are applied. `compute` is for one thread at a time, `finish` for any."""
-
-    def __init__(self, networks: Networks, recipe: BuildRecipe):
-        self.networks, self.recipe = networks, recipe
-        self.device = torch.device(recipe.device)
-        self.seconds = Seconds(self.device)
-        self._batch = default_batch(self.device) or recipe.geometry.frames
-
-    def compute(self, frames: ClipFrames) -> ClipPredictions:
-        """Run the networks; on a GPU this only queues the work."""
-        with torch.no_grad(), self._here():
-            return self._compute(frames)
-
-    def finish(self, made: ClipPredictions) -> ClipCues:
-        """Refine what is not yet refined, wait for the device, and hand over as the store keeps it."""
-        with torch.no_grad(), self._here():
-            return self._finish(made)
-
-    def _here(self) -> AbstractContextManager[object]:
-        """The maker's GPU as the calling thread's: events and kernels of a thread go to its current one."""
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
-
-    def _compute(self, frames: ClipFrames) -> ClipPredictions:
-        images = _images(frames.small, self.device)
-        seen = images if frames.seen is frames.small else _images(frames.seen, self.device)
-        channels = sampling.select_channels(
-            self.recipe.seed, frames.clip_id, self.networks.encoder.width, self.recipe.geometry.channels
-        )
-        with self.seconds.device("encoder"):
-            raw = self._raw_features(seen, channels)
-        with self.seconds.device("depth"):
-            depth = self._depth(images, frames)
-        with self.seconds.device("flow"):
-            forward, backward = self._flow(images, frames.choice.pair_frames)
-        refined = self._refine(raw, images) if self.device.type == "cuda" else None
-        return ClipPredictions(frames, channels, images, raw, refined, depth, forward, backward)
-
-    def _finish(self, made: ClipPredictions) -> ClipCues:
-        refined = self._refine(made.raw, made.images) if made.refined is None else made.refined
-        frames, choice = made.frames, made.frames.choice
-        extra = self._extra(made)
-        with self.seconds.host("to host"):
-            return ClipCues(
-                rgb=frames.rgb,
-                depth=_host(made.depth),
-                flow_forward=_host(made.forward),
-                flow_backward=_host(made.backward),
-                features=_host(refined),
-                features_raw=_host(made.raw),
-                feature_channels=made.channels,
-                frame_index=choice.frame_index,
-                frame_time=frames.times,
-                pair_frames=choice.pair_frames.astype(np.int32),
-                pair_gap=choice.pair_gap.astype(np.int32),
-                extra={name: _host(maps) for name, maps in extra.items()},
-            )
-
-    def _extra(self, made: ClipPredictions) -> dict[str, Tensor]:
-        """The extra cues by name, f×c×y×x."""
-        if not self.recipe.extra_cues:
-            return {}
-        with self.seconds.device("extra cues"):
-            return {name: DERIVED[name].make(made) for name in self.recipe.extra_cues}
-
-    def _raw_features(self, images: Tensor, channels: np.ndarray) -> Tensor:
-        """The clip's channels of the encoder's last tapped block, on the encoder's own grid."""
-        kept = torch.from_numpy(channels).to(images.device, torch.long)
-        return torch.cat([self.networks.encoder.grid(part)[:, kept].float() for part in images.split(self._batch)])
-
-    def _depth(self, images: Tensor, frames: ClipFrames) -> Tensor:
-        if frames.depth is not None:
-            return torch.from_numpy(frames.depth)
-        assert self.networks.depth is not None
-        return torch.cat([self.networks.depth(part).float() for part in images.split(self._batch)])
-
-    def _flow(self, images: Tensor, pairs: np.ndarray) -> tuple[Tensor, Tensor]:
-        """t → t+Δ and back."""
-        there = torch.from_numpy(pairs).long()
-        forward, backward = self.networks.flow.between(images, torch.cat([there, there.flip(1)])).chunk(2)
-        return forward, backward
-
-    def _refine(self, raw: Tensor, images: Tensor) -> Tensor:
-        """PAMR on the cue grid, then the mean over the cells of the feature grid."""
-        choice, geometry = self.recipe.pamr, self.recipe.geometry
-        with self.seconds.device("pamr"):
-            refined = [
-                F.adaptive_avg_pool2d(
-                    refine(part, guide, three_scales(geometry.cue, choice.iterations), choice.affinity),
-                    geometry.features,
-                )
-                for part, guide in zip(raw.split(self._batch), images.split(self._batch), strict=True)
-            ]
-            return torch.cat(refined)
-
-
-def _images(small: np.ndarray, device: torch.device) -> Tensor:
-    """uint8 F y x 3 → float32 F 3 y x in [0, 1] on the device."""
-    host = torch.from_numpy(small)
-    if device.type == "cuda":
-        host = host.pin_memory()
-    return host.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255).contiguous()
-
-
-def _host(values: Tensor) -> np.ndarray:
-    return values.float().cpu().numpy()

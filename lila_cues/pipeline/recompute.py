@@ -1,64 +1,55 @@
-"""A stored clip's cues made again from its source, by the recipe in the store: for `lila-cues verify --deep`."""
+"""Compute a stored clip's cues again from its video, by the recipe in the store: for `lila-cues verify --deep`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from lila_cues.config import BuildRecipe
+from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.pipeline.cues import CueExtractor
 from lila_cues.pipeline.frames import load_clip
 from lila_cues.pipeline.setup import Networks, load_networks
-from lila_cues.pipeline.task import open_recipe_source
+from lila_cues.pipeline.task import open_clips
 from stores.cues import ClipCues
 from stores.errors import LilaError
 from stores.store import CueStore
 
 
-class Recomputer:
-    """Loads the recorded networks once; call it with the store and a clip's number.
+def load_recompute(
+    store: CueStore, root: Path | None = None, device: str | None = None, networks: Networks | None = None
+) -> Callable[[CueStore, int], ClipCues]:
+    """Load the networks that a store was built with; return a function of (store, clip): cues before quantization.
 
-    `root`: where the clips lie now, if they have moved since. `networks`: instead of the recorded ones.
+    `root`, `device` and `networks` replace the recorded ones. LilaError if the networks are not those of the build.
     """
-
-    def __init__(
-        self,
-        store: CueStore,
-        root: Path | None = None,
-        device: str | None = None,
-        networks: Networks | None = None,
-    ) -> None:
-        recipe = recorded_recipe(store)
-        source = replace(recipe.source, root=str(root or recipe.source.root))
-        self.recipe = replace(recipe, source=source, device=device or recipe.device)
-        self.source = open_recipe_source(self.recipe)
-        self.maker = CueExtractor(networks or load_networks(self.recipe.networks, self.recipe.device), self.recipe)
-        _check_networks(store, self.recipe, self.maker.networks)
-
-    def __call__(self, store: CueStore, clip: int) -> ClipCues:
-        """The cues of that clip before quantisation."""
-        files = self.maker.networks.depth_files
-        return self.maker.finish(self.maker.compute(load_clip(self.source, store.clip_id(clip), self.recipe, files)))
-
-
-def recorded_recipe(store: CueStore) -> BuildRecipe:
-    """The recipe that a store was built by."""
-    try:
-        return BuildRecipe.from_dict(store.provenance["recipe"])
-    except (KeyError, TypeError) as error:
-        raise LilaError(
-            f"expected the recipe of its build in {store.path}, found none that can be read ({error!r}); "
-            "only stores that `lila-cues build` wrote can be computed again"
-        ) from error
-
-
-def _check_networks(store: CueStore, recipe: BuildRecipe, networks: Networks) -> None:
-    recorded = store.fingerprint
-    found = json.loads(json.dumps(recipe.fingerprint(networks.records())))  # as a store keeps it: lists, no tuples
-    changed = [key for key in recorded if recorded[key] != found.get(key)]
+    config, options = recorded_config(store)
+    options = replace(options, root=root or options.root, device=device or options.device)
+    dataset = open_clips(config, options)
+    networks = networks or load_networks(config, options.device)
+    fingerprint = json.loads(json.dumps(config.fingerprint(networks.records(), networks.encoder.patch_size)))
+    changed = [key for key, value in store.fingerprint.items() if value != fingerprint.get(key)]
     if changed:
         raise LilaError(
             f"expected the networks that {store.path} was built with, found others ({', '.join(changed)} differ); "
             "restore the weight files at the places in its provenance"
         )
+    extractor = CueExtractor(networks, config, options.device)
+
+    def recompute(store: CueStore, clip: int) -> ClipCues:
+        frames = load_clip(dataset, store.clip_id(clip), config, extractor.encoder_input, networks.depth_files)
+        return extractor.finish(extractor.predict(frames))
+
+    return recompute
+
+
+def recorded_config(store: CueStore) -> tuple[BuildConfig, RunOptions]:
+    """Return the config that a store was built with, and where. LilaError if none is recorded."""
+    try:
+        return BuildConfig.from_recipe(store.provenance["recipe"])
+    except (KeyError, TypeError) as error:
+        raise LilaError(
+            f"expected the recipe of its build in {store.path}, found none that can be read ({error!r}); "
+            "only stores that `lila-cues build` wrote can be recomputed"
+        ) from error

@@ -1,4 +1,4 @@
-"""Where the time goes: seconds per part of the work, added up over threads."""
+"""Seconds per part of the work, added up over threads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import torch
 
 
-class Seconds:
-    """Seconds per named part. On a GPU the parts' own time is taken by events, which do not make the host wait."""
+class Timer:
+    """Sums seconds per named part; a GPU's own time is taken by events, which do not make the host wait."""
 
     def __init__(self, device: torch.device):
         self._cuda = device.type == "cuda"
@@ -21,16 +21,17 @@ class Seconds:
 
     @contextmanager
     def host(self, part: str) -> Iterator[None]:
-        """Time of the calling thread's clock."""
+        """Add the time that the calling thread spends in the context."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.add(part, time.perf_counter() - start)
+            with self._lock:
+                self._sums[part] = self._sums.get(part, 0.0) + time.perf_counter() - start
 
     @contextmanager
     def device(self, part: str) -> Iterator[None]:
-        """Time of what the device does for this part."""
+        """Add the time that the device spends on the work queued in the context."""
         if not self._cuda:
             with self.host(part):
                 yield
@@ -42,13 +43,8 @@ class Seconds:
         with self._lock:
             self._events.append((part, start, end))
 
-    def add(self, part: str, seconds: float) -> None:
-        """Add to a part."""
-        with self._lock:
-            self._sums[part] = self._sums.get(part, 0.0) + seconds
-
     def take(self) -> dict[str, float]:
-        """The sums since the last call; call it when the device's work has been waited for."""
+        """Return the sums since the last call; on a GPU this waits for the measured work."""
         with self._lock:
             for part, start, end in self._events:
                 end.synchronize()

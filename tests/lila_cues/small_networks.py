@@ -7,14 +7,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lila_cues.config import BuildRecipe, NetworkChoice, PamrChoice, SourceChoice
+from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.networks.weights import WeightSource
 from lila_cues.pipeline.frames import DepthFiles
 from lila_cues.pipeline.setup import Networks
 from stores.spec import Geometry
 
 GEOMETRY = Geometry(frames=6, pairs=4, base=(48, 48), cue=(32, 32), features=(16, 16), encoder=(4, 4), channels=5)
-CHOICE = NetworkChoice("patches", "brightness", "no motion")
+CONFIG = BuildConfig(
+    "videos", "patches", "brightness", "no motion", max_gap=3, base_size=48, cue_size=32, feature_size=16, channels=5,
+    frames=6, pairs=4, pamr_iterations=(2, 1, 1),
+)  # fmt: skip
 
 
 def source_of(name: str) -> WeightSource:
@@ -56,6 +59,5 @@ def networks(depth_files: Path | None = None) -> Networks:
     return Networks(Patches(), Difference(), None if files else Brightness(), files)  # type: ignore[arg-type]
 
 
-def recipe(root: Path, source: str = "videos", seed: int = 0, geometry: Geometry = GEOMETRY) -> BuildRecipe:
-    pamr = PamrChoice(iterations=(2, 1, 1))
-    return BuildRecipe(SourceChoice(source, str(root)), CHOICE, geometry, (32, 32), seed=seed, max_gap=3, pamr=pamr)
+def run_options(root: Path) -> RunOptions:
+    return RunOptions(root, device="cpu")

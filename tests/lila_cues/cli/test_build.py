@@ -1,4 +1,4 @@
-"""`lila-cues build` as a user meets it: what it says, what it leaves behind, how it ends."""
+"""`lila-cues build` from the command line: its output, its store, its exit status."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import typer
 
 import stores
 from lila_cues import cli, config, console
-from lila_cues.config import BuildRecipe
+from lila_cues.config import BuildConfig
 from lila_cues.pipeline import build, setup
 from tests.lila_cues import barcodes
 from tests.lila_cues.barcodes import Clip
@@ -44,9 +44,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny profile with sizes for a test."""
-    tiny = config.Profile(
-        **{**vars(config.PROFILES["tiny"]), "base_size": 64, "cue_size": 32, "feature_size": 16, "channels": 6}
-    )
+    sizes = {"base_size": 64, "cue_size": 32, "feature_size": 16, "channels": 6}
+    tiny = config.Profile("", {**config.PROFILES["tiny"].settings, **sizes})
     monkeypatch.setitem(config.PROFILES, "tiny", tiny)
 
 
@@ -57,18 +56,18 @@ def write_videos(root: Path, count: int = 3) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_a_build_says_what_it_will_do_and_what_came_of_it(command: Command, tmp_path: Path) -> None:
+def test_a_build_prints_its_settings_and_its_result(command: Command, tmp_path: Path) -> None:
     write_videos(tmp_path / "data" / "videos")
     status, out, err = command("--dataset", "videos", "--device", "cpu", *RANDOM)
     assert status == 0
-    for told in ("3 of videos in", "8 frames, 6 pairs", "depth and flow 32×32", "licence: apache-2.0", "tiny on cpu"):
-        assert told in out
-    for told in ("3 complete, 0 failed", "24 and 18 pairs", "clips/s", "flow", "pamr", "decode"):
-        assert told in out
+    for part in ("3 of videos in", "8 frames, 6 pairs", "depth and flow 32×32", "licence: apache-2.0", "tiny on cpu"):
+        assert part in out
+    for part in ("3 complete, 0 failed", "24 and 18 pairs", "clips/s", "flow", "pamr", "decode"):
+        assert part in out
     assert "no GPU here: profile tiny" in err
     store = stores.open("cues/videos.zarr")
     assert store.complete_clips().tolist() == [0, 1, 2]
-    assert BuildRecipe.from_dict(store.provenance["recipe"]).source.root == str(tmp_path / "data" / "videos")
+    assert BuildConfig.from_recipe(store.provenance["recipe"])[1].root == tmp_path / "data" / "videos"
     (line,) = (json.loads(text) for text in Path("cues/videos.zarr", build.LOG).read_text().splitlines())
     assert line["complete"] == 3
     assert {"encoder", "depth", "flow", "pamr", "decode", "compress"} <= set(line["seconds"])
@@ -78,18 +77,18 @@ def test_a_build_says_what_it_will_do_and_what_came_of_it(command: Command, tmp_
 def test_a_bad_video_is_reported_and_skipped(command: Command, tmp_path: Path) -> None:
     write_videos(tmp_path / "clips")
     (tmp_path / "clips" / "bad.mp4").write_text("text")
-    order = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
-    status, out, err = command(*order)
+    command_line = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    status, out, err = command(*command_line)
     assert status == 1
     assert "3 complete, 1 failed" in out
-    assert "failed bad.mp4:" in err, "told while the build is running"
+    assert "failed bad.mp4:" in err, "printed while the build is running"
     assert "expected a video, found a file that cannot be opened" in out
     assert stores.open("s.zarr").statuses().tolist() == [1, 1, 1, 2]
-    status, out, _ = command(*order)
+    status, out, _ = command(*command_line)
     assert status == 0
-    assert "s.zarr is finished: 3 clips complete, 1 failed (--only-failed tries them again)" in out
+    assert "s.zarr is finished: 3 clips complete, 1 failed (--only-failed retries them)" in out
     (tmp_path / "clips" / "bad.mp4").write_bytes((tmp_path / "clips" / "0.mp4").read_bytes())
-    status, out, _ = command(*order, "--only-failed")
+    status, out, _ = command(*command_line, "--only-failed")
     assert status == 0
     assert "1 complete, 0 failed" in out
     assert stores.open("s.zarr").statuses().tolist() == [1, 1, 1, 1]
@@ -100,39 +99,39 @@ def test_a_finished_store_is_recognised_without_loading_a_network(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_videos(tmp_path / "clips")
-    order = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
-    assert command(*order)[0] == 0
-    monkeypatch.setattr(setup, "load", lambda *arguments: pytest.fail("networks were loaded"))
-    status, out, _ = command(*order)
+    command_line = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    assert command(*command_line)[0] == 0
+    monkeypatch.setattr(setup, "load_networks", lambda *arguments: pytest.fail("networks were loaded"))
+    status, out, _ = command(*command_line)
     assert (status, out.strip()) == (0, "s.zarr is finished: 3 clips complete")
 
 
 @pytest.mark.usefixtures("small")
 def test_shares_make_one_store(command: Command, tmp_path: Path) -> None:
     write_videos(tmp_path / "clips", 18)
-    order = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
-    status, out, _ = command(*order, "--shard", "1/2")
+    command_line = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    status, out, _ = command(*command_line, "--shard", "1/2")
     assert status == 0
     assert "2 of videos in" in out, "the second task has the last two of 18 clips"
-    status, out, _ = command(*order, "--shard", "1/2")
+    status, out, _ = command(*command_line, "--shard", "1/2")
     assert (status, "share 1/2 of s.zarr is finished: 2 clips complete" in out) == (0, True)
-    assert command(*order, "--shard", "0/2")[0] == 0
+    assert command(*command_line, "--shard", "0/2")[0] == 0
     assert len(stores.open("s.zarr").complete_clips()) == 18
-    assert "s.zarr is finished: 18 clips complete" in command(*order)[1]
+    assert "s.zarr is finished: 18 clips complete" in command(*command_line)[1]
 
 
 @pytest.mark.usefixtures("small")
-def test_other_settings_are_refused_and_the_difference_told(command: Command, tmp_path: Path) -> None:
+def test_other_settings_are_refused_and_the_difference_is_printed(command: Command, tmp_path: Path) -> None:
     write_videos(tmp_path / "clips", 1)
-    order = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
-    assert command(*order)[0] == 0
-    for change, told in (
+    command_line = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    assert command(*command_line)[0] == 0
+    for change, expected in (
         ("--seed", "settings.seed: 0 in the store, 5 requested"),
         ("--max-gap", "settings.max_gap: 5"),
     ):
-        status, _, err = command(*order, change, "5" if change == "--seed" else "2")
+        status, _, err = command(*command_line, change, "5" if change == "--seed" else "2")
         assert status == 2
-        assert told in err.replace("\n", " ")
+        assert expected in err.replace("\n", " ")
     write_videos(tmp_path / "more", 2)
     status, _, err = command("--dataset", "videos", "--root", "more", "--store", "s.zarr", *RANDOM)
     assert status == 2
@@ -144,8 +143,8 @@ def test_too_many_failures_stop_the_build(command: Command, tmp_path: Path) -> N
     write_videos(tmp_path / "clips", 1)
     for index in range(40):
         (tmp_path / "clips" / f"bad{index}.mp4").touch()
-    order = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
-    status, _, err = command(*order, "--max-failures", "3")
+    command_line = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    status, _, err = command(*command_line, "--max-failures", "3")
     assert status == 2
     assert "expected at most 3 clips to fail, found" in err
     assert "an empty file" in err.replace("\n", " ")
@@ -190,12 +189,12 @@ BAD = {
 def test_bad_input_is_one_sentence_and_status_2(command: Command, tmp_path: Path, name: str) -> None:
     write_videos(tmp_path / "clips", 1)
     (tmp_path / "empty").mkdir()
-    arguments, told = BAD[name]
+    arguments, expected = BAD[name]
     status, _, err = command(*arguments)
     assert status == 2
-    assert told in err.replace("\n", " ")
+    assert expected in err.replace("\n", " ")
     assert "Traceback" not in err
-    assert not Path("cues").exists(), "nothing was begun"
+    assert not Path("cues").exists(), "no store was created"
 
 
 def test_a_place_without_permission_is_named(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,8 +203,8 @@ def test_a_place_without_permission_is_named(command: Command, tmp_path: Path, m
     monkeypatch.setattr("lila_cues.cli.build.os.access", lambda place, mode: not mode & os.W_OK)
     status, _, err = command("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
     assert status == 2
-    told = f"expected to write s.zarr, found no permission in {tmp_path}; name another place with --store"
-    assert told in err.replace("\n", " ")
+    expected = f"expected to write s.zarr, found no permission in {tmp_path}; name another place with --store"
+    assert expected in err.replace("\n", " ")
 
 
 def test_help_comes_at_once() -> None:
@@ -230,17 +229,17 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(
     assert not Path("s.zarr").exists()
 
 
-def test_licences_against_commerce_are_told_before_networks_are_loaded(
+def test_non_commercial_licences_are_noted_before_networks_are_loaded(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_videos(tmp_path / "clips", 1)
-    monkeypatch.setattr(setup, "load", interrupt)
+    monkeypatch.setattr(setup, "load_networks", interrupt)
     status, _, err = command("--dataset", "videos", "--root", "clips", "--profile", "large")
     assert status == 130
     assert "depth_anything_v2_large is under CC-BY-NC-4.0: neither it nor what is made with it" in err
 
 
-@pytest.mark.parametrize("place", ["lila_cues.pipeline.setup.choose", "lila_cues.config.spread"])
+@pytest.mark.parametrize("place", ["lila_cues.pipeline.setup.choose_device", "lila_cues.cli.build.spread"])
 def test_an_interrupted_build_ends_with_130(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""A second builder says who holds what."""
+"""A builder names the others that hold tasks of its store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lila_cues.cli.messages import active_workers, notes
+from lila_cues.cli.messages import active_workers, other_builders
 from tests.stores import worlds
 
 HOLD = """
@@ -17,15 +17,15 @@ with stores.open(sys.argv[1]).lock_task(0):
 """
 
 
-def test_the_holder_of_a_task_is_named_while_it_holds_it(tmp_path: Path) -> None:
+def test_a_builder_is_named_while_it_holds_a_task(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 8)
     command = [sys.executable, "-c", HOLD, str(store.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         assert [name.split(":")[-1] for name in active_workers(store)] == [str(other.pid)]
-        (note,) = notes(store)
+        (note,) = other_builders(store)
         assert f"{other.pid} is building 1 task of this store" in note
         other.communicate()
     assert not active_workers(store)
-    assert list(notes(store)) == []
+    assert list(other_builders(store)) == []

@@ -15,12 +15,11 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import stores
-from lila_cues import config
 from lila_cues.cli import app
-from lila_cues.cli.plan import patch_of, planned_spec
-from lila_cues.config import Order
+from lila_cues.cli.plan import patch_of
+from lila_cues.config import BuildConfig
 from lila_cues.networks import load_encoder
-from lila_cues.pipeline import setup
+from lila_cues.pipeline.build import store_spec
 from stores import StoreError
 from stores.cues import ClipCues
 from stores.store import CueStore
@@ -142,7 +141,7 @@ class Again:
 
 @pytest.mark.parametrize("wrong", [False, True])
 def test_deep_verification_computes_again(store: CueStore, monkeypatch: pytest.MonkeyPatch, wrong: bool) -> None:
-    monkeypatch.setattr("lila_cues.pipeline.recompute.Recomputer", lambda *arguments: Again(wrong))
+    monkeypatch.setattr("lila_cues.pipeline.recompute.load_recompute", lambda *arguments: Again(wrong))
     result = run("verify", store.path, "--deep", 2)
     assert result.exit_code == int(wrong)
     assert ("recomputed, 1 % of it deviates by more than" in result.stdout) == wrong
@@ -232,7 +231,6 @@ def test_the_patch_is_read_from_the_name(encoder: str, patch: int) -> None:
     assert patch_of(encoder) == patch
 
 
-def test_what_is_planned_is_what_is_built() -> None:
-    order = Order("videos", "x", profile="tiny", device="cpu")
-    built, _ = setup.geometry(config.profile("tiny"), load_encoder("tiny"))
-    assert planned_spec(order).geometry == built
+def test_the_planned_spec_is_the_built_one() -> None:
+    config, encoder = BuildConfig.resolve({"dataset": "videos", "profile": "tiny"}, "cpu"), load_encoder("tiny")
+    assert store_spec(config, patch_of("tiny")) == store_spec(config, encoder.patch_size, encoder.width)

@@ -1,11 +1,10 @@
-"""Profiles, the table of networks, how networks are run: plain data that has to be true."""
+"""The table of networks, how networks are run: plain data that has to be true."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,56 +13,10 @@ import timm
 import torch
 
 import lila_cues.networks
-from lila_cues import config
 from lila_cues.cli import plan
-from lila_cues.config import PROFILES, Profile
+from lila_cues.config import PROFILES
 from lila_cues.networks import Execution, registry
-from lila_cues.sampling import anchors_and_gaps
 from stores.errors import LilaError
-
-
-@pytest.mark.parametrize("profile", PROFILES.values(), ids=list(PROFILES))
-def test_profile_names_networks_that_exist_and_sizes_that_fit(profile: Profile) -> None:
-    assert profile.encoder in registry.names(registry.ENCODER)
-    assert profile.depth in registry.names(registry.DEPTH)
-    assert profile.flow in registry.names(registry.FLOW)
-    assert profile.feature_size <= profile.cue_size <= profile.base_size
-    anchors_and_gaps(profile.frames, profile.pairs)
-
-
-def test_profiles_by_name() -> None:
-    assert [config.profile(name).name for name in ("tiny", "small", "base", "large")] == list(PROFILES)
-    with pytest.raises(LilaError, match="profile among tiny, small, base, large, found huge; pass one with --profile"):
-        config.profile("huge")
-
-
-@pytest.mark.parametrize(
-    ("dataset", "device", "name", "noted"),
-    [
-        ("demo", "cpu", "tiny", False),
-        ("demo", "cuda", "tiny", False),
-        ("kinetics", "cuda:1", "small", False),
-        ("kinetics", "cpu", "tiny", True),
-    ],
-)
-def test_default_follows_the_device_and_says_so(dataset: str, device: str, name: str, noted: bool) -> None:
-    assert config.default(dataset, device) == name
-    assert bool(config.default_notes(dataset, device)) == noted
-
-
-def test_licences_against_commerce_are_told() -> None:
-    told = {name: config.licence_notes(profile) for name, profile in PROFILES.items()}
-    assert [len(notes) for notes in told.values()] == [0, 0, 1, 1]
-    assert told["large"][0].startswith(
-        "depth_anything_v2_large is under CC-BY-NC-4.0: neither it nor what is made with"
-    )
-    own = replace(PROFILES["large"], depth="files:maps")
-    assert config.licence_notes(own) == ()
-
-
-def test_networks_of_a_profile_can_be_replaced() -> None:
-    small = PROFILES["small"]
-    assert small.with_networks(None, "files:maps", "dis") == replace(small, depth="files:maps", flow="dis")
 
 
 @pytest.mark.parametrize("network", [n for n in registry.ENTRIES if n.architecture and n.kind == registry.ENCODER])

@@ -16,9 +16,8 @@ import pytest
 from distributed import LocalCluster
 
 import stores
-from lila_cues.config import BuildRecipe, NetworkChoice
+from lila_cues.config import RunOptions
 from lila_cues.pipeline import build, cluster
-from lila_cues.pipeline.setup import load_networks
 from lila_cues.pipeline.task import Worker
 from stores.errors import LilaError
 from tests.lila_cues import barcodes, small_networks
@@ -26,47 +25,53 @@ from tests.lila_cues.barcodes import Clip
 from tests.lila_cues.pipeline.test_pipeline import cue_bytes
 
 CLIPS = [f"{index}.mp4" for index in range(6)]
-RANDOM = NetworkChoice("tiny", "tiny", "dis", encoder_weights="random", depth_weights="random")
+CONFIG = replace(
+    small_networks.CONFIG,
+    encoder="tiny",
+    depth="tiny",
+    flow="dis",
+    encoder_weights="random",
+    depth_weights="random",
+)
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> BuildRecipe:
-    """Six clips, the last of them no video, through networks that any process can load by name."""
+def options(tmp_path_factory: pytest.TempPathFactory) -> RunOptions:
+    """Of six clips, the last of which is no video; the networks can be loaded by name in any process."""
     root = tmp_path_factory.mktemp("videos")
     for name in CLIPS:
         barcodes.write(root / name, Clip(frames=20, size=(64, 80)))
     (root / CLIPS[-1]).write_text("text")
-    plain = small_networks.recipe(root)
-    patch = load_networks(RANDOM, "cpu").encoder.patch_size
-    geometry = replace(plain.geometry, encoder=(4, 4))
-    return replace(plain, networks=RANDOM, geometry=geometry, encoder_input=(4 * patch, 4 * patch))
+    return small_networks.run_options(root)
 
 
-def make_store(path: Path, recipe: BuildRecipe) -> stores.CueStore:
-    return stores.create(path, stores.StoreSpec(recipe.geometry, 1), CLIPS, recipe.fingerprint({}), {})
+def make_store(path: Path) -> stores.CueStore:
+    return stores.create(path, stores.StoreSpec(CONFIG.geometry(patch_size=8), 1), CLIPS, {}, {})
 
 
-def test_two_workers_make_the_bytes_of_one(recipe: BuildRecipe, tmp_path: Path) -> None:
-    serial = make_store(tmp_path / "serial.zarr", recipe)
-    with Worker(recipe, threads=2) as worker:
+def test_two_workers_make_the_bytes_of_one(options: RunOptions, tmp_path: Path) -> None:
+    serial = make_store(tmp_path / "serial.zarr")
+    with Worker(CONFIG, options, threads=2) as worker:
         list(build.build_local(serial, worker, serial.pending_tasks()))
-    parallel = make_store(tmp_path / "parallel.zarr", recipe)
-    reports = list(cluster.build_distributed(parallel, recipe, parallel.pending_tasks(), workers=2))
+    parallel = make_store(tmp_path / "parallel.zarr")
+    reports = list(cluster.build_distributed(parallel, CONFIG, replace(options, workers=2), parallel.pending_tasks()))
     assert parallel.statuses().tolist() == [1, 1, 1, 1, 1, 2]
     assert cue_bytes(parallel) == cue_bytes(serial)
     assert sum(report.complete for report in reports) == 5
     assert "5.mp4: expected a video" in next(report.failed for report in reports if report.failed)["5.mp4"]
-    assert list(cluster.build_distributed(parallel, recipe, parallel.pending_tasks(), workers=1)) == []
+    assert (
+        list(cluster.build_distributed(parallel, CONFIG, replace(options, workers=1), parallel.pending_tasks())) == []
+    )
 
 
 def test_a_scheduler_that_does_not_answer_is_named(
-    recipe: BuildRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: RunOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
-    store = make_store(tmp_path / "s.zarr", recipe)
+    store = make_store(tmp_path / "s.zarr")
     with pytest.raises(LilaError, match=r"expected a Dask scheduler at tcp://127\.0\.0\.1:9, found none that answers"):
-        list(cluster.build_distributed(store, recipe, [0], scheduler="tcp://127.0.0.1:9"))
+        list(cluster.build_distributed(store, CONFIG, replace(options, scheduler="tcp://127.0.0.1:9"), [0]))
 
 
 @pytest.fixture
@@ -77,11 +82,11 @@ def running() -> Iterator[LocalCluster]:
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_its_task_only(recipe: BuildRecipe, tmp_path: Path, running: LocalCluster) -> None:
-    serial = make_store(tmp_path / "serial.zarr", recipe)
-    with Worker(recipe, threads=2) as worker:
+def test_a_killed_worker_costs_its_task_only(options: RunOptions, tmp_path: Path, running: LocalCluster) -> None:
+    serial = make_store(tmp_path / "serial.zarr")
+    with Worker(CONFIG, options, threads=2) as worker:
         list(build.build_local(serial, worker, serial.pending_tasks()))
-    store = make_store(tmp_path / "s.zarr", recipe)
+    store = make_store(tmp_path / "s.zarr")
     victims: list[int] = []
 
     def kill_the_first_holder() -> None:
@@ -94,7 +99,11 @@ def test_a_killed_worker_costs_its_task_only(recipe: BuildRecipe, tmp_path: Path
 
     killer = threading.Thread(target=kill_the_first_holder)
     killer.start()
-    list(cluster.build_distributed(store, recipe, store.pending_tasks(), scheduler=running.scheduler_address))
+    list(
+        cluster.build_distributed(
+            store, CONFIG, replace(options, scheduler=running.scheduler_address), store.pending_tasks()
+        )
+    )
     killer.join()
     assert victims, "a worker was killed while it held a task"
     assert store.statuses().tolist() == [1, 1, 1, 1, 1, 2]
@@ -104,13 +113,13 @@ def test_a_killed_worker_costs_its_task_only(recipe: BuildRecipe, tmp_path: Path
 
 @pytest.mark.slow
 def test_a_task_that_kills_every_worker_is_named_and_the_others_are_done(
-    recipe: BuildRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: RunOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "1")
-    store = make_store(tmp_path / "s.zarr", recipe)
+    store = make_store(tmp_path / "s.zarr")
     monkeypatch.setattr(cluster, "build_remote", die_at_task_2)
     with pytest.raises(LilaError, match=r"found 1 whose workers died again and again \(task 2 first\)"):
-        list(cluster.build_distributed(store, recipe, store.pending_tasks(), workers=2))
+        list(cluster.build_distributed(store, CONFIG, replace(options, workers=2), store.pending_tasks()))
     assert store.statuses().tolist() == [1, 1, 0, 1, 1, 2]
 
 
@@ -124,11 +133,11 @@ def die_at_task_2(path: str, task: int, only_failed: bool) -> object:
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_terminal_ends_all_processes_with_one_sentence(recipe: BuildRecipe, tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal_ends_all_processes_with_one_sentence(options: RunOptions, tmp_path: Path) -> None:
     """A terminal sends it to every process in the foreground."""
     store = tmp_path / "s.zarr"
     command = [sys.executable, "-c", "from lila_cues.cli import main; main()", "build", "--dataset", "videos"]
-    command += ["--root", recipe.source.root, "--store", str(store), "--workers", "2"]
+    command += ["--root", str(options.root), "--store", str(store), "--workers", "2"]
     with subprocess.Popen(
         command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_interrupts
     ) as builder:

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stores
-from lila_cues.pipeline.build import build_local, open_store, spec_of
-from lila_cues.pipeline.cues import DERIVED, parse, surface_normals
-from lila_cues.pipeline.recompute import Recomputer
+from lila_cues.pipeline.build import build_local, open_store, store_spec
+from lila_cues.pipeline.cues import DERIVED, parse_extra_cues, surface_normals
+from lila_cues.pipeline.recompute import load_recompute
 from lila_cues.pipeline.task import Worker
 from lila_cues.viz import inspection
 from stores.encodings import FixedPoint
@@ -29,6 +29,7 @@ from tests.stores import worlds
 
 FIELD_OF_VIEW_DEG = 60.0
 HEIGHT, WIDTH = 24, 32
+WITH_NORMALS = replace(small_networks.CONFIG, extra_cues=("normals",))
 
 
 def inverse_depth_of_plane(normal: torch.Tensor, distance: float) -> torch.Tensor:
@@ -59,10 +60,10 @@ def test_normals_are_of_unit_length_and_face_the_camera_whatever_depth_is() -> N
 
 
 def test_names_are_parsed() -> None:
-    assert parse(None) == ()
-    assert parse("normals, normals") == ("normals",)
+    assert parse_extra_cues(None) == ()
+    assert parse_extra_cues("normals, normals") == ("normals",)
     with pytest.raises(LilaError, match="expected --extra-cues to be some of normals, found depth"):
-        parse("depth")
+        parse_extra_cues("depth")
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +71,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
     videos = tmp_path_factory.mktemp("videos")
     for index in range(2):
         barcodes.write(videos / f"{index}.mp4", barcodes.Clip(frames=20, size=(72, 96)))
-    recipe, networks = replace(small_networks.recipe(videos), extra_cues=("normals",)), small_networks.networks()
+    options, networks = small_networks.run_options(videos), small_networks.networks()
     path = tmp_path_factory.mktemp("normals") / "s.zarr"
-    store = open_store(path, recipe, ["0.mp4", "1.mp4"], networks.records(), {})
-    with Worker(recipe, networks, 1) as worker:
+    store = open_store(path, WITH_NORMALS, options, networks, ["0.mp4", "1.mp4"], {})
+    with Worker(WITH_NORMALS, options, networks, 1) as worker:
         assert [report.complete for report in build_local(store, worker, range(store.n_tasks))] == [2]
     return store
 
@@ -103,7 +104,7 @@ def findings(store: stores.CueStore) -> list[str]:
 
 
 def test_a_deep_check_computes_them_again(built: stores.CueStore) -> None:
-    again = Recomputer(built, networks=small_networks.networks())
+    again = load_recompute(built, networks=small_networks.networks())
 
     def of_normals(recompute: Callable[[stores.CueStore, int], stores.ClipCues]) -> list[str]:
         return [str(found) for found in check_recomputed(built, 0, recompute) if "normals" in str(found)]
@@ -116,14 +117,13 @@ def test_a_deep_check_computes_them_again(built: stores.CueStore) -> None:
     assert len(of_normals(turned)) == 1
 
 
-def test_a_store_without_them_is_not_gone_on_with(built: stores.CueStore, tmp_path: Path) -> None:
-    plain = small_networks.recipe(tmp_path)
-    spec = spec_of(replace(plain, extra_cues=("normals",)))
-    stores.create(tmp_path / "s.zarr", spec_of(plain), ["a"], {}, {})
+def test_a_store_without_them_is_refused(built: stores.CueStore, tmp_path: Path) -> None:
+    plain, spec = store_spec(small_networks.CONFIG, 8), store_spec(WITH_NORMALS, 8)
+    stores.create(tmp_path / "s.zarr", plain, ["a"], {}, {})
     with pytest.raises(StoreError, match="extra"):
         stores.open_or_create(tmp_path / "s.zarr", spec, ["a"], {}, {})
     assert StoreSpec.from_dict(spec.to_dict()) == spec
-    assert "extra" not in spec_of(plain).to_dict()
+    assert "extra" not in plain.to_dict()
 
 
 @pytest.mark.parametrize(("value", "wrong"), [(0.5, False), (1.0, False), (-1.5, True)])

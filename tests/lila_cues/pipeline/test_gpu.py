@@ -1,8 +1,7 @@
-"""Stage one on a GPU makes what it makes on a CPU, and says where the device's time goes."""
+"""Cues computed on a GPU equal those of a CPU, and the device's time is measured per part."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +19,17 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 def test_cues_of_a_gpu_are_those_of_a_cpu(tmp_path: Path) -> None:
     barcodes.write(tmp_path / "a.mp4", Clip(frames=20, size=(72, 96)))
-    recipe = small_networks.recipe(tmp_path)
-    frames = load_clip(open_dataset("videos", tmp_path), "a.mp4", recipe, None)
-    made = {}
+    config = small_networks.CONFIG
+    frames = load_clip(open_dataset("videos", tmp_path), "a.mp4", config, config.encoder_input(8), None)
+    cues = {}
     for device in ("cpu", f"cuda:{torch.cuda.device_count() - 1}"):
-        maker = CueExtractor(small_networks.networks(), replace(recipe, device=device))
-        computed = maker.compute(frames)
-        assert computed.depth.device.type == torch.device(device).type
-        made[device[:4]] = maker.finish(computed)
-        seconds = maker.seconds.take()
+        extractor = CueExtractor(small_networks.networks(), config, device)
+        predictions = extractor.predict(frames)
+        assert predictions.depth.device.type == torch.device(device).type
+        cues[device[:4]] = extractor.finish(predictions)
+        seconds = extractor.timer.take()
         assert {"encoder", "depth", "flow", "pamr", "to host"} == set(seconds)
         assert min(seconds.values()) >= 0
     for name in ("depth", "flow_forward", "flow_backward", "features", "features_raw"):
-        one, other = getattr(made["cpu"], name), getattr(made["cuda"], name)
+        one, other = getattr(cues["cpu"], name), getattr(cues["cuda"], name)
         np.testing.assert_allclose(one, other, atol=1e-3 * np.abs(one).max(), err_msg=name)

@@ -24,24 +24,23 @@ CLIPS, SHARD, KILLS = 120, 4, 30
 
 def build_logged(videos: Path, path: Path, log: Path) -> None:
     """Build what is pending; a line in `log` for each clip that the networks compute."""
-    compute, line = CueExtractor.compute, os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    predict, line = CueExtractor.predict, os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    def logged(maker: CueExtractor, frames: object) -> object:
+    def logged(extractor: CueExtractor, frames: object) -> object:
         os.write(line, f"{frames.clip_id}\n".encode())  # type: ignore[attr-defined]
-        return compute(maker, frames)  # type: ignore[arg-type]
+        return predict(extractor, frames)  # type: ignore[arg-type]
 
-    CueExtractor.compute = logged  # type: ignore[assignment,method-assign]
+    CueExtractor.predict = logged  # type: ignore[assignment,method-assign]
     store = stores.open(path)
     os.write(line, b"started\n")
-    with Worker(small_networks.recipe(videos), small_networks.networks(), 2) as worker:
+    with Worker(small_networks.CONFIG, small_networks.run_options(videos), small_networks.networks(), 2) as worker:
         for _ in build.build_local(store, worker, store.pending_tasks()):
             pass
 
 
-def make_store(path: Path, videos: Path) -> stores.CueStore:
-    recipe = small_networks.recipe(videos)
+def make_store(path: Path) -> stores.CueStore:
     clips = [f"{index:03d}.mp4" for index in range(CLIPS)]
-    return stores.create(path, stores.StoreSpec(recipe.geometry, SHARD), clips, recipe.fingerprint({}), {})
+    return stores.create(path, stores.StoreSpec(small_networks.GEOMETRY, SHARD), clips, {}, {})
 
 
 def complete_names(store: stores.CueStore) -> set[str]:
@@ -59,7 +58,7 @@ def test_a_build_that_is_killed_thirty_times(tmp_path: Path) -> None:
         (videos / f"{index:03d}.mp4").symlink_to(originals[index % len(originals)])
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.lila_cues.pipeline.test_killed_build"])
-    calm, store = make_store(tmp_path / "calm.zarr", videos), make_store(tmp_path / "killed.zarr", videos)
+    calm, store = make_store(tmp_path / "calm.zarr"), make_store(tmp_path / "killed.zarr")
 
     def start(store: stores.CueStore, log: Path) -> ForkServerProcess:
         builder = context.Process(target=build_logged, args=(videos, Path(store.path), log))

@@ -1,4 +1,4 @@
-"""One shard's work with networks whose results are known: every cue is that of its frame, in its place."""
+"""A task with networks whose results are known: every cue belongs to its frame and is in its place."""
 
 from __future__ import annotations
 
@@ -13,24 +13,32 @@ import pytest
 import torch
 
 import stores
-from lila_cues.config import BuildRecipe
+from lila_cues.config import BuildConfig
 from lila_cues.pamr import Stage, refine
 from lila_cues.pipeline import build
-from lila_cues.pipeline.frames import WHOLE, base_box, cut
-from lila_cues.pipeline.task import Worker, build_task, reason
+from lila_cues.pipeline.frames import FULL, base_box, crop
+from lila_cues.pipeline.task import Worker, build_task, failure_reason
 from lila_cues.sampling import select_channels, select_frames
 from stores.errors import LilaError
 from tests.lila_cues import barcodes, small_networks
 from tests.lila_cues.barcodes import Clip
 
 
-def make_store(path: Path, recipe: BuildRecipe, clips: list[str], shard_clips: int = 2) -> stores.CueStore:
-    return stores.create(path, stores.StoreSpec(recipe.geometry, shard_clips), clips, recipe.fingerprint({}), {})
+def make_store(path: Path, clips: list[str], shard_clips: int = 2) -> stores.CueStore:
+    return stores.create(path, stores.StoreSpec(small_networks.GEOMETRY, shard_clips), clips, {}, {})
 
 
-def build_all(path: Path, recipe: BuildRecipe, clips: list[str], threads: int = 2) -> stores.CueStore:
-    store = make_store(path, recipe, clips)
-    with Worker(recipe, small_networks.networks(), threads) as worker:
+def worker_of(
+    root: Path, config: BuildConfig = small_networks.CONFIG, threads: int = 2, depth_files: Path | None = None
+) -> Worker:
+    return Worker(config, small_networks.run_options(root), small_networks.networks(depth_files), threads)
+
+
+def build_all(
+    path: Path, root: Path, clips: list[str], config: BuildConfig = small_networks.CONFIG, threads: int = 2
+) -> stores.CueStore:
+    store = make_store(path, clips)
+    with worker_of(root, config, threads) as worker:
         for _ in build.build_local(store, worker, range(store.n_tasks)):
             pass
     return store
@@ -42,7 +50,7 @@ def names(count: int = 7) -> list[str]:
 
 @pytest.fixture(scope="module")
 def built(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
-    return build_all(tmp_path_factory.mktemp("store") / "s.zarr", small_networks.recipe(videos), names())
+    return build_all(tmp_path_factory.mktemp("store") / "s.zarr", videos, names())
 
 
 def test_good_clips_are_complete_and_the_bad_one_has_its_reason(built: stores.CueStore) -> None:
@@ -61,9 +69,9 @@ def test_every_cue_is_that_of_its_frame(built: stores.CueStore, videos: Path) ->
         assert np.array_equal(built.read("pair_gap", clip), choice.pair_gap)
         np.testing.assert_allclose(built.read("frame_time", clip), choice.frame_index / 30, atol=1e-6)
         for index, frame in zip(choice.frame_index, rgb, strict=True):
-            expected = cut(barcodes.picture(int(index), (72, 96)), base_box((72, 96), (48, 48)), (48, 48))
+            expected = crop(barcodes.picture(int(index), (72, 96)), base_box((72, 96), (48, 48)), (48, 48))
             assert np.abs(frame.astype(int) - expected).mean() < 6, "but for the codec, the frame asked for"
-        small = np.stack([cut(frame, WHOLE, (32, 32)) for frame in rgb]) / 255
+        small = np.stack([crop(frame, FULL, (32, 32)) for frame in rgb]) / 255
         np.testing.assert_allclose(built.read("depth", clip), 10 * small.mean(-1), atol=0.01)
         mean = small.mean((1, 2, 3))
         change = mean[choice.pair_frames[:, 1]] - mean[choice.pair_frames[:, 0]]
@@ -78,7 +86,7 @@ def test_features_are_the_clips_channels_raw_and_refined(built: stores.CueStore)
         kept = built.read("feature_channels", clip)
         assert np.array_equal(kept, select_channels(0, built.clip_id(clip), 24, 5))
         rgb = built.read("rgb", clip)
-        small = np.stack([cut(frame, WHOLE, (32, 32)) for frame in rgb]) / 255
+        small = np.stack([crop(frame, FULL, (32, 32)) for frame in rgb]) / 255
         patches = small.reshape(6, 4, 8, 4, 8, 3).mean((2, 4))
         expected = np.stack([patches[..., channel % 3] * (channel // 3 + 1) for channel in kept], axis=1)
         raw, refined = built.read("features_raw", clip), built.read("features", clip)
@@ -101,43 +109,41 @@ def cue_bytes(store: stores.CueStore) -> dict[str, bytes]:
 def test_the_bytes_do_not_depend_on_threads_or_on_who_builds_which_task(
     built: stores.CueStore, videos: Path, tmp_path: Path
 ) -> None:
-    recipe = small_networks.recipe(videos)
-    again = build_all(tmp_path / "again.zarr", recipe, names(), threads=5)
-    store = make_store(tmp_path / "shares.zarr", recipe, names())
+    again = build_all(tmp_path / "again.zarr", videos, names(), threads=5)
+    store = make_store(tmp_path / "shares.zarr", names())
     for shard in ((1, 2), (0, 2)):
-        with Worker(recipe, small_networks.networks(), 2) as worker:
-            list(build.build_local(store, worker, build.share_of(range(store.n_tasks), shard)))
+        with worker_of(videos) as worker:
+            list(build.build_local(store, worker, build.tasks_of_shard(range(store.n_tasks), shard)))
     assert cue_bytes(again) == cue_bytes(built)
     assert cue_bytes(store) == cue_bytes(built)
 
 
 def test_another_seed_keeps_other_frames_and_channels(built: stores.CueStore, videos: Path, tmp_path: Path) -> None:
-    other = build_all(tmp_path / "other.zarr", small_networks.recipe(videos, seed=1), ["0.mp4"])
+    other = build_all(tmp_path / "other.zarr", videos, ["0.mp4"], replace(small_networks.CONFIG, seed=1))
     for name in ("frame_index", "feature_channels"):
         assert not np.array_equal(other.read(name, 0), built.read(name, 0))
 
 
 def test_a_task_is_built_once(built: stores.CueStore, videos: Path) -> None:
-    with Worker(small_networks.recipe(videos), small_networks.networks(), 2) as worker:
+    with worker_of(videos) as worker:
         assert build_task(built, 0, worker) is None
         assert list(build.build_local(built, worker, range(built.n_tasks))) == []
 
 
-def test_a_worker_that_is_stopped_publishes_what_it_has(built: stores.CueStore, videos: Path, tmp_path: Path) -> None:
-    recipe = small_networks.recipe(videos)
-    store = make_store(tmp_path / "s.zarr", recipe, names(), shard_clips=7)
-    whole = make_store(tmp_path / "whole.zarr", recipe, names(), shard_clips=7)
-    with Worker(recipe, small_networks.networks(), 2) as worker:
+def test_a_stopped_worker_publishes_its_completed_clips(built: stores.CueStore, videos: Path, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s.zarr", names(), shard_clips=7)
+    uninterrupted = make_store(tmp_path / "uninterrupted.zarr", names(), shard_clips=7)
+    with worker_of(videos) as worker:
         report = build_task(store, 0, worker, on_clip_done=lambda *clip: worker.stop.set())
     assert report is not None
     done = report.complete
     assert 1 <= done < 6
     assert store.statuses().tolist() == [1] * done + [0] * (7 - done)
-    for target in (store, whole):
-        with Worker(recipe, small_networks.networks(), 2) as worker:
+    for target in (store, uninterrupted):
+        with worker_of(videos) as worker:
             list(build.build_local(target, worker, target.pending_tasks()))
     assert store.statuses().tolist() == [1, 1, 1, 2, 1, 1, 1]
-    assert cue_bytes(store) == cue_bytes(whole), "what was kept is carried over byte for byte"
+    assert cue_bytes(store) == cue_bytes(uninterrupted), "completed clips are carried over byte for byte"
 
 
 def test_only_failed_clips_are_tried_again(videos: Path, tmp_path: Path) -> None:
@@ -145,16 +151,15 @@ def test_only_failed_clips_are_tried_again(videos: Path, tmp_path: Path) -> None
     root.mkdir()
     for path in videos.glob("[0-3].mp4"):
         (root / path.name).write_bytes(path.read_bytes())
-    recipe = small_networks.recipe(root)
-    store = build_all(tmp_path / "s.zarr", recipe, names(4))
+    store = build_all(tmp_path / "s.zarr", root, names(4))
     before = cue_bytes(store)
     assert store.statuses().tolist() == [1, 1, 1, 2]
     barcodes.write(root / "3.mp4", Clip(frames=23, size=(72, 96)))
-    heard: list[tuple[str, str | None]] = []
-    with Worker(recipe, small_networks.networks(), 2) as worker:
-        report = build_task(store, 1, worker, only_failed=True, on_clip_done=lambda *clip: heard.append(clip))
+    calls: list[tuple[str, str | None]] = []
+    with worker_of(root) as worker:
+        report = build_task(store, 1, worker, only_failed=True, on_clip_done=lambda *clip: calls.append(clip))
     assert report is not None
-    assert (report.complete, report.failed, heard) == (1, {}, [("3.mp4", None)])
+    assert (report.complete, report.failed, calls) == (1, {}, [("3.mp4", None)])
     assert store.statuses().tolist() == [1, 1, 1, 1]
     assert cue_bytes(store).keys() == before.keys()
 
@@ -168,9 +173,9 @@ def test_depth_from_files_is_cut_as_the_frames_are(tmp_path: Path) -> None:
         cv2.imwrite(str(clip / f"{index:05d}.png"), barcodes.picture(index, (48, 96)))
         ramp = np.tile(np.linspace(1000, 8000, 64), (48, 1)).astype(np.uint16) + 1000 * index
         cv2.imwrite(str(maps / f"{index:05d}.png"), ramp)
-    recipe = small_networks.recipe(tmp_path / "clips", "frames")
-    store = make_store(tmp_path / "s.zarr", recipe, ["c"])
-    with Worker(recipe, small_networks.networks(tmp_path / "depth"), 2) as worker:
+    store = make_store(tmp_path / "s.zarr", ["c"])
+    frames_config = replace(small_networks.CONFIG, dataset="frames")
+    with worker_of(tmp_path / "clips", frames_config, depth_files=tmp_path / "depth") as worker:
         list(build.build_local(store, worker, [0]))
     z = 100 / store.read("depth", 0)
     middle = 1000 + 7000 * (0.25 + 0.5 * (np.arange(32) + 0.5) / 32)  # the middle half of the width
@@ -180,27 +185,28 @@ def test_depth_from_files_is_cut_as_the_frames_are(tmp_path: Path) -> None:
 
 def test_a_missing_depth_map_fails_its_clip_alone(tmp_path: Path, videos: Path) -> None:
     (tmp_path / "depth").mkdir()
-    recipe = small_networks.recipe(videos)
-    store = make_store(tmp_path / "s.zarr", recipe, ["0.mp4"])
-    with Worker(recipe, small_networks.networks(tmp_path / "depth"), 2) as worker:
+    store = make_store(tmp_path / "s.zarr", ["0.mp4"])
+    with worker_of(videos, depth_files=tmp_path / "depth") as worker:
         (report,) = build.build_local(store, worker, [0])
     assert "expected the depth map of frame" in report.failed["0.mp4"]
 
 
-def test_what_is_no_fault_of_a_file_is_not_taken_for_one() -> None:
-    assert reason(LilaError("no video")) == "no video"
-    assert reason(ValueError("odd")) == "ValueError: odd"
-    assert len(reason(ValueError("x" * 5000))) == 400
+def test_only_errors_of_a_file_become_a_reason() -> None:
+    assert failure_reason(LilaError("no video")) == "no video"
+    assert failure_reason(ValueError("odd")) == "ValueError: odd"
+    assert len(failure_reason(ValueError("x" * 5000))) == 400
     for error in (MemoryError(), CancelledError(), KeyboardInterrupt()):
         with pytest.raises(type(error)):
-            reason(error)
+            failure_reason(error)
 
 
 def test_an_error_in_a_network_is_not_a_bad_clip(videos: Path, tmp_path: Path) -> None:
-    recipe = small_networks.recipe(videos)
-    store = make_store(tmp_path / "s.zarr", recipe, names())
+    store = make_store(tmp_path / "s.zarr", names())
     broken = replace(small_networks.networks(), flow=Explodes())
-    with Worker(recipe, broken, 2) as worker, pytest.raises(RuntimeError, match="out of memory"):  # type: ignore[arg-type]
+    with (
+        Worker(small_networks.CONFIG, small_networks.run_options(videos), broken, 2) as worker,  # type: ignore[arg-type]
+        pytest.raises(RuntimeError, match="out of memory"),
+    ):
         list(build.build_local(store, worker, range(store.n_tasks)))
     assert store.statuses().tolist() == [0] * 7
     assert store.locked_by(0) is None
@@ -217,10 +223,9 @@ def test_memory_does_not_grow_over_200_clips(videos: Path, tmp_path: Path) -> No
     clips = [f"{index:03d}.mp4" for index in range(200)]
     for index, clip in enumerate(clips):
         (tmp_path / clip).symlink_to(videos / f"{(0, 1, 2, 4)[index % 4]}.mp4")
-    recipe = small_networks.recipe(tmp_path)
-    store = make_store(tmp_path / "s.zarr", recipe, clips, shard_clips=16)
+    store = make_store(tmp_path / "s.zarr", clips, shard_clips=16)
     seen: list[float] = []
-    with Worker(recipe, small_networks.networks(), 2) as worker:
+    with worker_of(tmp_path) as worker:
         for _ in build.build_local(store, worker, range(store.n_tasks)):
             seen.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20)
     assert len(store.complete_clips()) == 200

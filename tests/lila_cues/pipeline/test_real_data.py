@@ -10,40 +10,44 @@ import numpy as np
 import pytest
 
 import stores
-from lila_cues.config import BuildRecipe, NetworkChoice, SourceChoice
+from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.datasets import open_dataset
 from lila_cues.pipeline import build
-from lila_cues.pipeline.frames import base_box, cut
-from lila_cues.pipeline.recompute import Recomputer
+from lila_cues.pipeline.frames import base_box, crop
+from lila_cues.pipeline.recompute import load_recompute
+from lila_cues.pipeline.setup import load_networks
 from lila_cues.pipeline.task import Worker
 from stores.errors import LilaError
-from stores.spec import Geometry
 
-SIDE = 160
-GEOMETRY = Geometry(4, 3, (320, 320), (SIDE, SIDE), (80, 80), (10, 10), 16)
+SIDE, BASE, FRAMES = 160, (320, 320), 4
 CLIPS = 3
 
 
-def davis_recipe(shared: Path) -> BuildRecipe:
-    data = shared / "data"
-    networks = NetworkChoice(
+def davis_config(data: Path) -> BuildConfig:
+    return BuildConfig(
+        dataset="davis",
         encoder="vit_tiny_patch16_224",
         depth=f"files:{data}/davis/Depth/480p",
         flow="raft_small",
         encoder_weights=str(data / "weights" / "vit_tiny_patch16_224.pth"),
         flow_weights=str(data / "weights" / "raft_small.pth"),
+        base_size=BASE[0],
+        cue_size=SIDE,
+        feature_size=80,
+        channels=16,
+        frames=FRAMES,
+        pairs=3,
     )
-    return BuildRecipe(SourceChoice("davis", str(data / "davis")), networks, GEOMETRY, (SIDE, SIDE))
 
 
 @pytest.fixture(scope="module")
 def davis(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
     """RAFT small, ViT-Ti, and depth from files."""
-    recipe = davis_recipe(shared)
+    config, options = davis_config(shared / "data"), RunOptions(shared / "data" / "davis", device="cpu")
     clips = open_dataset("davis", shared / "data" / "davis").clips()[:CLIPS]
     path = tmp_path_factory.mktemp("davis") / "s.zarr"
-    with Worker(recipe, threads=2) as worker:
-        store = build.open_store(path, recipe, clips, worker.maker.networks.records(), {})
+    with Worker(config, options, threads=2) as worker:
+        store = build.open_store(path, config, options, worker.extractor.networks, clips, {})
         (report,) = build.build_local(store, worker, store.pending_tasks())
     assert report.failed == {}
     return store
@@ -55,7 +59,7 @@ def mask(shared: Path, store: stores.CueStore, clip: int, frame: int) -> np.ndar
     path = shared / "data" / "davis" / "Annotations" / "480p" / store.clip_id(clip) / f"{index:05d}.png"
     image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     assert image is not None
-    return cut((image > 0).astype(np.float32), base_box(image.shape[:2], GEOMETRY.base), GEOMETRY.cue)
+    return crop((image > 0).astype(np.float32), base_box(image.shape[:2], BASE), (SIDE, SIDE))
 
 
 def boundary(objects: np.ndarray, reach: int = 2) -> np.ndarray:
@@ -111,7 +115,7 @@ def test_refined_features_follow_the_object_more_closely_than_raw_ones(shared: P
     gains = []
     for clip in davis.complete_clips().tolist():
         raw, refined = davis.read("features_raw", clip), davis.read("features", clip)
-        for frame in range(GEOMETRY.frames):
+        for frame in range(FRAMES):
             band = boundary(mask(shared, davis, clip, frame))
             large = np.stack([cv2.resize(channel, (SIDE, SIDE)) for channel in raw[frame]])
             fine = np.stack([cv2.resize(channel, (SIDE, SIDE)) for channel in refined[frame]])
@@ -132,14 +136,14 @@ def test_depth_is_that_of_the_files(shared: Path, davis: stores.CueStore) -> Non
 
 
 def test_a_clip_computed_again_is_the_same(davis: stores.CueStore) -> None:
-    again = Recomputer(davis)(davis, 1)
+    again = load_recompute(davis)(davis, 1)
     for name in ("flow_forward", "depth", "features"):
         stored = davis.read(name, 1)
         assert np.abs(getattr(again, name) - stored).max() <= max(1 / 128, np.abs(stored).max() / 100)
 
 
 def test_other_weights_are_noticed_before_anything_is_computed_again(shared: Path, davis: stores.CueStore) -> None:
-    changed = Recomputer(davis).maker.networks
+    changed = load_networks(davis_config(shared / "data"), "cpu")
     changed = replace(changed, flow=type("Other", (), {"source": changed.encoder.source, "settings": {}})())
     with pytest.raises(LilaError, match=r"expected the networks that .*, found others \(networks differ\)"):
-        Recomputer(davis, networks=changed)
+        load_recompute(davis, networks=changed)

@@ -77,10 +77,10 @@ def test_good_clips_are_complete_and_bad_ones_have_their_reason(tmp_path: Path, 
     for index in range(good):
         write_noise_video(root / f"{index:02d}_good.mp4", index)
     damage(root, bad, barcodes.write_sound(tmp_path / "sound.mp4").read_bytes())
-    recipe = small_networks.recipe(root)
+    config, options = small_networks.CONFIG, small_networks.run_options(root)
     clips = list(open_dataset("videos", root).clips())
-    store = stores.create(tmp_path / "s.zarr", stores.StoreSpec(recipe.geometry), clips, {}, {})
-    with Worker(recipe, small_networks.networks(), 2) as worker:
+    store = stores.create(tmp_path / "s.zarr", stores.StoreSpec(small_networks.GEOMETRY), clips, {}, {})
+    with Worker(config, options, small_networks.networks(), 2) as worker:
         tally = build.Tally()
         for report in build.build_local(store, worker, store.pending_tasks()):
             tally.add(store, report)
