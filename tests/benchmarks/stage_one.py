@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 import stores
-from lila_cues.config import Order
+from lila_cues.config import RunOptions
 from lila_cues.console import out
 from lila_cues.pipeline import build, setup
-from lila_cues.pipeline.frames import ClipFrames, load_clip
+from lila_cues.pipeline.frames import ClipFrames
 from lila_cues.pipeline.task import Worker
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Bar, Quantity
@@ -67,12 +67,12 @@ def film(path: Path, seed: int, frames: int = 250, size: tuple[int, int] = (360,
 
 def networks_alone(worker: Worker, taken: list[ClipFrames]) -> float:
     """Seconds of the networks on frames that are in memory."""
-    worker.seconds.take()
+    worker.timer.take()
     for frames in taken:
-        worker.maker.compute(frames)
-    if worker.maker.device.type == "cuda":
+        worker.extractor.predict(frames)
+    if worker.extractor.device.type == "cuda":
         torch.cuda.synchronize()
-    parts = worker.seconds.take()
+    parts = worker.timer.take()
     return sum(parts[part] for part in NETWORKS)
 
 
@@ -83,12 +83,13 @@ def measure(folder: Path, device: str, clips: int) -> Measured:
         film(folder / name, index)
     weights = {"encoder_weights": "random", "depth_weights": "random", "flow_weights": "random"}
     chosen = CPU_CHOICE if device == "cpu" else {}
-    order = Order("videos", str(folder), profile="small", device=device, **weights, **chosen)  # type: ignore[arg-type]
-    recipe, networks = setup.load(order, setup.choose(order))
-    store = stores.create(folder / "s.zarr", stores.StoreSpec(recipe.geometry), names, {}, {})
+    given = {"dataset": "videos", "profile": "small", "decoder": "decord", **weights, **chosen}
+    config, run, networks = setup.setup(given, RunOptions(folder, device=device))
+    spec = build.store_spec(config, networks.encoder.patch_size, networks.encoder.width)
+    store = stores.create(folder / "s.zarr", spec, names, {}, {})
     parts: dict[str, float] = {}
-    with Worker(recipe, networks) as worker:
-        taken = [load_clip(worker.source, name, recipe, None) for name in names[:ROUND]]
+    with Worker(config, run, networks) as worker:
+        taken = [worker.load_clip(name) for name in names[:ROUND]]
         networks_alone(worker, taken[:1])
         rounds = [networks_alone(worker, taken)]
         start = time.perf_counter()
@@ -96,7 +97,7 @@ def measure(folder: Path, device: str, clips: int) -> Measured:
             parts = {part: parts.get(part, 0.0) + seconds for part, seconds in report.seconds.items()}
         whole = time.perf_counter() - start
         rounds.append(networks_alone(worker, taken))
-    return Measured(clips, clips * recipe.geometry.frames, sum(rounds) / 2 * clips / len(taken), whole, parts)
+    return Measured(clips, clips * config.frames, sum(rounds) / 2 * clips / len(taken), whole, parts)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import stores
-from lila_cues.config import Order
+from lila_cues.config import RunOptions
 from lila_cues.console import out
 from lila_cues.pipeline import build, setup
 from lila_cues.pipeline.task import Worker
@@ -85,11 +85,10 @@ def build_store(folder: Path, device: str, depth: str | None) -> stores.CueStore
     chosen = CPU_NETWORKS if device == "cpu" else GPU_NETWORKS
     if depth is not None:
         chosen = {**chosen, "depth": depth, "depth_weights": "random"}
-    order = Order("videos", str(folder), profile="small", device=device, encoder_weights="random", **chosen)  # type: ignore[arg-type]
-    made, networks = setup.load(order, setup.choose(order))
-    provenance = {"recipe": made.to_dict(), "networks": networks.records()}
-    store = stores.create(folder / "s.zarr", stores.StoreSpec(made.geometry), names, {}, provenance)
-    with Worker(made, networks) as worker:
+    given = {"dataset": "videos", "profile": "small", "decoder": "decord", "encoder_weights": "random", **chosen}
+    config, run, networks = setup.setup(given, RunOptions(folder, device=device))
+    store = build.open_store(folder / "s.zarr", config, run, networks, names, {})
+    with Worker(config, run, networks) as worker:
         for report in build.build_local(store, worker, store.pending_tasks()):
             assert not report.failed
     return stores.open(folder / "s.zarr")

@@ -10,6 +10,7 @@ import torch
 
 import stores
 from lila_cues.networks import FrozenEncoder, load_encoder
+from lila_cues.pamr import Affinity
 from lila_train.training.config import ObjectiveConfig, TrainConfig
 from lila_train.training.data import PairBatch, PairSettings, load_pairs
 from lila_train.training.distributed import Rank
@@ -36,8 +37,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
-    recipe = small_networks.recipe(videos)
-    return build_all(tmp_path_factory.mktemp("store") / "s.zarr", recipe, ["0.mp4", "1.mp4"])
+    return build_all(tmp_path_factory.mktemp("store") / "s.zarr", videos, ["0.mp4", "1.mp4"])
 
 
 def batch_of(store: stores.CueStore, method: ObjectiveConfig, computed: frozenset[str] = frozenset()) -> PairBatch:
@@ -47,9 +47,9 @@ def batch_of(store: stores.CueStore, method: ObjectiveConfig, computed: frozense
 
 
 def online_cues(method: ObjectiveConfig, depth: bool = True) -> OnlineCues:
-    networks, recipe = small_networks.networks(), small_networks.recipe(Path())
-    sizes = recipe.geometry
-    how = Refinement(sizes.cue, sizes.features, recipe.encoder_input, recipe.pamr.iterations, recipe.pamr.affinity)
+    networks, config, sizes = small_networks.networks(), small_networks.CONFIG, small_networks.GEOMETRY
+    affinity = Affinity(config.pamr_dilations, config.pamr_sigma)
+    how = Refinement(sizes.cue, sizes.features, config.encoder_input(8), config.pamr_iterations, affinity)
     teachers = Teachers(networks.encoder.grid, networks.flow.between, networks.depth if depth else None)
     return OnlineCues(teachers, how, method)
 
@@ -81,7 +81,7 @@ def test_the_networks_of_a_build_are_loaded_again(store: stores.CueStore, tmp_pa
     encoder = load_encoder("tiny")
     dis = {"network": "dis", "origin": "code", "location": "opencv", "sha256": None, "settings": {}}
     provenance = {
-        "recipe": small_networks.recipe(tmp_path).to_dict(),
+        "recipe": small_networks.CONFIG.recipe(small_networks.run_options(tmp_path), 8, 24),
         "networks": {"flow": dis, "depth": {"network": "tiny", "origin": "package", "location": "x", "sha256": None}},
     }
     built = stores.create(tmp_path / "s.zarr", store.spec, ["x"], {}, provenance)
