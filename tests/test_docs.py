@@ -175,21 +175,21 @@ def test_the_model_of_the_documents_is_scored(tmp_path: Path) -> None:
 
 def test_the_cue_of_the_documents_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     from lila_train.training import targets
-    from lila_train.training.crops import cut_views
-    from tests.lila_train.training.test_views import METHOD, MIRRORED, SIZE, shear
+    from lila_train.training.crops import make_views
+    from tests.lila_train.training.test_views import CONFIG, FLIPPED, SIZE, shear
 
     (example,) = blocks(ROOT / "docs/adding-a-cue.md", "python cues")
     names = dict(vars(targets))
     exec(example, names)  # noqa: S102 - the document is ours
     monkeypatch.setattr(targets, "CUES", names["CUES"])
-    batch = shear(query=MIRRORED)
-    context, query = cut_views(batch, replace(METHOD, cues=("depth", "brightness")))
+    config = replace(CONFIG, cues=("depth", "brightness"))
+    context, query = make_views(shear(query=FLIPPED), config)
     for view in (context, query):
-        torch.testing.assert_close(view.cues[:, :1], view.image.mean(dim=1, keepdim=True))
-        assert view.cues.shape == (1, 2, SIZE, SIZE)
-        assert view.confidence.shape[1] == 2  # everywhere, and depth's
-    true = context.cues[0, :1].numpy()
-    assert all(picture.shape == (SIZE, SIZE, 3) for picture in names["Brightness"]().draw(true, true))
+        torch.testing.assert_close(view.target[:, :1], view.image.mean(dim=1, keepdim=True))
+        assert view.target.shape == (1, 2, SIZE, SIZE)
+        assert view.weight.shape[1] == 2  # everywhere, and depth's
+    true = context.target[0, :1].numpy()
+    assert all(picture.shape == (SIZE, SIZE, 3) for picture in names["Brightness"](config).draw(true, true))
 
 
 def test_the_version_is_the_same_everywhere() -> None:

@@ -52,8 +52,8 @@ MUTATIONS = (
     Mutation(
         "the query's flow changes its sign",
         "lila_train/training/targets.py",
-        "query.resample_map(-half_image_units(of_query), size)",
-        "query.resample_map(half_image_units(of_query), size)",
+        "replace(query, map=-query.map)",
+        "replace(query, map=query.map)",
         ("tests/lila_train/training/test_views.py",),
     ),
     Mutation(
@@ -80,8 +80,8 @@ MUTATIONS = (
     Mutation(
         "far depth is not believed",
         "lila_train/training/targets.py",
-        "return log_depth < DEPTH_LIMIT",
-        "return log_depth > DEPTH_LIMIT",
+        "return log_depth < MAX_LOG_DEPTH",
+        "return log_depth > MAX_LOG_DEPTH",
         ("tests/lila_train/training/test_views.py",),
     ),
     Mutation(
@@ -172,8 +172,8 @@ MUTATIONS = (
     Mutation(
         "a position is its rank's share of a step",
         "lila_train/training/data.py",
-        "range(start + self.rank.rank, start + self.batch_size, self.rank.world_size)",
-        "range(start, start + self.batch_size, self.rank.world_size)",
+        "range(rank.rank, batch_size, rank.world_size)",
+        "range(0, batch_size, rank.world_size)",
         ("tests/lila_train/training/test_step.py",),
     ),
     Mutation(

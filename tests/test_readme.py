@@ -52,7 +52,7 @@ def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     store = world.build(Path("cues/kinetics.zarr"), clips=2)
     run = trainer(store, Path("runs/demo/train"), SETTINGS)
-    checkpoint.write(run.folder.weights, run.train_step.decoder, run.provenance())
+    checkpoint.write(run.run_dir.weights, run.train_step.decoder, run.provenance())
     names: dict[str, object] = {"images": torch.rand(1, 3, 40, 56)}
     for block in blocks("python"):
         exec(block, names)  # noqa: S102 - the README is ours

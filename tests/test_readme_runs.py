@@ -12,15 +12,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from lila_train.training.config import RECIPES, ObjectiveConfig, TrainConfig
+from lila_train.training.config import RECIPES, TrainConfig
 from tests.lila_cues import barcodes
 from tests.lila_cues.barcodes import Clip
 from tests.lila_train.evaluation import worlds
 from tests.test_readme import PROGRAMS, commands
 
-SMALL = TrainConfig(
-    steps=2, batch_size=2, decoder_width=16, method=ObjectiveConfig(view_size=32, channels=8, max_gap=4)
-)
+SMALL = TrainConfig(steps=2, batch_size=2, decoder_width=16, view_size=32, channels=8, max_gap=4)
 NOT_HERE = {
     "make ": "runs this very test, or a demo of minutes",
     "--encoder dinov2": "fetches DINOv2",
@@ -36,7 +34,7 @@ def test_the_commands_of_the_readme_run(shared: Path, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # an export is traced with sizes that are symbols
     for name, recipe in RECIPES.items():
-        monkeypatch.setitem(RECIPES, name, replace(recipe, settings=SMALL))
+        monkeypatch.setitem(RECIPES, name, replace(recipe, config=SMALL))
     prepare(tmp_path, shared)
     left_out = set(NOT_HERE)
     for command in commands():

@@ -60,8 +60,8 @@ def curves(steps: Values, named: Mapping[str, Values], unit: str) -> Markup:
     return Markup(f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{content}</svg>')
 
 
-def draw_losses(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write a PNG of the total, L1 and edge loss over steps, each with its running mean over 20 steps."""
+def draw_losses(rows: list[dict[str, Any]], path: Path, titles: Mapping[str, str]) -> None:
+    """Write a PNG of losses over steps, `titles` by their names in `rows`, each with its running mean over 20 steps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -70,7 +70,7 @@ def draw_losses(rows: list[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots()
     steps = np.array([row["step"] for row in rows])
     window = min(WINDOW, len(rows))
-    for name, label in (("loss", "total"), ("l1", "L1"), ("edge", "edge")):
+    for name, label in titles.items():
         values = np.array([row[name] for row in rows])
         (line,) = axes.plot(steps, values, alpha=0.25, linewidth=0.8)
         mean = running_mean(values, window)[window - 1 :]

@@ -14,7 +14,7 @@ import typer
 
 from lila_cues import console
 from lila_train.cli.inference import Device, EncoderWeights
-from lila_train.training.config import changed, parsed
+from lila_train.training.config import RunOptions, changed, find_recipe, parse_assignments
 from stores.errors import LilaError
 
 if TYPE_CHECKING:
@@ -60,26 +60,27 @@ def ablate(  # long by its options, as `run` is
     from lila_train.evaluation.protocols import open_task
     from lila_train.training.ablation_study import Study
     from lila_train.training.ablations import rows as named
-    from lila_train.training.config import recipe as settings_of
-    from lila_train.training.step import Hardware
+    from lila_train.training.distributed import Rank
+    from lila_train.training.targets import check_store
     from lila_train.training.trainer import encoder_of_store
 
     chosen = named(rows)
     opened = stores.open(store)
-    settings = settings_of(recipe).settings
-    settings = changed(settings, {"steps": steps or settings.steps, "seed": 0} | parsed(settings, set_ or ()))
-    settings.check_store(opened)
+    config = find_recipe(recipe).config
+    config = changed(config, {"steps": steps or config.steps, "seed": 0} | parse_assignments(set_ or ()))
+    check_store(config, opened)
     target = choose(device)
     tasks = [open_task(name, data, Options(limit=limit)) for name in _with_published_figures(protocol)]
     encoder = encoder_of_store(opened, encoder_weights, target)
-    study = Study(opened, encoder, settings, tasks, out, Hardware(target), num_workers, encoder_weights, score_every)
+    options = RunOptions(num_workers=num_workers, encoder_weights=encoder_weights)
+    study = Study(opened, encoder, config, tasks, out, Rank(device=target), options, score_every)
     with console.progress("steps") as bar:
-        shown = bar.add_task("ablations", total=settings.steps * len(chosen) * seeds)
+        shown = bar.add_task("ablations", total=config.steps * len(chosen) * seeds)
 
         def observe(name: str, steps: int, loss: float | None) -> None:
             bar.update(shown, advance=steps, description=name if loss is None else f"{name}: loss {loss:.3f}")
 
-        findings = study.carry_out(chosen, range(seeds), observe)
+        findings = study.run(chosen, range(seeds), observe)
     from lila_train.report.ablations import AblationTable, write_ablations
 
     tables = [AblationTable(finding) for finding in findings]
@@ -100,11 +101,11 @@ def _with_published_figures(protocols: list[str]) -> list[str]:
 
 
 def _caption(study: Study, store: Path) -> str:
-    task, settings = study.tasks[0], study.settings
+    task, config = study.tasks[0], study.config
     counts = ", ".join(f"{count} {what}" for what, count in task.counts().items())
     return (
-        f"J&F in percent on {task.root} ({counts}); trained on {store}, {settings.steps} steps of "
-        f"{settings.batch_size} pairs at {settings.method.view_size} px, learning rate {settings.learning_rate:g}, "
+        f"J&F in percent on {task.root} ({counts}); trained on {store}, {config.steps} steps of "
+        f"{config.batch_size} pairs at {config.view_size} px, learning rate {config.learning_rate:g}, "
         f"decoder {study.decoder_width} wide, encoder {study.encoder.name}."
     )
 

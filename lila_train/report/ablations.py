@@ -42,7 +42,7 @@ def by_row(finding: Finding) -> str:
         color = _FULL if one.row.name == FULL.name else _OTHERS[0]
         axes.scatter(values, [y] * len(values), s=14, alpha=0.5, color=color, zorder=3)
         if one.mean is not None:
-            axes.errorbar(one.mean, y, xerr=one.deviation or 0, fmt="D", ms=6, capsize=4, color=color, zorder=4)
+            axes.errorbar(one.mean, y, xerr=one.std or 0, fmt="D", ms=6, capsize=4, color=color, zorder=4)
     axes.axvline(finding.encoder, color=_GREY, linestyle="--", linewidth=1)
     axes.annotate("encoder", (finding.encoder, len(scores) - 0.4), ha="center", fontsize=8, color=_GREY)
     axes.set_yticks(range(len(scores)), [one.row.label for one in reversed(scores)])
@@ -116,7 +116,7 @@ def _svg(figure: Figure) -> str:
 
 
 PUBLISHED_FIELDS = {"davis-knn@lila": "davis_knn", "davis-lp@lila": "davis_lp"}
-"""By protocol: the field of `lila_train.training.ablations.PaperFigures` that its figures stand beside."""
+"""By protocol: the field of `lila_train.training.ablations.PublishedResults` that its figures stand beside."""
 
 STEPS = "steps"
 
@@ -145,7 +145,7 @@ class AblationTable:
         return [
             scores.row.label,
             MISSING if scores.mean is None else f"{scores.mean:.1f}",
-            "–" if scores.deviation is None else f"{scores.deviation:.1f}",
+            "–" if scores.std is None else f"{scores.std:.1f}",
             str(len(scores.by_seed)),
             "–" if is_full else _signed(scores.gain_over(self.finding.full)),
             _signed(None if scores.mean is None else scores.mean - self.finding.encoder),

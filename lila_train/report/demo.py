@@ -27,6 +27,7 @@ from lila_train.evaluation.results import Json, read_json, write_json
 from lila_train.report import sections
 from lila_train.report.sections import DavisResult
 from lila_train.report.tables import MISSING, NAMES, percent, signed
+from lila_train.training.losses import loss_titles
 from lila_train.training.run_dir import RunDir
 from stores.errors import LilaError
 
@@ -255,8 +256,8 @@ def _introduction(inputs: DemoInputs) -> Markup:
 
 def _training(inputs: DemoInputs) -> Markup:
     rows = inputs.run.rows()
-    steps, total, l1, edge = np.array([[row[key] for row in rows] for key in ("step", "loss", "l1", "edge")], float)
-    chart = curves(steps, {"total": total, "L1": l1, "edge": edge}, "step")
+    values = {title: np.array([row[name] for row in rows], float) for name, title in loss_titles().items()}
+    chart = curves(np.array([row["step"] for row in rows], float), values, "step")
     explanation = f"Loss on the query view over {len(rows)} steps; thin lines are single steps, thick ones means of 20."
     return joined([heading("Training"), paragraph(explanation), chart])
 

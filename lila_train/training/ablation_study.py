@@ -1,4 +1,4 @@
-"""Carrying out ablations: every row with every seed is trained and scored in a folder of its own, and resumed there."""
+"""Running ablations: every row with every seed is trained and scored in a folder of its own, and resumed there."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from lila_train.evaluation.models import ENCODER, LilaModel
 from lila_train.model.decoder import DecoderWidths
 from lila_train.training.ablations import FULL, Ablation
 from lila_train.training.callbacks import ScoreCallback
-from lila_train.training.config import TrainConfig
+from lila_train.training.config import RunOptions, TrainConfig
+from lila_train.training.distributed import Rank
 from lila_train.training.run_dir import RunDir
-from lila_train.training.step import Hardware
-from lila_train.training.trainer import LoopOptions, StepRecord, Trainer
+from lila_train.training.trainer import Callback, StepRecord, Trainer
 
-Observer = Callable[[str, int, float | None], None]
-"""Told the run's name, how many steps are new, and the loss of the last; None for steps of an earlier call."""
+Progress = Callable[[str, int, float | None], None]
+"""Called with a run's name, the number of new steps, and the last one's loss; None for steps of an earlier call."""
 
 
 @dataclass(frozen=True)
 class RowScores:
-    """J&F of a row's seeds by one protocol, in percent; those that are still missing are not there.
+    """J&F of a row's seeds by one protocol, in percent; seeds without a result are left out.
 
-    by_step: of each seed that was scored on the way, J&F by the number of steps, the end included.
+    by_step: for each seed that was scored on the way, J&F by the number of steps, the end included.
     """
 
     row: Ablation
@@ -39,16 +39,16 @@ class RowScores:
 
     @property
     def mean(self) -> float | None:
-        """Over the seeds at hand; None where there is none."""
+        """Mean over the seeds; None without a result."""
         return float(np.mean(list(self.by_seed.values()))) if self.by_seed else None
 
     @property
-    def deviation(self) -> float | None:
-        """Standard deviation over seeds (unbiased); None below two."""
+    def std(self) -> float | None:
+        """Standard deviation over the seeds (unbiased); None below two."""
         return float(np.std(list(self.by_seed.values()), ddof=1)) if len(self.by_seed) > 1 else None
 
     def gain_over(self, full: RowScores) -> float | None:
-        """Mean difference to the full model over the seeds that both have."""
+        """Return the mean difference to the full model over the seeds that both have."""
         shared = self.by_seed.keys() & full.by_seed.keys()
         if not shared:
             return None
@@ -57,7 +57,7 @@ class RowScores:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one protocol says: J&F of the frozen encoder alone, in percent, and of every row."""
+    """Results by one protocol: J&F of the frozen encoder alone, in percent, and of every row."""
 
     protocol: str
     encoder: float
@@ -71,99 +71,102 @@ class Finding:
 
 @dataclass(frozen=True)
 class Study:
-    """What is compared with what, on which store, by which protocols; `out/ROW/seed-N` holds a run and its scores.
+    """Rows compared on one store by some protocols; `out/ROW/seed-N` holds a run and its scores.
 
-    score_every: steps between scores on the way; None: the finished runs alone are scored.
+    score_every: steps between scores on the way; None: only the finished runs are scored.
     """
 
     store: stores.CueStore
     encoder: FrozenEncoder
-    settings: TrainConfig
+    config: TrainConfig
     tasks: Sequence[Task]
     out: Path
-    hardware: Hardware
-    num_workers: int = 0
-    encoder_weights: Path | None = None
+    rank: Rank
+    options: RunOptions
     score_every: int | None = None
 
-    def folder(self, row: Ablation, seed: int) -> RunDir:
-        """Where a row's run with a seed lives."""
+    def run(self, rows: Sequence[Ablation], seeds: Sequence[int], progress: Progress) -> list[Finding]:
+        """Train and score what is missing, all rows with one seed after the other, and read the rest."""
+        results: dict[tuple[str, str], dict[int, float]] = {}
+        for seed in seeds:
+            for row in rows:
+                self._train(row, seed, progress)
+                run_dir = self.run_dir(row, seed)
+                for task in self.tasks:
+                    score = self._score(task, run_dir.weights, LilaModel.head, run_dir.root / "scores")
+                    results.setdefault((task.protocol, row.name), {})[seed] = score
+        findings = []
+        for task in self.tasks:
+            weights = self.run_dir(FULL, self.config.seed).weights
+            encoder = self._score(task, weights, ENCODER, self.out / ENCODER)  # has no seed
+            scores = []
+            for row in rows:
+                by_seed = results[task.protocol, row.name]
+                scores.append(RowScores(row, by_seed, self._by_step(task, row, by_seed)))
+            findings.append(Finding(task.protocol, encoder, scores))
+        return findings
+
+    def run_dir(self, row: Ablation, seed: int) -> RunDir:
+        """Return the folder of a row's run with a seed."""
         return RunDir(self.out / row.name / f"seed-{seed}")
+
+    def losses(self, row: Ablation, seeds: Sequence[int]) -> list[list[float]]:
+        """Return the loss of every step, by seed."""
+        return [[step["loss"] for step in self.run_dir(row, seed).rows()] for seed in seeds]
 
     @property
     def decoder_width(self) -> int:
         """Inner width of every row's decoder."""
-        return DecoderWidths.of_encoder(self.encoder.width, self.settings.decoder_width).inner
+        return DecoderWidths.of_encoder(self.encoder.width, self.config.decoder_width).inner
 
-    def carry_out(self, rows: Sequence[Ablation], seeds: Sequence[int], observe: Observer) -> list[Finding]:
-        """Train and score what is missing, one seed of all rows after the other, and read the rest."""
-        found: dict[tuple[str, str], dict[int, float]] = {}
-        for seed in seeds:
-            for row in rows:
-                self._train(row, seed, observe)
-                for task in self.tasks:
-                    found.setdefault((task.protocol, row.name), {})[seed] = self._score(task, row, seed)
-        findings = []
-        for task in self.tasks:
-            scores = [(row, found[task.protocol, row.name]) for row in rows]
-            kept = [RowScores(row, by_seed, self._by_step(task, row, by_seed)) for row, by_seed in scores]
-            findings.append(Finding(task.protocol, self._baseline(task), kept))
-        return findings
-
-    def _baseline(self, task: Task) -> float:
-        """J&F of the frozen encoder alone, in percent; it has no seed."""
-        weights = self.folder(FULL, self.settings.seed).weights
-        return self._scored(task, weights, ENCODER, self.out / ENCODER)
-
-    def _train(self, row: Ablation, seed: int, observe: Observer) -> None:
-        folder, name = self.folder(row, seed), f"{row.label}, seed {seed}"
-        folder.claim(resume=True)
-
-        def observe_step(step: StepRecord) -> None:
-            observe(name, 1, step.loss)
-
-        meanwhile = [ScoreCallback(self.score_every, self.tasks, at_end=False)] if self.score_every else []
-        running = LoopOptions(self.num_workers, observers=(observe_step,), callbacks=meanwhile)
-        settings = row.of(replace(self.settings, seed=seed))
-        trainer = Trainer(self.store, self.encoder, settings, folder, self.hardware, running)
+    def _train(self, row: Ablation, seed: int, progress: Progress) -> None:
+        name = f"{row.label}, seed {seed}"
+        config = row.apply(replace(self.config, seed=seed))
+        run_dir = RunDir.open(self.run_dir(row, seed).root, resume=True)
+        trainer = Trainer(self.store, self.encoder, config, run_dir, self.rank, self.options)
         if trainer.is_finished():
-            observe(name, settings.steps, None)
+            progress(name, config.steps, None)
             return
         trainer.restore()
-        observe(name, trainer.step, None)
-        trainer.run()
+        progress(name, trainer.step, None)
+        callbacks: list[Callback] = [_ProgressCallback(name, progress)]
+        if self.score_every:
+            callbacks.append(ScoreCallback(self.score_every, self.tasks, at_end=False))
+        trainer.fit(callbacks)
 
-    def losses(self, row: Ablation, seeds: Sequence[int]) -> list[list[float]]:
-        """The loss of every step, by seed."""
-        return [[step["loss"] for step in self.folder(row, seed).rows()] for seed in seeds]
-
-    def _by_step(self, task: Task, row: Ablation, found: Mapping[int, float]) -> dict[int, dict[int, float]]:
-        """Those seeds that were scored on the way."""
-        kept = {}
-        for seed, final in found.items():
-            steps = self.folder(row, seed).scores_by_step(task.protocol, dict(task.counts()), "JF")
-            if steps:
-                kept[seed] = {step: 100 * value for step, value in steps.items()} | {self.settings.steps: final}
-        return kept
-
-    def _score(self, task: Task, row: Ablation, seed: int) -> float:
-        folder = self.folder(row, seed)
-        return self._scored(task, folder.weights, LilaModel.head, folder.root / "scores")
-
-    def _scored(self, task: Task, weights: Path, head: str, folder: Path) -> float:
-        spec = _Heads(weights, encoder_weights=self.encoder_weights, heads_scored=(head,))
-        result = evaluate(task, spec, folder / task.protocol, self.hardware.device)
+    def _score(self, task: Task, weights: Path, head: str, folder: Path) -> float:
+        """Return J&F of a run's head in percent."""
+        spec = _OneHead(weights, encoder_weights=self.options.encoder_weights, head=head)
+        result = evaluate(task, spec, folder / task.protocol, self.rank.device)
         return 100 * float(result["scores"][head]["JF"])
+
+    def _by_step(self, task: Task, row: Ablation, final: Mapping[int, float]) -> dict[int, dict[int, float]]:
+        """Return J&F by step of the seeds that were scored on the way."""
+        scores = {}
+        for seed, score in final.items():
+            steps = self.run_dir(row, seed).scores_by_step(task.protocol, dict(task.counts()), "JF")
+            if steps:
+                scores[seed] = {step: 100 * value for step, value in steps.items()} | {self.config.steps: score}
+        return scores
 
 
 @dataclass(frozen=True)
-class _Heads(ModelSpec):
-    """A run of which only some heads are scored."""
+class _ProgressCallback(Callback):
+    name: str
+    progress: Progress
 
-    heads_scored: tuple[str, ...] = ()
+    def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
+        self.progress(self.name, 1, record.loss)
+
+
+@dataclass(frozen=True)
+class _OneHead(ModelSpec):
+    """A run of which one head is scored."""
+
+    head: str = ""
 
     def heads(self) -> tuple[str, ...]:
-        return self.heads_scored
+        return (self.head,)
 
     def identity(self) -> dict[str, Any]:
-        return super().identity() | {"heads": list(self.heads_scored)}
+        return super().identity() | {"heads": [self.head]}

@@ -1,8 +1,4 @@
-"""The paper's ablations as data: each a change of settings, the fields it may touch, why, and the published figures.
-
-Published for ViT-S/14 on YouTube-VOS (the paper's tables): DAVIS-2017 val J&F by linear probe and by local
-k-NN, NYUv2 normals RMSE in degrees, COCO-Stuff-27 mIoU. None: not published.
-"""
+"""The paper's ablations as data: each a change of settings, the reason for it, and the published results."""
 
 from __future__ import annotations
 
@@ -10,13 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lila_train.training.config import DEPTH, FEATURES, FLOW, TrainConfig, changed, field_paths
+from lila_train.training.config import DEPTH, FEATURES, FLOW, TrainConfig, changed
 from stores.errors import LilaError
 
 
 @dataclass(frozen=True)
-class PaperFigures:
-    """The paper's figures of a row: J&F in percent, normals RMSE in degrees, mIoU in percent; None: not published."""
+class PublishedResults:
+    """The paper's results of a row for ViT-S/14 on YouTube-VOS; None: not published.
+
+    DAVIS-2017 val J&F in percent by linear probe and by local k-NN, NYUv2 normals RMSE in degrees, COCO-Stuff-27 mIoU
+    in percent.
+    """
 
     davis_lp: float
     davis_knn: float
@@ -26,52 +26,48 @@ class PaperFigures:
 
 @dataclass(frozen=True)
 class Ablation:
-    """A row of the table: `changes` are the settings it touches, by name, and their values."""
+    """A row of the table: `changes` are the settings that it changes, by name, and their values."""
 
     name: str
     label: str
     why: str
-    published: PaperFigures
+    published: PublishedResults
     changes: Mapping[str, Any] = field(default_factory=dict)
 
-    def of(self, full: TrainConfig) -> TrainConfig:
-        """The full settings with this row's change."""
+    def apply(self, full: TrainConfig) -> TrainConfig:
+        """Return the full config with this row's change."""
         return changed(full, self.changes)
 
-    def touched(self, full: TrainConfig) -> frozenset[str]:
-        """The places that may differ from the full settings."""
-        return frozenset(field_paths(full)[name] for name in self.changes)
 
-
-FULL = Ablation("full", "LILA", "the method", PaperFigures(68.6, 73.9, 28.53, 59.6))
+FULL = Ablation("full", "LILA", "the method", PublishedResults(68.6, 73.9, 28.53, 59.6))
 
 CUES = (
     Ablation(
         "self-distillation",
         "self-distillation only",
         "what the encoder's own features teach without geometry or motion",
-        PaperFigures(66.9, 68.6, 28.61, 59.3),
+        PublishedResults(66.9, 68.6, 28.61, 59.3),
         {"cues": (FEATURES,)},
     ),
     Ablation(
         "with-depth",
         "+ depth",
         "what geometry adds",
-        PaperFigures(67.2, 72.6, 29.06, 58.7),
+        PublishedResults(67.2, 72.6, 29.06, 58.7),
         {"cues": (DEPTH, FEATURES)},
     ),
     Ablation(
         "with-flow",
         "+ flow",
         "what motion adds",
-        PaperFigures(67.0, 72.6, 28.64, 59.5),
+        PublishedResults(67.0, 72.6, 28.64, 59.5),
         {"cues": (FLOW, FEATURES)},
     ),
     Ablation(
         "without-self-distillation",
         "depth + flow",
         "geometry and motion without the encoder's features",
-        PaperFigures(69.1, 72.5, 28.49, 59.3),
+        PublishedResults(69.1, 72.5, 28.49, 59.3),
         {"cues": (FLOW, DEPTH)},
     ),
     FULL,
@@ -82,31 +78,31 @@ COMPONENTS = (
         "erm",
         "A: ERM distillation",
         "the same cues and losses without the in-context solve: a linear head for all frames",
-        PaperFigures(63.2, 61.1),
+        PublishedResults(63.2, 61.1),
         {"objective": "erm"},
     ),
     Ablation(
         "no-pamr",
         "B: no PAMR",
         "the encoder's features as they are, on its own grid",
-        PaperFigures(67.3, 71.9),
+        PublishedResults(67.3, 71.9),
         {"distilled": "raw"},
     ),
     Ablation(
         "no-cropping",
         "C: no cropping",
         "both views of the same region",
-        PaperFigures(66.0, 72.4),
+        PublishedResults(66.0, 72.4),
         {"same_region": True},
     ),
     Ablation(
         "no-temporal-sampling",
         "D: no temporal sampling",
-        "neighbouring frames only",
-        PaperFigures(69.3, 72.4),
+        "neighboring frames only",
+        PublishedResults(69.3, 72.4),
         {"max_gap": 1},
     ),
-    Ablation("no-edge-loss", "E: no edge loss", "L1 alone", PaperFigures(68.1, 72.9), {"edge_weight": 0.0}),
+    Ablation("no-edge-loss", "E: no edge loss", "L1 alone", PublishedResults(68.1, 72.9), {"edge_weight": 0.0}),
     FULL,
 )
 
@@ -115,14 +111,14 @@ ROWS = {row.name: row for row in (*CUES, *COMPONENTS)}
 
 
 def rows(names: str) -> tuple[Ablation, ...]:
-    """The rows of a comma-separated list of names and tables, or `all`; the full model is always among them."""
+    """Return the rows of a comma-separated list of names and tables, or of `all`; the full model is always included."""
     if names == "all":
         return tuple(ROWS.values())
-    chosen: dict[str, Ablation] = {FULL.name: FULL}
+    chosen = {FULL.name: FULL}
     for name in names.split(","):
         if name not in TABLES and name not in ROWS:
             raise LilaError(
                 f"expected --rows to name {', '.join(TABLES)}, or some of {', '.join(ROWS)}; found {name or 'nothing'}"
             )
-        chosen |= {row.name: row for row in TABLES.get(name, (ROWS.get(name),)) if row is not None}
+        chosen |= {row.name: row for row in TABLES.get(name) or (ROWS[name],)}
     return tuple(chosen.values())

@@ -1,82 +1,50 @@
-"""Settings changed by name: the options of the command line and the rows of an ablation say only what differs.
+"""Settings of a training run: everything that shapes its result (TrainConfig) and what does not (RunOptions).
 
-Named settings: a recipe is a run that somebody would start, with what it needs and what to expect of it.
-
-Published figures are DAVIS-2017 val J&F by linear probe / local k-NN (the paper's tables).
-
-Everything that shapes a training run, as one frozen value; the defaults are the paper's where it states them.
-
-What only says how a run is carried out (device, loader processes, compilation) is not here: it changes no result.
+Defaults are the paper's where it states them (docs/method.md). Recipes are named configs.
 """
 
 from __future__ import annotations
 
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from lila_train.training.sampling import ViewRanges
 from stores.errors import LilaError
-from stores.store import CueStore
-
-Solver = Literal["cholesky", "lu"]
-EdgeForm = Literal["absolute", "signed"]
-Objective = Literal["in-context", "erm"]
-Distilled = Literal["refined", "raw", "online"]
-Roles = Literal["forward", "mirrored"]
-Schedule = Literal["constant", "cosine"]
-Precision = Literal["float32", "bfloat16"]
 
 FLOW, DEPTH, NORMALS, FEATURES = "flow", "depth", "normals", "features"
-COMPUTABLE = (FLOW, DEPTH, FEATURES)  # by the networks that a store names, in the step itself
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """The objective (docs/method.md).
-
-    objective: `in-context` fits a map on the context and judges it on the query; `erm` trains one linear head for all
-    frames (ablation A). cues: which are told (`cues`), the paper's by default. distilled: the stored
-    features as refined, as the encoder gave them (ablation B), or the view's own tokens refined in the step (the
-    reference's way). roles: the context is the earlier frame (paper) or the later one (the reference's code). detach:
-    no gradient through the solution.
-    """
-
-    view_size: int = 224
-    max_gap: int = 5
-    channels: int = 32
-    cells: int = 32
-    ridge: float = 0.1
-    solver: Solver = "cholesky"
-    detach: bool = False
-    edge_weight: float = 1.0
-    edge_sigma: float = 0.1
-    edge_form: EdgeForm = "absolute"
-    objective: Objective = "in-context"
-    cues: tuple[str, ...] = (FLOW, DEPTH, FEATURES)
-    distilled: Distilled = "refined"
-    roles: Roles = "forward"
-    views: ViewRanges = field(default_factory=ViewRanges)
-
-    @property
-    def frames(self) -> tuple[int, int]:
-        """Which frame of a pair (0: t, 1: t+Δ) is the context, which the query."""
-        return (0, 1) if self.roles == "forward" else (1, 0)
-
-    @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> ObjectiveConfig:
-        """The inverse of `asdict`, also after a round trip through JSON."""
-        views: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["views"].items()}
-        return cls(**{**record, "cues": tuple(record["cues"]), "views": ViewRanges(**views)})
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The run: how long, how large, how fast, and by which method.
+    """A training run: length, optimizer, pairs and views, objective.
 
-    online: the step computes flow, depth and features from the frames instead of reading them; the baseline.
+    Attributes:
+        steps: optimizer steps.
+        batch_size: pairs per step, over all ranks.
+        schedule: learning rate after `warmup_steps` of linear warm-up.
+        clip_norm: largest norm of the gradient; None: not clipped.
+        precision: of encoder and decoder; solve and losses are float32.
+        decoder_width: inner width of the decoder; None: that of the encoder. A feature has half of it.
+        view_size: side of a view in pixels, a multiple of the encoder's patch.
+        max_gap: largest distance of a pair's frames in source frames.
+        context_area, query_area: range of a view's area, as a fraction of the base crop's largest square.
+        base_hflip: probability of flipping both views; query_hflip: of flipping the query once more.
+        same_region: use the context's region for the query too (ablation C).
+        cues: regression targets, names of `targets.CUES`.
+        channels: encoder channels sampled per pair as targets.
+        distilled: stored features after PAMR, as the encoder gave them (ablation B), or the view's own tokens refined
+            in the step (the reference code).
+        roles: the context is the earlier frame (paper) or the later one (reference code).
+        objective: `in-context` fits a linear map on the context and scores it on the query; `erm` learns one linear
+            head for all frames (ablation A).
+        cells: side of the grid on which the map is fitted.
+        ridge: regularization strength of the fit.
+        detach: stop the gradient through the fitted map.
+        l1_weight, edge_weight: weights of the terms of `losses.LOSS_TERMS`.
+        edge_sigma, edge_form: see `losses.edge_sums`.
     """
 
     steps: int
@@ -84,179 +52,182 @@ class TrainConfig:
     batch_size: int = 32
     learning_rate: float = 1e-4
     weight_decay: float = 1e-5
-    schedule: Schedule = "constant"
+    schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = 0
     clip_norm: float | None = None
-    precision: Precision = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     decoder_width: int | None = None
-    online: bool = False
-    method: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+
+    view_size: int = 224
+    max_gap: int = 5
+    context_area: tuple[float, float] = (0.8, 0.8)
+    query_area: tuple[float, float] = (0.3, 1.0)
+    base_hflip: float = 0.5
+    query_hflip: float = 0.5
+    same_region: bool = False
+
+    cues: tuple[str, ...] = (FLOW, DEPTH, FEATURES)
+    channels: int = 32
+    distilled: Literal["refined", "raw", "online"] = "refined"
+    roles: Literal["forward", "mirrored"] = "forward"
+
+    objective: Literal["in-context", "erm"] = "in-context"
+    cells: int = 32
+    ridge: float = 0.1
+    solver: Literal["cholesky", "lu"] = "cholesky"
+    detach: bool = False
+    l1_weight: float = 1.0
+    edge_weight: float = 1.0
+    edge_sigma: float = 0.1
+    edge_form: Literal["absolute", "signed"] = "absolute"
+
+    @property
+    def frames(self) -> tuple[int, int]:
+        """Frame of a pair (0: t, 1: t+Δ) that is the context, and that is the query."""
+        return (0, 1) if self.roles == "forward" else (1, 0)
+
+    @property
+    def distills_online(self) -> bool:
+        """Whether the features of the targets are the view's own tokens, known only within the step."""
+        return FEATURES in self.cues and self.distilled == "online"
 
     def to_dict(self) -> dict[str, Any]:
-        """As a checkpoint's header keeps it."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> TrainConfig:
-        """The inverse of `to_dict`, also after a round trip through JSON."""
-        return cls(**{**record, "method": ObjectiveConfig.from_dict(record["method"])})
+    def from_dict(cls, record: Mapping[str, Any]) -> TrainConfig:
+        """Return the inverse of `to_dict`, also after a round trip through JSON.
+
+        Raises:
+            LilaError: the record has other settings than this version.
+        """
+        if unlike := record.keys() ^ _TYPES.keys():
+            raise LilaError(
+                f"expected the settings of a run by this version of lila-train, found a record that differs in "
+                f"{', '.join(sorted(unlike))}; use the version that wrote it, or start again in another --out"
+            )
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in record.items()}
+        return cls(**values)
 
     def check(self) -> None:
-        """Refuse values that no run can have."""
-        positive = {
-            "--steps": self.steps,
-            "--batch-size": self.batch_size,
-            "--lr": self.learning_rate,
-            "--view-size": self.method.view_size,
-            "--max-gap": self.method.max_gap,
-            "--channels": self.method.channels,
-            "ridge": self.method.ridge,
-            "cells": self.method.cells,
-            "edge_sigma": self.method.edge_sigma,
-        }
-        for option, value in positive.items():
-            if not value > 0:
-                raise LilaError(f"{option} must be above 0, found {value}")
-        self.method.views.check()
-        from lila_train.training.targets import CUES
-
-        unknown = [name for name in self.method.cues if name not in CUES]
-        if unknown or not self.method.cues:
-            raise LilaError(f"cues must be some of {', '.join(CUES)}, found {', '.join(unknown) or 'none'}")
-
-    def check_store(self, store: CueStore) -> None:
-        """Refuse settings that this store cannot serve."""
-        from lila_train.training.targets import active_cues
-
-        kept = store.spec.geometry.channels
-        if self.method.channels > kept:
-            raise LilaError(
-                f"--channels asks for {self.method.channels} encoder channels per pair, but the store keeps "
-                f"{kept} per clip; pass --channels {kept} or fewer"
-            )
-        for cue in active_cues(self.method):
-            if self.online and cue.name in COMPUTABLE:
-                continue
-            if missing_arrays := store.missing_arrays(cue.arrays(self.method)):
-                others = ",".join(name for name in self.method.cues if name != cue.name)
-                never = ",".join(name for name in missing_arrays if name not in store.arrays)
-                remedy = f"build one with --extra-cues {never}" if never else "copy the whole store"
-                raise LilaError(
-                    f"this run learns from {cue.name}, but {store.path} has no {' or '.join(missing_arrays)}; "
-                    f"{remedy}, or leave the cue out with --set cues={others}"
-                )
+        """Raise LilaError for values that no run can have."""
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
+                raise LilaError(f"{_option(name)} must be above 0, found {getattr(self, name)}")
+        for name in ("context_area", "query_area"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 1:
+                raise LilaError(f"{name} must be two area fractions, 0 < low ≤ high ≤ 1, found {low:g},{high:g}")
+        for name in ("base_hflip", "query_hflip"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise LilaError(f"{name} must be a probability, found {getattr(self, name):g}")
 
 
-def differences(recorded: Any, asked: Any, prefix: str = "") -> list[str]:
-    """Where two settings differ, as `name: recorded, not asked`."""
-    found = []
-    for entry in fields(recorded):
-        old, new = getattr(recorded, entry.name), getattr(asked, entry.name)
-        if old == new:
-            continue
-        if hasattr(old, "__dataclass_fields__"):
-            found += differences(old, new, f"{prefix}{entry.name}.")
-        else:
-            found.append(f"{prefix}{entry.name}: {old}, not {new}")
-    return found
+_TYPES = get_type_hints(TrainConfig)
+_POSITIVE = ("steps", "batch_size", "learning_rate", "view_size", "max_gap", "channels", "ridge", "cells", "edge_sigma")
+_WITH_OPTION = "steps seed batch_size weight_decay schedule warmup_steps clip_norm precision view_size max_gap channels"
+_OPTIONS = {name: f"--{name.replace('_', '-')}" for name in _WITH_OPTION.split()}
+_OPTIONS |= {"learning_rate": "--lr", "decoder_width": "--width"}
 
 
-def field_paths(settings: Any, prefix: str = "") -> dict[str, str]:
-    """Each setting's name and its dotted place, such as `ridge: method.ridge`; names are unique over all levels."""
-    found: dict[str, str] = {}
-    for entry in fields(settings):
-        value = getattr(settings, entry.name)
-        place = f"{prefix}{entry.name}"
-        found |= field_paths(value, f"{place}.") if is_dataclass(value) else {entry.name: place}
-    return found
+def _option(name: str) -> str:
+    """Return how lila-train run sets it."""
+    return _OPTIONS.get(name, f"--set {name}")
 
 
-def changed(settings: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
-    """The settings with some values replaced, by name, wherever they live; checked as a whole."""
-    places = field_paths(settings)
-    for name, value in values.items():
-        settings = _put(settings, places[_known(name, places)].split("."), value)
-    settings.check()
-    return settings
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out; nothing here changes its result beyond rounding.
+
+    Attributes:
+        device: "auto", "cpu", "cuda", "cuda:1" …
+        chunks: micro-batches per rank, computed one after the other to save memory.
+        num_workers: loader processes; 0: load in this one.
+        checkpoint_every, pictures_every, score_every: intervals in steps; pictures_every 0: no pictures.
+        encoder_weights: where the encoder's weight file is now.
+        score_data: held-out clips with masks, in the DAVIS layout; score_limit: number of clips to score on.
+    """
+
+    device: str = "auto"
+    resume: bool = False
+    encoder_weights: Path | None = None
+    num_workers: int = 0
+    chunks: int = 1
+    compile: bool = False
+    checkpoint_every: int = 1000
+    pictures_every: int = 500
+    score_data: Path | None = None
+    score_every: int = 5000
+    score_limit: int = 3
 
 
-def parsed(settings: TrainConfig, words: Sequence[str]) -> dict[str, Any]:
-    """The values of `NAME=VALUE` words, each read as its setting's type; tuples are written with commas."""
-    places, found = field_paths(settings), {}
-    for word in words:
-        name, equals, text = word.partition("=")
+def differences(recorded: TrainConfig, requested: TrainConfig) -> list[str]:
+    """Return where two configs differ, as `name: recorded, not requested`."""
+    pairs = [(name, getattr(recorded, name), getattr(requested, name)) for name in _TYPES]
+    return [f"{name}: {old}, not {new}" for name, old, new in pairs if old != new]
+
+
+def changed(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    """Return the config with some settings replaced, checked."""
+    config = replace(config, **values)
+    config.check()
+    return config
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Return the values of `NAME=VALUE` strings, each as its setting's type; tuples are written with commas."""
+    values = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
         if not equals:
-            raise LilaError(f"expected --set NAME=VALUE, found {word}")
-        place = places[_known(name, places)].split(".")
-        found[name] = _read(text, _type(settings, place), f"--set {name}")
-    return found
+            raise LilaError(f"expected --set NAME=VALUE, found {assignment}")
+        if name not in _TYPES:
+            meant = [known for known in _TYPES if name and name in known] or get_close_matches(name, _TYPES, n=1)
+            hint = f", did you mean {' or '.join(meant)}?" if meant else ""
+            raise LilaError(f"expected --set to name one of {', '.join(_TYPES)}; found {name or 'nothing'}{hint}")
+        values[name] = _parse(text, _TYPES[name], f"--set {name}")
+    return values
 
 
-def choice(settings: TrainConfig, name: str, word: str) -> Any:
-    """A word for a setting that takes one of a few, refused with their list where it is none of them."""
-    return _read(word, _type(settings, field_paths(settings)[name].split(".")), f"--{name.replace('_', '-')}")
+def parse_setting(name: str, text: str) -> Any:
+    """Return the value of a setting's own option as its type."""
+    return _parse(text, _TYPES[name], _option(name))
 
 
-def table(settings: TrainConfig) -> list[tuple[str, str]]:
-    """Every name with its value, as `--set` would be told it."""
-    return [(name, _written(_at(settings, place.split(".")))) for name, place in field_paths(settings).items()]
+def assignments(config: TrainConfig) -> list[str]:
+    """Return every setting as the `NAME=VALUE` that --set takes."""
+    return [f"{name}={_format(getattr(config, name))}" for name in _TYPES]
 
 
-def _known(name: str, places: Mapping[str, str]) -> str:
-    if name not in places:
-        meant = [place for place in places if name and name in place] or get_close_matches(name, places, n=1)
-        hint = f", did you mean {' or '.join(meant)}?" if meant else ""
-        raise LilaError(f"expected --set to name one of {', '.join(places)}; found {name or 'nothing'}{hint}")
-    return name
-
-
-def _put(settings: Any, place: Sequence[str], value: Any) -> Any:
-    first, *rest = place
-    return replace(settings, **{first: _put(getattr(settings, first), rest, value) if rest else value})
-
-
-def _at(settings: Any, place: Sequence[str]) -> Any:
-    for name in place:
-        settings = getattr(settings, name)
-    return settings
-
-
-def _type(settings: Any, place: Sequence[str]) -> Any:
-    owner = _at(settings, place[:-1])
-    return get_type_hints(type(owner))[place[-1]]
-
-
-def _read(text: str, kind: Any, option: str) -> Any:
+def _parse(text: str, kind: Any, option: str) -> Any:
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        (kind,) = (one for one in get_args(kind) if one is not types.NoneType)
-        return None if text == "none" else _read(text, kind, option)
+        (kind,) = (member for member in get_args(kind) if member is not types.NoneType)
+        return None if text == "none" else _parse(text, kind, option)
+    if kind is str:
+        return text
     if origin is Literal:
         if text not in get_args(kind):
             raise LilaError(f"{option} must be {' or '.join(get_args(kind))}, found {text}")
         return text
     if origin is tuple:
-        return _read_tuple(text, get_args(kind), option)
+        kinds, parts = get_args(kind), text.split(",") if text else []
+        if kinds[-1] is ...:
+            return tuple(_parse(part, kinds[0], option) for part in parts)
+        if len(parts) != len(kinds):
+            raise LilaError(f"{option} takes {len(kinds)} values with commas between, found {text or 'nothing'}")
+        return tuple(_parse(part, part_kind, option) for part, part_kind in zip(parts, kinds, strict=True))
     if kind is bool:
-        return _read(text, Literal["true", "false"], option) == "true"
+        return _parse(text, Literal["true", "false"], option) == "true"
     try:
         return kind(text)
     except ValueError as error:
         raise LilaError(f"{option} must be a number ({kind.__name__}), found {text or 'nothing'}") from error
 
 
-def _read_tuple(text: str, kinds: tuple[Any, ...], option: str) -> tuple[Any, ...]:
-    words = text.split(",") if text else []
-    if kinds[-1] is ...:
-        return tuple(_read(word, kinds[0], option) for word in words)
-    if len(words) != len(kinds):
-        raise LilaError(f"{option} takes {len(kinds)} values with commas between, found {text or 'nothing'}")
-    return tuple(_read(word, kind, option) for word, kind in zip(words, kinds, strict=True))
-
-
-def _written(value: Any) -> str:
+def _format(value: Any) -> str:
     if isinstance(value, tuple):
-        return ",".join(_written(part) for part in value)
+        return ",".join(_format(part) for part in value)
     if value is None or isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -264,58 +235,41 @@ def _written(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings, and in words: the two commands, the hardware, the published result."""
+    """A named config, the hardware that it needs and the result to expect."""
 
-    settings: TrainConfig
-    build: str
-    run: str
+    config: TrainConfig
     hardware: str
     expect: str
 
 
 _PAPER = TrainConfig(steps=100_000)
 
+# Published results are DAVIS-2017 val J&F by linear probe and by local k-NN (the paper's tables).
 RECIPES = {
     "s14-youtube-vos": Recipe(
         _PAPER,
-        build="lila-cues build --dataset youtube-vos --profile small",
-        run="lila-train run --recipe s14-youtube-vos --store cues/youtube-vos.zarr",
-        hardware="one GPU; the reference trains so in float32",
+        hardware="one GPU; the reference trains in float32",
         expect="published: DAVIS J&F 68.6 by linear probe, 73.9 by k-NN",
     ),
     "b14-youtube-vos": Recipe(
-        _PAPER,
-        build="lila-cues build --dataset youtube-vos --profile base",
-        run="lila-train run --recipe b14-youtube-vos --store cues/youtube-vos.zarr",
-        hardware="one GPU",
-        expect="published: DAVIS J&F 70.4 by linear probe, 74.2 by k-NN",
+        _PAPER, hardware="one GPU", expect="published: DAVIS J&F 70.4 by linear probe, 74.2 by k-NN"
     ),
     "l14-kinetics": Recipe(
         _PAPER,
-        build="lila-cues build --dataset kinetics --profile large",
-        run="torchrun --nproc-per-node 8 -m lila_train run --recipe l14-kinetics --store cues/kinetics.zarr",
-        hardware="eight GPUs, as the reference's runs are named; fewer take the same steps more slowly",
+        hardware="eight GPUs, as in the names of the reference's runs; fewer take the same steps more slowly",
         expect="published: DAVIS J&F 69.3 by linear probe, 74.9 by k-NN",
     ),
     "demo": Recipe(
-        TrainConfig(
-            steps=150,
-            batch_size=4,
-            learning_rate=1e-3,
-            decoder_width=64,
-            method=ObjectiveConfig(view_size=112, max_gap=4),
-        ),
-        build="lila-cues build --dataset demo",
-        run="lila-train run --recipe demo --store cues/demo.zarr",
+        TrainConfig(steps=150, batch_size=4, learning_rate=1e-3, decoder_width=64, view_size=112, max_gap=4),
         hardware="two CPU cores",
-        expect="a demonstration on rendered scenes; no published figure",
+        expect="a demonstration on rendered scenes; no published result",
     ),
 }
-DEFAULT = "s14-youtube-vos"
+DEFAULT_RECIPE = "s14-youtube-vos"
 
 
-def recipe(name: str) -> Recipe:
-    """The recipe of that name, or an error that lists them."""
+def find_recipe(name: str) -> Recipe:
+    """Return the recipe of that name; an unknown one raises LilaError with the list."""
     if name not in RECIPES:
         raise LilaError(f"expected --recipe to be one of {', '.join(RECIPES)}, found {name}")
     return RECIPES[name]

@@ -1,74 +1,141 @@
-"""What the predicted cues are measured by: L1 and edge-weighted gradients (docs/method.md, "Solve and loss").
+"""Losses of the predicted cues (docs/method.md, "Solve and loss"): a table of terms.
 
-A loss is a sum over valid entries, divided once by their number. The number may be that of a larger batch, of which the
-entries at hand are a part: the parts' losses then add up to the batch's, over ranks and over chunks alike.
+A term gives sums over valid entries and the number of these entries. The sums are divided once, by the numbers of the
+whole batch: the losses of micro-batches and ranks then add up to the batch's. A new term is a function pair, a row of
+`LOSS_TERMS` and a field `<name>_weight` of `TrainConfig`; logs, charts and reports take their names from the table.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from lila_train.training.config import EdgeForm
-from lila_train.training.distributed import all_reduce_mean
+from lila_train.training.config import TrainConfig
 
-ALONG_X, ALONG_Y = -1, -2
+Reduce = Callable[[Tensor], Tensor]  # a statistic over ranks, or the identity
+X_AXIS, Y_AXIS = -1, -2
+
+
+def identity(statistic: Tensor) -> Tensor:
+    """Return the statistic of a single process."""
+    return statistic
 
 
 @dataclass(frozen=True)
-class Counts:
-    """How many entries are valid: of a map, and of its differences along x and y."""
+class LossTerm:
+    """A loss that is the sum of its parts' means over valid entries.
 
-    entries: Tensor
-    along_x: Tensor
-    along_y: Tensor
-
-
-def count(valid: Bool[Tensor, "*b k h w"]) -> Counts:
-    """Valid entries per rank, on average over all ranks, so that the mean of the ranks' losses is the batch's loss."""
-    masks = (valid, _both(valid, ALONG_X), _both(valid, ALONG_Y))
-    return Counts(*all_reduce_mean(torch.stack([mask.sum().float() for mask in masks])).clamp(min=1).unbind())
-
-
-def l1_loss(
-    predicted: Float[Tensor, "*b k h w"],
-    cues: Float[Tensor, "*b k h w"],
-    valid: Bool[Tensor, "*b k h w"],
-    counts: Counts | None = None,
-) -> Float[Tensor, ""]:
-    """Absolute error over the valid entries, divided by `counts` (those of `valid` if not given)."""
-    counts = counts or count(valid)
-    return ((predicted - cues).abs() * valid).sum() / counts.entries
-
-
-def edge_loss(
-    predicted: Float[Tensor, "*b k h w"],
-    cues: Float[Tensor, "*b k h w"],
-    valid: Bool[Tensor, "*b k h w"],
-    counts: Counts | None = None,
-    *,
-    sigma: float = 0.1,
-    form: EdgeForm = "absolute",
-) -> Float[Tensor, ""]:
-    """Error of the forward differences, weighted by w = 1 − exp(−|g(cues)|/σ), the means of both axes added.
-
-    An entry counts where both its neighbours are valid. `absolute` compares magnitudes (the reference's code), `signed`
-    the differences themselves (the paper's formula). All entries must be numbers, valid or not.
+    `count(valid)` gives the number of valid entries by part, `sums(predicted, target, valid, config)` the sums of their
+    errors. `title` is its name in charts.
     """
-    counts = counts or count(valid)
-    total = predicted.new_zeros(())
-    for axis, number in ((ALONG_X, counts.along_x), (ALONG_Y, counts.along_y)):
-        g_predicted, g_cues = torch.diff(predicted, dim=axis), torch.diff(cues, dim=axis)
-        length = g_cues.abs()
-        weight = torch.expm1(length * (-1 / sigma)).neg_().mul_(_both(valid, axis))
-        error = g_predicted - g_cues if form == "signed" else g_predicted.abs() - length
-        total = total + (weight * error.abs()).sum() / number
-    return total
+
+    title: str
+    count: Callable[[Tensor], Tensor]
+    sums: Callable[[Tensor, Tensor, Tensor, TrainConfig], Tensor]
 
 
-def _both(valid: Tensor, axis: int) -> Tensor:
+def l1_count(valid: Bool[Tensor, "*b k h w"]) -> Float[Tensor, " 1"]:
+    """Return the number of valid entries."""
+    return valid.sum().float()[None]
+
+
+def l1_sums(
+    predicted: Float[Tensor, "*b k h w"],
+    target: Float[Tensor, "*b k h w"],
+    valid: Bool[Tensor, "*b k h w"],
+    config: TrainConfig,
+) -> Float[Tensor, " 1"]:
+    """Return the absolute error, summed over valid entries."""
+    return ((predicted - target).abs() * valid).sum()[None]
+
+
+def edge_count(valid: Bool[Tensor, "*b k h w"]) -> Float[Tensor, " 2"]:
+    """Return the number of forward differences along x and y between valid entries."""
+    return torch.stack([_both_valid(valid, axis).sum().float() for axis in (X_AXIS, Y_AXIS)])
+
+
+def edge_sums(
+    predicted: Float[Tensor, "*b k h w"],
+    target: Float[Tensor, "*b k h w"],
+    valid: Bool[Tensor, "*b k h w"],
+    config: TrainConfig,
+) -> Float[Tensor, " 2"]:
+    """Return the error of forward differences along x and y, weighted by w = 1 − exp(−|g(target)|/σ), summed.
+
+    `edge_form` is `absolute` to compare magnitudes (the reference code), `signed` to compare the differences themselves
+    (the paper's formula). All entries must be finite, valid or not.
+    """
+    sums = []
+    for axis in (X_AXIS, Y_AXIS):
+        g_predicted, g_target = torch.diff(predicted, dim=axis), torch.diff(target, dim=axis)
+        magnitude = g_target.abs()
+        weight = torch.expm1(magnitude * (-1 / config.edge_sigma)).neg_().mul_(_both_valid(valid, axis))
+        error = g_predicted - g_target if config.edge_form == "signed" else g_predicted.abs() - magnitude
+        sums.append((weight * error.abs()).sum())
+    return torch.stack(sums)
+
+
+def _both_valid(valid: Tensor, axis: int) -> Tensor:
     length = valid.shape[axis] - 1
     return valid.narrow(axis, 0, length) & valid.narrow(axis, 1, length)
+
+
+LOSS_TERMS: dict[str, LossTerm] = {
+    "l1": LossTerm("L1", l1_count, l1_sums),
+    "edge": LossTerm("edge", edge_count, edge_sums),
+}
+
+
+def loss_titles() -> dict[str, str]:
+    """Return the titles of the losses in charts by their names in a run's log."""
+    return {"loss": "total"} | {name: term.title for name, term in LOSS_TERMS.items()}
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The weighted total, which carries the gradient, and the terms by name."""
+
+    total: Float[Tensor, ""]
+    terms: Mapping[str, Tensor]
+
+    def __add__(self, other: Losses) -> Losses:
+        terms = {name: value + other.terms[name] for name, value in self.terms.items()}
+        return Losses(self.total + other.total, terms)
+
+    def packed(self) -> Float[Tensor, " n"]:
+        """Return the total and the terms in the order of LOSS_TERMS as one vector, without a gradient."""
+        return torch.stack((self.total, *self.terms.values())).detach()
+
+    @staticmethod
+    def unpack(packed: Float[Tensor, " n"]) -> Losses:
+        """Return the inverse of `packed`."""
+        return Losses(packed[0], dict(zip(LOSS_TERMS, packed[1:], strict=True)))
+
+
+def count_valid(valid: Bool[Tensor, "*b k h w"], reduce: Reduce = identity) -> dict[str, Tensor]:
+    """Return the divisors of each term: numbers of valid entries, at least 1.
+
+    Over ranks `reduce` is the mean, so that the mean of the ranks' losses is the loss of the global batch.
+    """
+    counts = [term.count(valid) for term in LOSS_TERMS.values()]
+    reduced = reduce(torch.cat(counts)).clamp(min=1).split([len(count) for count in counts])
+    return dict(zip(LOSS_TERMS, reduced, strict=True))
+
+
+def losses_of(
+    predicted: Float[Tensor, "*b k h w"],
+    target: Float[Tensor, "*b k h w"],
+    valid: Bool[Tensor, "*b k h w"],
+    counts: Mapping[str, Tensor],
+    config: TrainConfig,
+) -> Losses:
+    """Return the losses of one view's prediction, divided by `counts`, which may be those of a larger batch."""
+    terms = {
+        name: (term.sums(predicted, target, valid, config) / counts[name]).sum() for name, term in LOSS_TERMS.items()
+    }
+    total = torch.stack([getattr(config, f"{name}_weight") * value for name, value in terms.items()]).sum()
+    return Losses(total, terms)

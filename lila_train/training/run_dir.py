@@ -1,16 +1,15 @@
-"""What a training run leaves behind: weights, checkpoints to resume from, a log of losses, the settings."""
+"""The files of a training run: weights, checkpoints to resume from, logs of losses and scores, settings."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stores.atomic import atomic_path
 from stores.errors import LilaError
-
-_PATTERN = "step-*.safetensors"
 
 
 @dataclass(frozen=True)
@@ -19,79 +18,98 @@ class RunDir:
 
     root: Path
 
+    @classmethod
+    def open(cls, root: Path, *, resume: bool) -> RunDir:
+        """Create the folder.
+
+        Raises:
+            LilaError: `root` is a file, or holds anything and the run does not resume.
+        """
+        if root.is_dir() and any(root.iterdir()) and not resume:
+            raise LilaError(
+                f"the output folder {root} exists and is not empty; pass --resume to continue the run in it, or "
+                "another --out"
+            )
+        if root.exists() and not root.is_dir():
+            raise LilaError(f"expected a folder for --out, found a file at {root}")
+        root.mkdir(parents=True, exist_ok=True)
+        return cls(root)
+
     @property
     def weights(self) -> Path:
-        """The finished decoder."""
+        """The trained decoder."""
         return self.root / "weights.safetensors"
 
     @property
     def log(self) -> Path:
-        """One JSON object per step."""
+        """One JSON object per step: losses, learning rate, seconds."""
         return self.root / "log.jsonl"
 
     @property
     def scores(self) -> Path:
-        """One JSON object per protocol and scored step, if the run is scored meanwhile."""
+        """One JSON object per protocol and scored step, if the run is scored on the way."""
         return self.root / "scores.jsonl"
 
     @property
     def record(self) -> Path:
-        """Settings, store and seconds of the run."""
+        """Settings, store and seconds of the finished run."""
         return self.root / "run.json"
 
     @property
     def picture(self) -> Path:
-        """The curve of the losses."""
+        """The curves of the losses."""
         return self.root / "loss.png"
 
     def checkpoint(self, step: int) -> Path:
-        """The checkpoint from which step `step` follows."""
+        """Return the path of the checkpoint after `step` steps."""
         return self.root / "checkpoints" / f"step-{step:08d}.safetensors"
 
     def checkpoints(self) -> list[Path]:
-        """The checkpoints on disk, oldest first."""
-        return sorted((self.root / "checkpoints").glob(_PATTERN))
+        """Return the checkpoints on disk, oldest first."""
+        return sorted((self.root / "checkpoints").glob("step-*.safetensors"))
 
     def prune(self, keep: int) -> None:
         """Delete all but the newest `keep` checkpoints."""
         for path in self.checkpoints()[:-keep]:
             path.unlink()
 
-    def claim(self, *, resume: bool) -> None:
-        """Make the folder; one that holds anything is refused unless the run resumes."""
-        if self.root.is_dir() and any(self.root.iterdir()) and not resume:
-            raise LilaError(
-                f"the output folder {self.root} exists and is not empty; pass --resume to go on with the run in it, or "
-                "another --out"
-            )
-        if self.root.exists() and not self.root.is_dir():
-            raise LilaError(f"expected a folder for --out, found a file at {self.root}")
-        self.root.mkdir(parents=True, exist_ok=True)
+    def log_step(self, row: Mapping[str, Any]) -> None:
+        """Append a line to the log."""
+        _append(self.log, row)
 
-    def truncate_logs(self, steps: int) -> None:
-        """Drop what was logged after `steps` steps: those that follow are computed again."""
-        for path, last in ((self.log, steps - 1), (self.scores, steps)):
-            if path.exists():
-                kept = [row for row in _rows(path) if row["step"] <= last]
-                path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    def log_scores(self, row: Mapping[str, Any]) -> None:
+        """Append a line to the scores."""
+        _append(self.scores, row)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The losses so far."""
-        return _rows(self.log)
+        """Return the lines of the log so far."""
+        return _read_lines(self.log)
 
-    def scores_by_step(self, protocol: str, counts: dict[str, Any], figure: str) -> dict[int, float]:
-        """One figure of a protocol on data of those counts, by the number of steps before it."""
-        lines = [row for row in _rows(self.scores) if (row["protocol"], row.get("counts")) == (protocol, counts)]
-        return {row["step"]: row["figures"][figure] for row in lines}
+    def scores_by_step(self, protocol: str, counts: Mapping[str, Any], metric: str) -> dict[int, float]:
+        """Return a metric of a protocol, on data of those counts, by the number of steps before it."""
+        rows = [row for row in _read_lines(self.scores) if (row["protocol"], row.get("counts")) == (protocol, counts)]
+        return {row["step"]: row["figures"][metric] for row in rows}
 
-    def write_record(self, record: dict[str, Any]) -> None:
-        """Write run.json, whole or not at all."""
+    def truncate_logs(self, steps: int) -> None:
+        """Drop what was logged after `steps` steps; the steps that follow are computed again."""
+        for path, last in ((self.log, steps - 1), (self.scores, steps)):
+            if path.exists():
+                kept = [row for row in _read_lines(path) if row["step"] <= last]
+                path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Write run.json atomically."""
         with atomic_path(self.record) as temporary:
             temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
-def _rows(log: Path) -> list[dict[str, Any]]:
-    """Its lines; a last one that a kill cut short is left out."""
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _read_lines(log: Path) -> list[dict[str, Any]]:
+    """Return the lines of a log, up to the first one that a kill cut short."""
     rows = []
     for line in log.read_text().splitlines() if log.exists() else []:
         try:

@@ -1,20 +1,14 @@
-"""The cues that features should tell (docs/method.md, "Cues"): each is told, weighed and drawn in one place.
+"""Regression targets (docs/method.md, "Cues"): per cue its map, validity mask, weight in the solve, and visualization.
 
-A class here and its row in `CUES` are all that stage two needs of a new cue. A run tells those of
-`ObjectiveConfig.cues`; their maps follow each other in the order of the table, in
-which the encoder's features stay last, since distilled online
-they join late.
-
-From stored cues to what the features must explain: log depth, half-image flow, confidence, standardised maps.
-
-docs/method.md, "Cues". Flow is in pixels of the cue grid on the way in, channel 0 to the right and channel 1 down.
+A class here and its row in `CUES` are all that stage two needs of a new cue. The maps of a run's cues follow each other
+in the order of the table; features stay last, since with distilled=online they join late.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,30 +18,216 @@ from torch import Tensor
 
 from lila_cues.viz import pictures
 from lila_cues.viz.pictures import CONFIDENCE_SCALE, MIN_CONFIDENCE, Picture
-from lila_train.training.config import DEPTH, FEATURES, FLOW, NORMALS, ObjectiveConfig
-from lila_train.training.distributed import all_reduce_sum
+from lila_train.training.config import DEPTH, FEATURES, FLOW, NORMALS, TrainConfig
+from lila_train.training.data import PairBatch
+from lila_train.training.losses import Reduce, identity
+from stores.errors import LilaError
+from stores.store import CueStore
 
-if TYPE_CHECKING:
-    from lila_train.training.crops import Regions
-    from lila_train.training.data import PairBatch
+MAX_LOG_DEPTH = 0.9  # from here on a pixel is too far for its depth to be reliable
+
+Maps = Float[np.ndarray, "c h w"]
+Crop = Callable[[Tensor], Tensor]  # samples maps b×c×y×x on any grid over the base crop at a view: b×c×s×s
 
 
-DEPTH_LIMIT = 0.9  # log depth from which on a pixel is too far to be believed
+@dataclass(frozen=True)
+class CueTarget:
+    """Regression target of one view: c channels of one cue, s = view size in pixels.
+
+    valid: entries that the loss counts. weight: m masks in [0, 1], whose product weights a cell of the ridge solve. A
+    map that joins late has no channels yet, while `valid` has all of them.
+    """
+
+    map: Float[Tensor, "b c s s"]
+    valid: Bool[Tensor, "b k s s"]
+    weight: Float[Tensor, "b m s s"] | Bool[Tensor, "b m s s"]
+
+
+class Cue:
+    """A map of a frame that a linear function of its features should predict.
+
+    Flips of a view move pixels and leave components alone: they stay in the axes of the unflipped frame.
+
+    Attributes:
+        arrays: the store's arrays that the map is computed from.
+        channels: of the map.
+        standardized: whether both views get one mean 0 and standard deviation 1.
+        odd_in_time: whether the sign changes when time is reversed; the query's map is then negated, so that one linear
+            map predicts both views.
+    """
+
+    name: str
+    arrays: tuple[str, ...]
+    channels: int
+    standardized = False
+    odd_in_time = False
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+
+    def target(self, batch: PairBatch, frame: int, crop: Crop) -> CueTarget:
+        """Return the target of a view of `frame` (0: t, 1: t+Δ), before sign and standardization."""
+        raise NotImplementedError
+
+    def draw(self, true: Maps, predicted: Maps) -> tuple[Picture, Picture]:
+        """Return pictures of a view's map and of its prediction, on one scale."""
+        raise NotImplementedError
+
+
+class Flow(Cue):
+    """Flow to the other frame of the pair in half-image units; valid where forward and backward flow agree."""
+
+    name, arrays, channels, standardized, odd_in_time = FLOW, ("flow_forward", "flow_backward"), 2, True, True
+
+    def target(self, batch: PairBatch, frame: int, crop: Crop) -> CueTarget:
+        flows = batch.cues["flow_forward"], batch.cues["flow_backward"]
+        flow_px, reverse_px = flows[frame], flows[1 - frame]
+        flow = crop(half_image_units(flow_px))
+        valid = (crop(consistent(flow_px, reverse_px).float()) > 0.5).expand_as(flow)
+        return CueTarget(flow, valid, valid)
+
+    def draw(self, true: Maps, predicted: Maps) -> tuple[Picture, Picture]:
+        longest = max(float(np.percentile(np.hypot(*true), 98)), 1e-3)
+        return pictures.flow_picture(true, longest), pictures.flow_picture(predicted, longest)
+
+
+class Depth(Cue):
+    """Log depth, 1 = infinitely far; valid below MAX_LOG_DEPTH."""
+
+    name, arrays, channels, standardized = DEPTH, ("depth",), 1, True
+
+    def target(self, batch: PairBatch, frame: int, crop: Crop) -> CueTarget:
+        depth = _log_depth(batch, frame, crop)
+        valid = valid_depth(depth)
+        return CueTarget(depth, valid, valid)
+
+    def draw(self, true: Maps, predicted: Maps) -> tuple[Picture, Picture]:
+        low, high = np.percentile(true, (1, 99)).tolist()
+        return pictures.scaled_picture(true, (low, high)), pictures.scaled_picture(predicted, (low, high))
+
+
+class Normals(Cue):
+    """Unit surface normals (x right, y down, z away from the camera); valid where depth is. Not in the paper."""
+
+    name, arrays, channels = NORMALS, ("normals", "depth"), 3
+
+    def target(self, batch: PairBatch, frame: int, crop: Crop) -> CueTarget:
+        normals = F.normalize(crop(batch.cues["normals"][:, frame].float()), dim=1)
+        valid = valid_depth(_log_depth(batch, frame, crop))
+        return CueTarget(normals, valid.expand_as(normals), valid)
+
+    def draw(self, true: Maps, predicted: Maps) -> tuple[Picture, Picture]:
+        return pictures.scaled_picture(true, (-1.0, 1.0)), pictures.scaled_picture(predicted, (-1.0, 1.0))
+
+
+class Features(Cue):
+    """Channels of the encoder, L2-normalized per pixel; valid everywhere, without a weight in the solve."""
+
+    name = FEATURES
+
+    def __init__(self, config: TrainConfig) -> None:
+        super().__init__(config)
+        self.channels = config.channels
+        self.arrays = {"refined": ("features",), "raw": ("features_raw",), "online": ()}[config.distilled]
+
+    def target(self, batch: PairBatch, frame: int, crop: Crop) -> CueTarget:
+        size, device = self.config.view_size, batch.clips.device
+        valid = torch.ones((*batch.channels.shape, size, size), dtype=torch.bool, device=device)
+        empty = valid[:, :0].float()
+        if not self.arrays:  # the view's own tokens, known within the step: View.with_features
+            return CueTarget(empty, valid, empty)
+        return CueTarget(F.normalize(crop(batch.cues[self.arrays[0]][:, frame].float()), dim=1), valid, empty)
+
+    def draw(self, true: Maps, predicted: Maps) -> tuple[Picture, Picture]:
+        basis = pictures.pca_basis(true.reshape(len(true), -1).T)
+        return pictures.pca_picture(true, basis), pictures.pca_picture(predicted, basis)
+
+
+CUES: dict[str, type[Cue]] = {cue.name: cue for cue in (Flow, Depth, Normals, Features)}
+
+
+def active_cues(config: TrainConfig) -> list[Cue]:
+    """Return the cues of a run in the order of the table; none or an unknown one raises LilaError."""
+    unknown = [name for name in config.cues if name not in CUES]
+    if unknown or not config.cues:
+        raise LilaError(f"cues must be some of {', '.join(CUES)}, found {', '.join(unknown) or 'none'}")
+    return [cue(config) for name, cue in CUES.items() if name in config.cues]
+
+
+def stored_arrays(config: TrainConfig) -> tuple[str, ...]:
+    """Return the store's arrays that the targets of a run are computed from, each once."""
+    return tuple(dict.fromkeys(name for cue in active_cues(config) for name in cue.arrays))
+
+
+def check_store(config: TrainConfig, store: CueStore) -> None:
+    """Raise LilaError if the store lacks channels or arrays that the run needs."""
+    kept = store.spec.geometry.channels
+    if config.channels > kept:
+        raise LilaError(
+            f"--channels asks for {config.channels} encoder channels per pair, but the store keeps {kept} per clip; "
+            f"pass --channels {kept} or fewer"
+        )
+    for cue in active_cues(config):
+        if missing := store.missing_arrays(cue.arrays):
+            others = ",".join(name for name in config.cues if name != cue.name)
+            never_built = ",".join(name for name in missing if name not in store.arrays)
+            remedy = f"build one with --extra-cues {never_built}" if never_built else "copy the whole store"
+            raise LilaError(
+                f"this run learns from {cue.name}, but {store.path} has no {' or '.join(missing)}; {remedy}, or "
+                f"leave the cue out with --set cues={others}"
+            )
+
+
+def pair_targets(
+    cue: Cue, batch: PairBatch, frames: tuple[int, int], crops: tuple[Crop, Crop], reduce: Reduce = identity
+) -> tuple[CueTarget, CueTarget]:
+    """Return a cue's targets of the context and the query view; `reduce` sums statistics over ranks."""
+    context, query = (cue.target(batch, frame, crop) for frame, crop in zip(frames, crops, strict=True))
+    if cue.odd_in_time:
+        query = replace(query, map=-query.map)
+    if cue.standardized:
+        context_map, query_map = standardize((context.map, query.map), reduce)
+        return replace(context, map=context_map), replace(query, map=query_map)
+    return context, query
+
+
+def standardize(maps: Sequence[Tensor], reduce: Reduce = identity) -> list[Tensor]:
+    """Return (x − mean)/(1e-3 + std), with one mean and one unbiased std over all maps and, by `reduce`, all ranks."""
+    x = torch.cat([m.flatten() for m in maps]).double()
+    count, total, squares = reduce(torch.stack((x.new_tensor(x.numel()), x.sum(), x.square().sum())))
+    mean = total / count
+    scale = 1e-3 + ((squares - count * mean.square()) / (count - 1)).clamp(min=0).sqrt()
+    return [((m - mean) / scale).to(m.dtype) for m in maps]
 
 
 def log_depth(inverse_depth: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-    """D = ln(1 + 1/(s + 0.1))/ln 11 with s = 0.01 q: relative inverse depth q ≥ 0 to (0, 1], 1 = infinitely far."""
+    """Return D = ln(1 + 1/(s + 0.1))/ln 11, s = 0.01 q: relative inverse depth q ≥ 0 to (0, 1], 1 = infinitely far."""
     return torch.log1p(1 / (0.01 * inverse_depth.clamp(min=0) + 0.1)) / math.log(11)
 
 
+def _log_depth(batch: PairBatch, frame: int, crop: Crop) -> Float[Tensor, "b 1 s s"]:
+    return crop(log_depth(batch.cues["depth"][:, frame : frame + 1]))
+
+
+def valid_depth(log_depth: Float[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:
+    """Return where a pixel is near enough for its depth to be reliable."""
+    return log_depth < MAX_LOG_DEPTH
+
+
 def half_image_units(flow_px: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b 2 h w"]:
-    """Flow in pixels to units of half the image: u·2/W, v·2/H."""
+    """Convert flow from pixels to units of half the image: u·2/W, v·2/H."""
     h, w = flow_px.shape[-2:]
     return flow_px * flow_px.new_tensor((2 / w, 2 / h)).view(1, 2, 1, 1)
 
 
+def consistent(flow_ab: Float[Tensor, "b 2 h w"], flow_ba: Float[Tensor, "b 2 h w"]) -> Bool[Tensor, "b 1 h w"]:
+    """Return where the flow a→b, then b→a comes back: exp(−e/0.05) > ½, e in half-image units. Flows in pixels."""
+    error = half_image_units(flow_ab + warp(flow_ba, flow_ab)).norm(dim=1, keepdim=True)
+    return torch.exp(-error / CONFIDENCE_SCALE) > MIN_CONFIDENCE
+
+
 def warp(values: Float[Tensor, "b c h w"], flow_px: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b c h w"]:
-    """`values` read at p + flow(p), bilinear, the border repeated; any aspect ratio."""
+    """Sample `values` at p + flow(p), bilinearly, with a repeated border; for any aspect ratio."""
     h, w = flow_px.shape[-2:]
     y, x = torch.meshgrid(
         torch.arange(h, device=flow_px.device, dtype=flow_px.dtype),
@@ -58,209 +238,3 @@ def warp(values: Float[Tensor, "b c h w"], flow_px: Float[Tensor, "b 2 h w"]) ->
     at_y = (y + flow_px[:, 1] + 0.5) * (2 / h) - 1
     grid = torch.stack((at_x, at_y), dim=-1)
     return F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-def consistent(flow_ab: Float[Tensor, "b 2 h w"], flow_ba: Float[Tensor, "b 2 h w"]) -> Bool[Tensor, "b 1 h w"]:
-    """Where the flow a→b, followed by b→a, comes back: exp(−e/0.05) > ½ with e in half-image units. Flows in pixels."""
-    error = half_image_units(flow_ab + warp(flow_ba, flow_ab)).norm(dim=1, keepdim=True)
-    return torch.exp(-error / CONFIDENCE_SCALE) > MIN_CONFIDENCE
-
-
-def valid_depth(log_depth: Float[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:
-    """Where log depth is believed."""
-    return log_depth < DEPTH_LIMIT
-
-
-def standardize(first: Float[Tensor, "*s"], second: Float[Tensor, "*t"]) -> tuple[Tensor, Tensor]:
-    """(x − mean)/(1e-3 + std) with one mean and one unbiased std over both tensors and, under DDP, over all ranks."""
-    joined = torch.cat((first.flatten(), second.flatten())).double()
-    sums = torch.stack((joined.new_tensor(joined.numel()), joined.sum(), joined.square().sum()))
-    count, total, squares = all_reduce_sum(sums)
-    mean = total / count
-    std = ((squares - count * mean.square()) / (count - 1)).clamp(min=0).sqrt()
-    scale = 1e-3 + std
-    return tuple(((x - mean) / scale).to(x.dtype) for x in (first, second))
-
-
-Maps = Float[np.ndarray, "c h w"]
-
-
-@dataclass(frozen=True)
-class CueTarget:
-    """A cue of one view: its maps, which entries the loss counts, and the masks that weigh a cell of the solve.
-
-    Where a cue joins late its maps are empty, and `valid` has the channels that they will have.
-    """
-
-    maps: Float[Tensor, "b c s s"]
-    valid: Bool[Tensor, "b k s s"]
-    confidence: Float[Tensor, "b m s s"] | Bool[Tensor, "b m s s"]
-
-
-@runtime_checkable
-class Cue(Protocol):
-    """A map of the frame that a linear function of its features should tell."""
-
-    name: str
-
-    def arrays(self, method: ObjectiveConfig) -> tuple[str, ...]:
-        """The store's arrays that it is told from."""
-        ...
-
-    def channels(self, method: ObjectiveConfig) -> int:
-        """How many its map has."""
-        ...
-
-    def targets(self, batch: PairBatch, method: ObjectiveConfig) -> tuple[CueTarget, CueTarget]:
-        """The cue of the context and of the query view, such that one linear map can read it off both.
-
-        Mirroring a view moves pixels and leaves components alone: they stay in the axes of the frame as filmed.
-        """
-        ...
-
-    def draw(self, true: Maps, read: Maps) -> tuple[Picture, Picture]:
-        """A view's map as it is, and as it is read off features, on one scale."""
-        ...
-
-
-class Flow:
-    """U↑ and −U↓ where the context comes first, U↓ and −U↑ where it comes last, in half-image units, standardised.
-
-    Valid where there and back agree.
-    """
-
-    name = FLOW
-
-    def arrays(self, method: ObjectiveConfig) -> tuple[str, ...]:
-        """Flow both ways: either alone cannot be checked."""
-        return ("flow_forward", "flow_backward")
-
-    def channels(self, method: ObjectiveConfig) -> int:
-        """To the right, and down."""
-        return 2
-
-    def targets(self, batch: PairBatch, method: ObjectiveConfig) -> tuple[CueTarget, CueTarget]:
-        """The sign of the query's flow is turned, since it looks the other way in time."""
-        flows = (batch.cues["flow_forward"], batch.cues["flow_backward"])
-        (context, at), (query, later) = _sights(batch, method)
-        size, of_context, of_query = method.view_size, flows[at], flows[later]
-        trusted = (consistent(of_context, of_query), consistent(of_query, of_context))
-        maps = standardize(
-            context.resample_map(half_image_units(of_context), size),
-            query.resample_map(-half_image_units(of_query), size),
-        )
-        valid = [r.resample_map(t.float(), size) > 0.5 for r, t in zip((context, query), trusted, strict=True)]
-        first, second = (CueTarget(m, v.expand_as(m), v.expand_as(m)) for m, v in zip(maps, valid, strict=True))
-        return first, second
-
-    def draw(self, true: Maps, read: Maps) -> tuple[Picture, Picture]:
-        """Direction as hue."""
-        longest = max(float(np.percentile(np.hypot(*true), 98)), 1e-3)
-        return pictures.flow_picture(true, longest), pictures.flow_picture(read, longest)
-
-
-class Depth:
-    """Log depth, standardised; valid where it is near enough to be believed."""
-
-    name = DEPTH
-
-    def arrays(self, method: ObjectiveConfig) -> tuple[str, ...]:
-        """Relative inverse depth."""
-        return ("depth",)
-
-    def channels(self, method: ObjectiveConfig) -> int:
-        """One."""
-        return 1
-
-    def targets(self, batch: PairBatch, method: ObjectiveConfig) -> tuple[CueTarget, CueTarget]:
-        """Log depth of each view's frame."""
-        logs = [_log_depth(batch, region, frame, method) for region, frame in _sights(batch, method)]
-        near = [valid_depth(log) for log in logs]
-        first, second = (CueTarget(m, v, v) for m, v in zip(standardize(*logs), near, strict=True))
-        return first, second
-
-    def draw(self, true: Maps, read: Maps) -> tuple[Picture, Picture]:
-        """Far is white."""
-        low, high = np.percentile(true, (1, 99)).tolist()
-        return pictures.scaled_picture(true, (low, high)), pictures.scaled_picture(read, (low, high))
-
-
-class Normals:
-    """Unit normals of the surface seen (`lila_cues.pipeline.cues`); valid where depth is. Not of the paper."""
-
-    name = NORMALS
-
-    def arrays(self, method: ObjectiveConfig) -> tuple[str, ...]:
-        """Depth tells where they can be believed."""
-        return ("normals", "depth")
-
-    def channels(self, method: ObjectiveConfig) -> int:
-        """x to the right, y down, z away from the camera."""
-        return 3
-
-    def targets(self, batch: PairBatch, method: ObjectiveConfig) -> tuple[CueTarget, CueTarget]:
-        """The normals of each view's frame, of unit length again after resampling."""
-        told = []
-        for region, frame in _sights(batch, method):
-            maps = F.normalize(region.resample_map(batch.cues["normals"][:, frame].float(), method.view_size), dim=1)
-            near = valid_depth(_log_depth(batch, region, frame, method))
-            told.append(CueTarget(maps, near.expand_as(maps), near))
-        return told[0], told[1]
-
-    def draw(self, true: Maps, read: Maps) -> tuple[Picture, Picture]:
-        """x, y and z as red, green and blue."""
-        return pictures.scaled_picture(true, (-1.0, 1.0)), pictures.scaled_picture(read, (-1.0, 1.0))
-
-
-class Features:
-    """Channels of the encoder, L2-normalised per pixel, valid everywhere.
-
-    As refined, as the encoder gave them, or (distilled online) the view's own tokens, which join late.
-    """
-
-    name = FEATURES
-
-    def arrays(self, method: ObjectiveConfig) -> tuple[str, ...]:
-        """None where they are the view's own."""
-        return {"refined": ("features",), "raw": ("features_raw",), "online": ()}[method.distilled]
-
-    def channels(self, method: ObjectiveConfig) -> int:
-        """So many of those stored."""
-        return method.channels
-
-    def targets(self, batch: PairBatch, method: ObjectiveConfig) -> tuple[CueTarget, CueTarget]:
-        """The features of each view's frame; they weigh no cell."""
-        size, told = method.view_size, batch.channels.shape[1]
-        everywhere = torch.ones((len(batch.clips), told, size, size), dtype=torch.bool, device=batch.clips.device)
-        nothing = everywhere[:, :0].float()
-        if method.distilled == "online":
-            return CueTarget(nothing, everywhere, nothing), CueTarget(nothing, everywhere, nothing)
-        stored = batch.cues[self.arrays(method)[0]]
-        first, second = (
-            CueTarget(F.normalize(region.resample_map(stored[:, frame].float(), size), dim=1), everywhere, nothing)
-            for region, frame in _sights(batch, method)
-        )
-        return first, second
-
-    def draw(self, true: Maps, read: Maps) -> tuple[Picture, Picture]:
-        """The three principal components of the true ones."""
-        basis = pictures.pca_basis(true.reshape(len(true), -1).T)
-        return pictures.pca_picture(true, basis), pictures.pca_picture(read, basis)
-
-
-CUES: dict[str, Cue] = {cue.name: cue for cue in (Flow(), Depth(), Normals(), Features())}
-
-
-def active_cues(method: ObjectiveConfig) -> list[Cue]:
-    """The cues that a run tells, in the order of their maps."""
-    return [cue for name, cue in CUES.items() if name in method.cues]
-
-
-def _sights(batch: PairBatch, method: ObjectiveConfig) -> tuple[tuple[Regions, int], tuple[Regions, int]]:
-    """Of the context and the query view: its region, and which frame of the pair (0: t, 1: t+Δ) it shows."""
-    frames = method.frames
-    return (batch.regions(0), frames[0]), (batch.regions(1), frames[1])
-
-
-def _log_depth(batch: PairBatch, region: Regions, frame: int, method: ObjectiveConfig) -> Float[Tensor, "b 1 s s"]:
-    return region.resample_map(log_depth(batch.cues["depth"][:, frame : frame + 1]), method.view_size)

@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.solve [--device cpu]
 
-Three tables. `fit` is `fit_context` on a view of N pixels, which are averaged to 32² first, as in training. `ridge`
+Three tables. `fit` is `ridge.fit` on a view of N pixels, which are averaged to 32² first, as in training. `ridge`
 fits on all N: there the d×d system is only the smaller part, forming it takes N·d² operations. The dual form, whose
 system has the size N×N, is shown for the smallest N. `system` is the d×d system of N pixels, without forming it.
 """
@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 from lila_cues.console import out
-from lila_train.training.ridge import fit_context, ridge
+from lila_train.training import ridge
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Bar, Figure, Quantity
 
@@ -60,16 +60,18 @@ def _wait(values: Tensor) -> None:
 
 
 def fitted(side: int, width: int, device: str) -> float:
-    """`fit_context` on a view of side² pixels."""
+    """`ridge.fit` on a view of side² pixels."""
     cues, masks = torch.randn(BATCH, CUES, side, side, device=device), torch.ones(BATCH, 1, side, side, device=device)
     features = torch.randn(BATCH, width, side, side, device=device)
-    return milliseconds(lambda x: fit_context(x, cues, masks, cells=CELLS, strength=STRENGTH), features)
+    return milliseconds(lambda x: ridge.fit(x, cues, masks, cells=CELLS, strength=STRENGTH), features)
 
 
 def solved(side: int, width: int, device: str) -> float:
-    """`ridge` on side² pixels."""
+    """`ridge.solve` on side² pixels."""
     cues, weights = torch.randn(BATCH, side**2, CUES, device=device), torch.rand(BATCH, side**2, device=device)
-    return milliseconds(lambda x: ridge(x, cues, weights, STRENGTH), torch.randn(BATCH, side**2, width, device=device))
+    return milliseconds(
+        lambda x: ridge.solve(x, cues, weights, STRENGTH), torch.randn(BATCH, side**2, width, device=device)
+    )
 
 
 def system(side: int, width: int, device: str) -> float:
@@ -80,14 +82,14 @@ def system(side: int, width: int, device: str) -> float:
 
 
 def by_dual(side: int, width: int, device: str) -> float:
-    """`dual` on side² pixels; checked against `ridge`."""
+    """`dual` on side² pixels; checked against `ridge.solve`."""
     draw = torch.Generator().manual_seed(0)
     cues, weights, features = (
         torch.rand(shape, generator=draw).to(device)
         for shape in ((BATCH, side**2, CUES), (BATCH, side**2), (BATCH, side**2, width))
     )
     torch.testing.assert_close(
-        dual(features, cues, weights), ridge(features, cues, weights, STRENGTH), rtol=1e-2, atol=1e-3
+        dual(features, cues, weights), ridge.solve(features, cues, weights, STRENGTH), rtol=1e-2, atol=1e-3
     )
     return milliseconds(lambda x: dual(x, cues, weights), features)
 

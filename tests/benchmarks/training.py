@@ -23,12 +23,14 @@ from lila_cues.config import RunOptions
 from lila_cues.console import out
 from lila_cues.pipeline import build, setup
 from lila_cues.pipeline.task import Worker
-from lila_train.training.config import TrainConfig, changed, recipe
+from lila_train.training.config import RunOptions, TrainConfig, changed, find_recipe
+from lila_train.training.data import PairBatch
+from lila_train.training.distributed import Rank
 from lila_train.training.run_dir import RunDir
-from lila_train.training.step import Hardware
-from lila_train.training.trainer import LoopOptions, Trainer, encoder_of_store
+from lila_train.training.trainer import Trainer, encoder_of_store
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Bar, Quantity
+from tests.benchmarks.online_cues import OnlineTrainer
 from tests.benchmarks.stage_one import film
 
 CLIPS = 2
@@ -55,25 +57,28 @@ class Way:
 
     name: str
     settings: TrainConfig
+    online: bool = False
     compiled: bool = False
 
     def trainer(self, store: stores.CueStore, folder: Path, device: torch.device, processes: int = 0) -> Trainer:
-        hardware = Hardware(device, compile=self.compiled)
+        options = RunOptions(compile=self.compiled, num_workers=processes)
         encoder = encoder_of_store(store, None, device)
-        return Trainer(store, encoder, self.settings, RunDir(folder), hardware, LoopOptions(processes))
+        run_dir = RunDir.open(folder, resume=False)
+        kind = OnlineTrainer if self.online else Trainer
+        return kind(store, encoder, self.settings, run_dir, Rank(device=device), options)
 
 
 def ways(device: torch.device) -> list[Way]:
     """What is compared; the first is ours."""
     if device.type == "cpu":
-        settings = changed(recipe("demo").settings, {"view_size": 224, "max_gap": 5, "steps": 10_000})
-        return [Way("store", settings), Way("online", replace(settings, online=True))]
-    settings = changed(recipe("s14-youtube-vos").settings, {"batch_size": 32})
+        settings = changed(find_recipe("demo").config, {"view_size": 224, "max_gap": 5, "steps": 10_000})
+        return [Way("store", settings), Way("online", settings, online=True)]
+    settings = changed(find_recipe("s14-youtube-vos").config, {"batch_size": 32})
     half = replace(settings, precision="bfloat16")
     return [
         Way("store", half, compiled=True),
-        Way("online", replace(half, online=True), compiled=True),
-        Way("reference", replace(settings, online=True)),
+        Way("online", half, online=True, compiled=True),
+        Way("reference", settings, online=True),
     ]
 
 
@@ -102,13 +107,18 @@ def seconds_of(step: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
+def one_step(trainer: Trainer, batch: PairBatch) -> object:
+    """A training step on a batch as the loader gives it."""
+    return trainer.optimizer_step(batch.to(trainer.rank.device))
+
+
 def step_seconds(trainers: dict[str, Trainer], rounds: int, device: torch.device) -> dict[str, list[float]]:
     """Seconds of each round's step of each way, reading included, after one that is not counted."""
     batches = {name: iter(trainer.batches()) for name, trainer in trainers.items()}
     found: dict[str, list[float]] = {name: [] for name in trainers}
     for n in range(rounds + 1):
         for name, trainer in trainers.items():
-            seconds = seconds_of(lambda name=name, trainer=trainer: trainer.step_on(next(batches[name])), device)
+            seconds = seconds_of(lambda name=name, trainer=trainer: one_step(trainer, next(batches[name])), device)
             if n:
                 found[name].append(seconds)
     return found
@@ -118,12 +128,12 @@ def loader_share(trainer: Trainer, device: torch.device) -> float:
     """The part of the time that the step waits for its batch, with processes that read ahead."""
     waited = computed = 0.0
     batches = iter(trainer.batches())
-    trainer.step_on(next(batches))
+    one_step(trainer, next(batches))
     for _ in range(STEPS_AHEAD):
         began = time.perf_counter()
         batch = next(batches)
         waited += time.perf_counter() - began
-        computed += seconds_of(lambda batch=batch: trainer.step_on(batch), device)
+        computed += seconds_of(lambda batch=batch: one_step(trainer, batch), device)
     return waited / (waited + computed)
 
 
@@ -139,14 +149,11 @@ def main() -> None:
         store = build_store(folder, options.device, options.depth)
         compared = ways(device)
         trainers = {way.name: way.trainer(store, folder / way.name, device) for way in compared}
-        for trainer in trainers.values():
-            trainer.folder.lock_task(resume=False)
         found = step_seconds(trainers, options.rounds, device)
         ours = compared[0].trainer(store, folder / "ahead", device, LOADERS)
-        ours.folder.lock_task(resume=False)
         rank = loader_share(ours, device)
-    method, width = compared[0].settings, trainers["store"].train_step.decoder.widths.inner
-    settings = f"{method.batch_size} pairs at {method.method.view_size} px, decoder {width} wide"
+    config, width = compared[0].settings, trainers["store"].train_step.decoder.widths.inner
+    settings = f"{config.batch_size} pairs at {config.view_size} px, decoder {width} wide"
     out.print(f"{settings}, on {device}, {torch.get_num_threads()} threads, median of {options.rounds}")
     medians = {name: statistics.median(values) for name, values in found.items()}
     for name, seconds in medians.items():

@@ -1,4 +1,4 @@
-"""Each row changes exactly what it says, and what it changes makes another loss."""
+"""Each row changes exactly the settings that it declares, and the loss."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 import stores
 from lila_train.training.ablations import FULL, ROWS, Ablation, rows
 from lila_train.training.config import TrainConfig, differences
-from lila_train.training.step import Hardware, TrainStep
+from lila_train.training.step import TrainStep
 from stores.errors import LilaError
 from tests.lila_train.training import world
-from tests.lila_train.training.test_step import CPU, SETTINGS, batch_of
+from tests.lila_train.training.test_step import SETTINGS, backward, batch_of
 
 CHANGED = [row for row in ROWS.values() if row is not FULL]
 
@@ -25,21 +25,21 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
 
 def loss_of(store: stores.CueStore, settings: TrainConfig) -> float:
     batches = [batch_of(store, settings, step=step) for step in range(3)]
-    train_step = TrainStep(world.encoder(), settings, Hardware(CPU))
-    return float(torch.stack([train_step.backward(batch).total for batch in batches]).mean())
+    train_step = TrainStep(world.encoder(), settings)
+    return float(torch.stack([backward(train_step, batch) for batch in batches]).mean())
 
 
 @pytest.mark.parametrize("row", CHANGED, ids=lambda row: row.name)
 def test_a_row_changes_exactly_its_fields_and_the_loss(store: stores.CueStore, row: Ablation) -> None:
-    changed = row.of(SETTINGS)
+    changed = row.apply(SETTINGS)
     found = {line.split(":")[0] for line in differences(SETTINGS, changed)}
-    assert found == row.touched(SETTINGS)
+    assert found == set(row.changes)
     assert loss_of(store, changed) != loss_of(store, SETTINGS)
 
 
 def test_the_full_row_changes_nothing() -> None:
-    assert FULL.of(SETTINGS) == SETTINGS
-    assert not FULL.touched(SETTINGS)
+    assert FULL.apply(SETTINGS) == SETTINGS
+    assert not FULL.changes
 
 
 def test_rows_are_chosen_by_name_or_table() -> None:
@@ -51,6 +51,5 @@ def test_rows_are_chosen_by_name_or_table() -> None:
         rows("nothing")
 
 
-def test_one_step_apart_settings_are_told_apart() -> None:
-    other = replace(SETTINGS, method=replace(SETTINGS.method, ridge=0.2))
-    assert differences(SETTINGS, other) == ["method.ridge: 0.1, not 0.2"]
+def test_differences_name_the_setting_and_both_values() -> None:
+    assert differences(SETTINGS, replace(SETTINGS, ridge=0.2)) == ["ridge: 0.1, not 0.2"]

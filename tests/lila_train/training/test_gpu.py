@@ -9,9 +9,10 @@ import torch
 
 import stores
 from lila_train.training.config import TrainConfig
-from lila_train.training.step import Hardware, TrainStep
+from lila_train.training.distributed import Rank
+from lila_train.training.step import TrainStep
 from tests.lila_train.training import world
-from tests.lila_train.training.test_step import SETTINGS, batch_of, gradients, learner_of
+from tests.lila_train.training.test_step import SETTINGS, backward, batch_of, gradients, step_of
 
 pytestmark = pytest.mark.gpu
 
@@ -23,7 +24,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
 
 def on_gpu(settings: TrainConfig, **how: object) -> TrainStep:
     device = torch.device("cuda")
-    train_step = learner_of(settings, Hardware(device, **how))  # type: ignore[arg-type]
+    train_step = step_of(settings, Rank(device=device), **how)
     train_step.encoder.to(device)
     return train_step
 
@@ -31,12 +32,12 @@ def on_gpu(settings: TrainConfig, **how: object) -> TrainStep:
 @pytest.mark.parametrize("how", [{}, {"chunks": 2}, {"compile": True}], ids=["plain", "chunks", "compiled"])
 @pytest.mark.parametrize("objective", ["in-context", "erm"])
 def test_a_step_is_the_cpus(store: stores.CueStore, how: dict[str, object], objective: str) -> None:
-    settings = replace(SETTINGS, method=replace(SETTINGS.method, objective=objective))  # type: ignore[arg-type]
+    settings = replace(SETTINGS, objective=objective)  # type: ignore[arg-type]
     batch = batch_of(store, settings)
-    here = learner_of(settings, Hardware(torch.device("cpu")))
+    here = step_of(settings)
     there = on_gpu(settings, **how)
-    expected, found = here.backward(batch), there.backward(batch.to(torch.device("cuda")))
-    torch.testing.assert_close(found.total.cpu(), expected.total, rtol=5e-3, atol=0)
+    expected, found = backward(here, batch), backward(there, batch.to(torch.device("cuda")))
+    torch.testing.assert_close(found.cpu(), expected, rtol=5e-3, atol=0)
     for name, gradient in gradients(there).items():
         own = gradients(here)[name]
         assert (gradient.cpu() - own).norm() <= 0.05 * own.norm() + 1e-6, name
@@ -44,5 +45,5 @@ def test_a_step_is_the_cpus(store: stores.CueStore, how: dict[str, object], obje
 
 def test_half_precision_moves_the_loss_little(store: stores.CueStore) -> None:
     batch = batch_of(store, SETTINGS).to(torch.device("cuda"))
-    whole, half = (on_gpu(replace(SETTINGS, precision=p)).backward(batch).total for p in ("float32", "bfloat16"))
+    whole, half = (backward(on_gpu(replace(SETTINGS, precision=p)), batch) for p in ("float32", "bfloat16"))
     torch.testing.assert_close(half, whole, rtol=0.05, atol=0)

@@ -11,9 +11,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lila_train.training.losses import edge_loss, l1_loss
-from lila_train.training.ridge import fit_context, predict, ridge, with_bias
+from lila_train.training.config import TrainConfig
+from lila_train.training.losses import count_valid, losses_of
+from lila_train.training.ridge import fit, predict, solve
 from lila_train.training.targets import consistent, half_image_units, log_depth, standardize, warp
+
+
+def loss(name: str, predicted: torch.Tensor, cues: torch.Tensor, valid: torch.Tensor, **settings: object) -> float:
+    """The value of one loss term."""
+    config = TrainConfig(steps=1, **settings)  # type: ignore[arg-type]
+    return losses_of(predicted, cues, valid, count_valid(valid), config).terms[name].item()
 
 
 @pytest.mark.parametrize("solver", ["cholesky", "lu"])
@@ -21,13 +28,13 @@ from lila_train.training.targets import consistent, half_image_units, log_depth,
 def test_ridge_equals_the_reference_solution(shared: Path, solver: str, dtype: torch.dtype, tolerance: float) -> None:
     z = np.load(shared / "conformance/ridge.npz")
     x, y, c = (torch.from_numpy(z[k]).to(dtype)[None] for k in ("features", "cues", "weights"))
-    found = ridge(x, y, c, strength=float(z["lam"]), solver=solver)
+    found = solve(x, y, c, strength=float(z["lam"]), solver=solver)
     np.testing.assert_allclose(found[0].double().numpy(), z["solution"], atol=tolerance)
 
 
 def test_vanishing_strength_is_least_squares() -> None:
     x, y = torch.randn(1, 200, 5, dtype=torch.float64), torch.randn(1, 200, 3, dtype=torch.float64)
-    found = ridge(x, y, torch.ones(1, 200, dtype=torch.float64), strength=1e-12)
+    found = solve(x, y, torch.ones(1, 200, dtype=torch.float64), strength=1e-12)
     torch.testing.assert_close(found, torch.linalg.lstsq(x, y).solution, rtol=1e-6, atol=1e-8)
 
 
@@ -38,7 +45,7 @@ def test_one_feature_has_its_closed_form(strength: float) -> None:
     moment = sum(c * x * y for x, y, c in zip(xs, ys, cs, strict=True)) / 4
     power = sum(c * x * x for x, c in zip(xs, cs, strict=True)) / 4
     x, y, c = (torch.tensor(values, dtype=torch.float64)[None] for values in (xs, ys, cs))
-    found = ridge(x[..., None], y[..., None], c, strength)
+    found = solve(x[..., None], y[..., None], c, strength)
     assert found.item() == pytest.approx(moment / (power + strength))
 
 
@@ -47,24 +54,29 @@ def test_gradients_of_the_solve_agree_with_finite_differences(solver: str) -> No
     torch.manual_seed(0)
     x = torch.randn(2, 12, 4, dtype=torch.float64, requires_grad=True)
     y, c = torch.randn(2, 12, 3, dtype=torch.float64), torch.rand(2, 12, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda features: ridge(features, y, c, 0.1, solver), (x,))
+    assert torch.autograd.gradcheck(lambda features: solve(features, y, c, 0.1, solver), (x,))
 
 
 def test_ridge_stays_in_float32_under_autocast() -> None:
     x, y, c = torch.randn(1, 64, 8), torch.randn(1, 64, 2), torch.ones(1, 64)
-    expected = ridge(x, y, c, 0.1)
+    expected = solve(x, y, c, 0.1)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(ridge(x, y, c, 0.1), expected)
+        assert torch.equal(solve(x, y, c, 0.1), expected)
+
+
+def linear(features: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """The map W of a world whose cues are linear in the features and a constant."""
+    with_bias = torch.cat((features, torch.ones_like(features[:, :1])), dim=1)
+    return torch.einsum("bdhw,bdk->bkhw", with_bias, w)
 
 
 def test_a_linear_world_is_predicted_from_its_context() -> None:
     torch.manual_seed(1)
     truth = torch.randn(2, 9, 3)
     context, query = torch.randn(2, 8, 64, 64), torch.randn(2, 8, 64, 64)
-    cues = torch.einsum("bdhw,bdk->bkhw", with_bias(context), truth)
-    found = fit_context(context, cues, torch.ones(2, 3, 64, 64), cells=32, strength=1e-6)
-    expected = torch.einsum("bdhw,bdk->bkhw", with_bias(query), truth)
-    torch.testing.assert_close(predict(query, found), expected, atol=1e-3, rtol=1e-3)
+    cues = linear(context, truth)
+    found = fit(context, cues, torch.ones(2, 3, 64, 64), cells=32, strength=1e-6)
+    torch.testing.assert_close(predict(query, found), linear(query, truth), atol=1e-3, rtol=1e-3)
 
 
 def test_cells_that_are_mostly_masked_do_not_count() -> None:
@@ -76,25 +88,25 @@ def test_cells_that_are_mostly_masked_do_not_count() -> None:
     masks[:, 0, :, 32:] = 0.75  # kept: above one half
     poisoned = cues.clone()
     poisoned[..., :32] = 1e4
-    clean = fit_context(context, cues, masks, cells=32, strength=0.1)
-    torch.testing.assert_close(fit_context(context, poisoned, masks, cells=32, strength=0.1), clean)
+    clean = fit(context, cues, masks, cells=32, strength=0.1)
+    torch.testing.assert_close(fit(context, poisoned, masks, cells=32, strength=0.1), clean)
 
 
 def test_losses_equal_the_reference_values(shared: Path) -> None:
     z = np.load(shared / "conformance/loss.npz")
     predicted, cues = (torch.from_numpy(z[k]) for k in ("prediction", "cues"))
     valid = torch.from_numpy(z["valid"])
-    assert abs(l1_loss(predicted, cues, valid).item() - z["l1"]) < 1e-6
-    assert abs(edge_loss(predicted, cues, valid).item() - z["edge"]) < 1e-6
+    assert abs(loss("l1", predicted, cues, valid) - z["l1"]) < 1e-6
+    assert abs(loss("edge", predicted, cues, valid) - z["edge"]) < 1e-6
     np.testing.assert_allclose(log_depth(torch.from_numpy(z["inverse_depth"])).numpy(), z["log_depth"], atol=1e-6)
 
 
 def test_the_signed_edge_loss_sees_a_flipped_sign_and_the_absolute_one_does_not() -> None:
     cues = torch.linspace(0, 1, 8).expand(1, 1, 8, 8).clone()
     valid = torch.ones_like(cues, dtype=torch.bool)
-    assert edge_loss(-cues, cues, valid).item() == pytest.approx(0, abs=1e-7)
+    assert loss("edge", -cues, cues, valid) == pytest.approx(0, abs=1e-7)
     weight = 1 - math.exp(-(1 / 7) / 0.1)
-    assert edge_loss(-cues, cues, valid, form="signed").item() == pytest.approx(weight * 2 / 7, rel=1e-5)
+    assert loss("edge", -cues, cues, valid, edge_form="signed") == pytest.approx(weight * 2 / 7, rel=1e-5)
 
 
 def test_a_gradient_counts_where_both_its_neighbours_are_valid() -> None:
@@ -104,13 +116,13 @@ def test_a_gradient_counts_where_both_its_neighbours_are_valid() -> None:
     valid[..., 2] = False
     wild = torch.zeros_like(cues).masked_fill(~valid, 100.0)
     weight = 1 - math.exp(-1 / 0.1)
-    assert edge_loss(wild, cues, valid).item() == pytest.approx(weight)
+    assert loss("edge", wild, cues, valid) == pytest.approx(weight)
 
 
 def test_nothing_valid_is_no_loss() -> None:
     x, none = torch.randn(1, 2, 6, 6), torch.zeros(1, 2, 6, 6, dtype=torch.bool)
-    assert l1_loss(x, -x, none).item() == 0
-    assert edge_loss(x, -x, none).item() == 0
+    assert loss("l1", x, -x, none) == 0
+    assert loss("edge", x, -x, none) == 0
 
 
 def test_zero_flow_warps_to_identity() -> None:
@@ -154,4 +166,4 @@ def test_standardise_uses_both_tensors() -> None:
     a, b = torch.randn(3, 2, 8, 8) * 3 + 1, torch.randn(3, 2, 8, 8) - 4
     joined = torch.cat((a.flatten(), b.flatten()))
     expected = (a - joined.mean()) / (1e-3 + joined.std())
-    torch.testing.assert_close(standardize(a, b)[0], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(standardize((a, b))[0], expected, atol=1e-5, rtol=1e-5)

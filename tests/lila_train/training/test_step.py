@@ -11,18 +11,17 @@ import torch
 import torch.multiprocessing as mp
 
 import stores
-from lila_train.training.config import ObjectiveConfig, TrainConfig
-from lila_train.training.crops import cut_views
-from lila_train.training.data import PairBatch, PairSettings, load_pairs
+from lila_train.training.config import TrainConfig
+from lila_train.training.crops import make_views
+from lila_train.training.data import PairBatch, PairDataset, load_pairs
 from lila_train.training.distributed import Rank
-from lila_train.training.step import Hardware, TrainStep, learning_rate
+from lila_train.training.step import TrainStep
+from lila_train.training.targets import stored_arrays
+from lila_train.training.trainer import learning_rate
 from stores.errors import LilaError
 from tests.lila_train.training import world
 
-CPU = torch.device("cpu")
-SETTINGS = TrainConfig(
-    steps=3, batch_size=4, decoder_width=16, method=ObjectiveConfig(view_size=32, channels=4, cells=8, max_gap=3)
-)
+SETTINGS = TrainConfig(steps=3, batch_size=4, decoder_width=16, view_size=32, channels=4, cells=8, max_gap=3)
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +29,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
     return world.build(tmp_path_factory.mktemp("world") / "cues.zarr")
 
 
-def batch_of(store: stores.CueStore, settings: TrainConfig, rank: Rank | None = None, step: int = 0) -> PairBatch:
-    pairs = PairSettings(settings.seed, settings.batch_size, settings.method, encoder_width=192)
-    loader = load_pairs(
-        str(store.path), pairs, first_step=step, last_step=step + 1, processes=0, rank=rank or Rank(), pin=False
-    )
-    return next(iter(loader))
+def batch_of(store: stores.CueStore, config: TrainConfig, rank: Rank | None = None, step: int = 0) -> PairBatch:
+    dataset = PairDataset(str(store.path), config, stored_arrays(config), encoder_width=192)
+    return next(iter(load_pairs(dataset, range(step, step + 1), rank)))
 
 
-def learner_of(settings: TrainConfig, hardware: Hardware) -> TrainStep:
+def backward(train_step: TrainStep, batch: PairBatch) -> torch.Tensor:
+    """The total loss of a batch; its gradients are added to the parameters'."""
+    views = make_views(batch, train_step.config, train_step.rank.all_reduce_sum)
+    return train_step.backward(*views).total
+
+
+def step_of(config: TrainConfig, rank: Rank | None = None, **how: object) -> TrainStep:
     """A decoder away from its start, where features hardly vary over an image and LayerNorm magnifies rounding."""
-    train_step = TrainStep(world.encoder(), settings, hardware)
+    train_step = TrainStep(world.encoder(), config, rank, **how)  # type: ignore[arg-type]
     with torch.no_grad():
         for name, parameter in train_step.decoder.named_parameters():
             if name.endswith("weight") and parameter.requires_grad:
@@ -63,12 +65,12 @@ def assert_alike(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 
 @pytest.mark.parametrize("objective", ["in-context", "erm"])
 def test_a_batch_in_parts_is_the_batch(store: stores.CueStore, objective: str) -> None:
-    settings = replace(SETTINGS, method=replace(SETTINGS.method, objective=objective))
+    settings = replace(SETTINGS, objective=objective)
     batch = batch_of(store, settings)
     found = []
     for chunks in (1, 3):
-        train_step = learner_of(settings, Hardware(CPU, chunks=chunks))
-        found.append((train_step.backward(batch).total, gradients(train_step)))
+        train_step = step_of(settings, chunks=chunks)
+        found.append((backward(train_step, batch), gradients(train_step)))
     torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-5, atol=0)
     assert_alike(found[1][1], found[0][1])
 
@@ -77,14 +79,14 @@ def _rank(rank: int, path: str, settings: TrainConfig, out: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meet", rank=rank, world_size=2)
     store, rank = stores.open(path), Rank(rank, 2)
-    train_step = learner_of(settings, Hardware(CPU, rank))
-    loss = train_step.backward(batch_of(store, settings, rank)).total
+    train_step = step_of(settings, rank)
+    loss = backward(train_step, batch_of(store, settings, rank))
     torch.distributed.all_reduce(loss)
     first = gradients(train_step)
     descend(train_step)
     for step in (1, 2):
         train_step.decoder.zero_grad()
-        train_step.backward(batch_of(store, settings, rank, step))
+        backward(train_step, batch_of(store, settings, rank, step))
         descend(train_step)
     if rank.rank == 0:
         weights = {name: p.detach().clone() for name, p in train_step.parameters.items()}
@@ -101,14 +103,14 @@ def descend(train_step: TrainStep) -> None:
 def test_two_ranks_are_one_process_with_the_double_batch(store: stores.CueStore, tmp_path: Path) -> None:
     mp.start_processes(_rank, (str(store.path), SETTINGS, str(tmp_path)), nprocs=2, start_method="spawn")
     told = torch.load(tmp_path / "rank0.pt", weights_only=True)
-    train_step = learner_of(SETTINGS, Hardware(CPU))
-    loss = train_step.backward(batch_of(store, SETTINGS)).total
+    train_step = step_of(SETTINGS)
+    loss = backward(train_step, batch_of(store, SETTINGS))
     torch.testing.assert_close(told["loss"], loss, rtol=1e-5, atol=0)
     assert_alike(told["gradients"], gradients(train_step))
     descend(train_step)
     for step in (1, 2):
         train_step.decoder.zero_grad()
-        train_step.backward(batch_of(store, SETTINGS, step=step))
+        backward(train_step, batch_of(store, SETTINGS, step=step))
         descend(train_step)
     for name, parameter in train_step.parameters.items():
         torch.testing.assert_close(told["weights"][name], parameter.detach(), rtol=0, atol=1e-6, msg=name)
@@ -117,34 +119,34 @@ def test_two_ranks_are_one_process_with_the_double_batch(store: stores.CueStore,
 def test_detaching_the_solution_leaves_the_loss_and_changes_the_gradient(store: stores.CueStore) -> None:
     found = []
     for detach in (False, True):
-        settings = replace(SETTINGS, method=replace(SETTINGS.method, detach=detach))
-        train_step = TrainStep(world.encoder(), settings, Hardware(CPU))
-        found.append((train_step.backward(batch_of(store, settings)).total, gradients(train_step)))
+        settings = replace(SETTINGS, detach=detach)
+        train_step = TrainStep(world.encoder(), settings)
+        found.append((backward(train_step, batch_of(store, settings)), gradients(train_step)))
     assert torch.equal(found[0][0], found[1][0])
     assert not torch.allclose(found[0][1]["decoder.head.weight"], found[1][1]["decoder.head.weight"], rtol=1e-2)
 
 
 def test_the_head_of_erm_learns_only_the_rows_that_were_told(store: stores.CueStore) -> None:
-    settings = replace(SETTINGS, method=replace(SETTINGS.method, objective="erm"))
-    train_step = TrainStep(world.encoder(), settings, Hardware(CPU))
+    settings = replace(SETTINGS, objective="erm")
+    train_step = TrainStep(world.encoder(), settings)
     batch = batch_of(store, settings)
-    train_step.backward(batch)
+    backward(train_step, batch)
     moved = train_step.parameters["head.rows.weight"].grad.abs().sum(1).nonzero().flatten()
     assert set(moved.tolist()) == {0, 1, 2, *(batch.channels.flatten() + 3).tolist()}
 
 
 def test_online_distillation_needs_no_stored_features(store: stores.CueStore) -> None:
-    settings = replace(SETTINGS, method=replace(SETTINGS.method, distilled="online", channels=12))
+    settings = replace(SETTINGS, distilled="online", channels=12)
     batch = batch_of(store, settings)
     assert "features" not in batch.cues
     assert batch.channels.max() > 6
-    assert torch.isfinite(TrainStep(world.encoder(), settings, Hardware(CPU)).backward(batch).total)
+    assert torch.isfinite(backward(TrainStep(world.encoder(), settings), batch))
 
 
 def test_half_precision_stays_near_and_solves_in_single(store: stores.CueStore) -> None:
     batch = batch_of(store, SETTINGS)
     losses = [
-        TrainStep(world.encoder(), replace(SETTINGS, precision=precision), Hardware(CPU)).backward(batch).total
+        backward(TrainStep(world.encoder(), replace(SETTINGS, precision=precision)), batch)
         for precision in ("float32", "bfloat16")
     ]
     assert losses[0] != losses[1]
@@ -153,26 +155,26 @@ def test_half_precision_stays_near_and_solves_in_single(store: stores.CueStore) 
 
 def test_views_that_the_patch_does_not_divide_are_refused() -> None:
     with pytest.raises(LilaError, match="multiple of 16"):
-        TrainStep(world.encoder(), replace(SETTINGS, method=ObjectiveConfig(view_size=40)), Hardware(CPU))
+        TrainStep(world.encoder(), replace(SETTINGS, view_size=40))
 
 
-def test_a_batch_that_ranks_cannot_share_is_refused(store: stores.CueStore) -> None:
-    with pytest.raises(LilaError, match="shared out evenly over 3 ranks"):
+def test_a_batch_that_ranks_cannot_split_is_refused(store: stores.CueStore) -> None:
+    with pytest.raises(LilaError, match="split evenly over 3 ranks"):
         batch_of(store, SETTINGS, Rank(0, 3))
 
 
 def test_masks_count_over_the_batch_not_per_pair(store: stores.CueStore) -> None:
     """The loss is a sum over valid entries divided by their number, so the loss of a batch is no mean of means."""
     batch = batch_of(store, SETTINGS)
-    train_step = TrainStep(world.encoder(), SETTINGS, Hardware(CPU))
-    context, query = cut_views(batch, SETTINGS.method)
-    objective = train_step._objective
-    whole = train_step.losses(context, query, objective.counts(context, query)).l1
+    train_step = TrainStep(world.encoder(), SETTINGS)
+    context, query = make_views(batch, SETTINGS)
+    whole = train_step.losses(context, query, train_step.counts(context, query)).terms["l1"]
     entries, sums = 0.0, 0.0
     for i in range(4):
         part = slice(i, i + 1)
-        one, other = context.part(part), query.part(part)
-        sums += (train_step.losses(one, other, objective.counts(one, other)).l1 * other.valid.sum()).item()
+        one, other = context[part], query[part]
+        l1 = train_step.losses(one, other, train_step.counts(one, other)).terms["l1"]
+        sums += (l1 * other.valid.sum()).item()
         entries += other.valid.sum().item()
     assert whole.item() == pytest.approx(sums / entries, rel=1e-5)
 
@@ -190,9 +192,9 @@ def test_learning_rates_warm_up_and_fall() -> None:
 def test_compiled_is_eager(store: stores.CueStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the compiler cannot look into its checks
     batch = batch_of(store, SETTINGS)
-    eager, compiled = (learner_of(SETTINGS, Hardware(CPU, compile=compile)) for compile in (False, True))
-    expected, found = eager.backward(batch), compiled.backward(batch)
-    torch.testing.assert_close(found.total, expected.total, rtol=1e-4, atol=0)
+    eager, compiled = (step_of(SETTINGS, compile=compile) for compile in (False, True))
+    expected, found = backward(eager, batch), backward(compiled, batch)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
     assert set(checkpoint_names(compiled)) == set(checkpoint_names(eager))
     for name, gradient in gradients(eager).items():
         assert (gradients(compiled)[name] - gradient).norm() <= 1e-3 * gradient.norm(), name

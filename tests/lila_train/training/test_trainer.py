@@ -12,12 +12,12 @@ import torch
 import lila_train
 import stores
 from lila_train.model import checkpoint
-from lila_train.training.config import ObjectiveConfig, TrainConfig
-from lila_train.training.data import PairSettings, load_pairs
+from lila_train.training.config import RunOptions, TrainConfig
+from lila_train.training.data import PairDataset, load_pairs
 from lila_train.training.distributed import Rank
 from lila_train.training.run_dir import RunDir
-from lila_train.training.step import Hardware
-from lila_train.training.trainer import LoopOptions, StepRecord, Trainer, encoder_of_store
+from lila_train.training.targets import stored_arrays
+from lila_train.training.trainer import Callback, StepRecord, Trainer, encoder_of_store
 from stores.errors import LilaError
 from tests.lila_train.training import world
 
@@ -26,7 +26,10 @@ SETTINGS = TrainConfig(
     batch_size=2,
     learning_rate=1e-3,
     decoder_width=16,
-    method=ObjectiveConfig(view_size=32, channels=4, cells=8, max_gap=3),
+    view_size=32,
+    channels=4,
+    cells=8,
+    max_gap=3,
 )
 
 
@@ -35,12 +38,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
     return world.build(tmp_path_factory.mktemp("world") / "cues.zarr")
 
 
-def trainer(store: stores.CueStore, root: Path, settings: TrainConfig = SETTINGS, every: int = 1000) -> Trainer:
-    folder = RunDir(root)
-    folder.claim(resume=True)
-    device = torch.device("cpu")
-    running = LoopOptions(checkpoint_every=every)
-    return Trainer(store, encoder_of_store(store, None, device), settings, folder, Hardware(device), running)
+def trainer(store: stores.CueStore, root: Path, config: TrainConfig = SETTINGS, every: int = 1000) -> Trainer:
+    encoder = encoder_of_store(store, None, torch.device("cpu"))
+    run_dir = RunDir.open(root, resume=True)
+    return Trainer(store, encoder, config, run_dir, options=RunOptions(checkpoint_every=every))
 
 
 def tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -56,66 +57,65 @@ def test_the_loss_of_a_batch_falls(store: stores.CueStore, tmp_path: Path) -> No
 
 def test_the_log_holds_every_step(store: stores.CueStore, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run")
-    run.run()
-    rows = run.folder.rows()
+    run.fit()
+    rows = run.run_dir.rows()
     assert [row["step"] for row in rows] == list(range(SETTINGS.steps))
     assert all(row["loss"] == pytest.approx(row["l1"] + row["edge"], rel=1e-5) for row in rows)
 
 
 def test_six_steps_are_three_and_resume_and_three_bitwise(store: stores.CueStore, tmp_path: Path) -> None:
     straight = trainer(store, tmp_path / "straight")
-    straight.run()
+    straight.fit()
     first = trainer(store, tmp_path / "broken", every=3)
 
-    def killed(row: StepRecord) -> None:
-        if row.step == 4:
-            raise KeyboardInterrupt
+    class Kill(Callback):
+        def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
+            if record.step == 4:
+                raise KeyboardInterrupt
 
-    first.running = replace(first.running, observers=(killed,))
     with pytest.raises(KeyboardInterrupt):
-        first.run()
+        first.fit([Kill()])
     second = trainer(store, tmp_path / "broken", every=3)
     assert second.restore()
     assert second.step == 3
-    second.run()
-    expected, found = (tensors(t.folder.weights) for t in (straight, second))
+    second.fit()
+    expected, found = (tensors(t.run_dir.weights) for t in (straight, second))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert [row["step"] for row in second.folder.rows()] == list(range(6))
-    assert [r["loss"] for r in second.folder.rows()] == [r["loss"] for r in straight.folder.rows()]
+    assert [row["step"] for row in second.run_dir.rows()] == list(range(6))
+    assert [r["loss"] for r in second.run_dir.rows()] == [r["loss"] for r in straight.run_dir.rows()]
 
 
 def test_frozen_means_frozen(store: stores.CueStore, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run")
     before = {name: t.clone() for name, t in run.train_step.encoder.state_dict().items()}
-    run.run()
+    run.fit()
     assert all(torch.equal(before[name], t) for name, t in run.train_step.encoder.state_dict().items())
     assert not any(p.requires_grad for p in run.train_step.encoder.parameters())
     assert not run.train_step.encoder.training
     optimised = {id(p) for group in run.optimizer.param_groups for p in group["params"]}
     assert optimised == {id(p) for p in run.train_step.decoder.parameters() if p.requires_grad}
     assert not optimised & {id(p) for p in run.train_step.encoder.parameters()}
-    names = set(checkpoint.read(run.folder.weights).decoder)
+    names = set(checkpoint.read(run.run_dir.weights).decoder)
     assert names == set(run.train_step.decoder.state_dict())
 
 
 def test_a_batch_is_the_same_however_it_is_shared_out(store: stores.CueStore) -> None:
-    settings = PairSettings(seed=5, batch_size=4, method=replace(SETTINGS.method, channels=3), encoder_width=192)
+    config = replace(SETTINGS, seed=5, batch_size=4, channels=3)
+    dataset = PairDataset(str(store.path), config, stored_arrays(config), encoder_width=192)
 
-    def boxes(rank: Rank, processes: int = 0) -> torch.Tensor:
-        loader = load_pairs(
-            str(store.path), settings, first_step=2, last_step=4, processes=processes, rank=rank, pin=False
-        )
+    def boxes(rank: Rank, num_workers: int = 0) -> torch.Tensor:
+        loader = load_pairs(dataset, range(2, 4), rank, num_workers)
         return torch.stack([torch.cat((b.boxes.flatten(1), b.clips[:, None]), 1) for b in loader])
 
     whole = boxes(Rank())
     assert torch.equal(torch.stack((boxes(Rank(0, 2)), boxes(Rank(1, 2))), dim=2).flatten(1, 2), whole)
-    assert torch.equal(boxes(Rank(), processes=1), whole)
+    assert torch.equal(boxes(Rank(), num_workers=1), whole)
 
 
 def test_a_checkpoint_loads_as_a_model_for_any_size(store: stores.CueStore, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run", replace(SETTINGS, steps=1))
-    run.run()
-    model = lila_train.load(run.folder.weights)
+    run.fit()
+    model = lila_train.load(run.run_dir.weights)
     for height, width in ((32, 32), (45, 61), (7, 3)):
         image = torch.rand(2, 3, height, width)
         found = model(image)
@@ -124,7 +124,7 @@ def test_a_checkpoint_loads_as_a_model_for_any_size(store: stores.CueStore, tmp_
     as_bytes = torch.randint(0, 256, (1, 3, 20, 20), dtype=torch.uint8)
     assert torch.equal(model(as_bytes), model(as_bytes.float() / 255))
     assert model.encode(torch.rand(1, 3, 33, 48)).shape == (1, 192, 3, 3)
-    stretched = lila_train.load(run.folder.weights, fit="resize")
+    stretched = lila_train.load(run.run_dir.weights, fit="resize")
     assert stretched(torch.rand(1, 3, 45, 61)).shape == (1, 8, 45, 61)
 
 
@@ -146,11 +146,9 @@ def test_what_is_no_image_is_refused(images: torch.Tensor, message: str) -> None
 
 def test_other_settings_and_other_stores_are_refused(store: stores.CueStore, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run", every=2)
-    run.run()
-    other = trainer(
-        store, tmp_path / "run", replace(SETTINGS, learning_rate=1e-2, method=replace(SETTINGS.method, ridge=1.0))
-    )
-    with pytest.raises(LilaError, match=r"learning_rate: 0\.001, not 0\.01; method\.ridge: 0\.1, not 1\.0"):
+    run.fit()
+    other = trainer(store, tmp_path / "run", replace(SETTINGS, learning_rate=1e-2, ridge=1.0))
+    with pytest.raises(LilaError, match=r"learning_rate: 0\.001, not 0\.01; ridge: 0\.1, not 1\.0"):
         other.restore()
     with pytest.raises(LilaError, match="learning_rate"):
         other.is_finished()
@@ -161,8 +159,8 @@ def test_other_settings_and_other_stores_are_refused(store: stores.CueStore, tmp
 
 def test_an_unreadable_checkpoint_is_passed_over(store: stores.CueStore, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run", every=2)
-    run.run()
-    newest = run.folder.checkpoints()[-1]
+    run.fit()
+    newest = run.run_dir.checkpoints()[-1]
     newest.write_bytes(newest.read_bytes()[:1000])
     again = trainer(store, tmp_path / "run")
     assert again.restore()
@@ -189,9 +187,9 @@ def test_what_is_no_number_stops_before_the_weights(store: stores.CueStore, tmp_
 def test_an_output_folder_that_exists_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     with pytest.raises(LilaError, match="exists and is not empty"):
-        RunDir(tmp_path).claim(resume=False)
+        RunDir.open(tmp_path, resume=False)
     with pytest.raises(LilaError, match="found a file"):
-        RunDir(tmp_path / "file").claim(resume=True)
+        RunDir.open(tmp_path / "file", resume=True)
 
 
 def test_weights_of_something_else_are_refused(store: stores.CueStore, tmp_path: Path) -> None:
@@ -207,7 +205,7 @@ def test_weights_of_something_else_are_refused(store: stores.CueStore, tmp_path:
         with pytest.raises(LilaError, match=message):
             checkpoint.read(tmp_path / f"{name}.safetensors")
     run = trainer(store, tmp_path / "run", replace(SETTINGS, steps=1))
-    run.run()
+    run.fit()
     newer = json.loads(run.provenance().to_json()) | {"format": 99}
     safetensors.torch.save_file(
         {"decoder.x": torch.zeros(1)}, tmp_path / "new.safetensors", {"lila": json.dumps(newer)}
@@ -223,4 +221,7 @@ def test_settings_that_no_run_can_have_are_refused(change: dict[str, float]) -> 
 
 
 def test_settings_survive_json() -> None:
-    assert TrainConfig.from_dict(json.loads(json.dumps(SETTINGS.to_dict()))) == SETTINGS
+    record = json.loads(json.dumps(SETTINGS.to_dict()))
+    assert TrainConfig.from_dict(record) == SETTINGS
+    with pytest.raises(LilaError, match="found a record that differs in ridge, strength"):
+        TrainConfig.from_dict({name if name != "ridge" else "strength": value for name, value in record.items()})

@@ -1,4 +1,4 @@
-"""What the two views of a pair hold: the sign of the flow, mirrors, masks, normalisation."""
+"""The two views of a pair: sign of the flow, flips, masks, normalization."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lila_train.training.config import ObjectiveConfig
-from lila_train.training.crops import cut_views
+from lila_train.training.config import TrainConfig
+from lila_train.training.crops import make_views
 from lila_train.training.data import PairBatch
+from lila_train.training.losses import count_valid, losses_of
 from lila_train.training.objective import InContext
 
 SIZE = 48
-METHOD = ObjectiveConfig(view_size=SIZE)
-WHOLE = (0, 0, SIZE, 0)
-MIRRORED = (0, 0, SIZE, 1)
+CONFIG = TrainConfig(steps=1, view_size=SIZE)
+PLAIN = (0, 0, SIZE, 0)
+FLIPPED = (0, 0, SIZE, 1)
 
 
-def shear(context: tuple[int, ...] = WHOLE, query: tuple[int, ...] = WHOLE) -> PairBatch:
-    """A scene whose rows slide to the right by y/20 px, so that backward flow is forward flow negated, exactly."""
+def shear(context: tuple[int, ...] = PLAIN, query: tuple[int, ...] = PLAIN) -> PairBatch:
+    """A scene whose rows move to the right by y/20 px, so that backward flow is exactly forward flow negated."""
     slide = (torch.arange(SIZE) / 20).view(1, SIZE, 1).expand(1, SIZE, SIZE)
     flow = torch.stack((slide, torch.zeros_like(slide)), dim=1)
     torch.manual_seed(0)
@@ -38,83 +39,83 @@ def shear(context: tuple[int, ...] = WHOLE, query: tuple[int, ...] = WHOLE) -> P
 
 
 def test_one_map_serves_both_views_because_the_query_flow_changes_sign() -> None:
-    context, query = cut_views(shear(), METHOD)
-    torch.testing.assert_close(context.cues[:, :2], query.cues[:, :2])
-    assert context.cues[:, 0].std() > 0.5
+    context, query = make_views(shear(), CONFIG)
+    torch.testing.assert_close(context.target[:, :2], query.target[:, :2])
+    assert context.target[:, 0].std() > 0.5
 
 
-def test_a_mirror_moves_pixels_and_leaves_the_axes_of_the_flow() -> None:
-    plain, _ = cut_views(shear(), METHOD)
-    mirrored, _ = cut_views(shear(context=MIRRORED), METHOD)
-    torch.testing.assert_close(mirrored.cues, plain.cues.flip(-1), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(mirrored.image, plain.image.flip(-1))
+def test_a_flip_moves_pixels_and_leaves_the_axes_of_the_flow() -> None:
+    plain, _ = make_views(shear(), CONFIG)
+    flipped, _ = make_views(shear(context=FLIPPED), CONFIG)
+    torch.testing.assert_close(flipped.target, plain.target.flip(-1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(flipped.image, plain.image.flip(-1))
 
 
-def test_views_mirror_independently() -> None:
-    _, plain = cut_views(shear(), METHOD)
-    context, query = cut_views(shear(query=MIRRORED), METHOD)
-    torch.testing.assert_close(context.image, cut_views(shear(), METHOD)[0].image)
+def test_views_flip_independently() -> None:
+    _, plain = make_views(shear(), CONFIG)
+    context, query = make_views(shear(query=FLIPPED), CONFIG)
+    torch.testing.assert_close(context.image, make_views(shear(), CONFIG)[0].image)
     torch.testing.assert_close(query.image, plain.image.flip(-1))
 
 
 def test_features_have_unit_length_and_flow_and_depth_are_standardised() -> None:
-    context, query = cut_views(shear(), METHOD)
-    torch.testing.assert_close(context.cues[:, 3:].norm(dim=1), torch.ones(1, SIZE, SIZE))
+    context, query = make_views(shear(), CONFIG)
+    torch.testing.assert_close(context.target[:, 3:].norm(dim=1), torch.ones(1, SIZE, SIZE))
     for channels in (slice(0, 2), slice(2, 3)):
-        both = torch.cat((context.cues[:, channels], query.cues[:, channels]))
+        both = torch.cat((context.target[:, channels], query.target[:, channels]))
         assert abs(both.mean().item()) < 1e-4
         assert 0.95 < both.std().item() <= 1.0
 
 
-def test_flow_that_does_not_come_back_and_far_depth_are_masked() -> None:
+def test_inconsistent_flow_and_far_depth_are_masked() -> None:
     batch = shear()
     backward, depth = batch.cues["flow_backward"].clone(), batch.cues["depth"].clone()
     backward[:, :, :, : SIZE // 2] += 10
     depth[:, 0, : SIZE // 2] = 1.0
-    context, _ = cut_views(replace(batch, cues={**batch.cues, "flow_backward": backward, "depth": depth}), METHOD)
+    context, _ = make_views(replace(batch, cues={**batch.cues, "flow_backward": backward, "depth": depth}), CONFIG)
     flow, near = context.valid[:, :2], context.valid[:, 2]
     assert not flow[..., : SIZE // 2 - 4].any()
     assert flow[..., SIZE // 2 + 1 :].all()
     assert not near[:, : SIZE // 2].any()
     assert near[:, SIZE // 2 :].all()
     assert context.valid[:, 3:].all()
-    assert context.valid.shape == context.cues.shape
-    cell = context.confidence[0, :, SIZE - 1, SIZE - 1]
+    assert context.valid.shape == context.target.shape
+    cell = context.weight[0, :, SIZE - 1, SIZE - 1]
     assert cell.tolist() == [1, 1, 1, 1]
-    assert context.confidence[0, :, 0, 0].prod() == 0
+    assert context.weight[0, :, 0, 0].prod() == 0
 
 
 def test_mirrored_roles_swap_the_frames_and_the_signs() -> None:
     batch = shear()
-    forward = cut_views(batch, METHOD)
-    mirrored = cut_views(batch, replace(METHOD, roles="mirrored"))
+    forward = make_views(batch, CONFIG)
+    mirrored = make_views(batch, replace(CONFIG, roles="mirrored"))
     torch.testing.assert_close(mirrored[0].image, forward[1].image)
-    torch.testing.assert_close(mirrored[0].cues[:, :2], -forward[0].cues[:, :2], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(mirrored[1].cues[:, 2:], forward[0].cues[:, 2:], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(mirrored[0].target[:, :2], -forward[0].target[:, :2], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(mirrored[1].target[:, 2:], forward[0].target[:, 2:], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
     ("cues", "channels"), [(("features",), 5), (("depth", "features"), 6), (("flow", "features"), 7), (("depth",), 1)]
 )
-def test_only_the_cues_that_were_asked_for_are_told(cues: tuple[str, ...], channels: int) -> None:
-    context, _ = cut_views(shear(), replace(METHOD, cues=cues))
-    assert context.cues.shape[1] == context.valid.shape[1] == channels
+def test_only_the_active_cues_are_targets(cues: tuple[str, ...], channels: int) -> None:
+    context, _ = make_views(shear(), replace(CONFIG, cues=cues))
+    assert context.target.shape[1] == context.valid.shape[1] == channels
 
 
 def test_online_features_join_late_and_have_unit_length() -> None:
     batch = replace(shear(), channels=torch.tensor([[4, 0, 7]]))
-    context, _ = cut_views(batch, replace(METHOD, distilled="online"))
-    assert context.cues.shape[1] == 3
+    context, _ = make_views(batch, replace(CONFIG, distilled="online"))
+    assert context.target.shape[1] == 3
     assert context.valid.shape[1] == 6
-    told = context.with_features(torch.randn(1, 8, 6, 6)).cues[:, 3:]
-    torch.testing.assert_close(told.norm(dim=1), torch.ones(1, SIZE, SIZE))
+    features = context.with_features(torch.randn(1, 8, 6, 6)).target[:, 3:]
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(1, SIZE, SIZE))
 
 
 def test_the_loss_reaches_the_features_of_both_views() -> None:
-    context, query = cut_views(shear(), METHOD)
+    context, query = make_views(shear(), CONFIG)
     features = torch.cat((context.image, query.image)).requires_grad_()
-    objective = InContext(METHOD)
-    objective(*features.chunk(2), context, query, objective.counts(context, query)).total.backward()
+    (predicted,) = InContext(CONFIG)(*features.chunk(2), context, query)
+    losses_of(predicted, query.target, query.valid, count_valid(query.valid), CONFIG).total.backward()
     assert features.grad is not None
     assert features.grad[0].abs().sum() > 0
     assert features.grad[1].abs().sum() > 0

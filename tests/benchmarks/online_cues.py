@@ -1,6 +1,6 @@
-"""The cues of a batch computed in the training step, as the reference does: the baseline that a store is compared with.
+"""Training with cues computed in every step, as the reference does: the baseline of the training benchmark.
 
-Frames still come from the store, decoded; a run without one would pay for that as well.
+Frames still come from the store, decoded; a run without one would pay for decoding as well.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ import stores
 from lila_cues.networks import FrozenEncoder, load_depth, load_flow
 from lila_cues.pamr import Affinity, refine, three_scales
 from lila_train.model.resize import Size
-from lila_train.training.config import COMPUTABLE, DEPTH, FEATURES, FLOW, ObjectiveConfig
-from lila_train.training.data import PairBatch
-from lila_train.training.targets import CUES
-from stores.errors import LilaError
+from lila_train.training.config import DEPTH, FEATURES, FLOW, TrainConfig
+from lila_train.training.data import PairBatch, PairDataset
+from lila_train.training.losses import Losses
+from lila_train.training.targets import CUES, stored_arrays
+from lila_train.training.trainer import Trainer
+
+COMPUTABLE = (FLOW, DEPTH, FEATURES)
 
 
 @dataclass(frozen=True)
@@ -48,41 +51,64 @@ class Teachers:
     depth: Callable[[Tensor], Tensor] | None
 
 
+class OnlineTrainer(Trainer):
+    """A run that reads frames and computes flow, depth and features in every step."""
+
+    def dataset(self, config: TrainConfig) -> PairDataset:
+        self.online = OnlineCues.of_store(self.store, self.train_step.encoder, config)
+        return online_dataset(str(self.store.path), config, self.train_step.encoder.width, self.online.computed)
+
+    def optimizer_step(self, batch: PairBatch) -> Losses:
+        return super().optimizer_step(self.online(batch))
+
+
+def online_dataset(path: str, config: TrainConfig, encoder_width: int, computed: frozenset[str]) -> PairDataset:
+    """Return the store's pairs without the computed cues."""
+    skipped = {name for cue in computed for name in CUES[cue](config).arrays}
+    arrays = [name for name in stored_arrays(config) if name not in skipped]
+    return OnlineDataset(path, config, arrays, encoder_width)
+
+
+class OnlineDataset(PairDataset):
+    """Pairs without stored features, that name the encoder's channels all the same."""
+
+    def __getitem__(self, position: tuple[int, int]) -> PairBatch:
+        batch = super().__getitem__(position)
+        if self.config.distilled == "online" or FEATURES not in self.config.cues:
+            return batch
+        stored = self._open()[0].read("feature_channels", int(batch.clips))
+        return replace(batch, channels=torch.from_numpy(stored)[batch.channels].long())
+
+
 class OnlineCues:
     """Puts the cues of docs/method.md into a batch that has only frames."""
 
-    def __init__(self, teachers: Teachers, refinement: Refinement, method: ObjectiveConfig) -> None:
+    def __init__(self, teachers: Teachers, refinement: Refinement, config: TrainConfig) -> None:
         self._teachers, self._how = teachers, refinement
-        made = [cue for cue in COMPUTABLE if cue in method.cues and (cue != DEPTH or teachers.depth is not None)]
-        self.computed = frozenset(cue for cue in made if CUES[cue].arrays(method))
-        self._raw = method.distilled == "raw"
+        made = [cue for cue in COMPUTABLE if cue in config.cues and (cue != DEPTH or teachers.depth is not None)]
+        self.computed = frozenset(cue for cue in made if CUES[cue](config).arrays)
+        self._raw = config.distilled == "raw"
 
     @classmethod
-    def of_store(cls, store: stores.CueStore, encoder: FrozenEncoder, method: ObjectiveConfig) -> OnlineCues:
+    def of_store(cls, store: stores.CueStore, encoder: FrozenEncoder, config: TrainConfig) -> OnlineCues:
         """The networks and sizes that a store was built by; networks go to the device of `encoder`, one of them."""
-        try:
-            networks, recipe = store.provenance["networks"], store.provenance["recipe"]
-            pamr, device = recipe["pamr"], str(next(encoder.parameters()).device)
-            refinement = Refinement(
-                store.spec.geometry.cue,
-                store.spec.geometry.features,
-                tuple(recipe["encoder_input"]),
-                tuple(pamr["iterations"]),
-                Affinity(tuple(pamr["dilations"]), pamr["sigma"]),
-            )
-            flow, depth = networks["flow"], networks["depth"]
-        except (KeyError, TypeError) as error:
-            raise LilaError(
-                f"expected the networks and the recipe of its build in {store.path}, found none that can be read "
-                f"({error!r}); --online is for stores that `lila-cues build` wrote"
-            ) from error
+        networks, recipe = store.provenance["networks"], store.provenance["recipe"]
+        pamr, device = recipe["pamr"], str(next(encoder.parameters()).device)
+        refinement = Refinement(
+            store.spec.geometry.cue,
+            store.spec.geometry.features,
+            tuple(recipe["encoder_input"]),
+            tuple(pamr["iterations"]),
+            Affinity(tuple(pamr["dilations"]), pamr["sigma"]),
+        )
+        flow, depth = networks["flow"], networks["depth"]
         updates = flow["settings"].get("updates")
         teachers = Teachers(
             encoder.grid,
             load_flow(flow["network"], _place(flow), device, updates=updates, sha256=flow["sha256"]).between,
             None if depth["network"] == "files" else load_depth(depth["network"], _place(depth), device),
         )
-        return cls(teachers, refinement, method)
+        return cls(teachers, refinement, config)
 
     @torch.no_grad()
     def __call__(self, batch: PairBatch) -> PairBatch:
