@@ -199,7 +199,7 @@ def test_weights_of_something_else_are_refused(store: stores.CueStore, tmp_path:
     (tmp_path / "text.safetensors").write_text("hello")
     for name, message in (
         ("other", "something else"),
-        ("text", "not a whole safetensors"),
+        ("text", "not an intact safetensors"),
         ("absent", "no weights at"),
     ):
         with pytest.raises(LilaError, match=message):
