@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import stores
-from lila_cues.config import RunOptions
+from lila_cues.config import RunOptions as BuildOptions
 from lila_cues.console import out
 from lila_cues.pipeline import build, setup
 from lila_cues.pipeline.task import Worker
@@ -91,7 +91,7 @@ def build_store(folder: Path, device: str, depth: str | None) -> stores.CueStore
     if depth is not None:
         chosen = {**chosen, "depth": depth, "depth_weights": "random"}
     given = {"dataset": "videos", "profile": "small", "decoder": "decord", "encoder_weights": "random", **chosen}
-    config, run, networks = setup.setup(given, RunOptions(folder, device=device))
+    config, run, networks = setup.setup(given, BuildOptions(folder, device=device))
     store = build.open_store(folder / "s.zarr", config, run, networks, names, {})
     with Worker(config, run, networks) as worker:
         for report in build.build_local(store, worker, store.pending_tasks()):
