@@ -1,7 +1,8 @@
-"""What both command lines share: where messages go, how work in progress looks, how a run ends."""
+"""What both command lines share: where messages go, progress bars, and how a command ends."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -28,27 +30,59 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 EXIT_BAD_INPUT = 2
 EXIT_SYSTEM = 1
-EXIT_INTERRUPTED = 130
-INTERRUPTED = (
+EXIT_INTERRUPTED = (
     "interrupted; what was finished is kept, and the same command goes on from there (lila-train run: with --resume)"
 )
 
 
-class _Rate(ProgressColumn):
-    """How many units per second."""
+def run(app: typer.Typer) -> None:
+    """Run a command line; a user's or the system's error is one sentence and an exit status, not a traceback.
 
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self.unit = unit
+    INFO messages of our packages' loggers go to stderr. Typer turns Ctrl-C into its exit status and prints nothing.
+    """
+    _show_log_messages()
+    try:
+        app()
+    except LilaError as error:
+        _fail(str(error), EXIT_BAD_INPUT)
+    except OSError as error:
+        _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_SYSTEM)
+    except KeyboardInterrupt:
+        _end_interrupted()
+    except SystemExit as ended:
+        if ended.code == EXIT_INTERRUPTED:
+            _end_interrupted()
+        raise
 
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.3g} {self.unit}/s", style="progress.data.speed")
+
+def _fail(message: str, status: int) -> NoReturn:
+    err.print(f"[bold red]error:[/] {escape(message)}")
+    sys.exit(status)
+
+
+def _end_interrupted() -> NoReturn:
+    err.print(INTERRUPTED)
+    sys.exit(EXIT_INTERRUPTED)
+
+
+def _show_log_messages() -> None:
+    for package in ("stores", "lila_cues", "lila_train"):
+        logger = logging.getLogger(package)
+        logger.setLevel(logging.INFO)
+        if not any(isinstance(handler, _ConsoleHandler) for handler in logger.handlers):
+            logger.addHandler(_ConsoleHandler())
+
+
+class _ConsoleHandler(logging.Handler):
+    """Prints log messages above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(record.getMessage(), markup=False)
 
 
 @contextmanager
 def progress(unit: str) -> Iterator[Progress]:
-    """A bar with the count, the rate in `unit` per second and the time left."""
+    """Show a bar with the count, the rate in `unit` per second and the time left."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -61,34 +95,13 @@ def progress(unit: str) -> Iterator[Progress]:
         yield bar
 
 
-def run(app: typer.Typer) -> None:
-    """Run a command line; the user's or the machine's errors are one sentence and an exit status, not a traceback.
+class _Rate(ProgressColumn):
+    """Units per second."""
 
-    Typer turns Ctrl-C into its exit status and says nothing.
-    """
-    try:
-        app()
-    except LilaError as error:
-        _end(str(error), EXIT_BAD_INPUT)
-    except OSError as error:
-        _end(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_SYSTEM)
-    except KeyboardInterrupt:
-        _interrupted()
-    except SystemExit as ended:
-        if ended.code == EXIT_INTERRUPTED:
-            _interrupted()
-        raise
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
 
-
-def _interrupted() -> NoReturn:
-    err.print(INTERRUPTED)
-    sys.exit(EXIT_INTERRUPTED)
-
-
-def _end(message: str, status: int) -> NoReturn:
-    err.print(f"[bold red]error:[/] {_plain(message)}")
-    sys.exit(status)
-
-
-def _plain(message: str) -> str:
-    return message.replace("[", r"\[")
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.3g} {self.unit}/s", style="progress.data.speed")

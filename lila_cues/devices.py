@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from stores.errors import LilaError
 
 
-def choose(name: str) -> torch.device:
-    """`auto` is a GPU where there is one; anything else is taken at its word, and refused where it is not there."""
+def choose_device(name: str) -> torch.device:
+    """Return the device of a --device option: auto (a GPU where there is one), cpu, cuda or cuda:N.
+
+    Raises LilaError for another name, and for a GPU that PyTorch does not find.
+    """
+    available = torch.cuda.is_available()
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise LilaError(f"expected --device auto, cpu or cuda, found {name}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise LilaError("--device cuda was asked for, but PyTorch finds no GPU here; pass --device cpu")
+        return torch.device("cuda" if available else "cpu")
+    if not re.fullmatch(r"(cpu|cuda)(:\d+)?", name):
+        raise LilaError(f"expected --device auto, cpu or cuda, found {name}; pass one of these")
+    device = torch.device(name)
+    count = torch.cuda.device_count() if available else 0
+    if device.type == "cuda" and not count:
+        raise LilaError("expected a GPU for --device cuda, found none that PyTorch can use; pass --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise LilaError(
+            f"expected a GPU among cuda:0 to cuda:{count - 1} for --device {name}, found none of that number; "
+            "pass one that is there"
+        )
     return device
+
+
+choose = choose_device

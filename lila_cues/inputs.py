@@ -1,9 +1,9 @@
-"""The images and videos that a command is given: files, folders, globs; and the names of what is made of them."""
+"""The images and videos that a command is given, as files, folders or globs, and the names of their results."""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,65 +11,65 @@ from stores.errors import LilaError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg"})
-SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file, and where its results go below the output folder (without a suffix)."""
+    """An image or video, and the path of its results below the output folder (without a suffix)."""
 
     path: Path
     name: Path
 
     @property
     def is_video(self) -> bool:
-        """By the suffix."""
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def named(sources: Iterable[Path]) -> list[InputFile]:
-    """Whatever images and videos the sources name: files, all files below folders, globs; each once."""
-    return list(dict.fromkeys(medium for source in sources for medium in _of_source(source)))
+def list_inputs(sources: Iterable[Path], unique_names: bool = True) -> list[InputFile]:
+    """List the images and videos of files, folders (with all below them) and globs, each once.
 
-
-def media(sources: Iterable[Path]) -> list[InputFile]:
-    """The same, refused where two files would share a place."""
-    found = named(sources)
+    Raises:
+        LilaError: a source that is missing, of another kind or without images and videos; with `unique_names`, two
+            files whose results would have the same name.
+    """
+    files = list(dict.fromkeys(file for source in sources for file in _list_source(source)))
     taken: dict[Path, Path] = {}
-    for medium in found:
-        other = taken.setdefault(medium.name, medium.path)
-        if other != medium.path:
-            raise LilaError(f"{other} and {medium.path} would both be written as {medium.name}; rename one of them")
-    return found
+    for file in files:
+        other = taken.setdefault(file.name, file.path)
+        if unique_names and other != file.path:
+            raise LilaError(f"{other} and {file.path} would both be written as {file.name}; rename one of them")
+    return files
 
 
-def _of_source(source: Path) -> list[InputFile]:
+def _list_source(source: Path) -> list[InputFile]:
     if source.is_dir():
-        files = [p for p in sorted(source.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
-        return _named(files, source, f"no image or video under {source}")
-    if source.exists():
-        if source.suffix.lower() not in SUFFIXES:
+        root, paths, problem = source, sorted(source.rglob("*")), f"no image or video under {source}"
+    elif source.exists():
+        if not _is_supported(source):
             kind = source.suffix or "nameless"
             raise LilaError(f"expected an image or a video, found a {kind} file at {source}")
         return [InputFile(source, Path(source.stem))]
-    if not glob.has_magic(str(source)):
+    elif glob.has_magic(str(source)):
+        root, problem = Path(source.anchor), f"no image or video matches {source}"
+        for part in source.relative_to(source.anchor).parts:  # the folder before the first wildcard
+            if glob.has_magic(part):
+                break
+            root /= part
+        paths = [Path(path) for path in sorted(glob.glob(str(source), recursive=True))]
+    else:
         raise LilaError(f"no file or folder at {source}")
-    files = [Path(p) for p in sorted(glob.glob(str(source), recursive=True))]
-    files = [p for p in files if p.suffix.lower() in SUFFIXES and p.is_file()]
-    return _named(files, _fixed_part(source), f"no image or video matches {source}")
+    paths = [path for path in paths if _is_supported(path) and path.is_file()]
+    if not paths:
+        raise LilaError(problem)
+    return [InputFile(path, path.relative_to(root).with_suffix("")) for path in paths]
 
 
-def _named(files: Sequence[Path], root: Path, none: str) -> list[InputFile]:
-    if not files:
-        raise LilaError(none)
-    return [InputFile(path, path.relative_to(root).with_suffix("")) for path in files]
+def _is_supported(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
 
 
-def _fixed_part(pattern: Path) -> Path:
-    """The folder in front of a pattern's first wildcard."""
-    fixed = Path(pattern.anchor)
-    for part in pattern.relative_to(pattern.anchor).parts:
-        if glob.has_magic(part):
-            break
-        fixed /= part
-    return fixed
+media = list_inputs
+
+
+def named(sources: Iterable[Path]) -> list[InputFile]:
+    return list_inputs(sources, unique_names=False)

@@ -1,6 +1,6 @@
-"""One step of PAMR as one GPU kernel: a tile of pixels times a few channels, the neighbours read through the caches.
+"""PAMR's iteration as one GPU kernel: a tile of pixels times a few channels, the neighbors read through the caches.
 
-So a step moves the map and the weights about once from memory and the result once back. Imported only where Triton
+An iteration moves the map and the weights about once from memory and the result once back. Imported only where Triton
 is installed and the map is on a GPU.
 """
 
@@ -19,7 +19,7 @@ CHANNELS = 16
 
 
 @triton.jit
-def _step(
+def _kernel(
     maps: tl.tensor,
     weights: tl.tensor,
     result: tl.tensor,
@@ -28,7 +28,7 @@ def _step(
     channels: tl.tensor,
     height: tl.tensor,
     width: tl.tensor,
-    neighbours: tl.constexpr,
+    neighbors: tl.constexpr,
     pixels: tl.constexpr,
     group: tl.constexpr,
 ) -> None:
@@ -42,22 +42,22 @@ def _step(
     both = (channel[:, None] < channels) & inside[None, :]
     planes = maps + (item * channels + channel[:, None]) * size
     total = tl.zeros((group, pixels), tl.float32)
-    for neighbour in range(neighbours):
-        near_row = tl.minimum(tl.maximum(row + tl.load(rows + neighbour), 0), height - 1)
-        near_column = tl.minimum(tl.maximum(column + tl.load(columns + neighbour), 0), width - 1)
-        weight = tl.load(weights + (item * neighbours + neighbour) * size + pixel, mask=inside, other=0.0)
+    for neighbor in range(neighbors):
+        near_row = tl.minimum(tl.maximum(row + tl.load(rows + neighbor), 0), height - 1)
+        near_column = tl.minimum(tl.maximum(column + tl.load(columns + neighbor), 0), width - 1)
+        weight = tl.load(weights + (item * neighbors + neighbor) * size + pixel, mask=inside, other=0.0)
         near = tl.load(planes + (near_row * width + near_column)[None, :], mask=both, other=0.0)
         total += weight[None, :] * near
     tl.store(result + (item * channels + channel[:, None]) * size + pixel[None, :], total, mask=both)
 
 
-def repeat(
+def iterate(
     maps: Float[Tensor, "b c h w"],
     weights: Float[Tensor, "b n h w"],
     offsets: Sequence[tuple[int, int]],
     iterations: int,
 ) -> Float[Tensor, "b c h w"]:
-    """m(p) ← Σ_n a(p, n) m(p + offset n), the border replicated, `iterations` (at least one) times; two maps in all."""
+    """Repeat m(p) ← Σ_n a(p, n) m(p + offset n), the border replicated, at least once; allocates two maps."""
     batch, channels, height, width = maps.shape
     steps = torch.tensor(offsets, dtype=torch.int32, device=maps.device)
     rows, columns = steps[:, 0].contiguous(), steps[:, 1].contiguous()
@@ -65,9 +65,9 @@ def repeat(
     current, spare = maps.contiguous(), torch.empty_like(maps, memory_format=torch.contiguous_format)
     weights = weights.contiguous()
     for iteration in range(iterations):
-        _step[grid](
+        _kernel[grid](
             current, weights, spare, rows, columns, channels, height, width,
-            neighbours=len(offsets), pixels=PIXELS, group=CHANNELS, enable_fp_fusion=True,
+            neighbors=len(offsets), pixels=PIXELS, group=CHANNELS, enable_fp_fusion=True,
         )  # fmt: skip
         following = spare
         spare = torch.empty_like(spare) if iteration == 0 and iterations > 1 else current

@@ -1,13 +1,8 @@
-"""Images read and cropped ahead of the network by threads, in order; what comes out is the same as without them.
-
-Reading ahead and writing behind, in a thread each, so that neither waits for the network.
-"""
+"""Threads that read ahead of a loop and write behind it, in order: `map_batches`, `prefetch`, `WriteQueue`."""
 
 from __future__ import annotations
 
 import os
-import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,95 +12,69 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-AHEAD = 3  # batches in the making
+BATCHES_AHEAD = 3
 
 
-def in_batches(work: Callable[[Item], Result], batches: Iterable[list[Item]]) -> Iterator[list[Result]]:
-    """`work` on the items of each batch, a few batches ahead; the first error in order is raised where it belongs."""
-    waiting: deque[list[Future[Result]]] = deque()
+def map_batches(work: Callable[[Item], Result], batches: Iterable[list[Item]]) -> Iterator[list[Result]]:
+    """Apply `work` to the items of each batch in one thread per core, `BATCHES_AHEAD` batches ahead.
+
+    The order of batches and items stays; an error is raised at its place in it.
+    """
+    pending: deque[list[Future[Result]]] = deque()
     pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
     try:
         for batch in batches:
-            waiting.append([pool.submit(work, item) for item in batch])
-            if len(waiting) > AHEAD:
-                yield [future.result() for future in waiting.popleft()]
-        while waiting:
-            yield [future.result() for future in waiting.popleft()]
+            pending.append([pool.submit(work, item) for item in batch])
+            if len(pending) > BATCHES_AHEAD:
+                yield [future.result() for future in pending.popleft()]
+        while pending:
+            yield [future.result() for future in pending.popleft()]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-T = TypeVar("T")
-
-_WAIT = 0.1  # s between looks whether anybody still listens
-
-
-def ahead(items: Iterable[T], count: int) -> Iterator[T]:
-    """The same items, up to `count` of them made before they are asked for; their errors come where they would."""
-    box: queue.Queue[tuple[str, object]] = queue.Queue(count)
-    abandoned = threading.Event()
-    thread = threading.Thread(target=_fill, args=(iter(items), box, abandoned), daemon=True)
-    thread.start()
+def prefetch(items: Iterable[Item], count: int) -> Iterator[Item]:
+    """Yield the items, up to `count` of them computed ahead in a thread; an error is raised at its place."""
+    iterator, end = iter(items), object()
+    pool = ThreadPoolExecutor(1)
     try:
-        while True:
-            kind, content = box.get()
-            if kind == "error":
-                assert isinstance(content, BaseException)
-                raise content
-            if kind == "end":
-                return
-            yield content  # type: ignore[misc]
+        pending = deque(pool.submit(next, iterator, end) for _ in range(count))
+        while (item := pending.popleft().result()) is not end:
+            pending.append(pool.submit(next, iterator, end))
+            yield item  # type: ignore[misc]
     finally:
-        abandoned.set()
-        thread.join()
+        pool.shutdown(wait=True, cancel_futures=True)
+        if hasattr(iterator, "close"):
+            iterator.close()
 
 
-def _fill(items: Iterator[object], box: queue.Queue[tuple[str, object]], abandoned: threading.Event) -> None:
-    try:
-        for item in items:
-            if not _put(box, ("item", item), abandoned):
-                return
-        _put(box, ("end", None), abandoned)
-    except BaseException as error:
-        _put(box, ("error", error), abandoned)
-    finally:
-        close = getattr(items, "close", None)
-        if close is not None:
-            close()
-
-
-def _put(box: queue.Queue[tuple[str, object]], entry: tuple[str, object], abandoned: threading.Event) -> bool:
-    while not abandoned.is_set():
-        try:
-            box.put(entry, timeout=_WAIT)
-            return True
-        except queue.Full:
-            continue
-    return False
-
-
-class Behind:
-    """Runs what it is given in order, one after the other, in a thread; at most `count` of them wait."""
+class WriteQueue:
+    """Runs tasks one after the other in a thread, at most `count` of them pending; leaving the context waits."""
 
     def __init__(self, count: int) -> None:
         self._pool = ThreadPoolExecutor(1)
-        self._waiting: deque[Future[None]] = deque()
+        self._pending: deque[Future[None]] = deque()
         self._count = count
 
-    def __enter__(self) -> Behind:
+    def __enter__(self) -> WriteQueue:
         return self
 
-    def run(self, task: Callable[[], None]) -> None:
-        """Have it done; raises what an earlier one raised."""
-        while len(self._waiting) >= self._count:
-            self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(task))
+    def submit(self, task: Callable[[], None]) -> None:
+        """Add a task, and wait while the queue is full; raises the error of an earlier task."""
+        while len(self._pending) >= self._count:
+            self._pending.popleft().result()
+        self._pending.append(self._pool.submit(task))
+
+    run = submit
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            while self._waiting and kind is None:
-                self._waiting.popleft().result()
+            while self._pending and kind is None:
+                self._pending.popleft().result()
         finally:
-            self._pool.shutdown()  # what waits is finished, also when the run is interrupted
+            self._pool.shutdown()  # finishes pending tasks, also when the run is interrupted
+
+
+in_batches, ahead, Behind = map_batches, prefetch, WriteQueue

@@ -84,14 +84,15 @@ def test_three_scales_follow_the_grid() -> None:
 
 KERNEL = """
 import torch
-from lila_cues.pamr_triton import repeat
-from lila_cues.pamr import Affinity, _offsets, _repeat
+from lila_cues.pamr_triton import iterate
+from lila_cues.pamr import _iterate, _offsets
 draw = torch.Generator().manual_seed(1)
+offsets = _offsets((1, 3, 5))
 maps = torch.randn(2, 17, 7, 9, generator=draw)
 weights = torch.randn(2, 24, 7, 9, generator=draw).softmax(1)
 for iterations in (1, 3):
-    kernel = repeat(maps.clone(), weights, _offsets((1, 3, 5)), iterations)
-    torch.testing.assert_close(kernel, _repeat(maps, weights, Affinity(), iterations))
+    kernel = iterate(maps.clone(), weights, offsets, iterations)
+    torch.testing.assert_close(kernel, _iterate(maps, weights, offsets, iterations))
 """
 
 

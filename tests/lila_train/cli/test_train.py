@@ -98,7 +98,7 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(store: stores.CueStore, t
     assert "--precision must be float32 or bfloat16" in refusal(*on, *OPTIONS, "--precision", "int3")
     assert "--schedule must be constant or cosine" in refusal(*on, *OPTIONS, "--schedule", "up")
     assert "--steps must be above 0" in refusal(*on, *OPTIONS, "--steps", "0")
-    assert "finds no GPU" in refusal(*on, *OPTIONS, "--device", "cuda") or _has_gpu()
+    assert "expected a GPU for --device cuda, found none" in refusal(*on, *OPTIONS, "--device", "cuda") or _has_gpu()
     assert "expected --device" in refusal(*on, *OPTIONS, "--device", "abacus")
     assert not (tmp_path / "run").exists()
 

@@ -57,7 +57,7 @@ def test_a_panorama_is_read_and_a_bomb_is_not(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
     assert read_image(tmp_path / "wide.png").shape == (40, 30_000, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)
-    with pytest.raises(LilaError, match="has more than 1 million pixels; cut or shrink it first"):
+    with pytest.raises(LilaError, match="has more than 1 million pixels; crop or shrink it first"):
         read_image(tmp_path / "wide.png")
 
 
