@@ -29,18 +29,19 @@ __all__ = [
     "open_or_create",
 ]
 
-_NAMES = {
+_PUBLIC = {
     "cues": ("ClipCues", "PairCues"),
     "errors": ("LilaError", "StoreError"),
     "ledger": ("ABSENT", "COMPLETE", "FAILED"),
     "opening": ("create", "open_or_create"),
     "spec": ("Geometry", "StoreSpec"),
     "store": ("CueStore", "open"),
-}  # imported on first use, so that `stores.errors` does not import zarr
+}
+"""Module → public names, imported when they are first used: `stores.errors` must not import Zarr."""
 
 
 def __getattr__(name: str) -> Any:
-    for module, names in _NAMES.items():
+    for module, names in _PUBLIC.items():
         if name in names:
             return getattr(importlib.import_module(f"stores.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

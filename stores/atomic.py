@@ -18,11 +18,12 @@ _NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 def atomic_path(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path that is renamed to `path` when the block ends.
 
-    If the block raises, `path` stays as it was and the temporary file is removed. The folder of `path` is created.
+    If the block raises, `path` stays as it was and the temporary file is removed. Missing folders are created.
     `temporary` has to be on the same file system; default: a hidden file beside `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}")
+    for folder in (path.parent, temporary.parent):
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
         os.replace(temporary, path)

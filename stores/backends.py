@@ -6,7 +6,6 @@ Remote files are read by ranges, with the credentials of the environment.
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,44 +31,19 @@ class Blob:
     read: Callable[[Sequence[Range]], list[bytes]]  # the bytes of each range, fewer where the file ends
 
 
-class Files(ABC):
-    """A tree of files by key, such as `rgb/c.0.0.0.0.0`. A missing file raises FileNotFoundError."""
-
-    location: str
-
-    @abstractmethod
-    def read(self, key: str) -> bytes:
-        """Return the content of a file."""
-
-    @abstractmethod
-    def open(self, key: str, tail: int) -> tuple[Blob, bytes]:
-        """Open a file; return it and its last `tail` bytes, fewer if it is shorter."""
-
-    @abstractmethod
-    def names(self, folder: str) -> list[str] | None:
-        """Return the names in a folder, empty if there is no such folder; None if names cannot be listed."""
-
-    @abstractmethod
-    def zarr_store(self) -> Any:
-        """Return an object that `zarr.open_group` and `xarray.open_zarr` accept."""
-
-
-def open_files(location: Path | str) -> Files:
-    """Return the files in a folder or at a URL."""
-    return RemoteFiles(str(location)) if "://" in str(location) else LocalFiles(Path(location))
-
-
-class LocalFiles(Files):
-    """The files in a folder."""
+class LocalFiles:
+    """The files in a folder, by key such as `rgb/c.0.0.0.0.0`. A missing file raises FileNotFoundError."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.location = str(root)
 
     def read(self, key: str) -> bytes:
+        """Return the content of a file."""
         return (self.root / key).read_bytes()
 
     def open(self, key: str, tail: int) -> tuple[Blob, bytes]:
+        """Open a file; return it and its last `tail` bytes, fewer if it is shorter."""
         fd = os.open(f"{self.location}/{key}", os.O_RDONLY)
         size = os.fstat(fd).st_size
         if size > _SMALL_FILE:
@@ -80,13 +54,15 @@ class LocalFiles(Files):
             os.close(fd)
         return Blob(size, lambda ranges: [data[offset : offset + length] for offset, length in ranges]), data[-tail:]
 
-    def names(self, folder: str) -> list[str]:
+    def names(self, folder: str) -> list[str] | None:
+        """Return the names in a folder, empty if there is no such folder; None if names cannot be listed."""
         try:
             return os.listdir(self.root / folder)
         except FileNotFoundError:
             return []
 
-    def zarr_store(self) -> str:
+    def zarr_store(self) -> Any:
+        """Return an object that `zarr.open_group` and `xarray.open_zarr` accept."""
         return self.location
 
 
@@ -103,8 +79,11 @@ class _OpenFile:
         os.close(self._fd)
 
 
-class RemoteFiles(Files):
-    """The objects below a URL; `objects` is an obstore store, by default the one that the URL names."""
+class RemoteFiles:
+    """The objects below a URL, with the methods of LocalFiles.
+
+    `objects` is an obstore store, by default the one that the URL names.
+    """
 
     def __init__(self, url: str, objects: Any = None) -> None:
         self.location = url.rstrip("/")
@@ -156,6 +135,14 @@ class RemoteFiles(Files):
                 f"{self.location}/{key} cannot be read ({_first_line(error)}); check the address, the network, "
                 "and the credentials in the environment"
             ) from error
+
+
+Files = LocalFiles | RemoteFiles
+
+
+def open_files(location: Path | str) -> Files:
+    """Return the files in a folder or at a URL."""
+    return RemoteFiles(str(location)) if "://" in str(location) else LocalFiles(Path(location))
 
 
 def connect(url: str) -> Any:

@@ -90,8 +90,25 @@ class Cast:
         return _MISSING_BY_KIND[np.dtype(self.dtype).kind]
 
 
+class _Quantized:
+    dtype: str
+
+    @property
+    def missing(self) -> int:
+        """The type's smallest integer, whose positive counterpart does not exist: no value is encoded as it."""
+        return int(np.iinfo(self.dtype).min)
+
+    def _scaled(self, stored: np.ndarray, factor: np.ndarray | np.float32) -> np.ndarray:
+        values = stored.astype(np.float32)
+        values *= factor
+        absent = stored == self.missing
+        if absent.any():
+            values[absent] = np.nan
+        return values
+
+
 @dataclass(frozen=True)
-class FixedPoint:
+class FixedPoint(_Quantized):
     """Stored as a whole number of `step`s: error at most step / 2 within ± (max − 1) · step."""
 
     step: float
@@ -106,19 +123,15 @@ class FixedPoint:
 
     def decode(self, stored: np.ndarray) -> np.ndarray:
         """Return float32, NaN where missing."""
-        return _scaled(stored, np.float32(self.step), self.missing)
+        return self._scaled(stored, np.float32(self.step))
 
     def error_bound(self, values: np.ndarray) -> np.ndarray:
         """Return the largest |decoded − value| for each finite value in range: step / 2, and float32 rounding."""
         return np.full(np.shape(values), self.step / 2) + np.abs(values) * 2.0**-23
 
-    @property
-    def missing(self) -> int:
-        return int(np.iinfo(self.dtype).min)  # no value is encoded as it: its positive counterpart does not exist
-
 
 @dataclass(frozen=True)
-class PerMapInt8:
+class PerMapInt8(_Quantized):
     """int8 with one scale per map (a channel of a frame), max|map| / 127, stored in the array `…_scale`.
 
     Error at most scale / 2.
@@ -140,15 +153,11 @@ class PerMapInt8:
 
     def decode(self, stored: np.ndarray, scales: np.ndarray) -> np.ndarray:
         """Return float32, NaN where missing."""
-        return _scaled(stored, scales[..., None, None], self.missing)
+        return self._scaled(stored, scales[..., None, None])
 
     def error_bound(self, scales: np.ndarray) -> np.ndarray:
         """Return the largest |decoded − value| in each map."""
         return scales * (0.5 + 127 * 2.0**-22)
-
-    @property
-    def missing(self) -> int:
-        return int(np.iinfo(self.dtype).min)
 
 
 Encoding = Cast | FixedPoint | PerMapInt8
@@ -214,12 +223,3 @@ def crc32c(data: bytes) -> int:
 def canonical_json(document: Any) -> bytes:
     """Return the one JSON form of a document whose checksum is recorded."""
     return json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _scaled(stored: np.ndarray, factor: np.ndarray | np.float32, missing: int) -> np.ndarray:
-    values = stored.astype(np.float32)
-    values *= factor
-    absent = stored == missing
-    if absent.any():
-        values[absent] = np.nan
-    return values

@@ -14,7 +14,7 @@ import os
 import re
 import socket
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,8 @@ class TaskRecord:
     clips: tuple[ClipRecord, ...]
     shard_bytes: dict[str, int]  # by array
     seconds: float  # duration of the attempt
-    written: float  # s since the epoch
-    writer: str  # host:pid
+    written: float = 0.0  # s since the epoch, set by `publish`
+    writer: str = ""  # host:pid, set by `publish`
 
     @property
     def key(self) -> str:
@@ -90,6 +90,7 @@ def decode(data: bytes, key: str) -> TaskRecord:
 
 def publish(root: Path, record: TaskRecord, temporary: Path) -> None:
     """Publish `record` as the current attempt and delete older ones."""
+    record = replace(record, written=round(time.time(), 3), writer=writer_id())
     path = root / record.key
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.sync_folder(root / FOLDER)
@@ -102,11 +103,6 @@ def publish(root: Path, record: TaskRecord, temporary: Path) -> None:
 def writer_id() -> str:
     """Return host:pid of this process."""
     return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def now() -> float:
-    """Return the time in s since the epoch, to the millisecond."""
-    return round(time.time(), 3)
 
 
 class Ledger:

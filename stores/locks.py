@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stores.atomic import explain_os_errors
 from stores.errors import StoreError
 from stores.ledger import writer_id
 
@@ -28,12 +29,17 @@ _GUARD = threading.Lock()
 def lock(path: Path, task: int) -> Iterator[bool]:
     """Lock a task for the duration of the context; yield False if another worker holds it. `path`: the lock file."""
     path = path.resolve()
-    acquired = _acquire(path, task)
+    with _GUARD, explain_os_errors(path.parent, f"locking task {task}"):
+        acquired = _acquire(path, task)
     try:
         yield acquired
     finally:
         if acquired:
-            _release(path, task)
+            with _GUARD:
+                fd, locked = _descriptor(path)
+                if task in locked:
+                    locked.discard(task)
+                    fcntl.lockf(fd, fcntl.LOCK_UN, _SLOT, task * _SLOT)
 
 
 def holder(path: Path, task: int) -> str | None:
@@ -48,30 +54,21 @@ def holder(path: Path, task: int) -> str | None:
 
 
 def _acquire(path: Path, task: int) -> bool:
-    with _GUARD:
-        fd, locked = _descriptor(path)
-        if task in locked:
+    fd, locked = _descriptor(path)
+    if task in locked:
+        return False
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, _SLOT, task * _SLOT)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
             return False
-        try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, _SLOT, task * _SLOT)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                return False
-            raise StoreError(
-                f"the file system of {path.parent} has no record locks ({error.strerror}), which keep two builders "
-                "apart; build on a local disk, NFS 4 or Lustre mounted with flock, and copy the store afterwards"
-            ) from error
-        os.pwrite(fd, writer_id().encode()[:_SLOT].ljust(_SLOT), task * _SLOT)
-        locked.add(task)
-        return True
-
-
-def _release(path: Path, task: int) -> None:
-    with _GUARD:
-        fd, locked = _descriptor(path)
-        if task in locked:
-            locked.discard(task)
-            fcntl.lockf(fd, fcntl.LOCK_UN, _SLOT, task * _SLOT)
+        raise StoreError(
+            f"the file system of {path.parent} has no record locks ({error.strerror}), which keep two builders "
+            "apart; build on a local disk, NFS 4 or Lustre mounted with flock, and copy the store afterwards"
+        ) from error
+    os.pwrite(fd, writer_id().encode()[:_SLOT].ljust(_SLOT), task * _SLOT)
+    locked.add(task)
+    return True
 
 
 def _locked_elsewhere(fd: int, task: int) -> bool:

@@ -33,7 +33,8 @@ def create(
     if not clips:
         raise StoreError(f"no clips were given for the store {root}; name a source that has some")
     files = encode_clip_names(clips)
-    header = Header(spec, len(clips), clip_checksums(files), _as_json(fingerprint), _as_json(provenance))
+    recorded = [json.loads(canonical_json(document)) for document in (fingerprint, provenance)]
+    header = Header(spec, len(clips), clip_checksums(files), *recorded)
     files |= header.documents()
     files[metadata.ROOT_COPY_KEY] = files[metadata.ROOT_KEY]
     files[metadata.STATUS_KEY] = with_checksum(bytes(len(clips)))
@@ -59,7 +60,7 @@ def open_or_create(
     if not Path(path).exists():
         return create(path, spec, clips, fingerprint, provenance)
     store = open(path)
-    requested = {"spec": spec.to_dict(), "settings": _as_json(fingerprint)}
+    requested = {"spec": spec.to_dict(), "settings": json.loads(canonical_json(fingerprint))}
     changes = differences({"spec": store.spec.to_dict(), "settings": store.fingerprint}, requested)
     if store.header.clip_checksums != clip_checksums(encode_clip_names(clips)):
         changes.append(f"clips: {store.n_clips} in the store, {len(clips)} requested, or other names")
@@ -87,8 +88,3 @@ def _brief(value: Any) -> str:
     if isinstance(value, list) and value and all(isinstance(entry, dict) and "name" in entry for entry in value):
         return ", ".join(str(entry["name"]) for entry in value)
     return repr(value)
-
-
-def _as_json(document: dict[str, Any]) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(canonical_json(document))
-    return result

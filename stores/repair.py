@@ -70,10 +70,8 @@ def repair_task(store: CueStore, task: int, suspects: frozenset[int] = frozenset
                 replace(entry, status=ABSENT, digest=None) if clip in marked else entry
                 for clip, entry in zip(clips, record.clips, strict=True)
             )
-            attempt, now, writer = record.attempt + 1, ledger.now(), ledger.writer_id()
-            record = replace(record, attempt=attempt, clips=entries, written=now, writer=writer)
+            record = replace(record, attempt=record.attempt + 1, clips=entries)
             with explain_os_errors(root, f"repairing task {task}"):
-                (root / metadata.SCRATCH).mkdir(exist_ok=True)
                 ledger.publish(root, record, root / metadata.SCRATCH / f"record-{task}")
         return sorted(marked)
 
@@ -107,7 +105,7 @@ def _rebuilt_record(store: CueStore, task: int) -> TaskRecord:
         else:
             clips.append(ClipRecord(status, 1, "the reason was lost with a damaged ledger record"))
     sizes = {name: shard.blob.size for name, shard in shards.items()}
-    return TaskRecord(task, attempt, store.header.digest, tuple(clips), sizes, 0.0, ledger.now(), ledger.writer_id())
+    return TaskRecord(task, attempt, store.header.digest, tuple(clips), sizes, seconds=0.0)
 
 
 def sweep(store: CueStore) -> int:

@@ -63,9 +63,9 @@ class ShardWriter:
     """Streams the inner chunks of one shard into a new file."""
 
     def __init__(self, path: Path, entries: int) -> None:
+        self._file = path.open("xb", buffering=0)
         self._index = np.full((entries, 2), NO_CHUNK, dtype="<u8")
         self._size = 0
-        self._fd: int | None = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
 
     def write(self, entry: int, chunk: bytes) -> None:
         """Append one inner chunk."""
@@ -75,20 +75,16 @@ class ShardWriter:
     def finish(self) -> int:
         """Append the index, sync and close the file; return its size in bytes."""
         self._append(with_checksum(self._index.tobytes()))
-        assert self._fd is not None
-        os.fsync(self._fd)
-        self.close()
+        os.fsync(self._file.fileno())
+        self._file.close()
         return self._size
 
     def close(self) -> None:
         """Close the file as it is."""
-        if self._fd is not None:
-            fd, self._fd = self._fd, None
-            os.close(fd)
+        self._file.close()
 
     def _append(self, data: bytes) -> None:
-        assert self._fd is not None
-        write_all(self._fd, data)
+        write_all(self._file.fileno(), data)
         self._size += len(data)
 
 

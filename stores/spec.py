@@ -6,7 +6,7 @@ import base64
 import math
 import re
 import struct
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -77,12 +77,10 @@ class StoreSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form in a store's attributes; `extra` is left out if there are no extra cues."""
-        document: dict[str, Any] = {"geometry": _with_lists(self.geometry), "shard_clips": self.shard_clips}
+        document: dict[str, Any] = {"geometry": asdict(self.geometry), "shard_clips": self.shard_clips}
         document |= {name: encodings.to_dict(getattr(self, name)) for name in _ENCODINGS}
         if self.extra:
-            document["extra"] = [
-                _with_lists(maps) | {"encoding": encodings.to_dict(maps.encoding)} for maps in self.extra
-            ]
+            document["extra"] = [vars(maps) | {"encoding": encodings.to_dict(maps.encoding)} for maps in self.extra]
         return document
 
     @classmethod
@@ -96,10 +94,6 @@ class StoreSpec:
         cues: dict[str, Any] = {name: encodings.from_dict(document[name]) for name in _ENCODINGS}
         geometry = Geometry.from_dict(document["geometry"])
         return cls(geometry=geometry, shard_clips=document["shard_clips"], extra=tuple(extra), **cues)
-
-
-def _with_lists(fields: Geometry | FrameMaps) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(fields).items()}
 
 
 @dataclass(frozen=True)
@@ -167,11 +161,6 @@ def _cf_attributes(encoding: Encoding) -> dict[str, Any]:
     if np.dtype(encoding.dtype).kind == "f":  # xarray's own form of NaN in JSON
         return {"_FillValue": base64.standard_b64encode(struct.pack("<d", math.nan)).decode()}
     return {}
-
-
-def cue_names(spec: StoreSpec) -> tuple[str, ...]:
-    """Return the arrays that hold cues: the standard ones, then the extra ones."""
-    return (*STANDARD_CUES, *(maps.name for maps in spec.extra))
 
 
 def arrays(spec: StoreSpec) -> dict[str, ArraySpec]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from stores.errors import StoreError
 from stores.ledger import ABSENT, COMPLETE, FAILED, STATUS_NAMES, ClipRecord, Ledger, writer_id
 from stores.metadata import ClipList, Header
 from stores.shards import ShardReader
-from stores.spec import STANDARD_CUES, ArraySpec, arrays, cue_names
+from stores.spec import STANDARD_CUES, ArraySpec, arrays
 from stores.writer import TaskWriter
 
 Index = int | slice | Sequence[int] | None
@@ -59,7 +59,7 @@ class CueStore:
         self.spec, self.n_clips = header.spec, header.n_clips
         self.fingerprint, self.provenance = header.fingerprint, header.provenance
         self.arrays: dict[str, ArraySpec] = arrays(header.spec)
-        self.cue_names = cue_names(header.spec)
+        self.cue_names = tuple(name for name, array in self.arrays.items() if array.split)
         self.ledger = Ledger(files, header.n_clips, header.spec.shard_clips)
         self.n_tasks = self.ledger.n_tasks
         self._reader = ShardReader(files, self.arrays, header.spec.shard_clips)
@@ -124,11 +124,8 @@ class CueStore:
         without an exception publishes completed and failed clips; an exception discards them. With `only_failed`, the
         failed clips are pending in place of the absent ones.
         """
-        root = self._folder()
-        with ExitStack() as stack:
-            with explain_os_errors(root, f"locking task {task}"):
-                locked = stack.enter_context(locks.lock(root / metadata.LOCKS, task))
-                writer = self._writer(root, task, FAILED if only_failed else ABSENT) if locked else None
+        with locks.lock(self._folder() / metadata.LOCKS, task) as locked:
+            writer = self._writer(task, FAILED if only_failed else ABSENT) if locked else None
             if writer is None:
                 yield None
                 return
@@ -139,11 +136,13 @@ class CueStore:
                 raise
             writer.publish()
 
-    def _writer(self, root: Path, task: int, wanted: int) -> TaskWriter | None:
-        clips, record = self.task_clips(task), self.ledger.latest(task)
-        if wanted not in ([ABSENT] if record is None else [clip.status for clip in record.clips]):
-            return None
-        return TaskWriter(root, self.header, task, [self.clip_id(clip) for clip in clips], record, wanted)
+    def _writer(self, task: int, wanted: int) -> TaskWriter | None:
+        with explain_os_errors(self._folder(), f"starting task {task}"):
+            record = self.ledger.latest(task)
+            if wanted not in ([ABSENT] if record is None else [clip.status for clip in record.clips]):
+                return None
+            names = [self.clip_id(clip) for clip in self.task_clips(task)]
+            return TaskWriter(self._folder(), self.header, task, names, record, wanted)
 
     def locked_by(self, task: int) -> str | None:
         """Return `host:pid` of the worker that holds a task's lock, or None."""
@@ -154,9 +153,7 @@ class CueStore:
         root = self._folder()
         with explain_os_errors(root, "recording the statuses"):
             data = encodings.with_checksum(self.statuses().tobytes())
-            temporary = root / metadata.SCRATCH / f"status-{writer_id()}"
-            temporary.parent.mkdir(exist_ok=True)
-            atomic_write(data, root / metadata.STATUS_KEY, temporary)
+            atomic_write(data, root / metadata.STATUS_KEY, root / metadata.SCRATCH / f"status-{writer_id()}")
 
     def _folder(self) -> Path:
         if not isinstance(self.files, LocalFiles):
@@ -231,10 +228,6 @@ class CueStore:
     def xarray(self) -> Any:
         """Return all arrays as an xarray dataset of such dask arrays."""
         return lazy.dataset(self)
-
-    def zarr_store(self) -> Any:
-        """Return an object that `zarr.open_group` and `xarray.open_zarr` accept, local or remote."""
-        return self.files.zarr_store()
 
     def _scales(self, name: str, clip: int, frames: list[int]) -> np.ndarray | None:
         if not isinstance(self.arrays[name].encoding, PerMapInt8):

@@ -20,7 +20,7 @@ from stores.spec import ArraySpec
 from stores.store import CueStore
 
 # Allowed differences of recomputed cues: more than between devices and precisions, far less than between networks,
-# frames or clips. Units: see `deviations`.
+# frames or clips. Units: see `check_recomputed`.
 _TOLERANCES = {
     "rgb": 8.0,
     "depth": 0.05,
@@ -196,33 +196,34 @@ def sample(store: CueStore, count: int, seed: int) -> list[int]:
 
 
 def check_recomputed(store: CueStore, clip: int, recompute: Callable[[CueStore, int], ClipCues]) -> Iterator[Finding]:
-    """Compute a clip again with the recorded networks and compare it with what is stored."""
-    for name, deviation, allowed in deviations(store, clip, recompute(store, clip)):
-        if deviation > allowed:
-            what = f"recomputed, 1 % of it deviates by more than {deviation:.3g} ({allowed:.3g} is allowed)"
+    """Compute a clip again with the recorded networks and compare it with what is stored.
+
+    99 % of the differences have to be within tolerance: in gray levels for rgb, relative to the frame's median for
+    depth, in px for flow, in standard deviations of the map for features, in its own units for an extra cue.
+    """
+    cues = recompute(store, clip)
+    tolerances = _TOLERANCES | {maps.name: maps.tolerance for maps in store.spec.extra} | dict.fromkeys(_EXACT, 0.0)
+    for name, tolerance in tolerances.items():
+        stored, recomputed = store.read(name, clip), np.asarray(cues[name])
+        if name in _EXACT:
+            deviation = 0.0 if np.array_equal(stored, recomputed) else np.inf
+        else:
+            scaled = isinstance(store.arrays[name].encoding, PerMapInt8)
+            deviation = _deviation(name, stored.astype(np.float32), recomputed.astype(np.float32), scaled)
+        if deviation > tolerance:
+            what = f"recomputed, 1 % of it deviates by more than {deviation:.3g} ({tolerance:.3g} is allowed)"
             yield Finding("value", f"{name} of clip {clip}", what, (clip,))
 
 
-def deviations(store: CueStore, clip: int, cues: ClipCues) -> Iterator[tuple[str, float, float]]:
-    """Yield (array, 99th percentile of |stored − recomputed|, what is allowed) for each array of a clip.
-
-    In grey levels for rgb, relative to the frame's median for depth, in px for flow, in standard deviations of the map
-    for features, in its own units for an extra cue; 0 or infinite for arrays that have to be equal.
-    """
-    tolerances = _TOLERANCES | {maps.name: maps.tolerance for maps in store.spec.extra}
-    for name in store.cue_names:
-        stored, recomputed = store.read(name, clip).astype(np.float32), np.asarray(cues[name], np.float32)
-        if stored.shape != recomputed.shape or (np.isfinite(stored) != np.isfinite(recomputed)).mean() > 0.01:
-            yield name, np.inf, tolerances[name]
-            continue
-        error = np.abs(stored - recomputed)
-        if name == "depth":
-            error /= np.maximum(np.nanmedian(stored, axis=(-2, -1), keepdims=True), 1e-6)
-        if name.startswith("features") or isinstance(store.arrays[name].encoding, PerMapInt8):
-            error /= np.maximum(np.nanstd(stored, axis=(-2, -1), keepdims=True), 1e-6)
-        yield name, float(np.nanquantile(error, 0.99)), tolerances[name]
-    for name in _EXACT:
-        yield name, 0.0 if np.array_equal(store.read(name, clip), cues[name]) else np.inf, 0.0
+def _deviation(name: str, stored: np.ndarray, recomputed: np.ndarray, scaled: bool) -> float:
+    if stored.shape != recomputed.shape or (np.isfinite(stored) != np.isfinite(recomputed)).mean() > 0.01:
+        return np.inf
+    error = np.abs(stored - recomputed)
+    if name == "depth":
+        error /= np.maximum(np.nanmedian(stored, axis=(-2, -1), keepdims=True), 1e-6)
+    if name.startswith("features") or scaled:
+        error /= np.maximum(np.nanstd(stored, axis=(-2, -1), keepdims=True), 1e-6)
+    return float(np.nanquantile(error, 0.99))
 
 
 def _read(store: CueStore, key: str) -> bytes | None:

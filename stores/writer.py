@@ -46,26 +46,29 @@ class TaskWriter:
         self._pending = {position for position, record in enumerate(self._records) if record.status == wanted}
         self._scratch = root / SCRATCH / str(task)
         self._shards: dict[str, ShardWriter] = {}
-        self._open()
+        try:
+            self._open()
+        except BaseException:
+            self.discard()
+            raise
 
     def _open(self) -> None:
         """Create the scratch files, in place of those of a dead worker, and copy the complete clips."""
-        shutil.rmtree(self._scratch, ignore_errors=True)
         shard_clips = self._header.spec.shard_clips
-        with explain_os_errors(self._root, f"starting task {self.task}"):
-            self._scratch.mkdir(parents=True)
-            for name, spec in self._specs.items():
-                self._shards[name] = ShardWriter(self._scratch / name, shard_clips * spec.clip_chunks)
-            shards = open_shards(LocalFiles(self._root), self._specs, self.task, shard_clips)
-            for position, record in enumerate(self._records):
-                if record.status != COMPLETE:
-                    continue
-                chunks = read_clip(shards, self._specs, position)
-                if chunks is None or digest(chunks) != record.digest:
-                    self._records[position] = replace(record, status=ABSENT, digest=None)
-                    self._pending.add(position)
-                else:
-                    self._append(position, chunks)
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir(parents=True)
+        for name, spec in self._specs.items():
+            self._shards[name] = ShardWriter(self._scratch / name, shard_clips * spec.clip_chunks)
+        shards = open_shards(LocalFiles(self._root), self._specs, self.task, shard_clips)
+        for position, record in enumerate(self._records):
+            if record.status != COMPLETE:
+                continue
+            chunks = read_clip(shards, self._specs, position)
+            if chunks is None or digest(chunks) != record.digest:
+                self._records[position] = replace(record, status=ABSENT, digest=None)
+                self._pending.add(position)
+            else:
+                self._append(position, chunks)
 
     def pending(self) -> list[int]:
         """Return the clips that remain to be done."""
@@ -100,8 +103,6 @@ class TaskWriter:
                 clips=tuple(self._records),
                 shard_bytes=sizes,
                 seconds=round(time.perf_counter() - self._start, 3),
-                written=ledger.now(),
-                writer=ledger.writer_id(),
             )
             for name, spec in self._specs.items():
                 target = self._root / spec.shard_key(self.task)

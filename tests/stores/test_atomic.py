@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from stores.atomic import atomic_path
 
 
-def test_a_file_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
+def test_the_file_is_renamed_when_the_block_ends(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.txt"
     with atomic_path(path) as temporary:
         temporary.write_text("some")
@@ -19,7 +19,7 @@ def test_a_file_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_what_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+def test_an_error_leaves_the_file_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("before")
 

@@ -1,4 +1,4 @@
-"""A store behind a web server, in S3, in memory: read as it is on disk, and errors said in one sentence."""
+"""A store over HTTP, in S3 and in memory reads as it does on disk; errors are one sentence."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class RangeHandler(SimpleHTTPRequestHandler):
         self.wfile.write(data[first : last + 1])
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_over_http(local: stores.CueStore, server: str) -> None:
 def test_xarray_over_http(local: stores.CueStore, server: str) -> None:
     remote = stores.open(f"{server}/cues.zarr")
     np.testing.assert_array_equal(remote.dask("depth")[2].compute(), local.read("depth", 2))
-    dataset = xarray.open_zarr(remote.zarr_store())
+    dataset = xarray.open_zarr(remote.files.zarr_store())
     np.testing.assert_array_equal(dataset.depth[2].values, local.read("depth", 2))
 
 
@@ -141,30 +141,30 @@ def test_no_store_at_a_url(server: str) -> None:
         stores.open(f"{server}/other.zarr")
 
 
-def test_a_url_that_does_not_answer() -> None:
+def test_unreachable_url() -> None:
     with pytest.raises(
         StoreError, match=r"http://127\.0\.0\.1:9/cues\.zarr/zarr\.json cannot be read .*; check the address"
     ):
         stores.open("http://127.0.0.1:9/cues.zarr")
 
 
-def test_a_scheme_we_do_not_read() -> None:
+def test_unsupported_scheme() -> None:
     with pytest.raises(StoreError, match=r"has the scheme 'ftp'; a store is a folder or one of s3, gs"):
         stores.open("ftp://somewhere/cues.zarr")
 
 
-def test_an_address_that_is_none() -> None:
+def test_invalid_address() -> None:
     with pytest.raises(StoreError, match=r"s3: is not a valid address .*; correct it"):
         stores.open("s3://")
 
 
-def test_a_remote_store_is_not_written_to(server: str) -> None:
+def test_a_remote_store_is_read_only(server: str) -> None:
     remote = stores.open(f"{server}/cues.zarr")
     with pytest.raises(StoreError, match="is read-only; write to a store in a folder"):
         remote.publish_statuses()
 
 
-def test_a_connection_does_not_survive_a_fork(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_is_refused_after_a_fork(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     remote = stores.open(f"{server}/cues.zarr")
     monkeypatch.setattr(os, "getpid", lambda: -1)
     with pytest.raises(StoreError, match="start loader processes with `forkserver` or `spawn`"):
@@ -176,14 +176,14 @@ def read_depth(store: CueStore, clip: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_a_remote_store_opens_again_in_a_worker(server: str, local: stores.CueStore, method: str) -> None:
+def test_a_remote_store_is_reopened_in_a_worker(server: str, local: stores.CueStore, method: str) -> None:
     context = multiprocessing.get_context(method)
     with context.Pool(1) as pool:
         remote = stores.open(f"{server}/cues.zarr")
         np.testing.assert_array_equal(pool.apply(read_depth, (remote, 4)), local.read("depth", 4))
 
 
-def test_damage_is_noticed_behind_a_server(local: stores.CueStore) -> None:
+def test_damage_is_detected_remotely(local: stores.CueStore) -> None:
     from obstore.store import MemoryStore
 
     objects = MemoryStore()

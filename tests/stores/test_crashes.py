@@ -1,4 +1,4 @@
-"""A builder that is killed, two at once, a disk that fills up: nothing is half there, nothing is done twice."""
+"""Killed builders, two builders at once, a full disk: no partial results, and no clip is computed twice."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def workers() -> ForkServerContext:
 
 
 def build(path: Path, log: Path) -> None:
-    """What a builder does, with a line in `log` for each clip computed; writes of up to 80 bytes are atomic."""
+    """Build the pending tasks; append a line to `log` for each clip computed (such short writes are atomic)."""
     store = stores.open(path)
     line = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(line, b"started\n")
@@ -49,11 +49,11 @@ def shard_bytes(store: stores.CueStore) -> dict[str, bytes]:
 
 
 def kill_repeatedly(folder: Path, workers: ForkServerContext, n_clips: int, kills: int, seed: int) -> None:
-    """Build one store undisturbed, and one whose builder is killed again and again; they have to be the same."""
+    """Build one store undisturbed, and one whose builder is killed repeatedly; they have to be equal."""
     random = np.random.default_rng(seed)
-    calm = worlds.create(folder / "calm.zarr", n_clips)
+    undisturbed = worlds.create(folder / "undisturbed.zarr", n_clips)
     start = time.perf_counter()
-    worlds.fill(calm)
+    worlds.fill(undisturbed)
     clip_seconds = (time.perf_counter() - start) / n_clips
     store = worlds.create(folder / "killed.zarr", n_clips)
     tasks_left, interrupted = list(range(store.n_tasks)), 0
@@ -75,13 +75,13 @@ def kill_repeatedly(folder: Path, workers: ForkServerContext, n_clips: int, kill
         tasks_left = list(store.pending_tasks())
     assert interrupted > kills / 2, "the kills came too late to mean anything"
     worlds.fill(store)
-    for each in (calm, store):
+    for each in (undisturbed, store):
         each.publish_statuses()
     assert repair.sweep(store) == 0
-    assert shard_bytes(store) == shard_bytes(calm)
+    assert shard_bytes(store) == shard_bytes(undisturbed)
 
 
-def test_a_killed_builder_leaves_whole_clips_only(tmp_path: Path, workers: ForkServerContext) -> None:
+def test_a_killed_builder_leaves_complete_clips_only(tmp_path: Path, workers: ForkServerContext) -> None:
     kill_repeatedly(tmp_path, workers, n_clips=48, kills=5, seed=1)
 
 
@@ -91,23 +91,23 @@ def test_a_builder_killed_a_hundred_times(tmp_path: Path, workers: ForkServerCon
 
 
 def stop_at(path: Path, call: int) -> None:
-    """Try the failed clips again, and die at the n-th system call that makes something durable or visible."""
+    """Retry the failed clips, and exit at the n-th call of fsync or rename."""
     left = [call]
 
     def counted(function: Callable[..., None]) -> Callable[..., None]:
-        def dying(*arguments: object) -> None:
+        def counting(*arguments: object) -> None:
             left[0] -= 1
             if left[0] < 0:
                 os._exit(9)
             function(*arguments)
 
-        return dying
+        return counting
 
     os.replace, os.fsync = counted(os.replace), counted(os.fsync)
     worlds.fill(stores.open(path), only_failed=True)
 
 
-def die_at_steps(tmp_path: Path, workers: ForkServerContext, stride: int) -> None:
+def exit_at_steps(tmp_path: Path, workers: ForkServerContext, stride: int) -> None:
     start = worlds.create(tmp_path / "start.zarr", 4)
     worlds.fill(start, failing=[1, 2])
     before = {name: start.read(name, 3) for name in start.arrays}
@@ -131,18 +131,16 @@ def die_at_steps(tmp_path: Path, workers: ForkServerContext, stride: int) -> Non
     assert call > 3 * len(start.arrays)
 
 
-def test_death_while_publishing(tmp_path: Path, workers: ForkServerContext) -> None:
-    die_at_steps(tmp_path, workers, stride=7)
+def test_exit_while_publishing(tmp_path: Path, workers: ForkServerContext) -> None:
+    exit_at_steps(tmp_path, workers, stride=7)
 
 
 @pytest.mark.slow
-def test_death_at_any_step_of_publishing(tmp_path: Path, workers: ForkServerContext) -> None:
-    die_at_steps(tmp_path, workers, stride=1)
+def test_exit_at_every_step_of_publishing(tmp_path: Path, workers: ForkServerContext) -> None:
+    exit_at_steps(tmp_path, workers, stride=1)
 
 
-def test_shards_are_durable_before_they_are_visible_and_recorded_last(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shards_are_synced_before_the_rename_and_recorded_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, steps = worlds.create(tmp_path / "cues.zarr", 4), []
     replace = os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: steps.append(("sync", os.readlink(f"/proc/self/fd/{fd}"))))
@@ -176,7 +174,7 @@ def hold_first_task(path: Path, ready: Path, done: Path) -> None:
             time.sleep(0.01)
 
 
-def test_a_claimed_task_names_its_holder_until_that_dies(tmp_path: Path, workers: ForkServerContext) -> None:
+def test_a_locked_task_names_its_holder_until_it_exits(tmp_path: Path, workers: ForkServerContext) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 8)
     holder = workers.Process(target=hold_first_task, args=(Path(store.path), tmp_path / "ready", tmp_path / "done"))
     holder.start()
@@ -192,7 +190,7 @@ def test_a_claimed_task_names_its_holder_until_that_dies(tmp_path: Path, workers
     assert worlds.fill(store) == 8
 
 
-def test_threads_of_one_process_do_not_share_a_task(tmp_path: Path) -> None:
+def test_a_lock_excludes_threads_of_the_same_process(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 4)
     with store.lock_task(0) as first, stores.open(store.path).lock_task(0) as second:
         assert first is not None
@@ -201,7 +199,7 @@ def test_threads_of_one_process_do_not_share_a_task(tmp_path: Path) -> None:
         first.fail(0, "for this test")
 
 
-def test_a_store_made_again_at_the_same_place_has_claims_of_its_own(tmp_path: Path) -> None:
+def test_a_store_created_again_at_the_same_place_has_new_locks(tmp_path: Path) -> None:
     for _ in range(2):
         store = worlds.create(tmp_path / "cues.zarr", 4)
         assert worlds.fill(store) == 4
@@ -209,9 +207,11 @@ def test_a_store_made_again_at_the_same_place_has_claims_of_its_own(tmp_path: Pa
 
 
 @pytest.mark.parametrize("room", [0, 3_000, 20_000, 60_000])
-def test_a_full_disk_is_said_and_survived(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
-    calm, store = worlds.create(tmp_path / "calm.zarr", 16), worlds.create(tmp_path / "cues.zarr", 16)
-    worlds.fill(calm)
+def test_a_full_disk_is_reported_and_the_build_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    undisturbed, store = worlds.create(tmp_path / "undisturbed.zarr", 16), worlds.create(tmp_path / "cues.zarr", 16)
+    worlds.fill(undisturbed)
     written, write = [0], os.write
 
     def write_until_full(fd: int, data: bytes) -> int:
@@ -228,7 +228,7 @@ def test_a_full_disk_is_said_and_survived(tmp_path: Path, monkeypatch: pytest.Mo
     assert [finding for task in range(4) for finding in verify.check_task(store, task)] == []
     assert list(Path(store.path, "scratch").glob("*")) == []
     assert worlds.fill(store) == 16 - done
-    assert {**shard_bytes(store), "status/c.0": b""} == {**shard_bytes(calm), "status/c.0": b""}
+    assert {**shard_bytes(store), "status/c.0": b""} == {**shard_bytes(undisturbed), "status/c.0": b""}
 
 
 def complete_one_and_raise(store: stores.CueStore) -> None:
@@ -238,7 +238,7 @@ def complete_one_and_raise(store: stores.CueStore) -> None:
         raise ZeroDivisionError
 
 
-def test_an_exception_in_a_task_leaves_nothing_of_it(tmp_path: Path) -> None:
+def test_an_exception_discards_the_task(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 8)
     with pytest.raises(ZeroDivisionError):
         complete_one_and_raise(store)
@@ -247,7 +247,7 @@ def test_an_exception_in_a_task_leaves_nothing_of_it(tmp_path: Path) -> None:
     assert worlds.fill(store) == 8
 
 
-def test_asking_for_the_holder_keeps_no_builder_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_looking_up_the_holder_takes_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 8)
     taken: list[int] = []
     monkeypatch.setattr("fcntl.lockf", lambda *arguments: taken.append(1))
@@ -255,7 +255,7 @@ def test_asking_for_the_holder_keeps_no_builder_off(tmp_path: Path, monkeypatch:
     assert taken == []
 
 
-def test_errors_of_the_work_itself_are_not_the_stores(tmp_path: Path) -> None:
+def test_errors_inside_the_context_are_not_translated(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 8)
     with pytest.raises(PermissionError, match=r"video\.mp4"), store.lock_task(0):
         raise PermissionError(13, "Permission denied", "video.mp4")

@@ -1,4 +1,4 @@
-"""What a cue loses by being stored is what its encoding says, and what cannot be stored is missing."""
+"""Encoding errors stay within the stated bounds; values that cannot be represented are missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAPS = arrays.arrays(np.float32, st.tuples(*[st.integers(1, 5)] * 3), elements=F
 
 @settings(deadline=None)
 @given(MAPS)
-def test_flow_is_off_by_half_a_step_or_missing(values: np.ndarray) -> None:
+def test_flow_error_is_half_a_step_or_the_value_is_missing(values: np.ndarray) -> None:
     decoded = FLOW.decode(FLOW.encode(values))
     fits = np.abs(values) <= 32766 / 64
     assert np.isnan(decoded[~np.isfinite(values)]).all()
@@ -29,7 +29,7 @@ def test_flow_is_off_by_half_a_step_or_missing(values: np.ndarray) -> None:
 
 @settings(deadline=None)
 @given(MAPS)
-def test_depth_is_off_by_a_two_thousandth_or_missing(values: np.ndarray) -> None:
+def test_depth_error_is_relative_or_the_value_is_missing(values: np.ndarray) -> None:
     decoded = DEPTH.decode(DEPTH.encode(values))
     fits = np.abs(values) <= 65504
     assert np.isnan(decoded[~fits]).all()
@@ -39,7 +39,7 @@ def test_depth_is_off_by_a_two_thousandth_or_missing(values: np.ndarray) -> None
 
 @settings(deadline=None)
 @given(MAPS)
-def test_features_are_off_by_half_a_step_of_their_own_map(values: np.ndarray) -> None:
+def test_feature_error_is_half_a_step_of_the_map(values: np.ndarray) -> None:
     stored, scales = FEATURES.encode(values)
     decoded = FEATURES.decode(stored, scales)
     finite = np.abs(values) <= 1e38
@@ -58,7 +58,7 @@ def test_stated_bounds_hold(encoding: FixedPoint | Cast) -> None:
     assert error.max() > 0.5 * bound.max()  # the bound is not idle
 
 
-def test_stated_bound_of_rows_holds() -> None:
+def test_stated_bound_of_per_map_int8_holds() -> None:
     values = np.random.default_rng(0).normal(0, 2, (3, 8, 30, 30)).astype(np.float32)
     stored, scales = FEATURES.encode(values)
     error = np.abs(FEATURES.decode(stored, scales) - values).max(axis=(-2, -1))
@@ -66,20 +66,20 @@ def test_stated_bound_of_rows_holds() -> None:
     assert (error > 0.8 * FEATURES.error_bound(scales)).all()
 
 
-def test_colours_are_kept_as_they_are() -> None:
+def test_colors_are_lossless() -> None:
     values = np.arange(256, dtype=np.uint8)
     np.testing.assert_array_equal(RGB.decode(RGB.encode(values)), values)
     assert not RGB.error_bound(values).any()
 
 
 @pytest.mark.parametrize("encoding", [Cast("float16", Blosc("lz4", 5, "bitshuffle")), FixedPoint(0.25), PerMapInt8()])
-def test_an_encoding_survives_json(encoding: encodings.Encoding) -> None:
+def test_encoding_to_json_and_back(encoding: encodings.Encoding) -> None:
     assert encodings.from_dict(encodings.to_dict(encoding)) == encoding
 
 
 @settings(deadline=None)
 @given(st.binary(min_size=1, max_size=200), st.data())
-def test_any_flipped_bit_of_a_chunk_is_noticed(content: bytes, data: st.DataObject) -> None:
+def test_any_flipped_bit_of_a_chunk_is_detected(content: bytes, data: st.DataObject) -> None:
     chunk = np.frombuffer(content, np.uint8)
     payload = bytearray(Blosc().encode(chunk))
     bit = data.draw(st.integers(0, 8 * len(payload) - 1))
@@ -88,6 +88,6 @@ def test_any_flipped_bit_of_a_chunk_is_noticed(content: bytes, data: st.DataObje
         decode_into(np.frombuffer(bytes(payload), np.uint8), np.empty_like(chunk))
 
 
-def test_too_few_bytes_are_no_chunk() -> None:
+def test_too_few_bytes_for_a_chunk() -> None:
     with pytest.raises(ChecksumError, match="3 bytes are too few for a chunk"):
         decode_into(np.zeros(3, np.uint8), np.empty(1, np.uint8))

@@ -1,4 +1,4 @@
-"""Damage is found, repaired and built again; nothing damaged is ever read as data."""
+"""Damage is detected, repaired and rebuilt; damaged bytes are never read as data."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ CLIPS = 7
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
-    store = worlds.create(tmp_path_factory.mktemp("faults") / "whole.zarr", CLIPS)
+def intact(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
+    store = worlds.create(tmp_path_factory.mktemp("faults") / "intact.zarr", CLIPS)
     worlds.fill(store)
     store.publish_statuses()
     return store
 
 
 @pytest.fixture
-def store(whole: stores.CueStore, tmp_path: Path) -> stores.CueStore:
-    shutil.copytree(whole.path, tmp_path / "cues.zarr")
+def store(intact: stores.CueStore, tmp_path: Path) -> stores.CueStore:
+    shutil.copytree(intact.path, tmp_path / "cues.zarr")
     return stores.open(tmp_path / "cues.zarr")
 
 
-def everything(store: stores.CueStore) -> list[Finding]:
+def verify_all(store: stores.CueStore) -> list[Finding]:
     found = list(verify.check_documents(store))
     for task in range(store.n_tasks):
         found += verify.check_task(store, task)
@@ -54,9 +54,9 @@ def flip(path: Path, bit: int) -> None:
     path.write_bytes(data)
 
 
-def mend(store: stores.CueStore) -> tuple[int, int]:
+def repair_and_rebuild(store: stores.CueStore) -> tuple[int, int]:
     """Repair what is found and build again: clips marked, clips computed."""
-    found = everything(store)
+    found = verify_all(store)
     list(repair.repair_documents(store))
     suspects = frozenset(clip for finding in found for clip in finding.clips if finding.kind == "value")
     marked = sum(len(repair.repair_task(store, task, suspects)) for task in range(store.n_tasks))
@@ -65,11 +65,11 @@ def mend(store: stores.CueStore) -> tuple[int, int]:
     return marked, computed
 
 
-def test_a_whole_store_has_no_findings(store: stores.CueStore) -> None:
-    assert everything(store) == []
+def test_an_intact_store_has_no_findings(store: stores.CueStore) -> None:
+    assert verify_all(store) == []
 
 
-def flips(store: stores.CueStore, count: int) -> None:
+def check_flipped_bits(store: stores.CueStore, count: int) -> None:
     """Flip one bit at a time, anywhere in the data; each has to be found by verification and by the reader."""
     random = np.random.default_rng(20)
     paths = shards(store)
@@ -85,21 +85,21 @@ def flips(store: stores.CueStore, count: int) -> None:
         with pytest.raises(StoreError, match=r"is damaged"):
             read_all(store)
         flip(path, bit)
-    assert everything(store) == []
+    assert verify_all(store) == []
 
 
-def test_every_flipped_bit_is_found(store: stores.CueStore) -> None:
-    flips(store, 60)
+def test_every_flipped_bit_is_detected(store: stores.CueStore) -> None:
+    check_flipped_bits(store, 60)
 
 
 @pytest.mark.slow
-def test_a_thousand_flipped_bits_are_found(store: stores.CueStore) -> None:
-    flips(store, 1000)
+def test_a_thousand_flipped_bits_are_detected(store: stores.CueStore) -> None:
+    check_flipped_bits(store, 1000)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "gone"])
 @pytest.mark.parametrize("array", ["rgb", "features", "pair_frames"])
-def test_a_shard_that_is_not_whole_is_no_data(store: stores.CueStore, array: str, damage: str) -> None:
+def test_a_truncated_shard_is_never_read_as_data(store: stores.CueStore, array: str, damage: str) -> None:
     before = read_all(store)
     path = Path(store.path) / store.arrays[array].shard_key(1)
     if damage == "gone":
@@ -108,47 +108,47 @@ def test_a_shard_that_is_not_whole_is_no_data(store: stores.CueStore, array: str
         os.truncate(path, 0 if damage == "empty" else path.stat().st_size // 2)
     with pytest.raises(StoreError, match=r"c\.1.*is damaged .*; run `lila-cues verify`"):
         read_all(store)
-    assert [finding.clips for finding in everything(store)] == [(4, 5, 6)]
-    assert mend(store) == (3, 3)
-    assert everything(store) == []
+    assert [finding.clips for finding in verify_all(store)] == [(4, 5, 6)]
+    assert repair_and_rebuild(store) == (3, 3)
+    assert verify_all(store) == []
     for name, values in read_all(store).items():
         np.testing.assert_array_equal(values, before[name])
 
 
-def test_repair_leaves_what_is_whole(store: stores.CueStore) -> None:
+def test_repair_keeps_intact_clips(store: stores.CueStore) -> None:
     untouched = {path: path.read_bytes() for path in shards(store) if path.name.startswith("c.1.")}
     path = Path(store.path) / store.arrays["depth"].shard_key(0)
     flip(path, 8 * 20)  # inside the first clip's first chunk
-    assert mend(store) == (1, 1)
-    assert everything(store) == []
+    assert repair_and_rebuild(store) == (1, 1)
+    assert verify_all(store) == []
     assert {path: path.read_bytes() for path in untouched} == untouched
     assert store.clip_record(0).attempts == 2
     assert store.clip_record(1).attempts == 1
 
 
-def test_shards_of_another_task_are_noticed(store: stores.CueStore) -> None:
+def test_shards_of_another_task_are_detected(store: stores.CueStore) -> None:
     for spec in store.arrays.values():
         shutil.copy(Path(store.path) / spec.shard_key(0), Path(store.path) / spec.shard_key(1))
-    found = everything(store)
+    found = verify_all(store)
     assert {finding.what for finding in found} == {"its bytes are not those that were recorded"}
-    assert mend(store) == (3, 3)
-    assert everything(store) == []
+    assert repair_and_rebuild(store) == (3, 3)
+    assert verify_all(store) == []
 
 
 def test_a_damaged_ledger_record_is_rebuilt_from_the_shards(store: stores.CueStore) -> None:
     before = read_all(store)
     record = next((Path(store.path) / "ledger" / "000").glob("0000001-*"))
     flip(record, 8 * 40)
-    assert [finding.kind for finding in everything(store)] == ["ledger"]
+    assert [finding.kind for finding in verify_all(store)] == ["ledger"]
     with pytest.raises(StoreError, match=r"the ledger record .* is damaged"):
         store.clip_record(4)
-    assert mend(store) == (0, 0)
-    assert everything(store) == []
+    assert repair_and_rebuild(store) == (0, 0)
+    assert verify_all(store) == []
     for name, values in read_all(store).items():
         np.testing.assert_array_equal(values, before[name])
 
 
-def test_a_record_that_says_other_things_than_it_was_written_with_is_damaged(store: stores.CueStore) -> None:
+def test_a_record_with_changed_content_is_damaged(store: stores.CueStore) -> None:
     record = next((Path(store.path) / "ledger" / "000").glob("0000001-*"))
     sound = record.read_text()
     record.write_text(sound.replace('"attempt":1,', '"attempt":7,', 1))
@@ -165,35 +165,35 @@ def test_a_record_under_the_name_of_another_task_is_damaged(store: stores.CueSto
         store.clip_record(4)
 
 
-def test_a_record_of_other_settings_is_not_believed(store: stores.CueStore, tmp_path: Path) -> None:
+def test_a_record_of_other_settings_is_rejected(store: stores.CueStore, tmp_path: Path) -> None:
     other = worlds.create(tmp_path / "other.zarr", CLIPS, settings={"seed": 1})
     worlds.fill(other)
     for record in (Path(other.path) / "ledger" / "000").glob("0000000-*"):
         shutil.copy(record, Path(store.path) / "ledger" / "000" / record.name)
-    found = everything(store)
+    found = verify_all(store)
     assert [finding.what for finding in found] == ["it was written with other settings than the store's"]
-    assert mend(store)[1] == 4
-    assert everything(store) == []
+    assert repair_and_rebuild(store)[1] == 4
+    assert verify_all(store) == []
 
 
 @pytest.mark.parametrize("key", ["rgb/zarr.json", "status/zarr.json", "clips/offsets.npy", "status/c.0"])
-def test_documents_are_written_anew(store: stores.CueStore, key: str) -> None:
+def test_documents_are_rewritten(store: stores.CueStore, key: str) -> None:
     flip(Path(store.path) / key, 8 * 5 + 1)
-    assert [finding.where for finding in everything(store)] == [key]
-    mend(store)
-    assert everything(store) == []
+    assert [finding.where for finding in verify_all(store)] == [key]
+    repair_and_rebuild(store)
+    assert verify_all(store) == []
 
 
-def test_the_header_has_a_copy(store: stores.CueStore) -> None:
+def test_the_header_is_restored_from_its_copy(store: stores.CueStore) -> None:
     root = Path(store.path) / "zarr.json"
     root.write_text(root.read_text().replace('"seed": 0', '"seed": 8', 1))
     with pytest.raises(StoreError, match=r"attributes in .*zarr\.json are damaged .*run `lila-cues repair`"):
         stores.open(store.path)
     assert repair.restore_header(Path(store.path))
-    assert everything(stores.open(store.path)) == []
+    assert verify_all(stores.open(store.path)) == []
 
 
-def test_values_out_of_range_are_found_and_built_again(tmp_path: Path) -> None:
+def test_values_out_of_range_are_detected_and_rebuilt(tmp_path: Path) -> None:
     from dataclasses import replace
 
     store = worlds.create(tmp_path / "cues.zarr", 4)
@@ -203,14 +203,14 @@ def test_values_out_of_range_are_found_and_built_again(tmp_path: Path) -> None:
             cues = worlds.cues(clip)
             writer.complete(clip, replace(cues, depth=cues.depth - 1000) if clip == 2 else cues)
     store.publish_statuses()
-    assert [str(finding) for finding in everything(store)] == [
+    assert [str(finding) for finding in verify_all(store)] == [
         "value: depth of clip 2: negative inverse depth (clips 2)"
     ]
-    assert mend(store) == (1, 1)
-    assert everything(store) == []
+    assert repair_and_rebuild(store) == (1, 1)
+    assert verify_all(store) == []
 
 
-def test_a_retry_carries_over_nothing_that_was_not_recorded(tmp_path: Path) -> None:
+def test_a_retry_copies_only_recorded_clips(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 8)
     worlds.fill(store, failing=[1])
     for spec in store.arrays.values():
@@ -220,7 +220,7 @@ def test_a_retry_carries_over_nothing_that_was_not_recorded(tmp_path: Path) -> N
         np.testing.assert_array_equal(store.read("rgb", clip), worlds.cues(clip).rgb)
 
 
-def test_of_two_records_the_later_attempt_holds(tmp_path: Path) -> None:
+def test_the_later_of_two_records_is_current(tmp_path: Path) -> None:
     """As after a death between the publishing of a record and the removal of the one before it."""
     store = worlds.create(tmp_path / "cues.zarr", 4)
     worlds.fill(store, failing=[1])

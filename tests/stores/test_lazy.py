@@ -1,4 +1,4 @@
-"""A store through dask and xarray: the same values, NaN where a clip is not complete, memory that stays bounded."""
+"""A store as dask and xarray: the same values, NaN where a clip is not complete, bounded memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
 
 
 @pytest.mark.parametrize("name", ["rgb", "depth", "flow_forward", "features", "pair_frames", "frame_time"])
-def test_dask_gives_what_the_store_gives(store: stores.CueStore, name: str) -> None:
+def test_dask_equals_the_store(store: stores.CueStore, name: str) -> None:
     array = store.dask(name)
     assert isinstance(array, dask.array.Array)
     assert array.chunks[0] == (4, 4, 2)
@@ -48,7 +48,7 @@ def test_any_window_of_a_dask_array(store: stores.CueStore) -> None:
     np.testing.assert_array_equal(array[3:9:2, 1, :, 2:5].compute(), values[3:9:2, 1, :, 2:5])
 
 
-def test_dask_arrays_travel_to_other_processes(store: stores.CueStore) -> None:
+def test_dask_arrays_can_be_pickled(store: stores.CueStore) -> None:
     array = pickle.loads(pickle.dumps(store.dask("depth")))  # noqa: S301
     np.testing.assert_array_equal(array[9].compute(), store.read("depth", 9))
 
@@ -97,7 +97,7 @@ print(peak() - before)
 """
 
 
-def test_memory_of_a_reduction_is_some_chunks_and_not_the_store(tmp_path: Path) -> None:
+def test_memory_of_a_reduction_is_bounded(tmp_path: Path) -> None:
     geometry = stores.Geometry(2, 1, (8, 8), (8, 8), (64, 64), (4, 4), 64)
     store = worlds.create(tmp_path / "cues.zarr", 64, stores.StoreSpec(geometry, shard_clips=4))
     worlds.fill(store)

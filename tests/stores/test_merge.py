@@ -1,4 +1,4 @@
-"""Stores built apart become one, byte for byte, whoever did what."""
+"""Stores that were built separately are merged byte for byte."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def numbers() -> dict[str, int]:
     return {name: number for number, name in enumerate(worlds.names(14))}
 
 
-def assert_whole(merged: stores.CueStore, numbers: dict[str, int]) -> None:
+def assert_intact(merged: stores.CueStore, numbers: dict[str, int]) -> None:
     for task in range(merged.n_tasks):
         assert list(verify.check_task(merged, task)) == []
     assert [finding for finding in verify.check_documents(merged) if finding.kind != "note"] == []
@@ -41,38 +41,38 @@ def assert_whole(merged: stores.CueStore, numbers: dict[str, int]) -> None:
         np.testing.assert_array_equal(merged.read("rgb", clip), worlds.cues(numbers[merged.clip_id(clip)]).rgb)
 
 
-def test_parts_of_one_list(tmp_path: Path, numbers: dict[str, int]) -> None:
+def test_parts_of_one_clip_list(tmp_path: Path, numbers: dict[str, int]) -> None:
     names = list(numbers)
     early = build(tmp_path / "early.zarr", names, {name: numbers[name] for name in names[:6]})
     late = build(tmp_path / "late.zarr", names, {name: numbers[name] for name in names[5:]})
     merged = merge(tmp_path / "all.zarr", [early, late])
     assert [merged.clip_id(clip) for clip in range(merged.n_clips)] == names
     assert (merged.statuses() == stores.COMPLETE).all()
-    assert_whole(merged, numbers)
+    assert_intact(merged, numbers)
 
 
-def test_lists_that_overlap(tmp_path: Path, numbers: dict[str, int]) -> None:
-    names, told = list(numbers), []
+def test_overlapping_clip_lists(tmp_path: Path, numbers: dict[str, int]) -> None:
+    names, counts = list(numbers), []
     first = build(tmp_path / "first.zarr", names[:6], numbers, failing={names[2], names[5]})
     second = build(tmp_path / "second.zarr", [*names[5:13:2], names[13]], dict(list(numbers.items())[:13]))
-    merged = merge(tmp_path / "all.zarr", [first, second], told.append)
+    merged = merge(tmp_path / "all.zarr", [first, second], counts.append)
     assert [merged.clip_id(clip) for clip in range(merged.n_clips)] == [*names[:6], *names[7:13:2], names[13]]
     assert merged.statuses().tolist() == [1, 1, 2, 1, 1, 1, 1, 1, 1, 0]
     assert merged.clip_record(2).reason == "broken on this machine"
     assert merged.provenance["merged_from"] == [{"machine": "first.zarr"}, {"machine": "second.zarr"}]
-    assert sum(told) == merged.n_clips
-    assert_whole(merged, numbers)
+    assert sum(counts) == merged.n_clips
+    assert_intact(merged, numbers)
 
 
-def test_a_merged_store_is_built_on(tmp_path: Path, numbers: dict[str, int]) -> None:
+def test_a_merged_store_can_be_completed(tmp_path: Path, numbers: dict[str, int]) -> None:
     names = list(numbers)
     parts = [build(tmp_path / f"{n}.zarr", names, {name: numbers[name] for name in names[n::3]}) for n in range(2)]
     merged = merge(tmp_path / "all.zarr", parts)
     assert worlds.fill(merged) == len(names[2::3])
-    assert_whole(merged, numbers)
+    assert_intact(merged, numbers)
 
 
-def test_settings_that_differ(tmp_path: Path, numbers: dict[str, int]) -> None:
+def test_different_settings_are_refused(tmp_path: Path, numbers: dict[str, int]) -> None:
     first = build(tmp_path / "first.zarr", list(numbers), numbers)
     other = worlds.create(tmp_path / "other.zarr", 4, settings={"profile": {"name": "large"}})
     with pytest.raises(StoreError, match=r"settings\.profile\.name: 'tiny' in the store, 'large' requested"):
@@ -80,12 +80,12 @@ def test_settings_that_differ(tmp_path: Path, numbers: dict[str, int]) -> None:
     assert not (tmp_path / "all.zarr").exists()
 
 
-def test_one_store_is_no_merge(tmp_path: Path) -> None:
+def test_a_single_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="a merge takes two stores or more"):
         merge(tmp_path / "all.zarr", [worlds.create(tmp_path / "a.zarr", 4)])
 
 
-def test_a_damaged_clip_is_not_merged(tmp_path: Path, numbers: dict[str, int]) -> None:
+def test_a_damaged_clip_is_refused(tmp_path: Path, numbers: dict[str, int]) -> None:
     names = list(numbers)
     first, second = (build(tmp_path / f"{n}.zarr", names[n * 4 : n * 4 + 4], numbers) for n in range(2))
     (Path(second.path) / second.arrays["depth"].shard_key(0)).write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Making, opening and refusing stores; every complaint names the place and the remedy."""
+"""Creating, opening and refusing stores; every message names the place and the remedy."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from stores.encodings import canonical_json, crc32c
 from tests.stores import worlds
 
 
-def test_a_spec_survives_the_attributes(tmp_path: Path) -> None:
+def test_spec_to_attributes_and_back(tmp_path: Path) -> None:
     spec = replace(worlds.SPEC, flow=stores.spec.FixedPoint(1 / 32), shard_clips=3)
     assert worlds.create(tmp_path / "cues.zarr", 4, spec).spec == spec
     assert stores.open(tmp_path / "cues.zarr").spec == spec
 
 
-def test_what_is_recorded_is_read(tmp_path: Path) -> None:
+def test_recorded_properties_are_read_back(tmp_path: Path) -> None:
     store = stores.open(worlds.create(tmp_path / "cues.zarr", 9).path)
     assert store.fingerprint == worlds.SETTINGS
     assert store.provenance == {"made": "for a test"}
@@ -35,39 +35,39 @@ def test_what_is_recorded_is_read(tmp_path: Path) -> None:
     assert store.clips.find("class é/clip_0000") is None
 
 
-def test_going_on_with_the_same_settings(tmp_path: Path) -> None:
+def test_continuing_with_the_same_settings(tmp_path: Path) -> None:
     arguments = (tmp_path / "cues.zarr", worlds.SPEC, worlds.names(5), worlds.SETTINGS, {})
     worlds.fill(stores.open_or_create(*arguments))
     assert len(stores.open_or_create(*arguments).complete_clips()) == 5
 
 
-def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
+def test_other_settings_are_refused_and_listed(tmp_path: Path) -> None:
     path = Path(worlds.create(tmp_path / "cues.zarr", 5).path)
     settings = {"profile": {"name": "small", "encoder": "tiny"}, "seed": 0}
     spec = replace(worlds.SPEC, shard_clips=8)
     with pytest.raises(StoreError) as refused:
         stores.open_or_create(path, spec, worlds.names(6), settings, {})
-    said = str(refused.value)
-    assert "settings.profile.name: 'tiny' in the store, 'small' requested" in said
-    assert "spec.shard_clips: 4 in the store, 8 requested" in said
-    assert "clips: 5 in the store, 6 requested" in said
-    assert "was built with other settings" in said
-    assert "encoder" not in said
+    message = str(refused.value)
+    assert "settings.profile.name: 'tiny' in the store, 'small' requested" in message
+    assert "spec.shard_clips: 4 in the store, 8 requested" in message
+    assert "clips: 5 in the store, 6 requested" in message
+    assert "was built with other settings" in message
+    assert "encoder" not in message
 
 
-def test_extra_cues_that_differ_are_told_by_name() -> None:
+def test_different_extra_cues_are_listed_by_name() -> None:
     extra = [{"name": "normals", "encoding": {"kind": "steps"}}]
     assert stores.opening.differences({}, {"extra": extra}) == ["extra: None in the store, normals requested"]
 
 
-def test_no_store_is_made_over_anything(tmp_path: Path) -> None:
+def test_an_existing_path_is_not_overwritten(tmp_path: Path) -> None:
     worlds.create(tmp_path / "cues.zarr", 5)
     with pytest.raises(StoreError, match=r"cues\.zarr exists; open it to continue"):
         worlds.create(tmp_path / "cues.zarr", 5)
 
 
 @pytest.mark.parametrize(
-    ("clips", "complaint"),
+    ("clips", "message"),
     [
         ([], "no clips were given for the store"),
         (["a", "b", "a"], "clip 'a' is listed twice"),
@@ -75,13 +75,13 @@ def test_no_store_is_made_over_anything(tmp_path: Path) -> None:
         (["a\nb"], r"'a\\nb' cannot name a clip"),
     ],
 )
-def test_bad_clip_lists(tmp_path: Path, clips: list[str], complaint: str) -> None:
-    with pytest.raises(StoreError, match=complaint):
+def test_bad_clip_lists(tmp_path: Path, clips: list[str], message: str) -> None:
+    with pytest.raises(StoreError, match=message):
         stores.create(tmp_path / "cues.zarr", worlds.SPEC, clips, {}, {})
     assert not (tmp_path / "cues.zarr").exists()
 
 
-def test_a_store_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_is_created_completely_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -115,7 +115,7 @@ def rewrite(store: stores.CueStore, **changes: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "message"),
     [
         ({"version": 2}, r"in format lila-cue-store version 2, this program reads .* version 1; update lila-pixels"),
         ({"version": 0}, r"version 0, this program reads .*; build the store again"),
@@ -124,14 +124,14 @@ def rewrite(store: stores.CueStore, **changes: object) -> None:
         ({"clips": {}}, r"damaged \('count'\); run `lila-cues repair`"),
     ],
 )
-def test_attributes_that_are_not_ours(tmp_path: Path, change: dict[str, object], complaint: str) -> None:
+def test_invalid_attributes(tmp_path: Path, change: dict[str, object], message: str) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 5)
     rewrite(store, **change)
-    with pytest.raises(StoreError, match=complaint):
+    with pytest.raises(StoreError, match=message):
         stores.open(store.path)
 
 
-def test_a_store_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 5)
 
     def forbidden(path: Path) -> bytes:
@@ -142,7 +142,7 @@ def test_a_store_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
         stores.open(store.path)
 
 
-def test_a_store_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwritable_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 5)
 
     def forbidden(*arguments: object) -> int:
@@ -179,7 +179,7 @@ def test_cues_of_another_shape(tmp_path: Path) -> None:
     assert store.statuses().tolist() == [1, 0, 0, 0]
 
 
-def test_clips_that_the_store_does_not_have(tmp_path: Path) -> None:
+def test_missing_clips(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 4)
     with pytest.raises(StoreError, match=r"clip 4 is not in .*, which has clips 0 to 3; choose one of those"):
         store.read("rgb", 4)
@@ -189,14 +189,14 @@ def test_clips_that_the_store_does_not_have(tmp_path: Path) -> None:
         store.clip_id(4)
 
 
-def test_a_cue_that_no_pair_has(tmp_path: Path) -> None:
+def test_an_array_that_is_not_a_cue_of_a_pair(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 4)
     worlds.fill(store)
     with pytest.raises(StoreError, match="'frame_time' is not a cue of a pair; choose from rgb, depth"):
         store.pair(0, 0, ["frame_time"])
 
 
-def test_failed_clips_are_tried_again_and_only_they(tmp_path: Path) -> None:
+def test_only_failed_clips_are_retried(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 8)
     worlds.fill(store, tasks=[0], failing=[1])
     assert worlds.fill(store, only_failed=True) == 1
@@ -239,7 +239,7 @@ def test_reading_in_other_processes(tmp_path: Path, arguments: tuple[str, ...]) 
     subprocess.run([sys.executable, tmp_path / "script.py", store.path, *arguments], check=True, timeout=60)
 
 
-def test_more_shards_than_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_shards_than_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stores.shards._OPEN_SHARDS", 3)
     monkeypatch.setattr("stores.backends._SMALL_FILE", 0)
     store = worlds.create(tmp_path / "cues.zarr", 12)

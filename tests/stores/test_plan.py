@@ -1,4 +1,4 @@
-"""What a plan says holds for the store that is then built, and what does not fit is refused."""
+"""A plan agrees with the store that is then built; a plan that does not fit is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.benchmarks import store_scenes
 from tests.stores import worlds
 
 
-def test_counts_are_those_of_the_store(tmp_path: Path) -> None:
+def test_counts_equal_those_of_the_store(tmp_path: Path) -> None:
     wanted = plan(worlds.SPEC, 11, frames_per_second=2.0)
     store = worlds.create(tmp_path / "cues.zarr", 11)
     worlds.fill(store)
@@ -24,7 +24,7 @@ def test_counts_are_those_of_the_store(tmp_path: Path) -> None:
     assert wanted.gpu_hours == pytest.approx(44 / 2 / 3600)
 
 
-def test_bytes_are_about_those_of_the_store(tmp_path: Path) -> None:
+def test_bytes_are_close_to_those_of_the_store(tmp_path: Path) -> None:
     geometry = store_scenes.DEFAULT
     store = worlds.create(tmp_path / "cues.zarr", 1, worlds.StoreSpec(geometry))
     with store.lock_task(0) as writer:
@@ -38,7 +38,7 @@ def test_bytes_are_about_those_of_the_store(tmp_path: Path) -> None:
     assert wanted.total_bytes == pytest.approx(sum(found.values()), rel=0.25)
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = plan(worlds.SPEC, 1000, 1.0)
     room = SimpleNamespace(free=wanted.total_bytes // 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: room)
@@ -47,7 +47,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     assert require_room(wanted, tmp_path / "cues.zarr", done_share=0.6) == wanted.total_bytes // 2
 
 
-def test_a_rate_of_nothing() -> None:
+def test_a_rate_of_zero_is_refused() -> None:
     with pytest.raises(StoreError, match=r"the rate is 0.* frames per second; give one above 0"):
         plan(worlds.SPEC, 10, 0.0)
 

@@ -1,4 +1,4 @@
-"""Windows are numpy's windows, shards keep what they were given in any order, and what is not a chunk is not read."""
+"""Shard files: indexing as in numpy, chunks in any order, and errors for invalid chunks."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(clip=st.integers(0, 4), index=INDICES, name=st.sampled_from(["rgb", "depth", "features", "frame_time"]))
-def test_any_window_is_that_of_numpy(store: stores.CueStore, clip: int, index: object, name: str) -> None:
-    whole = store.read(name, clip)
-    expected = whole if index is None else whole[index]
+def test_indexing_equals_that_of_numpy(store: stores.CueStore, clip: int, index: object, name: str) -> None:
+    full = store.read(name, clip)
+    expected = full if index is None else full[index]
     np.testing.assert_array_equal(store.read(name, clip, index), expected)  # type: ignore[arg-type]
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(chunks=st.dictionaries(st.integers(0, 11), st.binary(min_size=1, max_size=50)), order=st.randoms())
-def test_a_shard_keeps_its_chunks_in_whatever_order_they_come(tmp_path: Path, chunks: dict, order: object) -> None:
+def test_a_shard_keeps_chunks_written_in_any_order(tmp_path: Path, chunks: dict, order: object) -> None:
     path = tmp_path / f"shard-{os.urandom(6).hex()}"
     entries = list(chunks)
     order.shuffle(entries)  # type: ignore[attr-defined]
@@ -67,7 +67,7 @@ def test_a_shard_too_short_for_its_index() -> None:
         parse_index(b"0123456789", 10, 4)
 
 
-def test_an_index_that_points_outside() -> None:
+def test_an_index_that_points_outside_the_file() -> None:
     index = np.array([[0, 10], [NO_CHUNK, NO_CHUNK], [50, 60]], "<u8")
     tail = with_checksum(index.tobytes())
     assert len(parse_index(tail, 110 + len(tail), 3)) == 3
@@ -75,7 +75,7 @@ def test_an_index_that_points_outside() -> None:
         parse_index(tail, 109 + len(tail), 3)
 
 
-def test_a_checksum_over_what_is_no_chunk() -> None:
+def test_a_valid_checksum_over_invalid_content() -> None:
     header = Blosc().encode(np.zeros(8, np.uint8))[:16]
     with pytest.raises(ChecksumError, match="error during blosc decompression"):
         decode_into(
@@ -91,7 +91,7 @@ def test_a_chunk_of_another_size(size: int) -> None:
         decode_into(np.frombuffer(payload, np.uint8), np.empty(size, np.uint8))
 
 
-def test_a_complete_clip_that_lacks_a_chunk(tmp_path: Path) -> None:
+def test_a_complete_clip_with_a_missing_chunk(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 4)
     worlds.fill(store)
     path = Path(store.path) / store.arrays["rgb"].shard_key(0)
@@ -106,14 +106,14 @@ def test_a_complete_clip_that_lacks_a_chunk(tmp_path: Path) -> None:
     assert [finding.what for finding in verify.check_task(store, 0)] == ["a chunk of a complete clip is missing"]
 
 
-def test_statuses_that_are_damaged_where_the_ledger_cannot_be_listed() -> None:
+def test_damaged_statuses() -> None:
     assert metadata.decode_statuses(with_checksum(b"\0\1\2"), "here").tolist() == [0, 1, 2]
     with pytest.raises(StoreError, match=r"here/status/c\.0 is damaged .*; run `lila-cues repair`"):
         metadata.decode_statuses(b"\0\1\2" + bytes(4), "here")
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/a/b.zarr", "gs://bucket/a/b.zarr", "https://host/a/b.zarr"])
-def test_every_scheme_makes_a_place_to_read_from(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_scheme_connects(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_SKIP_SIGNATURE", "GOOGLE_SKIP_SIGNATURE"):
         monkeypatch.setenv(name, "true")
     assert "a/b.zarr" in repr(connect(url))

@@ -1,4 +1,4 @@
-"""The store as others see it: zarr-python, tensorstore and xarray read what our writer wrote, and see what we see."""
+"""zarr-python, tensorstore and xarray read the same values as the shard reader."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
 
 
 @pytest.mark.parametrize("clip", [0, LAST])
-def test_zarr_python_reads_what_the_fast_reader_reads(store: stores.CueStore, clip: int) -> None:
+def test_zarr_python_agrees_with_the_shard_reader(store: stores.CueStore, clip: int) -> None:
     group = zarr.open_group(store.path, mode="r")
     assert set(group.array_keys()) == {*store.arrays, "status"}
     for name, spec in store.arrays.items():
@@ -38,7 +38,7 @@ def test_zarr_python_reads_what_the_fast_reader_reads(store: stores.CueStore, cl
 
 
 @pytest.mark.parametrize("name", ["rgb", "flow_forward", "features", "depth", "frame_time"])
-def test_tensorstore_reads_what_the_fast_reader_reads(store: stores.CueStore, name: str) -> None:
+def test_tensorstore_agrees_with_the_shard_reader(store: stores.CueStore, name: str) -> None:
     kvstore = {"driver": "file", "path": f"{store.path}/{name}"}
     array = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}).result()
     spec = store.arrays[name]
@@ -46,7 +46,7 @@ def test_tensorstore_reads_what_the_fast_reader_reads(store: stores.CueStore, na
     np.testing.assert_array_equal(array[3].read().result(), stored if spec.split else stored[0])
 
 
-def test_xarray_reads_and_decodes_it_as_it_is(store: stores.CueStore) -> None:
+def test_xarray_reads_and_decodes(store: stores.CueStore) -> None:
     dataset = xarray.open_zarr(store.path)
     for name in ("depth", "flow_forward", "flow_backward", "rgb", "pair_frames"):
         np.testing.assert_array_equal(dataset[name][2].values, store.read(name, 2))
@@ -55,7 +55,7 @@ def test_xarray_reads_and_decodes_it_as_it_is(store: stores.CueStore) -> None:
     assert dataset.status.values.tolist() == store.statuses().tolist()
 
 
-def test_what_is_not_there_is_missing_and_not_zero(store: stores.CueStore) -> None:
+def test_absent_clips_are_nan_and_not_zero(store: stores.CueStore) -> None:
     dataset = xarray.open_zarr(store.path)
     for name in ("depth", "flow_forward", "features", "frame_time", "features_scale"):
         assert np.isnan(dataset[name][FAILED].values).all()

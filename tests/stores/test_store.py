@@ -1,4 +1,4 @@
-"""What is written is what is read, within the stated bounds."""
+"""Values that are read equal those that were written, within the stated bounds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_statuses_follow_the_ledger(store: stores.CueStore) -> None:
 
 
 @pytest.mark.parametrize("clip", [0, 4, 9])
-def test_what_is_written_is_read(store: stores.CueStore, clip: int) -> None:
+def test_read_equals_written(store: stores.CueStore, clip: int) -> None:
     cues = worlds.cues(clip)
     for name in store.arrays:
         if name.endswith("_scale"):
@@ -51,32 +51,32 @@ def test_pair(store: stores.CueStore) -> None:
     assert store.pair(7, 2, ["depth"]).rgb is None
 
 
-def test_a_pair_of_some_channels_is_that_part_of_the_whole(store: stores.CueStore) -> None:
-    whole, some = store.pair(7, 2), store.pair(7, 2, channels=[4, 1])
+def test_a_pair_with_selected_channels(store: stores.CueStore) -> None:
+    full, selected = store.pair(7, 2), store.pair(7, 2, channels=[4, 1])
     for name in ("features", "features_raw"):
-        np.testing.assert_array_equal(some[name], whole[name][:, [4, 1]])
-    assert some.feature_channels is not None
-    assert whole.feature_channels is not None
-    assert some.feature_channels.tolist() == whole.feature_channels[[4, 1]].tolist()
-    np.testing.assert_array_equal(some.depth, whole.depth)
+        np.testing.assert_array_equal(selected[name], full[name][:, [4, 1]])
+    assert selected.feature_channels is not None
+    assert full.feature_channels is not None
+    assert selected.feature_channels.tolist() == full.feature_channels[[4, 1]].tolist()
+    np.testing.assert_array_equal(selected.depth, full.depth)
     with pytest.raises(KeyError, match="rgb"):
         store.pair(7, 2, ["depth"])["rgb"]
     with pytest.raises(StoreError, match="'pair_gap' is not a cue of a pair; choose from rgb, depth"):
         store.pair(7, 2, ["pair_gap"])
 
 
-def test_a_store_travels_as_its_path(store: stores.CueStore) -> None:
+def test_a_store_is_pickled_as_its_path(store: stores.CueStore) -> None:
     copy = pickle.loads(pickle.dumps(store))  # noqa: S301
     np.testing.assert_array_equal(copy.read("rgb", 3), store.read("rgb", 3))
 
 
-def test_a_relative_path_holds_in_another_folder(store: stores.CueStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_is_pickled_as_absolute(store: stores.CueStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(store.path).parent)
     packed = pickle.dumps(stores.open("cues.zarr"))
     monkeypatch.chdir("/")
     assert pickle.loads(packed).n_clips == store.n_clips  # noqa: S301
 
 
-def test_failed_clip_is_not_read(store: stores.CueStore) -> None:
+def test_a_failed_clip_cannot_be_read(store: stores.CueStore) -> None:
     with pytest.raises(StoreError, match=r"clip 5 of .* is failed; read one of"):
         store.read("rgb", 5)

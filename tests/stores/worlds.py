@@ -1,4 +1,4 @@
-"""Small stores with cues that are known: each clip's values are a function of its number."""
+"""Small stores with known cues: each clip's values are a function of its number."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def create(path: Path, n_clips: int, spec: StoreSpec = SPEC, settings: dict[str,
 def fill(
     store: CueStore, tasks: Iterable[int] | None = None, failing: Iterable[int] = (), only_failed: bool = False
 ) -> int:
-    """Do the pending tasks (or those given) and tell how many clips were computed."""
+    """Build the pending tasks (or those given); return the number of clips computed."""
     computed, failures = 0, set(failing)
     for task in list(store.pending_tasks(only_failed)) if tasks is None else tasks:
         with store.lock_task(task, only_failed) as writer:
