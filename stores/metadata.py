@@ -156,10 +156,10 @@ class ClipList:
     def find(self, clip_id: str) -> int | None:
         """Return the number of the clip of this name."""
         line = clip_id.encode() + b"\n"
-        start = 0 if self._names[: len(line)] == line else self._names.find(b"\n" + line) + 1
-        if start == 0 and self._names[: len(line)] != line:
-            return None
-        return int(np.searchsorted(self._offsets, start))
+        if self._names[: len(line)] == line:
+            return 0
+        start = self._names.find(b"\n" + line) + 1
+        return int(np.searchsorted(self._offsets, start)) if start else None
 
 
 def encode_clip_names(clips: Sequence[str]) -> dict[str, bytes]:

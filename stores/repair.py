@@ -12,7 +12,7 @@ from stores import ledger, locks, metadata
 from stores.atomic import atomic_write, explain_os_errors
 from stores.encodings import crc32c
 from stores.errors import StoreError
-from stores.ledger import ABSENT, COMPLETE, ClipRecord, TaskRecord
+from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord
 from stores.metadata import NAMES_KEY, OFFSETS_KEY, ROOT_COPY_KEY, ROOT_KEY
 from stores.shards import digest, open_shards, read_clip
 from stores.store import CueStore
@@ -97,13 +97,13 @@ def _rebuilt_record(store: CueStore, task: int) -> TaskRecord:
     clips = []
     for position in range(len(store.task_clips(task))):
         status = statuses[position] if position < len(statuses) else ABSENT
-        if status == COMPLETE:
-            chunks = read_clip(shards, store.arrays, position)
-            clips.append(ClipRecord(ABSENT, 1) if chunks is None else ClipRecord(COMPLETE, 1, None, digest(chunks)))
-        elif status == ABSENT:
-            clips.append(ClipRecord(ABSENT))
+        chunks = read_clip(shards, store.arrays, position) if status == COMPLETE else None
+        if chunks is not None:
+            clips.append(ClipRecord(COMPLETE, attempts=1, digest=digest(chunks)))
+        elif status == FAILED:
+            clips.append(ClipRecord(FAILED, attempts=1, reason="the reason was lost with a damaged ledger record"))
         else:
-            clips.append(ClipRecord(status, 1, "the reason was lost with a damaged ledger record"))
+            clips.append(ClipRecord(ABSENT, attempts=int(status == COMPLETE)))
     sizes = {name: shard.blob.size for name, shard in shards.items()}
     return TaskRecord(task, attempt, store.header.digest, tuple(clips), sizes, seconds=0.0)
 

@@ -231,6 +231,20 @@ def test_a_full_disk_is_reported_and_the_build_resumes(
     assert {**shard_bytes(store), "status/c.0": b""} == {**shard_bytes(undisturbed), "status/c.0": b""}
 
 
+def test_a_full_disk_at_the_start_of_a_retry_leaves_no_scratch_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store = worlds.create(tmp_path / "cues.zarr", 4)
+    worlds.fill(store, failing=[1])
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(StoreError, match=r"no space left in .* while starting task 0; free some space"):
+        worlds.fill(store, only_failed=True)
+    assert list(Path(store.path, "scratch").iterdir()) == []
+
+
 def complete_one_and_raise(store: stores.CueStore) -> None:
     with store.lock_task(0) as writer:
         assert writer is not None
