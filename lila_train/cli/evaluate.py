@@ -81,13 +81,12 @@ def ablate(  # long by its options, as `run` is
             bar.update(shown, advance=steps, description=name if loss is None else f"{name}: loss {loss:.3f}")
 
         findings = study.run(chosen, range(seeds), observe)
-    from lila_train.report.ablations import AblationTable, write_ablations
+    from lila_train.report.ablations import markdown, write_ablations
 
-    tables = [AblationTable(finding) for finding in findings]
     losses = {row.label: study.losses(row, range(seeds)) for row in chosen}
-    write_ablations(out, tables, _caption(study, store), losses)
-    for table in tables:
-        console.out.print(table.markdown())
+    write_ablations(out, findings, _caption(study, store), losses)
+    for finding in findings:
+        console.out.print(markdown(finding))
     console.out.print(f"{out / 'ablations.html'}")
 
 
@@ -197,13 +196,13 @@ def _announce(task: Task) -> None:
 def _show(result: dict[str, Any], out: Path) -> None:
     from rich.table import Table
 
-    from lila_train.report.tables import shown
+    from lila_train.report.tables import metric_text
 
     console.out.print(f"sizes: {_listed(result['derived'])}")
     names = list(next(iter(result["scores"].values())))
     table = Table("", *names, title=f"{result['protocol']} ({_listed(result['counts'])})", title_justify="left")
     for head, figures in result["scores"].items():
-        table.add_row(head, *(shown(name, figures[name]) for name in names))
+        table.add_row(head, *(metric_text(name, figures[name]) for name in names))
     console.out.print(table)
     console.out.print(f"{out / 'result.json'} ({sum(result['seconds'].values()):.1f} s)")
 

@@ -1,11 +1,4 @@
-"""Figures of the paper, for the rows beside ours: LILA (CVPR 2026, arXiv 2604.26488), second-hand from reading notes.
-
-Fractions of 1, angles in degrees. They are always marked as published, with the protocol that they come from.
-
-One table per task from the results of evaluations, the published figures beside ours and marked as such.
-
-Figures and names as the pages and tables of a report word them.
-"""
+"""Tables of evaluation results: one per task, the paper's published metrics beside ours and marked as such."""
 
 from __future__ import annotations
 
@@ -13,81 +6,19 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from lila_cues.viz.html import Content, Markup, escaped, table
 from lila_train.evaluation.models import ENCODER, LilaModel
 from lila_train.evaluation.results import Json
 
-SOURCE = "LILA, arXiv 2604.26488"
+MISSING = "missing"  # in place of a metric that was not measured; never 0
+MEASURED = "measured"
+HEAD_NAMES = {ENCODER: "frozen encoder", LilaModel.head: "LILA"}
 
 
-@dataclass(frozen=True)
-class PaperResult:
-    """One model's figures under one protocol."""
-
-    protocol: str
-    model: str
-    figures: Mapping[str, float]
-
-
-_DAVIS = {  # J&F by linear probe, by local k-NN
-    "DINOv2-S14": (57.5, 65.1),
-    "DINOv2-S14 + FeatUp": (60.5, 65.5),
-    "DINOv2-S14 + LoftUp": (63.0, 66.0),
-    "DINOv2-S14 + FlowFeat": (65.8, 67.6),
-    "DINOv2-S14 + LILA": (68.6, 73.9),
-    "DINOv2-B14": (61.6, 66.4),
-    "DINOv2-B14 + FlowFeat": (65.7, 69.0),
-    "DINOv2-B14 + LILA": (70.4, 74.2),
-    "DINOv2-L14 + LILA (Kinetics)": (69.3, 74.9),
-}
-_NORMALS: dict[str, tuple[float, float | None]] = {  # RMSE in degrees, share under 11.25°
-    "DINOv2-S14": (29.71, 26.91),
-    "DINOv2-S14 + FlowFeat": (29.04, 27.89),
-    "DINOv2-S14 + LILA": (28.53, 31.14),
-    "DINOv2-B14": (26.56, None),
-    "DINOv2-B14 + LILA": (25.71, None),
-    "DINOv2-L14": (24.70, 39.89),
-    "DINOv2-L14 + LILA (Kinetics)": (24.04, 40.89),
-}
-_COCO_STUFF: dict[str, tuple[float, float | None]] = {  # mIoU, pixel accuracy
-    "DINOv2-S14": (56.6, 77.2),
-    "DINOv2-S14 + FlowFeat": (58.0, 78.7),
-    "DINOv2-S14 + LILA": (59.6, 79.8),
-    "DINOv2-B14": (58.5, None),
-    "DINOv2-B14 + LILA": (62.4, None),
-    "DINOv2-L14": (58.7, 78.1),
-    "DINOv2-L14 + LILA (Kinetics)": (63.3, 81.4),
-}
-
-
-def paper_results(task: str) -> list[PaperResult]:
-    """The rows of a task: the part of a protocol's id before the @."""
-    return [row for row in _all() if row.protocol.split("@")[0] == task]
-
-
-def _all() -> list[PaperResult]:
-    rows = [PaperResult("davis-lp@lila", model, {"JF": probe / 100}) for model, (probe, _) in _DAVIS.items()]
-    rows += [PaperResult("davis-knn@lila", model, {"JF": knn / 100}) for model, (_, knn) in _DAVIS.items()]
-    for model, (rmse_deg, under) in _NORMALS.items():
-        share = {} if under is None else {"under_11.25": under / 100}
-        rows.append(PaperResult("nyuv2-normals@lila", model, {"rmse_deg": rmse_deg, **share}))
-    for model, (miou, accuracy) in _COCO_STUFF.items():
-        share = {} if accuracy is None else {"pixel_accuracy": accuracy / 100}
-        rows.append(PaperResult("cocostuff27@lila", model, {"miou": miou / 100, **share}))
-    return rows
-
-
-MISSING = "missing"
-"""In place of a figure that was not measured; never 0."""
-
-NAMES = {ENCODER: "frozen encoder", LilaModel.head: "LILA"}
-"""By head: what it is called in a table."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a figure is shown: its heading, and what it is multiplied by."""
+class Metric(NamedTuple):
+    """The heading of a metric's column, the factor to its shown unit, and the digits after the point."""
 
     heading: str
     scale: float = 100.0
@@ -113,36 +44,6 @@ METRICS = {
     "miou_harmonic": Metric("harmonic"),
     "absent_classes": Metric("classes absent", 1.0, 0),
 }
-"""By name in a result: the heading, and what makes per cent of a fraction; degrees and counts stay as they are."""
-
-
-def title(head: str) -> str:
-    """What a head is called above its picture."""
-    return "Encoder" if head == ENCODER else NAMES.get(head, head)
-
-
-def percent(value: float | None) -> str:
-    """A figure in per cent with one decimal; what was not measured is missing."""
-    return MISSING if value is None else f"{100 * value:.1f}"
-
-
-def signed(value: float) -> str:
-    """One decimal and a sign, the minus a true one."""
-    return f"{value:+.1f}".replace("-", "−")
-
-
-def shown(name: str, value: float | None) -> str:
-    """A figure as text, in per cent, degrees or as a count by its name; what was not measured is missing, never 0."""
-    found = metric(name)
-    return MISSING if value is None else f"{found.scale * value:.{found.digits}f}"
-
-
-def metric(name: str) -> Metric:
-    """How the figure of that name is shown; as it is, with three digits, where the name is not known."""
-    return METRICS.get(name, Metric(name, 1.0, 3))
-
-
-MEASURED = "measured"
 TITLES = {
     "davis-knn": "Video object segmentation, local k-NN",
     "davis-lp": "Video object segmentation, linear probe",
@@ -154,14 +55,52 @@ TITLES = {
     "openvocab": "Open-vocabulary segmentation",
 }
 
+# Published by LILA (CVPR 2026), second-hand from reading notes. Percent, and degrees for the RMSE.
+PAPER = "LILA, arXiv 2604.26488"
+_DAVIS = {  # J&F by linear probe, by local k-NN
+    "DINOv2-S14": (57.5, 65.1),
+    "DINOv2-S14 + FeatUp": (60.5, 65.5),
+    "DINOv2-S14 + LoftUp": (63.0, 66.0),
+    "DINOv2-S14 + FlowFeat": (65.8, 67.6),
+    "DINOv2-S14 + LILA": (68.6, 73.9),
+    "DINOv2-B14": (61.6, 66.4),
+    "DINOv2-B14 + FlowFeat": (65.7, 69.0),
+    "DINOv2-B14 + LILA": (70.4, 74.2),
+    "DINOv2-L14 + LILA (Kinetics)": (69.3, 74.9),
+}
+_NORMALS = {  # RMSE in degrees, share under 11.25°
+    "DINOv2-S14": (29.71, 26.91),
+    "DINOv2-S14 + FlowFeat": (29.04, 27.89),
+    "DINOv2-S14 + LILA": (28.53, 31.14),
+    "DINOv2-B14": (26.56, None),
+    "DINOv2-B14 + LILA": (25.71, None),
+    "DINOv2-L14": (24.70, 39.89),
+    "DINOv2-L14 + LILA (Kinetics)": (24.04, 40.89),
+}
+_COCO_STUFF = {  # mIoU, pixel accuracy
+    "DINOv2-S14": (56.6, 77.2),
+    "DINOv2-S14 + FlowFeat": (58.0, 78.7),
+    "DINOv2-S14 + LILA": (59.6, 79.8),
+    "DINOv2-B14": (58.5, None),
+    "DINOv2-B14 + LILA": (62.4, None),
+    "DINOv2-L14": (58.7, 78.1),
+    "DINOv2-L14 + LILA (Kinetics)": (63.3, 81.4),
+}
+PUBLISHED: dict[str, tuple[Mapping[str, Sequence[float | None]], tuple[str | None, ...]]] = {
+    "davis-lp": (_DAVIS, ("JF", None)),
+    "davis-knn": (_DAVIS, (None, "JF")),
+    "nyuv2-normals": (_NORMALS, ("rmse_deg", "under_11.25")),
+    "cocostuff27": (_COCO_STUFF, ("miou", "pixel_accuracy")),
+}
+
 
 @dataclass(frozen=True)
 class TableRow:
-    """One model under one protocol. `source` is "measured", or where a published figure comes from."""
+    """One model under one protocol. `source` is "measured", or where a published metric comes from."""
 
     model: str
     protocol: str
-    figures: Mapping[str, float | None]
+    metrics: Mapping[str, float | None]
     counts: str
     source: str = MEASURED
     settings: str = ""
@@ -169,33 +108,31 @@ class TableRow:
 
 @dataclass(frozen=True)
 class TaskTable:
-    """The rows of one task, measured ones first; the columns are those metrics that a measured row has."""
+    """The rows of one task, measured ones first; the columns are the metrics that a measured row has."""
 
     task: str
     rows: Sequence[TableRow]
 
     @property
     def title(self) -> str:
-        """The task in words."""
         return TITLES.get(self.task, self.task)
 
-    @property
-    def metrics(self) -> list[str]:
-        """Keys of the columns, in a fixed order; what is not known beforehand comes last."""
-        found = dict.fromkeys(name for row in self.rows if row.source == MEASURED for name in row.figures)
-        return [name for name in METRICS if name in found] + [name for name in found if name not in METRICS]
+    def columns(self) -> list[str]:
+        """Return the metrics' names in the order of METRICS, unknown ones last."""
+        measured = dict.fromkeys(name for row in self.rows if row.source == MEASURED for name in row.metrics)
+        return [name for name in METRICS if name in measured] + [name for name in measured if name not in METRICS]
 
     def head(self) -> list[str]:
-        """Headings of the columns."""
-        return ["model", "protocol", *(metric(name).heading for name in self.metrics), "measured on", "source"]
+        """Return the headings of the columns."""
+        return ["model", "protocol", *(metric(name).heading for name in self.columns()), "measured on", "source"]
 
     def lines(self) -> list[list[str]]:
-        """Cells as text, a list per row, in the order of `head`."""
+        """Return the cells as text, a list per row, in the order of `head`."""
         return [
             [
                 row.model,
                 row.protocol,
-                *(shown(name, row.figures.get(name)) for name in self.metrics),
+                *(metric_text(name, row.metrics.get(name)) for name in self.columns()),
                 row.counts,
                 row.source,
             ]
@@ -203,7 +140,7 @@ class TaskTable:
         ]
 
     def html(self) -> Markup:
-        """As HTML, published rows in italics; what is in words may break into lines, so that no column is cut off."""
+        """Return the table as HTML, published rows in italics; the last two columns may wrap."""
         lines: list[list[Content]] = [
             [*cells[:-2], *(Markup(f'<td class="words small">{escaped(cell)}</td>') for cell in cells[-2:])]
             for cells in self.lines()
@@ -211,17 +148,16 @@ class TaskTable:
         return table(self.head(), lines, ["" if row.source == MEASURED else "published" for row in self.rows])
 
     def markdown(self) -> str:
-        """As a GitHub table, published rows in italics."""
-        lines = [self.head(), ["---"] * len(self.head())]
-        for row, cells in zip(self.rows, self.lines(), strict=True):
-            lines.append(cells if row.source == MEASURED else [f"*{cell}*" for cell in cells])
-        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        """Return the table as Markdown under its title, published rows in italics, and the settings below it."""
+        lines = [
+            cells if row.source == MEASURED else [f"*{cell}*" for cell in cells]
+            for row, cells in zip(self.rows, self.lines(), strict=True)
+        ]
         settings = dict.fromkeys(f"\n- `{row.protocol}`: {row.settings}" for row in self.rows if row.settings)
-        listed = "".join(settings)
-        return f"## {self.title}\n\n{body}\n{listed}" + ("\n" if listed else "")
+        return f"## {self.title}\n\n{markdown_table(self.head(), lines)}" + "".join(settings) + "\n" * bool(settings)
 
     def csv(self) -> str:
-        """Comma-separated values with a head; the settings of what was measured stand in the last column."""
+        """Return the table as comma-separated values, with the settings of measured rows in the last column."""
         text = io.StringIO()
         lines = [[*cells, row.settings] for row, cells in zip(self.rows, self.lines(), strict=True)]
         csv.writer(text, lineterminator="\n").writerows([[*self.head(), "settings"], *lines])
@@ -229,29 +165,72 @@ class TaskTable:
 
 
 def tables(results: Iterable[Json]) -> list[TaskTable]:
-    """A table for each task that was measured, in the order of the first result of each."""
+    """Return a table for each task that was measured, in the order of the first result of each."""
     rows: dict[str, list[TableRow]] = {}
     for result in results:
-        task = result["protocol"].split("@")[0]
-        found = rows.setdefault(task, [])
-        found += [row for row in _measured(result) if row not in found]
-    return [TaskTable(task, [*found, *_published(task)]) for task, found in rows.items()]
+        measured = rows.setdefault(task_of(result["protocol"]), [])
+        measured += [row for row in _measured(result) if row not in measured]
+    return [TaskTable(task, [*measured, *paper_results(task)]) for task, measured in rows.items()]
+
+
+def task_of(protocol: str) -> str:
+    """Return the task of a protocol: the part of its id before the @."""
+    return protocol.partition("@")[0]
 
 
 def _measured(result: Json) -> list[TableRow]:
-    model = result.get("model", {})
-    encoder = str(model.get("encoder", "encoder"))
+    encoder = str(result.get("model", {}).get("encoder", "encoder"))
+    names = {ENCODER: encoder, LilaModel.head: f"{encoder} + LILA"}
     counts = ", ".join(f"{count} {name}" for name, count in result["counts"].items())
-    names = {"encoder": encoder, "lila": f"{encoder} + LILA"}
     settings = ", ".join(f"{name} {value}" for name, value in result["settings"].items() if value is not None)
     return [
-        TableRow(names.get(head, f"{encoder} + {head}"), result["protocol"], figures, counts, settings=settings)
-        for head, figures in result["scores"].items()
+        TableRow(names.get(head, f"{encoder} + {head}"), result["protocol"], metrics, counts, settings=settings)
+        for head, metrics in result["scores"].items()
     ]
 
 
-def _published(task: str) -> list[TableRow]:
-    return [
-        TableRow(row.model, row.protocol, row.figures, "the full set", f"published: {SOURCE}")
-        for row in paper_results(task)
-    ]
+def paper_results(task: str) -> list[TableRow]:
+    """Return the published rows of a task, as fractions of 1 and in degrees; none where nothing was published."""
+    models, names = PUBLISHED.get(task, ({}, ()))
+    rows = []
+    for model, values in models.items():
+        found = {
+            name: value / metric(name).scale
+            for name, value in zip(names, values, strict=True)
+            if name is not None and value is not None
+        }
+        rows.append(TableRow(model, f"{task}@lila", found, "the full set", f"published: {PAPER}"))
+    return rows
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Iterable[str] | None = None) -> str:
+    """Return a Markdown table; the columns in `left` are left-aligned (None: all), the others right-aligned."""
+    rule = ["---" if left is None or name in left else "---:" for name in head]
+    lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in (head, rule, *rows)]
+    return "".join(f"| {line} |\n" for line in lines)
+
+
+def metric(name: str) -> Metric:
+    """Return how a metric is shown; unknown ones unscaled, with three digits."""
+    return METRICS.get(name, Metric(name, 1.0, 3))
+
+
+def metric_text(name: str, value: float | None) -> str:
+    """Return a metric in percent, degrees or as a count, according to its name; None is "missing", never 0."""
+    _, scale, digits = metric(name)
+    return MISSING if value is None else f"{scale * value:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction in percent with one decimal; None is "missing"."""
+    return MISSING if value is None else f"{100 * value:.1f}"
+
+
+def signed(value: float) -> str:
+    """Return a number with one decimal and its sign, U+2212 for minus."""
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def head_title(head: str) -> str:
+    """Return the caption of a head's picture."""
+    return "Encoder" if head == ENCODER else HEAD_NAMES.get(head, head)

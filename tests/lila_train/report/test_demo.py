@@ -1,4 +1,4 @@
-"""The demo's page on a small run: what it shows, that it is left alone, what is missing."""
+"""The demo's page on a small run: its content, when it is kept, and what is missing."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_page_is_one_file_with_everything_in_it(page: str):
     assert page.count("<polyline") == 6
 
 
-def test_the_summary_holds_the_figures_of_the_result(finished: Path, page: str):
+def test_the_summary_has_the_scores_of_the_result(finished: Path, page: str):
     summary = json.loads((finished / "report/summary.json").read_text())
     result = json.loads((finished / "eval/result.json").read_text())
     assert set(summary["davis-knn"]) == {"encoder", "lila"}
@@ -79,13 +79,13 @@ def test_the_summary_holds_the_figures_of_the_result(finished: Path, page: str):
     assert "do not compare with published" in summary["note"]
 
 
-def test_a_page_of_the_same_inputs_is_left_alone(finished: Path, page: str):
+def test_a_page_for_the_same_inputs_is_kept(finished: Path, page: str):
     shown = CliRunner().invoke(app, ["report", "--demo", str(finished)])
     assert shown.exit_code == 0
     assert "index.html (up to date)" in shown.output.replace("\n", "")
 
 
-def test_a_page_of_other_inputs_is_made_again(finished: Path, page: str, tmp_path: Path):
+def test_a_page_for_other_inputs_is_written_again(finished: Path, page: str, tmp_path: Path):
     root = shutil.copytree(finished, tmp_path / "run")
     record = json.loads((root / "train/run.json").read_text())
     (root / "train/run.json").write_text(json.dumps(record | {"seconds": {"steps": 9.0}}))
@@ -117,7 +117,7 @@ def test_a_store_without_a_complete_clip_is_refused(tmp_path: Path):
         sections.cue_section(store)
 
 
-def test_something_to_report_on_is_to_be_named():
+def test_results_or_a_demo_must_be_given():
     shown = CliRunner().invoke(app, ["report"])
     assert isinstance(shown.exception, LilaError)
     assert "pass RESULTS or --demo DIR" in str(shown.exception)
@@ -126,7 +126,7 @@ def test_something_to_report_on_is_to_be_named():
 def test_the_pair_with_the_most_motion_is_shown(finished: Path):
     store = DemoInputs(finished).store
     lengths = [np.nanmean(np.hypot(*store.pair(1, n).flow_forward)) for n in range(2)]
-    assert sections.liveliest_pair(store, 1) == int(np.argmax(lengths))
+    assert sections.pair_with_most_motion(store, 1) == int(np.argmax(lengths))
 
 
 def test_confidence_is_one_where_flows_cancel_and_falls_with_the_error():
@@ -142,15 +142,16 @@ def test_largest_median_and_smallest_gain_are_shown(finished: Path):
     result = DemoInputs(finished).davis
     gains = {}
     for name in ("one", "two", "three"):
-        encoder, lila = (result.figures(head, name)["JF"] for head in ("encoder", "lila"))
+        encoder, lila = (result.metrics(head, name)["JF"] for head in ("encoder", "lila"))
         gains[name] = lila - encoder
-    found = sections.chosen_sequences(result)
+    found = result.examples()
     assert [word.split(",")[0] for _, word in found] == ["largest gain", "median gain", "smallest gain"]
     assert [gains[name] for name, _ in found] == sorted(gains.values(), reverse=True)
 
 
-def test_differences_are_coloured_by_what_is_better():
-    assert demo.points(0.021).text == '<span class="gain">+2.1</span>'
-    assert demo.points(0.021, better=-1).text == '<span class="loss">+2.1</span>'
-    assert demo.points(-0.021).text == '<span class="loss">−2.1</span>'
-    assert demo.points(None).text == tables.percent(None) == "missing"
+def test_differences_are_colored_by_improvement():
+    assert demo.points(0.5, 0.521).text == '<span class="gain">+2.1</span>'
+    assert demo.points(0.5, 0.521, lower_is_better=True).text == '<span class="loss">+2.1</span>'
+    assert demo.points(0.521, 0.5).text == '<span class="loss">−2.1</span>'
+    assert demo.points(0.521, 0.5, lower_is_better=True).text == '<span class="gain">−2.1</span>'
+    assert demo.points(None, 0.5).text == demo.points(0.5, None).text == tables.percent(None) == "missing"

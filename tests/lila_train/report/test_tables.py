@@ -43,7 +43,7 @@ def test_measured_rows_stand_first_and_published_ones_are_marked():
     assert ["DINOv2-S14 + LILA", "davis-knn@lila", "73.9", "missing"] in [line[:4] for line in copied]
 
 
-def test_tasks_have_tables_of_their_own_with_the_protocols_in_the_rows():
+def test_each_task_has_a_table_with_the_protocols_in_its_rows():
     results = [
         result("davis-knn@lila", encoder={"JF": 0.5}),
         result("nyuv2-normals@lila", encoder={"rmse_deg": 29.713, "under_11.25": 0.2691}),
@@ -89,15 +89,15 @@ def test_markdown_html_and_csv_hold_the_same_cells():
         ("cocostuff27", "DINOv2-S14 + LILA", "pixel_accuracy", 0.798),
     ],
 )
-def test_published_figures(task, model, name, figure):
+def test_published_metrics(task, model, name, figure):
     (row,) = [row for row in paper_results(task) if row.model == model]
-    assert row.figures[name] == pytest.approx(figure)
+    assert row.metrics[name] == pytest.approx(figure)
     assert row.protocol == f"{task}@lila"
 
 
-def test_what_was_not_published_is_missing():
+def test_unpublished_metrics_are_missing():
     (row,) = [row for row in paper_results("nyuv2-normals") if row.model == "DINOv2-B14"]
-    assert "under_11.25" not in row.figures
+    assert "under_11.25" not in row.metrics
 
 
 def test_the_command_writes_page_markdown_and_spreadsheets(tmp_path: Path):
@@ -117,7 +117,7 @@ def test_the_command_writes_page_markdown_and_spreadsheets(tmp_path: Path):
     assert "*published: LILA" in (tmp_path / "report/tables.md").read_text()
 
 
-def test_lost_data_are_told_and_the_table_stands(tmp_path: Path):
+def test_a_table_without_its_data_says_so(tmp_path: Path):
     folder = tmp_path / "old"
     folder.mkdir()
     gone = result(encoder={"JF": 0.5}) | {"data_root": str(tmp_path / "gone"), "parts": {"encoder": {}}}
@@ -126,7 +126,7 @@ def test_lost_data_are_told_and_the_table_stands(tmp_path: Path):
     assert "The predictions or the data behind" in (tmp_path / "out/index.html").read_text()
 
 
-def test_what_is_no_result_is_refused(tmp_path: Path):
+def test_other_files_than_results_are_refused(tmp_path: Path):
     with pytest.raises(LilaError, match=r"a result of lila-train eval at .*none, found none; pass the folder"):
         read_result(tmp_path / "none")
     other = tmp_path / "other.json"

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import stores
 from lila_train.cli import app
 from lila_train.report import ablations
-from lila_train.report.ablations import AblationTable, write_ablations
+from lila_train.report.ablations import table_rows, write_ablations
 from lila_train.training.ablation_study import Finding, RowScores
 from lila_train.training.ablations import FULL, ROWS
 from stores.errors import LilaError
@@ -29,18 +29,18 @@ def finding(erm: Mapping[int, float], protocol: str = "davis-knn@lila") -> Findi
 
 
 def test_a_table_compares_the_seeds_that_both_rows_have() -> None:
-    encoder, full, erm = AblationTable(finding({0: 79.0, 1: 79.0})).rows()
+    encoder, full, erm = table_rows(finding({0: 79.0, 1: 79.0}))
     assert encoder == ["frozen encoder", "70.0", "–", "–", "-12.0", "–", "–", "–"]
     assert full == ["LILA", "82.0", "2.0", "3", "–", "+12.0", "73.9", "–"]
     assert erm == ["A: ERM distillation", "79.0", "0.0", "2", "-2.0", "+9.0", "61.1", "-12.8"]
-    by_probe = AblationTable(finding({}, "davis-lp@lila")).rows()
+    by_probe = table_rows(finding({}, "davis-lp@lila"))
     assert by_probe[2] == ["A: ERM distillation", "missing", "–", "0", "missing", "missing", "63.2", "-5.4"]
 
 
 def test_the_files_hold_every_protocol(tmp_path: Path) -> None:
-    tables = [AblationTable(finding({0: 79.0})), AblationTable(finding({0: 60.0}, "davis-lp@lila"))]
+    findings = [finding({0: 79.0}), finding({0: 60.0}, "davis-lp@lila")]
     losses = {"LILA": [[0.3, 0.2, 0.1], [0.3, 0.1]], "A: ERM distillation": [[0.9] * 3]}
-    write_ablations(tmp_path, tables, "On what, and how.", losses)
+    write_ablations(tmp_path, findings, "On what, and how.", losses)
     rows = list(csv.reader((tmp_path / "ablations.csv").read_text().splitlines()))
     assert [row[0] for row in rows] == ["protocol", *["davis-knn@lila"] * 3, *["davis-lp@lila"] * 3]
     assert rows[6][1:3] == ["A: ERM distillation", "60.0"]
@@ -60,10 +60,10 @@ def test_the_chart_over_steps_shows_what_was_scored_on_the_way() -> None:
     erm = RowScores(ROWS["erm"], {0: 60.0})  # at its end alone
     scored, bare = Finding("davis-knn@lila", 70.0, [full, erm]), Finding("davis-lp@lila", 70.0, [erm])
     losses = {"LILA": [[0.3, 0.1], [0.5, 0.3, 0.2]], "A: ERM distillation": [[]]}
-    assert "davis-knn@lila" in ablations.over_steps([scored, bare], losses)
-    assert "davis-lp@lila" not in ablations.over_steps([scored, bare], losses)
-    np.testing.assert_allclose(ablations._running_mean(losses["LILA"]), [0.4, 0.3])
-    np.testing.assert_allclose(ablations._running_mean([[1.0] * 60 + [3.0] * 60])[[0, 59, 84, 119]], [1, 1, 2, 3])
+    assert "davis-knn@lila" in ablations.steps_chart([scored, bare], losses)
+    assert "davis-lp@lila" not in ablations.steps_chart([scored, bare], losses)
+    np.testing.assert_allclose(ablations.mean_loss(losses["LILA"]), [0.4, 0.3])
+    np.testing.assert_allclose(ablations.mean_loss([[1.0] * 60 + [3.0] * 60])[[0, 59, 84, 119]], [1, 1, 2, 3])
 
 
 @pytest.fixture(scope="module")
