@@ -1,4 +1,4 @@
-"""The model as a file that runs without this project: ONNX, or a program of torch.export; any batch and size.
+"""Export of a model as a file that runs without this project, for any batch and image size: ONNX or torch.export.
 
 The input is `images`, b×3×H×W floats in [0, 1]; the output `features`, b×d×H×W.
 """
@@ -10,7 +10,6 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,11 +27,47 @@ Shape = tuple[int, int, int]  # images, height, width
 Run = Callable[[Float[np.ndarray, "b 3 H W"]], Float[np.ndarray, "b d H W"]]
 
 
-class Portable(nn.Module):
-    """The model in one pass that asks nothing about the size it gets, so that one graph serves all of them.
+def export(model: Lila, path: Path, sizes: Sequence[Shape] | None = None) -> float:
+    """Write the model to a .onnx or .pt2 file, run the file and return its largest difference to the model.
 
-    Sides are brought to multiples of the patch by picking rows and columns, the last ones again and again, and the
-    result is cut by picking as well: padding and slicing would record whether there was anything to do.
+    Args:
+        model: a model with `fit="pad"`.
+        path: the file; its folder is created.
+        sizes: (images, height, width) to compare at; by default some multiples of the patch size and some others.
+
+    Raises:
+        LilaError: another suffix, a package that is not installed, or a difference above TOLERANCE.
+    """
+    if path.suffix not in SUFFIXES:
+        raise LilaError(
+            f"expected a file ending in {' or '.join(SUFFIXES)} (or .pt for the decoder alone), found {path}"
+        )
+    needed = ("onnx", "onnxscript", "onnxruntime") if path.suffix == ".onnx" else ()
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise LilaError(f"{', '.join(missing)} must be installed for ONNX; pip install 'lila-pixels[export]'")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    patch = model.encoder.patch_size
+    portable = Portable(model).cpu().eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about its internals
+        program = trace(portable)
+        run = _save_onnx(program, path, model) if path.suffix == ".onnx" else _save_program(program, path, model)
+    sizes = sizes or [(1, 4 * patch, 6 * patch), (3, 5 * patch + 3, 3 * patch + 1), (2, 9 * patch - 1, 3 * patch)]
+    difference = largest_difference(portable, run, sizes)
+    if difference > TOLERANCE:
+        raise LilaError(
+            f"{path} gives features that differ from the model's by up to {difference:.2g}, expected at most "
+            f"{TOLERANCE}; report this with the versions of torch and onnxruntime"
+        )
+    return difference
+
+
+class Portable(nn.Module):
+    """The model with a forward pass that does not branch on the image size, so that one graph serves all sizes.
+
+    Images are padded and features cropped by selecting rows and columns, the last ones repeatedly: `F.pad` and slices
+    would record whether there was anything to pad.
     """
 
     def __init__(self, model: Lila) -> None:
@@ -42,63 +77,54 @@ class Portable(nn.Module):
         self.encoder, self.decoder = model.encoder, model.decoder
 
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
-        """As `Lila.forward` with `fit="pad"`, for floats in [0, 1]."""
+        """Return what `Lila.forward` returns with `fit="pad"`, for floats in [0, 1]."""
         patch = self.encoder.patch_size
         height, width = images.shape[-2:]
         size = ((height + patch - 1) // patch * patch, (width + patch - 1) // patch * patch)
-        fitted = _picked(images, size)
-        return _picked(self.decoder(self.encoder.tokens(fitted), size), (height, width))
+        tokens = self.encoder.tokens(_select(images, size))
+        return _select(self.decoder(tokens, size), (height, width))
 
 
-def _picked(maps: Float[Tensor, "b c H W"], size: Size) -> Float[Tensor, "b c h w"]:
-    """Cut to a size, or extended to it by the last row and column."""
+def _select(maps: Float[Tensor, "b c H W"], size: Size) -> Float[Tensor, "b c h w"]:
+    """Crop to a size, or extend to it by the last row and column."""
     for axis, length in zip((2, 3), size, strict=True):
         places = torch.arange(length, device=maps.device).clamp(max=maps.shape[axis] - 1)
         maps = maps.index_select(axis, places)
     return maps
 
 
-def export(model: Lila, path: Path, sizes: Sequence[Shape] | None = None) -> float:
-    """Write the model to PATH.onnx or PATH.pt2, run it on images of several sizes, and give the largest difference.
-
-    `sizes` are (images, height, width); some that are and are not multiples of the patch if not given. Raises LilaError
-    where the file computes something else than the model.
-    """
-    if path.suffix not in SUFFIXES:
-        raise LilaError(
-            f"expected a file ending in {' or '.join(SUFFIXES)} (or .pt for the decoder alone), found {path}"
-        )
-    _check_installed(path.suffix)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    patch = model.encoder.patch_size
-    portable = Portable(model).cpu().eval()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about its own workings
-        program = _program(portable, patch)
-        run = _save_onnx(program, path, model) if path.suffix == ".onnx" else _save_program(program, path, model)
-    chosen = sizes or [(1, 4 * patch, 6 * patch), (3, 5 * patch + 3, 3 * patch + 1), (2, 9 * patch - 1, 3 * patch)]
-    difference = largest_difference(portable, run, chosen)
-    if difference > TOLERANCE:
-        raise LilaError(
-            f"{path} gives features that differ from the model's by up to {difference:.2g}, expected at most "
-            f"{TOLERANCE}; report this with the versions of torch and onnxruntime"
-        )
-    return difference
+def trace(portable: Portable) -> torch.export.ExportedProgram:
+    """Record the model's graph with symbolic batch size, height and width."""
+    patch, dynamic = portable.encoder.patch_size, torch.export.Dim.DYNAMIC
+    example = torch.zeros(2, 3, 5 * patch + 2, 7 * patch + 3)
+    return torch.export.export(portable, (example,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
 
 
-@torch.no_grad()
-def largest_difference(model: nn.Module, run: Run, sizes: Sequence[Shape]) -> float:
-    """The largest difference of any value between what a file computes and the model, on random images."""
-    draw = torch.Generator().manual_seed(0)
-    found = 0.0
-    for count, height, width in sizes:
-        images = torch.rand(count, 3, height, width, generator=draw)
-        found = max(found, float(np.abs(run(images.numpy()) - model(images).numpy()).max()))
-    return found
+def _save_onnx(program: torch.export.ExportedProgram, path: Path, model: Lila) -> Run:
+    import onnx_ir
+
+    exported = torch.onnx.export(program, dynamo=True, verbose=False, output_names=["features"])
+    assert exported is not None
+    graph = exported.model.graph
+    exported.model.metadata_props.update(_metadata(model))
+    for value, channels in ((graph.inputs[0], 3), (graph.outputs[0], model.decoder.widths.out)):
+        value.shape = onnx_ir.Shape(["batch", channels, "height", "width"])
+    exported.save(path, external_data=False)
+    return load_onnx(path)
+
+
+def _save_program(program: torch.export.ExportedProgram, path: Path, model: Lila) -> Run:
+    torch.export.save(program, path, extra_files={"lila.json": json.dumps(_metadata(model))})
+    return load_program(path)
+
+
+def _metadata(model: Lila) -> dict[str, str]:
+    encoder = model.encoder
+    return {"model": model.identity, "encoder": encoder.name, "patch_size": str(encoder.patch_size)}
 
 
 def load_onnx(path: Path) -> Run:
-    """The features of an ONNX file, by onnxruntime."""
+    """Return a function that computes the features of images with onnxruntime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -106,42 +132,17 @@ def load_onnx(path: Path) -> Run:
 
 
 def load_program(path: Path) -> Run:
-    """The features of a torch.export file."""
+    """Return a function that computes the features of images with a torch.export file."""
     module = torch.export.load(path).module()
     return lambda images: module(torch.from_numpy(images)).detach().numpy()
 
 
-def _program(portable: Portable, patch: int) -> Any:
-    example = torch.zeros(2, 3, 5 * patch + 2, 7 * patch + 3)
-    dynamic = torch.export.Dim.DYNAMIC
-    return torch.export.export(portable, (example,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
-
-
-def _save_onnx(program: Any, path: Path, model: Lila) -> Run:
-    import onnx_ir
-
-    made = torch.onnx.export(program, dynamo=True, verbose=False, output_names=["features"])
-    assert made is not None
-    made.model.metadata_props.update(_facts(model))
-    for value, channels in ((made.model.graph.inputs[0], 3), (made.model.graph.outputs[0], model.decoder.widths.out)):
-        value.shape = onnx_ir.Shape(["batch", channels, "height", "width"])
-    made.save(path, external_data=False)
-    return load_onnx(path)
-
-
-def _save_program(program: Any, path: Path, model: Lila) -> Run:
-    torch.export.save(program, path, extra_files={"lila.json": json.dumps(_facts(model))})
-    return load_program(path)
-
-
-def _facts(model: Lila) -> dict[str, str]:
-    """What the file says of itself."""
-    encoder = model.encoder
-    return {"model": model.identity, "encoder": encoder.name, "patch_size": str(encoder.patch_size)}
-
-
-def _check_installed(suffix: str) -> None:
-    needed = ("onnx", "onnxscript", "onnxruntime") if suffix == ".onnx" else ()
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        raise LilaError(f"{', '.join(missing)} must be installed for ONNX; pip install 'lila-pixels[export]'")
+@torch.no_grad()
+def largest_difference(model: nn.Module, run: Run, sizes: Sequence[Shape]) -> float:
+    """Return the largest absolute difference between the features of `run` and of the model, on random images."""
+    rng = torch.Generator().manual_seed(0)
+    largest = 0.0
+    for shape in sizes:
+        images = torch.rand(shape[0], 3, *shape[1:], generator=rng)
+        largest = max(largest, float(np.abs(run(images.numpy()) - model(images).numpy()).max()))
+    return largest

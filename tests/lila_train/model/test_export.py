@@ -59,7 +59,7 @@ def test_a_file_computes_what_the_model_computes(model: Lila, tmp_path: Path, su
 
 
 def test_a_file_that_differs_is_refused(model: Lila, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "_program", lambda portable, patch: None)
+    monkeypatch.setattr(exporting, "trace", lambda portable: None)
     monkeypatch.setattr(exporting, "_save_program", lambda program, path, model: lambda images: np.float32(0))
     with pytest.raises(LilaError, match="gives features that differ from the model's by up to"):
         export(model, tmp_path / "model.pt2")
