@@ -63,11 +63,11 @@ def plan(spec: StoreSpec, n_clips: int, frames_per_second: float) -> Plan:
     )
 
 
-def require_room(wanted: Plan, path: Path, done_share: float = 0.0) -> int:
+def require_room(planned: Plan, path: Path, done_share: float = 0.0) -> int:
     """Return the free bytes at `path`; StoreError if the rest of the plan (1 − `done_share`) does not fit."""
     place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
-    missing = round(wanted.total_bytes * (1 - done_share))
+    missing = round(planned.total_bytes * (1 - done_share))
     if missing > free:
         raise StoreError(
             f"{path} needs about {readable(missing)} more, and {place} has {readable(free)} free; "

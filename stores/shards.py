@@ -156,14 +156,14 @@ def read_clip(shards: Mapping[str, Shard], specs: Mapping[str, ArraySpec], posit
         return None
 
 
-class ShardReader:
-    """Reads inner chunks of complete clips as stored; every checksum is verified."""
+class ShardReader(threading.local):
+    """Reads inner chunks of complete clips as stored, every checksum verified; open shards are cached per thread."""
 
     def __init__(self, files: Files, arrays: Mapping[str, ArraySpec], shard_clips: int) -> None:
         self._files = files
         self._arrays = arrays
         self._shard_clips = shard_clips
-        self._cache = _ShardCache()
+        self._shards: OrderedDict[tuple[str, int], Shard] = OrderedDict()  # the least recently used first
 
     def read(self, name: str, clip: int, parts: Sequence[int] = (0,)) -> np.ndarray:
         """Return the inner chunks `parts` of a clip (frames or pairs; 0 if the chunk is the entire clip), stacked."""
@@ -182,18 +182,10 @@ class ShardReader:
         return out
 
     def _shard(self, spec: ArraySpec, task: int) -> Shard:
-        """Return a shard, opened or from the cache of this thread."""
-        shards, key = self._cache.shards, (spec.name, task)
+        shards, key = self._shards, (spec.name, task)
         if key not in shards:
             shards[key] = open_shard(self._files, spec, task, self._shard_clips)
             if len(shards) > _OPEN_SHARDS:
                 shards.popitem(last=False)
         shards.move_to_end(key)
         return shards[key]
-
-
-class _ShardCache(threading.local):
-    """Open shards by (array, task), the least recently used first."""
-
-    def __init__(self) -> None:
-        self.shards: OrderedDict[tuple[str, int], Shard] = OrderedDict()

@@ -136,13 +136,13 @@ class CueStore:
                 raise
             writer.publish()
 
-    def _writer(self, task: int, wanted: int) -> TaskWriter | None:
+    def _writer(self, task: int, status: int) -> TaskWriter | None:
         with explain_os_errors(self._folder(), f"starting task {task}"):
             record = self.ledger.latest(task)
-            if wanted not in ([ABSENT] if record is None else [clip.status for clip in record.clips]):
+            if status not in ([ABSENT] if record is None else [clip.status for clip in record.clips]):
                 return None
             names = [self.clip_id(clip) for clip in self.task_clips(task)]
-            return TaskWriter(self._folder(), self.header, task, names, record, wanted)
+            return TaskWriter(self._folder(), self.header, task, names, record, status)
 
     def locked_by(self, task: int) -> str | None:
         """Return `host:pid` of the worker that holds a task's lock, or None."""

@@ -28,11 +28,11 @@ class TaskWriter:
     Args:
         names: names of the task's clips.
         previous: the task's current record.
-        wanted: status of the clips that are pending, ABSENT or FAILED.
+        pending_status: status of the clips to build, ABSENT or FAILED.
     """
 
     def __init__(
-        self, root: Path, header: Header, task: int, names: list[str], previous: TaskRecord | None, wanted: int
+        self, root: Path, header: Header, task: int, names: list[str], previous: TaskRecord | None, pending_status: int
     ) -> None:
         self.task = task
         self._root = root
@@ -43,7 +43,7 @@ class TaskWriter:
         self._start = time.perf_counter()
         self._attempt = 1 if previous is None else previous.attempt + 1
         self._records = [ClipRecord(ABSENT)] * len(names) if previous is None else list(previous.clips)
-        self._pending = {position for position, record in enumerate(self._records) if record.status == wanted}
+        self._pending = {position for position, record in enumerate(self._records) if record.status == pending_status}
         self._scratch = root / SCRATCH / str(task)
         self._shards: dict[str, ShardWriter] = {}
         try:
