@@ -10,26 +10,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lila_cues.networks.depth import DepthNetwork as DepthNetwork
     from lila_cues.networks.depth import load_depth as load_depth
     from lila_cues.networks.encoder import FrozenEncoder as FrozenEncoder
     from lila_cues.networks.encoder_weights import encoder_from_tensors as encoder_from_tensors
     from lila_cues.networks.encoder_weights import load_encoder as load_encoder
     from lila_cues.networks.encoder_weights import restore_encoder as restore_encoder
     from lila_cues.networks.execution import Execution as Execution
-    from lila_cues.networks.flow import FlowNetwork as FlowNetwork
     from lila_cues.networks.flow import load_flow as load_flow
+    from lila_cues.networks.frozen import DepthNetwork as DepthNetwork
+    from lila_cues.networks.frozen import FlowNetwork as FlowNetwork
     from lila_cues.networks.weights import WeightSource as WeightSource
 
 _PUBLIC = {  # name → its module, imported when the name is first used: PyTorch takes seconds to import
-    "DepthNetwork": "lila_cues.networks.depth",
+    "DepthNetwork": "lila_cues.networks.frozen",
     "load_depth": "lila_cues.networks.depth",
     "FrozenEncoder": "lila_cues.networks.encoder",
     "encoder_from_tensors": "lila_cues.networks.encoder_weights",
     "load_encoder": "lila_cues.networks.encoder_weights",
     "restore_encoder": "lila_cues.networks.encoder_weights",
     "Execution": "lila_cues.networks.execution",
-    "FlowNetwork": "lila_cues.networks.flow",
+    "FlowNetwork": "lila_cues.networks.frozen",
     "load_flow": "lila_cues.networks.flow",
     "WeightSource": "lila_cues.networks.weights",
 }

@@ -1,13 +1,10 @@
-"""Relative inverse depth by name: the interface of a depth network, loading, and Depth Anything V2 by transformers.
-
-Depth Anything V2: Yang et al., NeurIPS 2024.
-"""
+"""Depth networks by name, and Depth Anything V2 (Yang et al., NeurIPS 2024) by transformers."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +13,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from lila_cues.networks import hub, registry, tiny
-from lila_cues.networks.execution import Execution, FrozenNetwork
+from lila_cues.networks.execution import Execution
+from lila_cues.networks.frozen import DepthNetwork, Settings
 from lila_cues.networks.registry import Entry
 from lila_cues.networks.weights import WEIGHT_FILE, WeightSource, load_network, locate, random_seed
 from stores.errors import LilaError
@@ -28,31 +26,6 @@ _SHAPES = {  # width, blocks, heads, tapped blocks counted from 1, reassemble wi
     "base": (768, 12, 12, (3, 6, 9, 12), (96, 192, 384, 768), 128),
     "large": (1024, 24, 16, (5, 12, 18, 24), (256, 512, 1024, 1024), 256),
 }
-
-
-@runtime_checkable
-class DepthNetwork(Protocol):
-    """Depth of single images, frozen. A new network is one file, a row in the registry and a line in `load_depth`.
-
-    Attributes:
-        name: the name by which `load_depth` loads it.
-        source: where its weights came from; for a store's provenance.
-        settings: what shapes the maps besides the weights; for a store's provenance.
-    """
-
-    name: str
-    source: WeightSource
-
-    @property
-    def settings(self) -> dict[str, str | bool | int | None]: ...
-
-    def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
-        """Return warnings to show before images of this size (y, x) are processed."""
-        ...
-
-    def __call__(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b H W"]:
-        """Return relative inverse depth q ≥ 0 of RGB in [0, 1], at the images' size."""
-        ...
 
 
 def load_depth(
@@ -70,14 +43,9 @@ def load_depth(
         name: "tiny" or depth_anything_v2_small, _base or _large; "@REVISION" may follow for the hub.
         weights: a local file for tiny, a folder as transformers saves it for Depth Anything, "random:SEED" for
             untrained ones, or None for the package and the hub.
-        device: where the network goes.
-        attention: backend of Depth Anything, "sdpa" or "xformers".
         side: short side in px at which Depth Anything works; the images' own if None.
-        execution: how it is run; float32 and eager if None.
-        sha256: the recorded hash that the weights must have.
 
-    Raises:
-        LilaError: an unknown name, or weights that are missing, unreadable, of another network or of another hash.
+    The other arguments and the errors are those of `load_encoder`.
     """
     name, _, revision = name.partition("@")
     entry = registry.entry(registry.DEPTH, name)
@@ -92,7 +60,7 @@ def load_depth(
     return DepthAnything(network, source, side, attention, execution).to(device)
 
 
-class DepthAnything(FrozenNetwork):
+class DepthAnything(DepthNetwork):
     """Depth Anything V2, frozen.
 
     It runs on sides that are multiples of 14, its patch size: those nearest to the image's own, or, with `side`, to the
@@ -119,15 +87,11 @@ class DepthAnything(FrozenNetwork):
         self.freeze()
 
     @property
-    def settings(self) -> dict[str, str | bool | int | None]:
-        return {"side": self.side, "attention": self.attention} | self.execution.to_dict()
-
-    def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
-        return ()
+    def settings(self) -> Settings:
+        return {"side": self.side, "attention": self.attention, **super().settings}
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b H W"]:
-        """Return relative inverse depth q ≥ 0 of RGB in [0, 1], at the images' size."""
         return torch.cat([self._estimate(piece) for (piece,) in self.execution.batches(images)])
 
     def _estimate(self, images: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lila_cues.networks.execution import Execution, FrozenNetwork
+from lila_cues.networks.execution import Execution
+from lila_cues.networks.frozen import FrozenNetwork
 from lila_cues.networks.weights import WeightSource
 from stores.errors import LilaError
 

@@ -15,10 +15,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lila_cues.networks.weights import WeightSource
 from stores.errors import LilaError
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -73,33 +72,6 @@ class Execution:
 def default_batch(device: torch.device) -> int | None:
     """Return how many of a clip's images or pairs stage one takes at a time; None, on a GPU: all of them."""
     return CPU_BATCH if device.type == "cpu" else None
-
-
-class FrozenNetwork(nn.Module):
-    """Base of the frozen networks: always in eval mode, without gradients.
-
-    Attributes:
-        source: where the weights came from; `name` is the name that loads the network again.
-        execution: how it is run.
-        attention: the backend, "sdpa" or "xformers".
-    """
-
-    def __init__(self, source: WeightSource, execution: Execution | None, attention: str = "sdpa") -> None:
-        super().__init__()
-        self.source = source
-        self.name = source.network
-        self.execution = execution or Execution()
-        self.attention = attention
-        self._attention = attention_backend(attention)
-
-    def freeze(self) -> None:
-        """Call at the end of a subclass's `__init__`."""
-        self.requires_grad_(False)
-        self.eval()
-
-    def train(self, mode: bool = True) -> FrozenNetwork:
-        """Stay in eval mode, whatever the mode."""
-        return super().train(False)
 
 
 def attention_backend(name: str) -> Callable[[], AbstractContextManager[object]]:

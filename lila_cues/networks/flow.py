@@ -1,12 +1,8 @@
-"""Optical flow by name: the interface of a flow network, loading, and dense inverse search by OpenCV.
-
-Dense inverse search: Kroeger et al., ECCV 2016; on the CPU, without weights.
-"""
+"""Flow networks by name, and dense inverse search (Kroeger et al., ECCV 2016) by OpenCV: on the CPU, no weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,6 +12,7 @@ from torchvision.models import optical_flow
 
 from lila_cues.networks import registry, state_dicts
 from lila_cues.networks.execution import Execution
+from lila_cues.networks.frozen import FlowNetwork, Settings
 from lila_cues.networks.raft import RaftFlow
 from lila_cues.networks.weights import WeightSource, load_network
 from stores.errors import LilaError
@@ -23,35 +20,6 @@ from stores.errors import LilaError
 OPTION = "--flow-weights"
 UPDATES = 12
 DIS_SMALLEST = 16  # px: below, no patch of the search fits
-
-
-@runtime_checkable
-class FlowNetwork(Protocol):
-    """Flow between images, frozen. A new network is one file, a row in the registry and a line in `load_flow`.
-
-    Attributes:
-        name: the name by which `load_flow` loads it.
-        source: where its weights came from; for a store's provenance.
-        settings: what shapes the flow besides the weights; for a store's provenance.
-    """
-
-    name: str
-    source: WeightSource
-
-    @property
-    def settings(self) -> dict[str, str | bool | int | None]: ...
-
-    def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
-        """Return warnings to show before images of this size (y, x) are processed."""
-        ...
-
-    def __call__(self, first: Float[Tensor, "b 3 H W"], second: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 2 H W"]:
-        """Return flow in px from the first to the second image, RGB in [0, 1]; channel 0 to the right, 1 downwards."""
-        ...
-
-    def between(self, images: Float[Tensor, "f 3 H W"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p 2 H W"]:
-        """Return flow from image `pairs[:, 0]` to image `pairs[:, 1]`; features of an image are computed once."""
-        ...
 
 
 def load_flow(
@@ -69,15 +37,10 @@ def load_flow(
         name: "dis" (OpenCV, no weights), "raft_small" or "raft_large".
         weights: a local file in torchvision's or the original naming, "random:SEED" for untrained ones, or None for
             torchvision's own.
-        device: where the network goes.
         updates: recurrent updates of RAFT; 12 if None.
         enlarge: whether RAFT enlarges images under 128 px, which it refuses otherwise.
-        execution: how it is run; float32 and eager if None.
-        sha256: the recorded hash that the weights must have.
 
-    Raises:
-        LilaError: an unknown name, options that it does not have, or weights that are missing, unreadable, of another
-            network or of another hash.
+    The other arguments and the errors are those of `load_encoder`.
     """
     entry = registry.entry(registry.FLOW, name)
     if entry is None:
@@ -102,25 +65,17 @@ def load_flow(
     return RaftFlow(network, source, updates or UPDATES, enlarge, execution).to(device)
 
 
-class DisFlow:
+class DisFlow(FlowNetwork):
     """OpenCV's medium preset, searched down to the full resolution, which matters on grids as small as ours."""
 
-    name = "dis"
+    settings: Settings = {"preset": "medium", "finest_scale": 0}  # noqa: RUF012 - overrides a property
 
     def __init__(self) -> None:
         import cv2
 
-        self.source = WeightSource(self.name, "code", "opencv", cv2.__version__, None, "apache-2.0")
-        self.settings: dict[str, str | bool | int | None] = {"preset": "medium", "finest_scale": 0}
-
-    def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
-        return ()
-
-    def __call__(self, first: Float[Tensor, "b 3 H W"], second: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 2 H W"]:
-        return self.between(torch.cat([first, second]), torch.arange(2 * len(first)).view(2, -1).T)
+        super().__init__(WeightSource("dis", "code", "opencv", cv2.__version__, None, "apache-2.0"))
 
     def between(self, images: Float[Tensor, "f 3 H W"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p 2 H W"]:
-        """Return flow from image `pairs[:, 0]` to image `pairs[:, 1]`."""
         import cv2
 
         if min(images.shape[-2:]) < DIS_SMALLEST:

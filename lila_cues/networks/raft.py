@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.models.optical_flow import RAFT
 
-from lila_cues.networks.execution import Execution, FrozenNetwork, default_batch
+from lila_cues.networks.execution import Execution, default_batch
+from lila_cues.networks.frozen import FlowNetwork, Settings
 from lila_cues.networks.weights import WeightSource
 from stores.errors import LilaError
 
@@ -19,7 +20,7 @@ STRIDE = 8  # of the feature maps, hence of the sides of the input
 SMALLEST = 128  # px: below, the correlation pyramid has no fourth level (NaN, or an error in torchvision)
 
 
-class RaftFlow(FrozenNetwork):
+class RaftFlow(FlowNetwork):
     """RAFT, frozen.
 
     Images are scaled to [−1, 1] and padded by replication to multiples of 8. An image with a side under 128 px is
@@ -44,9 +45,9 @@ class RaftFlow(FrozenNetwork):
         self.freeze()
 
     @property
-    def settings(self) -> dict[str, str | bool | int | None]:
+    def settings(self) -> Settings:
         small_images = "enlarged" if self.enlarge else "refused"
-        return {"updates": self.updates, "small_images": small_images, **self.execution.to_dict()}
+        return {"updates": self.updates, "small_images": small_images, **super().settings}
 
     def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
         working = self.working_size(size)
@@ -69,13 +70,8 @@ class RaftFlow(FrozenNetwork):
             )
         return (math.ceil(size[0] * scale), math.ceil(size[1] * scale))
 
-    def forward(self, first: Float[Tensor, "b 3 H W"], second: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 2 H W"]:
-        """Return flow in px from the first to the second image, RGB in [0, 1]; channel 0 to the right, 1 downwards."""
-        return self.between(torch.cat([first, second]), torch.arange(2 * len(first)).view(2, -1).T)
-
     @torch.no_grad()
     def between(self, images: Float[Tensor, "f 3 H W"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p 2 H W"]:
-        """Return flow from image `pairs[:, 0]` to image `pairs[:, 1]`; features of an image are computed once."""
         size = height, width = images.shape[-2:]
         working = self.working_size((height, width))
         resized = F.interpolate(images.float(), size=working, mode="bilinear", align_corners=False)
@@ -105,8 +101,8 @@ class RaftFlow(FrozenNetwork):
         model.corr_block.build_pyramid(first, second)
         channels = model.update_block.hidden_state_size
         hidden, context = torch.tanh(context[:, :channels]), F.relu(context[:, channels:])
-        start = _coordinates(first)
-        end = start
+        grid = torch.meshgrid(*(torch.arange(n, device=first.device) for n in first.shape[-2:]), indexing="ij")
+        start = end = torch.stack(grid[::-1]).float().expand(len(first), -1, -1, -1)  # x, y of every cell
         for _ in range(self.updates):
             correlation = model.corr_block.index_pyramid(centroids_coords=end)
             hidden, step = model.update_block(hidden, context, correlation, end - start)
@@ -122,12 +118,3 @@ class RaftFlow(FrozenNetwork):
         mask = self.network.mask_predictor(hidden).float().view(-1, 1, 9, STRIDE**2, height, width).softmax(dim=2)
         near = F.unfold(STRIDE * flow, 3, padding=1).view(-1, 2, 9, 1, height, width)
         return F.pixel_shuffle((mask * near).sum(dim=2).flatten(1, 2), STRIDE)
-
-
-def _coordinates(maps: Tensor) -> Float[Tensor, "b 2 h w"]:
-    """Return x and y of every cell."""
-    height, width = maps.shape[-2:]
-    rows = torch.arange(height, device=maps.device, dtype=torch.float32)
-    columns = torch.arange(width, device=maps.device, dtype=torch.float32)
-    grid = torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)])
-    return grid.expand(len(maps), -1, -1, -1)

@@ -16,7 +16,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lila_cues.networks.execution import Execution, FrozenNetwork
+from lila_cues.networks.execution import Execution
+from lila_cues.networks.frozen import DepthNetwork
 from lila_cues.networks.registry import PACKAGED
 from lila_cues.networks.weights import WeightSource
 
@@ -103,8 +104,8 @@ def _resize(x: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-class TinyDepth(FrozenNetwork):
-    """The tiny depth network, frozen, behind the interface of all depth networks."""
+class TinyDepth(DepthNetwork):
+    """The tiny depth network, frozen."""
 
     def __init__(self, network: nn.Module, source: WeightSource, execution: Execution | None = None) -> None:
         super().__init__(source, execution)
@@ -112,16 +113,10 @@ class TinyDepth(FrozenNetwork):
         self._run = self.execution.prepare(self.network.forward)
         self.freeze()
 
-    @property
-    def settings(self) -> dict[str, str | bool | int | None]:
-        return self.execution.to_dict()
-
     def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
         return (f"depth network {self.name}: trained on rendered scenes only; not meant for real video",)
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b H W"]:
-        """Return relative inverse depth q ≥ 0 of RGB in [0, 1], at the images' size."""
         with self.execution.autocast(images.device):
-            pieces = [self._run(piece).float() for (piece,) in self.execution.batches(images)]
-        return torch.cat(pieces)
+            return torch.cat([self._run(piece).float() for (piece,) in self.execution.batches(images)])
