@@ -60,8 +60,12 @@ class BuildConfig:
 
     @classmethod
     def resolve(cls, options: Mapping[str, Any], device: str) -> BuildConfig:
-        """Complete a command's options, where they are None, by the profile they name or by the device's default."""
-        name = options.get("profile") or default_profile(options["dataset"], device)
+        """Complete a command's options, where they are None, by the profile that they name.
+
+        The default profile is tiny for the demo and without a GPU, else small.
+        """
+        default = "small" if device.startswith("cuda") and options["dataset"] != "demo" else "tiny"
+        name = options.get("profile") or default
         if name not in PROFILES:
             raise LilaError(f"expected a profile among {', '.join(PROFILES)}, found {name}; pass one with --profile")
         settings = PROFILES[name].settings
@@ -166,35 +170,22 @@ class Profile:
 PROFILES: dict[str, Profile] = {
     "tiny": Profile(
         "networks of the package, for the demo's rendered scenes; no download, no GPU",
-        {
-            "encoder": "tiny", "depth": "tiny", "flow": "dis",
-            "base_size": 240, "cue_size": 112, "feature_size": 56, "channels": 48, "frames": 8, "pairs": 6,
-        },
+        {"encoder": "tiny", "depth": "tiny", "flow": "dis", "base_size": 240, "cue_size": 112, "feature_size": 56,
+         "channels": 48, "frames": 8, "pairs": 6},
     ),
     "small": Profile(
         "free for any use; the default on a GPU",
-        {
-            "encoder": "dinov2_vits14", "depth": "depth_anything_v2_small", "flow": "raft_large", "flow_updates": 12,
-        },
+        {"encoder": "dinov2_vits14", "depth": "depth_anything_v2_small", "flow": "raft_large", "flow_updates": 12},
     ),
     "base": Profile(
         "as the paper's ViT-B; depth not for commercial use",
-        {
-            "encoder": "dinov2_vitb14", "depth": "depth_anything_v2_base", "flow": "raft_large", "flow_updates": 12,
-        },
+        {"encoder": "dinov2_vitb14", "depth": "depth_anything_v2_base", "flow": "raft_large", "flow_updates": 12},
     ),
     "large": Profile(
         "as the paper's ViT-L; depth not for commercial use",
-        {
-            "encoder": "dinov2_vitl14", "depth": "depth_anything_v2_large", "flow": "raft_large", "flow_updates": 20,
-        },
+        {"encoder": "dinov2_vitl14", "depth": "depth_anything_v2_large", "flow": "raft_large", "flow_updates": 20},
     ),
 }  # fmt: skip
-
-
-def default_profile(dataset: str, device: str) -> str:
-    """Return the name of the default profile: tiny for the demo and without a GPU, else small."""
-    return "tiny" if dataset == "demo" or not device.startswith("cuda") else "small"
 
 
 def spread(clips: Sequence[str], limit: int | None) -> Sequence[str]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,128 +32,28 @@ if TYPE_CHECKING:
     from lila_cues.pipeline.task import TaskReport
 
 ALL_COMPLETE, SOME_FAILED = 0, 1
-DATA, NETWORKS, RUN = "Data", "Networks", "Run"
+data = partial(typer.Option, rich_help_panel="Data")
+network = partial(typer.Option, rich_help_panel="Networks")
+running = partial(typer.Option, rich_help_panel="Run")
 
-Dataset = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", rich_help_panel=DATA, help="Dataset: demo, videos, frames, kinetics, youtube-vos or davis."
-    ),
-]
-Root = Annotated[
-    Path | None,
-    typer.Option(rich_help_panel=DATA, help="Dataset directory. Default: $LILA_DATA/NAME, else data/NAME."),
-]
-StorePath = Annotated[
-    Path | None, typer.Option("--store", rich_help_panel=DATA, help="Store directory. Default: cues/NAME.zarr.")
-]
-Limit = Annotated[
-    int | None,
-    typer.Option(
-        min=1, rich_help_panel=DATA, help="Number of clips, spread evenly over the dataset. Default: all clips."
-    ),
-]
-Seed = Annotated[
-    int,
-    typer.Option(
-        min=0, rich_help_panel=DATA, help="Seed that selects frames, pairs and channels, and the demo's scenes."
-    ),
-]
-Decoder = Annotated[
-    str,
-    typer.Option(rich_help_panel=DATA, help="Video decoder: decord (PyAV where it is not exact), pyav or torchcodec."),
-]
-MaxGap = Annotated[
-    int | None,
-    typer.Option(
-        min=1, rich_help_panel=DATA, help="T: largest distance of a pair, in source frames. Default: the profile's."
-    ),
-]
-ExtraCues = Annotated[
-    str | None, typer.Option(metavar="NAMES", rich_help_panel=DATA, help="Additional cues, comma-separated: normals.")
-]
-ProfileName = Annotated[
-    str | None,
-    typer.Option(
-        "--profile",
-        rich_help_panel=NETWORKS,
-        help="Networks and sizes: tiny, small, base or large. Default: small on a GPU, tiny on a CPU or for the demo.",
-    ),
-]
-Encoder = Annotated[
-    str | None,
-    typer.Option(
-        rich_help_panel=NETWORKS,
-        help="Encoder: a ViT of timm, or dinov2_vits14 and variants. Default: the profile's.",
-    ),
-]
-EncoderWeights = Annotated[
-    str | None,
-    typer.Option(
-        rich_help_panel=NETWORKS, help="Weight file, or random for an untrained encoder. Default: published weights."
-    ),
-]
-Depth = Annotated[
-    str | None,
-    typer.Option(
-        rich_help_panel=NETWORKS,
-        help="Depth network, or files:DIR with 16-bit PNGs in mm, DIR/CLIP/FRAME.png. Default: the profile's.",
-    ),
-]
-DepthWeights = Annotated[
-    str | None, typer.Option(rich_help_panel=NETWORKS, help="Weight file or directory. Default: published weights.")
-]
-Flow = Annotated[
-    str | None,
-    typer.Option(rich_help_panel=NETWORKS, help="Flow network: raft_large, raft_small or dis. Default: the profile's."),
-]
-FlowWeights = Annotated[
-    str | None, typer.Option(rich_help_panel=NETWORKS, help="Weight file. Default: published weights.")
-]
-FlowUpdates = Annotated[
-    int | None,
-    typer.Option(min=1, rich_help_panel=NETWORKS, help="RAFT's updates per pair. Default: the profile's."),
-]
-Attention = Annotated[
-    str, typer.Option(rich_help_panel=NETWORKS, help="Attention kernel: sdpa, or xformers where it is installed.")
-]
-Precision = Annotated[
-    str, typer.Option(rich_help_panel=NETWORKS, help="Precision of depth and flow: float32, bfloat16 or float16.")
-]
-Compiled = Annotated[
-    bool,
-    typer.Option("--compile", rich_help_panel=NETWORKS, help="Compile depth and flow: slow to start, then faster."),
-]
-Device = Annotated[
-    str, typer.Option(rich_help_panel=RUN, help="Device: auto (a GPU if there is one), cpu, cuda, cuda:1 …")
-]
-OnlyFailed = Annotated[
-    bool,
-    typer.Option("--only-failed", rich_help_panel=RUN, help="Retry the clips that failed before, build no others."),
-]
-MaxFailures = Annotated[
-    int | None,
-    typer.Option(min=0, rich_help_panel=RUN, help="Stop when more clips than this have failed. Default: no limit."),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        rich_help_panel=RUN,
-        help="Number of processes on this machine, which share its GPUs or cores. Default: this process alone.",
-    ),
-]
-Scheduler = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", rich_help_panel=RUN, help="Address of a running Dask scheduler.")
-]
-Shard = Annotated[
-    str | None,
-    typer.Option(
-        metavar="I/N",
-        rich_help_panel=RUN,
-        help="Build the I-th of N shares of the tasks, I from 0, as in a SLURM array. Default: all tasks.",
-    ),
-]
+# Options that `plan` has too.
+Dataset = Annotated[str, data(metavar="NAME", help="demo, videos, frames, kinetics, youtube-vos or davis.")]
+Root = Annotated[Path | None, data(help="Dataset directory. Default: $LILA_DATA/NAME, else data/NAME.")]
+StorePath = Annotated[Path | None, data("--store", help="Store directory. Default: cues/NAME.zarr.")]
+Limit = Annotated[int | None, data(min=1, help="Number of clips, spread evenly over the dataset. Default: all.")]
+ExtraCues = Annotated[str | None, data(metavar="NAMES", help="Additional cues, comma-separated: normals.")]
+PROFILE = "Networks and sizes: tiny, small, base or large. Default: small on a GPU; tiny on a CPU and for the demo."
+Profile = Annotated[str | None, network(help=PROFILE)]
+Encoder = Annotated[str | None, network(help="A ViT of timm, or dinov2_vits14 and variants. Default: the profile's.")]
+Device = Annotated[str, running(help="auto (a GPU if there is one), cpu, cuda, cuda:1 …")]
+
+SEED = "Seed that selects frames, pairs and channels, and the scenes of the demo."
+MAX_GAP = "T: largest distance of the two frames of a pair, in source frames. Default: the profile's."
+ENCODER_WEIGHTS = "Weight file, or random for an untrained encoder. Default: published weights."
+DEPTH = "Depth network, or files:DIR with 16-bit PNGs in mm, DIR/CLIP/FRAME.png. Default: the profile's."
+FLOW_UPDATES = "RAFT's updates per pair. Default: the profile's."
+WORKERS = "Number of processes on this machine, sharing its GPUs or cores. Default: this process."
+SHARD = "Build share I of N of the tasks, I from 0; a SLURM array needs no scheduler. Default: all tasks."
 
 
 def build(
@@ -160,27 +61,29 @@ def build(
     root: Root = None,
     store: StorePath = None,
     limit: Limit = None,
-    seed: Seed = 0,
-    decoder: Decoder = "decord",
-    max_gap: MaxGap = None,
+    seed: Annotated[int, data(min=0, help=SEED)] = 0,
+    decoder: Annotated[str, data(help="decord (PyAV where it is not exact), pyav or torchcodec.")] = "decord",
+    max_gap: Annotated[int | None, data(min=1, help=MAX_GAP)] = None,
     extra_cues: ExtraCues = None,
-    profile: ProfileName = None,
+    profile: Profile = None,
     encoder: Encoder = None,
-    encoder_weights: EncoderWeights = None,
-    depth: Depth = None,
-    depth_weights: DepthWeights = None,
-    flow: Flow = None,
-    flow_weights: FlowWeights = None,
-    flow_updates: FlowUpdates = None,
-    attention: Attention = "sdpa",
-    precision: Precision = "float32",
-    compiled: Compiled = False,
+    encoder_weights: Annotated[str | None, network(help=ENCODER_WEIGHTS)] = None,
+    depth: Annotated[str | None, network(help=DEPTH)] = None,
+    depth_weights: Annotated[str | None, network(help="Weight file or directory. Default: published weights.")] = None,
+    flow: Annotated[str | None, network(help="raft_large, raft_small or dis. Default: the profile's.")] = None,
+    flow_weights: Annotated[str | None, network(help="Weight file. Default: published weights.")] = None,
+    flow_updates: Annotated[int | None, network(min=1, help=FLOW_UPDATES)] = None,
+    attention: Annotated[str, network(help="sdpa, or xformers where it is installed.")] = "sdpa",
+    precision: Annotated[str, network(help="Of depth and flow: float32, bfloat16 or float16.")] = "float32",
+    compiled: Annotated[bool, network("--compile", help="Compile depth and flow: slow start, then faster.")] = False,
     device: Device = "auto",
-    only_failed: OnlyFailed = False,
-    max_failures: MaxFailures = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    shard: Shard = None,
+    only_failed: Annotated[bool, running("--only-failed", help="Retry the failed clips, build no others.")] = False,
+    max_failures: Annotated[
+        int | None, running(min=0, help="Stop when more clips have failed. Default: never.")
+    ] = None,
+    workers: Annotated[int | None, running(min=1, help=WORKERS)] = None,
+    scheduler: Annotated[str | None, running(metavar="ADDRESS", help="Address of a running Dask scheduler.")] = None,
+    shard: Annotated[str | None, running(metavar="I/N", help=SHARD)] = None,
 ) -> None:
     """Build a cue store from videos: depth, flow both ways, and refined encoder features.
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-import typer
-
 import stores
 from lila_cues.cli import build as options
 from lila_cues.config import PROFILES, BuildConfig, Profile, spread
@@ -21,13 +19,7 @@ from stores.plan import readable, require_room
 CLIPS_IN_MEMORY = 18  # decoded ahead of the networks or compressed behind them, on many cores; fewer on few
 USUAL_PATCH, TINY_PATCH = 14, 8  # px
 
-Rate = Annotated[
-    float,
-    typer.Option(
-        rich_help_panel=options.RUN,
-        help="Frames per second that one device takes through all networks; a short build's summary shows yours.",
-    ),
-]
+RATE = "Frames per second that one device takes through all networks; a short build's summary shows yours."
 
 
 def plan(
@@ -35,11 +27,11 @@ def plan(
     root: options.Root = None,
     store: options.StorePath = None,
     limit: options.Limit = None,
-    profile: options.ProfileName = None,
+    profile: options.Profile = None,
     encoder: options.Encoder = None,
     extra_cues: options.ExtraCues = None,
     device: options.Device = "auto",
-    rate: Rate = 50.0,
+    rate: Annotated[float, options.running(help=RATE)] = 50.0,
 ) -> None:
     """Print frames, bytes, files, memory, hours and free disk of a build; exit status 2 if it cannot fit."""
     from lila_cues.pipeline.build import store_spec

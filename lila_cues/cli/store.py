@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
@@ -37,33 +37,28 @@ LocalStore = Annotated[Path, typer.Argument(metavar="STORE", help="Store directo
 Jobs = Annotated[int | None, typer.Option(min=1, help="Number of threads. Default: the number of cores.")]
 
 
-def status(
-    store: Store, failures: Annotated[int, typer.Option(min=0, help="Number of failure reasons to list.")] = 5
-) -> None:
+def status(store: Store, failures: Annotated[int, typer.Option(min=0, help="Number of reasons to list.")] = 5) -> None:
     """Show clips by status, active builders, and failures by reason."""
-    for line in _status_lines(stores.open(store), failures):
-        console.out.print(line)
-
-
-def _status_lines(store: CueStore, failures: int) -> Iterator[str]:
     from lila_cues.viz.inspection import stored_bytes, summary
 
-    yield f"[bold]{escape(store.path)}[/]"
-    yield f"  {summary(store)}, {store.n_tasks:,} tasks of {store.spec.shard_clips} clips"
-    names = store.ledger.names()
+    opened, out = stores.open(store), console.out
+    out.print(f"[bold]{escape(opened.path)}[/]")
+    out.print(f"  {summary(opened)}, {opened.n_tasks:,} tasks of {opened.spec.shard_clips} clips")
+    names = opened.ledger.names()
     if names:
-        sizes = stored_bytes(store, sorted(names)[:: max(1, len(names) // SAMPLED_RECORDS)])
-        per_clip, complete = sum(sizes.values()), len(store.complete_clips())
-        yield f"  {readable(round(per_clip * complete))}, {readable(round(per_clip))} per clip"
-    if isinstance(store.files, LocalFiles):
-        for worker, tasks in active_workers(store).items():
-            yield f"  active: {escape(worker)} on {tasks} task{'s' * (tasks != 1)}"
-    yield from _failure_lines(store, failures)
-    statuses = store.statuses()
+        sizes = stored_bytes(opened, sorted(names)[:: max(1, len(names) // SAMPLED_RECORDS)])
+        per_clip, complete = sum(sizes.values()), len(opened.complete_clips())
+        out.print(f"  {readable(round(per_clip * complete))}, {readable(round(per_clip))} per clip")
+    if isinstance(opened.files, LocalFiles):
+        for worker, tasks in active_workers(opened).items():
+            out.print(f"  active: {escape(worker)} on {tasks} task{'s' * (tasks != 1)}")
+    for line in _failure_lines(opened, failures):
+        out.print(line)
+    statuses = opened.statuses()
     if (statuses == ABSENT).any():
-        yield "  next: run the same `lila-cues build` again to build the absent clips"
+        out.print("  next: run the same `lila-cues build` again to build the absent clips")
     elif (statuses == FAILED).any():
-        yield "  next: `lila-cues build … --only-failed` retries the failed clips"
+        out.print("  next: `lila-cues build … --only-failed` retries the failed clips")
 
 
 def _failure_lines(store: CueStore, count: int) -> Iterator[str]:
@@ -87,17 +82,11 @@ def _failure_lines(store: CueStore, count: int) -> Iterator[str]:
 def verify(
     store: Store,
     quick: Annotated[bool, typer.Option("--quick", help="Check only documents, ledger and shard indices.")] = False,
-    deep: Annotated[
-        int, typer.Option(min=0, help="Recompute this many clips with the recorded networks and compare.")
-    ] = 0,
+    deep: Annotated[int, typer.Option(min=0, help="Number of clips to recompute with the recorded networks.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Seed that selects the clips of --deep.")] = 0,
     root: Annotated[Path | None, typer.Option(help="Dataset directory for --deep. Default: the recorded one.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Device for --deep: cpu, cuda, cuda:1 …. Default: the recorded one.")
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Write all findings to this JSON file, for `repair --report`.")
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="Device for --deep. Default: the recorded one.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write all findings to this JSON file for `repair`.")] = None,
     jobs: Jobs = None,
 ) -> None:
     """Check a store: documents, ledger against files, checksums, values. Exit status 1 if it is damaged."""
@@ -151,7 +140,7 @@ def _check_recomputed(store: CueStore, count: int, seed: int, root: Path | None,
 def repair(
     store: LocalStore,
     report: Annotated[
-        Path | None, typer.Option(help="Findings that `verify --report` wrote. Default: verify the store first.")
+        Path | None, typer.Option(help="File of `verify --report`. Default: verify the store now.")
     ] = None,
     jobs: Jobs = None,
 ) -> None:
@@ -164,7 +153,9 @@ def repair(
     for key in repair_documents(opened):
         out.print(f"rewrote {key}")
     suspects = frozenset(clip for finding in findings for clip in finding.clips if finding.kind == "value")
-    marked = [clip for task in _damaged_tasks(opened, findings) for clip in repair_task(opened, task, suspects)]
+    damaged = {clip // opened.spec.shard_clips for finding in findings for clip in finding.clips}
+    damaged |= {finding.task for finding in findings if finding.task is not None}  # of invalid ledger records
+    marked = [clip for task in sorted(damaged) for clip in repair_task(opened, task, suspects)]
     swept = sweep(opened)
     opened.publish_statuses()
     if swept:
@@ -185,12 +176,6 @@ def _read_report(path: Path) -> list[Finding]:
         ) from error
 
 
-def _damaged_tasks(store: CueStore, findings: Iterable[Finding]) -> list[int]:
-    """Return the tasks with damaged clips or with an invalid ledger record."""
-    tasks = {clip // store.spec.shard_clips for finding in findings for clip in finding.clips}
-    return sorted(tasks | {finding.task for finding in findings if finding.task is not None})
-
-
 def merge(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Directory of the merged store, a new one.")],
     sources: Annotated[list[str], typer.Argument(metavar="STORE…", help="Two or more stores of the same settings.")],
@@ -206,9 +191,7 @@ def merge(
 def inspect(
     store: Store,
     clip: Annotated[str | None, typer.Option(help="Name or number of the clip to show. Default: random clips.")] = None,
-    pair: Annotated[
-        int | None, typer.Option(min=0, help="Pair to show. Default: all pairs of --clip, else a random one per clip.")
-    ] = None,
+    pair: Annotated[int | None, typer.Option(min=0, help="Pair to show. Default: all of --clip, else random.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Number of random clips to show.")] = 4,
     sample_size: Annotated[int, typer.Option("--sample", min=1, help="Number of clips in the statistics.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Seed that selects the clips.")] = 0,

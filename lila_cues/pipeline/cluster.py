@@ -115,6 +115,7 @@ def _submitted(client: Client, path: str, tasks: Iterator[int], only_failed: boo
 
 @contextmanager
 def _client(options: RunOptions) -> Iterator[Client]:
+    """Connect to the scheduler, or start processes on this machine that share its cores."""
     with ExitStack() as stack:
         with _interrupts_blocked():
             target = options.scheduler or stack.enter_context(_local_cluster(options.workers or 1))
@@ -126,6 +127,19 @@ def _client(options: RunOptions) -> Iterator[Client]:
                 "give its address as --scheduler tcp://HOST:8786"
             ) from error
         yield client
+
+
+def _local_cluster(workers: int) -> LocalCluster:
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
+    return LocalCluster(
+        n_workers=workers,
+        threads_per_worker=TASKS_AT_ONCE,
+        processes=True,
+        memory_limit=0,  # none but the machine's
+        dashboard_address=":0",
+        silence_logs=logging.ERROR,
+        env={"OMP_NUM_THREADS": threads},
+    )
 
 
 @contextmanager
@@ -140,16 +154,3 @@ def _interrupts_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _local_cluster(workers: int) -> LocalCluster:
-    """Start processes on this machine that share its cores evenly, without a memory limit of their own."""
-    return LocalCluster(
-        n_workers=workers,
-        threads_per_worker=TASKS_AT_ONCE,
-        processes=True,
-        memory_limit=0,
-        dashboard_address=":0",
-        silence_logs=logging.ERROR,
-        env={"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))},
-    )

@@ -8,10 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from lila_cues.config import BuildConfig, RunOptions
-from lila_cues.pipeline.cues import CueExtractor
-from lila_cues.pipeline.frames import load_clip
-from lila_cues.pipeline.setup import Networks, load_networks
-from lila_cues.pipeline.task import open_clips
+from lila_cues.pipeline.setup import Networks
+from lila_cues.pipeline.task import Worker
 from stores.cues import ClipCues
 from stores.errors import LilaError
 from stores.store import CueStore
@@ -26,8 +24,8 @@ def load_recompute(
     """
     config, options = recorded_config(store)
     options = replace(options, root=root or options.root, device=device or options.device)
-    dataset = open_clips(config, options)
-    networks = networks or load_networks(config, options.device)
+    worker = Worker(config, options, networks, threads=1)
+    networks = worker.extractor.networks
     fingerprint = json.loads(json.dumps(config.fingerprint(networks.records(), networks.encoder.patch_size)))
     changed = [key for key, value in store.fingerprint.items() if value != fingerprint.get(key)]
     if changed:
@@ -35,11 +33,9 @@ def load_recompute(
             f"expected the networks that {store.path} was built with, found others ({', '.join(changed)} differ); "
             "restore the weight files at the places in its provenance"
         )
-    extractor = CueExtractor(networks, config, options.device)
 
     def recompute(store: CueStore, clip: int) -> ClipCues:
-        frames = load_clip(dataset, store.clip_id(clip), config, extractor.encoder_input, networks.depth_files)
-        return extractor.finish(extractor.predict(frames))
+        return worker.extractor.finish(worker.predict(worker.load_clip(store.clip_id(clip))))
 
     return recompute
 

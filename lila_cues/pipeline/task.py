@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.datasets import open_dataset
-from lila_cues.datasets.base import Dataset, DatasetOptions
+from lila_cues.datasets.base import DatasetOptions
 from lila_cues.pipeline.cues import ClipPredictions, CueExtractor
 from lila_cues.pipeline.frames import ClipFrames, load_clip
 from lila_cues.pipeline.setup import Networks, load_networks
@@ -122,8 +122,9 @@ class Worker:
     def __init__(
         self, config: BuildConfig, options: RunOptions, networks: Networks | None = None, threads: int | None = None
     ):
+        require_decoder(config.decoder)
         self.config = config
-        self.dataset = open_clips(config, options)
+        self.dataset = open_dataset(config.dataset, options.root, DatasetOptions(config.decoder, config.seed))
         self.extractor = CueExtractor(networks or load_networks(config, options.device), config, options.device)
         self.timer = self.extractor.timer
         self.stop = threading.Event()
@@ -146,11 +147,9 @@ class Worker:
 
     def load_clip(self, clip_id: str) -> ClipFrames:
         """Runs in the decode pool."""
-        extractor = self.extractor
+        size, depth_files = self.extractor.encoder_input, self.extractor.networks.depth_files
         with self.timer.host("decode"):
-            return load_clip(
-                self.dataset, clip_id, self.config, extractor.encoder_input, extractor.networks.depth_files
-            )
+            return load_clip(self.dataset, clip_id, self.config, size, depth_files)
 
     def predict(self, frames: ClipFrames) -> ClipPredictions:
         """Runs the networks, for one clip at a time."""
@@ -162,9 +161,3 @@ class Worker:
         cues = self.extractor.finish(predictions)
         with self.timer.host("compress"):
             return encode_clip(predictions.frames.clip_id, store.arrays, cues)
-
-
-def open_clips(config: BuildConfig, options: RunOptions) -> Dataset:
-    """Open the dataset of a build."""
-    require_decoder(config.decoder)
-    return open_dataset(config.dataset, options.root, DatasetOptions(config.decoder, config.seed))
