@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from lila_cues.config import BuildConfig, Records, RunOptions
+from lila_cues.devices import choose_device
 from lila_cues.networks import registry
 from lila_cues.pipeline.frames import DEPTH_FILES, INVERSE_DEPTH_OF_1_M, DepthFiles
 from lila_cues.sampling import anchors_and_gaps
 from lila_cues.video.reader import require_decoder
-from stores.errors import LilaError
 
 if TYPE_CHECKING:
     from lila_cues.networks import DepthNetwork, FlowNetwork, FrozenEncoder
@@ -64,7 +62,7 @@ def setup(
         options: of the run; those returned name the chosen device.
         notify: receives what the user should know before anything is loaded.
     """
-    device = choose_device(options.device)
+    device = str(choose_device(options.device))
     require_decoder(given["decoder"])
     config = BuildConfig.resolve(given, device)
     anchors_and_gaps(config.frames, config.pairs)
@@ -105,22 +103,3 @@ def load_networks(config: BuildConfig, device: str) -> Networks:
     if depth_files is None:
         depth = load_depth(config.depth, config.depth_weights, device, attention, execution=execution)
     return Networks(encoder, flow, depth, depth_files)
-
-
-def choose_device(name: str) -> str:
-    """Return "cuda" or "cpu" for "auto", else the device itself. LilaError if it is none, or is not there."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
-        raise LilaError(f"expected --device auto, cpu or cuda, found {name}; pass one of these")
-    if kind == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if not count:
-            raise LilaError("expected a GPU for --device cuda, found none that PyTorch can use; pass --device cpu")
-        if int(number or 0) >= count:
-            raise LilaError(
-                f"expected a GPU among cuda:0 to cuda:{count - 1} for --device {name}, found none of that number; "
-                "pass one that is there"
-            )
-    return name
