@@ -12,17 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lila_cues import console
-from lila_train.training.config import (
-    DEFAULT_RECIPE,
-    RECIPES,
-    RunOptions,
-    TrainConfig,
-    assignments,
-    changed,
-    find_recipe,
-    parse_assignments,
-    parse_setting,
-)
+from lila_train.training import config as settings
+from lila_train.training.config import DEFAULT_RECIPE, RunOptions, TrainConfig, find_recipe
 from stores.errors import LilaError
 
 if TYPE_CHECKING:
@@ -105,17 +96,17 @@ def run(
         "batch_size": batch_size,
         "learning_rate": lr,
         "weight_decay": weight_decay,
-        "schedule": schedule and parse_setting("schedule", schedule),
+        "schedule": schedule and settings.parse_setting("schedule", schedule),
         "warmup_steps": warmup_steps,
         "clip_norm": clip_norm,
-        "precision": precision and parse_setting("precision", precision),
+        "precision": precision and settings.parse_setting("precision", precision),
         "decoder_width": width,
         "view_size": view_size,
         "max_gap": max_gap,
         "channels": channels,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    config = changed(find_recipe(recipe).config, given | parse_assignments(set_ or ()))
+    config = settings.changed(find_recipe(recipe).config, given | settings.parse_assignments(set_ or ()))
     run_options = RunOptions(
         device=device,
         resume=resume,
@@ -221,8 +212,8 @@ def recipes(
 
     Every setting can be passed to `lila-train run` and `lila-train ablate` with --set.
     """
-    for key, found in RECIPES.items() if name is None else [(name, find_recipe(name))]:
+    for key, found in settings.RECIPES.items() if name is None else [(name, find_recipe(name))]:
         console.out.print(f"[bold]{key}[/]\n  hardware: {found.hardware}\n  expect: {found.expect}")
     if name is not None:
-        for assignment in assignments(find_recipe(name).config):
+        for assignment in settings.assignments(find_recipe(name).config):
             console.out.print(f"  {assignment}", markup=False)

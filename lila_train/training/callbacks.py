@@ -75,7 +75,8 @@ class PictureCallback(Callback):
             return
         cues = active_cues(trainer.config)
         titles = ["context", "query", "our features", "", *(t for cue in cues for t in (cue.name, "predicted"))]
-        picture = _stack([_titles(titles, trainer.config.view_size), *map(_side_by_side, _rows(trainer))])
+        rows = [_join(row, axis=1) for row in _rows(trainer)]
+        picture = _join([_titles(titles, trainer.config.view_size), *rows], axis=0)
         path = trainer.run_dir.root / "pictures" / f"step-{trainer.step:08d}.png"
         path.parent.mkdir(exist_ok=True)
         write_png(path, picture)
@@ -117,14 +118,12 @@ def _array(values: Tensor) -> np.ndarray:
     return values.detach().float().cpu().numpy()
 
 
-def _side_by_side(pictures: Sequence[Picture]) -> Picture:
-    gap = np.full((pictures[0].shape[0], MARGIN, 3), 255, np.uint8)
-    return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)
-
-
-def _stack(rows: Sequence[Picture]) -> Picture:
-    gap = np.full((MARGIN, rows[0].shape[1], 3), 255, np.uint8)
-    return np.concatenate([part for row in rows for part in (row, gap)][:-1], axis=0)
+def _join(pictures: Sequence[Picture], axis: int) -> Picture:
+    """Place pictures side by side (axis 1) or below each other (axis 0), with a margin."""
+    shape = list(pictures[0].shape)
+    shape[axis] = MARGIN
+    gap = np.full(shape, 255, np.uint8)
+    return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis)
 
 
 def open_tasks(data: Path, limit: int | None) -> list[Task]:

@@ -19,67 +19,45 @@ FLOW, DEPTH, NORMALS, FEATURES = "flow", "depth", "normals", "features"
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training run: length, optimizer, pairs and views, objective.
+    """A training run: optimization, pairs and views, targets, objective."""
 
-    Attributes:
-        steps: optimizer steps.
-        batch_size: pairs per step, over all ranks.
-        schedule: learning rate after `warmup_steps` of linear warm-up.
-        clip_norm: largest norm of the gradient; None: not clipped.
-        precision: of encoder and decoder; solve and losses are float32.
-        decoder_width: inner width of the decoder; None: that of the encoder. A feature has half of it.
-        view_size: side of a view in pixels, a multiple of the encoder's patch.
-        max_gap: largest distance of a pair's frames in source frames.
-        context_area, query_area: range of a view's area, as a fraction of the base crop's largest square.
-        base_hflip: probability of flipping both views; query_hflip: of flipping the query once more.
-        same_region: use the context's region for the query too (ablation C).
-        cues: regression targets, names of `targets.CUES`.
-        channels: encoder channels sampled per pair as targets.
-        distilled: stored features after PAMR, as the encoder gave them (ablation B), or the view's own tokens refined
-            in the step (the reference code).
-        roles: the context is the earlier frame (paper) or the later one (reference code).
-        objective: `in-context` fits a linear map on the context and scores it on the query; `erm` learns one linear
-            head for all frames (ablation A).
-        cells: side of the grid on which the map is fitted.
-        ridge: regularization strength of the fit.
-        detach: stop the gradient through the fitted map.
-        l1_weight, edge_weight: weights of the terms of `losses.LOSS_TERMS`.
-        edge_sigma, edge_form: see `losses.edge_sums`.
-    """
-
-    steps: int
-    seed: int = 0
-    batch_size: int = 32
+    steps: int  # optimizer steps
+    seed: int = 0  # of weights and draws
+    batch_size: int = 32  # pairs per step, over all ranks
     learning_rate: float = 1e-4
     weight_decay: float = 1e-5
-    schedule: Literal["constant", "cosine"] = "constant"
-    warmup_steps: int = 0
-    clip_norm: float | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
-    decoder_width: int | None = None
+    schedule: Literal["constant", "cosine"] = "constant"  # of the learning rate, after the warm-up
+    warmup_steps: int = 0  # of linear warm-up
+    clip_norm: float | None = None  # largest norm of the gradient; None: any
+    precision: Literal["float32", "bfloat16"] = "float32"  # of encoder and decoder; solve and losses are float32
+    decoder_width: int | None = None  # inner width; None: that of the encoder. A feature has half of it
 
-    view_size: int = 224
-    max_gap: int = 5
-    context_area: tuple[float, float] = (0.8, 0.8)
+    view_size: int = 224  # side of a view in pixels, a multiple of the encoder's patch
+    max_gap: int = 5  # largest distance of a pair's frames in source frames
+    context_area: tuple[float, float] = (0.8, 0.8)  # range of fractions of the base crop's largest square
     query_area: tuple[float, float] = (0.3, 1.0)
-    base_hflip: float = 0.5
-    query_hflip: float = 0.5
-    same_region: bool = False
+    base_hflip: float = 0.5  # probability of flipping both views
+    query_hflip: float = 0.5  # probability of flipping the query once more
+    same_region: bool = False  # the query's region is the context's (ablation C)
 
-    cues: tuple[str, ...] = (FLOW, DEPTH, FEATURES)
-    channels: int = 32
+    cues: tuple[str, ...] = (FLOW, DEPTH, FEATURES)  # regression targets, of `targets.CUES`
+    channels: int = 32  # encoder channels sampled per pair as targets
+    # stored after PAMR; as the encoder gave them (ablation B); the view's own, refined in the step (reference code)
     distilled: Literal["refined", "raw", "online"] = "refined"
-    roles: Literal["forward", "mirrored"] = "forward"
+    roles: Literal["forward", "mirrored"] = (
+        "forward"  # context is the earlier frame (paper), the later (reference code)
+    )
 
+    # fit a linear map on the context and score it on the query; learn one linear head for all frames (ablation A)
     objective: Literal["in-context", "erm"] = "in-context"
-    cells: int = 32
-    ridge: float = 0.1
+    cells: int = 32  # side of the grid on which the map is fitted
+    ridge: float = 0.1  # regularization strength of the fit
     solver: Literal["cholesky", "lu"] = "cholesky"
-    detach: bool = False
-    l1_weight: float = 1.0
+    detach: bool = False  # stop the gradient through the fitted map
+    l1_weight: float = 1.0  # weights of `losses.LOSS_TERMS`
     edge_weight: float = 1.0
     edge_sigma: float = 0.1
-    edge_form: Literal["absolute", "signed"] = "absolute"
+    edge_form: Literal["absolute", "signed"] = "absolute"  # compare magnitudes (reference code), differences (paper)
 
     @property
     def frames(self) -> tuple[int, int]:
@@ -137,28 +115,19 @@ def _option(name: str) -> str:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is carried out; nothing here changes its result beyond rounding.
-
-    Attributes:
-        device: "auto", "cpu", "cuda", "cuda:1" …
-        chunks: micro-batches per rank, computed one after the other to save memory.
-        num_workers: loader processes; 0: load in this one.
-        checkpoint_every, pictures_every, score_every: intervals in steps; pictures_every 0: no pictures.
-        encoder_weights: where the encoder's weight file is now.
-        score_data: held-out clips with masks, in the DAVIS layout; score_limit: number of clips to score on.
-    """
+    """How a run is carried out; nothing here changes its result beyond rounding. Intervals are in steps."""
 
     device: str = "auto"
     resume: bool = False
-    encoder_weights: Path | None = None
-    num_workers: int = 0
-    chunks: int = 1
+    encoder_weights: Path | None = None  # where the encoder's weight file is now
+    num_workers: int = 0  # loader processes; 0: load in the main process
+    chunks: int = 1  # micro-batches per rank and step, to save memory
     compile: bool = False
     checkpoint_every: int = 1000
-    pictures_every: int = 500
-    score_data: Path | None = None
+    pictures_every: int = 500  # 0: none
+    score_data: Path | None = None  # held-out clips with masks, in the DAVIS layout
     score_every: int = 5000
-    score_limit: int = 3
+    score_limit: int = 3  # number of clips to score on
 
 
 def differences(recorded: TrainConfig, requested: TrainConfig) -> list[str]:

@@ -17,12 +17,9 @@ from torch import Tensor
 from lila_train.training.config import TrainConfig
 
 Reduce = Callable[[Tensor], Tensor]  # a statistic over ranks, or the identity
+Maps = Float[Tensor, "*b k h w"]
+Mask = Bool[Tensor, "*b k h w"]
 X_AXIS, Y_AXIS = -1, -2
-
-
-def identity(statistic: Tensor) -> Tensor:
-    """Return the statistic of a single process."""
-    return statistic
 
 
 @dataclass(frozen=True)
@@ -30,44 +27,31 @@ class LossTerm:
     """A loss that is the sum of its parts' means over valid entries.
 
     `count(valid)` gives the number of valid entries by part, `sums(predicted, target, valid, config)` the sums of their
-    errors. `title` is its name in charts.
+    errors; `title` is its name in charts.
     """
 
     title: str
-    count: Callable[[Tensor], Tensor]
-    sums: Callable[[Tensor, Tensor, Tensor, TrainConfig], Tensor]
+    count: Callable[[Mask], Tensor]
+    sums: Callable[[Maps, Maps, Mask, TrainConfig], Tensor]
 
 
-def l1_count(valid: Bool[Tensor, "*b k h w"]) -> Float[Tensor, " 1"]:
-    """Return the number of valid entries."""
+def _l1_count(valid: Mask) -> Float[Tensor, " 1"]:
     return valid.sum().float()[None]
 
 
-def l1_sums(
-    predicted: Float[Tensor, "*b k h w"],
-    target: Float[Tensor, "*b k h w"],
-    valid: Bool[Tensor, "*b k h w"],
-    config: TrainConfig,
-) -> Float[Tensor, " 1"]:
-    """Return the absolute error, summed over valid entries."""
+def _l1_sums(predicted: Maps, target: Maps, valid: Mask, config: TrainConfig) -> Float[Tensor, " 1"]:
     return ((predicted - target).abs() * valid).sum()[None]
 
 
-def edge_count(valid: Bool[Tensor, "*b k h w"]) -> Float[Tensor, " 2"]:
-    """Return the number of forward differences along x and y between valid entries."""
+def _edge_count(valid: Mask) -> Float[Tensor, " 2"]:
     return torch.stack([_both_valid(valid, axis).sum().float() for axis in (X_AXIS, Y_AXIS)])
 
 
-def edge_sums(
-    predicted: Float[Tensor, "*b k h w"],
-    target: Float[Tensor, "*b k h w"],
-    valid: Bool[Tensor, "*b k h w"],
-    config: TrainConfig,
-) -> Float[Tensor, " 2"]:
-    """Return the error of forward differences along x and y, weighted by w = 1 − exp(−|g(target)|/σ), summed.
+def _edge_sums(predicted: Maps, target: Maps, valid: Mask, config: TrainConfig) -> Float[Tensor, " 2"]:
+    """Sum the errors of forward differences along x and along y, weighted by w = 1 − exp(−|g(target)|/σ).
 
-    `edge_form` is `absolute` to compare magnitudes (the reference code), `signed` to compare the differences themselves
-    (the paper's formula). All entries must be finite, valid or not.
+    A difference counts where both of its entries are valid; all entries must be finite. `edge_form` is `absolute` to
+    compare magnitudes (the reference code), `signed` to compare the differences themselves (the paper's formula).
     """
     sums = []
     for axis in (X_AXIS, Y_AXIS):
@@ -85,8 +69,8 @@ def _both_valid(valid: Tensor, axis: int) -> Tensor:
 
 
 LOSS_TERMS: dict[str, LossTerm] = {
-    "l1": LossTerm("L1", l1_count, l1_sums),
-    "edge": LossTerm("edge", edge_count, edge_sums),
+    "l1": LossTerm("L1", _l1_count, _l1_sums),
+    "edge": LossTerm("edge", _edge_count, _edge_sums),
 }
 
 
@@ -116,7 +100,12 @@ class Losses:
         return Losses(packed[0], dict(zip(LOSS_TERMS, packed[1:], strict=True)))
 
 
-def count_valid(valid: Bool[Tensor, "*b k h w"], reduce: Reduce = identity) -> dict[str, Tensor]:
+def identity(statistic: Tensor) -> Tensor:
+    """Return the statistic of a single process."""
+    return statistic
+
+
+def count_valid(valid: Mask, reduce: Reduce = identity) -> dict[str, Tensor]:
     """Return the divisors of each term: numbers of valid entries, at least 1.
 
     Over ranks `reduce` is the mean, so that the mean of the ranks' losses is the loss of the global batch.
@@ -126,13 +115,7 @@ def count_valid(valid: Bool[Tensor, "*b k h w"], reduce: Reduce = identity) -> d
     return dict(zip(LOSS_TERMS, reduced, strict=True))
 
 
-def losses_of(
-    predicted: Float[Tensor, "*b k h w"],
-    target: Float[Tensor, "*b k h w"],
-    valid: Bool[Tensor, "*b k h w"],
-    counts: Mapping[str, Tensor],
-    config: TrainConfig,
-) -> Losses:
+def losses_of(predicted: Maps, target: Maps, valid: Mask, counts: Mapping[str, Tensor], config: TrainConfig) -> Losses:
     """Return the losses of one view's prediction, divided by `counts`, which may be those of a larger batch."""
     terms = {
         name: (term.sums(predicted, target, valid, config) / counts[name]).sum() for name, term in LOSS_TERMS.items()

@@ -14,7 +14,11 @@ from stores.errors import LilaError
 
 @dataclass(frozen=True)
 class RunDir:
-    """The files of one run under `root`."""
+    """The files of one run under `root`.
+
+    log.jsonl has a line per step, scores.jsonl one per protocol and scored step; run.json and loss.png (the curves of
+    the losses) are of the finished run.
+    """
 
     root: Path
 
@@ -37,27 +41,22 @@ class RunDir:
 
     @property
     def weights(self) -> Path:
-        """The trained decoder."""
         return self.root / "weights.safetensors"
 
     @property
     def log(self) -> Path:
-        """One JSON object per step: losses, learning rate, seconds."""
         return self.root / "log.jsonl"
 
     @property
     def scores(self) -> Path:
-        """One JSON object per protocol and scored step, if the run is scored on the way."""
         return self.root / "scores.jsonl"
 
     @property
     def record(self) -> Path:
-        """Settings, store and seconds of the finished run."""
         return self.root / "run.json"
 
     @property
     def picture(self) -> Path:
-        """The curves of the losses."""
         return self.root / "loss.png"
 
     def checkpoint(self, step: int) -> Path:

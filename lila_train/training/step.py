@@ -72,17 +72,16 @@ class TrainStep:
         counts = self.counts(context, query)
         size = -(-len(context.image) // self.chunks)
         parts = [slice(start, start + size) for start in range(0, len(context.image), size)]
-        losses = [self._backward(context[part], query[part], counts, is_last=part is parts[-1]) for part in parts]
-        return Losses.unpack(torch.stack(losses).sum(0))
-
-    def _backward(self, context: View, query: View, counts: Mapping[str, Tensor], *, is_last: bool) -> Tensor:
-        with ExitStack() as stack:
-            for module in (self._decode, self._predict):
-                if isinstance(module, DistributedDataParallel) and not is_last:
-                    stack.enter_context(module.no_sync())
-            losses = self.losses(context, query, counts)
-            losses.total.backward()
-        return losses.packed()
+        packed = []
+        for part in parts:
+            with ExitStack() as stack:
+                for module in (self._decode, self._predict):
+                    if isinstance(module, DistributedDataParallel) and part is not parts[-1]:
+                        stack.enter_context(module.no_sync())
+                losses = self.losses(context[part], query[part], counts)
+                losses.total.backward()
+            packed.append(losses.packed())
+        return Losses.unpack(torch.stack(packed).sum(0))
 
     def counts(self, context: View, query: View) -> dict[str, Tensor]:
         """Return the divisors of the losses: valid entries of the views that the objective scores, over all ranks."""

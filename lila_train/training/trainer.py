@@ -91,8 +91,12 @@ class Trainer:
         started = time.monotonic()
         for batch in self.batches():
             losses = self.optimizer_step(batch.to(self.rank.device))
-            record = self._record(losses, time.monotonic() - started)
+            seconds = round(time.monotonic() - started, 4)
+            losses = Losses.unpack(self.rank.all_reduce_mean(losses.packed()).cpu())
             if self.rank.is_main:
+                terms = {name: value.item() for name, value in losses.terms.items()}
+                lr = learning_rate(self.step - 1, self.config)
+                record = StepRecord(self.step - 1, losses.total.item(), terms, lr, seconds)
                 self.run_dir.log_step(record.to_row())
                 for callback in callbacks:
                     callback.on_step_end(self, record)
@@ -140,13 +144,6 @@ class Trainer:
             f"stopped at step {self.step}: {found}; check with lila-cues verify {self.store.path}, then continue with "
             "--resume"
         )
-
-    def _record(self, losses: Losses, seconds: float) -> StepRecord:
-        """Return the record of the step that just finished, with the mean of all ranks' losses."""
-        mean = Losses.unpack(self.rank.all_reduce_mean(losses.packed()).cpu())
-        terms = {name: value.item() for name, value in mean.terms.items()}
-        step = self.step - 1
-        return StepRecord(step, mean.total.item(), terms, learning_rate(step, self.config), round(seconds, 4))
 
     def batches(self) -> DataLoader[PairBatch]:
         """Return this rank's batches of the remaining steps."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import lila_train
 import stores
 from lila_train.model import checkpoint
+from lila_train.training import losses
 from lila_train.training.config import RunOptions, TrainConfig
 from lila_train.training.data import PairDataset, load_pairs
 from lila_train.training.distributed import Rank
@@ -51,8 +53,8 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
 def test_the_loss_of_a_batch_falls(store: stores.CueStore, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run")
     batch = next(iter(run.batches()))
-    losses = [run.optimizer_step(batch).total.item() for _ in range(40)]
-    assert losses[-1] < 0.8 * losses[0]
+    totals = [run.optimizer_step(batch).total.item() for _ in range(40)]
+    assert totals[-1] < 0.8 * totals[0]
 
 
 def test_the_log_holds_every_step(store: stores.CueStore, tmp_path: Path) -> None:
@@ -61,6 +63,28 @@ def test_the_log_holds_every_step(store: stores.CueStore, tmp_path: Path) -> Non
     rows = run.run_dir.rows()
     assert [row["step"] for row in rows] == list(range(SETTINGS.steps))
     assert all(row["loss"] == pytest.approx(row["l1"] + row["edge"], rel=1e-5) for row in rows)
+
+
+def test_a_loss_term_is_a_row_and_a_weight(
+    store: stores.CueStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row of LOSS_TERMS and a field of the config are enough to train with a term and to find it in the log."""
+
+    @dataclass(frozen=True)
+    class Config(TrainConfig):
+        l2_weight: float = 0.5
+
+    def squares(predicted: Tensor, target: Tensor, valid: Tensor, config: TrainConfig) -> Tensor:
+        return ((predicted - target).square() * valid).sum()[None]
+
+    monkeypatch.setitem(losses.LOSS_TERMS, "l2", replace(losses.LOSS_TERMS["l1"], title="L2", sums=squares))
+    run = trainer(store, tmp_path / "run", Config(**SETTINGS.to_dict()))
+    run.fit()
+    for row in run.run_dir.rows():
+        assert row.keys() == {"step", "loss", "l1", "edge", "l2", "lr", "seconds"}
+        assert row["l2"] > 0
+        assert row["loss"] == pytest.approx(row["l1"] + row["edge"] + 0.5 * row["l2"], rel=1e-5)
+    assert losses.loss_titles() == {"loss": "total", "l1": "L1", "edge": "edge", "l2": "L2"}
 
 
 def test_six_steps_are_three_and_resume_and_three_bitwise(store: stores.CueStore, tmp_path: Path) -> None:
