@@ -74,7 +74,7 @@ class OnlineDataset(PairDataset):
 
     def __getitem__(self, position: tuple[int, int]) -> PairBatch:
         batch = super().__getitem__(position)
-        if self.config.distilled == "online" or FEATURES not in self.config.cues:
+        if self.config.distilled == "online" or {"features", "features_raw"} & set(self.arrays):
             return batch
         stored = self._open()[0].read("feature_channels", int(batch.clips))
         return replace(batch, channels=torch.from_numpy(stored)[batch.channels].long())

@@ -1,4 +1,4 @@
-"""`lila-train run` as a user meets it: end, resume, SIGTERM, and what it refuses."""
+"""`lila-train run` end to end: files, resume, signals, refusals."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def refusal(*arguments: str) -> str:
     return str(result.exception)
 
 
-def test_a_run_leaves_what_it_promises_and_resumes_to_nothing(store: stores.CueStore, tmp_path: Path) -> None:
+def test_a_run_writes_its_files_and_a_finished_one_is_left_alone(store: stores.CueStore, tmp_path: Path) -> None:
     arguments = ["run", "--store", str(store.path), "--out", str(tmp_path / "run"), "--steps", "3", *OPTIONS]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
@@ -63,7 +63,7 @@ def test_a_run_leaves_what_it_promises_and_resumes_to_nothing(store: stores.CueS
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_writes_a_checkpoint_and_resume_ends_the_run(
+def test_a_signal_writes_a_checkpoint_and_resume_finishes_the_run(
     store: stores.CueStore, tmp_path: Path, sent: signal.Signals, status: int
 ) -> None:
     out = tmp_path / "run"
@@ -91,7 +91,7 @@ def wait_for(condition: object, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def test_what_cannot_be_run_is_refused_in_one_sentence(store: stores.CueStore, tmp_path: Path) -> None:
+def test_invalid_options_are_refused(store: stores.CueStore, tmp_path: Path) -> None:
     on = ["run", "--store", str(store.path), "--out", str(tmp_path / "run")]
     assert "--channels asks for 32" in refusal(*on, "--recipe", "demo", "--view-size", "32")
     assert "one of s14-youtube-vos" in refusal(*on, "--recipe", "nothing")
@@ -147,7 +147,7 @@ def test_recipes_are_listed_with_settings_that_can_be_set() -> None:
     assert "one of s14-youtube-vos" in refusal("recipes", "nothing")
 
 
-def test_a_run_is_scored_and_drawn_while_it_is_under_way(store: stores.CueStore, tmp_path: Path) -> None:
+def test_scores_and_pictures_are_written_during_a_run(store: stores.CueStore, tmp_path: Path) -> None:
     worlds.write_davis(tmp_path / "davis")
     arguments = ["run", "--store", str(store.path), "--out", str(tmp_path / "run"), *OPTIONS, "--pictures-every", "2"]
     arguments += ["--score-data", str(tmp_path / "davis"), "--score-every", "2"]
@@ -164,15 +164,13 @@ def test_a_run_is_scored_and_drawn_while_it_is_under_way(store: stores.CueStore,
     assert [event.step for event in written.Images("cues")] == [2, 3]
 
 
-def test_a_score_folder_that_is_none_is_refused_before_anything_is_written(
-    store: stores.CueStore, tmp_path: Path
-) -> None:
+def test_a_missing_score_folder_is_refused_before_anything_is_written(store: stores.CueStore, tmp_path: Path) -> None:
     arguments = ["run", "--store", str(store.path), "--out", str(tmp_path / "run"), *OPTIONS]
     assert str(tmp_path / "none") in refusal(*arguments, "--score-data", str(tmp_path / "none"))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_store_without_a_cue_says_so_before_anything_is_written(store: stores.CueStore, tmp_path: Path) -> None:
+def test_a_store_without_a_cue_is_refused_before_anything_is_written(store: stores.CueStore, tmp_path: Path) -> None:
     part = tmp_path / "part.zarr"
     shutil.copytree(store.path, part, ignore=shutil.ignore_patterns("depth", "features_raw"))
     arguments = ["run", "--store", str(part), "--out", str(tmp_path / "run"), *OPTIONS, "--steps", "1"]
@@ -186,12 +184,12 @@ def test_a_store_without_a_cue_says_so_before_anything_is_written(store: stores.
     assert result.exit_code == 0, result.output
 
 
-def test_memory_that_runs_out_names_the_options(
+def test_out_of_memory_names_the_options_that_save_memory(
     store: stores.CueStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TrainStep, "backward", lambda *_: torch.empty(10**15))
-    told = refusal("run", "--store", str(store.path), "--out", str(tmp_path / "run"), *OPTIONS)
-    assert "out of memory on cpu in a step of 2 pairs at 32 px; --chunks 2 computes the same step" in told
+    message = refusal("run", "--store", str(store.path), "--out", str(tmp_path / "run"), *OPTIONS)
+    assert "out of memory on cpu in a step of 2 pairs at 32 px; --chunks 2 computes the same step" in message
     monkeypatch.setattr(TrainStep, "backward", lambda *_: torch.empty(2, 3) @ torch.empty(2, 3))
     with (
         pytest.raises(RuntimeError, match="shapes cannot be multiplied"),
@@ -206,15 +204,15 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def test_nothing_given_says_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_default_store_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    told = refusal("run")
-    assert "no cue store at cues/kinetics.zarr" in told
-    assert "--store" in told
-    assert "lila-cues build --dataset kinetics" in told
+    message = refusal("run")
+    assert "no cue store at cues/kinetics.zarr" in message
+    assert "--store" in message
+    assert "lila-cues build --dataset kinetics" in message
 
 
-def test_a_pair_window_that_no_pair_meets_is_refused(tmp_path: Path) -> None:
+def test_a_max_gap_without_pairs_is_refused(tmp_path: Path) -> None:
     store = world.build(tmp_path / "cues.zarr", clips=1, gap=4)
-    told = refusal("run", "--store", str(store.path), "--out", str(tmp_path / "run"), *OPTIONS, "--max-gap", "2")
-    assert "expected pairs at most 2 frames apart" in told
+    message = refusal("run", "--store", str(store.path), "--out", str(tmp_path / "run"), *OPTIONS, "--max-gap", "2")
+    assert "expected pairs at most 2 frames apart" in message

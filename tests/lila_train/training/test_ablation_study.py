@@ -71,7 +71,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
     return world.build(tmp_path_factory.mktemp("world") / "cues.zarr")
 
 
-def test_a_study_trains_scores_and_goes_on_where_it_was(store: stores.CueStore, tmp_path: Path) -> None:
+def test_a_study_trains_and_scores_and_resumes(store: stores.CueStore, tmp_path: Path) -> None:
     worlds.write_davis(tmp_path / "davis")
     arguments = ["ablate", "--store", str(store.path), "--data", str(tmp_path / "davis"), "--rows", "erm"]
     arguments += ["--out", str(tmp_path / "out"), "--steps", "2", "--limit", "1"]

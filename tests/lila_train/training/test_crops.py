@@ -25,14 +25,14 @@ def one_by_one(image: Tensor, top: int, left: int, side: int, hflip: bool, size:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(8, 40), st.integers(0, 8), st.integers(0, 20), st.booleans(), st.integers(5, 50))
-def test_images_are_cropped_and_resized_as_one_by_one(side: int, top: int, left: int, hflip: bool, size: int) -> None:
+def test_images_are_cropped_and_resized_as_if_alone(side: int, top: int, left: int, hflip: bool, size: int) -> None:
     images = torch.rand(2, 3, 48, 60)
     found = crops((top, left, side, hflip), (0, 0, 48, False), base=(48, 60), size=size).resize_image(images)
     torch.testing.assert_close(found[0], one_by_one(images[0], top, left, side, hflip, size), atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found[1], one_by_one(images[1], 0, 0, 48, False, size), atol=1e-5, rtol=1e-4)
 
 
-def test_a_map_is_sampled_where_grid_sample_samples_it() -> None:
+def test_maps_are_sampled_as_by_grid_sample() -> None:
     maps, (top, left, side) = torch.rand(1, 4, 20, 30), (12, 31, 40)
     found = crops((top, left, side, False), base=(60, 90), size=25).sample_map(maps)
     steps = (torch.arange(25) + 0.5) / 25 * side

@@ -31,7 +31,7 @@ def on_gpu(settings: TrainConfig, **how: object) -> TrainStep:
 
 @pytest.mark.parametrize("how", [{}, {"chunks": 2}, {"compile": True}], ids=["plain", "chunks", "compiled"])
 @pytest.mark.parametrize("objective", ["in-context", "erm"])
-def test_a_step_is_the_cpus(store: stores.CueStore, how: dict[str, object], objective: str) -> None:
+def test_a_step_equals_that_on_the_cpu(store: stores.CueStore, how: dict[str, object], objective: str) -> None:
     settings = replace(SETTINGS, objective=objective)  # type: ignore[arg-type]
     batch = batch_of(store, settings)
     here = step_of(settings)
@@ -43,7 +43,7 @@ def test_a_step_is_the_cpus(store: stores.CueStore, how: dict[str, object], obje
         assert (gradient.cpu() - own).norm() <= 0.05 * own.norm() + 1e-6, name
 
 
-def test_half_precision_moves_the_loss_little(store: stores.CueStore) -> None:
+def test_bfloat16_stays_close(store: stores.CueStore) -> None:
     batch = batch_of(store, SETTINGS).to(torch.device("cuda"))
     whole, half = (backward(on_gpu(replace(SETTINGS, precision=p)), batch) for p in ("float32", "bfloat16"))
     torch.testing.assert_close(half, whole, rtol=0.05, atol=0)

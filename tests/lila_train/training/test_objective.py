@@ -109,8 +109,8 @@ def test_the_signed_edge_loss_sees_a_flipped_sign_and_the_absolute_one_does_not(
     assert loss("edge", -cues, cues, valid, edge_form="signed") == pytest.approx(weight * 2 / 7, rel=1e-5)
 
 
-def test_a_gradient_counts_where_both_its_neighbours_are_valid() -> None:
-    """One pixel of 5 is unknown: of four differences along x two count; a ramp that is read off flat errs by 1."""
+def test_a_difference_counts_where_both_entries_are_valid() -> None:
+    """One pixel of 5 is unknown: of four differences along x two count; a ramp that is predicted flat errs by 1."""
     cues = torch.arange(5.0).view(1, 1, 1, 5).expand(1, 1, 2, 5)
     valid = torch.ones(1, 1, 2, 5, dtype=torch.bool)
     valid[..., 2] = False
@@ -119,7 +119,7 @@ def test_a_gradient_counts_where_both_its_neighbours_are_valid() -> None:
     assert loss("edge", wild, cues, valid) == pytest.approx(weight)
 
 
-def test_nothing_valid_is_no_loss() -> None:
+def test_the_loss_is_0_without_valid_entries() -> None:
     x, none = torch.randn(1, 2, 6, 6), torch.zeros(1, 2, 6, 6, dtype=torch.bool)
     assert loss("l1", x, -x, none) == 0
     assert loss("edge", x, -x, none) == 0
@@ -139,7 +139,7 @@ def test_warp_by_whole_pixels_shifts(dx: int, dy: int) -> None:
     torch.testing.assert_close(inside, values[0, 0, 4 + dy : 20 + dy, 4 + dx : 36 + dx])
 
 
-def test_confidence_knows_the_aspect_ratio() -> None:
+def test_consistency_depends_on_the_aspect_ratio() -> None:
     """e < 0.05·ln 2 in half-image units: 3.47 px of 200 across, 1.73 px of 100 down."""
     for axis, limit_px in ((0, 0.05 * math.log(2) * 100), (1, 0.05 * math.log(2) * 50)):
         for factor, expected in ((0.98, True), (1.02, False)):
@@ -148,7 +148,7 @@ def test_confidence_knows_the_aspect_ratio() -> None:
             assert bool(consistent(flow, torch.zeros_like(flow)).all()) is expected
 
 
-def test_the_way_back_is_read_where_the_flow_leads() -> None:
+def test_backward_flow_is_sampled_where_forward_flow_leads() -> None:
     """All of a moves 8 px to the right; in b only what lies from column 20 on comes back."""
     there, back = torch.zeros(2, 1, 2, 20, 40).unbind()
     there[:, 0], back[:, 0, :, 20:] = 8, -8
@@ -162,7 +162,7 @@ def test_half_image_units() -> None:
     torch.testing.assert_close(half_image_units(flow)[0, :, 0, 0], torch.tensor([2 / 40, 2 / 10]))
 
 
-def test_standardise_uses_both_tensors() -> None:
+def test_standardize_uses_both_maps() -> None:
     a, b = torch.randn(3, 2, 8, 8) * 3 + 1, torch.randn(3, 2, 8, 8) - 4
     joined = torch.cat((a.flatten(), b.flatten()))
     expected = (a - joined.mean()) / (1e-3 + joined.std())

@@ -1,4 +1,4 @@
-"""One batch's losses and gradients: in parts, over ranks, by option, in half precision."""
+"""Losses and gradients of a batch: micro-batches, ranks, options, precision."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def assert_alike(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 
 
 @pytest.mark.parametrize("objective", ["in-context", "erm"])
-def test_a_batch_in_parts_is_the_batch(store: stores.CueStore, objective: str) -> None:
+def test_micro_batches_equal_the_batch(store: stores.CueStore, objective: str) -> None:
     settings = replace(SETTINGS, objective=objective)
     batch = batch_of(store, settings)
     found = []
@@ -100,20 +100,20 @@ def descend(train_step: TrainStep) -> None:
             parameter -= 0.01 * parameter.grad
 
 
-def test_two_ranks_are_one_process_with_the_double_batch(store: stores.CueStore, tmp_path: Path) -> None:
+def test_two_ranks_equal_one_process_with_twice_the_batch(store: stores.CueStore, tmp_path: Path) -> None:
     mp.start_processes(_rank, (str(store.path), SETTINGS, str(tmp_path)), nprocs=2, start_method="spawn")
-    told = torch.load(tmp_path / "rank0.pt", weights_only=True)
+    rank0 = torch.load(tmp_path / "rank0.pt", weights_only=True)
     train_step = step_of(SETTINGS)
     loss = backward(train_step, batch_of(store, SETTINGS))
-    torch.testing.assert_close(told["loss"], loss, rtol=1e-5, atol=0)
-    assert_alike(told["gradients"], gradients(train_step))
+    torch.testing.assert_close(rank0["loss"], loss, rtol=1e-5, atol=0)
+    assert_alike(rank0["gradients"], gradients(train_step))
     descend(train_step)
     for step in (1, 2):
         train_step.decoder.zero_grad()
         backward(train_step, batch_of(store, SETTINGS, step=step))
         descend(train_step)
     for name, parameter in train_step.parameters.items():
-        torch.testing.assert_close(told["weights"][name], parameter.detach(), rtol=0, atol=1e-6, msg=name)
+        torch.testing.assert_close(rank0["weights"][name], parameter.detach(), rtol=0, atol=1e-6, msg=name)
 
 
 def test_detaching_the_solution_leaves_the_loss_and_changes_the_gradient(store: stores.CueStore) -> None:
@@ -126,7 +126,7 @@ def test_detaching_the_solution_leaves_the_loss_and_changes_the_gradient(store: 
     assert not torch.allclose(found[0][1]["decoder.head.weight"], found[1][1]["decoder.head.weight"], rtol=1e-2)
 
 
-def test_the_head_of_erm_learns_only_the_rows_that_were_told(store: stores.CueStore) -> None:
+def test_the_erm_head_gets_gradients_in_sampled_rows_only(store: stores.CueStore) -> None:
     settings = replace(SETTINGS, objective="erm")
     train_step = TrainStep(world.encoder(), settings)
     batch = batch_of(store, settings)
@@ -143,7 +143,7 @@ def test_online_distillation_needs_no_stored_features(store: stores.CueStore) ->
     assert torch.isfinite(backward(TrainStep(world.encoder(), settings), batch))
 
 
-def test_half_precision_stays_near_and_solves_in_single(store: stores.CueStore) -> None:
+def test_bfloat16_stays_close_and_solves_in_float32(store: stores.CueStore) -> None:
     batch = batch_of(store, SETTINGS)
     losses = [
         backward(TrainStep(world.encoder(), replace(SETTINGS, precision=precision)), batch)
@@ -153,7 +153,7 @@ def test_half_precision_stays_near_and_solves_in_single(store: stores.CueStore) 
     torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0)
 
 
-def test_views_that_the_patch_does_not_divide_are_refused() -> None:
+def test_a_view_size_that_is_no_multiple_of_the_patch_is_refused() -> None:
     with pytest.raises(LilaError, match="multiple of 16"):
         TrainStep(world.encoder(), replace(SETTINGS, view_size=40))
 
@@ -163,8 +163,8 @@ def test_a_batch_that_ranks_cannot_split_is_refused(store: stores.CueStore) -> N
         batch_of(store, SETTINGS, Rank(0, 3))
 
 
-def test_masks_count_over_the_batch_not_per_pair(store: stores.CueStore) -> None:
-    """The loss is a sum over valid entries divided by their number, so the loss of a batch is no mean of means."""
+def test_valid_entries_are_counted_over_the_batch_not_per_pair(store: stores.CueStore) -> None:
+    """The loss is a sum over valid entries divided by their number, so the loss of a batch is not a mean of means."""
     batch = batch_of(store, SETTINGS)
     train_step = TrainStep(world.encoder(), SETTINGS)
     context, query = make_views(batch, SETTINGS)
@@ -179,7 +179,7 @@ def test_masks_count_over_the_batch_not_per_pair(store: stores.CueStore) -> None
     assert whole.item() == pytest.approx(sums / entries, rel=1e-5)
 
 
-def test_learning_rates_warm_up_and_fall() -> None:
+def test_learning_rate_warms_up_and_decays() -> None:
     settings = TrainConfig(steps=110, learning_rate=2.0, warmup_steps=10, schedule="cosine")
     assert learning_rate(0, settings) == pytest.approx(0.2)
     assert learning_rate(9, settings) == pytest.approx(2)
@@ -189,7 +189,7 @@ def test_learning_rates_warm_up_and_fall() -> None:
 
 
 @pytest.mark.slow
-def test_compiled_is_eager(store: stores.CueStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_equals_eager(store: stores.CueStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the compiler cannot look into its checks
     batch = batch_of(store, SETTINGS)
     eager, compiled = (step_of(SETTINGS, compile=compile) for compile in (False, True))

@@ -1,4 +1,4 @@
-"""A run: it learns, resumes bitwise, leaves the encoder alone, refuses what differs."""
+"""A run: learning, bitwise resume, frozen encoder, refusal of other settings."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_loss_term_is_a_row_and_a_weight(
     assert losses.loss_titles() == {"loss": "total", "l1": "L1", "edge": "edge", "l2": "L2"}
 
 
-def test_six_steps_are_three_and_resume_and_three_bitwise(store: stores.CueStore, tmp_path: Path) -> None:
+def test_resuming_gives_bitwise_the_same_run(store: stores.CueStore, tmp_path: Path) -> None:
     straight = trainer(store, tmp_path / "straight")
     straight.fit()
     first = trainer(store, tmp_path / "broken", every=3)
@@ -109,7 +109,7 @@ def test_six_steps_are_three_and_resume_and_three_bitwise(store: stores.CueStore
     assert [r["loss"] for r in second.run_dir.rows()] == [r["loss"] for r in straight.run_dir.rows()]
 
 
-def test_frozen_means_frozen(store: stores.CueStore, tmp_path: Path) -> None:
+def test_only_the_decoder_is_trained(store: stores.CueStore, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run")
     before = {name: t.clone() for name, t in run.train_step.encoder.state_dict().items()}
     run.fit()
@@ -123,7 +123,7 @@ def test_frozen_means_frozen(store: stores.CueStore, tmp_path: Path) -> None:
     assert names == set(run.train_step.decoder.state_dict())
 
 
-def test_a_batch_is_the_same_however_it_is_shared_out(store: stores.CueStore) -> None:
+def test_a_batch_does_not_depend_on_ranks_and_workers(store: stores.CueStore) -> None:
     config = replace(SETTINGS, seed=5, batch_size=4, channels=3)
     dataset = PairDataset(str(store.path), config, stored_arrays(config), encoder_width=192)
 
@@ -161,7 +161,7 @@ def test_a_checkpoint_loads_as_a_model_for_any_size(store: stores.CueStore, tmp_
         (torch.zeros(1, 3, 8, 8, dtype=torch.int32), "uint8 or floating-point"),
     ],
 )
-def test_what_is_no_image_is_refused(images: torch.Tensor, message: str) -> None:
+def test_inputs_that_are_not_images_are_refused(images: torch.Tensor, message: str) -> None:
     from lila_cues.images import as_float
 
     with pytest.raises(LilaError, match=message):
@@ -181,7 +181,7 @@ def test_other_settings_and_other_stores_are_refused(store: stores.CueStore, tmp
         trainer(elsewhere, tmp_path / "run").restore()
 
 
-def test_an_unreadable_checkpoint_is_passed_over(store: stores.CueStore, tmp_path: Path) -> None:
+def test_an_unreadable_checkpoint_is_skipped(store: stores.CueStore, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run", every=2)
     run.fit()
     newest = run.run_dir.checkpoints()[-1]
@@ -191,7 +191,7 @@ def test_an_unreadable_checkpoint_is_passed_over(store: stores.CueStore, tmp_pat
     assert again.step == 2
 
 
-def test_what_is_no_number_stops_before_the_weights(store: stores.CueStore, tmp_path: Path) -> None:
+def test_nan_stops_the_run_before_the_weights_change(store: stores.CueStore, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run")
     batch = next(iter(run.batches()))
     before = {name: t.clone() for name, t in run.train_step.decoder.state_dict().items()}
@@ -240,7 +240,7 @@ def test_weights_of_something_else_are_refused(store: stores.CueStore, tmp_path:
 
 
 @pytest.mark.parametrize("change", [{"steps": 0}, {"batch_size": -1}, {"learning_rate": 0.0}])
-def test_settings_that_no_run_can_have_are_refused(change: dict[str, float]) -> None:
+def test_invalid_settings_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(LilaError, match="must be above 0"):
         replace(SETTINGS, **change).check()
 

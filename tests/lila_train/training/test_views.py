@@ -38,7 +38,7 @@ def shear(context: tuple[int, ...] = PLAIN, query: tuple[int, ...] = PLAIN) -> P
     )
 
 
-def test_one_map_serves_both_views_because_the_query_flow_changes_sign() -> None:
+def test_one_map_predicts_both_views_because_the_query_flow_changes_sign() -> None:
     context, query = make_views(shear(), CONFIG)
     torch.testing.assert_close(context.target[:, :2], query.target[:, :2])
     assert context.target[:, 0].std() > 0.5
@@ -58,7 +58,7 @@ def test_views_flip_independently() -> None:
     torch.testing.assert_close(query.image, plain.image.flip(-1))
 
 
-def test_features_have_unit_length_and_flow_and_depth_are_standardised() -> None:
+def test_features_have_unit_length_and_flow_and_depth_are_standardized() -> None:
     context, query = make_views(shear(), CONFIG)
     torch.testing.assert_close(context.target[:, 3:].norm(dim=1), torch.ones(1, SIZE, SIZE))
     for channels in (slice(0, 2), slice(2, 3)):

@@ -20,7 +20,7 @@ def encoder() -> FrozenEncoder:
 
 
 def clip_cues(seed: int, gap: int = 1) -> stores.ClipCues:
-    """A texture whose depth is its brightness, its features its colours; the camera moves a cue pixel per frame."""
+    """A texture whose depth is its brightness, its features its colors; the camera moves a cue pixel per frame."""
     g, rng = GEOMETRY, np.random.default_rng(seed)
     rgb = np.repeat(rng.integers(0, 256, (1, 8, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2), g.frames, axis=0)
     rgb = np.stack([np.roll(frame, 2 * i, axis=1) for i, frame in enumerate(rgb)])
