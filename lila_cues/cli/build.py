@@ -27,7 +27,6 @@ from stores.store import CueStore
 
 if TYPE_CHECKING:
     from lila_cues.config import BuildConfig
-    from lila_cues.pipeline.build import Tally
     from lila_cues.pipeline.setup import Networks
     from lila_cues.pipeline.task import TaskReport
 
@@ -52,6 +51,7 @@ MAX_GAP = "T: largest distance of the two frames of a pair, in source frames. De
 ENCODER_WEIGHTS = "Weight file, or random for an untrained encoder. Default: published weights."
 DEPTH = "Depth network, or files:DIR with 16-bit PNGs in mm, DIR/CLIP/FRAME.png. Default: the profile's."
 FLOW_UPDATES = "RAFT's updates per pair. Default: the profile's."
+MAX_FAILURES = "Stop when more clips than this have failed. Default: no limit."
 WORKERS = "Number of processes on this machine, sharing its GPUs or cores. Default: this process."
 SHARD = "Build share I of N of the tasks, I from 0; a SLURM array needs no scheduler. Default: all tasks."
 
@@ -78,9 +78,7 @@ def build(
     compiled: Annotated[bool, network("--compile", help="Compile depth and flow: slow start, then faster.")] = False,
     device: Device = "auto",
     only_failed: Annotated[bool, running("--only-failed", help="Retry the failed clips, build no others.")] = False,
-    max_failures: Annotated[
-        int | None, running(min=0, help="Stop when more clips have failed. Default: never.")
-    ] = None,
+    max_failures: Annotated[int | None, running(min=0, help=MAX_FAILURES)] = None,
     workers: Annotated[int | None, running(min=1, help=WORKERS)] = None,
     scheduler: Annotated[str | None, running(metavar="ADDRESS", help="Address of a running Dask scheduler.")] = None,
     shard: Annotated[str | None, running(metavar="I/N", help=SHARD)] = None,
@@ -107,12 +105,8 @@ def build(
 def run(given: dict[str, Any], options: RunOptions) -> int:
     """Build what is missing and return the exit status; `given` are fields of `BuildConfig`."""
     path = options.store or default_store(given["dataset"])
-    request = {
-        **given,
-        "device": options.device,
-        "root": options.root and str(options.root),
-        "store": options.store and str(options.store),
-    }
+    places = {name: place and str(place) for name, place in (("root", options.root), ("store", options.store))}
+    request = {**given, **places, "device": options.device}
     options = replace(options, root=locate(given["dataset"], options.root))
     dataset = open_dataset(given["dataset"], options.root, DatasetOptions(given["decoder"], given["seed"]))
     _require_place(path)
@@ -156,7 +150,12 @@ def _build(
         for report in reports:
             build.log_report(store, report)
             tally.add(store, report)
-            _require_few_failures(tally, options)
+            if options.max_failures is not None and tally.failed > options.max_failures:
+                clip_id, reason = tally.failures[0]
+                raise LilaError(
+                    f"expected at most {options.max_failures} clips to fail, found {tally.failed} (the first is "
+                    f"{clip_id}: {reason}); completed clips are kept; fix the files or raise --max-failures"
+                )
     store.publish_statuses()
     console.out.print(messages.summary(store, tally, time.perf_counter() - start))
     return SOME_FAILED if tally.failed else ALL_COMPLETE
@@ -203,12 +202,3 @@ def _require_place(path: Path) -> None:
         raise LilaError(f"expected a folder for {path}, found a file at {above}; name another place with --store")
     if not os.access(above, os.W_OK | os.X_OK):
         raise LilaError(f"expected to write {path}, found no permission in {above}; name another place with --store")
-
-
-def _require_few_failures(tally: Tally, options: RunOptions) -> None:
-    if options.max_failures is not None and tally.failed > options.max_failures:
-        clip_id, reason = tally.failures[0]
-        raise LilaError(
-            f"expected at most {options.max_failures} clips to fail, found {tally.failed} (the first is {clip_id}: "
-            f"{reason}); completed clips are kept; fix the files or raise --max-failures"
-        )

@@ -139,9 +139,7 @@ def _check_recomputed(store: CueStore, count: int, seed: int, root: Path | None,
 
 def repair(
     store: LocalStore,
-    report: Annotated[
-        Path | None, typer.Option(help="File of `verify --report`. Default: verify the store now.")
-    ] = None,
+    report: Annotated[Path | None, typer.Option(help="File of `verify --report`. Default: verify now.")] = None,
     jobs: Jobs = None,
 ) -> None:
     """Verify a store, restore what follows from its other parts, and mark damaged clips to be built again."""
@@ -160,10 +158,9 @@ def repair(
     opened.publish_statuses()
     if swept:
         out.print(f"removed scratch files of dead builders from {swept} task{'s' * (swept != 1)}")
-    again = (
-        f"{len(marked)} clips are to be built again: run the same `lila-cues build`" if marked else "no clip is lost"
-    )
-    out.print(f"{opened.path} is repaired; {again}")
+    out.print(f"{opened.path} is repaired; ", end="")
+    again = f"{len(marked)} clips are to be built again: run the same `lila-cues build`"
+    out.print(again if marked else "no clip is lost")
 
 
 def _read_report(path: Path) -> list[Finding]:
@@ -171,9 +168,8 @@ def _read_report(path: Path) -> list[Finding]:
         entries = json.loads(path.read_text())["findings"]
         return [Finding(**{**entry, "clips": tuple(entry["clips"])}) for entry in entries]
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{path} is no report of `lila-cues verify --report`; name one, or leave --report out"
-        ) from error
+        message = f"{path} is no report of `lila-cues verify --report`; name one, or leave --report out"
+        raise StoreError(message) from error
 
 
 def merge(
@@ -201,7 +197,7 @@ def inspect(
     from lila_cues.viz import inspection, pictures
 
     opened = stores.open(store)
-    rows = [inspection.row(opened, *place) for place in _selected_pairs(opened, clip, pair, count, seed)]
+    rows = [inspection.row(opened, *place) for place in _shown_pairs(opened, clip, pair, count, seed)]
     found = inspection.inspect(opened, sample(opened, sample_size, seed), rows)
     out.mkdir(parents=True, exist_ok=True)
     pictures.write_png(out / "sheet.png", inspection.sheet(rows))
@@ -216,9 +212,7 @@ def inspect(
     console.out.print(f"pictures: {out / 'sheet.png'} and {out / 'index.html'}")
 
 
-def _selected_pairs(
-    store: CueStore, clip: str | None, pair: int | None, count: int, seed: int
-) -> list[tuple[int, int]]:
+def _shown_pairs(store: CueStore, clip: str | None, pair: int | None, count: int, seed: int) -> list[tuple[int, int]]:
     """Return (clip, pair) of each row."""
     random = np.random.Generator(np.random.Philox(key=seed))
     pairs = store.spec.geometry.pairs

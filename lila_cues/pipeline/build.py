@@ -18,7 +18,7 @@ from typing import Any
 
 import stores
 from lila_cues.config import BuildConfig, RunOptions
-from lila_cues.pipeline.cues import extra_maps
+from lila_cues.pipeline.cues import DERIVED
 from lila_cues.pipeline.setup import Networks
 from lila_cues.pipeline.task import TASKS_AT_ONCE, OnClipDone, TaskReport, Worker, build_task
 from lila_cues.video.reader import decoder_version
@@ -32,7 +32,8 @@ PACKAGES = ("lila-pixels", "torch", "torchvision", "timm", "numpy", "opencv-pyth
 
 def store_spec(config: BuildConfig, patch_size: int, width: int | None = None) -> stores.StoreSpec:
     """Return what a store of that config holds, given the encoder's patch size in px and its number of channels."""
-    return stores.StoreSpec(config.geometry(patch_size, width), extra=extra_maps(config.extra_cues))
+    extra = tuple(DERIVED[name].maps for name in config.extra_cues)
+    return stores.StoreSpec(config.geometry(patch_size, width), extra=extra)
 
 
 def open_store(

@@ -7,7 +7,7 @@ of `DERIVED` is all that stage one needs of one: `lila-cues build --extra-cues`,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -184,8 +184,3 @@ def parse_extra_cues(names: str | None) -> tuple[str, ...]:
         if name not in DERIVED:
             raise LilaError(f"expected --extra-cues to be some of {', '.join(DERIVED)}, found {name or 'nothing'}")
     return tuple(name for name in DERIVED if name in given)
-
-
-def extra_maps(names: Sequence[str]) -> tuple[FrameMaps, ...]:
-    """Return how a store keeps those extra cues."""
-    return tuple(DERIVED[name].maps for name in names)

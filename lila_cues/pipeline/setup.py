@@ -72,21 +72,14 @@ def setup(
             "no GPU here: profile tiny, whose networks know rendered scenes only; for results on real clips use a GPU, "
             "or --profile small, which is slow without one, or networks of your own (--encoder, --depth, --flow)"
         )
-    for note in licence_notes(config):
-        notify(note)
+    for kind in (registry.ENCODER, registry.DEPTH, registry.FLOW):
+        entry = registry.entry(kind, getattr(config, kind).partition("@")[0])
+        if entry is not None and entry.non_commercial:
+            notify(
+                f"{entry.name} is under {entry.licence.upper()}: neither it nor what is made with it may be used "
+                "commercially; --depth depth_anything_v2_small is free for any use"
+            )
     return config, replace(options, device=device), load_networks(config, device)
-
-
-def licence_notes(config: BuildConfig) -> tuple[str, ...]:
-    """Return a note for each network whose weights must not be used commercially."""
-    kinds = ((registry.ENCODER, config.encoder), (registry.DEPTH, config.depth), (registry.FLOW, config.flow))
-    networks = (registry.entry(kind, name.partition("@")[0]) for kind, name in kinds)
-    return tuple(
-        f"{network.name} is under {network.licence.upper()}: neither it nor what is made with it may be used "
-        "commercially; --depth depth_anything_v2_small is free for any use"
-        for network in networks
-        if network is not None and network.non_commercial
-    )
 
 
 def load_networks(config: BuildConfig, device: str) -> Networks:
