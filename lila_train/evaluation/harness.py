@@ -38,45 +38,35 @@ class Task(Protocol):
     @property
     def protocol(self) -> str:
         """The id, such as davis-knn@lila."""
-        ...
 
     @property
     def settings(self) -> dict[str, Any]:
         """All settings that shape the scores, as JSON values."""
-        ...
 
     @property
     def root(self) -> Path:
         """The data folder."""
-        ...
 
     def parts(self) -> Sequence[str]:
         """Return the names of the parts; they do not depend on the model."""
-        ...
 
     def steps(self, part: str) -> int:
         """Return how often `run` will call `advance`."""
-        ...
 
     def data_identity(self) -> dict[str, Any]:
         """Return what identifies the data: layout, lists, a hash of names and sizes."""
-        ...
 
     def counts(self) -> dict[str, int]:
         """Return the numbers of sequences, objects, images or classes that are scored."""
-        ...
 
     def derived(self, model: GridModel) -> dict[str, Any]:
         """Return the sizes that follow from the settings for this model."""
-        ...
 
     def run(self, model: GridModel, head: str, part: str, folder: Path, advance: Callable[[], None]) -> Json:
         """Compute a part's record; other files go below `folder`."""
-        ...
 
     def metrics(self, records: Iterable[Json]) -> dict[str, float | None]:
         """Return the metrics of one head from the records of all parts; None where nothing was measured."""
-        ...
 
 
 @runtime_checkable
@@ -85,15 +75,12 @@ class Spec(Protocol):
 
     def heads(self) -> tuple[str, ...]:
         """Return the scored feature maps: `encoder`, and the name of the pixel map where there is one."""
-        ...
 
     def identity(self) -> dict[str, Any]:
         """Return what determines the features: hashes of weight files, or the names that a hub resolves."""
-        ...
 
     def load(self, device: torch.device) -> GridModel:
         """Load the model; LilaError where that fails."""
-        ...
 
 
 def evaluate(task: Task, spec: Spec, out: Path, device: torch.device, workers: int = 1) -> Json:

@@ -1,4 +1,4 @@
-"""Which model is asked for, before anything is loaded: weights of ours, an encoder by name, or a baseline."""
+"""The model to score, as given on the command line: trained weights, an encoder by name, or a baseline."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from typing import Any
 
 import torch
 
+from lila_cues.networks import load_encoder
 from lila_cues.networks.weights import file_sha256, random_seed
-from lila_train.evaluation.baselines import Baseline, BaselineOptions, find
+from lila_train.evaluation.baselines import BaselineOptions, find
 from lila_train.evaluation.models import ENCODER, EncoderAlone, GridModel, LilaModel, encoder_identity
+from lila_train.model.lila import load
 from stores.errors import LilaError
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The options of the command line. `weights` is a file of ours or a published one, or a published model's name."""
+    """Model options. `weights` is a file of a run, a published file, or a published model's name."""
 
     weights: Path | None = None
     encoder: str | None = None
@@ -37,55 +39,39 @@ class ModelSpec:
             raise LilaError(
                 "expected --baseline NAME beside --baseline-repo and --baseline-weights, found none; add it"
             )
-        self._check_file(self.encoder_weights, "--encoder-weights")
-        if self.weights is not None and _looks_like_a_path(self.weights):
-            self._check_file(self.weights, "--weights")
+        files = [(self.encoder_weights, "--encoder-weights")] if random_seed(self.encoder_weights) is None else []
+        if self.weights is not None and (len(self.weights.parts) > 1 or self.weights.suffix):  # not a published name
+            files.append((self.weights, "--weights"))
+        for path, option in files:
+            if path is not None and not path.is_file():
+                raise LilaError(f"expected a weight file at {path}, found none; give its place with {option}")
 
     def heads(self) -> tuple[str, ...]:
-        """What a run with this model scores."""
+        """Return the scored feature maps."""
         if self.baseline is not None:
-            return self._baseline().heads
+            return find(self.baseline).heads
         return (ENCODER,) if self.weights is None else (ENCODER, LilaModel.head)
 
     def identity(self) -> dict[str, Any]:
-        """What decides the figures: hashes of the files, else the names that a hub resolves."""
+        """Return what determines the features: hashes of the files, else the names that a hub resolves."""
         if self.baseline is not None:
-            return self._baseline().identity(self._asked())
-        if self.encoder is not None:
-            return encoder_identity(self.encoder, self.encoder_weights)
-        assert self.weights is not None
-        chosen = (
-            {"weights_sha256": file_sha256(self.weights)} if self.weights.is_file() else {"weights": str(self.weights)}
-        )
+            return find(self.baseline).identity(self._baseline_options())
+        if self.weights is None:
+            return encoder_identity(str(self.encoder), self.encoder_weights)
+        is_file = self.weights.is_file()
+        identity = {"weights_sha256": file_sha256(self.weights)} if is_file else {"weights": str(self.weights)}
         if self.encoder_weights is not None:
-            chosen["encoder_weights_sha256"] = file_sha256(self.encoder_weights)
-        return chosen
+            identity["encoder_weights_sha256"] = file_sha256(self.encoder_weights)
+        return identity
 
     def load(self, device: torch.device) -> GridModel:
-        """The model on the device, ready to run; LilaError where weights, code or hub are out of reach."""
+        """Load the model; LilaError where weights, code or hub are not available."""
         if self.baseline is not None:
-            return self._baseline().load(self._asked(), device)
-        if self.weights is not None:
-            from lila_train.model.lila import load
+            return find(self.baseline).load(self._baseline_options(), device)
+        if self.weights is None:
+            return EncoderAlone(load_encoder(str(self.encoder), self.encoder_weights, device), device)
+        lila = load(self.weights, device=device, encoder_weights=self.encoder_weights)
+        return LilaModel(lila.encoder, device, lila)
 
-            return LilaModel(load(self.weights, device=device, encoder_weights=self.encoder_weights), device)
-        from lila_cues.networks import load_encoder
-
-        return EncoderAlone(load_encoder(str(self.encoder), self.encoder_weights, device), device)
-
-    def _baseline(self) -> Baseline:
-        assert self.baseline is not None
-        return find(self.baseline)
-
-    def _asked(self) -> BaselineOptions:
+    def _baseline_options(self) -> BaselineOptions:
         return BaselineOptions(self.encoder, self.encoder_weights, self.baseline_repo, self.baseline_weights)
-
-    @staticmethod
-    def _check_file(path: Path | None, option: str) -> None:
-        if path is not None and not path.is_file() and (option == "--weights" or random_seed(path) is None):
-            raise LilaError(f"expected a weight file at {path}, found none; give its place with {option}")
-
-
-def _looks_like_a_path(weights: Path) -> bool:
-    """A published model's name is one word without a suffix."""
-    return len(weights.parts) > 1 or bool(weights.suffix)

@@ -35,15 +35,12 @@ class GridModel(Protocol):
 
     def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
         """Return a feature vector per patch."""
-        ...
 
     def encoder_taps(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
         """Return the grids of four tapped blocks, the last of which is `encoder_grid`."""
-        ...
 
     def describe(self) -> dict[str, Any]:
         """Return the provenance for the result: names, sizes, sources of weights."""
-        ...
 
 
 @runtime_checkable
@@ -88,43 +85,11 @@ class EncoderAlone:
 
 
 @dataclass(frozen=True)
-class OnEncoder:
-    """The encoder's part of a model that has something on top of a frozen encoder."""
-
-    below: EncoderAlone
-
-    @property
-    def patch_size(self) -> int:
-        return self.below.patch_size
-
-    @property
-    def device(self) -> torch.device:
-        return self.below.device
-
-    def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
-        return self.below.encoder_grid(images)
-
-    def encoder_taps(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
-        return self.below.encoder_taps(images)
-
-
-@dataclass(frozen=True)
-class LilaModel:
+class LilaModel(EncoderAlone):
     """A trained LILA model: its encoder's grid, and the pixel map decoded from it."""
 
     lila: Lila
-    device: torch.device
     head: str = "lila"
-
-    @property
-    def patch_size(self) -> int:
-        return self.lila.encoder.patch_size
-
-    def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
-        return self.lila.encode(images)
-
-    def encoder_taps(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
-        return self.lila.encoder(images)
 
     def pixel_map(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
         """Return features of zero mean and unit variance over channels."""
@@ -132,7 +97,7 @@ class LilaModel:
 
     def describe(self) -> dict[str, Any]:
         parameters = sum(tensor.numel() for tensor in self.lila.decoder.parameters())
-        return EncoderAlone(self.lila.encoder, self.device).describe() | {"decoder_parameters": parameters}
+        return super().describe() | {"decoder_parameters": parameters}
 
 
 def encoder_identity(name: str, weights: Path | str | None) -> dict[str, Any]:

@@ -175,4 +175,4 @@ class _ModelInTraining:
 
     def load(self, device: torch.device) -> LilaModel:
         step = self.trainer.train_step
-        return LilaModel(Lila(step.encoder, step.decoder), device)
+        return LilaModel(step.encoder, device, Lila(step.encoder, step.decoder))

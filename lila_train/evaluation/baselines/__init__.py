@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder, hub, load_encoder
 from lila_cues.networks.weights import file_sha256, load_strictly, random_seed, read_content, seeded
-from lila_train.evaluation.models import ENCODER, EncoderAlone, GridModel, OnEncoder, encoder_identity
+from lila_train.evaluation.models import ENCODER, EncoderAlone, GridModel, encoder_identity
 from lila_train.model.resize import size_of, to_size
 from stores.errors import LilaError
 
@@ -131,7 +131,7 @@ class Baseline:
             network = self.build(encoder)
         load_weights(network, options.weights or self.weights, self.prefixes)
         network.requires_grad_(False).eval().to(device)
-        return UpsampledModel(EncoderAlone(encoder, device), network, self.call, self.name, about)
+        return UpsampledModel(encoder, device, network, self.call, self.name, about)
 
     def code(self, clone: Path | None) -> Path | None:
         """Return the folder of the repository: the clone, the copy of an earlier run, or a fresh one; None: no code."""
@@ -217,7 +217,7 @@ def _module_of(path: Path) -> ModuleType:
 
 
 @dataclass(frozen=True)
-class UpsampledModel(OnEncoder):
+class UpsampledModel(EncoderAlone):
     """A frozen encoder and a network on top of it."""
 
     network: nn.Module
@@ -228,10 +228,10 @@ class UpsampledModel(OnEncoder):
     @torch.no_grad()
     def pixel_map(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
         """Return the network's map, resized bilinearly to the images where it has another size."""
-        return to_size(self.call(self.network, self.below.encoder, images), size_of(images))
+        return to_size(self.call(self.network, self.encoder, images), size_of(images))
 
     def describe(self) -> dict[str, Any]:
-        return self.below.describe() | {"baseline": dict(self.about)}
+        return super().describe() | {"baseline": dict(self.about)}
 
 
 @contextmanager

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from lila_train.evaluation.davis.linear_probe import LpSettings, Map, Problem, Solution, Vector
 from lila_train.model.resize import Size, size_of, to_size
 
-BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # PyTorch's defaults
 CHANNELS_AT_ONCE = 16  # bounds the memory of averaging
 
 
@@ -35,26 +34,32 @@ def fit_fast(
         initial: initial parameters.
         settings: of AdamW.
         coarse_side: cells along the short side of the coarse problem.
-        tolerance: accepted error of the extrapolated correction, in units of AdamW's own scale of each gradient.
+        tolerance: accepted error of the extrapolated correction, in units of the root mean square of each parameter's
+            gradients, by which AdamW divides.
         max_stride: iterations between two gradients of the full problem, at most.
     """
     coarse = coarsened(problem, coarse_side)
-    adamw = _AdamW(initial, settings)
+    parameters = initial.clone()
+    optimizer = torch.optim.AdamW([parameters], lr=settings.lr, weight_decay=settings.weight_decay)
+    (_, beta), eps = optimizer.defaults["betas"], optimizer.defaults["eps"]
     correction, slope = torch.zeros_like(initial), torch.zeros_like(initial)
-    stride, n_gradients = 1, 0
-    while adamw.steps < settings.iterations:
-        current = _gradient(problem, adamw.parameters) - _gradient(coarse, adamw.parameters)
+    stride, steps, n_gradients = 1, 0, 0
+    while steps < settings.iterations:
+        current = _gradient(problem, parameters) - _gradient(coarse, parameters)
         if n_gradients > 0:
-            error = ((current - (correction + slope * stride)) / adamw.scale()).square().mean().sqrt().item()
+            scale = (optimizer.state[parameters]["exp_avg_sq"] / (1 - beta**steps)).sqrt() + eps
+            error = ((current - (correction + slope * stride)) / scale).square().mean().sqrt().item()
             slope = (current - correction) / stride
             # The error of a linear extrapolation grows with the square of the stride.
             fitting = int(stride * min(2.0, 0.9 * math.sqrt(tolerance / max(error, 1e-12))))
             stride = min(max_stride, max(fitting, stride + 1 if error < 0.8 * tolerance else 1))
         correction = current
         n_gradients += 1
-        for ahead in range(min(stride, settings.iterations - adamw.steps)):
-            adamw.step(_gradient(coarse, adamw.parameters) + (correction + slope * ahead))
-    return Solution(adamw.parameters, n_gradients)
+        for ahead in range(min(stride, settings.iterations - steps)):
+            parameters.grad = _gradient(coarse, parameters) + (correction + slope * ahead)
+            optimizer.step()
+            steps += 1
+    return Solution(parameters, n_gradients)
 
 
 def coarsened(problem: Problem, side: int) -> Problem:
@@ -77,25 +82,3 @@ def _gradient(problem: Problem, parameters: Vector) -> Vector:
         variable = parameters.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(problem.loss(variable), variable)
     return gradient
-
-
-class _AdamW:
-    """Loshchilov and Hutter, Decoupled Weight Decay Regularization, algorithm 2, on gradients that are given."""
-
-    def __init__(self, initial: Vector, settings: LpSettings) -> None:
-        self.parameters = initial.clone()
-        self.steps = 0
-        self._settings = settings
-        self._first, self._second = torch.zeros_like(initial), torch.zeros_like(initial)
-
-    def step(self, gradient: Vector) -> None:
-        lr = self._settings.lr
-        self.steps += 1
-        self._first.lerp_(gradient, 1 - BETA1)
-        self._second.lerp_(gradient.square(), 1 - BETA2)
-        self.parameters.mul_(1 - lr * self._settings.weight_decay)
-        self.parameters.sub_(lr * (self._first / (1 - BETA1**self.steps)) / self.scale())
-
-    def scale(self) -> Vector:
-        """Return the root mean square of each parameter's gradients, by which AdamW divides."""
-        return (self._second / (1 - BETA2 ** max(1, self.steps))).sqrt() + EPS

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -38,15 +38,6 @@ class LabelPair:
 
 
 @dataclass(frozen=True)
-class Statistics:
-    """Statistics of one curve, as in the official tables: mean, share of frames above 0.5, first minus last quarter."""
-
-    mean: float
-    recall: float
-    decay: float
-
-
-@dataclass(frozen=True)
 class ObjectScore:
     """J and F of one object in every scored frame (all but the first and the last), in frame order."""
 
@@ -69,20 +60,23 @@ def summarize(scores: Iterable[ObjectScore]) -> dict[str, float | None]:
     sums = MeanSums()
     for score in scores:
         curves = {"J": statistics(score.region), "F": statistics(score.boundary)}
-        sums += MeanSums.of({f"{key}_{name}": x for key, curve in curves.items() for name, x in asdict(curve).items()})
+        sums += MeanSums.of({f"{key}_{name}": x for key, curve in curves.items() for name, x in curve.items()})
     j, f = sums.mean("J_mean"), sums.mean("F_mean")
     joint = None if j is None or f is None else (j + f) / 2
     others = {name: sums.mean(name) for name in ("J_recall", "J_decay", "F_recall", "F_decay")}
     return {"J": j, "F": f, "JF": joint, **others}
 
 
-def statistics(values: Sequence[float]) -> Statistics:
-    """Return mean, recall and decay of a per-frame curve of at least one value; the quarters overlap by one frame."""
+def statistics(values: Sequence[float]) -> dict[str, float]:
+    """Return mean, recall (share of frames above 0.5) and decay (first minus last quarter) of a per-frame curve.
+
+    The quarters overlap by one frame, as in the official scorer.
+    """
     curve = np.asarray(values, dtype=np.float64)
     edges = (np.round(np.linspace(1, len(curve), DECAY_BINS + 1) + 1e-10) - 1).astype(int)
     first, last = curve[edges[0] : edges[1] + 1], curve[edges[-2] : edges[-1] + 1]
-    recall = (curve > RECALL_THRESHOLD).mean()
-    return Statistics(float(curve.mean()), float(recall), float(first.mean()) - float(last.mean()))
+    recall = float((curve > RECALL_THRESHOLD).mean())
+    return {"mean": float(curve.mean()), "recall": recall, "decay": float(first.mean()) - float(last.mean())}
 
 
 def score_sequence(sequence: str, frames: Iterable[LabelPair]) -> list[ObjectScore]:
@@ -96,7 +90,13 @@ def score_sequence(sequence: str, frames: Iterable[LabelPair]) -> list[ObjectSco
     n_frames = 0
     for pair in frames:
         if n_frames == 0:
-            curves = [([], []) for _ in range(_count_objects(pair))]
+            n_objects = int(without_void(pair.truth).max())
+            if n_objects == 0:
+                raise LilaError(
+                    f"expected at least one object in the first mask {pair.truth_name}, found none; "
+                    "annotate the objects to follow there, or take the sequence off the list"
+                )
+            curves = [([], []) for _ in range(n_objects)]
         n_frames += 1
         _check(pair, len(curves))
         for number, (region, boundary) in enumerate(curves, start=1):
@@ -156,16 +156,6 @@ def _dilated(edge: Mask, radius: int) -> Mask:
 def without_void(labels: AnyLabels) -> AnyLabels:
     """Return the labels with void (255) as background."""
     return np.where(labels == VOID, np.zeros_like(labels), labels)
-
-
-def _count_objects(first: LabelPair) -> int:
-    count = int(without_void(first.truth).max())
-    if count == 0:
-        raise LilaError(
-            f"expected at least one object in the first mask {first.truth_name}, found none; "
-            "annotate the objects to follow there, or take the sequence off the list"
-        )
-    return count
 
 
 def _check(pair: LabelPair, n_objects: int) -> None:

@@ -52,7 +52,6 @@ class Augmentation(Protocol):
 
     def apply(self, example: Example, flip: Flip, rng: np.random.Generator) -> View:
         """Return a random view; `flip` mirrors a target."""
-        ...
 
 
 @dataclass(frozen=True)

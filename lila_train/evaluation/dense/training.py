@@ -39,11 +39,9 @@ class Sums(Protocol):
 
     def metrics(self) -> dict[str, float | None]:
         """Return metrics by name: fractions, counts, or in the unit of the name; None where nothing was measured."""
-        ...
 
     def to_json(self) -> Json:
         """Return the sums for a record; the protocol's `from_json` is the inverse."""
-        ...
 
 
 @dataclass(frozen=True)
