@@ -88,14 +88,8 @@ def evaluate(task: Task, spec: Spec, out: Path, device: torch.device, workers: i
 
     `workers` parts are computed at once, in threads; their number changes no score.
     """
-    identity = as_json(
-        {
-            "protocol": task.protocol,
-            "model": spec.identity(),
-            "settings": task.settings,
-            "data": task.data_identity(),
-        }
-    )
+    identity = {"protocol": task.protocol, "model": spec.identity(), "settings": task.settings}
+    identity = as_json(identity | {"data": task.data_identity()})
     folder = ResultFolder(out)
     folder.claim(identity)
     if (finished := read_json(folder.result)) is not None:
@@ -103,6 +97,7 @@ def evaluate(task: Task, spec: Spec, out: Path, device: torch.device, workers: i
     model = spec.load(device)
     derived = task.derived(model)
     records = _compute_parts(task, spec.heads(), model, folder, workers)
+    seconds = {head: sum(record["seconds"] for record in parts.values()) for head, parts in records.items()}
     result = {
         "protocol": task.protocol,
         "fingerprint": fingerprint(identity),
@@ -114,9 +109,7 @@ def evaluate(task: Task, spec: Spec, out: Path, device: torch.device, workers: i
         "data": identity["data"],
         "data_root": str(task.root.resolve()),
         "device": str(device),
-        "seconds": {
-            head: round(sum(record["seconds"] for record in parts.values()), 3) for head, parts in records.items()
-        },
+        "seconds": {head: round(total, 3) for head, total in seconds.items()},
         "parts": records,
     }
     return write_json(folder.result, result)
@@ -167,9 +160,7 @@ def _compute_parts(
                 records[head][part] = future.result()
         except CancelledError:
             errors = [future.exception() for future in futures.values()]
-            raise next(
-                error for error in errors if error is not None and not isinstance(error, CancelledError)
-            ) from None
+            raise next(error for error in errors if not isinstance(error, CancelledError | None)) from None
         finally:
             stop.set()
         return records

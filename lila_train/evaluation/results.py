@@ -34,18 +34,13 @@ class ResultFolder:
         return self.root / "parts" / head / f"{part}.json"
 
     def claim(self, identity: Json) -> None:
-        """Start an evaluation here or resume the same one.
-
-        Raises:
-            LilaError: the folder holds another evaluation (the differences are named) or other files.
-        """
+        """Start an evaluation here or resume the same one; LilaError names what differs in a folder of another."""
         if self.root.exists() and not self.root.is_dir():
             raise LilaError(f"expected a folder for --out, found a file at {self.root}; pass another --out")
         if not self.root.is_dir() or {path.name for path in self.root.iterdir()} <= {self.identity.name}:
             write_json(self.identity, identity)  # empty, or started by a run that ended before its first record
             return
-        existing = read_json(self.identity)
-        if existing is None:
+        if (existing := read_json(self.identity)) is None:
             raise LilaError(
                 f"expected an empty folder or an evaluation in {self.root}, found neither; pass another --out"
             )
@@ -87,11 +82,7 @@ def differences(existing: Json, wanted: Json, prefix: str = "") -> list[str]:
 
 
 def read_result(path: Path) -> Json:
-    """Read the result in an output folder of `lila-train eval`, or the result file itself.
-
-    Raises:
-        LilaError: there is none, or it lacks a part.
-    """
+    """Read the result in an output folder of `lila-train eval`, or the result file itself; LilaError if incomplete."""
     file = ResultFolder(path).result if path.is_dir() else path
     content = read_json(file)
     if content is None:
@@ -104,11 +95,7 @@ def read_result(path: Path) -> Json:
 
 
 def read_json(path: Path) -> Json | None:
-    """Read a JSON object; None where there is no file.
-
-    Raises:
-        LilaError: the file is damaged.
-    """
+    """Read a JSON object; None where there is no file, LilaError where it is damaged."""
     if not path.is_file():
         return None
     try:

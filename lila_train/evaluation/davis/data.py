@@ -71,11 +71,7 @@ class DavisData:
 
 
 def open_davis(root: Path, split: str = "val", limit: int | None = None) -> DavisData:
-    """List the first `limit` sequences of a split.
-
-    Raises:
-        LilaError: the folder is not DAVIS, a file is missing, or frames are not numbered from 0 without gaps.
-    """
+    """List the first `limit` sequences of a split; LilaError for another layout, missing or misnumbered files."""
     lists = {layout: root / layout.list_file.format(split=split) for layout in LAYOUTS}
     layout = next((layout for layout, path in lists.items() if path.is_file()), None)
     if layout is None:

@@ -29,14 +29,9 @@ def fit_fast(
 ) -> Solution:
     """Return what `linear_probe.fit` returns, up to a small error.
 
-    Args:
-        problem: the full problem.
-        initial: initial parameters.
-        settings: of AdamW.
-        coarse_side: cells along the short side of the coarse problem.
-        tolerance: accepted error of the extrapolated correction, in units of the root mean square of each parameter's
-            gradients, by which AdamW divides.
-        max_stride: iterations between two gradients of the full problem, at most.
+    The coarse problem has `coarse_side` cells along its short side. `tolerance` is the accepted error of the
+    extrapolated correction, in units of the root mean square of each parameter's gradients, by which AdamW divides;
+    `max_stride` limits the iterations between two gradients of the full problem.
     """
     coarse = coarsened(problem, coarse_side)
     parameters = initial.clone()

@@ -82,9 +82,7 @@ def statistics(values: Sequence[float]) -> dict[str, float]:
 def score_sequence(sequence: str, frames: Iterable[LabelPair]) -> list[ObjectScore]:
     """Return J and F of every object of one sequence, from its frames in order; one frame at a time is in memory.
 
-    Raises:
-        LilaError: an empty first mask, sizes that differ, ids beyond the first mask's (all naming the file), or fewer
-            than three frames.
+    LilaError, naming the file, for an empty first mask, sizes that differ and ids beyond the first mask's.
     """
     curves: list[tuple[list[float], list[float]]] = []
     n_frames = 0

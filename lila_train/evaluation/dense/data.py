@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from lila_train.model.resize import Size
+from stores.errors import LilaError
 
 NO_CROP = 100_000  # side of a view in pixels, larger than any image
 
@@ -45,13 +46,12 @@ class DenseData:
 
 @runtime_checkable
 class Augmentation(Protocol):
-    """Makes a training example a square of `side` pixels."""
+    """Makes a training example a random square of `side` pixels; `flip` mirrors a target."""
 
     @property
     def side(self) -> int: ...
 
-    def apply(self, example: Example, flip: Flip, rng: np.random.Generator) -> View:
-        """Return a random view; `flip` mirrors a target."""
+    def apply(self, example: Example, flip: Flip, rng: np.random.Generator) -> View: ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,6 @@ class TrainView:
     jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)  # brightness, contrast, saturation
 
     def apply(self, example: Example, flip: Flip, rng: np.random.Generator) -> View:
-        """Draw the box, whether it is mirrored, and the jitter, in this order."""
         box = _box(*random_box(example.image.shape[1], example.image.shape[2], self.area, self.ratio, rng))
         image, target = _resize(example.image[box], example.target[box], (self.side, self.side))
         if rng.random() < 0.5:
@@ -84,7 +83,6 @@ class ScaledCrop:
     ignored: int = 255
 
     def apply(self, example: Example, flip: Flip, rng: np.random.Generator) -> View:
-        """Draw scale, place and whether it is mirrored, in this order."""
         height, width = example.image.shape[1:]
         size = _scaled_size(height, width, rng.uniform(*self.scale) * self.side)
         image, target = _resize(example.image, example.target, size)
@@ -110,7 +108,6 @@ class CenterView:
     jitter: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2)  # brightness, contrast, saturation, hue
 
     def apply(self, example: Example, flip: Flip, rng: np.random.Generator) -> View:
-        """Draw zoom and color, in this order."""
         image, target = val_view(example, ValView(self.side, self.side))
         if rng.random() < self.zoom:
             height, width = image.shape[1:]
@@ -149,6 +146,23 @@ def stack_views(views: Sequence[tuple[Tensor, Tensor]], device: torch.device) ->
 def flip_labels(target: Shaped[Tensor, "t h w"]) -> Shaped[Tensor, "t h w"]:
     """Mirror a target of labels, whose values do not depend on direction."""
     return target.flip(-1)
+
+
+def check_size(array: np.ndarray, path: Path, what: str, image: np.ndarray, image_path: Path) -> None:
+    """Raise LilaError where the height and width of an array differ from those of its image."""
+    if array.shape[:2] != image.shape[:2]:
+        raise LilaError(
+            f"expected {what} of the image's size {image.shape[1]}×{image.shape[0]} ({image_path}), found "
+            f"{array.shape[1]}×{array.shape[0]} in {path}; restore one of the two"
+        )
+
+
+def check_files(examples: Sequence[Files]) -> Sequence[Files]:
+    """Return the examples; LilaError where a file is missing."""
+    for path in (path for files in examples for path in files):
+        if not path.is_file():
+            raise LilaError(f"expected every listed image and its targets, found no {path}; restore the file")
+    return examples
 
 
 def generator(seed: int, *position: int) -> np.random.Generator:

@@ -6,6 +6,7 @@ Normals are unit vectors in the camera's frame, x to the right, y down, z away f
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,16 @@ from scipy.io.matlab import MatReadError
 from torch import Tensor
 
 from lila_cues.images import read_frame
-from lila_train.evaluation.dense.data import CenterView, DenseData, Example, Files, TrainView, ValView
+from lila_train.evaluation.dense.data import (
+    CenterView,
+    DenseData,
+    Example,
+    Files,
+    TrainView,
+    ValView,
+    check_files,
+    check_size,
+)
 from lila_train.evaluation.dense.metrics import MeanSums, angle_errors
 from lila_train.evaluation.dense.probes import DptProbe, NormalsProbe
 from lila_train.evaluation.dense.task import draw_directions
@@ -114,7 +124,7 @@ def measure_directions(target: Float[Tensor, "b 4 h w"], outputs: Float[Tensor, 
     return angle_errors(target, outputs[:, :3])
 
 
-def _split(root: Path, split: str) -> list[Files]:
+def _split(root: Path, split: str) -> Sequence[Files]:
     folder = root / split
     if mats := sorted(folder.glob("*.mat")):
         broken = BROKEN if split == "train" else ()
@@ -127,12 +137,7 @@ def _split(root: Path, split: str) -> list[Files]:
         )
     kinds = ("depth", "normals") if (folder / "normals").is_dir() else ("depth",)
     examples = [(path, *(folder / kind / f"{path.stem}.png" for kind in kinds)) for path in images]
-    for path in (path for files in examples for path in files):
-        if not path.is_file():
-            raise LilaError(
-                f"expected {', '.join(kinds)} for every image in {folder}, found no {path}; restore the file"
-            )
-    return examples
+    return check_files(examples)
 
 
 def _read_mat(path: Path) -> tuple[np.ndarray, Depth, Normals]:
@@ -150,12 +155,8 @@ def _read_pngs(files: Files) -> tuple[np.ndarray, Depth, Normals]:
         raise LilaError(f"expected depth as a 16-bit grey PNG in mm, found something else in {files[1]}")
     depth_m = stored / 1000.0
     normals = normals_of_depth(depth_m, NYU_CAMERA) if len(files) == 2 else read_frame(files[2]) / 127.5 - 1
-    for array, path in ((depth_m, files[1]), (normals, files[-1])):
-        if array.shape[:2] != image.shape[:2]:
-            raise LilaError(
-                f"expected the image's size {image.shape[1]}×{image.shape[0]} ({files[0]}), found "
-                f"{array.shape[1]}×{array.shape[0]} in {path}; restore one of the two"
-            )
+    for array, path, what in ((depth_m, files[1], "depth"), (normals, files[-1], "normals")):
+        check_size(array, path, what, image, files[0])
     return image, depth_m, normals
 
 

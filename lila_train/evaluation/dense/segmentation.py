@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
@@ -23,6 +22,8 @@ from lila_train.evaluation.dense.data import (
     ScaledCrop,
     TrainView,
     ValView,
+    check_files,
+    check_size,
     flip_labels,
 )
 from lila_train.evaluation.dense.metrics import IGNORED, Confusion
@@ -47,34 +48,38 @@ _STUFF = bytes.fromhex(
 )
 
 
-def open_coco(root: Path, limit: int | None) -> DenseData:
-    """List COCO-Stuff with 27 coarse classes."""
-    return open_coco_with(LabelRule(coarse_of_fine(), "COCO-Stuff"), COCO_COARSE, root, limit)
+def open_coco(root: Path, limit: int | None, fine: bool = False) -> DenseData:
+    """List `curated/{train,val}2017/Coco164kFull_Stuff_Coarse.txt`, `images/…/ID.jpg`, `annotations/…/ID.png`.
 
-
-def open_coco_with(rule: LabelRule, classes: int, root: Path, limit: int | None) -> DenseData:
-    """List `curated/{train,val}2017/Coco164kFull_Stuff_Coarse.txt`, `images/…/ID.jpg`, `annotations/…/ID.png`."""
+    27 coarse classes, or the 182 `fine` labels as they are.
+    """
     lists = {split: _image_ids(root / "curated" / split / COCO_LIST) for split in ("train2017", "val2017")}
     train, val = (
-        [(root / "images" / split / f"{one}.jpg", root / "annotations" / split / f"{one}.png") for one in ids[:limit]]
+        check_files(
+            [(root / f"images/{split}/{one}.jpg", root / f"annotations/{split}/{one}.png") for one in ids[:limit]]
+        )
         for split, ids in lists.items()
     )
-    about = {"layout": "COCO-Stuff 164k", "list": COCO_LIST, "classes": classes}
-    return DenseData(root, _existing(train), _existing(val), partial(read_labeled, rule=rule), about)
+    rule = LabelRule(np.arange(COCO_FINE, dtype=np.uint8) if fine else coarse_of_fine(), "COCO-Stuff")
+    about = {"layout": "COCO-Stuff 164k", "list": COCO_LIST, "classes": COCO_FINE if fine else COCO_COARSE}
+    return DenseData(root, train, val, partial(read_labeled, rule=rule), about)
 
 
-def open_ade(rule: LabelRule, classes: int, root: Path, limit: int | None) -> DenseData:
-    """List `images/{training,validation}/NAME.jpg`, `annotations/…/NAME.png` (0 other, 1 to 150)."""
-    train, val = (_ade_split(root, split)[:limit] for split in ("training", "validation"))
-    about = {"layout": "ADEChallengeData2016", "classes": classes}
-    return DenseData(root, _existing(train), _existing(val), partial(read_labeled, rule=rule), about)
+def open_ade(rule: LabelRule, classes: int, root: Path, limit: int | None, train: bool = True) -> DenseData:
+    """List `images/{training,validation}/NAME.jpg`, `annotations/…/NAME.png` (0 other, 1 to 150).
 
-
-def open_ade_val(rule: LabelRule, classes: int, root: Path, limit: int | None) -> DenseData:
-    """List the validation images alone, for protocols that train nothing."""
-    about = {"layout": "ADEChallengeData2016, validation", "classes": classes}
-    val = _existing(_ade_split(root, "validation")[:limit])
-    return DenseData(root, [], val, partial(read_labeled, rule=rule), about)
+    Without `train` the validation images alone, for protocols that train nothing.
+    """
+    splits = {}
+    for split in ("training", "validation") if train else ("validation",):
+        images = sorted((root / "images" / split).glob("*.jpg"))[:limit]
+        if not images:
+            raise LilaError(
+                f"expected images in {root / 'images' / split}, found none; pass the ADEChallengeData2016 folder"
+            )
+        splits[split] = check_files([(path, root / "annotations" / split / f"{path.stem}.png") for path in images])
+    about = {"layout": f"ADEChallengeData2016{'' if train else ', validation'}", "classes": classes}
+    return DenseData(root, splits.get("training", []), splits["validation"], partial(read_labeled, rule=rule), about)
 
 
 @dataclass(frozen=True)
@@ -96,17 +101,9 @@ class LabelRule:
 
 
 def read_labeled(files: Files, rule: LabelRule) -> Example:
-    """Read an image and its classes.
-
-    Raises:
-        LilaError: sizes that differ, or a label that the rule does not have.
-    """
+    """Read an image and its classes; LilaError for sizes that differ, or a label that the rule does not have."""
     image, labels = read_frame(files[0]), rule(read_mask(files[1]), files[1])
-    if image.shape[:2] != labels.shape:
-        raise LilaError(
-            f"expected labels of the image's size {image.shape[1]}×{image.shape[0]} ({files[0]}), found "
-            f"{labels.shape[1]}×{labels.shape[0]} in {files[1]}; restore one of the two"
-        )
+    check_size(labels, files[1], "labels", image, files[0])
     return Example(torch.tensor(image).movedim(-1, 0), torch.from_numpy(labels)[None])
 
 
@@ -117,7 +114,7 @@ def coarse_of_fine() -> UInt8[np.ndarray, " 182"]:
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the mean over pixels that are not ignored; 0, with a gradient, where all are."""
+    """Return the mean over pixels that are not ignored; 0, with a gradient, where all are ignored."""
     total = F.cross_entropy(logits, target[:, 0].long(), ignore_index=IGNORED, reduction="sum")
     return total / (target != IGNORED).sum().clamp_min(1)
 
@@ -136,22 +133,6 @@ def _image_ids(path: Path) -> list[str]:
     if not names:
         raise LilaError(f"expected an image id per line in {path}, found none")
     return names
-
-
-def _ade_split(root: Path, split: str) -> list[Files]:
-    images = sorted((root / "images" / split).glob("*.jpg"))
-    if not images:
-        raise LilaError(
-            f"expected images in {root / 'images' / split}, found none; pass the ADEChallengeData2016 folder"
-        )
-    return [(path, root / "annotations" / split / f"{path.stem}.png") for path in images]
-
-
-def _existing(examples: Sequence[Files]) -> Sequence[Files]:
-    for path in (path for files in examples for path in files):
-        if not path.is_file():
-            raise LilaError(f"expected every listed image and its labels, found no {path}; restore the file")
-    return examples
 
 
 def _protocol(name: str, build: BuildProbe, classes: int, recipe: ProbeRecipe, side: int) -> DenseProtocol:

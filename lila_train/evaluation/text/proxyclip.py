@@ -133,7 +133,7 @@ def open_vocabulary_task(data: Path, options: Options) -> OpenVocabulary:
     """Open an ADE20K folder for `openvocab@proxyclip`: its validation set, classes named by objectInfo150.txt."""
     clip = options.clip or CLIP
     texts = ClassTexts(ade_names(data / CLASS_LIST), IMAGENET, clip, options.texts)
-    images = segmentation.open_ade_val(segmentation.ADE_150_LABELS, 150, data, options.limit)
+    images = segmentation.open_ade(segmentation.ADE_150_LABELS, 150, data, options.limit, train=False)
     return OpenVocabulary(images, texts, clip, ProxySettings())
 
 

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lila_train.evaluation.dense.data import DenseData, TrainView, ValView, flip_labels
+from lila_train.evaluation.dense.data import TrainView, ValView, flip_labels
 from lila_train.evaluation.dense.metrics import IGNORED, Confusion
 from lila_train.evaluation.dense.probes import FrozenFeatures
-from lila_train.evaluation.dense.segmentation import COCO_FINE, LabelRule, confusion, open_coco_with
+from lila_train.evaluation.dense.segmentation import COCO_FINE, confusion, open_coco
 from lila_train.evaluation.dense.task import DenseTask, dense_task, draw_classes
 from lila_train.evaluation.dense.training import DenseProtocol, ProbeRecipe
 from lila_train.evaluation.harness import Options
@@ -54,9 +53,10 @@ SEEN_WEIGHT = 0.1  # of the cross-entropy, where the batch has ignored pixels
 
 
 def zero_shot_task(data: Path, options: Options) -> DenseTask:
-    """Open a COCO-Stuff folder for `cocostuff-zs@lila`."""
+    """Open a COCO-Stuff folder with its 182 labels for `cocostuff-zs@lila`."""
     texts = texts_of(data, options.texts, options.clip)
-    return dense_task(protocol(texts), partial(open_zero_shot, texts), data, options)
+    task = dense_task(protocol(texts), partial(open_coco, fine=True), data, options)
+    return replace(task, data=replace(task.data, about=task.data.about | texts.identity()))
 
 
 def texts_of(root: Path, file: Path | None, clip: str | None) -> ClassTexts:
@@ -74,15 +74,8 @@ def texts_of(root: Path, file: Path | None, clip: str | None) -> ClassTexts:
     return ClassTexts(names, (*IMAGENET, *SCENES), clip or CLIP, file, UNUSED)
 
 
-def open_zero_shot(texts: ClassTexts, root: Path, limit: int | None) -> DenseData:
-    """List COCO-Stuff with its 182 labels as they are."""
-    data = open_coco_with(LabelRule(np.arange(COCO_FINE, dtype=np.uint8), "COCO-Stuff"), COCO_FINE, root, limit)
-    return replace(data, about=data.about | texts.identity())
-
-
 def protocol(texts: ClassTexts) -> DenseProtocol:
     """Return `cocostuff-zs@lila` with these embeddings."""
-    unseen = tuple(UNSEEN)
     return DenseProtocol(
         name="cocostuff-zs@lila",
         build=partial(TextProbe, texts=texts),
@@ -90,9 +83,9 @@ def protocol(texts: ClassTexts) -> DenseProtocol:
         recipe=ProbeRecipe(epochs=5, batch=32, lr=3e-4, weight_decay=0.01),
         train_view=TrainView(224),
         val_view=ValView(224, 224),
-        loss=partial(zero_shot_loss, unseen=unseen),
+        loss=partial(zero_shot_loss, unseen=tuple(UNSEEN)),
         flip=flip_labels,
-        measure=lambda target, logits: SeenAndUnseen(confusion(target, logits, COCO_FINE), unseen),
+        measure=lambda target, logits: SeenAndUnseen(confusion(target, logits, COCO_FINE).counts),
         from_json=SeenAndUnseen.from_json,
         draw=draw_classes,
     )
@@ -137,32 +130,19 @@ def zero_shot_loss(logits: Float[Tensor, "b k h w"], target: Tensor, unseen: Seq
 
 
 @dataclass(frozen=True)
-class SeenAndUnseen:
-    """One confusion matrix; its mean IoU over classes that were named in training and over those that were not."""
+class SeenAndUnseen(Confusion):
+    """A confusion matrix with mean IoU over classes that were named in training, and over those that were not."""
 
-    confusion: Confusion
-    unseen: tuple[int, ...]
-
-    def __add__(self, other: SeenAndUnseen) -> SeenAndUnseen:
-        return SeenAndUnseen(self.confusion + other.confusion, self.unseen)
+    unseen: tuple[int, ...] = tuple(UNSEEN)
 
     def metrics(self) -> dict[str, float | None]:
         """Return means over the classes present, their harmonic mean, and how many classes are absent."""
-        iou = self.confusion.iou()
+        iou = self.iou()
         is_unseen = np.isin(np.arange(len(iou)), self.unseen)
         seen, unseen = (
             float(values[~np.isnan(values)].mean()) if np.isfinite(values).any() else None
             for values in (iou[~is_unseen], iou[is_unseen])
         )
         harmonic = None if seen is None or unseen is None else 2 * seen * unseen / max(seen + unseen, 1e-12)
-        absent = self.confusion.metrics()["absent_classes"]
+        absent = super().metrics()["absent_classes"]
         return {"miou_seen": seen, "miou_unseen": unseen, "miou_harmonic": harmonic, "absent_classes": absent}
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the confusion matrix, and which classes are unseen."""
-        return self.confusion.to_json() | {"unseen": list(self.unseen)}
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> SeenAndUnseen:
-        """Return the inverse of `to_json`."""
-        return cls(Confusion.from_json(content), tuple(content["unseen"]))

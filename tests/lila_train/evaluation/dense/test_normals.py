@@ -117,7 +117,7 @@ def test_bad_folders_and_files_are_named(tmp_path: Path):
         normals.open_nyu(tmp_path, None)
     root = write_pictures(tmp_path / "nyu", np.full((20, 24), 2000, np.uint16))
     (root / "test/depth/b.png").unlink()
-    with pytest.raises(LilaError, match=r"depth for every image in .*test, found no .*depth/b\.png"):
+    with pytest.raises(LilaError, match=r"every listed image and its targets, found no .*test/depth/b\.png"):
         normals.open_nyu(root, None)
     cv2.imwrite(str(root / "test/depth/b.png"), np.full((20, 24), 20, np.uint8))
     data = normals.open_nyu(root, None)

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from lila_train.evaluation import harness, protocols
-from lila_train.evaluation.dense.metrics import Confusion
 from lila_train.evaluation.dense.probes import FrozenFeatures
 from lila_train.evaluation.dense.task import DenseTask
 from lila_train.evaluation.harness import Options
@@ -51,17 +50,19 @@ def test_ignored_and_unseen_pixels_push_seen_probabilities_down():
     assert nothing.item() == pytest.approx(seen**2)
 
 
-def test_the_mean_is_taken_over_seen_and_over_unseen_classes():
+def test_means_over_seen_and_unseen_classes():
     counts = np.array([[6, 2, 0], [0, 4, 0], [1, 0, 1]])  # truth in rows; class 2 is unseen
-    found = SeenAndUnseen(Confusion(counts), (2,)).metrics()
+    found = SeenAndUnseen(counts, (2,)).metrics()
     seen, unseen = (6 / 9 + 4 / 6) / 2, 1 / 2
     assert found["miou_seen"] == pytest.approx(seen)
     assert found["miou_unseen"] == pytest.approx(unseen)
     assert found["miou_harmonic"] == pytest.approx(2 * seen * unseen / (seen + unseen))
-    halves = SeenAndUnseen(Confusion(counts // 2), (2,)), SeenAndUnseen(Confusion(counts - counts // 2), (2,))
+    halves = SeenAndUnseen(counts // 2, (2,)), SeenAndUnseen(counts - counts // 2, (2,))
     assert (halves[0] + halves[1]).metrics() == found
-    assert SeenAndUnseen.from_json(json.loads(json.dumps(halves[0].to_json()))).metrics() == halves[0].metrics()
-    only_seen = SeenAndUnseen(Confusion(counts * [[1], [1], [0]]), (2,)).metrics()
+    restored = SeenAndUnseen.from_json(json.loads(json.dumps(halves[0].to_json())))
+    assert replace(restored, unseen=(2,)).metrics() == halves[0].metrics()
+    assert restored.unseen == tuple(zero_shot.UNSEEN)
+    only_seen = SeenAndUnseen(counts * [[1], [1], [0]], (2,)).metrics()
     assert (only_seen["miou_unseen"], only_seen["miou_harmonic"], only_seen["absent_classes"]) == (None, None, 1)
 
 
@@ -113,7 +114,7 @@ def test_a_real_image_and_real_texts_end_to_end(shared: Path, tmp_path: Path):
     assert "texts_sha256" in result["data"]
 
 
-def test_missing_texts_are_asked_for(tmp_path: Path):
+def test_a_missing_file_of_texts_is_an_error(tmp_path: Path):
     write_names(tmp_path)
     with pytest.raises(LilaError, match=r"embeddings of the classes at .*none\.npy, found none; pass a \.npy"):
         protocols.open_task("cocostuff-zs@lila", tmp_path, Options(texts=tmp_path / "none.npy"))
