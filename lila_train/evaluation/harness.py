@@ -88,7 +88,7 @@ def evaluate(task: Task, spec: Spec, out: Path, device: torch.device, workers: i
 
     `workers` parts are computed at once, in threads; their number changes no score.
     """
-    identity = {"protocol": task.protocol, "model": spec.identity(), "settings": task.settings}
+    identity: Json = {"protocol": task.protocol, "model": spec.identity(), "settings": task.settings}
     identity = as_json(identity | {"data": task.data_identity()})
     folder = ResultFolder(out)
     folder.claim(identity)

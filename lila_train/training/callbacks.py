@@ -127,8 +127,8 @@ def _join(pictures: Sequence[Picture], axis: int) -> Picture:
 
 
 def open_tasks(data: Path, limit: int | None) -> list[Task]:
-    """Open local k-NN and linear probe on a folder in the DAVIS layout, on its first `limit` sequences."""
-    return [open_task(name, data, Options(limit=limit)) for name in PROTOCOLS]
+    """Open local k-NN and linear probe (fast solver) on a folder in the DAVIS layout, on its first `limit` sequences."""
+    return [open_task(name, data, Options(limit=limit, fast_probe=name == "davis-lp@lila")) for name in PROTOCOLS]
 
 
 @dataclass(frozen=True)

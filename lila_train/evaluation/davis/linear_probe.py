@@ -125,7 +125,7 @@ class LinearProbeTask(DavisTask):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return asdict(self.probe)
+        return asdict(self.probe) | ({} if self.fit is fit else {"fast_probe": True})
 
     def segment(self, model: GridModel, head: str, video: Video) -> Iterator[Labels]:
         """Train on the first frame, predict the others one by one."""

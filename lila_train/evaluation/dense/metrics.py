@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,18 +77,18 @@ class Confusion:
     counts: Int[np.ndarray, "k k"]
 
     @classmethod
-    def of(cls, truth: Int[Tensor, "*s"], prediction: Int[Tensor, "*s"], n_classes: int) -> Self:
+    def of(cls, truth: Int[Tensor, "*s"], prediction: Int[Tensor, "*s"], n_classes: int) -> Confusion:
         """Count labels 0 to n_classes − 1; 255 in the truth is left out."""
         known = truth != IGNORED
         pairs = truth[known].long() * n_classes + prediction[known].long()
         return cls(torch.bincount(pairs, minlength=n_classes**2).view(n_classes, n_classes).cpu().numpy())
 
     @classmethod
-    def zeros(cls, n_classes: int) -> Self:
+    def zeros(cls, n_classes: int) -> Confusion:
         """Return the matrix of no pixels."""
         return cls(np.zeros((n_classes, n_classes), np.int64))
 
-    def __add__(self, other: Self) -> Self:
+    def __add__(self, other: Confusion) -> Confusion:
         return replace(self, counts=self.counts + other.counts)
 
     def iou(self) -> Float[np.ndarray, " k"]:
@@ -111,6 +111,6 @@ class Confusion:
         return {"confusion": self.counts.tolist()}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Self:
+    def from_json(cls, content: dict[str, Any]) -> Confusion:
         """Return the inverse of `to_json`."""
         return cls(np.array(content["confusion"], dtype=np.int64))

@@ -144,7 +144,7 @@ def test_a_mask_in_colours_is_refused(folder: Path):
 def test_a_file_that_is_no_picture_is_refused(folder: Path, content: bytes):
     path = folder / "JPEGImages/480p/cat/00001.jpg"
     path.write_bytes(content)
-    with pytest.raises(LilaError, match=r"a picture at .*cat/00001\.jpg, found a file that cannot be decoded"):
+    with pytest.raises(LilaError, match=r"an image at .*cat/00001\.jpg, found a file that cannot be decoded"):
         images.read_frame(path)
 
 

@@ -137,5 +137,6 @@ def test_the_fast_solver_is_an_option_of_this_protocol_only(tmp_path):
     data = write_davis(tmp_path, ("one",), count=4)
     plain, fast = (protocols.open_task("davis-lp@lila", data, Options(fast_probe=value)) for value in (False, True))
     assert (plain.fit, fast.fit) == (fit, fit_fast)
+    assert fast.settings == plain.settings | {"fast_probe": True}
     with pytest.raises(LilaError, match=r"--fast-probe is for davis-lp@lila; davis-knn@lila has no"):
         protocols.open_task("davis-knn@lila", data, Options(fast_probe=True))

@@ -49,7 +49,7 @@ def test_a_real_encoder_follows_real_animals(
     weights = shared / "data/weights/vit_tiny_patch16_224.pth"
     words = ["eval", protocol, "--data", davis, "--encoder", "vit_tiny_patch16_224", "--encoder-weights", weights]
     words += ["--out", tmp_path / "out", "--short-side", short_side, "--device", "cpu", "--seed", 1]
-    words += ["--limit", len(names)]
+    words += ["--limit", len(names)] + (["--fast-probe"] if "lp" in protocol else [])
     shown = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
     assert shown.exit_code == 0
     result = json.loads((tmp_path / "out/result.json").read_text())
