@@ -127,7 +127,7 @@ def _join(pictures: Sequence[Picture], axis: int) -> Picture:
 
 
 def open_tasks(data: Path, limit: int | None) -> list[Task]:
-    """Open local k-NN and linear probe (fast solver) on a folder in the DAVIS layout, on its first `limit` sequences."""
+    """Open k-NN and linear probe (fast solver) on the first `limit` sequences of a folder in the DAVIS layout."""
     return [open_task(name, data, Options(limit=limit, fast_probe=name == "davis-lp@lila")) for name in PROTOCOLS]
 
 
