@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,8 +80,11 @@ class FeatureCache:
             )
         with atomic_path(record) as temporary:
             temporary.write_text(json.dumps(wanted, indent=1))
-        lines = self._journal.read_text().splitlines() if self._journal.exists() else []
-        self._entries = {entry["name"]: entry for line in lines if (entry := _parse(line))}
+        self._entries: dict[str, Any] = {}
+        for line in self._journal.read_text().splitlines() if self._journal.exists() else []:
+            with suppress(json.JSONDecodeError):  # of a line that was cut short
+                entry = json.loads(line)
+                self._entries[entry["name"]] = entry
 
     def state(self, file: InputFile) -> State | None:
         """Return what is recorded of a file; None if nothing is, or if the file has changed since."""
@@ -116,15 +120,6 @@ def _entry(file: InputFile, state: str) -> dict[str, Any]:
     found = file.path.stat()
     source = str(file.path.resolve())
     return {"name": str(file.name), "source": source, "bytes": found.st_size, "time": found.st_mtime_ns, "state": state}
-
-
-def _parse(line: str) -> dict[str, Any] | None:
-    """Return a line of the journal; None for one that was cut short."""
-    try:
-        entry: dict[str, Any] = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return entry
 
 
 @dataclass(frozen=True)
@@ -198,17 +193,12 @@ def _load_npz(path: Path) -> Features:
     return features
 
 
-def _save_safetensors(path: Path, features: Features) -> None:
-    safetensors.numpy.save_file({"features": np.ascontiguousarray(features)}, path)
-
-
-def _load_safetensors(path: Path) -> Features:
-    features: Features = safetensors.numpy.load_file(path)["features"]
-    return features
-
-
 ARRAY_FORMATS: dict[str, FilePerFrame | ZarrArrays] = {
     "npz": FilePerFrame(".npz", _save_npz, _load_npz),
-    "safetensors": FilePerFrame(".safetensors", _save_safetensors, _load_safetensors),
+    "safetensors": FilePerFrame(
+        ".safetensors",
+        lambda path, features: safetensors.numpy.save_file({"features": np.ascontiguousarray(features)}, path),
+        lambda path: safetensors.numpy.load_file(path)["features"],
+    ),
     "zarr": ZarrArrays(),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ from stores.errors import LilaError
 Fit = Literal["pad", "resize"]
 
 MAX_UNTILED_PIXELS = 2048**2  # beyond it the caller must ask for tiles: all tokens of an image attend to each other
-DINOV2_LICENCE = "apache-2.0"  # of the encoder inside published files
+DINOV2_LICENSE = "apache-2.0"  # of the encoder inside published files
 WEIGHTS_FILE = "weights.safetensors"
 ENCODER_FILE = "encoder.safetensors"  # only where the encoder is a local file, which nobody else could find
 
@@ -65,8 +66,8 @@ def load(
             differs from the recorded one.
     """
     name = str(weights)
-    known = released.RELEASED_FILES.get(name)
-    path, sha256 = released.fetch(name) if known else (Path(name), None)
+    is_published = name in released.RELEASED_FILES
+    path, sha256 = released.fetch(name) if is_published else (Path(name), None)
     if not path.is_file():
         raise LilaError(
             f"no weights at {name}; pass the weights.safetensors of a run (lila-train run writes it), a published .pt "
@@ -81,10 +82,10 @@ def load(
     else:
         published = released.read(path)
         decoder = Decoder.from_tensors(published.widths, published.decoder)
-        network = known.encoder if known else published.guess_encoder(path)
+        network = released.RELEASED_FILES[name][1] if is_published else published.guess_encoder(path)
         if encoder_weights is None and published.holds_encoder:
             sha256 = sha256 or file_sha256(path)
-            source = WeightSource(network, "file", str(path.resolve()), None, sha256, DINOV2_LICENCE)
+            source = WeightSource(network, "file", str(path.resolve()), None, sha256, DINOV2_LICENSE)
             encoder = encoder_from_tensors(network, published.encoder, source).to(device)
         else:
             encoder = load_encoder(network, encoder_weights, device)
@@ -194,7 +195,7 @@ class Lila(nn.Module, ModelHubMixin):
         return f"{tensors_sha256(self.decoder.state_dict())[:16]}-{encoder.network}-{(encoder.sha256 or '')[:16]}"
 
     def generate_model_card(self, repo_id: str = "YOUR/MODEL") -> ModelCard:
-        """Return the repository's README.md: what the model is, how to use it, its encoder and the licences."""
+        """Return the repository's README.md: what the model is, how to use it, its encoder and the licenses."""
         data = ModelCardData(
             license="apache-2.0",
             library_name="lila-pixels",
@@ -225,9 +226,9 @@ features = model.features(image)  # a PIL image, an array H×W×3 or a tensor 3�
 |---|---|
 | its weights | {location} |
 | SHA-256 | {source.sha256 or "none"} |
-| their licence | {source.licence} |
+| their license | {source.licence} |
 
-The decoder is under the Apache License 2.0; the encoder keeps its own licence.
+The decoder is under the Apache License 2.0; the encoder keeps its own license.
 """)
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -256,21 +257,23 @@ The decoder is under the Apache License 2.0; the encoder keeps its own licence.
         encoder_weights: str | Path | None = None,
         fit: Fit = "pad",
     ) -> Lila:
-        hub: dict[str, Any] = {
-            "revision": revision,
-            "cache_dir": cache_dir,
-            "force_download": force_download,
-            "local_files_only": local_files_only,
-            "token": token,
-        }
-        weights = _fetch(model_id, WEIGHTS_FILE, hub)
+        fetch = partial(
+            _fetch,
+            model_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        weights = fetch(WEIGHTS_FILE)
         if weights is None:
             raise LilaError(f"expected {WEIGHTS_FILE} in {model_id}, found none; was it written by save_pretrained?")
-        encoder_weights = encoder_weights or _fetch(model_id, ENCODER_FILE, hub)
+        encoder_weights = encoder_weights or fetch(ENCODER_FILE)
         return load(weights, device=device, dtype=dtype, encoder_weights=encoder_weights, fit=fit)
 
 
-def _fetch(model_id: str, name: str, hub_options: dict[str, Any]) -> Path | None:
+def _fetch(model_id: str, name: str, **hub_options: Any) -> Path | None:
     """Return a file of a folder or of a hub repository; None if there is none of that name."""
     if Path(model_id).is_dir():
         path = Path(model_id) / name

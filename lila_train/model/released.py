@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,19 +23,11 @@ from stores.errors import LilaError
 
 BASE_URL = "https://storage.googleapis.com/gresearch/lila-ckpts"
 
-
-class ReleasedFile(NamedTuple):
-    """A published file below BASE_URL and the name of the encoder that its decoder reads."""
-
-    file: str
-    encoder: str
-
-
-RELEASED_FILES = {
-    "lila_dinov2_vits14": ReleasedFile("lila_dino2_s14_ytvos.pt", "dinov2_vits14"),
-    "lila_dinov2_vitb14": ReleasedFile("lila_dino2_b14_ytvos.pt", "dinov2_vitb14"),
-    "lila_dinov2_vitl14": ReleasedFile("lila_dino2_l14_ytvos.pt", "dinov2_vitl14"),
-    "lila_dinov2_vitl14_kts": ReleasedFile("lila_dino2_l14_kts.pt", "dinov2_vitl14"),
+RELEASED_FILES = {  # published name: file below BASE_URL, name of the encoder that its decoder reads
+    "lila_dinov2_vits14": ("lila_dino2_s14_ytvos.pt", "dinov2_vits14"),
+    "lila_dinov2_vitb14": ("lila_dino2_b14_ytvos.pt", "dinov2_vitb14"),
+    "lila_dinov2_vitl14": ("lila_dino2_l14_ytvos.pt", "dinov2_vitl14"),
+    "lila_dinov2_vitl14_kts": ("lila_dino2_l14_kts.pt", "dinov2_vitl14"),
 }
 ENCODER_OF_WIDTH = {384: "dinov2_vits14", 768: "dinov2_vitb14", 1024: "dinov2_vitl14", 1536: "dinov2_vitg14"}
 
@@ -62,7 +53,7 @@ def fetch(name: str) -> tuple[Path, str]:
     Raises:
         LilaError: it cannot be downloaded, or has changed since its download.
     """
-    path = torch_cache() / RELEASED_FILES[name].file
+    path = torch_cache() / RELEASED_FILES[name][0]
     record = path.with_name(f"{path.name}.sha256")
     if not path.is_file():
         download(f"{BASE_URL}/{path.name}", path, "put the file there", progress=True)
