@@ -53,16 +53,16 @@ def features(
     that cannot be read is reported at the end, after all others are done.
     """
     from lila_cues.devices import choose
-    from lila_cues.inputs import media
+    from lila_cues.inputs import list_inputs
     from lila_train.inference.feature_cache import FeatureCache, FeatureSettings
     from lila_train.inference.features import Extractor, basis_fingerprint, shared_basis
     from lila_train.model.lila import load
 
-    files = media(sources)
+    files = list_inputs(sources)
     model = load(weights, device=choose(device), encoder_weights=encoder_weights)
     chosen = tuple(dict.fromkeys(formats)) if formats else ("npz", "pca")
     settings = FeatureSettings(model.identity, chosen, size, tile, overlap, max_frames, precision, dtype)
-    basis = shared_basis(model, settings, media(pca_from)) if pca_from else None
+    basis = shared_basis(model, settings, list_inputs(pca_from)) if pca_from else None
     settings = replace(settings, pca_from=basis_fingerprint(basis) if basis else None)
     failures = _extract(Extractor(model, FeatureCache(out, settings), batch, basis), files)
     if failures:
@@ -150,11 +150,11 @@ def explore(
     regression in the page and segment the rest. Keys switch between LILA, the encoder alone and PCA.
     """
     from lila_cues.devices import choose
-    from lila_cues.inputs import named
+    from lila_cues.inputs import list_inputs
     from lila_train.inference.explore import build_page, explore_image, short_names
     from lila_train.model.lila import load
 
-    paths = [file.path for file in named(images) if not file.is_video]
+    paths = [file.path for file in list_inputs(images, unique_names=False) if not file.is_video]
     model = load(weights, device=choose(device), encoder_weights=encoder_weights)
     failures, explored = [], []
     with console.progress("images") as bar:

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from lila_cues.images import read_image, resized
+from lila_cues.images import read_image, resize_short_side
 from lila_cues.viz.pictures import pca_basis
 from lila_train.model.lila import Lila
 from stores.errors import LilaError
@@ -58,10 +58,10 @@ def explore_image(model: Lila, path: Path, name: str, size: int) -> Explored:
     picture = read_image(path)
     short, long = sorted(picture.shape[:2])
     size = max(1, min(size, short, MAX_ASPECT * size * short // long))
-    image = torch.tensor(resized(picture, size)).permute(2, 0, 1)[None].to(model.device)
+    image = torch.tensor(resize_short_side(picture, size)).permute(2, 0, 1)[None].to(model.device)
     return Explored(
         name=name,
-        picture=resized(picture, 2 * size) if short > 2 * size else picture,
+        picture=resize_short_side(picture, 2 * size) if short > 2 * size else picture,
         lila=model(image)[0].float().cpu().numpy(),
         encoder=model.encode(image)[0].float().cpu().numpy(),
     )

@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from lila_cues.images import read_image, resized
+from lila_cues.images import read_image, resize_short_side
 from lila_cues.inputs import InputFile
-from lila_cues.prefetch import Behind, ahead
+from lila_cues.prefetch import WriteQueue, prefetch
 from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
 from lila_cues.viz.pictures import Basis, Picture, pca_basis, write_png
@@ -55,8 +55,8 @@ class Extractor:
 
     def images(self, files: Iterable[InputFile], on_frame: OnFrame) -> Iterator[str]:
         """Extract images; yields a message for each one that cannot be read."""
-        pictures = ahead(self._read(files), max(PENDING, self.batch))
-        with Behind(PENDING) as writes:
+        pictures = prefetch(self._read(files), max(PENDING, self.batch))
+        with WriteQueue(PENDING) as writes:
             for shape, same_size in groupby(pictures, key=lambda item: getattr(item[1], "shape", None)):
                 for group in _batched(same_size, self.batch):
                     if shape is None:
@@ -69,7 +69,7 @@ class Extractor:
                     else:
                         batch = compute(self.model, self.settings, [picture for _, picture in group])
                         for (file, _), features in zip(group, batch.cpu().numpy(), strict=True):
-                            writes.run(partial(self._write_image, file, features))
+                            writes.submit(partial(self._write_image, file, features))
                     for _ in group:
                         on_frame()
 
@@ -77,7 +77,7 @@ class Extractor:
         """Yield each file with its picture, or with the LilaError that says why it cannot be read."""
         for file in files:
             try:
-                yield file, resized(read_image(file.path), self.settings.size)
+                yield file, resize_short_side(read_image(file.path), self.settings.size)
             except LilaError as error:
                 yield file, error
 
@@ -93,19 +93,19 @@ class Extractor:
         video = VideoFrames(file.path)
         resume = self.cache.state(file) == "begun"
         self.cache.record(file, "begun")
-        with VideoWriter(self.cache.path(file, "_pca.mp4"), video.rate) as writer, Behind(PENDING) as writes:
+        with VideoWriter(self.cache.path(file, "_pca.mp4"), video.rate) as writer, WriteQueue(PENDING) as writes:
             basis = None
             if "pca" in self.settings.formats:
                 limit = self.settings.max_frames
                 basis = self.basis or _basis(self.model, self.settings, spread_frames(video, limit))
-            frames = ahead(enumerate(islice(video, self.settings.max_frames)), max(PENDING, self.batch))
+            frames = prefetch(enumerate(islice(video, self.settings.max_frames)), max(PENDING, self.batch))
             for group in _batched(frames, self.batch):
                 stored = {index: self.cache.read(file, index) if resume else None for index, _ in group}
-                missing = [resized(p, self.settings.size) for index, p in group if stored[index] is None]
+                missing = [resize_short_side(p, self.settings.size) for index, p in group if stored[index] is None]
                 new = iter(self._compute_frames(missing))
                 for index, found in stored.items():
                     features = next(new) if found is None else found
-                    writes.run(partial(self._write_frame, file, index, features, found is not None, basis, writer))
+                    writes.submit(partial(self._write_frame, file, index, features, found is not None, basis, writer))
                     on_frame()
         self.cache.record(file, "done")
 
@@ -173,7 +173,7 @@ def shared_basis(model: Lila, settings: FeatureSettings, files: Sequence[InputFi
 def _basis(model: Lila, settings: FeatureSettings, pictures: Iterable[Picture]) -> Basis:
     pixels = []
     for picture in pictures:
-        picture = resized(picture, settings.size)
+        picture = resize_short_side(picture, settings.size)
         if needs_tiles(settings, picture.shape):
             with TemporaryDirectory() as scratch:
                 pixels.append(spread_pixels(compute_tiled(model, settings, picture, Path(scratch))))

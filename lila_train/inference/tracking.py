@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from lila_cues.images import read_image
 from lila_cues.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from lila_cues.prefetch import Behind, ahead
+from lila_cues.prefetch import WriteQueue, prefetch
 from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
 from lila_cues.viz.pictures import Picture, mask_overlay, write_label_png
@@ -60,14 +60,14 @@ def track(
         raise LilaError(f"{out} holds files already; pass another --out, or empty it")
     out.mkdir(parents=True, exist_ok=True)
     count = 0
-    with VideoWriter(out / "overlay.mp4", stream.rate) as writer, Behind(PENDING) as writes:
+    with VideoWriter(out / "overlay.mp4", stream.rate) as writer, WriteQueue(PENDING) as writes:
 
         def write(index: int, picture: Picture, labels: Labels) -> None:
             write_label_png(out / f"{index:05d}.png", labels)
             writer.write(mask_overlay(picture, labels))
 
         for picture, labels in follow(model, islice(stream.frames, limit), mask, propagation):
-            writes.run(partial(write, count, picture, labels))
+            writes.submit(partial(write, count, picture, labels))
             count += 1
             on_frame()
     return count
@@ -78,7 +78,7 @@ def follow(
     model: Lila, frames: Iterable[Picture], mask: MarkedObjects, propagation: Propagation
 ) -> Iterator[tuple[Picture, Labels]]:
     """Yield every frame with its labels (values of the mask file); those of the first frame are the mask."""
-    ordered = ahead(frames, PENDING)
+    ordered = prefetch(frames, PENDING)
     first = next(ordered)
     native = (first.shape[0], first.shape[1])
     if mask.labels.shape != native:

@@ -21,7 +21,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from lila_cues.images import AnyImage, as_batch, as_float
+from lila_cues.images import AnyImage, to_float, to_tensor
 from lila_cues.networks import FrozenEncoder, WeightSource, encoder_from_tensors, load_encoder, restore_encoder
 from lila_cues.networks.weights import file_sha256, tensors_sha256
 from lila_train.model import checkpoint, released
@@ -147,7 +147,7 @@ class Lila(nn.Module, ModelHubMixin):
         Raises:
             LilaError: not an image, too many pixels without tiles, an impossible overlap, or `out` of another shape.
         """
-        batch = as_batch(image)
+        batch = to_tensor(image)
         height, width = size_of(batch)
         shape = (self.decoder.widths.out, height, width)
         parts: Iterable[tuple[Region, Tensor]]
@@ -175,7 +175,7 @@ class Lila(nn.Module, ModelHubMixin):
 
     def _fit(self, images: Tensor) -> Tensor:
         """Return the images as floats, with sides that are multiples of the patch size."""
-        images = as_float(images).to(self.encoder.mean.dtype)
+        images = to_float(images).to(self.encoder.mean.dtype)
         patch, (height, width) = self.encoder.patch_size, size_of(images)
         if self.fit == "resize":
             size = whole_patches((height, width), patch)

@@ -52,7 +52,7 @@ class Measured:
 
 def measure(case: Case) -> Measured:
     """Run one case in this process."""
-    from lila_cues.inputs import media
+    from lila_cues.inputs import list_inputs
     from lila_train import load
     from lila_train.inference.feature_cache import FeatureCache, FeatureSettings
     from lila_train.inference.features import Extractor
@@ -64,7 +64,7 @@ def measure(case: Case) -> Measured:
         return _alone(model, settings, case)
     with tempfile.TemporaryDirectory() as folder:
         extractor = Extractor(model, FeatureCache(Path(folder), settings))
-        (medium,) = media([case.video])
+        (medium,) = list_inputs([case.video])
         began, worked = time.perf_counter(), time.process_time()
         extractor.video(medium, lambda: None)
         return Measured(time.perf_counter() - began, time.process_time() - worked, status_mib("VmHWM"))
@@ -72,13 +72,13 @@ def measure(case: Case) -> Measured:
 
 def _alone(model, settings, case: Case) -> Measured:  # type: ignore[no-untyped-def]
     """Only the model's own time, summed over the frames; decoding and resizing do not count."""
-    from lila_cues.images import resized
+    from lila_cues.images import resize_short_side
     from lila_cues.video.reader import VideoFrames
     from lila_train.inference.features import compute
 
     seconds = cpu = 0.0
     for frame in islice(VideoFrames(case.video), case.frames):
-        picture = resized(frame, case.size)
+        picture = resize_short_side(frame, case.size)
         began, worked = time.perf_counter(), time.process_time()
         compute(model, settings, [picture])
         seconds += time.perf_counter() - began

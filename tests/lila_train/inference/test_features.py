@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import lila_train
 from lila_cues.images import read_image
-from lila_cues.prefetch import Behind, ahead
+from lila_cues.prefetch import WriteQueue, prefetch
 from lila_cues.video.reader import VideoFrames
 from lila_train.cli import app
 from lila_train.inference import features as extraction
@@ -245,23 +245,23 @@ def test_reading_ahead_and_writing_behind_keep_order_and_errors() -> None:
 
     seen = []
     with pytest.raises(LilaError, match="broken"):
-        seen.extend(ahead(items(), 2))
-    ordered = ahead(iter(range(100)), 2)
+        seen.extend(prefetch(items(), 2))
+    ordered = prefetch(iter(range(100)), 2)
     assert [next(ordered) for _ in range(3)] == [0, 1, 2]
     ordered.close()  # type: ignore[attr-defined]
     written: list[int] = []
-    with Behind(2) as behind:
+    with WriteQueue(2) as behind:
         for n in range(20):
-            behind.run(lambda n=n: written.append(n))  # type: ignore[misc]
+            behind.submit(lambda n=n: written.append(n))  # type: ignore[misc]
     assert written == list(range(20))
 
     def fail() -> None:
         raise OSError("disk full")
 
     def write_behind() -> None:
-        with Behind(1) as behind:
-            behind.run(fail)
-            behind.run(fail)
+        with WriteQueue(1) as behind:
+            behind.submit(fail)
+            behind.submit(fail)
 
     with pytest.raises(OSError, match="disk full"):
         write_behind()

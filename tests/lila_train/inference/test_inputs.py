@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lila_cues.images import read_image
-from lila_cues.inputs import media
+from lila_cues.inputs import list_inputs
 from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
 from stores.errors import LilaError
@@ -135,15 +135,15 @@ def test_media_are_found_and_named(tmp_path: Path) -> None:
     (tmp_path / "b/c").mkdir(parents=True)
     for name in ("a.png", "b/a.jpg", "b/c/v.mp4", "b/notes.txt"):
         (tmp_path / name).touch()
-    found = media([tmp_path])
+    found = list_inputs([tmp_path])
     assert [(m.path.name, str(m.name), m.is_video) for m in found] == [
         ("a.png", "a", False),
         ("a.jpg", "b/a", False),
         ("v.mp4", "b/c/v", True),
     ]
-    assert [str(m.name) for m in media([tmp_path / "b/a.jpg", tmp_path / "b/c"])] == ["a", "v"]
-    assert [str(m.name) for m in media([tmp_path / "**/*.*"])] == ["a", "b/a", "b/c/v"]
-    assert [str(m.name) for m in media([tmp_path / "b/*.jp*", tmp_path / "b/*.jpg"])] == ["a"]
+    assert [str(m.name) for m in list_inputs([tmp_path / "b/a.jpg", tmp_path / "b/c"])] == ["a", "v"]
+    assert [str(m.name) for m in list_inputs([tmp_path / "**/*.*"])] == ["a", "b/a", "b/c/v"]
+    assert [str(m.name) for m in list_inputs([tmp_path / "b/*.jp*", tmp_path / "b/*.jpg"])] == ["a"]
 
 
 def test_media_that_are_not_there_say_so(tmp_path: Path) -> None:
@@ -158,4 +158,4 @@ def test_media_that_are_not_there_say_so(tmp_path: Path) -> None:
         ("*.*", "would both be written as a"),
     ):
         with pytest.raises(LilaError, match=message):
-            media([tmp_path / source])
+            list_inputs([tmp_path / source])

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import lila_train
-from lila_cues.images import as_float
+from lila_cues.images import to_float
 from lila_cues.networks import load_encoder
 from lila_train.model.decoder import Decoder, DecoderWidths
 from lila_train.model.lila import MAX_UNTILED_PIXELS, Lila
@@ -98,7 +98,7 @@ def test_what_is_no_image_is_refused(model: Lila, image: torch.Tensor | np.ndarr
 )
 def test_what_is_no_batch_of_images_is_refused(images: torch.Tensor, message: str) -> None:
     with pytest.raises(LilaError, match=message):
-        as_float(images)
+        to_float(images)
 
 
 @pytest.mark.parametrize("size", [(100, 260), (260, 100), (90, 90)])
