@@ -9,18 +9,9 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
+from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    SpinnerColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 from stores.errors import LilaError
@@ -82,27 +73,20 @@ class _ConsoleHandler(logging.Handler):
 
 
 @contextmanager
-def progress(unit: str) -> Iterator[Progress]:
+def progress(unit: str) -> Iterator[bars.Progress]:
     """Show a bar with the count, the rate in `unit` per second and the time left."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(unit),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=False) as bar:
+    start = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn())
+    with bars.Progress(*start, _Rate(unit), bars.TimeRemainingColumn(), console=err, transient=False) as bar:
         yield bar
 
 
-class _Rate(ProgressColumn):
+class _Rate(bars.ProgressColumn):
     """Units per second."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
         self.unit = unit
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: bars.Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.3g} {self.unit}/s", style="progress.data.speed")

@@ -96,12 +96,8 @@ def resize_short_side(image: Rgb, size: int | None) -> UInt8[np.ndarray, "H W 3"
 def to_tensor(image: AnyImage) -> Shaped[Tensor, "1 3 H W"]:
     """Return one image as a batch for the model: uint8, or floats in [0, 1].
 
-    Args:
-        image: a PIL image of any mode; an array H×W, H×W×1, H×W×3 or H×W×4 of uint8, uint16 or floats in [0, 1]; or a
-            tensor 3×H×W or 1×3×H×W of uint8 or floats in [0, 1].
-
-    Raises:
-        LilaError: another shape or data type.
+    Takes PIL images of any mode; arrays H×W, H×W×1, H×W×3 or H×W×4 of uint8, uint16 or floats in [0, 1]; tensors 3×H×W
+    or 1×3×H×W of uint8 or floats. Raises LilaError for another shape or type.
     """
     if isinstance(image, Tensor):
         batch = image[None] if image.ndim == 3 else image

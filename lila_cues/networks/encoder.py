@@ -23,15 +23,8 @@ MARGIN = 2  # cells beyond the border that the bicubic kernel reaches
 class FrozenEncoder(FrozenNetwork):
     """A frozen vision transformer that returns the tokens of four of its blocks.
 
-    Each tapped block's tokens (docs/method.md) pass through the final LayerNorm; class and register tokens are dropped.
-
-    Args:
-        vit: a ViT with learned positions, or an Eva (DINOv3) with rotary ones.
-        mean, std: the RGB statistics that its images are normalized by.
-        position_offset: of `interpolate_positions`.
-        source: where its weights came from.
-        attention: backend, "sdpa" or "xformers".
-        execution: how it is run.
+    The tokens pass through the final LayerNorm; class and register tokens are dropped. `mean` and `std` normalize the
+    images, and `position_offset` is that of `interpolate_positions`.
     """
 
     mean: Tensor
@@ -58,17 +51,13 @@ class FrozenEncoder(FrozenNetwork):
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self._run = self.execution.prepare(
-            self._learned_positions if isinstance(vit, VisionTransformer) else self._rotary_positions
+            self._run_learned_positions if isinstance(vit, VisionTransformer) else self._run_rotary_positions
         )
         self.freeze()
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
-        """Return the tokens of the four tapped blocks for RGB in [0, 1].
-
-        Raises:
-            LilaError: a side is not a multiple of the patch size.
-        """
+        """Return the tokens of the four tapped blocks for RGB in [0, 1], sides multiples of the patch size."""
         height, width = images.shape[-2:]
         if height % self.patch_size or width % self.patch_size or not height * width:
             raise LilaError(
@@ -88,7 +77,7 @@ class FrozenEncoder(FrozenNetwork):
             tokens = self._run((images - self.mean) / self.std)
         return tokens if self.execution.precision == "float32" else tuple(tap.float() for tap in tokens)
 
-    def _rotary_positions(self, images: Tensor) -> tuple[Tensor, ...]:
+    def _run_rotary_positions(self, images: Tensor) -> tuple[Tensor, ...]:
         """Run the transformer by timm's own pass: rotary positions are computed for any grid."""
         blocks = sorted(set(self.taps))
         tokens = self.vit.forward_intermediates(
@@ -97,7 +86,7 @@ class FrozenEncoder(FrozenNetwork):
         assert isinstance(tokens, list)
         return tuple(tokens[blocks.index(tap)] for tap in self.taps)
 
-    def _learned_positions(self, images: Tensor) -> tuple[Tensor, ...]:
+    def _run_learned_positions(self, images: Tensor) -> tuple[Tensor, ...]:
         """Run the transformer block by block, its position embedding resized as its authors do."""
         vit = self.vit
         patches = vit.patch_embed(images)

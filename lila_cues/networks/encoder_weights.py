@@ -35,7 +35,7 @@ def load_encoder(
     Args:
         name: "tiny", a short name such as dinov2_vits14, or any plain ViT of timm; "@REVISION" may follow for the hub.
         weights: a local file in timm's or the original naming, "random:SEED" for untrained ones, or None for the hub.
-        device: where the encoder goes.
+        device: where the network goes.
         attention: backend, "sdpa" or "xformers".
         execution: how it is run; float32 and eager if None.
         sha256: the recorded hash that the weights must have.
@@ -45,11 +45,10 @@ def load_encoder(
     """
     name, _, revision = name.partition("@")
     entry = _entry(name)
-
-    def rename(tensors: dict[str, Tensor], vit: VisionTransformer | Eva) -> dict[str, Tensor]:
-        return state_dicts.to_timm(tensors, vit.state_dict().keys())
-
-    vit, source = load_network(lambda: _build(entry), entry, weights, OPTION, revision or None, sha256, rename)
+    vit, source = load_network(
+        lambda: _build(entry), entry, weights, OPTION, revision or None, sha256,
+        rename=lambda tensors, vit: state_dicts.to_timm(tensors, vit.state_dict().keys()),
+    )  # fmt: skip
     return FrozenEncoder(vit, *_input_settings(entry, vit), source, attention, execution).to(device)
 
 

@@ -54,26 +54,24 @@ def load_flow(
         return DisFlow()
     if updates is not None and updates < 1:
         raise LilaError(f"expected at least one update of RAFT, found {updates}; pass more with --flow-updates")
-
-    def build() -> optical_flow.RAFT:
-        return getattr(optical_flow, entry.architecture)(weights=None)
-
-    def rename(tensors: dict[str, Tensor], network: optical_flow.RAFT) -> dict[str, Tensor]:
-        return state_dicts.to_torchvision(tensors)
-
-    network, source = load_network(build, entry, weights, OPTION, sha256=sha256, rename=rename)
+    network, source = load_network(
+        lambda: getattr(optical_flow, name)(weights=None), entry, weights, OPTION, sha256=sha256,
+        rename=lambda tensors, network: state_dicts.to_torchvision(tensors),
+    )  # fmt: skip
     return RaftFlow(network, source, updates or UPDATES, enlarge, execution).to(device)
 
 
 class DisFlow(FlowNetwork):
     """OpenCV's medium preset, searched down to the full resolution, which matters on grids as small as ours."""
 
-    settings: Settings = {"preset": "medium", "finest_scale": 0}  # noqa: RUF012 - overrides a property
-
     def __init__(self) -> None:
         import cv2
 
         super().__init__(WeightSource("dis", "code", "opencv", cv2.__version__, None, "apache-2.0"))
+
+    @property
+    def settings(self) -> Settings:
+        return {"preset": "medium", "finest_scale": 0}
 
     def between(self, images: Float[Tensor, "f 3 H W"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p 2 H W"]:
         import cv2

@@ -12,11 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def fetch(repository: str, filename: str, revision: str | None, option: str) -> tuple[Path, str]:
-    """Return the local path of one file of a hub repository, and its commit; download it if it is not cached.
-
-    Raises:
-        LilaError: neither cached nor to be had from the hub; `option` is what gives a local file instead.
-    """
+    """Return the local path of one file of a hub repository, downloaded unless it is cached, and its commit."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -48,10 +44,7 @@ def cached(repository: str, filename: str, revision: str | None = None) -> Path 
 
 
 def fetch_url(url: str, option: str) -> tuple[Path, str]:
-    """Return the local path of a torchvision weight file (NAME-HASH.pth), and NAME, which states its version.
-
-    A file that is not in PyTorch's cache is downloaded to it, and its hash checked.
-    """
+    """Return the local path of a torchvision weight file (NAME-HASH.pth), downloaded unless it is cached, and NAME."""
     path = torch_cache() / url.rpartition("/")[2]
     version, _, digest = path.stem.rpartition("-")
     if not path.is_file():
@@ -60,14 +53,9 @@ def fetch_url(url: str, option: str) -> tuple[Path, str]:
 
 
 def download(url: str, path: Path, remedy: str, digest: str | None = None, progress: bool = False) -> None:
-    """Download a file atomically.
+    """Download a file atomically and check that its hex SHA-256 begins with `digest`, if given.
 
-    Args:
-        url: where it is published.
-        path: where it goes; missing folders are made.
-        remedy: what else a user can do, for the message of the LilaError where the download fails.
-        digest: what the file's hex SHA-256 begins with, if known.
-        progress: whether to draw a progress bar.
+    Raises LilaError where the download fails; `remedy` is what its message says the user can do instead.
     """
     import torch
 

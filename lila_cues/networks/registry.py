@@ -38,10 +38,6 @@ class Entry:
         return self.place.endswith(".safetensors")
 
     @property
-    def packaged_path(self) -> Path:
-        return PACKAGED / self.place
-
-    @property
     def file_licence(self) -> str:
         """License of a local weight file."""
         return self.licence if self.one_licence else NOT_STATED
@@ -56,7 +52,7 @@ class Entry:
         if self.is_url:
             return (hub.torch_cache() / Path(self.place).name).is_file()
         if self.is_packaged:
-            return self.packaged_path.is_file()
+            return (PACKAGED / self.place).is_file()
         return "/" not in self.place or hub.cached(self.place, "model.safetensors") is not None
 
     def origin(self) -> str:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lila_cues.networks import hub
-from lila_cues.networks.registry import Entry
+from lila_cues.networks.registry import PACKAGED, Entry
 from stores.errors import LilaError
 
 WEIGHT_FILE = "model.safetensors"  # its name in a hub repository
@@ -59,19 +59,12 @@ def load_network(
     sha256: str | None = None,
     rename: Callable[[Tensors, Network], Tensors] | None = None,
 ) -> tuple[Network, WeightSource]:
-    """Build a network, load its weights, and return both it and their record.
+    """Build a network and load its weights: a local file, "random:SEED", or (None) the published file of its entry.
 
-    Args:
-        build: makes the network without its weights.
-        entry: the network's row in the registry.
-        weights: a local file, "random" or "random:SEED" for untrained weights, or None for the published file.
-        option: the command line's option for another file, for messages.
-        revision: commit, tag or branch in the hub's repository.
-        sha256: the recorded hash that the weights must have.
-        rename: gives the file's tensors the names that the network has.
-
-    Raises:
-        LilaError: no such file, one that cannot be read, or one with other tensors or another hash.
+    Returns the network and the record of its weights. `option` is the command line's option for another file,
+    `revision` a commit, tag or branch of the hub, `sha256` the recorded hash that the weights must have; `rename` gives
+    a file's tensors the names that the network has. Raises LilaError for a file that is missing, unreadable, of another
+    network or of another hash.
     """
     seed = random_seed(weights)
     with seeded(seed):
@@ -96,22 +89,23 @@ def locate(
             raise LilaError(
                 f"expected the weights of {entry.name} at {path}, found no such file; give its place with {option}"
             )
-        origin, location, revision, licence = "file", str(path.resolve()), None, entry.file_licence
+        origin, location, revision = "file", str(path.resolve()), None
     elif entry.is_packaged:
-        path = entry.packaged_path
-        origin, location, revision, licence = "package", path.name, None, entry.licence
-    elif entry.is_url:
-        path, revision = hub.fetch_url(entry.place, option)
-        origin, location, licence = "hub", entry.place, entry.licence
+        path = PACKAGED / entry.place
+        origin, location, revision = "package", path.name, None
     elif entry.place:
-        path, revision = hub.fetch(entry.place, WEIGHT_FILE, revision, option)
-        origin, location, licence = "hub", entry.place, entry.licence
+        origin, location = "hub", entry.place
+        if entry.is_url:
+            path, revision = hub.fetch_url(entry.place, option)
+        else:
+            path, revision = hub.fetch(entry.place, WEIGHT_FILE, revision, option)
     else:
         raise LilaError(
             f"expected weights for {entry.name}, which has none on the hub; give a local file with {option}"
         )
     digest = file_sha256(path)
     _check_hash(digest, sha256, str(path), option)
+    licence = entry.file_licence if origin == "file" else entry.licence
     return path, WeightSource(entry.name, origin, location, revision, digest, licence)
 
 
