@@ -29,6 +29,3 @@ def choose_device(name: str) -> torch.device:
             "pass one that is there"
         )
     return device
-
-
-choose = choose_device

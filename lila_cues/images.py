@@ -138,6 +138,3 @@ def _array_to_rgb(array: np.ndarray) -> np.ndarray:
 
 def _shape(array: np.ndarray | Tensor) -> str:
     return "×".join(map(str, array.shape)) or "a single number"
-
-
-rgb, resized, as_batch, as_float = to_rgb, resize_short_side, to_tensor, to_float

@@ -66,10 +66,3 @@ def _list_source(source: Path) -> list[InputFile]:
 
 def _is_supported(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
-
-
-media = list_inputs
-
-
-def named(sources: Iterable[Path]) -> list[InputFile]:
-    return list_inputs(sources, unique_names=False)

@@ -65,8 +65,6 @@ class WriteQueue:
             self._pending.popleft().result()
         self._pending.append(self._pool.submit(task))
 
-    run = submit
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -75,6 +73,3 @@ class WriteQueue:
                 self._pending.popleft().result()
         finally:
             self._pool.shutdown()  # finishes pending tasks, also when the run is interrupted
-
-
-in_batches, ahead, Behind = map_batches, prefetch, WriteQueue

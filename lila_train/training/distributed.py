@@ -62,7 +62,7 @@ class Rank:
 @contextmanager
 def init(device_name: str) -> Iterator[Rank]:
     """Join the process group that `torchrun` announces, NCCL on GPUs and gloo on CPUs; without one, a single rank."""
-    device = devices.choose(device_name)
+    device = devices.choose_device(device_name)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Rank(device=device)
         return

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
-from lila_cues.prefetch import in_batches
+from lila_cues.prefetch import map_batches
 from lila_cues.viz.pictures import write_label_png, write_png
 from lila_train.evaluation.dense.data import DenseData, Files, stack_views, val_view
 from lila_train.evaluation.dense.probes import features_of, seeded
@@ -104,7 +104,7 @@ class DenseTask:
         probe.eval()
         kept, sums = example_indices(len(self.data.val)), None
         starts = range(0, len(self.data.val), self._val_batch)
-        batches = in_batches(view, (list(self.data.val[start : start + self._val_batch]) for start in starts))
+        batches = map_batches(view, (list(self.data.val[start : start + self._val_batch]) for start in starts))
         for start, views in zip(starts, batches, strict=True):
             images, targets = stack_views(views, model.device)
             if self.rule.slide is None:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from lila_cues.prefetch import in_batches
+from lila_cues.prefetch import map_batches
 from lila_train.evaluation.dense.data import Augmentation, DenseData, Flip, ValView, View, generator, stack_views
 from lila_train.evaluation.dense.probes import BuildProbe, features_of
 from lila_train.evaluation.models import GridModel
@@ -171,4 +171,4 @@ def train_batches(protocol: DenseProtocol, data: DenseData, seed: int, epoch: in
         example = data.read(data.train[int(order[position]) % len(data.train)])
         return protocol.train_view.apply(example, protocol.flip, generator(seed, epoch, position + 1))
 
-    return in_batches(view, (list(range(start, min(start + batch, count))) for start in range(0, count, batch)))
+    return map_batches(view, (list(range(start, min(start + batch, count))) for start in range(0, count, batch)))

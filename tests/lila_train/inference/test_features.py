@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 import lila_train
 from lila_cues.images import read_image
-from lila_cues.prefetch import WriteQueue, prefetch
 from lila_cues.video.reader import VideoFrames
 from lila_train.cli import app
 from lila_train.inference import features as extraction
@@ -236,32 +235,3 @@ def test_a_panorama_is_cut_into_tiles(weights: Path, tmp_path: Path) -> None:
     assert np.isfinite(found).all()
     assert read_image(tmp_path / "out/wide_pca.png").shape == (40, 3000, 3)
     assert not list((tmp_path / "out").glob(".*"))
-
-
-def test_reading_ahead_and_writing_behind_keep_order_and_errors() -> None:
-    def items():  # type: ignore[no-untyped-def]
-        yield from range(5)
-        raise LilaError("broken")
-
-    seen = []
-    with pytest.raises(LilaError, match="broken"):
-        seen.extend(prefetch(items(), 2))
-    ordered = prefetch(iter(range(100)), 2)
-    assert [next(ordered) for _ in range(3)] == [0, 1, 2]
-    ordered.close()  # type: ignore[attr-defined]
-    written: list[int] = []
-    with WriteQueue(2) as behind:
-        for n in range(20):
-            behind.submit(lambda n=n: written.append(n))  # type: ignore[misc]
-    assert written == list(range(20))
-
-    def fail() -> None:
-        raise OSError("disk full")
-
-    def write_behind() -> None:
-        with WriteQueue(1) as behind:
-            behind.submit(fail)
-            behind.submit(fail)
-
-    with pytest.raises(OSError, match="disk full"):
-        write_behind()

@@ -131,7 +131,7 @@ def test_an_abandoned_film_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_media_are_found_and_named(tmp_path: Path) -> None:
+def test_inputs_are_listed_and_named(tmp_path: Path) -> None:
     (tmp_path / "b/c").mkdir(parents=True)
     for name in ("a.png", "b/a.jpg", "b/c/v.mp4", "b/notes.txt"):
         (tmp_path / name).touch()
@@ -146,7 +146,7 @@ def test_media_are_found_and_named(tmp_path: Path) -> None:
     assert [str(m.name) for m in list_inputs([tmp_path / "b/*.jp*", tmp_path / "b/*.jpg"])] == ["a"]
 
 
-def test_media_that_are_not_there_say_so(tmp_path: Path) -> None:
+def test_missing_inputs_are_errors(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("a.png", "a.mp4", "notes.txt"):
         (tmp_path / name).touch()

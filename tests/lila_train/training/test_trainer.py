@@ -162,10 +162,10 @@ def test_a_checkpoint_loads_as_a_model_for_any_size(store: stores.CueStore, tmp_
     ],
 )
 def test_inputs_that_are_not_images_are_refused(images: torch.Tensor, message: str) -> None:
-    from lila_cues.images import as_float
+    from lila_cues.images import to_float
 
     with pytest.raises(LilaError, match=message):
-        as_float(images)
+        to_float(images)
 
 
 def test_other_settings_and_other_stores_are_refused(store: stores.CueStore, tmp_path: Path) -> None:
