@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# LILA on DINOv2 ViT-S/14, trained on YouTube-VOS, as in the paper. Published: DAVIS J&F 68.6 by linear probe, 73.9 by k-NN.
+# Hardware: one GPU; the reference trains in float32. Time: not measured here; `lila-cues plan` estimates stage one.
+#
+# docs/experiments/s14-youtube-vos.sh YOUTUBE_VOS DAVIS [RUN]     (run again to resume)
+set -euo pipefail
+
+videos=$1 davis=$2 run=${3:-runs/s14-youtube-vos}
+store=cues/s14-youtube-vos.zarr
+
+lila-cues build --dataset youtube-vos --root "$videos" --store "$store" --profile small
+lila-train run --recipe s14-youtube-vos --store "$store" --out "$run" --num-workers 8 --resume
+for protocol in davis-knn@lila davis-lp@lila; do
+    lila-train eval "$protocol" --data "$davis" --weights "$run/weights.safetensors" --out "$run/scores/$protocol"
+done
+lila-train report "$run"/scores/davis-{knn,lp}@lila --out "$run/report"
