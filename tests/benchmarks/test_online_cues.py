@@ -16,7 +16,7 @@ from lila_train.training.data import PairBatch, load_pairs
 from tests.benchmarks.online_cues import OnlineCues, Refinement, Teachers, online_dataset
 from tests.lila_cues import barcodes, small_networks
 from tests.lila_cues.barcodes import Clip
-from tests.lila_cues.pipeline.test_pipeline import build_all
+from tests.lila_cues.pipeline.test_task import build_all
 
 CONFIG = TrainConfig(steps=1, batch_size=4, view_size=32, channels=3, cells=8, max_gap=3)
 

@@ -1,20 +1,19 @@
-"""From the options of a build to its config: device and profile, store, clips, share of the tasks."""
+"""A build's config: from options and profiles, as a recipe in JSON, as a fingerprint; the clips and share of a run."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from lila_cues.cli import app, build
-from lila_cues.config import PROFILES, BuildConfig, RunOptions, parse_shard, spread
+from lila_cues.config import PROFILES, BuildConfig, parse_shard, spread
 from lila_cues.networks import registry
-from lila_cues.pipeline import setup
-from lila_cues.pipeline.build import tasks_of_shard
 from lila_cues.sampling import anchors_and_gaps
 from stores.errors import LilaError
 from tests.lila_cues import small_networks
+from tests.lila_cues.small_networks import CONFIG
 
 
 def test_the_default_profile_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,86 +43,6 @@ def test_networks_of_a_profile_can_be_replaced() -> None:
     assert BuildConfig.resolve(given, "cpu") == replace(small, depth="files:maps", flow="dis", flow_updates=None)
 
 
-@pytest.mark.parametrize(
-    ("given", "device", "noted"),
-    [
-        ({"dataset": "demo"}, "cpu", False),
-        ({"dataset": "demo"}, "cuda", False),
-        ({"dataset": "kinetics"}, "cuda:1", False),
-        ({"dataset": "kinetics"}, "cpu", True),
-        ({"dataset": "kinetics", "depth": "tiny"}, "cpu", False),
-    ],
-)
-def test_the_tiny_profile_is_noted_where_it_is_used_for_want_of_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], device: str, noted: bool
-) -> None:
-    monkeypatch.setattr(setup, "load_networks", lambda config, device: small_networks.networks())
-    monkeypatch.setattr(setup, "choose_device", lambda name: device)
-    notes: list[str] = []
-    setup.setup({**given, "decoder": "pyav"}, RunOptions(), notes.append)
-    assert [note.startswith("no GPU here: profile tiny") for note in notes] == [True] * noted
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ({"profile": "tiny"}, []),
-        ({"profile": "small"}, []),
-        ({"profile": "base"}, ["depth_anything_v2_base is under CC-BY-NC-4.0: neither it nor what is made with it"]),
-        ({"profile": "large"}, ["depth_anything_v2_large is under CC-BY-NC-4.0: neither it nor what is made with it"]),
-        ({"profile": "large", "depth": "files:maps"}, []),
-    ],
-)
-def test_non_commercial_licences_are_noted(
-    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: list[str]
-) -> None:
-    monkeypatch.setattr(setup, "load_networks", lambda config, device: small_networks.networks())
-    notes: list[str] = []
-    setup.setup({"dataset": "videos", "decoder": "pyav", **given}, RunOptions(device="cpu"), notes.append)
-    assert [note.split(" may be")[0] for note in notes] == expected
-
-
-def test_licences_are_noted_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = small_networks.networks()
-    monkeypatch.setattr(setup, "load_networks", lambda config, device: loaded if notes else pytest.fail("loaded first"))
-    notes: list[str] = []
-    given = {"dataset": "kinetics", "profile": "large", "decoder": "pyav"}
-    config, options, networks = setup.setup(given, RunOptions(device="cpu"), notes.append)
-    assert "CC-BY-NC" in notes[0]
-    assert (config, options, networks) == (BuildConfig.resolve(given, "cpu"), RunOptions(device="cpu"), loaded)
-
-
-GIVEN = {
-    "dataset": "videos", "limit": 7, "seed": 3, "decoder": "pyav", "max_gap": 2, "extra_cues": "normals",
-    "profile": "base", "encoder": "e", "encoder_weights": "ew", "depth": "d", "depth_weights": "dw", "flow": "f",
-    "flow_weights": "fw", "flow_updates": 9, "attention": "xformers", "precision": "bfloat16", "compiled": True,
-}  # fmt: skip
-
-
-def test_every_option_of_a_build_reaches_its_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[dict[str, object], RunOptions]] = []
-    monkeypatch.setattr(build, "run", lambda *arguments: calls.append(arguments) or 0)
-    words = [word for name, value in GIVEN.items() if name != "compiled" for word in (_option(name), str(value))]
-    run = ["--root", "r", "--store", "s", "--device", "cpu", "--only-failed", "--max-failures", "4", "--workers", "2"]
-    run += ["--scheduler", "tcp://x", "--shard", "1/3"]
-    for given in (["--dataset", "demo"], [*words, "--compile", *run]):
-        app(["build", *given], standalone_mode=False)
-    defaults = {"seed": 0, "decoder": "decord", "attention": "sdpa", "precision": "float32", "compiled": False}
-    assert calls[0] == ({**dict.fromkeys(GIVEN), "dataset": "demo", **defaults}, RunOptions())
-    assert calls[1] == (GIVEN, RunOptions(Path("r"), Path("s"), "cpu", True, 4, 2, "tcp://x", (1, 3)))
-    parsed = {**GIVEN, "extra_cues": ("normals",)}
-    config = vars(BuildConfig.resolve(parsed, "cpu"))
-    assert {name: config[name] for name in GIVEN} == parsed
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def test_the_default_store_is_named_after_its_dataset() -> None:
-    assert build.default_store("kinetics") == Path("cues/kinetics.zarr")
-
-
 @pytest.mark.parametrize("name", PROFILES)
 @pytest.mark.parametrize(("patch_size", "grid"), [(14, {"tiny": 8}), (16, {"tiny": 7}), (8, {"tiny": 14})])
 def test_the_encoder_sees_the_cue_grid_to_a_patch(name: str, patch_size: int, grid: dict[str, int]) -> None:
@@ -132,6 +51,25 @@ def test_the_encoder_sees_the_cue_grid_to_a_patch(name: str, patch_size: int, gr
     side = grid.get(name, 224 // patch_size)
     assert (geometry.encoder, config.encoder_input(patch_size)) == ((side, side), (side * patch_size,) * 2)
     assert geometry.channels == min(50, config.channels)
+
+
+def test_a_recipe_survives_json(videos: Path) -> None:
+    config, options = replace(CONFIG, extra_cues=("normals",)), small_networks.run_options(videos)
+    recipe = config.recipe(options, patch_size=8, width=24)
+    assert recipe["geometry"] == asdict(small_networks.GEOMETRY)
+    assert BuildConfig.from_recipe(json.loads(json.dumps(recipe))) == (config, options)
+
+
+def test_the_fingerprint_is_of_what_shapes_the_data_and_not_of_places() -> None:
+    weights = small_networks.networks().records()
+    same = CONFIG.fingerprint(weights, 8)
+    for change in ({"seed": 1}, {"max_gap": 1}, {"decoder": "pyav"}, {"dataset": "frames"}, {"pamr_sigma": 0.1}):
+        assert replace(CONFIG, **change).fingerprint(weights, 8) != same
+    assert CONFIG.fingerprint(weights, 16)["encoder_input"] == [32, 32] == same["encoder_input"]
+    assert CONFIG.fingerprint(weights, 14)["encoder_input"] == [28, 28]
+    moved = {kind: {**record, "location": "other"} for kind, record in weights.items()}
+    assert CONFIG.fingerprint(moved, 8) == same
+    assert CONFIG.fingerprint({**weights, "flow": {**weights["flow"], "sha256": "other"}}, 8) != same
 
 
 def test_a_limit_is_spread_over_the_list() -> None:
@@ -148,8 +86,3 @@ def test_a_share_is_i_of_n(text: str) -> None:
         parse_shard(text)
     assert parse_shard("1/4") == (1, 4)
     assert parse_shard(None) == (0, 1)
-
-
-def test_shares_are_disjoint_and_complete() -> None:
-    shares = [list(tasks_of_shard(range(50), (index, 7))) for index in range(7)]
-    assert sorted(task for share in shares for task in share) == list(range(50))

@@ -15,7 +15,8 @@ import typer
 
 import stores
 from lila_cues import cli, config, console
-from lila_cues.config import BuildConfig
+from lila_cues.cli import build as build_command
+from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.pipeline import build, setup
 from tests.lila_cues import barcodes
 from tests.lila_cues.barcodes import Clip
@@ -263,3 +264,34 @@ def test_an_interrupt_outside_of_any_command_ends_with_130(capsys: pytest.Captur
 
 def interrupt(*arguments: object) -> None:
     raise KeyboardInterrupt
+
+
+GIVEN = {
+    "dataset": "videos", "limit": 7, "seed": 3, "decoder": "pyav", "max_gap": 2, "extra_cues": "normals",
+    "profile": "base", "encoder": "e", "encoder_weights": "ew", "depth": "d", "depth_weights": "dw", "flow": "f",
+    "flow_weights": "fw", "flow_updates": 9, "attention": "xformers", "precision": "bfloat16", "compiled": True,
+}  # fmt: skip
+
+
+def test_every_option_of_a_build_reaches_its_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[dict[str, object], RunOptions]] = []
+    monkeypatch.setattr(build_command, "run", lambda *arguments: calls.append(arguments) or 0)
+    words = [word for name, value in GIVEN.items() if name != "compiled" for word in (_option(name), str(value))]
+    run = ["--root", "r", "--store", "s", "--device", "cpu", "--only-failed", "--max-failures", "4", "--workers", "2"]
+    run += ["--scheduler", "tcp://x", "--shard", "1/3"]
+    for given in (["--dataset", "demo"], [*words, "--compile", *run]):
+        cli.app(["build", *given], standalone_mode=False)
+    defaults = {"seed": 0, "decoder": "decord", "attention": "sdpa", "precision": "float32", "compiled": False}
+    assert calls[0] == ({**dict.fromkeys(GIVEN), "dataset": "demo", **defaults}, RunOptions())
+    assert calls[1] == (GIVEN, RunOptions(Path("r"), Path("s"), "cpu", True, 4, 2, "tcp://x", (1, 3)))
+    parsed = {**GIVEN, "extra_cues": ("normals",)}
+    config = vars(BuildConfig.resolve(parsed, "cpu"))
+    assert {name: config[name] for name in GIVEN} == parsed
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def test_the_default_store_is_named_after_its_dataset() -> None:
+    assert build_command.default_store("kinetics") == Path("cues/kinetics.zarr")

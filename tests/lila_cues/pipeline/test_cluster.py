@@ -1,4 +1,4 @@
-"""Many workers make the bytes that one makes; a worker that dies costs its task and nothing else."""
+"""Several workers write the same bytes as one; a worker that dies loses its task and nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lila_cues.pipeline.task import Worker
 from stores.errors import LilaError
 from tests.lila_cues import barcodes, small_networks
 from tests.lila_cues.barcodes import Clip
-from tests.lila_cues.pipeline.test_pipeline import cue_bytes
+from tests.lila_cues.pipeline.test_task import cue_bytes
 
 CLIPS = [f"{index}.mp4" for index in range(6)]
 CONFIG = replace(
@@ -139,18 +139,18 @@ def test_ctrl_c_in_a_terminal_ends_all_processes_with_one_sentence(options: RunO
     command = [sys.executable, "-c", "from lila_cues.cli import main; main()", "build", "--dataset", "videos"]
     command += ["--root", str(options.root), "--store", str(store), "--workers", "2"]
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_interrupts
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=restore_interrupts
     ) as builder:
         while not store.exists() and builder.poll() is None:
             time.sleep(0.05)
         time.sleep(1)
         os.killpg(builder.pid, signal.SIGINT)
-        _, told = builder.communicate(timeout=120)
+        _, stderr = builder.communicate(timeout=120)
     assert builder.returncode == 130
-    assert "Traceback" not in told
-    assert told.count("interrupted; what was finished is kept") == 1
+    assert "Traceback" not in stderr
+    assert stderr.count("interrupted; what was finished is kept") == 1
 
 
-def hear_interrupts() -> None:
-    """Not as a process in the background does."""
+def restore_interrupts() -> None:
+    """A process in the background ignores them."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,59 @@
+"""Opening the store of a build, and sharing its tasks."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stores
+from lila_cues.config import BuildConfig
+from lila_cues.pipeline import build
+from stores.errors import LilaError
+from tests.lila_cues import small_networks
+from tests.lila_cues.pipeline.test_task import names
+from tests.lila_cues.small_networks import CONFIG
+
+
+def open_store(path: Path, root: Path, clips: list[str], config: BuildConfig = CONFIG) -> stores.CueStore:
+    return build.open_store(path, config, small_networks.run_options(root), small_networks.networks(), clips, {})
+
+
+def test_a_store_that_another_builder_has_just_made_is_taken(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = stores.open_or_create, list[Path]()
+
+    def late(path: Path, *arguments: Any) -> stores.CueStore:
+        calls.append(path)
+        made = real(path, *arguments)
+        if len(calls) == 1:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+        return made
+
+    monkeypatch.setattr(stores, "open_or_create", late)
+    assert open_store(tmp_path / "s.zarr", videos, names()).n_clips == 7
+    assert len(calls) == 2
+    monkeypatch.setattr(stores, "open_or_create", refuse)
+    with pytest.raises(OSError, match="Input/output error"):
+        open_store(tmp_path / "s.zarr", videos, names())
+
+
+def refuse(*arguments: object) -> stores.CueStore:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_two_builders_of_one_store_and_a_changed_config(videos: Path, tmp_path: Path) -> None:
+    first = open_store(tmp_path / "s.zarr", videos, names())
+    assert open_store(tmp_path / "s.zarr", videos, names()).n_clips == first.n_clips
+    assert BuildConfig.from_recipe(first.provenance["recipe"]) == (CONFIG, small_networks.run_options(videos))
+    with pytest.raises(LilaError, match=r"settings\.seed: 0 in the store, 9 requested"):
+        open_store(tmp_path / "s.zarr", videos, names(), replace(CONFIG, seed=9))
+
+
+def test_shares_are_disjoint_and_complete() -> None:
+    shares = [list(build.tasks_of_shard(range(50), (index, 7))) for index in range(7)]
+    assert sorted(task for share in shares for task in share) == list(range(50))
