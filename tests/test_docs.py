@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import sys
@@ -197,6 +198,28 @@ def test_the_version_is_the_same_everywhere() -> None:
     (version,) = re.findall(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[0] == version
+
+
+def walk_steps() -> list[tuple[str, str]]:
+    """File and name of every `file.py: name` in the walks of CONTRIBUTING."""
+    return re.findall(r"`([\w/]+\.py): ([\w.]+)`", (ROOT / "CONTRIBUTING.md").read_text())
+
+
+def test_there_are_three_walks() -> None:
+    walks = (ROOT / "CONTRIBUTING.md").read_text().partition("## Set up")[0]
+    assert [len(re.findall(r"^\d+\. ", walk, re.MULTILINE)) for walk in walks.split("\n**")[1:]] == [12, 12, 10]
+    assert len(walk_steps()) >= 34
+
+
+@pytest.mark.parametrize(("file", "name"), walk_steps())
+def test_the_steps_of_the_walks_exist(file: str, name: str) -> None:
+    """A name is a function, a class, or a method of one as CLASS.METHOD."""
+    defined = (ast.FunctionDef, ast.ClassDef)
+    body: list[ast.stmt] = ast.parse((ROOT / file).read_text()).body
+    for part in name.split("."):
+        found = [node for node in body if isinstance(node, defined) and node.name == part]
+        assert found, f"{file} defines no {name}"
+        body = found[0].body
 
 
 def test_the_list_of_mutations_names_their_tests() -> None:
