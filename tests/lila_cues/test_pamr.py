@@ -1,4 +1,4 @@
-"""PAMR against stored values, a loop over pixels, and what must hold for any map."""
+"""PAMR against stored values and a loop over pixels, and properties of any map."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def test_one_iteration_equals_a_loop_over_pixels(affinity: Affinity) -> None:
         np.testing.assert_allclose(refined[item].numpy(), looped, atol=2e-6)
 
 
-def test_leaves_a_constant_map_alone() -> None:
+def test_a_constant_map_is_unchanged() -> None:
     refined = refine(torch.full((1, 4, 6, 5), 3.5), _random(1, 3, 24, 20).sigmoid(), three_scales((24, 20)))
     torch.testing.assert_close(refined, torch.full((1, 4, 24, 20), 3.5))
 
 
-def test_stays_on_its_side_of_an_edge() -> None:
+def test_values_do_not_cross_an_edge() -> None:
     guide = torch.zeros(1, 3, 32, 32)
     guide[..., 16:] = 1
     features = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 0.1 + guide[:, :1]
@@ -55,7 +55,7 @@ def test_stays_on_its_side_of_an_edge() -> None:
     assert smoothed[:, :14].std() < features[0, 0, :, :14].std() / 3
 
 
-def test_batch_is_its_items() -> None:
+def test_items_of_a_batch_are_independent() -> None:
     features, guide = _random(3, 5, 6, 6), _random(3, 3, 12, 15).sigmoid()
     stages = three_scales((12, 15))
     together = refine(features, guide, stages)
@@ -69,7 +69,7 @@ def test_no_iterations_only_resizes() -> None:
     torch.testing.assert_close(corners, features[..., ::4, ::4])
 
 
-def test_is_float32_whatever_surrounds_it() -> None:
+def test_runs_in_float32_under_autocast() -> None:
     features, guide = _random(1, 2, 8, 8), _random(1, 3, 8, 8).sigmoid()
     plain = refine(features, guide, (Stage(None, 3),))
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,4 +1,4 @@
-"""Depth networks: transformers' own passes, folders that are whole and that are not, and the tiny network."""
+"""Depth networks: transformers' own passes, intact and damaged folders, and the tiny network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAME = "depth_anything_v2_small"
 
 
 def small_network(kind: str = "relative", patch: int = 14, seed: int = 0) -> DepthAnythingForDepthEstimation:
-    """Depth Anything's graph with two blocks of width 24, its output lifted so that not all of it is cut off at 0."""
+    """Depth Anything's graph with two blocks of width 24, its output raised so that not all of it is clipped at 0."""
     backbone = Dinov2Config(
         hidden_size=24,
         num_hidden_layers=4,
@@ -54,8 +54,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "network"
 
 
-def test_local_folder_gives_transformers_map(folder: Path) -> None:
-    """Normalised as ImageNet, the map resized bilinearly with aligned corners, as its authors do."""
+def test_a_local_folder_gives_the_map_of_transformers(folder: Path) -> None:
+    """Normalized as ImageNet, the map resized bilinearly with aligned corners, as its authors do."""
     images = torch.rand(2, 3, 42, 70, generator=torch.Generator().manual_seed(1))
     network = load_depth(NAME, folder)
     mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -84,7 +84,7 @@ def test_working_size_is_the_nearest_in_patches() -> None:
     assert working_size((480, 854), 518) == (518, 924)
 
 
-def test_works_at_the_side_asked_for(folder: Path) -> None:
+def test_side_sets_the_working_size(folder: Path) -> None:
     images = _images(1, 28, 28)
     fine = load_depth(NAME, folder, side=56)
     enlarged = F.interpolate(images, size=(56, 56), mode="bicubic", antialias=True).clamp(0, 1)
@@ -96,7 +96,7 @@ def test_works_at_the_side_asked_for(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [NAME, "tiny"])
-def test_items_of_a_batch_do_not_see_each_other(name: str, folder: Path) -> None:
+def test_items_of_a_batch_are_independent(name: str, folder: Path) -> None:
     weights = folder if name == NAME else "random:1"
     images = _images(3, 48, 64)
     pieces = load_depth(name, weights, execution=Execution(max_batch=2))
@@ -138,7 +138,7 @@ def test_larger_untrained_networks_have_the_published_number_of_parameters(size:
     assert round(sum(parameter.numel() for parameter in build(size).parameters()) / 1e6, 1) == millions
 
 
-def test_hub_gives_both_files_of_one_commit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_files_come_from_one_commit_of_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str, str | None]] = []
 
     def fetch(repository: str, filename: str, revision: str | None, option: str) -> tuple[Path, str]:
@@ -167,21 +167,21 @@ def test_tiny_warns_that_it_is_not_for_real_video() -> None:
     )
 
 
-def test_refuses_a_name_that_nobody_knows() -> None:
+def test_unknown_names_are_refused() -> None:
     with pytest.raises(
         LilaError, match=r"depth network among tiny, depth_anything_v2_small.* or files:DIR .* found midas"
     ):
         load_depth("midas")
 
 
-def test_refuses_an_empty_folder(tmp_path: Path) -> None:
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         LilaError, match=rf"weights of {NAME} at .*model\.safetensors, found no such file; .* --depth-w"
     ):
         load_depth(NAME, tmp_path)
 
 
-def test_refuses_a_folder_without_a_configuration(folder: Path) -> None:
+def test_a_folder_without_a_configuration_is_refused(folder: Path) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(
         LilaError, match=rf"expected Depth Anything V2 in {folder} \(config\.json and model\.safetensors"
@@ -189,7 +189,7 @@ def test_refuses_a_folder_without_a_configuration(folder: Path) -> None:
         load_depth(NAME, folder)
 
 
-def test_refuses_weights_that_are_not_whole(folder: Path) -> None:
+def test_incomplete_weights_are_refused(folder: Path) -> None:
     path = folder / "model.safetensors"
     tensors = safetensors.torch.load_file(path)
     tensors["surplus"] = tensors.pop("head.conv3.bias")
@@ -200,7 +200,7 @@ def test_refuses_weights_that_are_not_whole(folder: Path) -> None:
         load_depth(NAME, folder)
 
 
-def test_refuses_weights_of_another_shape(folder: Path) -> None:
+def test_weights_of_another_shape_are_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["fusion_hidden_size"] = 16
     (folder / "config.json").write_text(json.dumps(config))
@@ -208,7 +208,7 @@ def test_refuses_weights_of_another_shape(folder: Path) -> None:
         load_depth(NAME, folder)
 
 
-def test_refuses_metric_depth_and_other_patches(tmp_path: Path) -> None:
+def test_metric_depth_and_other_patches_are_refused(tmp_path: Path) -> None:
     for kind, patch in (("metric", 14), ("relative", 16)):
         small_network(kind, patch).save_pretrained(tmp_path / kind)
         with pytest.raises(
@@ -217,7 +217,7 @@ def test_refuses_metric_depth_and_other_patches(tmp_path: Path) -> None:
             load_depth(NAME, tmp_path / kind)
 
 
-def test_refuses_what_was_not_recorded(folder: Path) -> None:
+def test_weights_of_another_hash_are_refused(folder: Path) -> None:
     with pytest.raises(
         LilaError, match=r"recorded weights with SHA-256 0000000000000000…, found \w+… in .*safetensors"
     ):

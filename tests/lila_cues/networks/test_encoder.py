@@ -1,4 +1,4 @@
-"""The frozen encoder against timm's own passes, and what frozen means."""
+"""The frozen encoder against timm's own passes, and that it stays frozen."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_positions_do_not_depend_on_autocast() -> None:
         assert torch.equal(interpolate_positions(positions, (20, 30), 0.1), expected)
 
 
-def test_real_weights_give_timms_tokens(shared: Path) -> None:
+def test_real_weights_give_the_tokens_of_timm(shared: Path) -> None:
     """ViT-Ti: mean and std ½, positions as timm resizes them, on a grid that is not square."""
     weights = shared / "data" / "weights" / "vit_tiny_patch16_224.pth"
     encoder = load_encoder("vit_tiny_patch16_224", weights)
@@ -79,7 +79,7 @@ def test_real_weights_give_timms_tokens(shared: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "offset", "front"), [("dinov2_vits14", 0.1, 1), ("dinov2_vits14_reg", 0.0, 0)], ids=["plain", "registers"]
 )
-def test_dinov2_is_timms_network_with_positions_as_dinov2_resizes_them(name: str, offset: float, front: int) -> None:
+def test_dinov2_equals_timm_except_for_its_positions(name: str, offset: float, front: int) -> None:
     encoder = load_encoder(name, "random:2")
     tensors = encoder.vit.state_dict()
     learned = tensors["pos_embed"][:, front:].transpose(1, 2).unflatten(2, (37, 37))
@@ -95,7 +95,7 @@ def test_dinov2_is_timms_network_with_positions_as_dinov2_resizes_them(name: str
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_dinov3_is_timms_network() -> None:
+def test_dinov3_equals_timm() -> None:
     encoder = load_encoder("dinov3_vits16", "random:3")
     images = _images(1, 32, 64)
     with torch.no_grad():
@@ -105,14 +105,14 @@ def test_dinov3_is_timms_network() -> None:
     assert [tuple(tap.shape) for tap in encoder(images)] == [(1, 384, 2, 4)] * 4
 
 
-def test_taps_are_those_of_the_method() -> None:
+def test_taps_of_published_depths() -> None:
     assert taps(12) == (2, 5, 8, 11)
     assert taps(24) == (4, 11, 17, 23)
     assert taps(40) == (9, 19, 29, 39)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 6, 7, 16, 32, 48])
-def test_taps_of_any_depth_are_in_order_and_end_with_the_last(depth: int) -> None:
+def test_taps_are_ordered_and_include_the_last_block(depth: int) -> None:
     chosen = taps(depth)
     assert sorted(chosen) == list(chosen)
     assert chosen[0] >= 0
@@ -128,20 +128,20 @@ def test_stays_in_eval_mode_without_gradients(plain: FrozenEncoder) -> None:
     assert not any(tap.requires_grad for tap in plain(images))
 
 
-def test_frozen_within_a_network_that_trains(tiny: FrozenEncoder) -> None:
+def test_stays_frozen_inside_a_trained_network(tiny: FrozenEncoder) -> None:
     whole = torch.nn.ModuleDict({"encoder": tiny, "head": torch.nn.Dropout()})
     whole.train()
     assert whole["head"].training
     assert not tiny.vit.training
 
 
-def test_tokens_can_be_trained_on(tiny: FrozenEncoder) -> None:
+def test_gradients_reach_a_head_on_the_tokens(tiny: FrozenEncoder) -> None:
     head = torch.nn.Conv2d(tiny.width, 2, 1)
     head(tiny.grid(_images(1, 56, 56))).sum().backward()
     assert head.weight.grad is not None
 
 
-def test_items_of_a_batch_do_not_see_each_other(tiny: FrozenEncoder) -> None:
+def test_items_of_a_batch_are_independent(tiny: FrozenEncoder) -> None:
     images = _images(5, 112, 56)
     pieces = FrozenEncoder(
         tiny.vit, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 0.0, tiny.source, execution=Execution(max_batch=2)
@@ -150,7 +150,7 @@ def test_items_of_a_batch_do_not_see_each_other(tiny: FrozenEncoder) -> None:
         torch.testing.assert_close(whole, parts, atol=1e-5, rtol=1e-5)
 
 
-def test_bfloat16_stays_close_and_comes_back_in_float32(tiny: FrozenEncoder) -> None:
+def test_bfloat16_is_close_and_returns_float32(tiny: FrozenEncoder) -> None:
     images = _images(1, 56, 56)
     rough = load_encoder("tiny", "random:1", execution=Execution("bfloat16")).grid(images)
     exact = tiny.grid(images)
@@ -158,7 +158,7 @@ def test_bfloat16_stays_close_and_comes_back_in_float32(tiny: FrozenEncoder) -> 
     assert 0 < (rough - exact).norm() / exact.norm() < 0.03
 
 
-def test_refuses_sides_that_no_patch_fits(plain: FrozenEncoder) -> None:
+def test_sides_must_be_multiples_of_the_patch_size(plain: FrozenEncoder) -> None:
     with pytest.raises(
         LilaError, match=r"multiples of 14, the patch size of dinov2_vits14, found 28×30; pad or resize"
     ):
@@ -166,7 +166,7 @@ def test_refuses_sides_that_no_patch_fits(plain: FrozenEncoder) -> None:
 
 
 @pytest.mark.parametrize("name", ["dinov2_vits15", "resnet18_of_mine"])
-def test_refuses_a_name_that_nobody_knows(name: str) -> None:
+def test_unknown_names_are_refused(name: str) -> None:
     with pytest.raises(
         LilaError, match=f"expected an encoder named tiny, dinov2_vits14, .* found {name}; `lila-cues mod"
     ):
@@ -174,7 +174,7 @@ def test_refuses_a_name_that_nobody_knows(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "deit_tiny_distilled_patch16_224", "swin_tiny_patch4_window7_224"])
-def test_refuses_what_is_no_plain_transformer(name: str) -> None:
+def test_other_architectures_are_refused(name: str) -> None:
     with pytest.raises(LilaError, match=rf"expected a plain vision transformer, found {name}, a \w+; choose a ViT"):
         load_encoder(name, "random")
 

@@ -1,4 +1,4 @@
-"""Encoder weights: local files in either naming, what is missing or too much, and the record that travels with them."""
+"""Encoder weights: local files in either naming, missing and unexpected tensors, and their record."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def plain() -> dict[str, Tensor]:
 
 
 def test_original_dinov2_file(plain: dict[str, Tensor], tmp_path: Path) -> None:
-    """The original has a mask token more, and else the same names."""
+    """The original has the same names and a mask token."""
     path = tmp_path / "dinov2_vits14_pretrain.pth"
     torch.save({**plain, "mask_token": torch.zeros(1, 384)}, path)
     encoder = load_encoder("dinov2_vits14", path)
@@ -33,7 +33,7 @@ def test_original_dinov2_file(plain: dict[str, Tensor], tmp_path: Path) -> None:
 
 
 def test_wrapped_and_chunked_training_checkpoint(plain: dict[str, Tensor], tmp_path: Path) -> None:
-    """DINOv2's training saves the teacher's backbone, with its blocks in chunks, beside heads of no use here."""
+    """DINOv2's training saves the teacher's backbone, with its blocks in chunks, beside unused heads."""
     chunked = {name.replace("blocks.", f"blocks.{_chunk(name)}."): value for name, value in plain.items()}
     path = tmp_path / "teacher_checkpoint.pth"
     torch.save({"teacher": {f"backbone.{name}": value for name, value in chunked.items()}}, path)
@@ -64,7 +64,7 @@ def test_original_dinov3_file(tmp_path: Path) -> None:
     assert _same(_loaded("vit_small_patch16_dinov3_qkvb", tensors, tmp_path), _with_bias(expected, 0.3))
 
 
-def test_dinov3_without_biases_takes_zeros_only(tmp_path: Path) -> None:
+def test_dinov3_without_biases_accepts_zero_biases_only(tmp_path: Path) -> None:
     expected = load_encoder("dinov3_vits16", "random:6").vit.state_dict()
     assert _same(_loaded("dinov3_vits16", _original_dinov3(expected, bias=0.0), tmp_path), expected)
     with pytest.raises(LilaError, match=r"bias of zeros in blocks\.\d+\.attn\.qkv\.bias.*with _qkvb at the end"):
@@ -79,7 +79,7 @@ def test_gated_units_are_renamed() -> None:
     assert set(plus) == {"reg_token", *(f"blocks.0.mlp.{part}.bias" for part in ("fc1_g", "fc1_x", "fc2"))}
 
 
-def test_says_what_is_missing_and_what_is_too_much(plain: dict[str, Tensor], tmp_path: Path) -> None:
+def test_missing_and_unexpected_tensors_are_named(plain: dict[str, Tensor], tmp_path: Path) -> None:
     tensors = {name: value for name, value in plain.items() if not name.startswith("norm.")} | {
         "surplus": torch.ones(1)
     }
@@ -89,12 +89,12 @@ def test_says_what_is_missing_and_what_is_too_much(plain: dict[str, Tensor], tmp
         _loaded("dinov2_vits14", tensors, tmp_path)
 
 
-def test_says_which_shape_differs(plain: dict[str, Tensor], tmp_path: Path) -> None:
+def test_tensors_of_another_shape_are_named(plain: dict[str, Tensor], tmp_path: Path) -> None:
     with pytest.raises(LilaError, match=r"1 of another shape \(norm\.weight \(7,\) for \(384,\)\)"):
         _loaded("dinov2_vits14", plain | {"norm.weight": torch.ones(7)}, tmp_path)
 
 
-def test_another_networks_file(shared: Path) -> None:
+def test_a_file_of_another_network_is_refused(shared: Path) -> None:
     with pytest.raises(LilaError, match=r"expected the \d+ tensors of the chosen network .* with --encoder-weights"):
         load_encoder("dinov2_vits14", shared / "data" / "weights" / "raft_small.pth")
 
@@ -105,7 +105,7 @@ def test_safetensors_file(plain: dict[str, Tensor], tmp_path: Path) -> None:
     assert _same(load_encoder("dinov2_vits14", path).vit.state_dict(), plain)
 
 
-def test_tensors_at_hand(plain: dict[str, Tensor]) -> None:
+def test_encoder_from_tensors(plain: dict[str, Tensor]) -> None:
     source = WeightSource("dinov2_vits14", "file", "a.pt", None, None, "apache-2.0")
     encoder = encoder_from_tensors("dinov2_vits14", {f"pretrained.{name}": plain[name] for name in plain}, source)
     assert _same(encoder.vit.state_dict(), plain)
@@ -120,7 +120,7 @@ def test_random_weights_are_a_function_of_the_seed() -> None:
     assert load_encoder("tiny", "random").source == load_encoder("tiny", "random:0").source
 
 
-def test_random_weights_leave_other_draws_alone() -> None:
+def test_random_weights_do_not_advance_the_global_generator() -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
@@ -129,21 +129,21 @@ def test_random_weights_leave_other_draws_alone() -> None:
 
 
 @pytest.mark.parametrize("place", ["file", "random"])
-def test_record_brings_the_encoder_back(place: str, tmp_path: Path) -> None:
+def test_an_encoder_is_restored_from_its_record(place: str, tmp_path: Path) -> None:
     encoder = load_encoder("tiny", _weights(place, tmp_path))
     record = WeightSource.from_dict(encoder.source.to_dict())
     assert record == encoder.source
     assert _same(restore_encoder(record).vit.state_dict(), encoder.vit.state_dict())
 
 
-def test_packaged_weights_load_and_come_back() -> None:
+def test_packaged_weights_are_loaded_and_restored() -> None:
     encoder, depth = load_encoder("tiny"), load_depth("tiny")
     assert [network.source.origin for network in (encoder, depth)] == ["package", "package"]
     assert _same(restore_encoder(encoder.source).vit.state_dict(), encoder.vit.state_dict())
     assert depth(torch.rand(1, 3, 56, 48)).min() >= 0
 
 
-def test_record_refuses_other_weights(tmp_path: Path) -> None:
+def test_weights_other_than_the_recorded_ones_are_refused(tmp_path: Path) -> None:
     source = load_encoder("tiny", _weights("file", tmp_path)).source
     other = tmp_path / "other.pth"
     torch.save(load_encoder("tiny", "random:9").vit.state_dict(), other)
@@ -157,7 +157,7 @@ def test_record_refuses_other_weights(tmp_path: Path) -> None:
         restore_encoder(source, "random:9")
 
 
-def test_record_of_a_file_that_has_moved(tmp_path: Path) -> None:
+def test_a_recorded_file_may_move(tmp_path: Path) -> None:
     path = _weights("file", tmp_path)
     source = load_encoder("tiny", path).source
     moved = Path(path).rename(tmp_path / "moved.pth")
@@ -183,7 +183,7 @@ def _loaded(name: str, tensors: dict[str, Tensor], folder: Path) -> dict[str, Te
 
 
 def _original_dinov3(tensors: dict[str, Tensor], bias: float) -> dict[str, Tensor]:
-    """As facebookresearch/dinov3 saves it; its mask of the biases may hold NaN where nothing was ever set."""
+    """As facebookresearch/dinov3 saves it; its mask of the biases may hold NaN where nothing was set."""
     original = {
         name.replace("gamma_1", "ls1.gamma")
         .replace("gamma_2", "ls2.gamma")

@@ -1,4 +1,4 @@
-"""The xformers backend against PyTorch's own, through a stand-in that has xformers' axis order."""
+"""The xformers backend against PyTorch's own, by a stand-in with xformers' axis order."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_depth_gives_the_same_map(xformers: StandIn) -> None:
     assert other.settings["attention"] == "xformers"
 
 
-def test_a_mask_stays_with_pytorch(xformers: StandIn) -> None:
+def test_masked_attention_stays_with_pytorch(xformers: StandIn) -> None:
     query = torch.rand(1, 2, 5, 4)
     with execution.attention_backend("xformers")():
         F.scaled_dot_product_attention(query, query, query, attn_mask=torch.ones(5, 5, dtype=torch.bool))
@@ -59,14 +59,14 @@ def test_a_mask_stays_with_pytorch(xformers: StandIn) -> None:
     assert xformers.calls == 0
 
 
-def test_says_that_xformers_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_xformers_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xformers", None)
     monkeypatch.setitem(sys.modules, "xformers.ops", None)
     with pytest.raises(LilaError, match=r"xformers .* not installed; install it with pip install 'lila-pixels\[gpu\]'"):
         load_encoder("tiny", "random:1", attention="xformers")
 
 
-def test_refuses_another_backend() -> None:
+def test_unknown_backends_are_refused() -> None:
     with pytest.raises(LilaError, match="attention backend among sdpa, xformers, found flash; pass --attention sdpa"):
         load_encoder("tiny", "random:1", attention="flash")
 

@@ -1,4 +1,4 @@
-"""Flow networks: a real pair with known flow, torchvision's own passes, and what is small, large or not there."""
+"""Flow networks: a real pair with known flow, torchvision's own passes, small and large images, and refusals."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_dis_on_sintel(sintel: Known) -> None:
 
 
 @pytest.mark.parametrize("name", ["raft_small", "raft_large"])
-def test_raft_is_torchvisions_network(name: str) -> None:
+def test_raft_equals_torchvision(name: str) -> None:
     """Sides that are multiples of 8; images in [−1, 1]; the last of its updates."""
     network = load_flow(name, "random:1", updates=3)
     first, second = _textures(2, 128, 136)
@@ -92,8 +92,8 @@ def test_raft_is_torchvisions_network(name: str) -> None:
 
 @pytest.mark.parametrize("size", [(144, 200), (131, 133), (96, 128), (150, 100)])
 @pytest.mark.parametrize("name", ["raft_small", "dis"])
-def test_finds_a_shift_at_any_size(shared: Path, name: str, size: tuple[int, int]) -> None:
-    """The right way round: x first, from the first image to the second; also where images had to be enlarged."""
+def test_a_shift_is_found_at_any_size(shared: Path, name: str, size: tuple[int, int]) -> None:
+    """x comes first, and flow goes from the first image to the second, also where images are enlarged."""
     weights = shared / "data" / "weights" / "raft_small.pth" if name != "dis" else None
     first, second = _shifted(size, right=3, down=-2)
     flows = load_flow(name, weights).between(torch.cat([first, second]), torch.tensor([[0, 1], [1, 0]]))
@@ -104,7 +104,7 @@ def test_finds_a_shift_at_any_size(shared: Path, name: str, size: tuple[int, int
 
 
 @pytest.mark.parametrize("name", ["raft_small", "dis"])
-def test_items_of_a_batch_do_not_see_each_other(name: str) -> None:
+def test_items_of_a_batch_are_independent(name: str) -> None:
     first, second = _textures(3, 128, 128)
     network = load_flow(name, "random:1" if name != "dis" else None)
     whole = network(first, second)
@@ -113,14 +113,14 @@ def test_items_of_a_batch_do_not_see_each_other(name: str) -> None:
     torch.testing.assert_close(whole, apart, atol=1e-3, rtol=1e-3)
 
 
-def test_large_batches_go_through_in_pieces() -> None:
+def test_large_batches_are_split() -> None:
     first, second = _textures(3, 128, 128)
     pieces = load_flow("raft_small", "random:1", updates=2, execution=Execution(max_batch=2))
     whole = load_flow("raft_small", "random:1", updates=2)
     torch.testing.assert_close(pieces(first, second), whole(first, second), atol=1e-3, rtol=1e-3)
 
 
-def test_what_is_known_of_an_image_is_computed_once() -> None:
+def test_features_of_an_image_are_computed_once() -> None:
     """Three pairs from one anchor, both ways: four images, not twelve."""
     network = load_flow("raft_small", "random:1", updates=1)
     seen = {"feature_encoder": 0, "context_encoder": 0}
@@ -137,7 +137,7 @@ def test_what_is_known_of_an_image_is_computed_once() -> None:
     assert seen == {"feature_encoder": 4, "context_encoder": 4}
 
 
-def test_updates_are_made_and_recorded() -> None:
+def test_the_number_of_updates_is_used_and_recorded() -> None:
     first, second = _textures(1, 128, 128)
     few, many = (load_flow("raft_small", "random:1", updates=updates) for updates in (1, 4))
     assert not torch.allclose(few(first, second), many(first, second))
@@ -145,7 +145,7 @@ def test_updates_are_made_and_recorded() -> None:
     assert load_flow("raft_small", "random:1").settings["updates"] == 12
 
 
-def test_small_images_are_enlarged_knowingly_or_refused() -> None:
+def test_small_images_are_enlarged_with_a_note_or_refused() -> None:
     network = load_flow("raft_small", "random:1")
     (note,) = network.notes((96, 128))
     assert note.startswith("raft_small needs sides of 128 px: images of 96×128 are enlarged to 128×171 for it")
@@ -158,7 +158,7 @@ def test_small_images_are_enlarged_knowingly_or_refused() -> None:
         strict(images, images)
 
 
-def test_dis_refuses_images_without_room_for_a_patch() -> None:
+def test_dis_refuses_images_smaller_than_a_patch() -> None:
     images = torch.rand(1, 3, 12, 40)
     with pytest.raises(LilaError, match="at least 16×16 px for dis, found 12×40; choose a larger cue grid"):
         load_flow("dis")(images, images)
@@ -184,12 +184,12 @@ def test_stays_in_eval_mode_without_gradients() -> None:
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_weights_of_the_other_size(shared: Path) -> None:
+def test_weights_of_the_other_size_are_refused(shared: Path) -> None:
     with pytest.raises(LilaError, match=r"expected the 169 tensors of the chosen .* with --flow-weights"):
         load_flow("raft_large", shared / "data" / "weights" / "raft_small.pth")
 
 
-def test_refuses_names_and_numbers_that_mean_nothing() -> None:
+def test_unknown_names_and_invalid_options_are_refused() -> None:
     with pytest.raises(
         LilaError, match="flow network among dis, raft_small, raft_large, found gma; pass one with --flow"
     ):
@@ -219,7 +219,7 @@ def _textures(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _shifted(size: tuple[int, int], right: int, down: int) -> tuple[Tensor, Tensor]:
-    """A texture, and the same moved by whole pixels: what is at (y, x) comes to (y + down, x + right)."""
+    """Return a texture, and the same moved by integer pixels: (y, x) moves to (y + down, x + right)."""
     height, width = size
     whole = _textures(1, height + 40, width + 40)[0]
     first = whole[..., 20 : 20 + height, 20 : 20 + width]

@@ -1,4 +1,4 @@
-"""The table of networks, how networks are run: plain data that has to be true."""
+"""The table of networks, against the libraries that it names; lazy imports; how networks are run."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from stores.errors import LilaError
 
 
 @pytest.mark.parametrize("network", [n for n in registry.ENTRIES if n.architecture and n.kind == registry.ENCODER])
-def test_encoders_are_timms_with_the_licences_it_states(network: registry.Entry) -> None:
+def test_encoders_have_the_repository_and_license_that_timm_states(network: registry.Entry) -> None:
     settings = timm.get_pretrained_cfg(network.architecture)
     assert settings is not None
     assert (settings.hf_hub_id, settings.license) == (network.place, network.licence)
 
 
-def test_flow_weights_are_torchvisions_own() -> None:
+def test_flow_weights_are_those_of_torchvision() -> None:
     from torchvision.models.optical_flow import Raft_Large_Weights, Raft_Small_Weights
 
     for name, weights in (("raft_small", Raft_Small_Weights), ("raft_large", Raft_Large_Weights)):
@@ -44,7 +44,7 @@ def test_table_lists_every_network_and_profile(capsys: pytest.CaptureFixture[str
         assert f"--profile {name}:" in printed
 
 
-def test_table_says_what_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_shows_which_weights_are_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     known = registry.entry(registry.FLOW, "raft_large")
     assert known is not None
@@ -54,7 +54,7 @@ def test_table_says_what_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert re.search(r" 21 +bsd-3-clause +yes +download", plan.network_row(known))
 
 
-def test_table_takes_the_commit_from_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_shows_the_cached_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lila_cues.networks import hub
 
     monkeypatch.setattr(hub, "cached", lambda repository, filename: tmp_path / "c0ffee" / filename)
@@ -63,33 +63,46 @@ def test_table_takes_the_commit_from_the_hubs_cache(tmp_path: Path, monkeypatch:
     assert known.origin() == "timm/vit_base_patch14_dinov2.lvd142m at c0ffee"
 
 
-def test_every_network_has_a_revision() -> None:
+def test_table_shows_a_revision_of_every_network() -> None:
     for network in registry.ENTRIES:
         origin = plan.network_row(network).removesuffix("[/]")
         assert re.search(r" at \S+$", origin), network.name
 
 
-def test_choices_cost_no_import_of_torch() -> None:
+def test_listing_networks_does_not_import_torch() -> None:
     """A command line that answers at once."""
     script = "import sys, lila_cues.config, lila_cues.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("package", [lila_cues, lila_cues.networks])
-def test_package_gives_its_names_and_no_others(package: ModuleType) -> None:
+def test_packages_resolve_their_public_names_only(package: ModuleType) -> None:
     assert all(getattr(package, name) for name in package.__all__)
     with pytest.raises(AttributeError, match="nonsense"):
         _ = package.nonsense
 
 
-def test_execution_refuses_what_it_does_not_know() -> None:
+LIGHT = """
+import sys, lila_cues.images, lila_cues.networks as networks
+assert all(getattr(networks, name) for name in networks.__all__)
+print(*{"av", "cv2", "matplotlib", "rich", "scipy", "transformers", "typer", "zarr"} & set(sys.modules))
+"""
+
+
+def test_networks_and_images_import_no_library_of_one_network() -> None:
+    """They are what `torch.hub.load` imports: OpenCV, transformers and the like are imported where they are used."""
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_execution_checks_its_settings() -> None:
     with pytest.raises(LilaError, match="precision among float32, bfloat16, float16, found int8"):
         Execution("int8")
     with pytest.raises(LilaError, match="max_batch of at least 1 image, found 0"):
         Execution(max_batch=0)
 
 
-def test_batches_are_cut_in_order() -> None:
+def test_batches_are_split_in_order() -> None:
     pieces = list(Execution(max_batch=2).batches(torch.arange(5), torch.arange(5) * 10))
     assert [piece[0].tolist() for piece in pieces] == [[0, 1], [2, 3], [4]]
     assert [piece[1].tolist() for piece in pieces] == [[0, 10], [20, 30], [40]]
@@ -113,6 +126,6 @@ for eager, compiled in zip(run(False), run(True), strict=True):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_compiled_equals_eager() -> None:
-    """In a process of its own: the shape checks of the test run cannot be compiled."""
+    """In a subprocess: the shape checks of the test run cannot be compiled."""
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -37,8 +37,8 @@ def test_names_of_the_original_repository(original: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["raft_small", "raft_large"])
-def test_a_whole_file_of_the_original_repository(name: str, tmp_path: Path) -> None:
-    """All tensors back in the original's names, its doubled norms included, wrapped as it saves them."""
+def test_a_complete_file_of_the_original_repository(name: str, tmp_path: Path) -> None:
+    """All tensors under the original's names, its doubled norms included, wrapped as it saves them."""
     expected = load_flow(name, "random:2").network.state_dict()  # type: ignore[attr-defined]
     original = {f"module.{new}": value for old, value in expected.items() for new in _original(old, name)}
     path = tmp_path / "raft-sintel.pth"

@@ -1,4 +1,4 @@
-"""Reading weight files of others, and the caches that they come from."""
+"""Reading foreign weight files, and the caches that they come from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stores.errors import LilaError
 
 
 class Evil:
-    """What a pickle may do when it is trusted."""
+    """Runs code when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
         return (print, ("this must never be printed",))
@@ -47,7 +47,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_says_what_is_no_weight_file(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_files_are_refused(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make, found = BROKEN[case]
     path = make(tmp_path)
     with pytest.raises(LilaError, match=rf"expected tensors by name in {path}.*{found}.* with --flow-weights"):
@@ -55,23 +55,23 @@ def test_says_what_is_no_weight_file(case: str, tmp_path: Path, capsys: pytest.C
     assert "never be printed" not in capsys.readouterr().out
 
 
-def test_says_where_no_file_is(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(LilaError, match=r"expected a weight file at .*gone\.pth, found none; give its place with --x"):
         read_tensors(tmp_path / "gone.pth", "--x")
 
 
-def test_takes_tensors_out_of_their_wrapping(tmp_path: Path) -> None:
+def test_wrapped_tensors_are_found(tmp_path: Path) -> None:
     wrapped = {"epoch": 3, "model": {"state_dict": {"a": torch.ones(2), "step": 5}}}
     assert list(read_tensors(_torch(tmp_path / "w.pth", wrapped), "--x")) == ["a"]
 
 
-def test_strips_a_prefix_only_if_all_have_it() -> None:
+def test_a_prefix_is_stripped_only_if_all_names_have_it() -> None:
     one = torch.ones(1)
     assert set(strip_prefix({"module.a": one, "module.b": one}, "x.", "module.")) == {"a", "b"}
     assert set(strip_prefix({"module.a": one, "b": one}, "module.")) == {"module.a", "b"}
 
 
-def test_hash_of_tensors_sees_names_and_values() -> None:
+def test_hash_of_tensors_covers_names_and_values() -> None:
     hashes = {
         tensors_sha256({"a": torch.ones(2)}),
         tensors_sha256({"b": torch.ones(2)}),
@@ -92,10 +92,10 @@ def test_seed_of_random_weights() -> None:
 
 
 @pytest.mark.parametrize("revision", [None, "c0ffee"])
-def test_takes_from_the_hub_what_the_cache_has(
+def test_cached_hub_files_need_no_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str | None
 ) -> None:
-    """The commit is that of the cached snapshot; nobody is asked."""
+    """The commit is that of the cached snapshot."""
     repository = tmp_path / "models--timm--x"
     snapshot = repository / "snapshots" / "c0ffee" / "model.safetensors"
     for path, text in ((snapshot, ""), (repository / "refs" / "main", "c0ffee")):
@@ -106,10 +106,10 @@ def test_takes_from_the_hub_what_the_cache_has(
     assert hub.fetch("timm/x", "model.safetensors", revision, "--x") == (snapshot, "c0ffee")
 
 
-def test_asks_the_hub_for_what_the_cache_lacks_and_says_so(
+def test_missing_hub_files_are_downloaded_and_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its own lines on each try are not shown."""
+    """The hub library's own warnings about retries are not shown."""
     heard: list[bool] = []
 
     def talks() -> bool:
@@ -131,7 +131,7 @@ HUB_ERRORS = (LocalEntryNotFoundError("offline"), OSError("no space"), HfHubHTTP
 
 
 @pytest.mark.parametrize("error", HUB_ERRORS, ids=lambda error: type(error).__name__)
-def test_says_what_the_hub_does_not_give(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_from_the_hub_is_an_error(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def download(*_: object, **__: object) -> str:
         raise error
 
@@ -143,7 +143,7 @@ def test_says_what_the_hub_does_not_give(error: Exception, monkeypatch: pytest.M
         load_encoder("dinov2_vits14")
 
 
-def test_name_with_a_revision_is_asked_for_at_that_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_may_carry_a_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     revisions: list[str | None] = []
     torch_path = _torch(tmp_path / "w.pth", load_encoder("dinov2_vits14", "random:1").vit.state_dict())
 
@@ -161,12 +161,12 @@ def test_name_with_a_revision_is_asked_for_at_that_revision(tmp_path: Path, monk
     )  # fmt: skip
 
 
-def test_network_that_the_hub_does_not_have() -> None:
+def test_a_network_without_published_weights_needs_a_file() -> None:
     with pytest.raises(LilaError, match=r"weights for vit_small_patch16_36x1_224, which has none on the hub; give a"):
         load_encoder("vit_small_patch16_36x1_224")
 
 
-def test_url_comes_from_torchs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_urls_need_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     path = tmp_path / "hub" / "checkpoints" / "raft_small_C_T_V2-01064c6d.pth"
     path.parent.mkdir(parents=True)
@@ -177,7 +177,7 @@ def test_url_comes_from_torchs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert known.is_available()
 
 
-def test_says_what_a_url_does_not_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_from_a_url_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def download(url: str, place: str, hash_prefix: str, progress: bool) -> None:
         assert (Path(place).name, hash_prefix, progress) == ("net-abc123.pth", "abc123", False)
         raise OSError("no route to host")
