@@ -22,9 +22,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 EXIT_BAD_INPUT = 2
 EXIT_SYSTEM = 1
 EXIT_INTERRUPTED = 130
-INTERRUPTED = (
-    "interrupted; what was finished is kept, and the same command goes on from there (lila-train run: with --resume)"
-)
+INTERRUPTED = "interrupted; completed work is kept, and the same command resumes it (lila-train run: with --resume)"
 
 
 def run(app: typer.Typer) -> None:

@@ -248,7 +248,7 @@ def test_an_interrupted_build_ends_with_130(
     monkeypatch.setattr(place, interrupt)
     status, _, err = command("--dataset", "videos", "--root", "clips", *RANDOM)
     assert status == 130
-    assert err.count("interrupted; what was finished is kept, and the same command goes on from there") == 1
+    assert err.count("interrupted; completed work is kept, and the same command resumes it") == 1
 
 
 def test_an_interrupt_outside_of_any_command_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,7 +259,7 @@ def test_an_interrupt_outside_of_any_command_ends_with_130(capsys: pytest.Captur
     with pytest.raises(SystemExit) as ended:
         console.run(App())
     assert ended.value.code == 130
-    assert "interrupted; what was finished is kept" in capsys.readouterr().err
+    assert "interrupted; completed work is kept" in capsys.readouterr().err
 
 
 def interrupt(*arguments: object) -> None:

@@ -148,7 +148,7 @@ def test_ctrl_c_in_a_terminal_ends_all_processes_with_one_sentence(options: RunO
         _, stderr = builder.communicate(timeout=120)
     assert builder.returncode == 130
     assert "Traceback" not in stderr
-    assert stderr.count("interrupted; what was finished is kept") == 1
+    assert stderr.count("interrupted; completed work is kept") == 1
 
 
 def restore_interrupts() -> None:
