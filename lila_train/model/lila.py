@@ -83,7 +83,7 @@ def load(
         published = released.read(path)
         decoder = Decoder.from_tensors(published.widths, published.decoder)
         network = released.RELEASED_FILES[name][1] if is_published else published.guess_encoder(path)
-        if encoder_weights is None and published.holds_encoder:
+        if encoder_weights is None and published.encoder:
             sha256 = sha256 or file_sha256(path)
             source = WeightSource(network, "file", str(path.resolve()), None, sha256, DINOV2_LICENSE)
             encoder = encoder_from_tensors(network, published.encoder, source).to(device)

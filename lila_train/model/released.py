@@ -72,17 +72,11 @@ def fetch(name: str) -> tuple[Path, str]:
 
 @dataclass(frozen=True)
 class ReleasedCheckpoint:
-    """Content of a published file: a decoder, and the encoder's tensors in DINOv2's names (may be empty)."""
+    """Content of a published file: a decoder, and the encoder's tensors in DINOv2's names (empty if incomplete)."""
 
     widths: DecoderWidths
     decoder: Mapping[str, Tensor]
     encoder: Mapping[str, Tensor]
-
-    @property
-    def holds_encoder(self) -> bool:
-        """Whether the encoder is complete; the reference sometimes leaves out its position embedding."""
-        positions = self.encoder.get("pos_embed")
-        return positions is not None and positions.shape == (1, 37 * 37 + 1, self.widths.encoder)
 
     def guess_encoder(self, path: Path) -> str:
         """Return the name of the encoder whose width the decoder reads; `path` is for the error message."""
@@ -120,6 +114,9 @@ def read(path: Path) -> ReleasedCheckpoint:
         if tensor.shape != (shape := expected[name][1]):
             raise LilaError(f"expected {name} of shape {tuple(shape)} in {path}, found {tuple(tensor.shape)}")
     encoder = {n.removeprefix(_ENCODER): t for n, t in tensors.items() if n.startswith(_ENCODER)}
+    positions = encoder.get("pos_embed")  # which the reference sometimes leaves out
+    if positions is None or positions.shape != (1, 37 * 37 + 1, widths.encoder):
+        encoder = {}
     return ReleasedCheckpoint(widths, {expected[name][0]: tensor for name, tensor in found.items()}, encoder)
 
 

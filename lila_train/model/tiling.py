@@ -31,22 +31,14 @@ def slabs(
     channels, and are on the same device.
     """
     wide = image.shape[-1] > image.shape[-2]
-    for start, slab in _lengthwise(image.mT if wide else image, features_of, tiling, transposed=wide):
-        along = slice(start, start + slab.shape[1])
-        yield ((slice(None), along), slab.mT) if wide else ((along, slice(None)), slab)
-
-
-def _lengthwise(
-    image: Shaped[Tensor, "1 3 L S"], features_of: FeaturesOf, tiling: Tiling, transposed: bool
-) -> Iterator[tuple[int, Float[Tensor, "d l S"]]]:
-    """Yield the slabs of an image along its height; `features_of` gets the tiles of a transposed image upright."""
-    length, side = image.shape[-2:]
+    oriented = image.mT if wide else image  # length × side; a tile is turned back for `features_of`
+    length, side = oriented.shape[-2:]
     starts, fades = tiling.starts(length), tiling.weights(length)
     pending: Tensor | None = None
     for index, start in enumerate(starts):
         for offset, fade in zip(tiling.starts(side), tiling.weights(side), strict=True):
-            part = image[..., start : start + tiling.tile, offset : offset + tiling.tile]
-            found = features_of(part.mT)[0].mT if transposed else features_of(part)[0]
+            part = oriented[..., start : start + tiling.tile, offset : offset + tiling.tile]
+            found = features_of(part.mT)[0].mT if wide else features_of(part)[0]
             if pending is None:
                 pending = found.new_zeros((len(found), tiling.tile, side), dtype=torch.float32)
             h, w = found.shape[-2:]
@@ -56,7 +48,8 @@ def _lengthwise(
         done = (starts[index + 1] if index + 1 < len(starts) else length) - start
         # a mean of normalized vectors is shorter than they are, so it is normalized again
         slab = F.layer_norm(pending[:, :done].movedim(0, -1), (len(pending),), eps=1e-5).movedim(-1, 0)
-        yield start, slab
+        along = slice(start, start + done)
+        yield ((slice(None), along), slab.mT) if wide else ((along, slice(None)), slab)
         kept = pending[:, done:].clone()
         pending.zero_()
         pending[:, : kept.shape[1]] = kept

@@ -31,7 +31,7 @@ def write_weights(path: Path, model: Lila | None = None) -> Path:
     return path
 
 
-def film(path: Path, frames: int = 7, size: tuple[int, int] = (36, 50), seed: int = 0) -> Path:
+def write_test_video(path: Path, frames: int = 7, size: tuple[int, int] = (36, 50), seed: int = 0) -> Path:
     """A video of blobs that drift to the right."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (size[0] // 6, size[1] // 6, 3), dtype=np.uint8)

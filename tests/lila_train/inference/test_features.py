@@ -1,4 +1,4 @@
-"""`lila-train features`: formats, batches, bases, a cache that goes on, bad files among good ones."""
+"""`lila-train features`: formats, batches, PCA bases, resuming from the cache, bad files among good ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lila_train.cli import app
 from lila_train.inference import features as extraction
 from lila_train.inference.feature_cache import FeatureSettings
 from stores.errors import LilaError
-from tests.lila_train.inference.models import film
+from tests.lila_train.inference.models import write_test_video
 
 FORMATS = ["--format", "npz", "--format", "safetensors", "--format", "zarr", "--format", "pca"]
 
@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, size in (("a.png", (37, 53)), ("b.png", (37, 53)), ("sub/c.png", (48, 24))):
         (root / name).parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(root / name)
-    film(root / "v.mp4")
+    write_test_video(root / "v.mp4")
     return root
 
 
@@ -95,7 +95,9 @@ def test_batches_change_nothing(folder: Path, weights: Path, tmp_path: Path, com
         np.testing.assert_allclose(np.load(path)["features"], np.load(other)["features"], atol=4e-3)
 
 
-def test_what_is_done_is_not_done_again(folder: Path, weights: Path, tmp_path: Path, computed: list[int]) -> None:
+def test_completed_files_are_not_computed_again(
+    folder: Path, weights: Path, tmp_path: Path, computed: list[int]
+) -> None:
     media, out = tmp_path / "media", tmp_path / "out"
     shutil.copytree(folder, media)
     done(weights, out, media, "--format", "npz")
@@ -109,7 +111,7 @@ def test_what_is_done_is_not_done_again(folder: Path, weights: Path, tmp_path: P
     assert np.load(out / "a.npz")["features"].shape == (8, 16, 16)
 
 
-def test_a_stopped_video_goes_on_where_it_was(
+def test_an_interrupted_video_is_resumed(
     folder: Path, weights: Path, tmp_path: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done(weights, tmp_path / "straight", folder / "v.mp4", *FORMATS)
@@ -138,7 +140,7 @@ def test_a_stopped_video_goes_on_where_it_was(
     np.testing.assert_array_equal(*arrays)
 
 
-def test_features_in_no_format_are_refused() -> None:
+def test_an_empty_list_of_formats_is_refused() -> None:
     with pytest.raises(LilaError, match="expected at least one --format among npz, safetensors, zarr, pca, found none"):
         FeatureSettings("model", formats=())
 
@@ -162,7 +164,7 @@ def test_other_settings_are_refused(folder: Path, weights: Path, tmp_path: Path)
         (["--dtype", "float64"], "expected --dtype among float16, float32, found float64"),
     ],
 )
-def test_words_that_are_not_known_are_refused(
+def test_unknown_choices_are_refused(
     folder: Path, weights: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     result = features(weights, tmp_path, folder / "a.png", *arguments)
@@ -170,7 +172,7 @@ def test_words_that_are_not_known_are_refused(
     assert str(result.exception) == message
 
 
-def test_bad_files_are_told_at_the_end_and_the_rest_is_done(folder: Path, weights: Path, tmp_path: Path) -> None:
+def test_bad_files_are_reported_after_the_others_are_done(folder: Path, weights: Path, tmp_path: Path) -> None:
     media = tmp_path / "media"
     shutil.copytree(folder, media)
     (media / "aa.png").write_text("hello")
@@ -190,14 +192,14 @@ def test_size_and_frames_are_limited(folder: Path, weights: Path, tmp_path: Path
     assert [p.shape for p in VideoFrames(tmp_path / "v_pca.mp4")] == [(20, 28, 3)] * 3
 
 
-def test_a_size_that_no_memory_holds_is_refused(weights: Path, tmp_path: Path) -> None:
+def test_a_size_beyond_memory_is_refused(weights: Path, tmp_path: Path) -> None:
     Image.new("RGB", (30_000, 1)).save(tmp_path / "line.png")
     result = features(weights, tmp_path / "out", tmp_path / "line.png", "--size", 480)
     assert "would have 480×14400000 px with a short side of 480; pass a smaller --size" in str(result.exception)
     done(weights, tmp_path / "out2", tmp_path / "line.png", "--tile", 512, "--max-frames", 1, "--format", "pca")
 
 
-def test_one_basis_gives_one_colour_to_one_thing(folder: Path, weights: Path, tmp_path: Path) -> None:
+def test_a_shared_basis_gives_equal_colors_to_equal_pixels(folder: Path, weights: Path, tmp_path: Path) -> None:
     whole = Image.open(folder / "a.png")
     whole.crop((0, 0, 53, 20)).save(tmp_path / "part.png")
     both = [tmp_path / "part.png", folder / "a.png"]

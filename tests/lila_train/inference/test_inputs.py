@@ -16,7 +16,7 @@ from lila_cues.inputs import list_inputs
 from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
 from stores.errors import LilaError
-from tests.lila_train.inference.models import film
+from tests.lila_train.inference.models import write_test_video
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
@@ -37,7 +37,7 @@ def test_a_dark_16_bit_image_stays_dark(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.png").max() == 1
 
 
-def test_what_is_transparent_is_white(tmp_path: Path) -> None:
+def test_transparent_pixels_become_white(tmp_path: Path) -> None:
     layer = np.zeros((2, 2, 4), np.uint8)
     layer[0] = [10, 20, 30, 255]
     Image.fromarray(layer).save(tmp_path / "a.png")
@@ -52,7 +52,7 @@ def test_an_image_is_turned_upright(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.jpg").shape == (8, 4, 3)
 
 
-def test_a_panorama_is_read_and_a_bomb_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_panorama_is_read_and_a_decompression_bomb_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (30_000, 40)).save(tmp_path / "wide.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
     assert read_image(tmp_path / "wide.png").shape == (40, 30_000, 3)
@@ -61,7 +61,7 @@ def test_a_panorama_is_read_and_a_bomb_is_not(tmp_path: Path, monkeypatch: pytes
         read_image(tmp_path / "wide.png")
 
 
-def test_files_that_cannot_be_read_say_so(tmp_path: Path) -> None:
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
     whole = io.BytesIO()
     Image.effect_noise((64, 64), 90).save(whole, "png")
     for name, content in (("text.png", b"hello"), ("cut.png", whole.getvalue()[:900]), ("empty.jpg", b"")):
@@ -74,7 +74,7 @@ def test_files_that_cannot_be_read_say_so(tmp_path: Path) -> None:
             VideoFrames(tmp_path / name)
 
 
-def test_a_video_without_pictures_says_so(tmp_path: Path) -> None:
+def test_a_file_without_a_video_stream_is_refused(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=44100)
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
@@ -85,23 +85,23 @@ def test_a_video_without_pictures_says_so(tmp_path: Path) -> None:
         VideoFrames(tmp_path / "sound.mp4")
 
 
-def test_a_video_comes_back_frame_by_frame(tmp_path: Path) -> None:
-    found = VideoFrames(film(tmp_path / "v.mp4", frames=5, size=(37, 51)))
+def test_a_written_video_is_read_frame_by_frame(tmp_path: Path) -> None:
+    found = VideoFrames(write_test_video(tmp_path / "v.mp4", frames=5, size=(37, 51)))
     assert found.count == 5
     assert found.rate == 25
     assert [p.shape for p in found] == [(38, 52, 3)] * 5
 
 
-def test_a_cut_video_gives_what_it_has_and_says_so(tmp_path: Path) -> None:
-    whole = film(tmp_path / "v.mkv", frames=60, size=(64, 96)).read_bytes()
+def test_a_truncated_video_raises(tmp_path: Path) -> None:
+    whole = write_test_video(tmp_path / "v.mkv", frames=60, size=(64, 96)).read_bytes()
     (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 8])
     with pytest.raises(LilaError, match=r"breaks off after|no frame can be read|cannot be read as a video"):
         list(VideoFrames(tmp_path / "cut.mkv"))
 
 
 @pytest.mark.parametrize("name", ["v.mkv", "v.avi"])
-def test_a_video_that_ends_without_a_word_is_noticed(tmp_path: Path, name: str) -> None:
-    whole = film(tmp_path / name, frames=60, size=(64, 96))
+def test_a_video_that_ends_early_without_an_error_raises(tmp_path: Path, name: str) -> None:
+    whole = write_test_video(tmp_path / name, frames=60, size=(64, 96))
     assert len(list(VideoFrames(whole))) == 60
     cut = whole.with_stem("cut")
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
@@ -109,8 +109,8 @@ def test_a_video_that_ends_without_a_word_is_noticed(tmp_path: Path, name: str) 
         list(VideoFrames(cut))
 
 
-def test_a_video_with_a_damaged_middle_says_where_it_breaks_off(tmp_path: Path) -> None:
-    content = bytearray(film(tmp_path / "v.mp4", frames=60, size=(64, 96)).read_bytes())
+def test_a_damaged_video_raises_with_the_frame_number(tmp_path: Path) -> None:
+    content = bytearray(write_test_video(tmp_path / "v.mp4", frames=60, size=(64, 96)).read_bytes())
     hole = slice(2 * len(content) // 5, len(content) // 2)
     content[hole] = b"\xff" * (hole.stop - hole.start)
     (tmp_path / "v.mp4").write_bytes(content)
@@ -118,7 +118,7 @@ def test_a_video_with_a_damaged_middle_says_where_it_breaks_off(tmp_path: Path) 
         list(VideoFrames(tmp_path / "v.mp4"))
 
 
-def test_an_abandoned_film_leaves_nothing(tmp_path: Path) -> None:
+def test_an_aborted_video_leaves_no_file(tmp_path: Path) -> None:
     writer = VideoWriter(tmp_path / "a.mp4", Fraction(25))
 
     def fail() -> None:

@@ -1,4 +1,4 @@
-"""`lila-train track`: objects of the first frame, followed."""
+"""`lila-train track`: objects of the first frame, tracked."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lila_cues.viz.pictures import write_label_png
 from lila_train.cli import app
 from lila_train.inference.tracking import follow, open_frames, propagation_settings, read_mask
 from stores.errors import LilaError
-from tests.lila_train.inference.models import film, small_model
+from tests.lila_train.inference.models import small_model, write_test_video
 
 SIZE = (64, 96)
 
@@ -48,7 +48,7 @@ def track(weights: Path, root: Path, video: Path, *arguments: object) -> Result:
     return CliRunner().invoke(app, ["track", *words, *map(str, arguments)])
 
 
-def test_objects_are_followed_and_keep_their_values(scene: Path, weights: Path) -> None:
+def test_objects_are_tracked_and_keep_their_values(scene: Path, weights: Path) -> None:
     result = track(weights, scene, scene / "frames", "--size", 64)
     assert result.exception is None, result.exception
     assert "6 frames, 2 objects" in result.output
@@ -65,8 +65,8 @@ def test_objects_are_followed_and_keep_their_values(scene: Path, weights: Path) 
     assert [p.shape for p in VideoFrames(scene / "out/overlay.mp4")] == [(*SIZE, 3)] * 6
 
 
-def test_a_video_file_is_followed_as_far_as_asked(weights: Path, tmp_path: Path) -> None:
-    film(tmp_path / "v.mp4", frames=5, size=SIZE)
+def test_a_video_file_is_tracked_up_to_max_frames(weights: Path, tmp_path: Path) -> None:
+    write_test_video(tmp_path / "v.mp4", frames=5, size=SIZE)
     Image.fromarray((square(8) > 0).astype(np.uint8) * 255).save(tmp_path / "mask.png")
     result = track(weights, tmp_path, tmp_path / "v.mp4", "--max-frames", 3)
     assert result.exception is None, result.exception
@@ -81,8 +81,8 @@ def test_a_video_file_is_followed_as_far_as_asked(weights: Path, tmp_path: Path)
     assert "holds files already" in str(again.exception)
 
 
-def test_frames_are_asked_for_one_by_one(scene: Path) -> None:
-    """A film without an end can be followed: only what is read ahead is held."""
+def test_frames_are_read_one_by_one(scene: Path) -> None:
+    """An endless video can be tracked: only prefetched frames are in memory."""
     given = 0
 
     def endless():  # type: ignore[no-untyped-def]
@@ -98,7 +98,7 @@ def test_frames_are_asked_for_one_by_one(scene: Path) -> None:
     results.close()  # type: ignore[attr-defined]
 
 
-def test_masks_are_read_by_index_grey_or_colour(tmp_path: Path) -> None:
+def test_masks_are_read_by_index_gray_level_or_color(tmp_path: Path) -> None:
     labels = square(8)
     gray = np.array([0, 40, 255], np.uint8)[labels]
     color = np.array([[0, 0, 0], [0, 200, 0], [9, 0, 0]], np.uint8)[labels]
@@ -110,7 +110,7 @@ def test_masks_are_read_by_index_grey_or_colour(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.labels == 0, labels == 0)
 
 
-def test_what_cannot_be_tracked_says_so(scene: Path, weights: Path) -> None:
+def test_tracking_refusals(scene: Path, weights: Path) -> None:
     (scene / "empty").mkdir()
     (scene / "text.png").write_text("hello")
     for path, message in (

@@ -1,4 +1,4 @@
-"""`load`: published names and files, our own in their naming, half precision, and what it refuses."""
+"""`load`: published names and files, files of ours in their naming, half precision, refusals."""
 
 from __future__ import annotations
 
@@ -65,11 +65,11 @@ def test_a_large_file_is_hashed_once(cache: Path, monkeypatch: pytest.MonkeyPatc
     assert model.encoder.source.sha256 == (cache / "lila_dino2_s14_ytvos.pt.sha256").read_text().strip()
 
 
-def test_half_precision_is_half_and_close(file: Path) -> None:
+def test_half_precision_weights_give_close_features(file: Path) -> None:
     image = torch.rand(1, 3, 28, 28)
-    whole, half = lila_train.load(file), lila_train.load(file, dtype=torch.bfloat16)
+    full, half = lila_train.load(file), lila_train.load(file, dtype=torch.bfloat16)
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
-    assert (half(image).float() - whole(image)).abs().mean() < 0.1
+    assert (half(image).float() - full(image)).abs().mean() < 0.1
 
 
 def test_a_file_that_changed_since_its_download_is_refused(cache: Path, file: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_file_that_changed_since_its_download_is_refused(cache: Path, file: Pa
         lila_train.load(NAME)
 
 
-def test_what_cannot_be_downloaded_says_where_it_may_be_put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_download_names_the_place_for_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(released, "BASE_URL", (tmp_path / "nowhere").as_uri())
     with pytest.raises(LilaError, match=r"expected lila_dino2_b14_ytvos\.pt in .* or at .*, found neither"):
@@ -106,7 +106,7 @@ def test_an_encoder_of_another_width_or_none_is_refused(file: Path, tmp_path: Pa
         lila_train.load("lila_dinov2_vits15")
 
 
-def test_ours_is_written_as_a_published_file_is(file: Path, tmp_path: Path) -> None:
+def test_written_file_has_the_names_and_shapes_of_a_published_one(file: Path, tmp_path: Path) -> None:
     model = lila_train.load(file)
     released.write(tmp_path / "ours.pt", model.decoder)
     theirs, ours = (torch.load(path, weights_only=True) for path in (file, tmp_path / "ours.pt"))

@@ -47,7 +47,7 @@ def test_parameter_counts_are_the_published_ones(width: int, published: int) -> 
     assert count - norm == published
 
 
-def test_our_decoder_survives_the_published_naming(tmp_path: Path) -> None:
+def test_decoder_round_trips_through_the_published_naming(tmp_path: Path) -> None:
     torch.manual_seed(0)
     decoder = Decoder(DecoderWidths.of_encoder(64, inner=16))
     torch.save(in_released_naming(decoder), tmp_path / "ours.pt")
@@ -77,7 +77,7 @@ def test_every_part_has_its_published_name(ours: str, published: str) -> None:
     assert released_name(ours) == f"latent_head.{published}"
 
 
-def test_every_weight_gets_a_gradient_and_the_norm_none() -> None:
+def test_every_weight_but_the_norm_gets_a_gradient() -> None:
     decoder = Decoder(DecoderWidths.of_encoder(64, inner=16))
     tokens = [torch.randn(1, 64, 3, 5) for _ in range(4)]
     decoder(tokens, (24, 40)).square().mul(torch.rand(24, 40)).sum().backward()
@@ -85,7 +85,7 @@ def test_every_weight_gets_a_gradient_and_the_norm_none() -> None:
     assert without == ["norm.weight", "norm.bias"]
 
 
-def test_features_are_normalised_over_channels_at_any_size() -> None:
+def test_features_are_normalized_over_channels_at_any_size() -> None:
     decoder = Decoder(DecoderWidths.of_encoder(64, inner=16))
     tokens = [torch.randn(2, 64, 5, 7) for _ in range(4)]
     found = decoder(tokens, (41, 57))
@@ -110,12 +110,12 @@ def test_a_checkpoint_that_differs_is_refused(tmp_path: Path, change: object, me
         released.read(tmp_path / "w.pt")
 
 
-def test_a_tensor_that_a_decoder_does_not_have_has_no_released_name() -> None:
+def test_unknown_tensor_has_no_released_name() -> None:
     with pytest.raises(KeyError, match=r"other\.weight"):
         released_name("other.weight")
 
 
-def test_what_is_no_tensor_is_passed_over(tmp_path: Path) -> None:
+def test_entries_that_are_no_tensors_are_ignored(tmp_path: Path) -> None:
     state = in_released_naming(Decoder(DecoderWidths.of_encoder(64, inner=16)))
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "w.pt")
     assert released.read(tmp_path / "w.pt").widths == DecoderWidths.of_encoder(64, inner=16)

@@ -65,7 +65,7 @@ def test_a_file_that_differs_is_refused(model: Lila, tmp_path: Path, monkeypatch
         export(model, tmp_path / "model.pt2")
 
 
-def test_what_cannot_be_exported_says_so(model: Lila, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_refusals(model: Lila, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LilaError, match=r"expected a file ending in \.onnx or \.pt2"):
         export(model, tmp_path / "model.tflite")
     with pytest.raises(LilaError, match="expected a model that pads its images, found fit=resize"):
@@ -75,7 +75,7 @@ def test_what_cannot_be_exported_says_so(model: Lila, tmp_path: Path, monkeypatc
         export(model, tmp_path / "model.onnx")
 
 
-def test_the_command_tells_the_difference(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_prints_the_difference(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(model: Lila, path: Path) -> float:
         path.write_bytes(b"x" * 2_000_000)
         return 3e-6
@@ -99,7 +99,7 @@ def test_dinov2_and_lila_of_full_width(tmp_path: Path, suffix: str, load) -> Non
     assert largest_difference(Portable(model).eval(), load(path), sizes) < 1e-4
 
 
-def test_the_decoder_alone_is_written_as_its_authors_name_it(weights: Path, tmp_path: Path) -> None:
+def test_the_decoder_alone_is_written_with_published_names(weights: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["export", "--weights", str(weights), "--out", str(tmp_path / "new/decoder.pt")])
     assert result.exit_code == 0, result.output
     found = released.read(tmp_path / "new/decoder.pt")

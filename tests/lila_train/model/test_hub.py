@@ -1,4 +1,4 @@
-"""torch.hub and Hugging Face, from local folders and a hub that is made up."""
+"""torch.hub and Hugging Face repositories, from local folders and a simulated hub."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def test_a_folder_holds_a_model_and_its_card(model: Lila, tmp_path: Path) -> Non
     same(model, Lila.from_pretrained(tmp_path / "shared"))
 
 
-def test_how_sizes_are_fitted_is_remembered(model: Lila, tmp_path: Path) -> None:
+def test_fit_is_saved_and_restored(model: Lila, tmp_path: Path) -> None:
     Lila(model.encoder, model.decoder, "resize").save_pretrained(tmp_path)
     assert Lila.from_pretrained(tmp_path).fit == "resize"
 
 
-def test_an_encoder_of_ones_own_goes_along(tmp_path: Path) -> None:
+def test_a_local_encoder_is_saved_with_the_model(tmp_path: Path) -> None:
     drawn = load_encoder("vit_tiny_patch16_224", "random:1")
     safetensors.torch.save_file(drawn.vit.state_dict(), tmp_path / "mine.safetensors")
     encoder = load_encoder("vit_tiny_patch16_224", tmp_path / "mine.safetensors")
@@ -108,7 +108,7 @@ def test_a_model_is_pushed_and_comes_back(model: Lila, tmp_path: Path, monkeypat
         (OSError("refused"), r"me/lila cannot be downloaded from the hub \(refused\)"),
     ],
 )
-def test_what_cannot_be_had_says_so(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_failures_name_what_is_missing(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*words: object, **options: object) -> str:
         raise error
 
@@ -124,7 +124,7 @@ def test_torch_hub_gives_the_model(weights: Path) -> None:
     same(small_model(), found)
 
 
-def test_what_is_known_of_the_run_goes_along(weights: Path, tmp_path: Path) -> None:
+def test_provenance_is_saved_and_restored(weights: Path, tmp_path: Path) -> None:
     loaded = load(weights)
     assert loaded.provenance is not None
     loaded.save_pretrained(tmp_path / "shared")

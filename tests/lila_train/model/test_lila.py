@@ -1,4 +1,4 @@
-"""The model on any image: kinds and sizes that go in, tiles, what is refused."""
+"""The model on any image: accepted types and sizes, tiles, refusals."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_arrays_pictures_and_tensors_give_the_same(model: Lila) -> None:
         np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-def test_grey_and_alpha_become_rgb(model: Lila) -> None:
+def test_gray_and_alpha_become_rgb(model: Lila) -> None:
     gray = picture(24, 24)[..., 0]
     expected = model.features(np.repeat(gray[..., None], 3, axis=2))
     for other in (gray, gray[..., None], Image.fromarray(gray), Image.fromarray(gray).convert("LA")):
@@ -82,7 +82,7 @@ def test_grey_and_alpha_become_rgb(model: Lila) -> None:
         (np.zeros((4, 4, 3), np.int64), "expected uint8, uint16 or floats"),
     ],
 )
-def test_what_is_no_image_is_refused(model: Lila, image: torch.Tensor | np.ndarray, message: str) -> None:
+def test_non_images_are_refused(model: Lila, image: torch.Tensor | np.ndarray, message: str) -> None:
     with pytest.raises(LilaError, match=message):
         model.features(image)
 
@@ -96,22 +96,22 @@ def test_what_is_no_image_is_refused(model: Lila, image: torch.Tensor | np.ndarr
         (torch.zeros(1, 3, 8, 8, dtype=torch.int64), r"expected uint8 or floating-point images, found torch\.int64"),
     ],
 )
-def test_what_is_no_batch_of_images_is_refused(images: torch.Tensor, message: str) -> None:
+def test_non_batches_are_refused(images: torch.Tensor, message: str) -> None:
     with pytest.raises(LilaError, match=message):
         to_float(images)
 
 
 @pytest.mark.parametrize("size", [(100, 260), (260, 100), (90, 90)])
-def test_tiles_are_close_to_the_whole_and_show_no_seam(model: Lila, size: tuple[int, int]) -> None:
+def test_tiles_are_close_to_the_untiled_image_and_show_no_seam(model: Lila, size: tuple[int, int]) -> None:
     image = picture(*size)
-    whole, tiled = model.features(image), model.features(image, tile=96)
-    cosine = (whole * tiled).mean(axis=0)
+    untiled, tiled = model.features(image), model.features(image, tile=96)
+    cosine = (untiled * tiled).mean(axis=0)
     assert np.median(cosine) > 0.9
     assert np.percentile(cosine, 5) > 0.7
     np.testing.assert_allclose(tiled.std(axis=0), 1, atol=1e-3)
     abutting = model.features(image, tile=96, overlap=0)
     for axis in (1, 2):
-        smooth, seamed = (_steps(found, axis) / _steps(whole, axis) for found in (tiled, abutting))
+        smooth, seamed = (_steps(found, axis) / _steps(untiled, axis) for found in (tiled, abutting))
         assert smooth.max() < 1.6
         assert seamed.max() > smooth.max() or size[axis - 1] <= 96
 
@@ -126,7 +126,7 @@ def test_a_tile_as_large_as_the_image_changes_nothing(model: Lila) -> None:
     np.testing.assert_allclose(model.features(image, tile=80), model.features(image), atol=1e-3)
 
 
-def test_features_fill_an_array_that_is_given(model: Lila, tmp_path: Path) -> None:
+def test_features_fill_a_given_array(model: Lila, tmp_path: Path) -> None:
     image = picture(64, 120)
     disk = np.lib.format.open_memmap(tmp_path / "f.npy", "w+", np.float16, (8, 64, 120))
     assert model.features(image, tile=48, out=disk) is disk
@@ -150,7 +150,7 @@ def test_tiles_cover_every_pixel_with_weights_that_add_up_to_one() -> None:
         Tiling.of(96, 89, 8)
 
 
-def test_an_image_beyond_memory_asks_for_tiles(model: Lila) -> None:
+def test_too_large_an_image_asks_for_tiles(model: Lila) -> None:
     panorama = torch.zeros(3, 1, 1, dtype=torch.uint8).expand(3, 400, 30_000)
     assert panorama[0].numel() > MAX_UNTILED_PIXELS
     with pytest.raises(LilaError, match="pass tile=, of 512 px for example"):

@@ -1,4 +1,4 @@
-"""Features in few bytes: what is lost is bounded and said."""
+"""Features in one byte per value: the error is bounded and reported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_codes_are_packed_without_loss() -> None:
     np.testing.assert_array_equal(summed, codes)
 
 
-def test_colours_fill_their_range() -> None:
+def test_colors_fill_their_range() -> None:
     rows = sample(MAPS)
     found = color_map(rows)
     shown = rows @ np.array(found["weights"]).T + found["offset"]

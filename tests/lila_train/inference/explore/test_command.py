@@ -30,7 +30,7 @@ def explore(weights: Path, out: Path, *paths: Path) -> list[str]:
     return ["explore", *names, "--weights", str(weights), "--out", str(out), "--size", "32", "--channels", "4"]
 
 
-def test_images_become_a_page_whose_size_is_told(pictures: Path, weights: Path, tmp_path: Path) -> None:
+def test_the_command_writes_a_page_and_prints_its_size(pictures: Path, weights: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(
         app, explore(weights, tmp_path / "new/page.html", pictures / "a.png", pictures / "sub/a.png")
     )
@@ -57,13 +57,15 @@ def test_a_bad_image_is_reported_and_the_rest_is_there(pictures: Path, weights: 
     ("size", "shape"),
     [((30_000, 300), (1, 100)), ((1, 1), (1, 1)), ((300, 40), (17, 128)), ((50, 80), (51, 32))],
 )
-def test_any_shape_has_room(weights: Path, tmp_path: Path, size: tuple[int, int], shape: tuple[int, int]) -> None:
+def test_the_size_of_maps_is_bounded_for_any_aspect(
+    weights: Path, tmp_path: Path, size: tuple[int, int], shape: tuple[int, int]
+) -> None:
     """At most 32 px on the short side and about 128 on the long one."""
     Image.new("RGB", size).save(tmp_path / "a.png")
     found = explore_image(lila_train.load(weights), tmp_path / "a.png", "a", 32).lila
     assert found.shape[1:] == shape
 
 
-def test_names_tell_files_apart() -> None:
+def test_short_names_are_unique() -> None:
     assert short_names([Path("x/a.png")]) == ["a.png"]
     assert short_names([Path("x/y/a.png"), Path("x/z/a.png")]) == ["y/a.png", "z/a.png"]
