@@ -33,7 +33,7 @@ class Options:
 
 @runtime_checkable
 class Task(Protocol):
-    """A protocol on a data folder. A part is the smallest unit whose record is kept: a sequence, or a whole probe."""
+    """A protocol on a data folder. A part is the smallest unit whose record is kept: a sequence, or one probe."""
 
     @property
     def protocol(self) -> str:

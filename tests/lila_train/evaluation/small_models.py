@@ -15,7 +15,7 @@ ENCODER = ("tiny", "random:3")
 
 
 def write_checkpoint(path: Path) -> Path:
-    """The same weights whenever it is called."""
+    """Write the same weights at every call."""
     torch.manual_seed(0)
     encoder = load_encoder(*ENCODER)
     widths = DecoderWidths.of_encoder(encoder.width, inner=16)

@@ -1,4 +1,4 @@
-"""Data that are not as they should be, through the command: exit status 2 and the file's name, whatever is wrong."""
+"""Invalid data through the command: exit status 2 and an error that names the file."""
 
 from __future__ import annotations
 

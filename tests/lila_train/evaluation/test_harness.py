@@ -1,4 +1,4 @@
-"""The harness: parts kept, runs resumed, finished results shown, anything else refused; counted by calls."""
+"""The harness: parts are kept, runs resumed, finished results returned, other folders refused; counted by calls."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class StandIn:
-    """What the harness asks of a ModelSpec, without a file; breaks off at the given call of a network."""
+    """A model spec without a file; raises KeyboardInterrupt at the given call of the pixel map."""
 
     breaks_at: int | None = None
     name: str = "colours"
@@ -42,7 +42,7 @@ class StandIn:
 
 @dataclass(frozen=True)
 class Counting(ColorModel):
-    """Counts what it is asked."""
+    """Counts calls of the pixel map."""
 
     spec: StandIn = field(default_factory=StandIn)
 
@@ -72,7 +72,7 @@ def run(davis: Path, out: Path, spec=None, **changed):
     return harness.evaluate(task_of(davis, **changed), spec or StandIn(), out, CPU)
 
 
-def test_a_result_says_what_it_is_of(davis: Path, tmp_path: Path):
+def test_a_result_records_protocol_counts_settings_and_scores(davis: Path, tmp_path: Path):
     result = run(davis, tmp_path / "out")
     assert result == json.loads((tmp_path / "out/result.json").read_text())
     assert result["protocol"] == "davis-knn@lila"
@@ -117,7 +117,7 @@ def test_a_finished_evaluation_is_shown_without_computing(davis: Path, tmp_path:
     assert again.calls == []
 
 
-def test_an_interrupted_run_goes_on_with_the_part_that_was_cut(davis: Path, tmp_path: Path):
+def test_an_interrupted_run_resumes_with_the_unfinished_part(davis: Path, tmp_path: Path):
     whole = StandIn()
     expected = run(davis, tmp_path / "whole", whole)["scores"]
     with pytest.raises(KeyboardInterrupt):
@@ -141,7 +141,7 @@ def test_a_folder_of_another_evaluation_is_refused(davis: Path, tmp_path: Path, 
         run(davis, tmp_path / "out", **change)
 
 
-def test_memory_changes_neither_identity_nor_figures(davis: Path, tmp_path: Path):
+def test_memory_changes_neither_identity_nor_scores(davis: Path, tmp_path: Path):
     first = run(davis, tmp_path / "out")
     small = run(davis, tmp_path / "small", memory=1)
     assert small["scores"] == first["scores"]
@@ -158,7 +158,7 @@ def test_a_run_that_ended_before_it_computed_anything_leaves_the_folder_free(dav
     assert run(davis, tmp_path / "out")["protocol"] == "davis-knn@lila"
 
 
-def test_a_folder_with_something_else_in_it_is_refused(davis: Path, tmp_path: Path):
+def test_a_folder_with_other_files_is_refused(davis: Path, tmp_path: Path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").touch()
     with pytest.raises(LilaError, match=r"an empty folder or an evaluation in .*out, found neither"):
@@ -180,7 +180,7 @@ def test_a_damaged_record_is_named(davis: Path, tmp_path: Path, content: str):
         run(davis, tmp_path / "out")
 
 
-def test_parts_side_by_side_give_the_same_figures(davis: Path, tmp_path: Path):
+def test_parts_in_parallel_give_the_same_scores(davis: Path, tmp_path: Path):
     task = task_of(davis)
     one, other = (harness.evaluate(task, StandIn(), tmp_path / f"by{n}", CPU, workers=n) for n in (1, 3))
     assert one["scores"] == other["scores"]
@@ -240,7 +240,7 @@ def test_differences_name_the_leaves():
     ]
 
 
-def test_one_model_is_to_be_named(tmp_path: Path):
+def test_exactly_one_model_is_required(tmp_path: Path):
     with pytest.raises(LilaError, match=r"one model to score, found none; pass --weights"):
         ModelSpec()
     with pytest.raises(LilaError, match=r"found two"):

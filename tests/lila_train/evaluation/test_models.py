@@ -31,7 +31,7 @@ def images() -> torch.Tensor:
     return torch.rand(1, 3, 56, 112, generator=torch.Generator().manual_seed(1))
 
 
-def test_weights_of_ours_give_the_encoder_s_grid_and_a_map_of_the_pixels(weights: Path, images: torch.Tensor):
+def test_trained_weights_give_the_encoder_grid_and_a_pixel_map(weights: Path, images: torch.Tensor):
     spec = ModelSpec(weights=weights)
     model = spec.load(CPU)
     assert spec.heads() == ("encoder", "lila")
@@ -71,7 +71,7 @@ def test_an_encoder_alone_has_one_head(shared: Path):
         ("dinov3_vits16", 384, 16),
     ],
 )
-def test_the_raw_encoders_of_the_tables_go_by_their_names(name: str, width: int, patch: int):
+def test_raw_encoders_are_loaded_by_name(name: str, width: int, patch: int):
     spec = ModelSpec(encoder=name, encoder_weights=Path("random:1"))
     model = spec.load(CPU)
     assert spec.identity() == {"encoder": name, "encoder_weights": "random:1"}

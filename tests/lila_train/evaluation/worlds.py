@@ -25,7 +25,7 @@ def moving_squares(count: int) -> list[np.ndarray]:
 
 
 def write_davis(root: Path, names: tuple[str, ...] = ("one", "two"), count: int = 5) -> Path:
-    """Sequences whose colours are their labels, in the 2017 layout."""
+    """Write sequences whose colors are their labels, in the 2017 layout."""
     for name in names:
         frames, masks = root / "JPEGImages/480p" / name, root / "Annotations/480p" / name
         frames.mkdir(parents=True)
@@ -43,7 +43,7 @@ def write_davis(root: Path, names: tuple[str, ...] = ("one", "two"), count: int 
 
 @dataclass(frozen=True)
 class ColorModel:
-    """Pixel features are the colours themselves, centred; the encoder's grid is their mean over patches."""
+    """Pixel features are the centered colors; the encoder's grid is their mean over patches."""
 
     patch_size: int = 4
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

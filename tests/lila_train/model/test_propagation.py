@@ -1,4 +1,4 @@
-"""Windowed k-NN propagation against a loop over every cell, window and frame, and against itself cut otherwise."""
+"""Windowed k-NN propagation against a loop over cells, windows and frames, and with other tiles."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_how_a_frame_is_cut_changes_nothing(height, width, tile, memory, seed):
     torch.testing.assert_close(cut, whole, atol=2e-6, rtol=0)
 
 
-def test_a_window_as_large_as_the_grid_is_plain_nearest_neighbours():
+def test_a_window_as_large_as_the_grid_is_plain_nearest_neighbors():
     features, labels = unit_frames(3, 2, 5, 6, 6), soft_labels(3, 1, 2, 6, 6)
     rule = Propagation(window=13, top=1, border="cut")
     ours = rule.propagate(features[1], context_of(features[:1], labels, 2))
@@ -94,7 +94,7 @@ def test_a_moving_pattern_takes_its_labels_along():
     torch.testing.assert_close(ours[inner], labels[0].roll((1, 2), (1, 2))[inner])
 
 
-def test_all_ties_at_the_last_place_count_where_the_rule_says_so():
+def test_ties_at_the_last_rank_all_vote_with_dino():
     features, labels = torch.ones(2, 1, 3, 3), torch.arange(9.0).reshape(1, 1, 3, 3)
     context = context_of(features[:1], labels, 2)
     assert DinoPropagation(window=5, top=2).propagate(features[1], context)[0, 1, 1] == pytest.approx(4.0)

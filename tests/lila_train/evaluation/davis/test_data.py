@@ -133,7 +133,7 @@ def test_a_grey_level_in_a_binary_mask_is_refused(tmp_path: Path):
         data.labels(data.sequences[0].masks[0])
 
 
-def test_a_mask_in_colours_is_refused(folder: Path):
+def test_a_color_mask_is_refused(folder: Path):
     path = folder / "Annotations/480p/cat/00000.png"
     Image.new("RGB", (8, 6)).save(path)
     with pytest.raises(LilaError, match=r"found mode RGB in .*cat/00000\.png"):
@@ -141,14 +141,14 @@ def test_a_mask_in_colours_is_refused(folder: Path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture"])
-def test_a_file_that_is_no_picture_is_refused(folder: Path, content: bytes):
+def test_an_unreadable_image_is_refused(folder: Path, content: bytes):
     path = folder / "JPEGImages/480p/cat/00001.jpg"
     path.write_bytes(content)
     with pytest.raises(LilaError, match=r"an image at .*cat/00001\.jpg, found a file that cannot be decoded"):
         images.read_frame(path)
 
 
-def test_a_truncated_picture_is_refused(folder: Path):
+def test_a_truncated_image_is_refused(folder: Path):
     path = folder / "Annotations/480p/cat/00001.png"
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(LilaError, match=r"cat/00001\.png, found a file that cannot be decoded"):

@@ -1,4 +1,4 @@
-"""The k-NN protocols: sizes as published, labels that follow what moves, steps that differ between the two."""
+"""The k-NN protocols: published sizes, labels of moving squares, steps in which the two differ."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_published_settings(tmp_path):
 
 @pytest.mark.parametrize("head", ["encoder_grid", "pixel_map"])
 @pytest.mark.parametrize("protocol", [LILA, DINO], ids=["lila", "dino"])
-def test_labels_follow_what_moves(protocol, head):
+def test_labels_follow_moving_squares(protocol, head):
     truth = moving_squares(6)
     model = ColorModel()
     sizes = Propagation(short_side_px=48, grid_short_side=24).sizes((HEIGHT, WIDTH), model.patch_size)

@@ -1,4 +1,4 @@
-"""The DAVIS scorer against the official one's figures, against masks worked out by hand, and against bad input."""
+"""The DAVIS scorer against the official one, against masks computed by hand, and on invalid input."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def davis(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("protocol", "short_side", "names"),
     [("davis-lp@lila", 112, ["camel"]), ("davis-knn@lila", 112, ["camel", "dog"]), ("davis-knn@dino", 192, ["camel"])],
 )
-def test_a_real_encoder_follows_real_animals(
+def test_a_real_encoder_segments_real_videos(
     protocol: str, short_side: int, names: list[str], davis: Path, shared: Path, tmp_path: Path
 ):
     weights = shared / "data/weights/vit_tiny_patch16_224.pth"
@@ -66,7 +66,7 @@ def test_a_real_encoder_follows_real_animals(
             assert set(np.unique(np.asarray(picture))) == {0, 1}
 
 
-def test_a_published_file_is_scored_like_one_of_ours(shared: Path, tmp_path: Path):
+def test_a_published_file_is_scored_like_a_trained_one(shared: Path, tmp_path: Path):
     path = tmp_path / "lila_dino2_s14_ytvos.pt"
     torch.save(runpy.run_path(str(shared / "conformance/released_checkpoint.py"))["checkpoint"]("s14"), path)
     spec = ModelSpec(weights=path, encoder_weights=Path("random:0"))

@@ -13,7 +13,7 @@ from lila_train.evaluation.dense.data import Example, ScaledCrop, TrainView, Val
 
 
 def coordinates(height: int, width: int) -> Example:
-    """The image tells the column by its red, the row by its green; the target is the same numbers."""
+    """Red is the column, green the row; the target holds the same numbers."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     image = torch.stack([columns, rows, torch.zeros_like(rows)]).to(torch.uint8)
     return Example(image, torch.stack([columns, rows]).float())
@@ -28,7 +28,7 @@ def test_a_random_box_lies_inside(height, width, seed):
     assert w >= 1
 
 
-def test_boxes_have_the_area_and_the_aspect_asked_for():
+def test_boxes_have_the_requested_area_and_aspect_ratio():
     boxes = [data.random_box(400, 400, (0.5, 1.0), (3 / 4, 4 / 3), data.generator(0, n)) for n in range(300)]
     shares = np.array([h * w / 400**2 for _, _, h, w in boxes])
     ratios = np.array([w / h for _, _, h, w in boxes])
@@ -39,7 +39,7 @@ def test_boxes_have_the_area_and_the_aspect_asked_for():
     assert ratios.max() < 1.35
 
 
-def test_the_target_goes_with_the_image():
+def test_image_and_target_are_cropped_alike():
     for place in range(6):
         draw = data.generator(3, 0, place)
         view = TrainView(40, area=(0.4, 0.8))
@@ -71,7 +71,7 @@ def test_a_view_is_a_function_of_its_position():
     assert not torch.equal(views[0], views[3])
 
 
-def test_jitter_changes_colours_and_stays_in_range():
+def test_jitter_changes_colors_and_stays_in_range():
     gray = Example(torch.full((3, 20, 20), 128, dtype=torch.uint8), torch.zeros(1, 20, 20))
     means = []
     for place in range(20):
@@ -84,7 +84,7 @@ def test_jitter_changes_colours_and_stays_in_range():
 
 
 @pytest.mark.parametrize(("size", "shape"), [((60, 90), (3, 20, 20)), ((24, 24), (3, 20, 20)), ((90, 60), (3, 20, 20))])
-def test_validation_takes_the_centre(size, shape):
+def test_validation_crops_the_center(size, shape):
     image, target = data.val_view(coordinates(*size), ValView(short_side=24, side=20))
     assert image.shape == shape
     centre = target[:, 9:11, 9:11].mean(dim=(1, 2))

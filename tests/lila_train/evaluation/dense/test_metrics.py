@@ -1,4 +1,4 @@
-"""Confusion matrices and angles against values worked out by hand; sums of parts equal sums of the whole."""
+"""Confusion matrices and angles against values computed by hand; sums over parts equal the sum over all."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_angles(one, other, angle):
 
 
 def tilted(*degrees: float) -> torch.Tensor:
-    """A row of normals tilted from the z axis by so many degrees."""
+    """Return a row of normals tilted from the z axis by these angles."""
     radians = torch.deg2rad(torch.tensor(degrees))
     return torch.stack([radians.sin(), torch.zeros_like(radians), radians.cos()])[None, :, None]
 

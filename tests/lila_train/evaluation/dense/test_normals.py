@@ -39,14 +39,14 @@ def test_the_normal_of_a_plane_is_found_and_faces_the_camera(direction):
     assert np.isnan(found[0]).all()
 
 
-def test_a_hole_in_the_depth_leaves_its_neighbours_unknown():
+def test_a_hole_in_the_depth_leaves_its_neighbors_unknown():
     depth = plane(np.array([0, 0, -1.0]), 2.0, SMALL, (12, 12))
     depth[5, 6] = 0
     unknown = np.isnan(normals.normals_of_depth(depth, SMALL)).any(axis=-1)
     assert {tuple(place) for place in np.argwhere(unknown[1:-1, 1:-1]) + 1} == {(4, 6), (6, 6), (5, 5), (5, 7)}
 
 
-def test_what_pointed_right_points_left_in_the_mirror():
+def test_mirrored_normals_change_the_sign_of_x():
     target = torch.zeros(4, 1, 3)
     target[:, 0, 0] = torch.tensor([0.6, 0.0, -0.8, 1.0])
     turned = normals.flip_normals(target)
@@ -78,7 +78,7 @@ def write_pictures(root: Path, depth_mm: np.ndarray, with_normals: bool = False)
     return root
 
 
-def test_pictures_with_and_without_normals(tmp_path: Path):
+def test_png_folders_with_and_without_normals(tmp_path: Path):
     depth = np.full((20, 24), 2000, np.uint16)
     depth[0], depth[1] = 0, 11_000
     computed = normals.open_nyu(write_pictures(tmp_path / "computed", depth), None)

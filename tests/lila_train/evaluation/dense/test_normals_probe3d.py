@@ -1,4 +1,4 @@
-"""Surface normals as Probe3D has them: its loss, its schedule, its head, and a run on real frames."""
+"""Surface normals by Probe3D's protocol: loss, schedule, head, and a run on real frames."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_loss_weighs_the_angle_by_the_concentration():
         assert uncertain_angular_loss(outputs, target).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_rate_rises_for_an_epoch_and_a_half_and_falls_by_a_quarter_cosine():
+def test_linear_warm_up_then_a_quarter_cosine():
     recipe, n_examples = NYU_PROBE3D.recipe, 80  # 10 steps an epoch
     assert recipe.rate(0, n_examples) == pytest.approx(5e-6)
     assert recipe.rate(15, n_examples) == pytest.approx(5e-4)
@@ -43,7 +43,7 @@ def test_the_rate_rises_for_an_epoch_and_a_half_and_falls_by_a_quarter_cosine():
     assert np.diff(rates[:16]).min() > 0 > np.diff(rates[15:]).max()
 
 
-def test_the_head_looks_at_all_four_blocks_and_at_the_map():
+def test_the_dpt_head_depends_on_all_four_blocks_and_the_map():
     draw = torch.Generator().manual_seed(0)
     taps = tuple(torch.randn(1, 6, 3, 4, generator=draw) for _ in range(4))
     pixels = torch.randn(1, 5, 24, 32, generator=draw)
@@ -56,7 +56,7 @@ def test_the_head_looks_at_all_four_blocks_and_at_the_map():
     assert not torch.equal(probe(FrozenFeatures((24, 32), taps, pixels + 1)), expected)
 
 
-def test_a_training_view_is_the_centre_zoomed_and_coloured_now_and_then():
+def test_a_training_view_is_the_center_sometimes_zoomed_or_recolored():
     image = torch.zeros(3, 20, 30, dtype=torch.uint8)
     image[0], image[1] = torch.arange(30) * 8, (torch.arange(20) * 8)[:, None]
     example = Example(image, image[:1].float())

@@ -1,4 +1,4 @@
-"""Probes: what they look at, where they start, and how training goes on after a stop."""
+"""Probes: the features they depend on, initial weights, and resumed training."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_logits_have_the_size_of_the_image(build, pixels):
 
 
 @pytest.mark.parametrize("build", ALL)
-def test_a_seed_decides_the_first_weights_whatever_is_drawn_besides(build):
+def test_initial_weights_depend_on_the_seed_only(build):
     seen = features()
     one = seeded(build, seen.widths, 5, seed=0).eval()(seen)
     torch.rand(3)
@@ -63,7 +63,7 @@ def test_a_seed_decides_the_first_weights_whatever_is_drawn_besides(build):
         (NormedLinearProbe, {"pixels"}),
     ],
 )
-def test_what_a_probe_looks_at(build, used):
+def test_the_features_that_a_probe_depends_on(build, used):
     seen = features()
     probe = seeded(build, seen.widths, 5, seed=0).eval()
     expected = probe(seen)
@@ -77,7 +77,7 @@ def test_what_a_probe_looks_at(build, used):
         assert torch.equal(probe(replace(seen, **change)), expected) == (name not in used), name
 
 
-def test_the_attention_probe_is_a_dot_product_with_what_its_queries_gather():
+def test_the_attention_probe_is_a_dot_product_with_attended_queries():
     seen = features()
     probe = seeded(AttentionProbe, seen.widths, 5, seed=0)
     pixels = seen.pixels.clamp_min(0)
@@ -131,7 +131,7 @@ def trained(recipe: ProbeRecipe, checkpoint: Path, fingerprint: str = "f", stop_
 RECIPE = ProbeRecipe(epochs=3, batch=2, lr=0.05, weight_decay=0.01, schedule="cosine")
 
 
-def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path: Path):
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path):
     whole, steps = trained(RECIPE, tmp_path / "whole.pt")
     with pytest.raises(KeyboardInterrupt):
         trained(RECIPE, tmp_path / "cut.pt", stop_after=5)

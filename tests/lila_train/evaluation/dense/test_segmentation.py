@@ -69,7 +69,7 @@ def test_182_fine_ids_become_27_classes_of_the_published_sizes():
     assert set(table[179:181]) == {19}
 
 
-def test_coco_is_read_with_the_unlabelled_ignored(coco: Path):
+def test_coco_is_read_with_unlabeled_pixels_ignored(coco: Path):
     data = segmentation.open_coco(coco, limit=2)
     assert (len(data.train), len(data.val)) == (2, 2)
     example = data.read(data.val[0])
@@ -145,7 +145,7 @@ def test_sliding_averages_what_overlaps():
 
 
 def short(protocol, side: int):
-    """The protocol with a training of seconds."""
+    """Return the protocol with a short training."""
     recipe = replace(protocol.recipe, epochs=2, iterations=None, batch=2, lr=0.02)
     view = replace(protocol.val_view, short_side=side, side=min(side, protocol.val_view.side))
     slide = None if protocol.slide is None else (side, side // 2)
@@ -215,7 +215,7 @@ def test_a_real_coco_image_goes_through_its_panoptic_labels(shared: Path, tmp_pa
     assert result["scores"]["encoder"]["pixel_accuracy"] > 0
 
 
-def test_protocols_of_images_have_sizes_of_their_own(coco: Path):
+def test_image_protocols_have_fixed_sizes(coco: Path):
     with pytest.raises(LilaError, match=r"--short-side is for the DAVIS protocols; the sizes of cocostuff27@lila"):
         protocols.open_task("cocostuff27@lila", coco, Options(short_side_px=100))
 

@@ -86,7 +86,7 @@ def test_sentences_are_normalized_averaged_and_normalized_again():
     assert found.tolist() == pytest.approx([1 / 5**0.5, 2 / 5**0.5])
 
 
-def test_clip_s_texts(tmp_path: Path):
+def test_texts_are_embedded_by_clip(tmp_path: Path):
     folder = str(write_text_encoder(tmp_path))
     encode = text_encoder(folder)
     both = encode(["a photo of the cat", "a dog"])

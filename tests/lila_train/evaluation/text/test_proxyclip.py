@@ -42,12 +42,12 @@ def test_the_values_are_those_of_clip_s_last_attention(tmp_path: Path):
     """Averaged by CLIP's own attention they are what its last attention gives."""
     clip = ClipImages.load(str(write_image_encoder(tmp_path)), CPU)
     image = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
-    heard = []
+    outputs = []
     layer = clip.network.vision_model.encoder.layers[-1]
-    handle = layer.self_attn.v_proj.register_forward_hook(lambda module, inputs, output: heard.append(output))
+    handle = layer.self_attn.v_proj.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     values = clip.values(image)
     handle.remove()
-    torch.testing.assert_close(values.flatten(2).mT, heard[0][:, 1:], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(values.flatten(2).mT, outputs[0][:, 1:], atol=1e-5, rtol=1e-4)
     assert values.shape == (1, 32, 4, 6)
     attended = torch.randn(1, 7, 32, generator=torch.Generator().manual_seed(1))
     expected = layer.self_attn.out_proj(attended)
@@ -55,8 +55,8 @@ def test_the_values_are_those_of_clip_s_last_attention(tmp_path: Path):
     torch.testing.assert_close(clip.embedded(attended), expected)
 
 
-class ColourClip(ClipImages):
-    """Its texts are colours: a cell's values are the mean colour, which is where its text lies."""
+class ColorClip(ClipImages):
+    """Texts are colors: a cell's values are its mean color."""
 
     patch_size = 8
 
@@ -68,13 +68,13 @@ class ColourClip(ClipImages):
 
 
 @pytest.mark.parametrize("head", ["encoder", "lila"])
-def test_each_place_has_the_class_whose_text_its_colour_is(head: str):
+def test_each_pixel_has_the_class_whose_text_matches_its_color(head: str):
     image = torch.zeros(3, 48, 80, dtype=torch.uint8)
     image[0, :, :40], image[2, :, 40:] = 220, 200
     shape = ProxySettings(short_side=48, window=48, stride=16)
     task = OpenVocabulary(DenseData(Path(), [], [], lambda files: None, {}), ClassTexts([], [], ""), "", shape)
     texts = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
-    logits = task.logits(ColorModel(), head, ColourClip(None), texts, image)[0]
+    logits = task.logits(ColorModel(), head, ColorClip(None), texts, image)[0]
     assert logits.shape == (3, 48, 80)
     found = logits.argmax(dim=0)
     assert (found[:, :34] == 2).all()

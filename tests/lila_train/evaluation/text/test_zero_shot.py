@@ -1,4 +1,4 @@
-"""Zero-shot segmentation: the loss and the figures against hand-computed values, and a run on a real image."""
+"""Zero-shot segmentation: loss and metrics against hand-computed values, and a run on a real image."""
 
 from __future__ import annotations
 
