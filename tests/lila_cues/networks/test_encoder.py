@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 import timm
@@ -60,6 +61,33 @@ def test_positions_do_not_depend_on_autocast() -> None:
     expected = interpolate_positions(positions, (20, 30), 0.1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(interpolate_positions(positions, (20, 30), 0.1), expected)
+
+
+class Positions(torch.nn.Module):
+    """Positions for images of any size, on patches of 8 px."""
+
+    def __init__(self, offset: float) -> None:
+        super().__init__()
+        self.offset = offset
+        self.learned = torch.nn.Parameter(torch.randn(1, 3, 6, 5), requires_grad=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return interpolate_positions(self.learned, (images.shape[2] // 8, images.shape[3] // 8), self.offset)
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.1])
+def test_one_traced_graph_serves_all_grids(offset: float) -> None:
+    """The learned grid included, which comes back unchanged."""
+    positions, dynamic = Positions(offset), torch.export.Dim.DYNAMIC
+    jaxtyping.config.update("jaxtyping_disable", True)  # traced sizes are symbols
+    try:
+        example = torch.zeros(1, 3, 32, 56)
+        traced = torch.export.export(positions, (example,), dynamic_shapes=({2: dynamic, 3: dynamic},)).module()
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+    for height, width in ((6, 5), (6, 9), (4, 7), (20, 3)):
+        images = torch.zeros(1, 3, 8 * height, 8 * width)
+        assert torch.equal(traced(images), positions(images))
 
 
 def test_real_weights_give_the_tokens_of_timm(shared: Path) -> None:
