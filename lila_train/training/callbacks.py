@@ -21,6 +21,7 @@ from lila_train.evaluation.models import LilaModel
 from lila_train.evaluation.protocols import open_task
 from lila_train.model.lila import Lila
 from lila_train.training.crops import make_views
+from lila_train.training.run_dir import append_line
 from lila_train.training.targets import active_cues
 from lila_train.training.trainer import Callback, StepRecord, Trainer
 
@@ -85,19 +86,18 @@ class PictureCallback(Callback):
 
 def _rows(trainer: Trainer) -> list[list[Picture]]:
     """Return the pictures of each pair, with the decoder as it is now."""
-    batch = trainer.first_pairs(SHOWN_PAIRS)
-    context, query = make_views(batch, trainer.config)
+    context, query = make_views(trainer.first_pairs(SHOWN_PAIRS), trainer.config)
     x_context, x_query, predicted, query = trainer.train_step.predict(context, query)
+    shown = (context.image, query.image, x_context, x_query, query.target, predicted)
     rows = []
-    for n in range(len(batch.clips)):
-        features = np.concatenate([_array(x_context[n]), _array(x_query[n])], axis=2)
-        both = pca_picture(features, pca_basis(features.reshape(len(features), -1).T))
-        size = both.shape[0]
-        row = [_photo(context.image[n]), _photo(query.image[n]), both[:, :size], both[:, size:]]
+    for photo_context, photo_query, *features, true, guess in zip(*(_array(t) for t in shown), strict=True):
+        both = np.concatenate(features, axis=2)
+        components = pca_picture(both, pca_basis(both.reshape(len(both), -1).T))
+        row = [_photo(photo_context), _photo(photo_query), *np.split(components, 2, axis=1)]
         first = 0
         for cue in active_cues(trainer.config):
             channels = slice(first, first + cue.channels)
-            row += cue.draw(_array(query.target[n, channels]), _array(predicted[n, channels]))
+            row += cue.draw(true[channels], guess[channels])
             first = channels.stop
         rows.append(row)
     return rows
@@ -110,8 +110,8 @@ def _titles(names: Sequence[str], size: int) -> Picture:
     return np.array(image)
 
 
-def _photo(image: Tensor) -> Picture:
-    return np.rint(255 * _array(image).clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
+def _photo(image: np.ndarray) -> Picture:
+    return np.rint(255 * image.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
 
 
 def _array(values: Tensor) -> np.ndarray:
@@ -154,7 +154,7 @@ class ScoreCallback(Callback):
             result = evaluate(task, _ModelInTraining(trainer), folder, trainer.rank.device)
             metrics: dict[str, Any] = result["scores"][LilaModel.head]
             line = {"step": trainer.step, "protocol": task.protocol, "counts": task.counts(), "figures": metrics}
-            run_dir.log_scores(line)
+            append_line(run_dir.scores, line)
             for name, value in metrics.items():
                 if value is not None and self.board is not None:
                     self.board.writer.add_scalar(f"score/{task.protocol}/{name}", value, trainer.step)

@@ -30,7 +30,7 @@ class TrainConfig:
     warmup_steps: int = 0  # of linear warm-up
     clip_norm: float | None = None  # largest norm of the gradient; None: any
     precision: Literal["float32", "bfloat16"] = "float32"  # of encoder and decoder; solve and losses are float32
-    decoder_width: int | None = None  # inner width; None: that of the encoder. A feature has half of it
+    decoder_width: int | None = None  # inner width, twice that of a feature; None: as published
 
     view_size: int = 224  # side of a view in pixels, a multiple of the encoder's patch
     max_gap: int = 5  # largest distance of a pair's frames in source frames
@@ -44,9 +44,8 @@ class TrainConfig:
     channels: int = 32  # encoder channels sampled per pair as targets
     # stored after PAMR; as the encoder gave them (ablation B); the view's own, refined in the step (reference code)
     distilled: Literal["refined", "raw", "online"] = "refined"
-    roles: Literal["forward", "mirrored"] = (
-        "forward"  # context is the earlier frame (paper), the later (reference code)
-    )
+    # the context is the earlier frame (paper); the later one (reference code)
+    roles: Literal["forward", "mirrored"] = "forward"
 
     # fit a linear map on the context and score it on the query; learn one linear head for all frames (ablation A)
     objective: Literal["in-context", "erm"] = "in-context"

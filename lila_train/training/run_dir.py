@@ -72,14 +72,6 @@ class RunDir:
         for path in self.checkpoints()[:-keep]:
             path.unlink()
 
-    def log_step(self, row: Mapping[str, Any]) -> None:
-        """Append a line to the log."""
-        _append(self.log, row)
-
-    def log_scores(self, row: Mapping[str, Any]) -> None:
-        """Append a line to the scores."""
-        _append(self.scores, row)
-
     def rows(self) -> list[dict[str, Any]]:
         """Return the lines of the log so far."""
         return _read_lines(self.log)
@@ -102,8 +94,9 @@ class RunDir:
             temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
 
 
-def _append(path: Path, row: Mapping[str, Any]) -> None:
-    with path.open("a") as file:
+def append_line(log: Path, row: Mapping[str, Any]) -> None:
+    """Append a row to a log as a line of JSON."""
+    with log.open("a") as file:
         file.write(json.dumps(row) + "\n")
 
 

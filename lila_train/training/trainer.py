@@ -26,7 +26,7 @@ from lila_train.training.crops import make_views
 from lila_train.training.data import PairBatch, PairDataset, load_pairs
 from lila_train.training.distributed import Rank
 from lila_train.training.losses import Losses
-from lila_train.training.run_dir import RunDir
+from lila_train.training.run_dir import RunDir, append_line
 from lila_train.training.step import TrainStep
 from lila_train.training.targets import stored_arrays
 from stores.errors import LilaError
@@ -97,7 +97,7 @@ class Trainer:
                 terms = {name: value.item() for name, value in losses.terms.items()}
                 lr = learning_rate(self.step - 1, self.config)
                 record = StepRecord(self.step - 1, losses.total.item(), terms, lr, seconds)
-                self.run_dir.log_step(record.to_row())
+                append_line(self.run_dir.log, record.to_row())
                 for callback in callbacks:
                     callback.on_step_end(self, record)
             started = time.monotonic()
