@@ -36,7 +36,7 @@ def run(
         str, _objective(help="Named settings; `lila-train recipes` lists them. The options below override them.")
     ] = DEFAULT_RECIPE,
     steps: Annotated[int | None, _objective(help="Optimizer steps.")] = None,
-    seed: Annotated[int, _objective(help="Seed of weights and draws.")] = 0,
+    seed: Annotated[int, _objective(help="Seed of weights and sampling.")] = 0,
     batch_size: Annotated[int | None, _objective(help="Pairs per step, over all ranks.")] = None,
     lr: Annotated[float | None, _objective(help="AdamW learning rate.")] = None,
     weight_decay: Annotated[float | None, _objective(help="AdamW weight decay.")] = None,

@@ -22,7 +22,7 @@ class TrainConfig:
     """A training run: optimization, pairs and views, targets, objective."""
 
     steps: int  # optimizer steps
-    seed: int = 0  # of weights and draws
+    seed: int = 0  # of weights and sampling
     batch_size: int = 32  # pairs per step, over all ranks
     learning_rate: float = 1e-4
     weight_decay: float = 1e-5

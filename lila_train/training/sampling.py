@@ -1,7 +1,7 @@
-"""Random draws of training pairs: clip, pair, regions and channels, each a function of (seed, step, slot).
+"""Sampling of training pairs: clip, pair, regions and channels, each a function of (seed, step, slot).
 
 A run has no sampler state: a batch is the same however it is split over ranks and loader processes, and a run resumed
-at step N draws what it would have drawn without the interruption.
+at step N samples what it would have sampled without the interruption.
 """
 
 from __future__ import annotations
