@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,22 +60,18 @@ class LocalFiles:
         except FileNotFoundError:
             return []
 
-    def zarr_store(self) -> Any:
-        """Return an object that `zarr.open_group` and `xarray.open_zarr` accept."""
-        return self.location
 
-
+@dataclass
 class _OpenFile:
     """Reads by position only, so that forked processes can share it."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    fd: int
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
-        return [os.pread(self._fd, length, offset) for offset, length in ranges]
+        return [os.pread(self.fd, length, offset) for offset, length in ranges]
 
     def __del__(self) -> None:
-        os.close(self._fd)
+        os.close(self.fd)
 
 
 class RemoteFiles:
@@ -86,35 +81,43 @@ class RemoteFiles:
     """
 
     def __init__(self, url: str, objects: Any = None) -> None:
-        self.location = url.rstrip("/")
-        self._objects = connect(self.location) if objects is None else objects
-        self._process = os.getpid()
+        self.location, self.objects, self._process = url.rstrip("/"), objects, os.getpid()
+        if objects is not None:
+            return
+        scheme = url.partition(":")[0]
+        if scheme not in SCHEMES:
+            raise StoreError(
+                f"{self.location} has the scheme {scheme!r}; a store is a folder or one of {', '.join(SCHEMES)}"
+            )
+        from obstore.exceptions import BaseError
+        from obstore.store import from_url
+
+        try:
+            self.objects = from_url(self.location, client_options=_CLIENT, retry_config=_RETRIES)
+        except (BaseError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0][:200]
+            raise StoreError(f"{self.location} is not a valid address ({reason}); correct it") from error
 
     def read(self, key: str) -> bytes:
         with self._request(key) as obstore:
-            return bytes(obstore.get(self._objects, key).bytes())
+            return bytes(obstore.get(self.objects, key).bytes())
 
     def open(self, key: str, tail: int) -> tuple[Blob, bytes]:
+        def read(ranges: Sequence[Range]) -> list[bytes]:
+            with self._request(key) as obstore:  # adjacent ranges in one request
+                starts, lengths = zip(*ranges, strict=True)
+                return [bytes(part) for part in obstore.get_ranges(self.objects, key, starts=starts, lengths=lengths)]
+
         with self._request(key) as obstore:  # one request for the size and the tail
-            answer = obstore.get(self._objects, key, options={"range": {"suffix": tail}})
-            return Blob(answer.meta["size"], partial(self._read_ranges, key)), bytes(answer.bytes())
+            answer = obstore.get(self.objects, key, options={"range": {"suffix": tail}})
+            return Blob(answer.meta["size"], read), bytes(answer.bytes())
 
     def names(self, folder: str) -> list[str] | None:
         if self.location.startswith("http"):  # HTTP has no listing
             return None
         with self._request(folder) as obstore:
-            listed = obstore.list_with_delimiter(self._objects, f"{folder}/")
+            listed = obstore.list_with_delimiter(self.objects, f"{folder}/")
             return [entry["path"].rsplit("/", 1)[-1] for entry in listed["objects"]]
-
-    def zarr_store(self) -> Any:
-        from zarr.storage import ObjectStore
-
-        return ObjectStore(self._objects, read_only=True)
-
-    def _read_ranges(self, key: str, ranges: Sequence[Range]) -> list[bytes]:
-        with self._request(key) as obstore:  # adjacent ranges in one request
-            starts, lengths = zip(*ranges, strict=True)
-            return [bytes(part) for part in obstore.get_ranges(self._objects, key, starts=starts, lengths=lengths)]
 
     @contextmanager
     def _request(self, key: str) -> Iterator[Any]:
@@ -131,33 +134,11 @@ class RemoteFiles:
         except (obstore.exceptions.NotFoundError, FileNotFoundError) as error:
             raise FileNotFoundError(f"{self.location}/{key}") from error
         except obstore.exceptions.BaseError as error:
+            reason = str(error).strip().split("\n")[0][:200]
             raise StoreError(
-                f"{self.location}/{key} cannot be read ({_first_line(error)}); check the address, the network, "
+                f"{self.location}/{key} cannot be read ({reason}); check the address, the network, "
                 "and the credentials in the environment"
             ) from error
 
 
 Files = LocalFiles | RemoteFiles
-
-
-def open_files(location: Path | str) -> Files:
-    """Return the files in a folder or at a URL."""
-    return RemoteFiles(str(location)) if "://" in str(location) else LocalFiles(Path(location))
-
-
-def connect(url: str) -> Any:
-    """Return the obstore store at `url`."""
-    scheme = url.partition(":")[0]
-    if scheme not in SCHEMES:
-        raise StoreError(f"{url} has the scheme {scheme!r}; a store is a folder or one of {', '.join(SCHEMES)}")
-    from obstore.exceptions import BaseError
-    from obstore.store import from_url
-
-    try:
-        return from_url(url, client_options=_CLIENT, retry_config=_RETRIES)
-    except (BaseError, ValueError) as error:
-        raise StoreError(f"{url} is not a valid address ({_first_line(error)}); correct it") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]

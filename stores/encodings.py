@@ -18,7 +18,6 @@ from numcodecs import blosc
 
 CHECKSUM_BYTES = 4
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
-_MISSING_BY_KIND: dict[str, float | int] = {"f": float("nan"), "i": -1, "u": 0}
 _LARGEST_PER_MAP = np.float32(1e38)  # beyond it, scale · 127 might be infinite
 
 
@@ -73,10 +72,6 @@ class Cast:
             return np.asarray(values).astype(dtype, copy=False)
         return np.where(np.abs(values) <= np.finfo(dtype).max, values, np.nan).astype(dtype)
 
-    def decode(self, stored: np.ndarray) -> np.ndarray:
-        """Return floats as float32 or float64, integers unchanged."""
-        return stored.astype(np.float32) if stored.dtype == np.float16 else stored
-
     def error_bound(self, values: np.ndarray) -> np.ndarray:
         """Return the largest |decoded − value| for each finite value in range."""
         dtype = np.dtype(self.dtype)
@@ -85,30 +80,9 @@ class Cast:
         info = np.finfo(dtype)
         return np.maximum(np.abs(values) * 2.0 ** -(info.nmant + 1), float(info.smallest_subnormal) / 2)
 
-    @property
-    def missing(self) -> float | int:
-        return _MISSING_BY_KIND[np.dtype(self.dtype).kind]
-
-
-class _Quantized:
-    dtype: str
-
-    @property
-    def missing(self) -> int:
-        """The type's smallest integer, whose positive counterpart does not exist: no value is encoded as it."""
-        return int(np.iinfo(self.dtype).min)
-
-    def _scaled(self, stored: np.ndarray, factor: np.ndarray | np.float32) -> np.ndarray:
-        values = stored.astype(np.float32)
-        values *= factor
-        absent = stored == self.missing
-        if absent.any():
-            values[absent] = np.nan
-        return values
-
 
 @dataclass(frozen=True)
-class FixedPoint(_Quantized):
+class FixedPoint:
     """Stored as a whole number of `step`s: error at most step / 2 within ± (max − 1) · step."""
 
     step: float
@@ -119,11 +93,7 @@ class FixedPoint(_Quantized):
         with np.errstate(over="ignore"):
             steps = np.rint(np.asarray(values, np.float32) * np.float32(1 / self.step))
         fits = np.abs(steps) <= np.iinfo(self.dtype).max
-        return np.where(fits, steps, np.float32(self.missing)).astype(self.dtype)
-
-    def decode(self, stored: np.ndarray) -> np.ndarray:
-        """Return float32, NaN where missing."""
-        return self._scaled(stored, np.float32(self.step))
+        return np.where(fits, steps, np.float32(missing_value(self))).astype(self.dtype)
 
     def error_bound(self, values: np.ndarray) -> np.ndarray:
         """Return the largest |decoded − value| for each finite value in range: step / 2, and float32 rounding."""
@@ -131,7 +101,7 @@ class FixedPoint(_Quantized):
 
 
 @dataclass(frozen=True)
-class PerMapInt8(_Quantized):
+class PerMapInt8:
     """int8 with one scale per map (a channel of a frame), max|map| / 127, stored in the array `…_scale`.
 
     Error at most scale / 2.
@@ -149,11 +119,7 @@ class PerMapInt8(_Quantized):
         scales = (np.abs(maps).max(axis=(-2, -1)) / np.float32(largest)).astype(np.float32)
         divisors = np.where(scales > 0, scales, 1)[..., None, None]
         steps = np.clip(np.rint(maps / divisors), -largest, largest)
-        return np.where(finite, steps, self.missing).astype(self.dtype), scales
-
-    def decode(self, stored: np.ndarray, scales: np.ndarray) -> np.ndarray:
-        """Return float32, NaN where missing."""
-        return self._scaled(stored, scales[..., None, None])
+        return np.where(finite, steps, missing_value(self)).astype(self.dtype), scales
 
     def error_bound(self, scales: np.ndarray) -> np.ndarray:
         """Return the largest |decoded − value| in each map."""
@@ -177,12 +143,31 @@ def from_dict(entry: dict[str, Any]) -> Encoding:
     return cls(**{**fields, "codec": Blosc(**fields["codec"])})
 
 
+def missing_value(encoding: Encoding) -> float | int:
+    """Return what is stored for a missing value: NaN, -1 or 0 for Cast by its type; if quantized, the smallest integer.
+
+    That integer has no positive counterpart, so no value is encoded as it.
+    """
+    dtype = np.dtype(encoding.dtype)
+    if isinstance(encoding, Cast):
+        return {"f": float("nan"), "i": -1, "u": 0}[dtype.kind]
+    return int(np.iinfo(dtype).min)
+
+
 def decode(encoding: Encoding, stored: np.ndarray, scales: np.ndarray | None = None) -> np.ndarray:
-    """Return decoded values, NaN where missing; PerMapInt8 needs its `scales`."""
+    """Return float32, NaN where missing; of Cast integers and float64 as they are. PerMapInt8 needs its `scales`."""
+    if isinstance(encoding, Cast):
+        return stored.astype(np.float32) if stored.dtype == np.float16 else stored
+    values = stored.astype(np.float32)
     if isinstance(encoding, PerMapInt8):
         assert scales is not None
-        return encoding.decode(stored, scales)
-    return encoding.decode(stored)
+        values *= scales[..., None, None]
+    else:
+        values *= np.float32(encoding.step)
+    missing = stored == missing_value(encoding)
+    if missing.any():
+        values[missing] = np.nan
+    return values
 
 
 def decode_into(encoded: np.ndarray, chunk: np.ndarray) -> None:

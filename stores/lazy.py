@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stores.encodings import FixedPoint, PerMapInt8
+from stores.encodings import FixedPoint, PerMapInt8, missing_value
 from stores.ledger import COMPLETE
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ def dask_array(store: CueStore, name: str) -> Any:
     import dask.array
 
     lazy = LazyArray(store, name)
-    clips = chunk_clips(store.spec.shard_clips, int(np.prod(lazy.shape[1:])) * lazy.dtype.itemsize)
+    shard_clips, clip_bytes = store.spec.shard_clips, math.prod(lazy.shape[1:]) * lazy.dtype.itemsize
+    divisors = [clips for clips in range(1, shard_clips + 1) if shard_clips % clips == 0]
+    clips = max([clips for clips in divisors if clips * clip_bytes <= _CHUNK_BYTES], default=1)
     meta = np.empty((0,) * lazy.ndim, lazy.dtype)
     return dask.array.from_array(
         lazy, chunks=(clips, *lazy.shape[1:]), name=False, asarray=False, fancy=False, meta=meta
@@ -49,7 +52,7 @@ class LazyArray:
         self._complete = store.statuses() == COMPLETE
         quantized = isinstance(spec.encoding, PerMapInt8 | FixedPoint) or spec.dtype == np.float16
         self.dtype = np.dtype(np.float32) if quantized else spec.dtype  # that of `CueStore.read`
-        self._missing = np.nan if self.dtype.kind == "f" else spec.encoding.missing
+        self._missing = np.nan if self.dtype.kind == "f" else missing_value(spec.encoding)
         self.shape = (store.n_clips, *spec.shape)
         self.ndim = len(self.shape)
 
@@ -60,9 +63,3 @@ class LazyArray:
             if self._complete[clip]:
                 values[position] = self._store.read(self._name, clip)
         return values[(slice(None), *index[1:])]
-
-
-def chunk_clips(shard_clips: int, clip_bytes: int) -> int:
-    """Return the most clips that divide a shard and fit `_CHUNK_BYTES`, at least 1."""
-    divisors = [clips for clips in range(1, shard_clips + 1) if shard_clips % clips == 0]
-    return max([clips for clips in divisors if clips * clip_bytes <= _CHUNK_BYTES], default=1)

@@ -121,47 +121,36 @@ class Ledger:
             return None
         statuses = np.zeros(self.n_tasks * self.shard_clips, np.uint8)
         for task, name in names.items():
-            digits = np.frombuffer(name.rsplit("-", 1)[1][:-5].encode(), np.uint8) - ord("0")
+            digits = np.frombuffer(name[3].encode(), np.uint8) - ord("0")
             start = task * self.shard_clips
             statuses[start : start + len(digits)] = digits[: self.shard_clips]
         return statuses[: self.n_clips]
 
-    def names(self) -> dict[int, str] | None:
-        """Return the name of the current record of each task that has one; None if the files cannot be listed."""
-        current: dict[int, str] = {}
-        for first in range(0, self.n_tasks, _BUCKET):
+    def names(self, only: int | None = None) -> dict[int, re.Match[str]] | None:
+        """Return the name of the current record of each task that has one; None if the files cannot be listed.
+
+        A name is a match with the groups task, attempt and statuses. `only`: list only the folder of this task.
+        """
+        current: dict[int, re.Match[str]] = {}
+        for first in range(0, self.n_tasks, _BUCKET) if only is None else [only]:
             listed = self._files.names(_folder(first))
             if listed is None:
                 return None
-            current.update(self._current(listed))
+            for name in filter(None, map(_NAME.fullmatch, listed)):
+                task, attempt = int(name[1]), int(name[2])
+                if task < self.n_tasks and (task not in current or attempt > int(current[task][2])):
+                    current[task] = name
         return current
 
     def latest(self, task: int) -> TaskRecord | None:
         """Return the current record of a task."""
         while True:
-            name = self._name(task)
+            name = (self.names(only=task) or {}).get(task)
+            if name is None:
+                return None
             with contextlib.suppress(FileNotFoundError):  # replaced by a later attempt since it was listed
-                key = f"{_folder(task)}/{name}"
-                return None if name is None else decode(self._files.read(key), key)
-
-    def parsed_name(self, task: int) -> tuple[int, list[int]]:
-        """Return attempt and statuses by the name of the current record; (0, []) if there is none."""
-        match = _NAME.fullmatch(self._name(task) or "")
-        return (int(match[2]), [int(digit) for digit in match[3]]) if match else (0, [])
-
-    def _name(self, task: int) -> str | None:
-        return self._current(self._files.names(_folder(task)) or []).get(task)
-
-    def _current(self, names: list[str]) -> dict[int, str]:
-        best: dict[int, tuple[int, str]] = {}
-        for name in names:
-            match = _NAME.fullmatch(name)
-            if match is None or int(match[1]) >= self.n_tasks:
-                continue
-            task, attempt = int(match[1]), int(match[2])
-            if task not in best or attempt > best[task][0]:
-                best[task] = (attempt, name)
-        return {task: name for task, (_, name) in best.items()}
+                key = f"{_folder(task)}/{name[0]}"
+                return decode(self._files.read(key), key)
 
 
 def _folder(task: int) -> str:

@@ -48,7 +48,15 @@ def holder(path: Path, task: int) -> str | None:
         fd, locked = _descriptor(path.resolve())
         if task in locked:
             return writer_id()
-        if not _locked_elsewhere(fd, task):
+        # F_GETLK tests the lock without taking it, which would block a builder for a moment (fcntl(2))
+        start, length, whence = task * _SLOT, _SLOT, os.SEEK_SET
+        if sys.platform == "darwin":
+            answer = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack("qqihh", start, length, 0, fcntl.F_WRLCK, whence))
+            kind = struct.unpack("qqihh", answer)[3]
+        else:
+            answer = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack("hhqqi0q", fcntl.F_WRLCK, whence, start, length, 0))
+            kind = struct.unpack("hhqqi0q", answer)[0]
+        if kind == fcntl.F_UNLCK:
             return None
         return os.pread(fd, _SLOT, task * _SLOT).rstrip(b"\0 ").decode(errors="replace") or "unknown"
 
@@ -69,16 +77,6 @@ def _acquire(path: Path, task: int) -> bool:
     os.pwrite(fd, writer_id().encode()[:_SLOT].ljust(_SLOT), task * _SLOT)
     locked.add(task)
     return True
-
-
-def _locked_elsewhere(fd: int, task: int) -> bool:
-    """Test the lock without taking it, which would block a builder for a moment (fcntl(2), F_GETLK)."""
-    start, length, whence = task * _SLOT, _SLOT, os.SEEK_SET
-    if sys.platform == "darwin":
-        answer = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack("qqihh", start, length, 0, fcntl.F_WRLCK, whence))
-        return int(struct.unpack("qqihh", answer)[3]) != fcntl.F_UNLCK
-    answer = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack("hhqqi0q", fcntl.F_WRLCK, whence, start, length, 0))
-    return int(struct.unpack("hhqqi0q", answer)[0]) != fcntl.F_UNLCK
 
 
 def _descriptor(path: Path) -> tuple[int, set[int]]:

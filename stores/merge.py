@@ -19,7 +19,15 @@ def merge(path: Path, sources: Sequence[CueStore], on_task: Callable[[int], None
 
     Clips of the same name are one clip. `on_task` is called after each task with its number of clips.
     """
-    _require_same_settings(sources)
+    if len(sources) < 2:
+        raise StoreError("a merge takes two stores or more; name the others as well")
+    first, *others = [{"spec": source.spec.to_dict(), "settings": source.fingerprint} for source in sources]
+    for source, settings in zip(sources[1:], others, strict=True):
+        if changes := differences(first, settings):
+            raise StoreError(
+                f"{source.path} was built with other settings than {sources[0].path}: {'; '.join(changes)}; "
+                "merge only stores of the same settings"
+            )
     origins = _origins(sources)
     provenance = {**sources[0].provenance, "merged_from": [source.provenance for source in sources]}
     merged = create(path, sources[0].spec, list(origins), sources[0].fingerprint, provenance)
@@ -36,18 +44,6 @@ def merge(path: Path, sources: Sequence[CueStore], on_task: Callable[[int], None
         on_task(len(merged.task_clips(task)))
     merged.publish_statuses()
     return merged
-
-
-def _require_same_settings(sources: Sequence[CueStore]) -> None:
-    if len(sources) < 2:
-        raise StoreError("a merge takes two stores or more; name the others as well")
-    first, *others = [{"spec": source.spec.to_dict(), "settings": source.fingerprint} for source in sources]
-    for source, settings in zip(sources[1:], others, strict=True):
-        if changes := differences(first, settings):
-            raise StoreError(
-                f"{source.path} was built with other settings than {sources[0].path}: {'; '.join(changes)}; "
-                "merge only stores of the same settings"
-            )
 
 
 def _origins(sources: Sequence[CueStore]) -> dict[str, tuple[CueStore, int]]:

@@ -17,7 +17,7 @@ import io
 import json
 import mmap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,7 @@ class Header:
 
     spec: StoreSpec
     n_clips: int
-    clip_checksums: dict[str, int]  # see `clip_checksums`
+    clip_checksums: dict[str, int]  # of the clip list, see `encode_clip_names`
     fingerprint: dict[str, Any]  # settings that determine the data, besides the spec
     provenance: dict[str, Any]  # any other information
 
@@ -162,8 +162,11 @@ class ClipList:
         return int(np.searchsorted(self._offsets, start)) if start else None
 
 
-def encode_clip_names(clips: Sequence[str]) -> dict[str, bytes]:
-    """Return the files of a clip list, by key; names must be unique, not empty, without line breaks."""
+def encode_clip_names(clips: Sequence[str]) -> tuple[dict[str, bytes], dict[str, int]]:
+    """Return the files of a clip list, by key, and their checksums as the header records them.
+
+    Names must be unique, not empty, without line breaks.
+    """
     name, count = Counter(clips).most_common(1)[0] if clips else ("", 0)
     if count > 1:
         raise StoreError(f"clip {name!r} is listed twice; every clip of a store needs a different name")
@@ -171,7 +174,9 @@ def encode_clip_names(clips: Sequence[str]) -> dict[str, bytes]:
     if bad is not None:
         raise StoreError(f"{bad!r} cannot name a clip: names are not empty and have no line break; rename the source")
     names = "".join(f"{clip}\n" for clip in clips).encode()
-    return {NAMES_KEY: names, OFFSETS_KEY: encode_offsets(names)}
+    offsets = encode_offsets(names)
+    checksums = {"names_crc32c": crc32c(names), "offsets_crc32c": crc32c(offsets)}
+    return {NAMES_KEY: names, OFFSETS_KEY: offsets}, checksums
 
 
 def encode_offsets(names: bytes) -> bytes:
@@ -180,8 +185,3 @@ def encode_offsets(names: bytes) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, np.concatenate([[0], ends]).astype("<i8"))
     return buffer.getvalue()
-
-
-def clip_checksums(files: Mapping[str, bytes]) -> dict[str, int]:
-    """Return the checksums of a clip list's files, as the header records them."""
-    return {"names_crc32c": crc32c(files[NAMES_KEY]), "offsets_crc32c": crc32c(files[OFFSETS_KEY])}

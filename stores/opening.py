@@ -13,7 +13,7 @@ from stores.atomic import atomic_write, explain_os_errors, sync_folder
 from stores.encodings import canonical_json, with_checksum
 from stores.errors import StoreError
 from stores.ledger import writer_id
-from stores.metadata import Header, clip_checksums, encode_clip_names
+from stores.metadata import Header, encode_clip_names
 from stores.spec import StoreSpec
 from stores.store import CueStore, open
 
@@ -32,9 +32,9 @@ def create(
         raise StoreError(f"{root} exists; open it to continue, or name another place for the new store")
     if not clips:
         raise StoreError(f"no clips were given for the store {root}; name a source that has some")
-    files = encode_clip_names(clips)
+    files, checksums = encode_clip_names(clips)
     recorded = [json.loads(canonical_json(document)) for document in (fingerprint, provenance)]
-    header = Header(spec, len(clips), clip_checksums(files), *recorded)
+    header = Header(spec, len(clips), checksums, *recorded)
     files |= header.documents()
     files[metadata.ROOT_COPY_KEY] = files[metadata.ROOT_KEY]
     files[metadata.STATUS_KEY] = with_checksum(bytes(len(clips)))
@@ -62,7 +62,7 @@ def open_or_create(
     store = open(path)
     requested = {"spec": spec.to_dict(), "settings": json.loads(canonical_json(fingerprint))}
     changes = differences({"spec": store.spec.to_dict(), "settings": store.fingerprint}, requested)
-    if store.header.clip_checksums != clip_checksums(encode_clip_names(clips)):
+    if store.header.clip_checksums != encode_clip_names(clips)[1]:
         changes.append(f"clips: {store.n_clips} in the store, {len(clips)} requested, or other names")
     if changes:
         raise StoreError(

@@ -32,14 +32,10 @@ class Plan:
     tasks: int
     files: int
     array_bytes: dict[str, int]  # estimate for each array
+    total_bytes: int  # estimate for the entire store
     largest_bytes: int  # of all arrays if nothing compresses
     clip_memory_bytes: int  # of one clip in memory: cues as float32, and encoded; shards are streamed
     gpu_hours: float
-
-    @property
-    def total_bytes(self) -> int:
-        """Estimate for the entire store."""
-        return sum(self.array_bytes.values()) + self.tasks * _RECORD_BYTES
 
 
 def plan(spec: StoreSpec, n_clips: int, frames_per_second: float) -> Plan:
@@ -49,6 +45,7 @@ def plan(spec: StoreSpec, n_clips: int, frames_per_second: float) -> Plan:
     specs, tasks = arrays(spec), -(-n_clips // spec.shard_clips)
     clip_bytes = {name: array.clip_bytes for name, array in specs.items()}
     cue_bytes = sum(math.prod(array.shape) * (1 if name == "rgb" else 4) for name, array in specs.items())
+    array_bytes = {name: round(n_clips * size * COMPRESSED_SHARE.get(name, 1.0)) for name, size in clip_bytes.items()}
     frames = n_clips * spec.geometry.frames
     return Plan(
         clips=n_clips,
@@ -56,7 +53,8 @@ def plan(spec: StoreSpec, n_clips: int, frames_per_second: float) -> Plan:
         pairs=n_clips * spec.geometry.pairs,
         tasks=tasks,
         files=(len(specs) + 1) * tasks + len(specs) + 7,
-        array_bytes={name: round(n_clips * n * COMPRESSED_SHARE.get(name, 1.0)) for name, n in clip_bytes.items()},
+        array_bytes=array_bytes,
+        total_bytes=sum(array_bytes.values()) + tasks * _RECORD_BYTES,
         largest_bytes=n_clips * sum(clip_bytes.values()),
         clip_memory_bytes=cue_bytes + sum(clip_bytes.values()),
         gpu_hours=frames / frames_per_second / 3600,

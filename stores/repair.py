@@ -29,7 +29,8 @@ def restore_header(path: Path) -> bool:
         return False
     data = copy.read_bytes()
     metadata.parse_header(data, str(path))
-    _write(path, ROOT_KEY, data)
+    with explain_os_errors(path, f"repairing {ROOT_KEY}"):
+        atomic_write(data, path / ROOT_KEY)
     return True
 
 
@@ -43,13 +44,9 @@ def repair_documents(store: CueStore) -> Iterator[str]:
     expected[ROOT_COPY_KEY] = expected[ROOT_KEY]
     for key, data in expected.items():
         if not (root / key).exists() or (root / key).read_bytes() != data:
-            _write(root, key, data)
+            with explain_os_errors(root, f"repairing {key}"):
+                atomic_write(data, root / key)
             yield key
-
-
-def _write(root: Path, key: str, data: bytes) -> None:
-    with explain_os_errors(root, f"repairing {key}"):
-        atomic_write(data, root / key)
 
 
 def repair_task(store: CueStore, task: int, suspects: frozenset[int] = frozenset()) -> list[int]:
@@ -92,7 +89,8 @@ def _usable_record(store: CueStore, task: int) -> tuple[TaskRecord | None, bool]
 
 
 def _rebuilt_record(store: CueStore, task: int) -> TaskRecord:
-    attempt, statuses = store.ledger.parsed_name(task)
+    name = (store.ledger.names(only=task) or {}).get(task)
+    attempt, statuses = (int(name[2]), [int(digit) for digit in name[3]]) if name else (0, [])
     shards = open_shards(store.files, store.arrays, task, store.spec.shard_clips)
     clips = []
     for position in range(len(store.task_clips(task))):

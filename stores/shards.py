@@ -63,29 +63,23 @@ class ShardWriter:
     """Streams the inner chunks of one shard into a new file."""
 
     def __init__(self, path: Path, entries: int) -> None:
-        self._file = path.open("xb", buffering=0)
+        self.file = path.open("xb", buffering=0)
         self._index = np.full((entries, 2), NO_CHUNK, dtype="<u8")
         self._size = 0
 
     def write(self, entry: int, chunk: bytes) -> None:
         """Append one inner chunk."""
         self._index[entry] = self._size, len(chunk)
-        self._append(chunk)
+        write_all(self.file.fileno(), chunk)
+        self._size += len(chunk)
 
     def finish(self) -> int:
         """Append the index, sync and close the file; return its size in bytes."""
-        self._append(with_checksum(self._index.tobytes()))
-        os.fsync(self._file.fileno())
-        self._file.close()
-        return self._size
-
-    def close(self) -> None:
-        """Close the file as it is."""
-        self._file.close()
-
-    def _append(self, data: bytes) -> None:
-        write_all(self._file.fileno(), data)
-        self._size += len(data)
+        index = with_checksum(self._index.tobytes())
+        write_all(self.file.fileno(), index)
+        os.fsync(self.file.fileno())
+        self.file.close()
+        return self._size + len(index)
 
 
 @dataclass(frozen=True)
@@ -115,28 +109,18 @@ class Shard:
 def open_shard(files: Files, spec: ArraySpec, task: int, shard_clips: int) -> Shard:
     """Open the shard of an array; ChecksumError if it is missing or its index is damaged."""
     entries = shard_clips * spec.clip_chunks
+    length = entries * 16 + CHECKSUM_BYTES  # of the index
     try:
-        blob, tail = files.open(spec.shard_key(task), index_bytes(entries))
+        blob, tail = files.open(spec.shard_key(task), length)
     except FileNotFoundError as error:
         raise ChecksumError("it is missing") from error
-    return Shard(blob, parse_index(tail, blob.size, entries), spec.clip_chunks)
-
-
-def index_bytes(entries: int) -> int:
-    """Return the length of the index at the end of a shard."""
-    return entries * 16 + CHECKSUM_BYTES
-
-
-def parse_index(tail: bytes, file_size: int, entries: int) -> np.ndarray:
-    """Return the index, uint64 (entries, 2), from the last bytes of a shard; ChecksumError if it is damaged."""
-    length = index_bytes(entries)
-    if file_size < length or len(tail) < length:
-        raise ChecksumError(f"it has {file_size} bytes, too few for its index")
+    if blob.size < length or len(tail) < length:
+        raise ChecksumError(f"it has {blob.size} bytes, too few for its index")
     index = verified(np.frombuffer(tail, np.uint8)[-length:]).view("<u8").reshape(entries, 2)
     present = index[index[:, 0] != NO_CHUNK]
-    if present.size and int(present.sum(axis=1, dtype=np.uint64).max()) > file_size - length:
+    if present.size and int(present.sum(axis=1, dtype=np.uint64).max()) > blob.size - length:
         raise ChecksumError("its index points outside the file")
-    return index
+    return Shard(blob, index, spec.clip_chunks)
 
 
 def open_shards(files: Files, specs: Mapping[str, ArraySpec], task: int, shard_clips: int) -> dict[str, Shard]:
@@ -169,10 +153,15 @@ class ShardReader(threading.local):
         """Return the inner chunks `parts` of a clip (frames or pairs; 0 if the chunk is the entire clip), stacked."""
         spec = self._arrays[name]
         task, position = divmod(clip, self._shard_clips)
+        key = (name, task)
         out = np.empty((len(parts), *(spec.shape[1:] if spec.split else spec.shape)), spec.dtype)
         try:
-            encoded = self._shard(spec, task).read(position, parts)
-            for part, chunk in zip(encoded, out, strict=True):
+            if key not in self._shards:
+                self._shards[key] = open_shard(self._files, spec, task, self._shard_clips)
+                if len(self._shards) > _OPEN_SHARDS:
+                    self._shards.popitem(last=False)
+            self._shards.move_to_end(key)
+            for part, chunk in zip(self._shards[key].read(position, parts), out, strict=True):
                 decode_into(np.frombuffer(part, np.uint8), chunk)
         except ChecksumError as error:
             raise StoreError(
@@ -180,12 +169,3 @@ class ShardReader(threading.local):
                 "run `lila-cues verify` and then `lila-cues repair` on the store, and build again"
             ) from error
         return out
-
-    def _shard(self, spec: ArraySpec, task: int) -> Shard:
-        shards, key = self._shards, (spec.name, task)
-        if key not in shards:
-            shards[key] = open_shard(self._files, spec, task, self._shard_clips)
-            if len(shards) > _OPEN_SHARDS:
-                shards.popitem(last=False)
-        shards.move_to_end(key)
-        return shards[key]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stores import encodings
-from stores.encodings import Blosc, Cast, Encoding, FixedPoint, PerMapInt8
+from stores.encodings import Blosc, Cast, Encoding, FixedPoint, PerMapInt8, missing_value
 from stores.errors import StoreError
 
 FORMAT = "lila-cue-store"
@@ -39,12 +39,6 @@ class Geometry:
     features: tuple[int, int]  # of the refined features
     encoder: tuple[int, int]  # of features_raw, the encoder's own grid
     channels: int  # encoder channels stored per clip
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Geometry:
-        """Return the geometry with these fields, in which pairs may be lists, as JSON has them."""
-        sizes: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-        return cls(**sizes)
 
 
 @dataclass(frozen=True)
@@ -92,8 +86,8 @@ class StoreSpec:
             fields = {**maps, "axis": tuple(maps["axis"]), "limits": tuple(maps["limits"]), "encoding": encoding}
             extra.append(FrameMaps(**fields))
         cues: dict[str, Any] = {name: encodings.from_dict(document[name]) for name in _ENCODINGS}
-        geometry = Geometry.from_dict(document["geometry"])
-        return cls(geometry=geometry, shard_clips=document["shard_clips"], extra=tuple(extra), **cues)
+        sizes: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in document["geometry"].items()}
+        return cls(geometry=Geometry(**sizes), shard_clips=document["shard_clips"], extra=tuple(extra), **cues)
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,7 @@ class ArraySpec:
     dimensions: tuple[str, ...]
     shape: tuple[int, ...]
     encoding: Encoding
-    split: bool
+    split: bool = False
     attributes: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -130,7 +124,14 @@ class ArraySpec:
 
     def metadata(self, n_clips: int, shard_clips: int) -> dict[str, Any]:
         """Return the array's `zarr.json`: one shard is `shard_clips` clips and one file."""
-        missing = self.encoding.missing
+        missing = missing_value(self.encoding)
+        attributes: dict[str, Any] = {}  # the CF attributes by which xarray and others decode values and NaN
+        if isinstance(self.encoding, FixedPoint):
+            attributes = {"scale_factor": self.encoding.step, "_FillValue": missing}
+        elif isinstance(self.encoding, PerMapInt8):
+            attributes = {"_FillValue": missing}
+        elif self.dtype.kind == "f":  # xarray's own form of NaN in JSON
+            attributes = {"_FillValue": base64.standard_b64encode(struct.pack("<d", math.nan)).decode()}
         sharding = {
             "chunk_shape": [1, *((1, *self.shape[1:]) if self.split else self.shape)],
             "codecs": self.encoding.codec.metadata(self.dtype.itemsize),
@@ -147,20 +148,9 @@ class ArraySpec:
             "fill_value": "NaN" if isinstance(missing, float) else missing,
             "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
             "dimension_names": ["clip", *self.dimensions],
-            "attributes": {**_cf_attributes(self.encoding), **self.attributes},
+            "attributes": {**attributes, **self.attributes},
             "storage_transformers": [],
         }
-
-
-def _cf_attributes(encoding: Encoding) -> dict[str, Any]:
-    """Return the CF attributes by which xarray and others decode values and NaN."""
-    if isinstance(encoding, FixedPoint):
-        return {"scale_factor": encoding.step, "_FillValue": encoding.missing}
-    if isinstance(encoding, PerMapInt8):
-        return {"_FillValue": encoding.missing}
-    if np.dtype(encoding.dtype).kind == "f":  # xarray's own form of NaN in JSON
-        return {"_FillValue": base64.standard_b64encode(struct.pack("<d", math.nan)).decode()}
-    return {}
 
 
 def arrays(spec: StoreSpec) -> dict[str, ArraySpec]:
@@ -169,36 +159,31 @@ def arrays(spec: StoreSpec) -> dict[str, ArraySpec]:
     flow = {"units": "px of the cue grid", "flow_axis": "0 is x (right), 1 is y (down)"}
     scaled = ("features", "features_raw") if isinstance(spec.features, PerMapInt8) else ()
     ordered = [
-        _cue("rgb", "frame rgb_y rgb_x colour", (g.frames, *g.base, 3), spec.rgb),
-        _cue("depth", "frame y x", (g.frames, *g.cue), spec.depth, units="relative inverse depth"),
-        _cue("flow_forward", "pair flow_axis y x", (g.pairs, 2, *g.cue), spec.flow, **flow),
-        _cue("flow_backward", "pair flow_axis y x", (g.pairs, 2, *g.cue), spec.flow, **flow),
+        ArraySpec("rgb", ("frame", "rgb_y", "rgb_x", "colour"), (g.frames, *g.base, 3), spec.rgb, True),
+        ArraySpec(
+            "depth", ("frame", "y", "x"), (g.frames, *g.cue), spec.depth, True, {"units": "relative inverse depth"}
+        ),
+        ArraySpec("flow_forward", ("pair", "flow_axis", "y", "x"), (g.pairs, 2, *g.cue), spec.flow, True, flow),
+        ArraySpec("flow_backward", ("pair", "flow_axis", "y", "x"), (g.pairs, 2, *g.cue), spec.flow, True, flow),
     ]
     for name, grid, size in (("features", "feature", g.features), ("features_raw", "encoder", g.encoder)):
-        dimensions, shape = f"frame channel {grid}_y {grid}_x", (g.frames, g.channels, *size)
+        dimensions, shape = ("frame", "channel", f"{grid}_y", f"{grid}_x"), (g.frames, g.channels, *size)
         notes = {"scale_array": f"{name}_scale"} if name in scaled else {}
-        ordered.append(_cue(name, dimensions, shape, spec.features, **notes))
+        ordered.append(ArraySpec(name, dimensions, shape, spec.features, True, notes))
     for maps in spec.extra:
-        dimensions, shape = f"frame {maps.name}_axis y x", (g.frames, len(maps.axis), *g.cue)
-        axis, limits = list(maps.axis), list(maps.limits)
-        ordered.append(_cue(maps.name, dimensions, shape, maps.encoding, units=maps.units, axis=axis, limits=limits))
+        dimensions, shape = ("frame", f"{maps.name}_axis", "y", "x"), (g.frames, len(maps.axis), *g.cue)
+        attributes = {"units": maps.units, "axis": list(maps.axis), "limits": list(maps.limits)}
+        ordered.append(ArraySpec(maps.name, dimensions, shape, maps.encoding, True, attributes))
+    for name in scaled:
+        ordered.append(ArraySpec(f"{name}_scale", ("frame", "channel"), (g.frames, g.channels), Cast("float32")))
     ordered += [
-        *[_index(f"{name}_scale", "frame channel", (g.frames, g.channels), "float32") for name in scaled],
-        _index("feature_channels", "channel", (g.channels,), "int32"),
-        _index("frame_index", "frame", (g.frames,), "int64"),
-        _index("frame_time", "frame", (g.frames,), "float64", units="s"),
-        _index("pair_frames", "pair end", (g.pairs, 2), "int32"),
-        _index("pair_gap", "pair", (g.pairs,), "int32", units="source frames"),
+        ArraySpec("feature_channels", ("channel",), (g.channels,), Cast("int32")),
+        ArraySpec("frame_index", ("frame",), (g.frames,), Cast("int64")),
+        ArraySpec("frame_time", ("frame",), (g.frames,), Cast("float64"), attributes={"units": "s"}),
+        ArraySpec("pair_frames", ("pair", "end"), (g.pairs, 2), Cast("int32")),
+        ArraySpec("pair_gap", ("pair",), (g.pairs,), Cast("int32"), attributes={"units": "source frames"}),
     ]
     names = [array.name for array in ordered]
     if len(set(names)) < len(names):
         raise StoreError(f"two arrays have the same name among {', '.join(names)}; give each extra cue another name")
     return dict(zip(names, ordered, strict=True))
-
-
-def _cue(name: str, dimensions: str, shape: tuple[int, ...], encoding: Encoding, **attributes: Any) -> ArraySpec:
-    return ArraySpec(name, tuple(dimensions.split()), shape, encoding, True, attributes)
-
-
-def _index(name: str, dimensions: str, shape: tuple[int, ...], dtype: str, **attributes: Any) -> ArraySpec:
-    return ArraySpec(name, tuple(dimensions.split()), shape, Cast(dtype), False, attributes)

@@ -13,7 +13,7 @@ import numpy as np
 
 from stores import encodings, lazy, locks, metadata
 from stores.atomic import atomic_write, explain_os_errors
-from stores.backends import Files, LocalFiles, open_files
+from stores.backends import Files, LocalFiles, RemoteFiles
 from stores.cues import PairCues
 from stores.encodings import PerMapInt8
 from stores.errors import StoreError
@@ -28,7 +28,7 @@ Index = int | slice | Sequence[int] | None
 
 def open(path: Path | str) -> CueStore:  # called as `stores.open`
     """Open the store in a folder, or at an s3://, gs://, http:// or https:// URL (read-only)."""
-    files = open_files(path)
+    files = RemoteFiles(str(path)) if "://" in str(path) else LocalFiles(Path(path))
     try:
         root = files.read(metadata.ROOT_KEY)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -124,8 +124,14 @@ class CueStore:
         without an exception publishes completed and failed clips; an exception discards them. With `only_failed`, the
         failed clips are pending in place of the absent ones.
         """
-        with locks.lock(self._folder() / metadata.LOCKS, task) as locked:
-            writer = self._writer(task, FAILED if only_failed else ABSENT) if locked else None
+        root, pending, writer = self._folder(), FAILED if only_failed else ABSENT, None
+        with locks.lock(root / metadata.LOCKS, task) as locked:
+            if locked:
+                with explain_os_errors(root, f"starting task {task}"):
+                    record = self.ledger.latest(task)
+                    if pending in ([ABSENT] if record is None else [clip.status for clip in record.clips]):
+                        names = [self.clip_id(clip) for clip in self.task_clips(task)]
+                        writer = TaskWriter(root, self.header, task, names, record, pending)
             if writer is None:
                 yield None
                 return
@@ -135,14 +141,6 @@ class CueStore:
                 writer.discard()
                 raise
             writer.publish()
-
-    def _writer(self, task: int, status: int) -> TaskWriter | None:
-        with explain_os_errors(self._folder(), f"starting task {task}"):
-            record = self.ledger.latest(task)
-            if status not in ([ABSENT] if record is None else [clip.status for clip in record.clips]):
-                return None
-            names = [self.clip_id(clip) for clip in self.task_clips(task)]
-            return TaskWriter(self._folder(), self.header, task, names, record, status)
 
     def locked_by(self, task: int) -> str | None:
         """Return `host:pid` of the worker that holds a task's lock, or None."""

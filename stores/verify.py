@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from stores.cues import ClipCues
 from stores.encodings import ChecksumError, PerMapInt8, crc32c, decode_into
 from stores.errors import StoreError
 from stores.ledger import COMPLETE, TaskRecord
-from stores.metadata import NAMES_KEY, OFFSETS_KEY
+from stores.metadata import NAMES_KEY, OFFSETS_KEY, STATUS_KEY
 from stores.shards import EncodedClip, Shard, digest, open_shard
 from stores.spec import ArraySpec
 from stores.store import CueStore
@@ -42,12 +42,16 @@ class Finding:
     clips: tuple[int, ...] = ()
     task: int | None = None  # if the ledger itself is damaged
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form in a report."""
-        return asdict(self)
-
     def __str__(self) -> str:
-        return f"{self.kind}: {self.where}: {self.what}" + (f" (clips {_ranges(self.clips)})" if self.clips else "")
+        """Return one line; clips (0, 1, 2, 3, 7) are written as 0-3, 7."""
+        ranges: list[list[int]] = []
+        for clip in self.clips:
+            if ranges and clip == ranges[-1][1] + 1:
+                ranges[-1][1] = clip
+            else:
+                ranges.append([clip, clip])
+        clips = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+        return f"{self.kind}: {self.where}: {self.what}" + (f" (clips {clips})" if clips else "")
 
 
 class Thoroughness(IntEnum):
@@ -60,22 +64,25 @@ class Thoroughness(IntEnum):
 
 def check_documents(store: CueStore) -> Iterator[Finding]:
     """Check the metadata of group and arrays, the clip list, and `status` against the ledger."""
-    for key, expected in store.header.documents().items():
-        stored = _read(store, key)
-        if stored is None:
+    documents = store.header.documents()
+    stored: dict[str, bytes] = {}
+    for key in (*documents, NAMES_KEY, OFFSETS_KEY, STATUS_KEY):
+        with contextlib.suppress(FileNotFoundError):
+            stored[key] = store.files.read(key)
+    for key, expected in documents.items():
+        if key not in stored:
             yield Finding("document", key, "it is missing")
-        elif stored != expected:
+        elif stored[key] != expected:
             yield Finding("document", key, "it differs from what the store's own spec defines")
     for key, name in ((NAMES_KEY, "names_crc32c"), (OFFSETS_KEY, "offsets_crc32c")):
-        stored = _read(store, key)
-        if stored is None or crc32c(stored) != store.header.clip_checksums[name]:
-            yield Finding("document", key, "it is missing" if stored is None else "its checksum does not match")
-    statuses = _read(store, metadata.STATUS_KEY)
+        if key not in stored or crc32c(stored[key]) != store.header.clip_checksums[name]:
+            yield Finding("document", key, "its checksum does not match" if key in stored else "it is missing")
     try:
-        if statuses is None or not np.array_equal(metadata.decode_statuses(statuses, store.path), store.statuses()):
-            yield Finding("note", metadata.STATUS_KEY, "it is behind the ledger, as after a build that was stopped")
+        statuses = metadata.decode_statuses(stored[STATUS_KEY], store.path) if STATUS_KEY in stored else None
+        if statuses is None or not np.array_equal(statuses, store.statuses()):
+            yield Finding("note", STATUS_KEY, "it is behind the ledger, as after a build that was stopped")
     except StoreError as error:
-        yield Finding("document", metadata.STATUS_KEY, str(error))
+        yield Finding("document", STATUS_KEY, str(error))
 
 
 def check_task(store: CueStore, task: int, level: Thoroughness = Thoroughness.VALUES) -> Iterator[Finding]:
@@ -129,25 +136,20 @@ def _check_clip(
     if digest(chunks) != record.clips[position].digest:
         yield Finding("chunk", f"clip {clip}", "its bytes are not those that were recorded", (clip,))
     elif level >= Thoroughness.VALUES:
-        for name, problem in wrong_values(store.arrays, _decoded(store.arrays, chunks)):
+        for name, problem in wrong_values(store.arrays, chunks):
             yield Finding("value", f"{name} of clip {clip}", problem, (clip,))
 
 
-def _decoded(arrays: Mapping[str, ArraySpec], chunks: EncodedClip) -> dict[str, np.ndarray]:
+def wrong_values(arrays: Mapping[str, ArraySpec], chunks: EncodedClip) -> Iterator[tuple[str, str]]:
+    """Decode one clip; yield (array, problem) for each array whose values cannot be right."""
     stored = {name: np.empty(spec.shape, spec.dtype) for name, spec in arrays.items()}
     for name, parts in chunks.items():
         for part, chunk in zip(parts, stored[name] if arrays[name].split else [stored[name]], strict=True):
             decode_into(np.frombuffer(part, np.uint8), chunk)
-    return {
-        name: encodings.decode(arrays[name].encoding, values, stored.get(f"{name}_scale"))
-        for name, values in stored.items()
-    }
-
-
-def wrong_values(arrays: Mapping[str, ArraySpec], values: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str]]:
-    """Yield (array, problem) for each decoded array of one clip that cannot be right."""
-    for name, value in values.items():
-        problem = _problem(arrays[name], value)
+    values: dict[str, np.ndarray] = {}
+    for name, spec in arrays.items():
+        values[name] = encodings.decode(spec.encoding, stored[name], stored.get(f"{name}_scale"))
+        problem = _problem(spec, values[name])
         if problem is not None:
             yield name, problem
     frames = values["frame_index"]
@@ -224,21 +226,3 @@ def _deviation(name: str, stored: np.ndarray, recomputed: np.ndarray, scaled: bo
     if name.startswith("features") or scaled:
         error /= np.maximum(np.nanstd(stored, axis=(-2, -1), keepdims=True), 1e-6)
     return float(np.nanquantile(error, 0.99))
-
-
-def _read(store: CueStore, key: str) -> bytes | None:
-    try:
-        return store.files.read(key)
-    except FileNotFoundError:
-        return None
-
-
-def _ranges(clips: tuple[int, ...]) -> str:
-    """Return '0-3, 7' for (0, 1, 2, 3, 7)."""
-    ranges: list[list[int]] = []
-    for clip in clips:
-        if ranges and clip == ranges[-1][1] + 1:
-            ranges[-1][1] = clip
-        else:
-            ranges.append([clip, clip])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)

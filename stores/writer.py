@@ -114,7 +114,7 @@ class TaskWriter:
     def discard(self) -> None:
         """Delete everything that has not been published."""
         for shard in self._shards.values():
-            shard.close()
+            shard.file.close()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _position(self, clip: int) -> int:

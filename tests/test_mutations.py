@@ -129,8 +129,8 @@ MUTATIONS = (
     Mutation(
         "the ledger believes the latest attempt",
         "stores/ledger.py",
-        "attempt > best[task][0]",
-        "attempt < best[task][0]",
+        "attempt > int(current[task][2])",
+        "attempt < int(current[task][2])",
         ("tests/stores/test_faults.py",),
     ),
     Mutation(
@@ -221,7 +221,7 @@ MUTATIONS = (
     Mutation(
         "flow beyond the range is missing",
         "stores/encodings.py",
-        "np.where(fits, steps, np.float32(self.missing)).astype(self.dtype)",
+        "np.where(fits, steps, np.float32(missing_value(self))).astype(self.dtype)",
         "np.clip(steps, -32767, 32767).astype(self.dtype)",
         ("tests/stores/test_encodings.py",),
     ),

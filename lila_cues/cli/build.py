@@ -114,7 +114,7 @@ def run(given: dict[str, Any], options: RunOptions) -> int:
     if path.exists():
         store = stores.open(path)
         same = store.provenance.get("request") == request
-        checksums = metadata.clip_checksums(metadata.encode_clip_names(clips))
+        _, checksums = metadata.encode_clip_names(clips)
         if same and store.header.clip_checksums == checksums and not _pending_clips(store, options):
             console.out.print(messages.finished(store, options.shard))
             return ALL_COMPLETE

@@ -95,7 +95,7 @@ def verify(
     if deep:
         findings += _check_recomputed(opened, deep, seed, root, device)
     if report is not None:
-        document = {"store": opened.path, "findings": [finding.to_dict() for finding in findings]}
+        document = {"store": opened.path, "findings": [vars(finding) for finding in findings]}
         report.write_text(json.dumps(document, indent=1))
     for finding in findings[:SHOWN_FINDINGS]:
         console.out.print(str(finding), markup=False)

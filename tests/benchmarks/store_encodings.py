@@ -92,7 +92,7 @@ def measure(maps: np.ndarray, encoding: Encoding) -> Measured:
         chunks = [_decompressed(payload, array) for payload, array in zip(encoded_chunks, arrays, strict=True)]
         decode_s.append(time.process_time() - start)
         decoded = [
-            encoding.decode(chunk, each[1]) if isinstance(encoding, PerMapInt8) else encoding.decode(chunk)
+            decode(encoding, chunk, each[1] if isinstance(encoding, PerMapInt8) else None)
             for chunk, each in zip(chunks, stored, strict=True)
         ]
     size = float(np.mean([len(payload) for payload in encoded_chunks]))

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray
+from zarr.storage import ObjectStore
 
 import stores
 from stores import StoreError
@@ -82,7 +83,7 @@ def test_over_http(local: stores.CueStore, server: str) -> None:
 def test_xarray_over_http(local: stores.CueStore, server: str) -> None:
     remote = stores.open(f"{server}/cues.zarr")
     np.testing.assert_array_equal(remote.dask("depth")[2].compute(), local.read("depth", 2))
-    dataset = xarray.open_zarr(remote.files.zarr_store())
+    dataset = xarray.open_zarr(ObjectStore(remote.files.objects, read_only=True))
     np.testing.assert_array_equal(dataset.depth[2].values, local.read("depth", 2))
 
 
@@ -132,6 +133,13 @@ def test_in_s3(local: stores.CueStore, bucket: str) -> None:
     remote = stores.open(f"s3://{bucket}/some/where/cues.zarr")
     assert_same(remote, local)
     assert remote.clip_record(FAILED).reason == f"clip {FAILED} cannot be decoded"
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a/b.zarr", "gs://bucket/a/b.zarr", "https://host/a/b.zarr"])
+def test_every_scheme_connects(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SKIP_SIGNATURE", "GOOGLE_SKIP_SIGNATURE"):
+        monkeypatch.setenv(name, "true")
+    assert "a/b.zarr" in repr(RemoteFiles(url).objects)
 
 
 def test_no_store_at_a_url(server: str) -> None:
