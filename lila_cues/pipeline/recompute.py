@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from lila_cues.config import BuildConfig, RunOptions
+from lila_cues.config import BuildConfig
 from lila_cues.pipeline.setup import Networks
 from lila_cues.pipeline.task import Worker
 from stores.cues import ClipCues
@@ -20,9 +20,18 @@ def load_recompute(
 ) -> Callable[[CueStore, int], ClipCues]:
     """Load the networks that a store was built with; return a function of (store, clip): cues before quantization.
 
-    `root`, `device` and `networks` replace the recorded ones. LilaError if the networks are not those of the build.
+    `root`, `device` and `networks` replace the recorded ones.
+
+    Raises:
+        LilaError: no recipe in the store, or networks that are not those of the build.
     """
-    config, options = recorded_config(store)
+    try:
+        config, options = BuildConfig.from_recipe(store.provenance["recipe"])
+    except (KeyError, TypeError) as error:
+        raise LilaError(
+            f"expected the recipe of its build in {store.path}, found none that can be read ({error!r}); "
+            "only stores that `lila-cues build` wrote can be recomputed"
+        ) from error
     options = replace(options, root=root or options.root, device=device or options.device)
     worker = Worker(config, options, networks, threads=1)
     networks = worker.extractor.networks
@@ -38,14 +47,3 @@ def load_recompute(
         return worker.extractor.finish(worker.predict(worker.load_clip(store.clip_id(clip))))
 
     return recompute
-
-
-def recorded_config(store: CueStore) -> tuple[BuildConfig, RunOptions]:
-    """Return the config that a store was built with, and where. LilaError if none is recorded."""
-    try:
-        return BuildConfig.from_recipe(store.provenance["recipe"])
-    except (KeyError, TypeError) as error:
-        raise LilaError(
-            f"expected the recipe of its build in {store.path}, found none that can be read ({error!r}); "
-            "only stores that `lila-cues build` wrote can be recomputed"
-        ) from error

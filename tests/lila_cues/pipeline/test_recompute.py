@@ -10,7 +10,7 @@ import pytest
 
 import stores
 from lila_cues.pipeline import build
-from lila_cues.pipeline.recompute import load_recompute, recorded_config
+from lila_cues.pipeline.recompute import load_recompute
 from lila_cues.pipeline.task import Worker
 from stores.errors import LilaError
 from tests.lila_cues import small_networks
@@ -22,7 +22,7 @@ from tests.lila_cues.small_networks import CONFIG
 def test_a_store_without_its_recipe_cannot_be_recomputed(tmp_path: Path) -> None:
     bare = stores.create(tmp_path / "s.zarr", stores.StoreSpec(small_networks.GEOMETRY), ["a"], {}, {})
     with pytest.raises(LilaError, match=r"expected the recipe of its build in .*, found none that can be read"):
-        recorded_config(bare)
+        load_recompute(bare)
 
 
 def test_clips_can_be_recomputed_from_moved_videos(videos: Path, tmp_path: Path) -> None:
