@@ -10,8 +10,7 @@ from pathlib import Path
 
 from lila_cues.datasets.base import Dataset, DatasetOptions
 from lila_cues.datasets.frames import Davis, Frames, YoutubeVos
-from lila_cues.datasets.kinetics import Kinetics
-from lila_cues.datasets.videos import Demo, Videos
+from lila_cues.datasets.videos import Demo, Kinetics, Videos
 from stores.errors import LilaError
 
 DATASETS: dict[str, type[Dataset]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lila_cues.datasets.base import Dataset, DatasetOptions, is_visible, natural_order, walk_files
@@ -11,23 +11,27 @@ from lila_cues.video.decoders import FrameReader, ImageReader
 from stores.errors import LilaError
 
 SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"])
-DAVIS_TRAIN_LISTS = ("2017/train.txt", "2016/train.txt", "480p/train.txt")
-YOUTUBE_VOS_FRAMES = "train_all_frames"
 
 
 class Frames(Dataset):
     """Every folder below `root` that holds images; a clip's id is its path, its frames in natural order of name."""
 
     rate = 24.0
-    broken_images: frozenset[str] = frozenset()
-    """Images to skip, as `CLIP/FILE`."""
+    broken_images: frozenset[str] = frozenset()  # to skip, as `CLIP/FILE`
+    train_list: Path | None = None  # file with a clip per line, or with an image `…/CLIP/FILE` first in each line
 
     def clips(self) -> Sequence[str]:
-        names = list(self._clip_names())
+        if self.train_list is not None:
+            entries = [line.split()[0] for line in self.train_list.read_text().splitlines() if line.strip()]
+            names = sorted({entry.strip("/").split("/")[-2] if "/" in entry else entry for entry in entries})
+        else:
+            files = walk_files(self.root, SUFFIXES, folder_key=natural_order)
+            names = list(dict.fromkeys(path.rpartition("/")[0] for path in files if "/" in path))
         if not names:
-            found = " only images without a folder of their own" if _images(self.root) else " none"
+            loose = any(is_visible(name, SUFFIXES) for name in os.listdir(self.root))
+            found = "only images without a folder of their own" if loose else "none"
             raise LilaError(
-                f"expected folders of images ({', '.join(sorted(SUFFIXES))}) in {self.root}, found{found}; "
+                f"expected folders of images ({', '.join(sorted(SUFFIXES))}) in {self.root}, found {found}; "
                 "pass --root with the folder above the clips' folders"
             )
         return names
@@ -36,14 +40,11 @@ class Frames(Dataset):
         folder = self.path(clip_id)
         if not folder.is_dir():
             raise LilaError(f"{folder}: expected a folder of frames, found none; check the list of clips or --root")
-        names = [name for name in _images(folder) if f"{clip_id}/{name}" not in self.broken_images]
-        if not names:
+        names = sorted((name for name in os.listdir(folder) if is_visible(name, SUFFIXES)), key=natural_order)
+        paths = [folder / name for name in names if f"{clip_id}/{name}" not in self.broken_images]
+        if not paths:
             raise LilaError(f"{folder}: expected images, found none; copy the clip again or take it out")
-        return ImageReader([folder / name for name in names], self.rate)
-
-    def _clip_names(self) -> Iterable[str]:
-        files = walk_files(self.root, SUFFIXES, folder_key=natural_order)
-        return dict.fromkeys(path.rpartition("/")[0] for path in files if "/" in path)
+        return ImageReader(paths, self.rate)
 
 
 class Davis(Frames):
@@ -61,15 +62,8 @@ class Davis(Frames):
                 "that holds JPEGImages, Annotations and ImageSets"
             )
         super().__init__(home / "JPEGImages" / "480p", options)
-        lists = [home / "ImageSets" / name for name in DAVIS_TRAIN_LISTS]
+        lists = (home / "ImageSets" / name for name in ("2017/train.txt", "2016/train.txt", "480p/train.txt"))
         self.train_list = next((path for path in lists if path.is_file()), None)
-
-    def _clip_names(self) -> Iterable[str]:
-        """Read the list: a sequence per line (2017), or an image and its annotation (2016)."""
-        if self.train_list is None:
-            return super()._clip_names()
-        entries = [line.split()[0] for line in self.train_list.read_text().splitlines() if line.strip()]
-        return sorted({entry.strip("/").split("/")[-2] if "/" in entry else entry for entry in entries})
 
 
 class YoutubeVos(Frames):
@@ -82,7 +76,7 @@ class YoutubeVos(Frames):
     broken_images = frozenset({"ef45ce3035/00099.jpg"})  # broken in the published archive
 
     def __init__(self, root: Path, options: DatasetOptions):
-        name = YOUTUBE_VOS_FRAMES
+        name = "train_all_frames"
         places = [*([root] if root.name == name else []), root / name, root / name / name]
         home = next((place / "JPEGImages" for place in places if (place / "JPEGImages").is_dir()), None)
         if home is None:
@@ -92,9 +86,3 @@ class YoutubeVos(Frames):
                 f"{name}.zip there or pass --root with the folder that holds {name}"
             )
         super().__init__(home, options)
-
-
-def _images(folder: Path) -> list[str]:
-    """Return the names of a folder's images in natural order."""
-    names = (entry.name for entry in os.scandir(folder))
-    return sorted((name for name in names if is_visible(name, SUFFIXES)), key=natural_order)
