@@ -61,7 +61,7 @@ class FrameReader(ABC):
 
 
 class ImageReader(FrameReader):
-    """One image file per frame, in the order given, at `rate` frames per second."""
+    """One image file per frame, in the order given, at `rate` frames per second, without an alpha channel."""
 
     def __init__(self, paths: Sequence[Path], rate: float = 24.0):
         self.paths = tuple(paths)
@@ -71,27 +71,23 @@ class ImageReader(FrameReader):
         return self.paths[index].stem
 
     def _ascending(self, indices: np.ndarray) -> np.ndarray:
-        images = [read_image(self.paths[i]) for i in indices]
-        expected = images[0].shape
-        for i, image in zip(indices, images, strict=True):
+        import cv2
+
+        images: list[np.ndarray] = []
+        for path in (self.paths[i] for i in indices):
+            data = np.fromfile(path, np.uint8)
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+            if image is None:
+                found = "a file in no known image format" if data.size else "an empty file"
+                raise LilaError(f"{path}: expected an image, found {found}; copy it again or take it out of the clip")
+            (height, width), expected = image.shape[:2], images[0].shape if images else image.shape
             if image.shape != expected:
                 raise LilaError(
-                    f"{self.paths[i]}: expected {expected[1]}×{expected[0]} like the frames before it, found "
-                    f"{image.shape[1]}×{image.shape[0]}; the frames of a clip must have one size"
+                    f"{path}: expected {expected[1]}×{expected[0]} like the frames before it, found {width}×{height}; "
+                    "the frames of a clip must have one size"
                 )
+            images.append(image[..., ::-1])
         return np.stack(images)
-
-
-def read_image(path: Path) -> UInt8[np.ndarray, "y x 3"]:
-    """Read an image file as RGB; LilaError if it is none."""
-    import cv2
-
-    data = np.fromfile(path, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        found = "a file in no known image format" if data.size else "an empty file"
-        raise LilaError(f"{path}: expected an image, found {found}; copy it again or take it out of the clip")
-    return np.ascontiguousarray(image[..., ::-1])
 
 
 class PyavReader(FrameReader):
@@ -109,14 +105,14 @@ class PyavReader(FrameReader):
             self._container = open_container(self.path)
             self._frames = iter(self._container.decode(video_stream(self._container, self.path)))
             self._next = 0
-        return np.stack([self._decode_until(int(index)) for index in indices])
-
-    def _decode_until(self, index: int) -> np.ndarray:
+        pictures: list[np.ndarray] = []
         for frame in self._frames:
             self._next += 1
-            if self._next == index + 1:
-                return np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90))
-        raise LilaError(f"{self.path}: expected a frame {index}, found the end of the video; {REMEDY}")
+            if self._next == indices[len(pictures)] + 1:
+                pictures.append(np.rot90(frame.to_ndarray(format="rgb24"), k=round(frame.rotation / 90)))
+            if len(pictures) == len(indices):
+                return np.stack(pictures)
+        raise LilaError(f"{self.path}: expected a frame {indices[len(pictures)]}, found the end of the video; {REMEDY}")
 
     def close(self) -> None:
         """Close the file; reading opens it again."""
@@ -126,25 +122,16 @@ class PyavReader(FrameReader):
 
 
 class SeekingReader(FrameReader):
-    """A decoder with random access, of use only where it is exact and counts the frames that the probe counted."""
+    """A decoder with random access, used only where it is exact and counts the frames that the probe counted."""
 
-    def __init__(self, path: Path, probe: VideoProbe):
+    def __init__(self, path: Path, probe: VideoProbe, video: Any):
         self.path, self.times, self.probe = path, probe.times, probe
-        self._video = self._open()
+        self._video = video
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def is_exact(probe: VideoProbe) -> bool:
-        """Return whether the decoder is installed and known to be exact on such a file."""
-
-    @abstractmethod
-    def _open(self) -> Any:
-        """Return the decoder's handle, None where it cannot open the file."""
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the decoder counts the frames that decoding in order has counted."""
-        return self._video is not None and len(self._video) == len(self)
+    def open(cls, path: Path, probe: VideoProbe) -> FrameReader | None:
+        """Open a video; None where the decoder is not installed, not exact on such a file, or cannot open it."""
 
     def close(self) -> None:
         self._video = None
@@ -153,23 +140,23 @@ class SeekingReader(FrameReader):
 class DecordReader(SeekingReader):
     """decord: exact on H.264 and VP9 in MP4 and Matroska, without edit list or intra refresh."""
 
-    @staticmethod
-    def is_exact(probe: VideoProbe) -> bool:
-        return (
+    @classmethod
+    def open(cls, path: Path, probe: VideoProbe) -> FrameReader | None:
+        exact = (
             probe.codec in ("h264", "vp9")
             and probe.pixel_format in ("yuv420p", "yuvj420p")
             and probe.container.startswith(("mov,mp4", "matroska"))
             and probe.seekable
             and not probe.edited
-            and find_spec("decord") is not None
         )
-
-    def _open(self) -> Any:
+        if not exact or find_spec("decord") is None:
+            return None
         decord = load_decord()
         try:
-            return decord.VideoReader(str(self.path), num_threads=1)
+            video = decord.VideoReader(str(path), num_threads=1)
         except (decord.DECORDError, RuntimeError):
             return None
+        return cls(path, probe, video) if len(video) == len(probe.times) else None
 
     def _ascending(self, indices: np.ndarray) -> np.ndarray:
         frames = self._video.get_batch(indices.tolist()).asnumpy()
@@ -199,18 +186,16 @@ def load_decord() -> ModuleType:
 class TorchcodecReader(SeekingReader):
     """torchcodec's exact mode, in one thread; it scans the file when it opens it."""
 
-    @staticmethod
-    def is_exact(probe: VideoProbe) -> bool:
-        return probe.seekable and probe.container.startswith(("mov,mp4", "matroska", "avi"))
-
-    def _open(self) -> Any:
+    @classmethod
+    def open(cls, path: Path, probe: VideoProbe) -> FrameReader | None:
         decoders = require_torchcodec()
+        if not probe.seekable or not probe.container.startswith(("mov,mp4", "matroska", "avi")):
+            return None
         try:
-            return decoders.VideoDecoder(
-                str(self.path), seek_mode="exact", dimension_order="NHWC", num_ffmpeg_threads=1
-            )
+            video = decoders.VideoDecoder(str(path), seek_mode="exact", dimension_order="NHWC", num_ffmpeg_threads=1)
         except (RuntimeError, ValueError):
             return None
+        return cls(path, probe, video) if len(video) == len(probe.times) else None
 
     def _ascending(self, indices: np.ndarray) -> np.ndarray:
         return self._video.get_frames_at(indices.tolist()).data.numpy()

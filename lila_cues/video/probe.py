@@ -8,6 +8,7 @@ converting a pixel, and every frame is counted and checked.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,9 +35,6 @@ class VideoProbe:
     edited: bool  # an edit list hides frames of the file
     seekable: bool  # every packet marked as a key frame is one; steps of an intra refresh are not, and decode wrong
 
-    def __len__(self) -> int:
-        return len(self.times)
-
 
 def probe(path: Path) -> VideoProbe:
     """Decode the file once, in order.
@@ -51,7 +49,37 @@ def probe(path: Path) -> VideoProbe:
     if path.stat().st_size == 0:
         raise LilaError(f"{path}: expected a video, found an empty file; {REMEDY}")
     with open_container(path) as container:
-        return _decode(container, video_stream(container, path), path)
+        stream = video_stream(container, path)
+        stamps, sizes, counts = _decode(container, stream, path)
+        if not stamps:
+            raise LilaError(f"{path}: expected a video, found one without a single frame; {REMEDY}")
+        if len(sizes) > 1:
+            found = " and ".join(f"{width}×{height}" for height, width in sorted(sizes)[:3])
+            raise LilaError(f"{path}: expected frames of one size, found {found}; cut the video where its size changes")
+        if None in stamps or np.any(np.diff(np.array(stamps, np.int64)) <= 0):  # no usable time stamps
+            times = np.arange(len(stamps)) / float(stream.average_rate or 25)
+        else:  # a transport stream begins at any time
+            ticks = np.array(stamps, np.int64)
+            times = (ticks - ticks[0]) * float(stream.time_base or 1)
+        announced = len(stream.index_entries) if "mp4" in container.format.name else 0  # others have no full index
+        seconds = _announced_seconds(container, stream)
+        found = ""
+        if counts["damaged"]:
+            found = f"{counts['damaged']} of its {len(times)} frames damaged"
+        elif counts["packets"] < announced:
+            found = f"{counts['packets']} of the {announced} frames it announces"
+        elif times[-1] + 0.1 + 2 * times[-1] / len(times) < seconds:
+            found = f"{times[-1]:.1f} of the {seconds:.1f} seconds it announces"
+        if found:
+            raise LilaError(f"{path}: expected an intact video, found {found}; {REMEDY}")
+        return VideoProbe(
+            container=container.format.name,
+            codec=stream.codec_context.codec.canonical_name,
+            pixel_format=stream.codec_context.pix_fmt or "",
+            times=times,
+            edited=counts["hidden"] > 0 or (announced > 0 and counts["packets"] != len(stamps)),
+            seekable=counts["marked keys"] <= counts["keys"],
+        )
 
 
 def open_container(path: Path) -> av.container.InputContainer:
@@ -80,69 +108,34 @@ def video_stream(container: av.container.InputContainer, path: Path) -> av.Video
     raise LilaError(f"{path}: expected a video, found only {' and '.join(held)} in it; {REMEDY}")
 
 
-def _decode(container: av.container.InputContainer, stream: av.VideoStream, path: Path) -> VideoProbe:
+def _decode(
+    container: av.container.InputContainer, stream: av.VideoStream, path: Path
+) -> tuple[list[int | None], set[tuple[int, int]], Counter[str]]:
+    """Return each frame's time stamp, the sizes (height, width) that occur, and counts of packets and frames."""
     import av
 
-    n_packets, n_hidden, n_damaged, n_marked_keys, n_keys = 0, 0, 0, 0, 0
     stamps: list[int | None] = []
     sizes: set[tuple[int, int]] = set()
+    counts: Counter[str] = Counter()
+    found = "one cut short"
     try:
         for packet in container.demux(stream):
-            n_packets += bool(packet.size)
-            n_hidden += packet.is_discard
-            n_marked_keys += packet.is_keyframe and not packet.is_discard
-            for frame in _frames(packet, path, len(stamps)):
+            counts["packets"] += bool(packet.size)
+            counts["hidden"] += packet.is_discard
+            counts["marked keys"] += packet.is_keyframe and not packet.is_discard
+            found = f"damage near frame {len(stamps)}"
+            for frame in packet.decode():
                 stamps.append(frame.pts)
                 sizes.add((frame.height, frame.width))
-                n_damaged += frame.is_corrupt
-                n_keys += frame.key_frame
+                counts["damaged"] += frame.is_corrupt
+                counts["keys"] += frame.key_frame
+            found = "one cut short"
     except av.FFmpegError as error:
-        raise LilaError(
-            f"{path}: expected an intact video, found one cut short ({_reason(error)}); {REMEDY}"
-        ) from error
-    if not stamps:
-        raise LilaError(f"{path}: expected a video, found one without a single frame; {REMEDY}")
-    if len(sizes) > 1:
-        found = " and ".join(f"{width}×{height}" for height, width in sorted(sizes)[:3])
-        raise LilaError(f"{path}: expected frames of one size, found {found}; cut the video where its size changes")
-    times = _times(stamps, stream)
-    promised, seconds = _promised_frames(container, stream), _promised_seconds(container, stream)
-    found = ""
-    if n_damaged:
-        found = f"{n_damaged} of its {len(times)} frames damaged"
-    elif n_packets < promised:
-        found = f"{n_packets} of the {promised} frames it announces"
-    elif times[-1] + 0.1 + 2 * times[-1] / len(times) < seconds:
-        found = f"{times[-1]:.1f} of the {seconds:.1f} seconds it announces"
-    if found:
-        raise LilaError(f"{path}: expected an intact video, found {found}; {REMEDY}")
-    return VideoProbe(
-        container=container.format.name,
-        codec=stream.codec_context.codec.canonical_name,
-        pixel_format=stream.codec_context.pix_fmt or "",
-        times=times,
-        edited=bool(n_hidden) or (promised > 0 and n_packets != len(stamps)),
-        seekable=n_marked_keys <= n_keys,
-    )
+        raise LilaError(f"{path}: expected an intact video, found {found} ({_reason(error)}); {REMEDY}") from error
+    return stamps, sizes, counts
 
 
-def _frames(packet: av.Packet, path: Path, position: int) -> list[av.VideoFrame]:
-    import av
-
-    try:
-        return packet.decode()
-    except av.FFmpegError as error:
-        raise LilaError(
-            f"{path}: expected an intact video, found damage near frame {position} ({_reason(error)}); {REMEDY}"
-        ) from error
-
-
-def _promised_frames(container: av.container.InputContainer, stream: av.VideoStream) -> int:
-    """Return the frames that the file's index announces, 0 where its format has no full index."""
-    return len(stream.index_entries) if "mp4" in container.format.name else 0
-
-
-def _promised_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+def _announced_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
     """Return the length that Matroska's header announces for this stream, 0.0 where it announces none.
 
     The container's own length includes a longer sound track, and the stream's tag may be a leftover of an earlier
@@ -153,13 +146,6 @@ def _promised_seconds(container: av.container.InputContainer, stream: av.VideoSt
         return 0.0
     hours, minutes, seconds = (float(part) for part in tag.groups())
     return min(3600 * hours + 60 * minutes + seconds, container.duration / 1e6)
-
-
-def _times(stamps: list[int | None], stream: av.VideoStream) -> np.ndarray:
-    if None in stamps or np.any(np.diff(np.array(stamps, np.int64)) <= 0):
-        return np.arange(len(stamps)) / float(stream.average_rate or 25)  # a stream without usable time stamps
-    ticks = np.array(stamps, np.int64)
-    return (ticks - ticks[0]) * float(stream.time_base or 1)  # a transport stream begins at any time
 
 
 def _reason(error: Exception) -> str:

@@ -29,14 +29,9 @@ def open_video(path: Path, decoder: str = "decord") -> FrameReader:
     """Probe a video and open it with `decoder` (one of `DECODERS`), or with PyAV where that decoder is not exact."""
     path = Path(path)
     probed = probe(path)
-    if decoder == "torchcodec":
-        require_torchcodec()
     seeking = {"decord": DecordReader, "torchcodec": TorchcodecReader}.get(decoder)
-    if seeking is not None and seeking.is_exact(probed):
-        reader = seeking(path, probed)
-        if reader.agrees:
-            return reader
-    return PyavReader(path, probed)
+    reader = None if seeking is None else seeking.open(path, probed)
+    return PyavReader(path, probed) if reader is None else reader
 
 
 def require_decoder(name: str) -> None:

@@ -17,7 +17,10 @@ QUIET = {"libx265": {"x265-params": "log-level=none"}}
 
 @dataclass(frozen=True)
 class Clip:
-    """How a barcoded video is made. `ticks`: when each frame is shown, in 1/3000 s; 30 frames per second if None."""
+    """How a barcoded video is made; `options` are the encoder's, `container` those of the file format.
+
+    `ticks`: when each frame is shown, in 1/3000 s; 30 frames per second if None.
+    """
 
     frames: int = 40
     codec: str = "libx264"
@@ -28,11 +31,12 @@ class Clip:
     rotation: int = 0
     pixels: str = "yuv420p"
     options: dict[str, str] = field(default_factory=dict)
+    container: dict[str, str] = field(default_factory=dict)
 
 
 def write(path: Path, clip: Clip = Clip()) -> Path:
     """Encode `clip` at `path`; the suffix chooses the container."""
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=clip.container) as container:
         stream = container.add_stream(clip.codec, rate=30, options=QUIET.get(clip.codec, {}) | clip.options)
         stream.height, stream.width = clip.size
         stream.pix_fmt, stream.gop_size = clip.pixels, clip.gop

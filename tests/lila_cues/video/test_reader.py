@@ -163,7 +163,6 @@ def test_pyav_reads_where_torchcodec_cannot_open_or_counts_differently(
             return frames or 0
 
     monkeypatch.setattr(decoders, "require_torchcodec", lambda: SimpleNamespace(VideoDecoder=Other))
-    monkeypatch.setattr("lila_cues.video.reader.require_torchcodec", lambda: None)
     with open_video(barcodes.write(tmp_path / "a.mp4"), "torchcodec") as reader:
         assert isinstance(reader, PyavReader)
         assert numbers(reader.read([7])) == [7]
