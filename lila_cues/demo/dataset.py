@@ -7,7 +7,6 @@ the first frame and still in the last.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -16,7 +15,6 @@ import cv2
 import numpy as np
 
 from lila_cues import console
-from lila_cues.demo.geometry import Truth
 from lila_cues.demo.render import render_frame, render_scene
 from lila_cues.demo.scenes import HEIGHT, WIDTH, Scene, draw_scene
 from lila_cues.video.writer import read_video, video_codec, write_video
@@ -27,9 +25,6 @@ from stores.errors import LilaError
 RENDERER = 1  # raise it when the same seed would give other pixels
 TRAIN_FRAMES = 24
 HELDOUT_FRAMES = 12
-MIN_PIXELS_FIRST = 500  # of each object in the first frame
-MIN_PIXELS_LAST = 200
-JPEG_QUALITY = 97
 DONE = "demo.json"
 BEGUN = "demo.begun.json"
 
@@ -77,8 +72,8 @@ def render_demo(root: Path, train: int = 24, heldout: int = 6, seed: int = 0) ->
     }  # fmt: skip
     if _is_complete(root, settings):
         return
-    root.mkdir(parents=True, exist_ok=True)
-    _write_json(root / BEGUN, settings)
+    with atomic_path(root / BEGUN) as temporary:
+        temporary.write_text(json.dumps(settings, indent=2) + "\n")
     scenes = [SceneSeed(seed, Split.TRAIN, i) for i in range(train)]
     scenes += [SceneSeed(seed, Split.HELDOUT, i) for i in range(heldout)]
     with console.progress("clips") as bar:
@@ -88,7 +83,9 @@ def render_demo(root: Path, train: int = 24, heldout: int = 6, seed: int = 0) ->
     sets.mkdir(parents=True, exist_ok=True)
     (sets / "val.txt").write_text("".join(f"{scene.name}\n" for scene in scenes[train:]))
     positions = {scene.name: [scene.seed, int(scene.split), scene.index] for scene in scenes}
-    _write_json(root / DONE, {"settings": settings, "scenes": positions, "video_encoder": video_codec()})
+    content = {"settings": settings, "scenes": positions, "video_encoder": video_codec()}
+    with atomic_path(root / DONE) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
     (root / BEGUN).unlink()
 
 
@@ -97,15 +94,11 @@ def visible_scene(seed: SceneSeed, frames: int) -> Scene:
     rng = seed.generator()
     while True:
         scene = draw_scene(rng, frames)
-        first, last = (_object_pixels(scene, t) for t in (0, frames - 1))
-        if (first >= MIN_PIXELS_FIRST).all() and (last >= MIN_PIXELS_LAST).all():
+        objects = np.array(scene.labels) > 0
+        views = (render_frame(scene, t)[1].reshape(-1) for t in (0, frames - 1))
+        first, last = (np.bincount(layers, minlength=len(objects))[objects] for layers in views)  # pixels of each
+        if (first >= 500).all() and (last >= 200).all():
             return scene
-
-
-def _object_pixels(scene: Scene, t: int) -> np.ndarray:
-    """Count the pixels of frame t that show each object, in the order of the layers."""
-    _, layers = render_frame(scene, t)
-    return np.bincount(layers.reshape(-1), minlength=len(scene.layers))[np.array(scene.labels) > 0]
 
 
 def _is_complete(root: Path, settings: dict[str, int]) -> bool:
@@ -135,29 +128,20 @@ def _is_complete(root: Path, settings: dict[str, int]) -> bool:
 
 
 def _render_clip(root: Path, seed: SceneSeed) -> None:
-    folder = root / seed.split.name.lower()
+    """Write one clip and its ground truth; a held-out one also as in DAVIS-2017: decoded frames and indexed masks."""
+    folder, name = root / seed.split.name.lower(), seed.name
     (folder / "truth").mkdir(parents=True, exist_ok=True)
     heldout = seed.split is Split.HELDOUT
     rgb, truth = render_scene(visible_scene(seed, HELDOUT_FRAMES if heldout else TRAIN_FRAMES))
-    video = folder / f"{seed.name}.mp4"
-    write_video(video, rgb)
-    truth.save(folder / "truth" / f"{seed.name}.npz")
-    if heldout:
-        _write_davis(folder, seed.name, read_video(video), truth)
-
-
-def _write_davis(folder: Path, name: str, rgb: np.ndarray, truth: Truth) -> None:
-    """Write the decoded frames as JPEG and the masks as indexed PNG, named as in DAVIS-2017."""
+    write_video(folder / f"{name}.mp4", rgb)
+    truth.save(folder / "truth" / f"{name}.npz")
+    if not heldout:
+        return
     images, annotations = folder / "JPEGImages" / "480p" / name, folder / "Annotations" / "480p" / name
     images.mkdir(parents=True, exist_ok=True)
     annotations.mkdir(parents=True, exist_ok=True)
-    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    for index, (frame, mask) in enumerate(zip(rgb, truth.masks(), strict=True)):
-        _, encoded = cv2.imencode(".jpg", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), quality)
+    for index, (frame, mask) in enumerate(zip(read_video(folder / f"{name}.mp4"), truth.masks(), strict=True)):
+        bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+        _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 97])
         (images / f"{index:05d}.jpg").write_bytes(encoded.tobytes())
         write_label_png(annotations / f"{index:05d}.png", mask)
-
-
-def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")

@@ -20,25 +20,19 @@ Frame = int | float  # time in frames
 
 @dataclass(frozen=True)
 class Path3D:
-    """A smooth path: straight, with a sinusoidal sway."""
+    """A smooth path: straight, with a sinusoidal sway; by default it stays at `middle`."""
 
     middle: Vector
-    velocity: Vector  # per frame
-    sway: Vector  # amplitude
-    period: float  # frames
-    phase: float
-    half: float  # the frame at which the straight part reaches `middle`
+    velocity: Vector | float = 0.0  # per frame
+    sway: Vector | float = 0.0  # amplitude
+    period: float = 1.0  # frames
+    phase: float = 0.0
+    half: float = 0.0  # the frame at which the straight part reaches `middle`
 
     def at(self, t: Frame) -> Vector:
         """Return the position at frame t, in the unit of `middle`."""
         swing = np.sin(2 * np.pi * t / self.period + self.phase)
         return self.middle + (t - self.half) * self.velocity + swing * self.sway
-
-
-def still(value: Vector) -> Path3D:
-    """Return a path that stays at one point."""
-    zero = np.zeros(3)
-    return Path3D(middle=value, velocity=zero, sway=zero, period=1.0, phase=0.0, half=0.0)
 
 
 @dataclass(frozen=True)
@@ -113,12 +107,12 @@ class Truth:
         """Return the displacement in pixels, x first, of the surface at each pixel from frame t to frame `other`."""
         there = _transformed(self.homographies[other], self.layers[t].reshape(-1), self._texels(t))
         moved = (there[:2] / there[2]).reshape(2, *self.layers.shape[1:])
-        return (moved - self._pixels()).astype(np.float32)
+        return (moved - np.indices(self.layers.shape[1:])[::-1]).astype(np.float32)
 
     def visible(self, t: int, other: int) -> Bool[np.ndarray, "y x"]:
         """Return whether the surface at each pixel of frame t is inside frame `other` and not occluded there."""
         height, width = self.layers.shape[1:]
-        x, y = np.rint(self.flow(t, other) + self._pixels()).astype(int)
+        x, y = np.rint(self.flow(t, other) + np.indices(self.layers.shape[1:])[::-1]).astype(int)
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         seen = self.layers[other][np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
         return inside & (seen == self.layers[t])
@@ -133,13 +127,9 @@ class Truth:
         with np.load(path, allow_pickle=False) as file:
             return Truth(layers=file["layers"], homographies=file["homographies"], labels=file["labels"])
 
-    def _pixels(self) -> np.ndarray:
-        """Pixel coordinates x and y: 2×y×x."""
-        return np.indices(self.layers.shape[1:])[::-1].astype(float)
-
     def _texels(self, t: int) -> np.ndarray:
         """Each pixel's point on its layer, times inverse depth: 3 × pixels."""
-        x, y = self._pixels().reshape(2, -1)
+        y, x = np.indices(self.layers.shape[1:], float).reshape(2, -1)
         pixels = np.stack([x, y, np.ones_like(x)])
         return _transformed(np.linalg.inv(self.homographies[t]), self.layers[t].reshape(-1), pixels)
 

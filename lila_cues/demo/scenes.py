@@ -7,24 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 from numpy.random import Generator
 
-from lila_cues.demo.geometry import Camera, Path3D, PlaneMotion, still
-from lila_cues.demo.textures import (
-    GROUND_PATTERNS,
-    MARGIN,
-    PATTERNS,
-    SHAPES,
-    Palette,
-    Pattern,
-    colored,
-    draw_palette,
-    relief,
-    signed_distance,
-)
+from lila_cues.demo import textures
+from lila_cues.demo.geometry import Camera, Path3D, PlaneMotion
 
 HEIGHT, WIDTH = 240, 320
 OBJECT_TEXELS = 160
@@ -66,15 +54,9 @@ class Scene:
 class Style:
     """Colors and light that the layers of one scene share."""
 
-    palettes: tuple[Palette, ...]
+    palettes: tuple[textures.Palette, ...]
     haze: Float[np.ndarray, " 3"]
     light: Float[np.ndarray, " 3"]  # unit vector, z towards the viewer
-
-    def palette(self, rng: Generator) -> Palette:
-        """Draw one of the scene's palettes, or half of the time a new one: objects may resemble each other."""
-        if rng.random() < 0.5:
-            return self.palettes[int(rng.integers(len(self.palettes)))]
-        return draw_palette(rng)
 
     def with_haze(self, texture: np.ndarray, depth_m: np.ndarray | float) -> UInt8[np.ndarray, "y x 3"]:
         """Blend a texture with the haze between it and the camera."""
@@ -86,7 +68,7 @@ def draw_scene(rng: Generator, frames: int, objects: int | None = None) -> Scene
     """Draw a scene with `objects` annotated objects; default: two to four."""
     light = np.array([rng.uniform(-0.6, 0.6), rng.uniform(-0.8, -0.3), 0.8])
     style = Style(
-        palettes=(draw_palette(rng, vivid=0.45), draw_palette(rng)),
+        palettes=(textures.draw_palette(rng, vivid=0.45), textures.draw_palette(rng)),
         haze=rng.uniform(0.55, 0.85, 3).astype(np.float32),
         light=(light / np.linalg.norm(light)).astype(np.float32),
     )
@@ -121,13 +103,13 @@ def _draw_ground(rng: Generator, style: Style, camera: Camera, half: float) -> L
     """Draw a wide plane that comes nearer towards the lower edge of the image."""
     tilt = np.array([rng.uniform(-0.9, -0.5), rng.uniform(-0.2, 0.2), rng.uniform(0, 2 * np.pi)])
     motion = PlaneMotion(
-        origin=still(np.array([0, 0, GROUND_DEPTH_M])),
-        spin=still(tilt),
+        origin=Path3D(np.array([0, 0, GROUND_DEPTH_M])),
+        spin=Path3D(tilt),
         texels=GROUND_TEXELS,
         meters_per_texel=GROUND_DEPTH_M / (0.9 * WIDTH),
     )
-    pattern = GROUND_PATTERNS[int(rng.integers(len(GROUND_PATTERNS)))]
-    texture = colored(rng, _smoothed(pattern(rng, GROUND_TEXELS)), style.palettes[0])
+    pattern = textures.draw_pattern(rng, GROUND_TEXELS, textures.GROUND_PATTERNS)
+    texture = textures.colored(rng, pattern, style.palettes[0])
     along_x, along_y, offset = motion.homography(camera, half)[2]
     index = np.arange(GROUND_TEXELS)
     depth = np.maximum(along_x * index[None, :] + along_y * index[:, None] + offset, 1.0)
@@ -140,8 +122,8 @@ def _draw_clutter(rng: Generator, style: Style, camera: Camera, ground: Layer, h
     radius_px = rng.uniform(8, 20)
     below = np.array([x, y + 2 * radius_px, 1.0])
     depth = 0.8 * float(1 / np.linalg.solve(ground.motion.homography(camera, half), below)[2])
-    origin = still(camera.point(half, (x, y), depth))
-    spin = still(np.array([0, 0, rng.uniform(0, 2 * np.pi)]))
+    origin = Path3D(camera.point(half, (x, y), depth))
+    spin = Path3D(np.array([0, 0, rng.uniform(0, 2 * np.pi)]))
     radius_m = radius_px * depth / (camera.zoom.middle[0] * WIDTH)
     return _draw_cutout(rng, style, 0, CLUTTER_TEXELS, radius_m, depth, origin, spin)
 
@@ -179,15 +161,12 @@ def _draw_cutout(
     rng: Generator, style: Style, label: int, texels: int, radius_m: float, depth: float, origin: Path3D, spin: Path3D
 ) -> Layer:
     """Draw a shape cut out of a shaded texture; `radius_m` is half its longer side."""
-    shape = SHAPES[int(rng.integers(len(SHAPES)))](rng)
-    pattern = PATTERNS[int(rng.integers(len(PATTERNS)))]
-    distance = signed_distance(shape, texels)
-    color = colored(rng, _smoothed(pattern(rng, texels)), style.palette(rng))
-    lit = np.clip(color * relief(distance, style.light)[..., None], 0, 1)
-    motion = PlaneMotion(origin, spin, texels=texels, meters_per_texel=2 * MARGIN * radius_m / texels)
+    shape = textures.SHAPES[int(rng.integers(len(textures.SHAPES)))](rng)
+    distance = textures.signed_distance(shape, texels)
+    pattern = textures.draw_pattern(rng, texels, textures.PATTERNS)
+    shared = rng.random() < 0.5  # objects may resemble each other and the ground
+    palette = style.palettes[int(rng.integers(len(style.palettes)))] if shared else textures.draw_palette(rng)
+    color = textures.colored(rng, pattern, palette)
+    lit = np.clip(color * textures.relief(distance, style.light)[..., None], 0, 1)
+    motion = PlaneMotion(origin, spin, texels=texels, meters_per_texel=2 * textures.MARGIN * radius_m / texels)
     return Layer(label=label, motion=motion, texture=style.with_haze(lit, depth), distance=distance)
-
-
-def _smoothed(pattern: Pattern) -> Pattern:
-    """Remove the steps that would flicker where a pixel takes the nearest texels."""
-    return cv2.GaussianBlur(pattern, (0, 0), 0.8)

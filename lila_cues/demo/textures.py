@@ -7,7 +7,7 @@ palette: float32 RGB in [0, 1], y×x×3. None is of one color, so that no object
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -135,12 +135,6 @@ def _stretched(values: np.ndarray) -> Pattern:
     return np.clip((values - low) / max(high - low, 1e-6), 0, 1).astype(np.float32)
 
 
-def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    axis = np.linspace(-1, 1, size, dtype=np.float32)
-    x, y = np.meshgrid(axis, axis)
-    return x, y
-
-
 def clouds(rng: Generator, size: int) -> Pattern:
     """Draw noise, or noise folded at its mean, which gives soft ridges."""
     noise = fractal_noise(rng, size, int(rng.integers(3, 8)))
@@ -149,7 +143,8 @@ def clouds(rng: Generator, size: int) -> Pattern:
 
 def marble(rng: Generator, size: int) -> Pattern:
     """Draw parallel veins, bent by noise."""
-    x, y = _grid(size)
+    x = np.linspace(-1, 1, size, dtype=np.float32)
+    y = x[:, None]
     angle, waves = rng.uniform(0, np.pi), rng.uniform(5, 12)
     phase = waves * (np.cos(angle) * x + np.sin(angle) * y) + 5 * fractal_noise(rng, size)
     return (0.5 + 0.5 * np.sin(phase)).astype(np.float32)
@@ -157,7 +152,8 @@ def marble(rng: Generator, size: int) -> Pattern:
 
 def wood(rng: Generator, size: int) -> Pattern:
     """Draw rings around a random point, with a fine grain."""
-    x, y = _grid(size)
+    x = np.linspace(-1, 1, size, dtype=np.float32)
+    y = x[:, None]
     center, rings = rng.uniform(-1.5, 1.5, 2), rng.uniform(5, 10)
     radius = np.hypot(x - center[0], 0.5 * (y - center[1])) + 0.25 * fractal_noise(rng, size, 3, 3)
     return _stretched(np.mod(radius * rings, 1) + 0.25 * fractal_noise(rng, size, 24, 3))
@@ -165,7 +161,8 @@ def wood(rng: Generator, size: int) -> Pattern:
 
 def stripes(rng: Generator, size: int) -> Pattern:
     """Draw slightly wavy bands with soft edges, of two widths."""
-    x, y = _grid(size)
+    x = np.linspace(-1, 1, size, dtype=np.float32)
+    y = x[:, None]
     angle, count = rng.uniform(0, np.pi), rng.uniform(3, 7)
     along = np.cos(angle) * x + np.sin(angle) * y + 0.15 * fractal_noise(rng, size, 3, 2)
     band = np.sin(np.pi * count * along) + 0.5 * np.sin(2 * np.pi * count * along + 1)
@@ -187,7 +184,8 @@ def dots(rng: Generator, size: int) -> Pattern:
 
 def checks(rng: Generator, size: int) -> Pattern:
     """Draw checks: bands in two perpendicular directions."""
-    x, y = _grid(size)
+    x = np.linspace(-1, 1, size, dtype=np.float32)
+    y = x[:, None]
     angle, count = rng.uniform(0, np.pi), rng.uniform(2.5, 5)
     u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
     bands = np.tanh(5 * np.sin(np.pi * count * u)) + np.tanh(5 * np.sin(np.pi * count * v))
@@ -208,6 +206,12 @@ def cells(rng: Generator, size: int) -> Pattern:
 
 PATTERNS: tuple[Callable[[Generator, int], Pattern], ...] = (clouds, marble, wood, stripes, dots, checks, cells)
 GROUND_PATTERNS: tuple[Callable[[Generator, int], Pattern], ...] = (clouds, marble, wood, cells)
+
+
+def draw_pattern(rng: Generator, size: int, patterns: Sequence[Callable[[Generator, int], Pattern]]) -> Pattern:
+    """Draw one of `patterns`, without the steps that would flicker where a pixel takes the nearest texels."""
+    pattern = patterns[int(rng.integers(len(patterns)))]
+    return cv2.GaussianBlur(pattern(rng, size), (0, 0), 0.8)
 
 
 def draw_palette(rng: Generator, vivid: float = 0.8, colors: int = 5) -> Palette:
