@@ -25,21 +25,17 @@ Values = Float[np.ndarray, " n"]
 
 def curves(steps: Values, named: Mapping[str, Values], unit: str) -> Markup:
     """Draw up to three curves from 0 up as SVG, each with its running mean over 20 steps and its name at the end."""
-    y_max = _ceiling(max(float(np.percentile(curve, 99.5)) for curve in named.values()))
+    largest = max(float(np.percentile(curve, 99.5)) for curve in named.values())
+    marks = ticks(max(largest, 1e-9))
+    y_max = marks[-1] if marks[-1] >= largest else marks[-1] + marks[1]
     first, last = float(steps[0]), max(float(steps[-1]), float(steps[0]) + 1)
-    inner_width, inner_height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     right, below = WIDTH - RIGHT + 8, HEIGHT - BOTTOM + 20
 
     def x_of(step: float) -> float:
-        return LEFT + inner_width * (step - first) / (last - first)
+        return LEFT + (WIDTH - LEFT - RIGHT) * (step - first) / (last - first)
 
     def y_of(value: float) -> float:
-        return TOP + inner_height * (1 - min(value, y_max) / y_max)
-
-    def line(values: Values, style: str) -> str:
-        every = slice(None, None, max(1, len(steps) // MAX_POINTS))
-        points = " ".join(f"{x_of(a):.1f},{y_of(b):.1f}" for a, b in zip(steps[every], values[every], strict=True))
-        return f'<polyline class="{style}" points="{points}"/>'
+        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - min(value, y_max) / y_max)
 
     parts = []
     for value in ticks(y_max):
@@ -50,11 +46,19 @@ def curves(steps: Values, named: Mapping[str, Values], unit: str) -> Markup:
         if step >= first:
             parts.append(f'<text x="{x_of(step):.1f}" y="{below}" text-anchor="middle">{step:,.0f}</text>')
     parts.append(f'<text x="{right}" y="{below}">{html.escape(unit)}</text>')
+
     means = {name: running_mean(curve, WINDOW) for name, curve in named.items()}
-    label_y = _spread({name: y_of(mean[-1]) for name, mean in means.items()})
+    ends = {name: y_of(mean[-1]) for name, mean in means.items()}
+    lowest = -math.inf
+    for name in sorted(ends, key=ends.__getitem__):  # labels that would overlap move down
+        lowest = ends[name] = max(ends[name], lowest + LABEL_DISTANCE)
+    every = slice(None, None, max(1, len(steps) // MAX_POINTS))
     for n, (name, curve) in enumerate(named.items()):
-        parts += [line(curve, f"raw c{n}"), line(means[name], f"mean c{n}")]
-        parts.append(f'<text class="f{n}" x="{right}" y="{label_y[name] + 4:.1f}">{html.escape(name)}</text>')
+        for style, values in (("raw", curve), ("mean", means[name])):
+            shown = zip(steps[every], values[every], strict=True)
+            points = " ".join(f"{x_of(step):.1f},{y_of(value):.1f}" for step, value in shown)
+            parts.append(f'<polyline class="{style} c{n}" points="{points}"/>')
+        parts.append(f'<text class="f{n}" x="{right}" y="{ends[name] + 4:.1f}">{html.escape(name)}</text>')
     label = html.escape(f"{', '.join(named)} over {unit}s")
     content = "\n".join(parts)
     return Markup(f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{content}</svg>')
@@ -97,18 +101,3 @@ def ticks(top: float, count: int = 5) -> list[float]:
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * (1 - 1e-9))
     return [step * n for n in range(int(top / step + 1e-6) + 1)]
-
-
-def _ceiling(largest: float) -> float:
-    """Return the first tick that is not below `largest`."""
-    steps = ticks(max(largest, 1e-9))
-    return steps[-1] if steps[-1] >= largest else steps[-1] + steps[1]
-
-
-def _spread(heights: Mapping[str, float]) -> dict[str, float]:
-    """Move label positions down where two would overlap."""
-    placed: dict[str, float] = {}
-    previous = -math.inf
-    for name, height in sorted(heights.items(), key=lambda item: item[1]):
-        previous = placed[name] = max(height, previous + LABEL_DISTANCE)
-    return placed

@@ -11,13 +11,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
-from lila_cues.viz.pictures import Picture, png_bytes
+from lila_cues.viz.pictures import Picture
 from stores.atomic import atomic_path
-
-JPEG_QUALITY = 88
 
 
 @dataclass(frozen=True)
@@ -70,19 +67,19 @@ def paragraph(content: Content, style: str = "") -> Markup:
 
 def photo(picture: Picture, alt: str) -> Markup:
     """Return an embedded JPEG of quality 88."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return _image("image/jpeg", buffer.getvalue(), alt, "")
+    return _image(picture, alt, "jpeg", "")
 
 
 def drawing(picture: Picture, alt: str, enlarge: bool = False) -> Markup:
     """Return an embedded, lossless PNG; `enlarge` keeps the cells of a coarse grid visible as squares."""
-    return _image("image/png", png_bytes(np.ascontiguousarray(picture)), alt, "pixelated" if enlarge else "")
+    return _image(picture, alt, "png", "pixelated" if enlarge else "")
 
 
-def _image(kind: str, content: bytes, alt: str, style: str) -> Markup:
-    text = base64.b64encode(content).decode("ascii")
-    return Markup(f'<img class="{style}" alt="{html.escape(alt)}" src="data:{kind};base64,{text}">')
+def _image(picture: Picture, alt: str, kind: str, style: str) -> Markup:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, kind, **({"quality": 88} if kind == "jpeg" else {}))
+    content = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Markup(f'<img class="{style}" alt="{html.escape(alt)}" src="data:image/{kind};base64,{content}">')
 
 
 def figure(image: Markup, name: str, detail: str = "") -> Markup:
@@ -100,35 +97,29 @@ def row(figures: Sequence[Markup], columns: int) -> Markup:
 def table(headings: Sequence[str], rows: Iterable[Sequence[Content]], styles: Sequence[str] = ()) -> Markup:
     """Return a table; `styles` gives the first rows a class each, and a cell may be a `<td>` of its own."""
     head = "".join(f"<th>{html.escape(text)}</th>" for text in headings)
-    body = []
+    body = ""
     for n, cells in enumerate(rows):
-        style = f' class="{styles[n]}"' if n < len(styles) and styles[n] else ""
-        texts = [escaped(cell) for cell in cells]
-        row = [
-            text if isinstance(cell, Markup) and text.startswith("<td") else f"<td>{text}</td>"
-            for cell, text in zip(cells, texts, strict=True)
-        ]
-        body.append(f"<tr{style}>{''.join(row)}</tr>")
+        body += f'<tr class="{styles[n]}">' if n < len(styles) and styles[n] else "<tr>"
+        for cell in cells:
+            complete = isinstance(cell, Markup) and cell.text.startswith("<td")
+            body += escaped(cell) if complete else f"<td>{escaped(cell)}</td>"
+        body += "</tr>"
     return Markup(
-        f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{"".join(body)}\n</tbody></table></div>'
+        f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
     )
 
 
-def facts(rows: Iterable[tuple[str, str]]) -> Markup:
-    """Return a table of names and their values as text."""
-    body = "".join(f'<tr><td>{html.escape(a)}</td><td class="words">{html.escape(b)}</td></tr>' for a, b in rows)
-    return Markup(f'<div class="scroll"><table><tbody>{body}</tbody></table></div>')
-
-
-def flattened(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Return nested settings as pairs of a dotted name and a text, "–" for None."""
-    pairs: list[tuple[str, str]] = []
-    for name, value in values.items():
+def facts(values: Mapping[str, Any]) -> Markup:
+    """Return a table of settings: names, dotted where they are nested, and values, "–" for None."""
+    body, pending = "", list(values.items())
+    while pending:
+        name, value = pending.pop(0)
         if isinstance(value, Mapping):
-            pairs += flattened(value, f"{prefix}{name}.")
+            pending[:0] = [(f"{name}.{key}", inner) for key, inner in value.items()]
         else:
-            pairs.append((f"{prefix}{name}", "–" if value is None else str(value)))
-    return pairs
+            text = "–" if value is None else html.escape(str(value))
+            body += f'<tr><td>{html.escape(name)}</td><td class="words">{text}</td></tr>'
+    return Markup(f'<div class="scroll"><table><tbody>{body}</tbody></table></div>')
 
 
 def folded(summary: str, content: Markup) -> Markup:

@@ -42,8 +42,27 @@ class Inspection:
 
 
 def inspect(store: CueStore, clips: Sequence[int], rows: Sequence[Row]) -> Inspection:
-    """Compute the tables over `clips` and put them beside pictures that are already drawn."""
-    return Inspection(store.path, summary(store), array_table(store, clips), number_table(store, clips), tuple(rows))
+    """Compute the tables and put them beside pictures that are already drawn.
+
+    Stored sizes are those of the tasks of `clips`; values of every array, scales left out, are those of `clips`.
+    """
+    stored = stored_bytes(store, sorted({clip // store.spec.shard_clips for clip in clips}))
+    arrays, numbers = [], []
+    for name, array in store.arrays.items():
+        sizes = " ".join(f"{dimension} {size}" for dimension, size in zip(array.dimensions, array.shape, strict=True))
+        raw, compressed = readable(array.clip_bytes), readable(round(stored[name]))
+        ratio = f"{stored[name] / array.clip_bytes:.0%}" if stored[name] else "–"
+        arrays.append([name, sizes, array.dtype.name, raw, compressed, ratio])
+        if not name.endswith("_scale"):
+            *values, missing = statistics(store.read(name, clip) for clip in clips)
+            numbers.append([name, *(f"{value:.4g}" for value in values), f"{missing:.2%}"])
+    return Inspection(
+        path=store.path,
+        summary=summary(store),
+        arrays=(["array", "per clip", "stored as", "raw", "stored", "compressed"], arrays),
+        numbers=(["cue", "min", "mean", "max", "std", "missing"], numbers),
+        rows=tuple(rows),
+    )
 
 
 def page(inspection: Inspection) -> str:
@@ -93,12 +112,18 @@ def row(store: CueStore, clip: int, pair: int) -> Row:
     ]
     for extra in store.spec.extra:
         tiles.append((f"{extra.name}, first", pictures.scaled_picture(cues[extra.name][0], extra.limits)))
+    resized = []
+    for caption, picture in tiles:
+        height, width = picture.shape[:2]
+        interpolation = cv2.INTER_AREA if height > TILE else cv2.INTER_NEAREST
+        size = (round(width * TILE / height), TILE)
+        resized.append((caption, np.asarray(cv2.resize(picture, size, interpolation=interpolation))))
     first, second = cues.frames
     title = (
         f"{store.clip_id(clip)}   clip {clip}, pair {pair}: {times[first]:.2f} s and {times[second]:.2f} s, "
         f"{cues.gap} frame{'s' * (cues.gap != 1)} apart"
     )
-    return Row(title, tuple((caption, _resized(picture)) for caption, picture in tiles))
+    return Row(title, tuple(resized))
 
 
 def _confidence_picture(values: np.ndarray) -> np.ndarray:
@@ -109,29 +134,12 @@ def _confidence_picture(values: np.ndarray) -> np.ndarray:
     return picture
 
 
-def _resized(picture: np.ndarray) -> np.ndarray:
-    height, width = picture.shape[:2]
-    interpolation = cv2.INTER_AREA if height > TILE else cv2.INTER_NEAREST
-    return np.asarray(cv2.resize(picture, (round(width * TILE / height), TILE), interpolation=interpolation))
-
-
 def summary(store: CueStore) -> str:
     """Return one line: clips by status, frames and pairs per clip."""
     counts = np.bincount(store.statuses(), minlength=len(STATUS_NAMES))
     each = ", ".join(f"{counts[status]:,} {STATUS_NAMES[status]}" for status in (1, 2, 0) if counts[status])
     geometry = store.spec.geometry
     return f"{store.n_clips:,} clips ({each}), {geometry.frames} frames and {geometry.pairs} pairs each"
-
-
-def array_table(store: CueStore, clips: Sequence[int]) -> Table:
-    """Return dimensions, type, and raw and stored bytes per clip of every array."""
-    stored = stored_bytes(store, sorted({clip // store.spec.shard_clips for clip in clips}))
-    lines = []
-    for name, array in store.arrays.items():
-        sizes = " ".join(f"{dimension} {size}" for dimension, size in zip(array.dimensions, array.shape, strict=True))
-        ratio = f"{stored[name] / array.clip_bytes:.0%}" if stored[name] else "–"
-        lines.append([name, sizes, array.dtype.name, readable(array.clip_bytes), readable(round(stored[name])), ratio])
-    return ["array", "per clip", "stored as", "raw", "stored", "compressed"], lines
 
 
 def stored_bytes(store: CueStore, tasks: Iterable[int]) -> dict[str, float]:
@@ -146,57 +154,18 @@ def stored_bytes(store: CueStore, tasks: Iterable[int]) -> dict[str, float]:
     return {name: total / max(1, clips) for name, total in totals.items()}
 
 
-def number_table(store: CueStore, clips: Sequence[int]) -> Table:
-    """Return range, mean, standard deviation and missing share of every array, scales left out, over some clips."""
-    lines = []
-    for name in store.arrays:
-        if not name.endswith("_scale"):
-            sums = sum((Sums.of(store.read(name, clip)) for clip in clips), Sums())
-            numbers = (sums.min, sums.mean, sums.max, sums.std)
-            lines.append([name, *(f"{value:.4g}" for value in numbers), f"{sums.missing_share:.2%}"])
-    return ["cue", "min", "mean", "max", "std", "missing"], lines
+def statistics(arrays: Iterable[np.ndarray]) -> tuple[float, float, float, float, float]:
+    """Return minimum, mean, maximum and standard deviation of all finite values, and the share of the others.
 
-
-@dataclass(frozen=True)
-class Sums:
-    """Number, sum, sum of squares and extremes of an array's finite values, and the number of its missing ones."""
-
-    count: int = 0
-    missing: int = 0
-    total: float = 0.0
-    squares: float = 0.0
-    min: float = float("inf")
-    max: float = float("-inf")
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> Sums:
-        finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values.ravel()
-        if not finite.size:
-            return cls(missing=values.size)
-        exact = finite.astype(np.float64)
-        total, squares = float(exact.sum()), float(np.square(exact).sum())
-        return cls(exact.size, values.size - exact.size, total, squares, float(exact.min()), float(exact.max()))
-
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(
-            self.count + other.count,
-            self.missing + other.missing,
-            self.total + other.total,
-            self.squares + other.squares,
-            min(self.min, other.min),
-            max(self.max, other.max),
-        )
-
-    @property
-    def mean(self) -> float:
-        """NaN where there is no value."""
-        return self.total / self.count if self.count else float("nan")
-
-    @property
-    def std(self) -> float:
-        """Standard deviation; NaN where there is no value."""
-        return float(np.sqrt(max(0.0, self.squares / self.count - self.mean**2))) if self.count else float("nan")
-
-    @property
-    def missing_share(self) -> float:
-        return self.missing / max(1, self.missing + self.count)
+    Without a finite value, mean and standard deviation are NaN.
+    """
+    count, missing, total, squares = 0, 0, 0.0, 0.0
+    low, high = np.inf, -np.inf
+    for values in arrays:
+        finite = (values[np.isfinite(values)] if values.dtype.kind == "f" else values).astype(np.float64)
+        count, missing = count + finite.size, missing + values.size - finite.size
+        total, squares = total + float(finite.sum()), squares + float(np.square(finite).sum())
+        low, high = float(finite.min(initial=low)), float(finite.max(initial=high))
+    mean = total / count if count else np.nan
+    std = float(np.sqrt(max(0.0, squares / count - mean**2))) if count else np.nan
+    return low, mean, high, std, missing / max(1, missing + count)

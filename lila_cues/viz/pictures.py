@@ -5,7 +5,6 @@ Missing values (NaN) are gray, so that a hole never looks like data.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +41,8 @@ def flow_picture(flow_px: Float[np.ndarray, "2 h w"], max_px: float | None = Non
         max_px = max(float(np.percentile(length[known], 98)), 1e-3) if known.any() else 1.0
     turn = np.where(known, np.arctan2(flow_px[1], flow_px[0]) / (2 * np.pi) % 1, 0)
     strength = np.where(known, length, 0)[..., None] / max_px
-    inside = 1 - np.minimum(strength, 1) * (1 - _interpolated(turn, _WHEEL_STEPS, _WHEEL_HUES))
+    hue = np.stack([np.interp(turn, _WHEEL_STEPS, channel) for channel in _WHEEL_HUES.T], axis=-1)
+    inside = 1 - np.minimum(strength, 1) * (1 - hue)
     return _as_bytes(np.where(strength > 1 + 1e-6, 0.75 * inside, inside), known)
 
 
@@ -63,23 +63,18 @@ def confidence(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
     """
     height, width = forward.shape[1:]
     y, x = np.mgrid[:height, :width].astype(np.float32)
-    returned = _sample(backward, x + forward[0], y + forward[1])
-    half = np.array([2 / width, 2 / height], np.float32)[:, None, None]
-    error = np.linalg.norm((forward + returned) * half, axis=0)
-    return np.asarray(np.exp(-error / CONFIDENCE_SCALE))
-
-
-def _sample(maps: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    height, width = maps.shape[1:]
+    x, y = x + forward[0], y + forward[1]
     known = np.isfinite(x) & np.isfinite(y)
-    x = np.clip(np.where(known, x, 0), 0, width - 1)
-    y = np.clip(np.where(known, y, 0), 0, height - 1)
+    x, y = np.clip(np.where(known, x, 0), 0, width - 1), np.clip(np.where(known, y, 0), 0, height - 1)
     left, top = np.floor(x).astype(int), np.floor(y).astype(int)
     right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
     across, down = x - left, y - top
-    upper = maps[:, top, left] * (1 - across) + maps[:, top, right] * across
-    lower = maps[:, bottom, left] * (1 - across) + maps[:, bottom, right] * across
-    return np.where(known, upper * (1 - down) + lower * down, np.nan)
+    upper = backward[:, top, left] * (1 - across) + backward[:, top, right] * across
+    lower = backward[:, bottom, left] * (1 - across) + backward[:, bottom, right] * across
+    returned = np.where(known, upper * (1 - down) + lower * down, np.nan)
+    half = np.array([2 / width, 2 / height], np.float32)[:, None, None]
+    error = np.linalg.norm((forward + returned) * half, axis=0)
+    return np.asarray(np.exp(-error / CONFIDENCE_SCALE))
 
 
 def depth_picture(q: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -88,7 +83,8 @@ def depth_picture(q: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     scale = np.log1p(np.maximum(np.where(known, q, 0), 0))
     low, high = np.percentile(scale[known], (1, 99)) if known.any() else (0.0, 1.0)
     position = np.clip((scale - low) / max(high - low, 1e-6), 0, 1)
-    color = _interpolated(position, np.linspace(0, 1, len(_DEPTH_COLORS)), _DEPTH_COLORS)
+    nodes = np.linspace(0, 1, len(_DEPTH_COLORS))
+    color = np.stack([np.interp(position, nodes, channel) for channel in _DEPTH_COLORS.T], axis=-1)
     return _as_bytes(color / 255, known)
 
 
@@ -165,14 +161,7 @@ def mask_overlay(rgb: Picture, labels: Integer[np.ndarray, "h w"]) -> Picture:
 
 def write_png(path: Path, rgb: UInt8[np.ndarray, "h w 3"]) -> None:
     """Write an RGB PNG file, 8 bits per channel."""
-    path.write_bytes(png_bytes(rgb))
-
-
-def png_bytes(rgb: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """Return an RGB PNG file's content."""
-    content = io.BytesIO()
-    Image.fromarray(rgb).save(content, "png")
-    return content.getvalue()
+    Image.fromarray(rgb).save(path, "png")
 
 
 def write_label_png(path: Path, labels: UInt8[np.ndarray, "h w"]) -> None:
@@ -180,11 +169,6 @@ def write_label_png(path: Path, labels: UInt8[np.ndarray, "h w"]) -> None:
     indexed = Image.fromarray(labels).convert("L")
     indexed.putpalette(label_palette().tobytes())
     indexed.save(path, "png")
-
-
-def _interpolated(values: np.ndarray, positions: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Look values up in a table of colors: h×w×3."""
-    return np.stack([np.interp(values, positions, colors[:, i]) for i in range(3)], axis=-1)
 
 
 def _as_bytes(color: np.ndarray, known: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:

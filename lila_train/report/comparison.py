@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lila_cues.viz.html import Markup, document, facts, flattened, folded, heading, joined, paragraph, write_page
+from lila_cues.viz.html import Markup, document, facts, folded, heading, joined, paragraph, write_page
 from lila_train.evaluation.results import Json, read_result
 from lila_train.report import sections
 from lila_train.report.tables import tables, task_of
@@ -35,7 +35,7 @@ def write_comparison(results: Sequence[Path], out: Path) -> list[Path]:
         keys = ("settings", "derived", "counts", "model", "fingerprint")
         shown: Json = {key: content[key] for key in keys if key in content}
         title = f"{content['protocol']}, {content.get('fingerprint', '')[:12]}"
-        parts.append(folded(title, facts(flattened(shown))))
+        parts.append(folded(title, facts(shown)))
     files = {
         out / "index.html": document(TITLE, joined(parts)),
         out / "tables.md": f"{NOTE}\n\n" + "\n".join(each.markdown() for each in task_tables),

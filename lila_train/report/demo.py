@@ -22,7 +22,6 @@ from lila_cues.viz.html import (
     Markup,
     document,
     facts,
-    flattened,
     folded,
     heading,
     joined,
@@ -237,7 +236,7 @@ def _settings(inputs: DemoInputs) -> Markup:
         "Training": inputs.record["settings"],
         "Store": {"path": inputs.store.path, **inputs.store.provenance},
     }
-    parts = [folded(name, facts(flattened(values))) for name, values in groups.items()]
+    parts = [folded(name, facts(values)) for name, values in groups.items()]
     return joined([heading("Settings and provenance"), *parts])
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stores
-from lila_cues.viz.inspection import TILE, Sums, array_table, inspect, number_table, page, row, sheet
+from lila_cues.viz.inspection import TILE, inspect, page, row, sheet, statistics
 from lila_cues.viz.pictures import confidence
 from tests.stores import worlds
 
@@ -24,18 +24,20 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
 
 @settings(deadline=None)
 @given(st.lists(st.floats(-1e3, 1e3, width=32) | st.just(float("nan")), max_size=30), st.integers(0, 30))
-def test_sums_add(values: list[float], cut: int) -> None:
+def test_statistics_of_parts_are_those_of_all_values(values: list[float], cut: int) -> None:
     array = np.array(values, np.float32)
-    total, parts = Sums.of(array), Sums.of(array[:cut]) + Sums.of(array[cut:])
-    assert (total.count, total.missing, total.min, total.max) == (parts.count, parts.missing, parts.min, parts.max)
+    total, parts = statistics([array]), statistics([array[:cut], array[cut:]])
+    assert (total[0], total[2], total[4]) == (parts[0], parts[2], parts[4])
     finite = array[np.isfinite(array)].astype(np.float64)
-    assert total.missing_share == pytest.approx(1 - finite.size / max(1, array.size) if array.size else 0)
+    assert total[4] == pytest.approx(1 - finite.size / max(1, array.size) if array.size else 0)
+    _, mean, _, std, _ = parts
     if finite.size:
-        assert parts.mean == pytest.approx(finite.mean(), abs=1e-6)
-        assert parts.std == pytest.approx(finite.std(), abs=1e-3)
+        assert (total[0], total[2]) == (finite.min(), finite.max())
+        assert mean == pytest.approx(finite.mean(), abs=1e-6)
+        assert std == pytest.approx(finite.std(), abs=1e-3)
     else:
-        assert np.isnan(total.mean)
-        assert np.isnan(total.std)
+        assert np.isnan(mean)
+        assert np.isnan(std)
 
 
 def constant(x: float, y: float, size: tuple[int, int] = (12, 30)) -> np.ndarray:
@@ -69,11 +71,11 @@ def test_missing_flow_has_no_confidence() -> None:
 
 
 def test_tables_have_a_row_for_every_array(store: stores.CueStore) -> None:
-    heads, lines = array_table(store, [0, 2])
+    found = inspect(store, [0, 2], [])
+    heads, lines = found.arrays
     assert [line[0] for line in lines] == list(store.arrays)
     assert {len(line) for line in lines} == {len(heads)}
-    _, numbers = number_table(store, [0, 2])
-    depth = next(line for line in numbers if line[0] == "depth")
+    depth = next(line for line in found.numbers[1] if line[0] == "depth")
     values = np.stack([worlds.cues(clip).depth for clip in (0, 2)])
     assert float(depth[2]) == pytest.approx(np.nanmean(values), rel=1e-3)
     assert depth[5] == f"{np.isnan(values).mean():.2%}"

@@ -70,7 +70,7 @@ def test_text_is_escaped_wherever_it_is_put(picture):
     evil = "<b onload='x'>&"
     parts = [
         html.heading(evil), html.paragraph(evil), html.photo(picture, evil), html.figure(Markup("<i></i>"), evil, evil),
-        html.table([evil], [[evil]]), html.facts([(evil, evil)]), html.folded(evil, Markup("")),
+        html.table([evil], [[evil]]), html.facts({evil: {evil: evil}}), html.folded(evil, Markup("")),
         charts.curves(np.arange(2.0), {evil: np.ones(2)}, evil),
     ]  # fmt: skip
     text = html.document(evil, html.joined(parts))
