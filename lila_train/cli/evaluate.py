@@ -200,5 +200,5 @@ def report(
         from lila_cues.devices import choose_device
         from lila_train.report.demo import write_demo_report
 
-        written = write_demo_report(demo, choose_device(device))
-        console.out.print(f"{written.page}{'' if written.fresh else ' (up to date)'}")
+        page, written = write_demo_report(demo, choose_device(device))
+        console.out.print(f"{page}{'' if written else ' (up to date)'}")

@@ -43,22 +43,13 @@ NOTE = "A demonstration on rendered scenes with small networks; its figures do n
 COLUMNS = ("J", "F", "JF", "J_recall", "J_decay", "F_recall", "F_decay")
 
 
-@dataclass(frozen=True)
-class DemoReport:
-    """Where the page is; `fresh` is False where it existed already for the same inputs."""
-
-    page: Path
-    summary: Path
-    fresh: bool
-
-
-def write_demo_report(root: Path, device: torch.device) -> DemoReport:
-    """Write the page for the folder of a demo run, unless it exists for the same inputs."""
+def write_demo_report(root: Path, device: torch.device) -> tuple[Path, bool]:
+    """Write the page for the folder of a demo run. Return its path, and False if it existed for the same inputs."""
     inputs = DemoInputs(root)
     page, summary = root / "report" / "index.html", root / "report" / "summary.json"
     existing = read_json(summary)
     if page.is_file() and existing is not None and existing.get("fingerprint") == inputs.fingerprint():
-        return DemoReport(page, summary, fresh=False)
+        return page, False
     began = time.monotonic()
     model = ModelSpec(weights=inputs.weights).load(device)
     parts = [
@@ -76,7 +67,7 @@ def write_demo_report(root: Path, device: torch.device) -> DemoReport:
     page.parent.mkdir(parents=True, exist_ok=True)
     write_page(page, document(TITLE, joined(parts)))
     write_json(summary, _summary(inputs, seconds))
-    return DemoReport(page, summary, fresh=True)
+    return page, True
 
 
 @dataclass(frozen=True)

@@ -29,28 +29,17 @@ PREFIXES = {"state_dict.upsampler.": "upsampler.", "state_dict.model.1.": "norm.
 EXTENSIONS = ("adaptive_conv_cuda_impl", "adaptive_conv_cpp_impl")
 
 
-class FeatUp(nn.Module):
-    """A norm over channels, then four upsamplers by 2 that follow the image's edges."""
-
-    def __init__(self, norm: nn.Module, upsampler: nn.Module) -> None:
-        super().__init__()
-        self.norm = norm
-        self.upsampler = upsampler
-
-    def forward(self, grid: Float[Tensor, "b c h w"], guide: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c y x"]:
-        return self.upsampler(self.norm(grid), guide)
-
-
-def build(encoder: FrozenEncoder) -> FeatUp:
-    """Build the network for the encoder's width."""
+def build(encoder: FrozenEncoder) -> nn.ModuleDict:
+    """Build a norm over channels and four upsamplers by 2 that follow the image's edges."""
     with _extension_in_pytorch():
         upsamplers, layers = import_module("featup.upsamplers"), import_module("featup.layers")
-        return FeatUp(layers.ChannelNorm(encoder.width), upsamplers.get_upsampler("jbu_stack", encoder.width))
+        norm = layers.ChannelNorm(encoder.width)
+        return nn.ModuleDict({"norm": norm, "upsampler": upsamplers.get_upsampler("jbu_stack", encoder.width)})
 
 
-def call(network: nn.Module, encoder: FrozenEncoder, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c y x"]:
+def call(network: nn.ModuleDict, encoder: FrozenEncoder, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c y x"]:
     """Return the grid upsampled 16 times along both sides."""
-    return network(encoder.grid(images), normalized(images))
+    return network["upsampler"](network["norm"](encoder.grid(images)), normalized(images))
 
 
 def adaptive_convolution(

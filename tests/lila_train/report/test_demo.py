@@ -52,7 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(finished: Path) -> str:
-    return demo.write_demo_report(finished, CPU).page.read_text()
+    return demo.write_demo_report(finished, CPU)[0].read_text()
 
 
 def test_the_page_is_one_file_with_everything_in_it(page: str):
@@ -89,9 +89,9 @@ def test_a_page_for_other_inputs_is_written_again(finished: Path, page: str, tmp
     root = shutil.copytree(finished, tmp_path / "run")
     record = json.loads((root / "train/run.json").read_text())
     (root / "train/run.json").write_text(json.dumps(record | {"seconds": {"steps": 9.0}}))
-    assert demo.write_demo_report(root, CPU).fresh
+    assert demo.write_demo_report(root, CPU)[1]
     assert json.loads((root / "report/summary.json").read_text())["seconds"]["training"] == 9.0
-    assert not demo.write_demo_report(root, CPU).fresh
+    assert not demo.write_demo_report(root, CPU)[1]
 
 
 @pytest.mark.parametrize(
