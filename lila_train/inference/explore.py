@@ -81,9 +81,9 @@ def build_page(title: str, facts: str, images: Sequence[Explored], channels: int
     ):
         book, rows = code_book(maps, kept), sample(maps)
         errors.append(f"{cosine_error(rows, book):.3f} ({label})")
-        decoded = color_map(decode_rows(rows, book))
+        colors = color_map(decode_rows(rows, book))
         features[name] = {
-            "book": {"low": book.low.tolist(), "step": book.step.tolist(), "colors": decoded},
+            "book": {"low": book.low.tolist(), "step": book.step.tolist(), "colors": colors},
             "images": [
                 {"width": codes.shape[2], "height": codes.shape[1], "codes": pack(codes)}
                 for codes in map(book.encode, maps)

@@ -150,25 +150,25 @@ class Lila(nn.Module, ModelHubMixin):
         batch = to_tensor(image)
         height, width = size_of(batch)
         shape = (self.decoder.widths.out, height, width)
-        parts: Iterable[tuple[Region, Tensor]]
-        if tile is not None:
-            tiling = Tiling.of(tile, overlap, self.encoder.patch_size)
-            parts = slabs(batch, lambda part: self(part.to(self.device)), tiling)
-            if out is None:
-                as_tensor = isinstance(image, Tensor)
-                out = torch.empty(shape, device=self.device) if as_tensor else np.empty(shape, np.float32)
-        elif height * width > MAX_UNTILED_PIXELS:
+        if tile is None and height * width > MAX_UNTILED_PIXELS:
             raise LilaError(
                 f"expected an image of at most {MAX_UNTILED_PIXELS / 1e6:.1f} million pixels to compute in one piece, "
                 f"found {height}×{width}; pass tile=, of {64 * self.encoder.patch_size} px for example"
             )
-        else:
+        if out is not None and tuple(out.shape) != shape:
+            raise LilaError(f"expected an array of shape {shape} to fill, found {tuple(out.shape)}")
+        as_tensor = isinstance(image, Tensor)
+        parts: Iterable[tuple[Region, Tensor]]
+        if tile is None:
             untiled = self(batch.to(self.device))[0]
             if out is None:
-                return untiled if isinstance(image, Tensor) else untiled.float().cpu().numpy()
+                return untiled if as_tensor else untiled.float().cpu().numpy()
             parts = [((slice(None), slice(None)), untiled)]
-        if tuple(out.shape) != shape:
-            raise LilaError(f"expected an array of shape {shape} to fill, found {tuple(out.shape)}")
+        else:
+            tiling = Tiling.of(tile, overlap, self.encoder.patch_size)
+            parts = slabs(batch, lambda part: self(part.to(self.device)), tiling)
+        if out is None:
+            out = torch.empty(shape, device=self.device) if as_tensor else np.empty(shape, np.float32)
         for (rows, columns), part in parts:
             out[:, rows, columns] = part if isinstance(out, Tensor) else part.float().cpu().numpy()
         return out
