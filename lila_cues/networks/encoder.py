@@ -92,7 +92,10 @@ class FrozenEncoder(FrozenNetwork):
         patches = vit.patch_embed(images)
         grid = tuple(patches.shape[1:3])
         patches = patches.flatten(1, 2)
-        front = [token.expand(len(patches), -1, -1) for token in (vit.cls_token, vit.reg_token) if token is not None]
+        # patches.shape[0], not len(patches), which makes a constant of the batch size where the graph is traced
+        front = [
+            token.expand(patches.shape[0], -1, -1) for token in (vit.cls_token, vit.reg_token) if token is not None
+        ]
         prefix = sum(token.shape[1] for token in front)
         if vit.pos_embed is None:
             tokens = torch.cat([*front, patches], dim=1)

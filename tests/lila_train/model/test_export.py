@@ -20,18 +20,17 @@ from lila_train.model.decoder import Decoder, DecoderWidths
 from lila_train.model.export import Portable, export, largest_difference, load_onnx, load_program
 from lila_train.model.lila import Lila, load
 from stores.errors import LilaError
-from tests.lila_train.inference.models import small_model
 
 SIZES = [(1, 24, 24), (2, 100, 64), (5, 31, 45)]
 
 
 @pytest.fixture(scope="module")
 def model() -> Lila:
-    """With one block of the encoder: tracing takes its time by the number of blocks."""
-    found = small_model()
-    found.encoder.vit.blocks = found.encoder.vit.blocks[:1]
-    found.encoder.taps = (0, 0, 0, 0)
-    return found
+    """With a class token, and one block of the encoder: tracing takes its time by the number of blocks."""
+    encoder = load_encoder("vit_tiny_patch16_224", "random:0")
+    encoder.vit.blocks, encoder.taps = encoder.vit.blocks[:1], (0, 0, 0, 0)
+    torch.manual_seed(0)
+    return Lila(encoder, Decoder(DecoderWidths.of_encoder(encoder.width, inner=16))).eval()
 
 
 @pytest.fixture
