@@ -11,7 +11,7 @@ SCENES ?= data/demo$(SUFFIX)
 STEPS  ?= 150
 SEEDS  ?= 3
 
-# Two processes that each start two threads on two cores are slower than one: one thread each, unless told.
+# Two processes that each start two threads on two cores are slower than one: one thread each by default.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
@@ -30,13 +30,13 @@ $(STAMP): pyproject.toml constraints.txt
 
 setup: $(STAMP)  ## install into .venv, once
 
-demo: setup  ## from rendered videos to pixel features and their score, in runs/demo/report/index.html
+demo: setup  ## from rendered videos to pixel features and their scores: runs/demo/report/index.html
 	$(BIN)/lila-cues build --dataset demo --root $(SCENES) --store $(DEMO)/cues.zarr --seed $(SEED)
 	$(BIN)/lila-train run --recipe demo --store $(DEMO)/cues.zarr --out $(DEMO)/train --steps $(STEPS) --seed $(SEED) --resume
 	$(BIN)/lila-train eval davis-knn@lila --data $(SCENES)/heldout --weights $(DEMO)/train/weights.safetensors --out $(DEMO)/eval
 	$(BIN)/lila-train report --demo $(DEMO)
 
-ablate: setup  ## the paper's ablations on the demo's store, in runs/demo/ablations
+ablate: setup  ## the paper's ablations on the demo's store: runs/demo/ablations
 	$(BIN)/lila-cues build --dataset demo --root $(SCENES) --store $(DEMO)/cues.zarr --seed $(SEED)
 	$(BIN)/lila-train ablate --store $(DEMO)/cues.zarr --data $(SCENES)/heldout --out $(DEMO)/ablations --steps $(STEPS) --seeds $(SEEDS)
 
@@ -49,13 +49,13 @@ test-slow: setup  ## the tests that take minutes
 test-gpu: setup  ## the tests that need a CUDA device
 	$(BIN)/pytest -m gpu
 
-check: setup  ## format, lint, types, import contract
+check: setup  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: setup  ## let ruff format and mend what it can
+format: setup  ## format, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -65,5 +65,5 @@ bench: setup  ## every benchmark on the CPU, ratios measured in one run
 bench-gpu: setup  ## every benchmark on the GPU
 	$(BIN)/python -m tests.benchmarks --device cuda
 
-clean:  ## delete the virtual environment; data, stores and runs stay
+clean:  ## delete the virtual environment; keep data, stores and runs
 	rm -rf $(VENV)

@@ -1,4 +1,4 @@
-"""What the documents say is true: their commands parse, their files exist, their examples do what they say."""
+"""The commands of the documents parse, the files that they name exist, and their examples run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands() -> list[tuple[str, str]]:
-    """Page and line of every command: whole lines of a block, also behind torchrun or srun, and words in a sentence."""
+    """Page and line of every command: whole lines of a block, also behind torchrun or srun, and inline code in a sentence."""
     found = []
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
@@ -174,7 +174,7 @@ def test_the_model_of_the_documents_is_scored(tmp_path: Path) -> None:
     assert set(result["scores"]) == {"encoder", "my_model"}
 
 
-def test_the_cue_of_the_documents_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cue_of_the_documents_gives_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     from lila_train.training import targets
     from lila_train.training.crops import make_views
     from tests.lila_train.training.test_views import CONFIG, FLIPPED, SIZE, shear

@@ -1,4 +1,4 @@
-"""What packages hand on is there, and asking a command line for its help loads no network."""
+"""Public names of the packages exist, and the help of the command line loads no network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = (
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_every_name_handed_on_is_there(name: str) -> None:
+def test_every_public_name_exists(name: str) -> None:
     package = importlib.import_module(name)
     assert package.__all__
     assert all(getattr(package, public) is not None for public in package.__all__)
@@ -26,7 +26,7 @@ def test_every_name_handed_on_is_there(name: str) -> None:
         package.nothing_of_that_name  # noqa: B018 - asking for it is the test
 
 
-def test_the_help_comes_without_pytorch() -> None:
+def test_the_help_does_not_import_pytorch() -> None:
     packages = ", ".join(PACKAGES)
     script = f"import sys, lila_train.cli, {packages}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

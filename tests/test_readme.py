@@ -1,4 +1,4 @@
-"""What the README says is true: its commands parse, its Python runs."""
+"""The commands of the README parse, and its Python runs."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ PUBLISHED_FIELDS = {"davis-knn@lila": "davis_knn", "davis-lp@lila": "davis_lp"}
 HEAD = ["row", "J&F", "sd", "seeds", "to full", "to encoder", "published J&F", "published, to full"]
 TEXT_COLUMNS = ("row", "what it asks", "settings")
 NOTE = (
-    "“to full” and “to encoder” are differences in points; sd is over seeds. Published figures are the paper's, for "
+    "“to full” and “to encoder” are differences in points; sd is over seeds. Published scores are the paper's, for "
     "ViT-S/14 on DAVIS-2017 val: only their differences compare with ours."
 )
 SMOOTHING_STEPS = 50

@@ -12,8 +12,8 @@ from lila_train.report.tables import tables, task_of
 
 TITLE = "LILA: results"
 NOTE = (
-    "Figures compare only under one protocol, whose id stands in every row. Rows in italics are published figures, "
-    "copied and not measured here; a figure that is missing was not measured."
+    "Scores compare only under one protocol, whose id is in every row. Rows in italics are published scores, "
+    "copied and not measured here; a missing score was not measured."
 )
 
 
@@ -54,4 +54,4 @@ def _pictures(folder: Path, content: Json) -> Markup:
         return sections.example_section(folder, list(content["scores"]), name)
     if (folder / "predictions").is_dir() and Path(content["data_root"]).is_dir():
         return sections.masks(sections.DavisResult(folder), f"Masks, predicted and true: {name}", level=3)
-    return paragraph(f"The predictions or the data behind {folder} are not there to be shown.", "note")
+    return paragraph(f"The predictions or the data behind {folder} are no longer available.", "note")

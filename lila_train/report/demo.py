@@ -39,7 +39,7 @@ from lila_train.training.run_dir import RunDir
 from stores.errors import LilaError
 
 TITLE = "LILA on rendered scenes"
-NOTE = "A demonstration on rendered scenes with small networks; its figures do not compare with published ones."
+NOTE = "A demonstration on rendered scenes with small networks; its scores do not compare with published ones."
 COLUMNS = ("J", "F", "JF", "J_recall", "J_decay", "F_recall", "F_decay")
 
 
@@ -167,11 +167,11 @@ def _scores(inputs: DemoInputs) -> Markup:
     scores, derived = result["scores"], result["derived"]
     counts = ", ".join(f"{value} {name}" for name, value in result["counts"].items())
     explanation = (
-        f"Labels of the first frame are carried through the video by nearest neighbours in feature space: {counts}. "
+        f"Labels of the first frame are propagated through the video by nearest neighbors in feature space: {counts}. "
         f"Protocol {result['protocol']}: a window of {result['settings']['window']}² cells on a grid of "
         f"{derived['grid_cells'][1]}×{derived['grid_cells'][0]} (radius {derived['radius_cells']} cells, "
         f"{derived['radius_native_px']:.0f} pixels of the video). The frozen encoder is scored by its own grid of "
-        "tokens, LILA by its map of the pixels, in one run. Figures are per cent; decay is better when it is low."
+        "tokens, LILA by its map of the pixels, in one run. Scores are in percent; a low decay is better."
     )
     rows: list[list[Content]] = [
         [HEAD_NAMES.get(head, head), *(percent(values[name]) for name in COLUMNS)] for head, values in scores.items()

@@ -52,12 +52,12 @@ def cue_section(store: CueStore, examples: int = 2) -> Markup:
     chosen = clips[np.linspace(0, len(clips) - 1, min(examples, len(clips))).astype(int)]
     explanation = (
         "Stage one reads each video once and keeps these maps. Stage two never sees a label: it learns features from "
-        "which depth, motion and the encoder's own refined features of one frame can be read off in another."
+        "which one linear map predicts depth, motion and the encoder's own refined features in both frames of a pair."
     )
-    wheel = drawing(flow_wheel(144), "colour wheel")
+    wheel = drawing(flow_wheel(144), "color wheel")
     legend = Markup(
         f'<div class="legend">{wheel.text}<p class="note">Flow: hue is the direction of motion (right is red), '
-        "saturation its length, full colour at the length given below each map.<br>Depth: light is near. Confidence: "
+        "saturation its length, full color at the length given below each map.<br>Depth: light is near. Confidence: "
         "white where forward and backward flow agree, orange where they do not and flow is left out of the loss."
         "</p></div>"
     )
@@ -201,7 +201,7 @@ def features(result: DavisResult, model: GridModel) -> Markup:
     bases = {head: pca_basis(np.concatenate([_pixels(each) for each in found])) for head, found in maps.items()}
     explanation = (
         "Three principal components as red, green and blue, in one basis for all frames of a column, so that equal "
-        "colours mean equal features. The encoder's grid is shown as it is, one square per token."
+        "colors mean equal features. The encoder's grid is shown as it is, one square per token."
     )
     parts = [heading("Features on held-out frames"), paragraph(explanation)]
     for n, ((name, number), frame) in enumerate(zip(shown, frames, strict=True)):
@@ -227,8 +227,8 @@ def example_section(root: Path, heads: Sequence[str], name: str) -> Markup:
     explanation = "Images evenly spread over the validation set, as the protocol cuts them."
     if _stored(folders[0] / "truth.png").ndim == 3:
         explanation += (
-            " Directions as colours: x to red, y to green, z to blue. Below, the angle to the truth: dark is 0°, light "
-            f"{MAX_ERROR_DEG:.0f}° and more, grey where the truth is not known."
+            " Directions as colors: x to red, y to green, z to blue. Below, the angle to the truth: dark is 0°, light "
+            f"{MAX_ERROR_DEG:.0f}° and more, gray where the truth is unknown."
         )
     parts = [heading(f"Examples: {name}", 3), paragraph(explanation, "note")]
     return joined([*parts, *(_example(folder, heads) for folder in folders)])

@@ -61,7 +61,7 @@ def test_the_page_is_one_file_with_everything_in_it(page: str):
     assert "Demonstration on rendered scenes" in page
     for title in ("Video object segmentation", "Masks", "Features on held-out frames", "The cues", "Training"):
         assert f"<h2>{title}" in page
-    assert page.count('src="data:image/') == 3 * 4 + 6 * 3 + 2 * 8 + 1  # masks, features, cues, the colour wheel
+    assert page.count('src="data:image/') == 3 * 4 + 6 * 3 + 2 * 8 + 1  # masks, features, cues, the color wheel
     assert page.count("<polyline") == 6
 
 
