@@ -40,7 +40,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands() -> list[tuple[str, str]]:
-    """Page and line of every command: whole lines of a block, also behind torchrun or srun, and inline code in a sentence."""
+    """Page and line of every command: lines of a block, also behind torchrun or srun, and inline code."""
     found = []
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
