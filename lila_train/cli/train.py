@@ -43,16 +43,10 @@ def run(
     schedule: Annotated[str | None, _objective(help="Learning rate over the run: constant or cosine.")] = None,
     warmup_steps: Annotated[int | None, _objective(min=0, help="Steps of linear warm-up.")] = None,
     clip_norm: Annotated[float | None, _objective(help="Largest norm of the gradient.")] = None,
-    precision: Annotated[
-        str | None, _objective(help="float32 or bfloat16, of encoder and decoder; the solve is always float32.")
-    ] = None,
+    precision: Annotated[str | None, _objective(help="float32 or bfloat16; the solve is always float32.")] = None,
     width: Annotated[int | None, _objective(help="Inner width of the decoder; a feature has half of it.")] = None,
-    view_size: Annotated[
-        int | None, _objective(help="Side of a view in pixels, a multiple of the encoder's patch.")
-    ] = None,
-    max_gap: Annotated[
-        int | None, _objective(help="Largest distance between the two frames of a pair, in frames.")
-    ] = None,
+    view_size: Annotated[int | None, _objective(help="Side of a view in pixels, a multiple of the patch.")] = None,
+    max_gap: Annotated[int | None, _objective(help="Largest distance of a pair's frames, in source frames.")] = None,
     channels: Annotated[int | None, _objective(help="Encoder channels sampled per pair as targets.")] = None,
     set_: Annotated[
         list[str] | None,
@@ -66,15 +60,11 @@ def run(
     checkpoint_every: Annotated[int, _execution(min=1, help="Steps between checkpoints.")] = 1000,
     encoder_weights: Annotated[Path | None, _execution(help="The encoder's weight file, if it has moved.")] = None,
     num_workers: Annotated[int, _execution(min=0, help="Loader processes; 0: load in the main process.")] = 0,
-    chunks: Annotated[
-        int, _execution(min=1, help="Micro-batches per step, to save memory; the result is the same.")
-    ] = 1,
+    chunks: Annotated[int, _execution(min=1, help="Micro-batches per step, to save memory; same result.")] = 1,
     compiled: Annotated[bool, _execution("--compile", help="Compile encoder and decoder with PyTorch.")] = False,
     device: Annotated[str, _execution(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     pictures_every: Annotated[int, _logging(min=0, help="Steps between pictures of cues and features; 0: none.")] = 500,
-    score_data: Annotated[
-        Path | None, _logging(help="Held-out clips with masks to score on, in the DAVIS layout.")
-    ] = None,
+    score_data: Annotated[Path | None, _logging(help="Held-out clips with masks, in the DAVIS layout.")] = None,
     score_every: Annotated[int, _logging(min=1, help="Steps between scores.")] = 5000,
     score_limit: Annotated[int, _logging(min=1, help="Number of clips to score on.")] = 3,
 ) -> None:

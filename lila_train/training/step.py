@@ -45,9 +45,9 @@ class TrainStep:
         self.encoder, self.config, self.rank, self.chunks = encoder, config, rank or Rank(), chunks
         torch.manual_seed(config.seed)
         self.decoder = Decoder(DecoderWidths.of_encoder(encoder.width, config.decoder_width)).to(self.rank.device)
-        self.head = Erm(config, self.decoder.widths.out, encoder.width) if config.objective == "erm" else None
-        if self.head is not None:
-            self.head.to(self.rank.device)
+        self.head: Erm | None = None
+        if config.objective == "erm":
+            self.head = Erm(config, self.decoder.widths.out, encoder.width).to(self.rank.device)
         self.objective = self.head or InContext(config)
         self._decode: nn.Module = self.decoder.to(memory_format=torch.channels_last)
         self._predict: Callable[..., list[Tensor]] = self.objective
