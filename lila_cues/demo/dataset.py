@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import IntEnum
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,8 @@ import numpy as np
 from lila_cues import console
 from lila_cues.demo.render import render_frame, render_scene
 from lila_cues.demo.scenes import HEIGHT, WIDTH, Scene, draw_scene
-from lila_cues.video.writer import read_video, video_codec, write_video
+from lila_cues.video.reader import VideoFrames
+from lila_cues.video.writer import VideoWriter, video_codec
 from lila_cues.viz.pictures import write_label_png
 from stores.atomic import atomic_path
 from stores.errors import LilaError
@@ -25,6 +27,11 @@ from stores.errors import LilaError
 RENDERER = 1  # raise it when the same seed would give other pixels
 TRAIN_FRAMES = 24
 HELDOUT_FRAMES = 12
+# One thread, and without mbtree: with it, x264's assembly gave other bytes for the same frames from run to run.
+REPRODUCIBLE = {
+    "libx264": {"crf": "17", "preset": "veryfast", "x264-params": "mbtree=0", "g": "12", "threads": "1"},
+    "mpeg4": {"qscale": "2", "g": "12", "threads": "1"},
+}
 DONE = "demo.json"
 BEGUN = "demo.begun.json"
 
@@ -133,14 +140,17 @@ def _render_clip(root: Path, seed: SceneSeed) -> None:
     (folder / "truth").mkdir(parents=True, exist_ok=True)
     heldout = seed.split is Split.HELDOUT
     rgb, truth = render_scene(visible_scene(seed, HELDOUT_FRAMES if heldout else TRAIN_FRAMES))
-    write_video(folder / f"{name}.mp4", rgb)
+    video = folder / f"{name}.mp4"
+    with VideoWriter(video, Fraction(24), REPRODUCIBLE[video_codec()]) as writer:
+        for frame in rgb:
+            writer.write(frame)
     truth.save(folder / "truth" / f"{name}.npz")
     if not heldout:
         return
     images, annotations = folder / "JPEGImages" / "480p" / name, folder / "Annotations" / "480p" / name
     images.mkdir(parents=True, exist_ok=True)
     annotations.mkdir(parents=True, exist_ok=True)
-    for index, (frame, mask) in enumerate(zip(read_video(folder / f"{name}.mp4"), truth.masks(), strict=True)):
+    for index, (frame, mask) in enumerate(zip(VideoFrames(video), truth.masks(), strict=True)):
         bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
         _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 97])
         (images / f"{index:05d}.jpg").write_bytes(encoded.tobytes())

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 
 Vector = Float[np.ndarray, " 3"]
 Matrix = Float[np.ndarray, "3 3"]
+Frame = int | float  # time in frames
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Path3D:
     phase: float = 0.0
     half: float = 0.0  # the frame at which the straight part reaches `middle`
 
-    def at(self, t: float) -> Vector:
+    def at(self, t: Frame) -> Vector:
         """Return the position at frame t, in the unit of `middle`."""
         swing = np.sin(2 * np.pi * t / self.period + self.phase)
         return self.middle + (t - self.half) * self.velocity + swing * self.sway
@@ -44,13 +45,13 @@ class Camera:
     rotation: Path3D  # about x (tilt), y (pan), z (roll), radians
     zoom: Path3D  # x: focal length in image widths; y and z unused
 
-    def projection(self, t: float) -> tuple[Matrix, Vector]:
+    def projection(self, t: Frame) -> tuple[Matrix, Vector]:
         """Return M and c so that M (X − c) is the pixel of world point X times its depth in meters."""
         focal = self.zoom.at(t)[0] * self.width
         intrinsic = np.array([[focal, 0, (self.width - 1) / 2], [0, focal, (self.height - 1) / 2], [0, 0, 1]])
         return intrinsic @ rotation(*self.rotation.at(t)).T, self.position.at(t)
 
-    def point(self, t: float, pixel: tuple[float, float], depth: float) -> Vector:
+    def point(self, t: Frame, pixel: tuple[float, float], depth: float) -> Vector:
         """Return the world point at `pixel` (x, y) and `depth` meters in frame t."""
         matrix, center = self.projection(t)
         return center + np.linalg.solve(matrix, depth * np.array([*pixel, 1.0]))
@@ -65,7 +66,7 @@ class PlaneMotion:
     texels: int  # side of the square texture
     meters_per_texel: float
 
-    def homography(self, camera: Camera, t: float) -> Matrix:
+    def homography(self, camera: Camera, t: Frame) -> Matrix:
         """Return the map from texels (x, y, 1) to pixels times depth: the third component is the depth in meters."""
         matrix, center = camera.projection(t)
         tilt_x, tilt_y, angle = self.spin.at(t)

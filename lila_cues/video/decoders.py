@@ -122,16 +122,14 @@ class PyavReader(FrameReader):
 
 
 class SeekingReader(FrameReader):
-    """A decoder with random access, used only where it is exact and counts the frames that the probe counted."""
+    """A decoder with random access, used only where it is exact and counts the frames that the probe counted.
+
+    `open` returns None elsewhere: on other files, and where the decoder is not installed or cannot open the file.
+    """
 
     def __init__(self, path: Path, probe: VideoProbe, video: Any):
         self.path, self.times, self.probe = path, probe.times, probe
         self._video = video
-
-    @classmethod
-    @abstractmethod
-    def open(cls, path: Path, probe: VideoProbe) -> FrameReader | None:
-        """Open a video; None where the decoder is not installed, not exact on such a file, or cannot open it."""
 
     def close(self) -> None:
         self._video = None

@@ -29,8 +29,11 @@ def open_video(path: Path, decoder: str = "decord") -> FrameReader:
     """Probe a video and open it with `decoder` (one of `DECODERS`), or with PyAV where that decoder is not exact."""
     path = Path(path)
     probed = probe(path)
-    seeking = {"decord": DecordReader, "torchcodec": TorchcodecReader}.get(decoder)
-    reader = None if seeking is None else seeking.open(path, probed)
+    reader = None
+    if decoder == "decord":
+        reader = DecordReader.open(path, probed)
+    elif decoder == "torchcodec":
+        reader = TorchcodecReader.open(path, probed)
     return PyavReader(path, probed) if reader is None else reader
 
 

@@ -1,4 +1,4 @@
-"""Video files out: `VideoWriter` frame by frame, `write_video` for the demo's reproducible clips."""
+"""Video files out, frame by frame."""
 
 from __future__ import annotations
 
@@ -9,17 +9,10 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.stream import VideoStream
-from jaxtyping import UInt8
 
 from lila_cues.viz.pictures import Picture
 
 HIGH_QUALITY = {"crf": "18"}
-# One thread, and without mbtree: with it, x264's assembly gave other bytes for the same frames from run to run.
-REPRODUCIBLE = {
-    "libx264": {"crf": "17", "preset": "veryfast", "x264-params": "mbtree=0", "g": "12", "threads": "1"},
-    "mpeg4": {"qscale": "2", "g": "12", "threads": "1"},
-}
-DEMO_FPS = 24
 
 
 def video_codec() -> str:
@@ -60,16 +53,3 @@ class VideoWriter:
             self._temporary.replace(self.path)
         else:
             self._temporary.unlink(missing_ok=True)
-
-
-def write_video(path: Path, frames: UInt8[np.ndarray, "frames y x 3"]) -> None:
-    """Write RGB frames at 24 frames per second; equal frames give equal bytes."""
-    with VideoWriter(path, Fraction(DEMO_FPS), REPRODUCIBLE[video_codec()]) as writer:
-        for rgb in frames:
-            writer.write(rgb)
-
-
-def read_video(path: Path) -> UInt8[np.ndarray, "frames y x 3"]:
-    """Return all frames of a video that `write_video` wrote, in order."""
-    with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])

@@ -67,15 +67,12 @@ def paragraph(content: Content, style: str = "") -> Markup:
 
 def photo(picture: Picture, alt: str) -> Markup:
     """Return an embedded JPEG of quality 88."""
-    return _image(picture, alt, "jpeg", "")
+    return drawing(picture, alt, kind="jpeg")
 
 
-def drawing(picture: Picture, alt: str, enlarge: bool = False) -> Markup:
-    """Return an embedded, lossless PNG; `enlarge` keeps the cells of a coarse grid visible as squares."""
-    return _image(picture, alt, "png", "pixelated" if enlarge else "")
-
-
-def _image(picture: Picture, alt: str, kind: str, style: str) -> Markup:
+def drawing(picture: Picture, alt: str, enlarge: bool = False, kind: str = "png") -> Markup:
+    """Return an embedded image, lossless by default; `enlarge` keeps the cells of a coarse grid visible as squares."""
+    style = "pixelated" if enlarge else ""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, kind, **({"quality": 88} if kind == "jpeg" else {}))
     content = base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lila_cues.demo.dataset import HELDOUT_FRAMES, render_demo
 from lila_cues.demo.geometry import Truth
-from lila_cues.video.writer import read_video
+from lila_cues.video.reader import VideoFrames
 from stores.errors import LilaError
 
 
@@ -26,7 +26,7 @@ def test_clips_are_videos_with_ground_truth(demo: Path) -> None:
         assert [v.stem for v in videos] == [f"{split}_000", f"{split}_001"]
         for video in videos:
             truth = Truth.load(demo / split / "truth" / f"{video.stem}.npz")
-            assert read_video(video).shape == (frames, 240, 320, 3) == (*truth.masks().shape, 3)
+            assert np.stack(list(VideoFrames(video))).shape == (frames, 240, 320, 3) == (*truth.masks().shape, 3)
             with av.open(str(video)) as container:
                 assert container.streams.video[0].codec_context.name in ("h264", "mpeg4")
 
@@ -46,7 +46,7 @@ def test_held_out_scenes_are_a_davis_folder(demo: Path) -> None:
                 assert mask.mode == "P"
                 np.testing.assert_array_equal(np.asarray(mask), truth[index])
         with Image.open(frames[7]) as image:
-            decoded = read_video(folder / f"{name}.mp4")[7].astype(float)
+            decoded = list(VideoFrames(folder / f"{name}.mp4"))[7].astype(float)
             assert np.abs(np.asarray(image).astype(float) - decoded).mean() < 2
         assert set(np.unique(truth[0])) == set(range(truth.max() + 1))
         assert 2 <= truth.max() <= 4
@@ -54,7 +54,8 @@ def test_held_out_scenes_are_a_davis_folder(demo: Path) -> None:
 
 def test_an_encoded_frame_is_close_to_the_rendered_one(demo: Path) -> None:
     """The masks fit the decoded video: object edges are where the decoded frame has its edges."""
-    video, truth = read_video(demo / "train" / "train_000.mp4"), Truth.load(demo / "train" / "truth" / "train_000.npz")
+    video = np.stack(list(VideoFrames(demo / "train" / "train_000.mp4")))
+    truth = Truth.load(demo / "train" / "truth" / "train_000.npz")
     step = np.abs(np.diff(video.astype(float), axis=2)).sum(axis=-1)
     border = np.diff(truth.layers.astype(int), axis=2) != 0
     assert step[border].mean() > 2 * step[~border].mean()
