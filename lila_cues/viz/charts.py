@@ -15,10 +15,7 @@ from lila_cues.viz.html import Markup
 
 WIDTH, HEIGHT = 960, 320
 LEFT, RIGHT, TOP, BOTTOM = 48, 90, 14, 38
-WINDOW = 20
-"""Steps of the running mean."""
-MAX_POINTS = 600
-LABEL_DISTANCE = 15
+WINDOW = 20  # steps of the running mean
 
 Values = Float[np.ndarray, " n"]
 
@@ -50,9 +47,9 @@ def curves(steps: Values, named: Mapping[str, Values], unit: str) -> Markup:
     means = {name: running_mean(curve, WINDOW) for name, curve in named.items()}
     ends = {name: y_of(mean[-1]) for name, mean in means.items()}
     lowest = -math.inf
-    for name in sorted(ends, key=ends.__getitem__):  # labels that would overlap move down
-        lowest = ends[name] = max(ends[name], lowest + LABEL_DISTANCE)
-    every = slice(None, None, max(1, len(steps) // MAX_POINTS))
+    for name in sorted(ends, key=ends.__getitem__):  # labels less than 15 px apart move down
+        lowest = ends[name] = max(ends[name], lowest + 15)
+    every = slice(None, None, max(1, len(steps) // 600))  # of more than 600 steps, 600 to 1,199 are drawn
     for n, (name, curve) in enumerate(named.items()):
         for style, values in (("raw", curve), ("mean", means[name])):
             shown = zip(steps[every], values[every], strict=True)

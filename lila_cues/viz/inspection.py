@@ -18,8 +18,7 @@ from stores.store import CueStore
 TILE = 224  # height of a picture in pixels
 _GAP, _LINE = 6, 22
 
-Table = tuple[list[str], list[list[str]]]
-"""Headings and rows."""
+Table = tuple[list[str], list[list[str]]]  # headings and rows
 
 
 @dataclass(frozen=True)
