@@ -6,30 +6,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stores.cues import ClipCues, PairCues
-    from stores.errors import LilaError, StoreError
-    from stores.ledger import ABSENT, COMPLETE, FAILED
-    from stores.opening import create, open_or_create
-    from stores.spec import Geometry, StoreSpec
-    from stores.store import CueStore, open
+    from stores.cues import ClipCues as ClipCues
+    from stores.cues import PairCues as PairCues
+    from stores.errors import LilaError as LilaError
+    from stores.errors import StoreError as StoreError
+    from stores.ledger import ABSENT as ABSENT
+    from stores.ledger import COMPLETE as COMPLETE
+    from stores.ledger import FAILED as FAILED
+    from stores.opening import create as create
+    from stores.opening import open_or_create as open_or_create
+    from stores.spec import Geometry as Geometry
+    from stores.spec import StoreSpec as StoreSpec
+    from stores.store import CueStore as CueStore
+    from stores.store import open as open
 
-__all__ = [
-    "ABSENT",
-    "COMPLETE",
-    "FAILED",
-    "ClipCues",
-    "CueStore",
-    "Geometry",
-    "LilaError",
-    "PairCues",
-    "StoreError",
-    "StoreSpec",
-    "create",
-    "open",
-    "open_or_create",
-]
-
-_PUBLIC = {
+_PUBLIC = {  # module → names, imported when they are first used: `stores.errors` must not import Zarr
     "cues": ("ClipCues", "PairCues"),
     "errors": ("LilaError", "StoreError"),
     "ledger": ("ABSENT", "COMPLETE", "FAILED"),
@@ -37,7 +28,8 @@ _PUBLIC = {
     "spec": ("Geometry", "StoreSpec"),
     "store": ("CueStore", "open"),
 }
-"""Module → public names, imported when they are first used: `stores.errors` must not import Zarr."""
+
+__all__ = sorted(name for names in _PUBLIC.values() for name in names)
 
 
 def __getattr__(name: str) -> Any:

@@ -10,9 +10,6 @@ from pathlib import Path
 
 from stores.errors import StoreError
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
-
 
 @contextmanager
 def atomic_path(path: Path, temporary: Path | None = None) -> Iterator[Path]:
@@ -65,12 +62,12 @@ def explain_os_errors(path: Path | str, action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StoreError(
                 f"no space left in {path} while {action}; free some space and run the same command again, "
                 "finished work is kept"
             ) from error
-        if error.errno in _NO_PERMISSION:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreError(
                 f"{(error.strerror or 'refused').lower()} while {action} in {error.filename or path}; "
                 "make it writable for this user or name another place"

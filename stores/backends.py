@@ -38,7 +38,6 @@ class LocalFiles:
         self.location = str(root)
 
     def read(self, key: str) -> bytes:
-        """Return the content of a file."""
         return (self.root / key).read_bytes()
 
     def open(self, key: str, tail: int) -> tuple[Blob, bytes]:

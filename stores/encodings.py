@@ -66,20 +66,6 @@ class Cast:
     dtype: str
     codec: Blosc = Blosc()
 
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        dtype = np.dtype(self.dtype)
-        if dtype.kind != "f":
-            return np.asarray(values).astype(dtype, copy=False)
-        return np.where(np.abs(values) <= np.finfo(dtype).max, values, np.nan).astype(dtype)
-
-    def error_bound(self, values: np.ndarray) -> np.ndarray:
-        """Return the largest |decoded − value| for each finite value in range."""
-        dtype = np.dtype(self.dtype)
-        if dtype.kind != "f":
-            return np.zeros_like(values)
-        info = np.finfo(dtype)
-        return np.maximum(np.abs(values) * 2.0 ** -(info.nmant + 1), float(info.smallest_subnormal) / 2)
-
 
 @dataclass(frozen=True)
 class FixedPoint:
@@ -88,16 +74,6 @@ class FixedPoint:
     step: float
     dtype: str = "int16"
     codec: Blosc = Blosc()
-
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            steps = np.rint(np.asarray(values, np.float32) * np.float32(1 / self.step))
-        fits = np.abs(steps) <= np.iinfo(self.dtype).max
-        return np.where(fits, steps, np.float32(missing_value(self))).astype(self.dtype)
-
-    def error_bound(self, values: np.ndarray) -> np.ndarray:
-        """Return the largest |decoded − value| for each finite value in range: step / 2, and float32 rounding."""
-        return np.full(np.shape(values), self.step / 2) + np.abs(values) * 2.0**-23
 
 
 @dataclass(frozen=True)
@@ -109,21 +85,6 @@ class PerMapInt8:
 
     dtype: str = "int8"
     codec: Blosc = Blosc()
-
-    def encode(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return stored maps `… y x` and float32 scales `…`."""
-        maps = np.asarray(values, np.float32)
-        finite = np.abs(maps) <= _LARGEST_PER_MAP
-        maps = maps if finite.all() else np.where(finite, maps, np.float32(0))
-        largest = np.iinfo(self.dtype).max
-        scales = (np.abs(maps).max(axis=(-2, -1)) / np.float32(largest)).astype(np.float32)
-        divisors = np.where(scales > 0, scales, 1)[..., None, None]
-        steps = np.clip(np.rint(maps / divisors), -largest, largest)
-        return np.where(finite, steps, missing_value(self)).astype(self.dtype), scales
-
-    def error_bound(self, scales: np.ndarray) -> np.ndarray:
-        """Return the largest |decoded − value| in each map."""
-        return scales * (0.5 + 127 * 2.0**-22)
 
 
 Encoding = Cast | FixedPoint | PerMapInt8
@@ -143,15 +104,25 @@ def from_dict(entry: dict[str, Any]) -> Encoding:
     return cls(**{**fields, "codec": Blosc(**fields["codec"])})
 
 
-def missing_value(encoding: Encoding) -> float | int:
-    """Return what is stored for a missing value: NaN, -1 or 0 for Cast by its type; if quantized, the smallest integer.
-
-    That integer has no positive counterpart, so no value is encoded as it.
-    """
+def encode(encoding: Encoding, values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return stored values and, of PerMapInt8 only, the float32 scales `…` of the maps `… y x`."""
     dtype = np.dtype(encoding.dtype)
     if isinstance(encoding, Cast):
-        return {"f": float("nan"), "i": -1, "u": 0}[dtype.kind]
-    return int(np.iinfo(dtype).min)
+        if dtype.kind != "f":
+            return np.asarray(values).astype(dtype, copy=False), None
+        return np.where(np.abs(values) <= np.finfo(dtype).max, values, np.nan).astype(dtype), None
+    largest, missing = np.iinfo(dtype).max, missing_value(encoding)
+    if isinstance(encoding, FixedPoint):
+        with np.errstate(over="ignore"):
+            steps = np.rint(np.asarray(values, np.float32) * np.float32(1 / encoding.step))
+        return np.where(np.abs(steps) <= largest, steps, np.float32(missing)).astype(dtype), None
+    maps = np.asarray(values, np.float32)
+    finite = np.abs(maps) <= _LARGEST_PER_MAP
+    maps = maps if finite.all() else np.where(finite, maps, np.float32(0))
+    scales = (np.abs(maps).max(axis=(-2, -1)) / np.float32(largest)).astype(np.float32)
+    divisors = np.where(scales > 0, scales, 1)[..., None, None]
+    steps = np.clip(np.rint(maps / divisors), -largest, largest)
+    return np.where(finite, steps, missing).astype(dtype), scales
 
 
 def decode(encoding: Encoding, stored: np.ndarray, scales: np.ndarray | None = None) -> np.ndarray:
@@ -168,6 +139,30 @@ def decode(encoding: Encoding, stored: np.ndarray, scales: np.ndarray | None = N
     if missing.any():
         values[missing] = np.nan
     return values
+
+
+def missing_value(encoding: Encoding) -> float | int:
+    """Return what is stored for a missing value: NaN, -1 or 0 for Cast by its type; if quantized, the smallest integer.
+
+    That integer has no positive counterpart, so no value is encoded as it.
+    """
+    dtype = np.dtype(encoding.dtype)
+    if isinstance(encoding, Cast):
+        return {"f": float("nan"), "i": -1, "u": 0}[dtype.kind]
+    return int(np.iinfo(dtype).min)
+
+
+def error_bound(encoding: Encoding, values: np.ndarray) -> np.ndarray:
+    """Return the largest |decoded − value| for each finite value in range; of PerMapInt8, for each scale."""
+    if isinstance(encoding, PerMapInt8):
+        return values * (0.5 + 127 * 2.0**-22)
+    if isinstance(encoding, FixedPoint):  # half a step, and float32 rounding
+        return np.full(np.shape(values), encoding.step / 2) + np.abs(values) * 2.0**-23
+    dtype = np.dtype(encoding.dtype)
+    if dtype.kind != "f":
+        return np.zeros_like(values)
+    info = np.finfo(dtype)
+    return np.maximum(np.abs(values) * 2.0 ** -(info.nmant + 1), float(info.smallest_subnormal) / 2)
 
 
 def decode_into(encoded: np.ndarray, chunk: np.ndarray) -> None:

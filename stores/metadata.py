@@ -145,11 +145,8 @@ class ClipList:
             self._names = files.read(NAMES_KEY)
             self._offsets = np.load(io.BytesIO(files.read(OFFSETS_KEY)), allow_pickle=False)
 
-    def __len__(self) -> int:
-        return len(self._offsets) - 1
-
     def __getitem__(self, clip: int) -> str:
-        if not 0 <= clip < len(self):
+        if not 0 <= clip < len(self._offsets) - 1:
             raise IndexError(clip)
         return self._names[int(self._offsets[clip]) : int(self._offsets[clip + 1]) - 1].decode()
 

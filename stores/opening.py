@@ -80,11 +80,10 @@ def differences(stored: Any, requested: Any, name: str = "") -> list[str]:
             for key in sorted({*stored, *requested})
             for line in differences(stored.get(key), requested.get(key), f"{name}.{key}" if name else key)
         ]
-    return [] if stored == requested else [f"{name}: {_brief(stored)} in the store, {_brief(requested)} requested"]
-
-
-def _brief(value: Any) -> str:
-    """Return a value for a message; of a list of named entries, their names."""
-    if isinstance(value, list) and value and all(isinstance(entry, dict) and "name" in entry for entry in value):
-        return ", ".join(str(entry["name"]) for entry in value)
-    return repr(value)
+    if stored == requested:
+        return []
+    shown = [repr(stored), repr(requested)]
+    for position, value in enumerate((stored, requested)):  # of a list of named entries, only their names
+        if isinstance(value, list) and value and all(isinstance(entry, dict) and "name" in entry for entry in value):
+            shown[position] = ", ".join(str(entry["name"]) for entry in value)
+    return [f"{name}: {shown[0]} in the store, {shown[1]} requested"]

@@ -21,7 +21,7 @@ import numpy as np
 from stores.atomic import write_all
 from stores.backends import Blob, Files
 from stores.cues import ClipCues
-from stores.encodings import CHECKSUM_BYTES, ChecksumError, PerMapInt8, crc32c, decode_into, verified, with_checksum
+from stores.encodings import CHECKSUM_BYTES, ChecksumError, crc32c, decode_into, encode, verified, with_checksum
 from stores.errors import StoreError
 from stores.spec import ArraySpec
 
@@ -33,21 +33,19 @@ EncodedClip = Mapping[str, list[bytes]]  # array → its inner chunks of one cli
 
 def encode_clip(clip_id: str, specs: Mapping[str, ArraySpec], cues: ClipCues) -> EncodedClip:
     """Return all inner chunks of one clip; StoreError if a cue has another shape than the store declares."""
-    values: dict[str, np.ndarray] = {name: np.asarray(cues[name]) for name in specs if not name.endswith("_scale")}
-    for name, value in values.items():
-        spec = specs[name]
+    stored: dict[str, np.ndarray] = {}
+    for name, spec in specs.items():
+        if name.endswith("_scale"):  # encoded with the array that it scales
+            continue
+        value = np.asarray(cues[name])
         if value.shape != spec.shape:
             raise StoreError(
                 f"{name} of clip {clip_id} has shape {value.shape}, but this store keeps {spec.shape} "
                 f"({' '.join(spec.dimensions)}); build into a store that was created for these sizes"
             )
-    stored: dict[str, np.ndarray] = {}
-    for name, value in values.items():
-        encoding = specs[name].encoding
-        if isinstance(encoding, PerMapInt8):
-            stored[name], stored[f"{name}_scale"] = encoding.encode(value)
-        else:
-            stored[name] = encoding.encode(value)
+        stored[name], scales = encode(spec.encoding, value)
+        if scales is not None:
+            stored[f"{name}_scale"] = scales
     return {
         name: [spec.encoding.codec.encode(part) for part in (stored[name] if spec.split else [stored[name]])]
         for name, spec in specs.items()
@@ -68,7 +66,6 @@ class ShardWriter:
         self._size = 0
 
     def write(self, entry: int, chunk: bytes) -> None:
-        """Append one inner chunk."""
         self._index[entry] = self._size, len(chunk)
         write_all(self.file.fileno(), chunk)
         self._size += len(chunk)

@@ -110,7 +110,6 @@ class ArraySpec:
 
     @property
     def clip_chunks(self) -> int:
-        """Inner chunks of one clip."""
         return self.shape[0] if self.split else 1
 
     @property

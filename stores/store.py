@@ -73,7 +73,6 @@ class CueStore:
 
     @cached_property
     def clips(self) -> ClipList:
-        """The names of the clips."""
         return ClipList(self.files)
 
     def clip_id(self, clip: int) -> str:

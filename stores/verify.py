@@ -11,7 +11,7 @@ import numpy as np
 
 from stores import encodings, metadata
 from stores.cues import ClipCues
-from stores.encodings import ChecksumError, PerMapInt8, crc32c, decode_into
+from stores.encodings import ChecksumError, crc32c, decode_into
 from stores.errors import StoreError
 from stores.ledger import COMPLETE, TaskRecord
 from stores.metadata import NAMES_KEY, OFFSETS_KEY, STATUS_KEY
@@ -21,14 +21,7 @@ from stores.store import CueStore
 
 # Allowed differences of recomputed cues: more than between devices and precisions, far less than between networks,
 # frames or clips. Units: see `check_recomputed`.
-_TOLERANCES = {
-    "rgb": 8.0,
-    "depth": 0.05,
-    "flow_forward": 0.5,
-    "flow_backward": 0.5,
-    "features": 0.1,
-    "features_raw": 0.1,
-}
+_ALLOWED = {"rgb": 8.0, "depth": 0.05, "flow_forward": 0.5, "flow_backward": 0.5, "features": 0.1, "features_raw": 0.1}
 _EXACT = ("feature_channels", "frame_index", "pair_frames", "pair_gap")
 
 
@@ -185,7 +178,7 @@ def _problem(spec: ArraySpec, values: np.ndarray) -> str | None:
         case "pair_frames":
             return "frames that the clip does not have" if (values < 0).any() else None
     low, high = spec.attributes.get("limits", (-np.inf, np.inf))
-    error = spec.encoding.error_bound(np.array([high]))[0] if np.isfinite(high) else 0.0
+    error = encodings.error_bound(spec.encoding, np.array([high]))[0] if np.isfinite(high) else 0.0
     within = np.isnan(values) | ((values >= low - error) & (values <= high + error))
     return None if within.all() else f"values beyond {low:g} to {high:g}"
 
@@ -204,25 +197,21 @@ def check_recomputed(store: CueStore, clip: int, recompute: Callable[[CueStore, 
     depth, in px for flow, in standard deviations of the map for features, in its own units for an extra cue.
     """
     cues = recompute(store, clip)
-    tolerances = _TOLERANCES | {maps.name: maps.tolerance for maps in store.spec.extra} | dict.fromkeys(_EXACT, 0.0)
+    tolerances = _ALLOWED | {maps.name: maps.tolerance for maps in store.spec.extra} | dict.fromkeys(_EXACT, 0.0)
     for name, tolerance in tolerances.items():
         stored, recomputed = store.read(name, clip), np.asarray(cues[name])
         if name in _EXACT:
             deviation = 0.0 if np.array_equal(stored, recomputed) else np.inf
+        elif stored.shape != recomputed.shape or (np.isfinite(stored) != np.isfinite(recomputed)).mean() > 0.01:
+            deviation = np.inf
         else:
-            scaled = isinstance(store.arrays[name].encoding, PerMapInt8)
-            deviation = _deviation(name, stored.astype(np.float32), recomputed.astype(np.float32), scaled)
+            stored = stored.astype(np.float32)
+            error = np.abs(stored - recomputed.astype(np.float32))
+            if name == "depth":
+                error /= np.maximum(np.nanmedian(stored, axis=(-2, -1), keepdims=True), 1e-6)
+            elif name.startswith("features"):
+                error /= np.maximum(np.nanstd(stored, axis=(-2, -1), keepdims=True), 1e-6)
+            deviation = float(np.nanquantile(error, 0.99))
         if deviation > tolerance:
             what = f"recomputed, 1 % of it deviates by more than {deviation:.3g} ({tolerance:.3g} is allowed)"
             yield Finding("value", f"{name} of clip {clip}", what, (clip,))
-
-
-def _deviation(name: str, stored: np.ndarray, recomputed: np.ndarray, scaled: bool) -> float:
-    if stored.shape != recomputed.shape or (np.isfinite(stored) != np.isfinite(recomputed)).mean() > 0.01:
-        return np.inf
-    error = np.abs(stored - recomputed)
-    if name == "depth":
-        error /= np.maximum(np.nanmedian(stored, axis=(-2, -1), keepdims=True), 1e-6)
-    if name.startswith("features") or scaled:
-        error /= np.maximum(np.nanstd(stored, axis=(-2, -1), keepdims=True), 1e-6)
-    return float(np.nanquantile(error, 0.99))

@@ -75,7 +75,6 @@ class TaskWriter:
         return [self._first + position for position in sorted(self._pending)]
 
     def complete(self, clip: int, cues: ClipCues) -> None:
-        """Encode and add a clip."""
         self.add(clip, encode_clip(self._names[self._position(clip)], self._specs, cues))
 
     def add(self, clip: int, chunks: EncodedClip) -> None:
@@ -96,14 +95,9 @@ class TaskWriter:
         """Sync the shards, rename each into place, then write the record: until then the task is as it was before."""
         with explain_os_errors(self._root, f"finishing task {self.task}"):
             sizes = {name: shard.finish() for name, shard in self._shards.items()}
-            record = TaskRecord(
-                task=self.task,
-                attempt=self._attempt,
-                fingerprint=self._header.digest,
-                clips=tuple(self._records),
-                shard_bytes=sizes,
-                seconds=round(time.perf_counter() - self._start, 3),
-            )
+            seconds = round(time.perf_counter() - self._start, 3)
+            clips = tuple(self._records)
+            record = TaskRecord(self.task, self._attempt, self._header.digest, clips, sizes, seconds)
             for name, spec in self._specs.items():
                 target = self._root / spec.shard_key(self.task)
                 os.replace(self._scratch / name, target)

@@ -214,15 +214,15 @@ MUTATIONS = (
     Mutation(
         "flow is rounded to the nearest step",
         "stores/encodings.py",
-        "steps = np.rint(np.asarray(values, np.float32) * np.float32(1 / self.step))",
-        "steps = np.trunc(np.asarray(values, np.float32) * np.float32(1 / self.step))",
+        "steps = np.rint(np.asarray(values, np.float32) * np.float32(1 / encoding.step))",
+        "steps = np.trunc(np.asarray(values, np.float32) * np.float32(1 / encoding.step))",
         ("tests/stores/test_encodings.py",),
     ),
     Mutation(
         "flow beyond the range is missing",
         "stores/encodings.py",
-        "np.where(fits, steps, np.float32(missing_value(self))).astype(self.dtype)",
-        "np.clip(steps, -32767, 32767).astype(self.dtype)",
+        "np.where(np.abs(steps) <= largest, steps, np.float32(missing)).astype(dtype)",
+        "np.clip(steps, -32767, 32767).astype(dtype)",
         ("tests/stores/test_encodings.py",),
     ),
 )

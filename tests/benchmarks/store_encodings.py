@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numcodecs import blosc
 
-from stores.encodings import Blosc, Cast, Encoding, FixedPoint, PerMapInt8, decode_into
+from stores.encodings import Blosc, Cast, Encoding, FixedPoint, decode_into
 from stores.spec import DEPTH, FEATURES, FLOW, RGB
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Quantity
@@ -84,17 +84,14 @@ def measure(maps: np.ndarray, encoding: Encoding) -> Measured:
     encode_s, decode_s = [], []
     for _ in range(REPEATS):
         start = time.process_time()
-        stored = [encoding.encode(each) for each in maps]
-        arrays = [each[0] if isinstance(each, tuple) else each for each in stored]
+        stored = [encode(encoding, each) for each in maps]
+        arrays = [each[0] for each in stored]
         encoded_chunks = [encoding.codec.encode(each) for each in arrays]
         encode_s.append(time.process_time() - start)
         start = time.process_time()
         chunks = [_decompressed(payload, array) for payload, array in zip(encoded_chunks, arrays, strict=True)]
         decode_s.append(time.process_time() - start)
-        decoded = [
-            decode(encoding, chunk, each[1] if isinstance(encoding, PerMapInt8) else None)
-            for chunk, each in zip(chunks, stored, strict=True)
-        ]
+        decoded = [decode(encoding, chunk, scales) for chunk, (_, scales) in zip(chunks, stored, strict=True)]
     size = float(np.mean([len(payload) for payload in encoded_chunks]))
     error = np.stack(decoded).astype(np.float64) - maps
     return Measured(
