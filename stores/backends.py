@@ -74,10 +74,7 @@ class _OpenFile:
 
 
 class RemoteFiles:
-    """The objects below a URL, with the methods of LocalFiles.
-
-    `objects` is an obstore store, by default the one that the URL names.
-    """
+    """The objects below a URL, with the methods of LocalFiles; `objects`: an obstore store (default: of the URL)."""
 
     def __init__(self, url: str, objects: Any = None) -> None:
         self.location, self.objects, self._process = url.rstrip("/"), objects, os.getpid()

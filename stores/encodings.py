@@ -78,10 +78,7 @@ class FixedPoint:
 
 @dataclass(frozen=True)
 class PerMapInt8:
-    """int8 with one scale per map (a channel of a frame), max|map| / 127, stored in the array `…_scale`.
-
-    Error at most scale / 2.
-    """
+    """int8 with one scale per map (a channel of a frame), max|map| / 127, in the array `…_scale`: error ≤ scale / 2."""
 
     dtype: str = "int8"
     codec: Blosc = Blosc()
@@ -142,14 +139,11 @@ def decode(encoding: Encoding, stored: np.ndarray, scales: np.ndarray | None = N
 
 
 def missing_value(encoding: Encoding) -> float | int:
-    """Return what is stored for a missing value: NaN, -1 or 0 for Cast by its type; if quantized, the smallest integer.
-
-    That integer has no positive counterpart, so no value is encoded as it.
-    """
+    """Return what is stored for a missing value: of Cast NaN, -1 or 0 by its type, otherwise the smallest integer."""
     dtype = np.dtype(encoding.dtype)
     if isinstance(encoding, Cast):
         return {"f": float("nan"), "i": -1, "u": 0}[dtype.kind]
-    return int(np.iinfo(dtype).min)
+    return int(np.iinfo(dtype).min)  # it has no positive counterpart, so no value is encoded as it
 
 
 def error_bound(encoding: Encoding, values: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ FOLDER = "ledger"
 ABSENT, COMPLETE, FAILED = 0, 1, 2
 STATUS_NAMES = ("absent", "complete", "failed")
 _BUCKET = 1000  # tasks per folder
-_NAME = re.compile(r"(\d{7,})-(\d{3,})-([012]+)\.json")
+_KEY = re.compile(r"ledger/\d+/(\d{7,})-(\d{3,})-([012]+)\.json")  # task, attempt, statuses
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class TaskRecord:
     def key(self) -> str:
         """Path of the record within the store."""
         digits = "".join(str(clip.status) for clip in self.clips)
-        return f"{_folder(self.task)}/{self.task:07d}-{self.attempt:03d}-{digits}.json"
+        return f"{FOLDER}/{self.task // _BUCKET:03d}/{self.task:07d}-{self.attempt:03d}-{digits}.json"
 
     def encode(self) -> bytes:
         """Return the record as JSON with its own checksum."""
@@ -116,42 +116,38 @@ class Ledger:
 
     def statuses(self) -> np.ndarray | None:
         """Return uint8 (n_clips,); None if the files cannot be listed."""
-        names = self.names()
-        if names is None:
+        keys = self.keys()
+        if keys is None:
             return None
         statuses = np.zeros(self.n_tasks * self.shard_clips, np.uint8)
-        for task, name in names.items():
-            digits = np.frombuffer(name[3].encode(), np.uint8) - ord("0")
+        for task, key in keys.items():
+            digits = np.frombuffer(key[3].encode(), np.uint8) - ord("0")
             start = task * self.shard_clips
             statuses[start : start + len(digits)] = digits[: self.shard_clips]
         return statuses[: self.n_clips]
 
-    def names(self, only: int | None = None) -> dict[int, re.Match[str]] | None:
-        """Return the name of the current record of each task that has one; None if the files cannot be listed.
+    def keys(self, only: int | None = None) -> dict[int, re.Match[str]] | None:
+        """Return the key of the current record of each task that has one, as a match with task, attempt and statuses.
 
-        A name is a match with the groups task, attempt and statuses. `only`: list only the folder of this task.
+        None if the files cannot be listed. `only`: list only the folder of this task.
         """
         current: dict[int, re.Match[str]] = {}
         for first in range(0, self.n_tasks, _BUCKET) if only is None else [only]:
-            listed = self._files.names(_folder(first))
+            folder = f"{FOLDER}/{first // _BUCKET:03d}"
+            listed = self._files.names(folder)
             if listed is None:
                 return None
-            for name in filter(None, map(_NAME.fullmatch, listed)):
-                task, attempt = int(name[1]), int(name[2])
+            for key in filter(None, (_KEY.fullmatch(f"{folder}/{name}") for name in listed)):
+                task, attempt = int(key[1]), int(key[2])
                 if task < self.n_tasks and (task not in current or attempt > int(current[task][2])):
-                    current[task] = name
+                    current[task] = key
         return current
 
     def latest(self, task: int) -> TaskRecord | None:
         """Return the current record of a task."""
         while True:
-            name = (self.names(only=task) or {}).get(task)
-            if name is None:
+            key = (self.keys(only=task) or {}).get(task)
+            if key is None:
                 return None
             with contextlib.suppress(FileNotFoundError):  # replaced by a later attempt since it was listed
-                key = f"{_folder(task)}/{name[0]}"
-                return decode(self._files.read(key), key)
-
-
-def _folder(task: int) -> str:
-    return f"{FOLDER}/{task // _BUCKET:03d}"
+                return decode(self._files.read(key[0]), key[0])

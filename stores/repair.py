@@ -89,8 +89,8 @@ def _usable_record(store: CueStore, task: int) -> tuple[TaskRecord | None, bool]
 
 
 def _rebuilt_record(store: CueStore, task: int) -> TaskRecord:
-    name = (store.ledger.names(only=task) or {}).get(task)
-    attempt, statuses = (int(name[2]), [int(digit) for digit in name[3]]) if name else (0, [])
+    key = (store.ledger.keys(only=task) or {}).get(task)
+    attempt, statuses = (int(key[2]), [int(digit) for digit in key[3]]) if key else (0, [])
     shards = open_shards(store.files, store.arrays, task, store.spec.shard_clips)
     clips = []
     for position in range(len(store.task_clips(task))):

@@ -84,8 +84,6 @@ class CueStore:
         start = task * self.spec.shard_clips
         return range(start, min(start + self.spec.shard_clips, self.n_clips))
 
-    # Status
-
     def statuses(self) -> np.ndarray:
         """Return uint8 (n_clips,): 0 absent, 1 complete, 2 failed; read anew at each call."""
         self._statuses = self.ledger.statuses()
@@ -112,8 +110,6 @@ class CueStore:
     def missing_arrays(self, names: Sequence[str]) -> list[str]:
         """Return those arrays that have no file at all, as in a store that was copied in part."""
         return [name for name in names if self.files.names(name) == []]
-
-    # Writing
 
     @contextmanager
     def lock_task(self, task: int, only_failed: bool = False) -> Iterator[TaskWriter | None]:
@@ -156,8 +152,6 @@ class CueStore:
         if not isinstance(self.files, LocalFiles):
             raise StoreError(f"{self.path} is read-only; write to a store in a folder and copy it there")
         return self.files.root
-
-    # Reading
 
     def read(self, name: str, clip: int, index: Index = None) -> np.ndarray:
         """Return one array of a complete clip, decoded: cues that are not integers as float32, NaN where missing.

@@ -11,11 +11,10 @@ from pathlib import Path
 from stores import ledger
 from stores.atomic import explain_os_errors, sync_folder
 from stores.backends import LocalFiles
-from stores.cues import ClipCues
 from stores.errors import StoreError
 from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord
 from stores.metadata import SCRATCH, Header
-from stores.shards import EncodedClip, ShardWriter, digest, encode_clip, open_shards, read_clip
+from stores.shards import EncodedClip, ShardWriter, digest, open_shards, read_clip
 from stores.spec import arrays
 
 
@@ -74,11 +73,8 @@ class TaskWriter:
         """Return the clips that remain to be done."""
         return [self._first + position for position in sorted(self._pending)]
 
-    def complete(self, clip: int, cues: ClipCues) -> None:
-        self.add(clip, encode_clip(self._names[self._position(clip)], self._specs, cues))
-
     def add(self, clip: int, chunks: EncodedClip) -> None:
-        """Add a clip that is already encoded."""
+        """Add a clip, encoded by `shards.encode_clip`."""
         position = self._position(clip)
         with explain_os_errors(self._root, f"writing clip {self._names[position]}"):
             self._append(position, chunks)

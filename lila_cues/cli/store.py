@@ -44,9 +44,9 @@ def status(store: Store, failures: Annotated[int, typer.Option(min=0, help="Numb
     opened, out = stores.open(store), console.out
     out.print(f"[bold]{escape(opened.path)}[/]")
     out.print(f"  {summary(opened)}, {opened.n_tasks:,} tasks of {opened.spec.shard_clips} clips")
-    names = opened.ledger.names()
-    if names:
-        sizes = stored_bytes(opened, sorted(names)[:: max(1, len(names) // SAMPLED_RECORDS)])
+    recorded = opened.ledger.keys()
+    if recorded:
+        sizes = stored_bytes(opened, sorted(recorded)[:: max(1, len(recorded) // SAMPLED_RECORDS)])
         per_clip, complete = sum(sizes.values()), len(opened.complete_clips())
         out.print(f"  {readable(round(per_clip * complete))}, {readable(round(per_clip))} per clip")
     if isinstance(opened.files, LocalFiles):
@@ -115,7 +115,7 @@ def verify(
 
 def _check(store: CueStore, quick: bool, jobs: int | None) -> list[Finding]:
     """Return the findings of the documents and of all tasks, with a progress bar."""
-    if store.ledger.names() is None:
+    if store.ledger.keys() is None:
         raise StoreError(f"{store.path} cannot be listed, so its ledger cannot be checked; verify a copy in a folder")
     thoroughness = Thoroughness.INDICES if quick else Thoroughness.VALUES
     findings = list(check_documents(store))

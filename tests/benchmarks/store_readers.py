@@ -13,6 +13,7 @@ import numpy as np
 
 import stores
 from stores.cues import PairCues
+from stores.shards import encode_clip
 from stores.spec import STANDARD_CUES as CUES
 from stores.store import CueStore
 
@@ -124,7 +125,7 @@ def write_all(folder: Path, n_clips: int, clip: Callable[[int], Any], spec: stor
         with store.lock_task(task) as writer:
             assert writer is not None
             for number in writer.pending():
-                writer.complete(number, clip(number))
+                writer.add(number, encode_clip(store.clip_id(number), store.arrays, clip(number)))
     _write_others(folder, store)
 
 

@@ -36,7 +36,7 @@ def build(path: Path, log: Path) -> None:
             for clip in [] if writer is None else writer.pending():
                 os.write(line, f"{clip}\n".encode())
                 assert writer is not None
-                writer.complete(clip, worlds.cues(clip, store.spec.geometry))
+                worlds.add(store, writer, clip, worlds.cues(clip, store.spec.geometry))
 
 
 def computed(log: Path) -> list[int]:
@@ -248,7 +248,7 @@ def test_a_full_disk_at_the_start_of_a_retry_leaves_no_scratch_files(
 def complete_one_and_raise(store: stores.CueStore) -> None:
     with store.lock_task(0) as writer:
         assert writer is not None
-        writer.complete(0, worlds.cues(0))
+        worlds.add(store, writer, 0, worlds.cues(0))
         raise ZeroDivisionError
 
 

@@ -201,7 +201,7 @@ def test_values_out_of_range_are_detected_and_rebuilt(tmp_path: Path) -> None:
         assert writer is not None
         for clip in writer.pending():
             cues = worlds.cues(clip)
-            writer.complete(clip, replace(cues, depth=cues.depth - 1000) if clip == 2 else cues)
+            worlds.add(store, writer, clip, replace(cues, depth=cues.depth - 1000) if clip == 2 else cues)
     store.publish_statuses()
     assert [str(finding) for finding in verify_all(store)] == [
         "value: depth of clip 2: negative inverse depth (clips 2)"

@@ -24,7 +24,7 @@ def build(path: Path, names: list[str], numbers: dict[str, int], failing: set[st
                 if name in failing:
                     writer.fail(clip, "broken on this machine")
                 elif name in numbers:
-                    writer.complete(clip, worlds.cues(numbers[name]))
+                    worlds.add(store, writer, clip, worlds.cues(numbers[name]))
     return store
 
 

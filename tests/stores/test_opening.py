@@ -16,6 +16,7 @@ import pytest
 import stores
 from stores import StoreError, StoreSpec
 from stores.encodings import canonical_json, crc32c
+from stores.shards import encode_clip
 from tests.stores import worlds
 
 
@@ -171,11 +172,12 @@ def test_cues_of_another_shape(tmp_path: Path) -> None:
         with pytest.raises(
             StoreError, match=r"depth of clip .* has shape \(4, 8, 9\), but this store keeps \(4, 8, 10\)"
         ):
-            writer.complete(0, replace(cues, depth=cues.depth[..., 1:]))
-        writer.complete(0, cues)
+            worlds.add(store, writer, 0, replace(cues, depth=cues.depth[..., 1:]))
+        worlds.add(store, writer, 0, cues)
+        encoded = encode_clip(store.clip_id(0), store.arrays, cues)
         for clip in (0, 9):
             with pytest.raises(StoreError, match=f"clip {clip} is not pending in task 0; take clips from"):
-                writer.complete(clip, cues)
+                writer.add(clip, encoded)
     assert store.statuses().tolist() == [1, 0, 0, 0]
 
 

@@ -29,7 +29,7 @@ def test_bytes_are_close_to_those_of_the_store(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 1, worlds.StoreSpec(geometry))
     with store.lock_task(0) as writer:
         assert writer is not None
-        writer.complete(0, store_scenes.clip(0))
+        worlds.add(store, writer, 0, store_scenes.clip(0))
     found = {name: (Path(store.path) / array.shard_key(0)).stat().st_size for name, array in store.arrays.items()}
     wanted = plan(store.spec, 1, 1.0)
     for name in ("rgb", "depth", "flow_forward", "features"):

@@ -10,6 +10,8 @@ import numpy as np
 
 import stores
 from stores import ClipCues, CueStore, Geometry, StoreSpec
+from stores.shards import encode_clip
+from stores.writer import TaskWriter
 
 GEOMETRY = Geometry(frames=4, pairs=3, base=(12, 16), cue=(8, 10), features=(4, 5), encoder=(2, 3), channels=6)
 SPEC = StoreSpec(GEOMETRY, shard_clips=4)
@@ -44,6 +46,11 @@ def cues(clip: int, geometry: Geometry = GEOMETRY) -> ClipCues:
     )
 
 
+def add(store: CueStore, writer: TaskWriter, clip: int, values: ClipCues) -> None:
+    """Encode a clip and add it."""
+    writer.add(clip, encode_clip(store.clip_id(clip), store.arrays, values))
+
+
 def create(path: Path, n_clips: int, spec: StoreSpec = SPEC, settings: dict[str, Any] = SETTINGS) -> CueStore:
     """An empty store."""
     return stores.create(path, spec, names(n_clips), settings, {"made": "for a test"})
@@ -61,5 +68,5 @@ def fill(
                 if clip in failures:
                     writer.fail(clip, f"clip {clip} cannot be decoded")
                 else:
-                    writer.complete(clip, cues(clip, store.spec.geometry))
+                    add(store, writer, clip, cues(clip, store.spec.geometry))
     return computed

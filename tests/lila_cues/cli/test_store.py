@@ -148,7 +148,7 @@ def test_deep_verification_computes_again(store: CueStore, monkeypatch: pytest.M
 
 
 def test_verify_over_http_is_refused(store: CueStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stores.ledger.Ledger.names", lambda ledger: None)
+    monkeypatch.setattr("stores.ledger.Ledger.keys", lambda ledger: None)
     with pytest.raises(StoreError, match="cannot be listed, so its ledger cannot be checked; verify a copy"):
         raise run("verify", store.path).exception or AssertionError
 

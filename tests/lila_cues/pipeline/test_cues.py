@@ -134,7 +134,8 @@ def test_values_beyond_the_limits_are_found(tmp_path: Path, value: float, wrong:
     shape = store.arrays["normals"].shape
     with store.lock_task(0) as writer:
         assert writer is not None
-        writer.complete(0, replace(worlds.cues(0), extra={"normals": np.full(shape, value, np.float32)}))
+        cues = replace(worlds.cues(0), extra={"normals": np.full(shape, value, np.float32)})
+        worlds.add(store, writer, 0, cues)
     assert ["values beyond -1 to 1" in found for found in findings(store)] == [True] * wrong
 
 

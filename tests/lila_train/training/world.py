@@ -8,6 +8,7 @@ import numpy as np
 
 import stores
 from lila_cues.networks import FrozenEncoder, load_encoder
+from stores.shards import encode_clip
 
 GEOMETRY = stores.Geometry(
     frames=4, pairs=4, base=(64, 64), cue=(32, 32), features=(16, 16), encoder=(4, 4), channels=6
@@ -53,5 +54,5 @@ def build(path: Path, clips: int = 5, gap: int = 1) -> stores.CueStore:
         with store.lock_task(task) as writer:
             assert writer is not None
             for clip in writer.pending():
-                writer.complete(clip, clip_cues(clip, gap))
+                writer.add(clip, encode_clip(names[clip], store.arrays, clip_cues(clip, gap)))
     return store
