@@ -118,12 +118,10 @@ class Baseline:
         """Load the network and, below it, the encoder; LilaError where code, weights or hub are not available."""
         about = {"name": self.name, "licence": self.license, **self.identity(options)}
         if self.transformer is not None:
-            from lila_train.evaluation.baselines._video import VideoModel
-
             if options.encoder is not None or options.repository is not None:
                 raise LilaError(f"--encoder and {REPOSITORY_OPTION} do not apply to {self.name}, which is an encoder")
             transformer = self.transformer(str(options.weights or self.weights))
-            return VideoModel(transformer.requires_grad_(False).eval().to(device), device, about)
+            return transformer.requires_grad_(False).eval().to(device).as_model(device, about)
         assert self.build is not None
         assert self.call is not None
         encoder = load_encoder(self._encoder(options), options.encoder_weights, device)

@@ -33,6 +33,9 @@ class FrameTransformer(nn.Module, ABC):
     def blocks(self, grid: tuple[int, int]) -> list[Callable[[Tokens], Any]]:
         """Return the blocks for a grid of rows and columns; each gives the tokens, or a tuple that begins with them."""
 
+    def as_model(self, device: torch.device, about: dict[str, Any]) -> VideoModel:
+        return VideoModel(self, device, about)
+
     def forward(self, images: Images) -> tuple[Float[Tensor, "b e h w"], ...]:
         """Return four blocks, spread like those of an image encoder, each through the final norm."""
         grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
