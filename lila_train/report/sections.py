@@ -131,7 +131,7 @@ class DavisResult:
         return open_davis(Path(self.content["data_root"]))
 
     def sequence(self, name: str) -> DavisSequence:
-        return next(sequence for sequence in self.data.sequences if sequence.name == name)
+        return self.data.sequences[name]
 
     def objects(self, head: str, name: str) -> list[dict[str, Any]]:
         """Return the scores of a sequence's objects, frame by frame."""
@@ -143,7 +143,7 @@ class DavisResult:
 
     def metrics(self, head: str, name: str) -> dict[str, float | None]:
         """Return J, F and JF over the objects of one sequence."""
-        return summarize(ObjectScore.from_json(entry) for entry in self.objects(head, name))
+        return summarize(ObjectScore(**entry) for entry in self.objects(head, name))
 
     def gain(self, name: str) -> float:
         """Return a sequence's J&F by the last head minus that by the first; with a single head its J&F."""

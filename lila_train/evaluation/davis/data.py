@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,28 +19,13 @@ from stores.errors import LilaError
 
 FRAMES = Path("JPEGImages/480p")
 MASKS = Path("Annotations/480p")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """One of the two forms in which DAVIS is published."""
-
-    name: str
-    list_file: str
-    binary: bool
-
-
-LAYOUTS = (
-    Layout("DAVIS-2017", "ImageSets/2017/{split}.txt", binary=False),
-    Layout("DAVIS-2016", "ImageSets/480p/{split}.txt", binary=True),
-)
+LISTS = {"DAVIS-2017": "ImageSets/2017/{split}.txt", "DAVIS-2016": "ImageSets/480p/{split}.txt"}
 
 
 @dataclass(frozen=True)
 class DavisSequence:
-    """One video: its frames and their masks, in order, with equal stems."""
+    """Frames and masks of one video, in order, with equal stems."""
 
-    name: str
     frames: tuple[Path, ...]
     masks: tuple[Path, ...]
 
@@ -49,13 +35,13 @@ class DavisData:
     """A DAVIS folder, listed and checked; images are read on demand."""
 
     root: Path
-    layout: Layout
-    sequences: tuple[DavisSequence, ...]
+    layout: str
+    sequences: Mapping[str, DavisSequence]
 
     def labels(self, mask: Path) -> Labels:
         """Return the object ids of one mask file: 0 background, n object n, 255 void (2017 only)."""
         stored = read_mask(mask)
-        if not self.layout.binary:
+        if self.layout == "DAVIS-2017":
             return stored
         other = stored[(stored != 0) & (stored != VOID)]
         if other.size:
@@ -65,14 +51,10 @@ class DavisData:
             )
         return (stored == VOID).astype(np.uint8)
 
-    @property
-    def n_frames(self) -> int:
-        return sum(len(sequence.frames) for sequence in self.sequences)
-
 
 def open_davis(root: Path, split: str = "val", limit: int | None = None) -> DavisData:
     """List the first `limit` sequences of a split; LilaError for another layout, missing or misnumbered files."""
-    lists = {layout: root / layout.list_file.format(split=split) for layout in LAYOUTS}
+    lists = {layout: root / name.format(split=split) for layout, name in LISTS.items()}
     layout = next((layout for layout, path in lists.items() if path.is_file()), None)
     if layout is None:
         expected = " or ".join(str(path.relative_to(root)) for path in lists.values())
@@ -85,7 +67,7 @@ def open_davis(root: Path, split: str = "val", limit: int | None = None) -> Davi
     names = list(dict.fromkeys(Path(entry).parent.name if "/" in entry else entry for entry in entries))
     if not names:
         raise LilaError(f"expected one sequence name per line in {list_file}, found none; list the sequences to score")
-    return DavisData(root, layout, tuple(_sequence(root, name, list_file) for name in names[:limit]))
+    return DavisData(root, layout, {name: _sequence(root, name, list_file) for name in names[:limit]})
 
 
 def _sequence(root: Path, name: str, list_file: Path) -> DavisSequence:
@@ -94,22 +76,18 @@ def _sequence(root: Path, name: str, list_file: Path) -> DavisSequence:
         if not folder.is_dir():
             raise LilaError(f"expected the folder {folder} of the sequence {name} that {list_file} lists, found none")
     stems = sorted({path.stem for path in frames.glob("*.jpg")} | {path.stem for path in masks.glob("*.png")})
-    _check_numbering(stems, frames)
+    if not stems:
+        raise LilaError(f"expected frames 00000.jpg, 00001.jpg, … in {frames}, found none")
+    for stem in stems:
+        if not stem.isdecimal():
+            raise LilaError(f"expected files named by frame number in {frames}, found {stem}; rename or remove it")
+    numbers = {int(stem) for stem in stems}
+    if gaps := sorted(set(range(max(numbers) + 1)) - numbers):
+        raise LilaError(f"expected frames numbered from 0 without a gap in {frames}, found no frame {gaps[0]:05d}")
     sequence = DavisSequence(
-        name, tuple(frames / f"{stem}.jpg" for stem in stems), tuple(masks / f"{stem}.png" for stem in stems)
+        tuple(frames / f"{stem}.jpg" for stem in stems), tuple(masks / f"{stem}.png" for stem in stems)
     )
     for path in (*sequence.frames, *sequence.masks):
         if not path.is_file():
             raise LilaError(f"expected a frame and a mask for every number, found no {path}; restore the file")
     return sequence
-
-
-def _check_numbering(stems: list[str], folder: Path) -> None:
-    if not stems:
-        raise LilaError(f"expected frames 00000.jpg, 00001.jpg, … in {folder}, found none")
-    for stem in stems:
-        if not stem.isdecimal():
-            raise LilaError(f"expected files named by frame number in {folder}, found {stem}; rename or remove it")
-    numbers = {int(stem) for stem in stems}
-    if gaps := sorted(set(range(max(numbers) + 1)) - numbers):
-        raise LilaError(f"expected frames numbered from 0 without a gap in {folder}, found no frame {gaps[0]:05d}")

@@ -7,9 +7,8 @@ and void (255) is background. Metrics are fractions, not percent. Source: davisv
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -43,13 +42,8 @@ class ObjectScore:
 
     sequence: str
     object_id: int
-    region: tuple[float, ...]
-    boundary: tuple[float, ...]
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> ObjectScore:
-        """Return an object from an evaluation's record, the inverse of `dataclasses.asdict`."""
-        return cls(entry["sequence"], entry["object_id"], tuple(entry["region"]), tuple(entry["boundary"]))
+    region: Sequence[float]
+    boundary: Sequence[float]
 
 
 def summarize(scores: Iterable[ObjectScore]) -> dict[str, float | None]:
@@ -96,11 +90,22 @@ def score_sequence(sequence: str, frames: Iterable[LabelPair]) -> list[ObjectSco
                 )
             curves = [([], []) for _ in range(n_objects)]
         n_frames += 1
-        _check(pair, len(curves))
+        if pair.truth.shape != pair.prediction.shape:
+            truth, prediction = (f"{labels.shape[1]}×{labels.shape[0]}" for labels in (pair.truth, pair.prediction))
+            raise LilaError(
+                f"expected a prediction of the truth's size {truth} ({pair.truth_name}), found {prediction} in "
+                f"{pair.prediction_name}; save predictions at the native size"
+            )
+        for labels, name in ((pair.truth, pair.truth_name), (pair.prediction, pair.prediction_name)):
+            if (largest := int(without_void(labels).max())) > len(curves):
+                raise LilaError(
+                    f"expected ids up to {len(curves)}, the objects of the sequence's first mask, found {largest} in "
+                    f"{name}; correct that mask"
+                )
         for number, (region, boundary) in enumerate(curves, start=1):
-            truth, prediction = pair.truth == number, pair.prediction == number
-            region.append(region_similarity(truth, prediction))
-            boundary.append(boundary_accuracy(truth, prediction))
+            masks = pair.truth == number, pair.prediction == number
+            region.append(region_similarity(*masks))
+            boundary.append(boundary_accuracy(*masks))
     if n_frames < 3:
         raise LilaError(
             f"expected at least 3 frames to score in sequence {sequence} (the first and the last are not scored), "
@@ -124,15 +129,13 @@ def boundary_accuracy(truth: Mask, prediction: Mask) -> float:
     n_truth, n_prediction = (np.count_nonzero(edge) for edge in edges)
     if n_truth == 0 or n_prediction == 0:
         return float(n_truth == n_prediction)
-    near_truth, near_prediction = (_dilated(edge, tolerance_px(*truth.shape)) for edge in edges)
+    radius = math.ceil(TOLERANCE * math.hypot(*truth.shape))  # 8 pixels at 480×854
+    offset = np.arange(-radius, radius + 1)
+    disk: UInt8[np.ndarray, "k k"] = (offset[:, None] ** 2 + offset**2 <= radius**2).astype(np.uint8)
+    near_truth, near_prediction = (cv2.dilate(edge.astype(np.uint8), disk).astype(bool) for edge in edges)
     precision = np.count_nonzero(edges[1] & near_truth) / n_prediction
     recall = np.count_nonzero(edges[0] & near_prediction) / n_truth
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def tolerance_px(height: int, width: int) -> int:
-    """Return how far two boundaries may lie apart and still match, in pixels: 8 at 480×854."""
-    return math.ceil(TOLERANCE * math.hypot(height, width))
 
 
 def boundary_map(mask: Mask) -> Mask:
@@ -145,27 +148,6 @@ def boundary_map(mask: Mask) -> Mask:
     return edge
 
 
-def _dilated(edge: Mask, radius: int) -> Mask:
-    offset = np.arange(-radius, radius + 1)
-    disk: UInt8[np.ndarray, "k k"] = (offset[:, None] ** 2 + offset**2 <= radius**2).astype(np.uint8)
-    return cv2.dilate(edge.astype(np.uint8), disk).astype(bool)
-
-
 def without_void(labels: AnyLabels) -> AnyLabels:
     """Return the labels with void (255) as background."""
     return np.where(labels == VOID, np.zeros_like(labels), labels)
-
-
-def _check(pair: LabelPair, n_objects: int) -> None:
-    if pair.truth.shape != pair.prediction.shape:
-        truth, prediction = (f"{labels.shape[1]}×{labels.shape[0]}" for labels in (pair.truth, pair.prediction))
-        raise LilaError(
-            f"expected a prediction of the truth's size {truth} ({pair.truth_name}), found {prediction} in "
-            f"{pair.prediction_name}; save predictions at the native size"
-        )
-    for labels, name in ((without_void(pair.truth), pair.truth_name), (pair.prediction, pair.prediction_name)):
-        if (largest := int(labels.max())) > n_objects:
-            raise LilaError(
-                f"expected ids up to {n_objects}, the objects of the sequence's first mask, found {largest} in {name}; "
-                "correct that mask"
-            )

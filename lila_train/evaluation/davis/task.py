@@ -50,50 +50,52 @@ class DavisTask(ABC):
         return self.data.root
 
     def parts(self) -> Sequence[str]:
-        return [sequence.name for sequence in self.data.sequences]
+        return list(self.data.sequences)
 
     def steps(self, part: str) -> int:
         """Return the number of frames to predict."""
-        return len(self._sequence(part).frames) - 1
+        return len(self.data.sequences[part].frames) - 1
 
     def data_identity(self) -> dict[str, Any]:
-        paths = (path for sequence in self.data.sequences for path in (*sequence.frames, *sequence.masks))
+        paths = (path for sequence in self.data.sequences.values() for path in (*sequence.frames, *sequence.masks))
         files = files_sha256(paths, self.root)
-        return {"layout": self.data.layout.name, "sequences": self.parts(), "files_sha256": files}
+        return {"layout": self.data.layout, "sequences": self.parts(), "files_sha256": files}
 
     def counts(self) -> dict[str, int]:
-        objects = sum(int(self.reference(sequence).max()) for sequence in self.data.sequences)
-        return {"sequences": len(self.data.sequences), "objects": objects, "frames": self.data.n_frames}
+        sequences = self.data.sequences.values()
+        objects = sum(int(self._reference(sequence).max()) for sequence in sequences)
+        frames = sum(len(sequence.frames) for sequence in sequences)
+        return {"sequences": len(sequences), "objects": objects, "frames": frames}
 
     def run(self, model: GridModel, head: str, part: str, folder: Path, advance: Callable[[], None]) -> Json:
         """Predict one sequence, save it below `folder`/predictions/HEAD/SEQUENCE, and score the saved files."""
-        sequence = self._sequence(part)
+        sequence = self.data.sequences[part]
         saved = folder / "predictions" / head / part
         saved.mkdir(parents=True, exist_ok=True)
-        reference = self.reference(sequence)
+        reference = self._reference(sequence)
         video = Video(part, self._frames(sequence, (reference.shape[0], reference.shape[1])), reference)
         write_label_png(saved / f"{sequence.masks[0].stem}.png", reference)
         for mask, labels in zip(sequence.masks[1:], self.segment(model, head, video), strict=True):
             write_label_png(saved / f"{mask.stem}.png", labels)
             advance()
-        scores = score_sequence(part, self._pairs(sequence, saved))
+        pairs = (
+            LabelPair(without_void(self.data.labels(mask)), read_mask(file), str(mask), str(file))
+            for mask, file in ((mask, saved / f"{mask.stem}.png") for mask in sequence.masks)
+        )
+        scores = score_sequence(part, pairs)
         return {"frames": len(sequence.frames), "objects": [asdict(score) for score in scores]}
 
     def metrics(self, records: Iterable[Json]) -> dict[str, float | None]:
         """Return J, F and their statistics over the objects of all sequences."""
-        return summarize(ObjectScore.from_json(entry) for record in records for entry in record["objects"])
+        return summarize(ObjectScore(**entry) for record in records for entry in record["objects"])
 
-    def reference(self, sequence: DavisSequence) -> Labels:
-        """Return the labels of the first frame, void as background."""
+    def _reference(self, sequence: DavisSequence) -> Labels:
         return without_void(self.data.labels(sequence.masks[0]))
 
     def native_size(self) -> Size:
         """Return the size of the first sequence's frames."""
-        height, width = self.reference(self.data.sequences[0]).shape
+        height, width = self._reference(next(iter(self.data.sequences.values()))).shape
         return height, width
-
-    def _sequence(self, part: str) -> DavisSequence:
-        return next(sequence for sequence in self.data.sequences if sequence.name == part)
 
     def _frames(self, sequence: DavisSequence, size: Size) -> Iterator[Image]:
         for path in sequence.frames:
@@ -104,9 +106,3 @@ class DavisTask(ABC):
                     f"{frame.shape[1]}×{frame.shape[0]} in {path}; restore that file"
                 )
             yield frame
-
-    def _pairs(self, sequence: DavisSequence, saved: Path) -> Iterator[LabelPair]:
-        for mask in sequence.masks:
-            prediction = saved / f"{mask.stem}.png"
-            truth = without_void(self.data.labels(mask))
-            yield LabelPair(truth, read_mask(prediction), str(mask), str(prediction))

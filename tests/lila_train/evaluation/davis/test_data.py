@@ -48,8 +48,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_2017_layout_gives_palette_indices_with_void(folder: Path):
     data = open_davis(folder)
-    (sequence,) = data.sequences
-    assert (data.layout.name, sequence.name, data.n_frames) == ("DAVIS-2017", "cat", 3)
+    ((name, sequence),) = data.sequences.items()
+    assert (data.layout, name, len(sequence.frames)) == ("DAVIS-2017", "cat", 3)
     assert [path.name for path in sequence.frames] == ["00000.jpg", "00001.jpg", "00002.jpg"]
     for path, value in zip(sequence.masks, (2, 255, 1), strict=True):
         np.testing.assert_array_equal(data.labels(path), mask_of(value))
@@ -61,21 +61,21 @@ def test_2016_layout_gives_one_object(tmp_path: Path, line: str):
     write_sequence(tmp_path, "cat", [mask_of(255)] * 2, palette=False)
     write_list(tmp_path, line, "480p")
     data = open_davis(tmp_path)
-    assert [sequence.name for sequence in data.sequences] == ["cat"]
-    np.testing.assert_array_equal(data.labels(data.sequences[0].masks[1]), mask_of(1))
+    assert list(data.sequences) == ["cat"]
+    np.testing.assert_array_equal(data.labels(data.sequences["cat"].masks[1]), mask_of(1))
 
 
 def test_limit_keeps_the_first_sequences_of_the_list(folder: Path):
     write_sequence(folder, "ant", [mask_of(1)])
     write_list(folder, "cat\nant\n")
-    assert [s.name for s in open_davis(folder, limit=1).sequences] == ["cat"]
+    assert list(open_davis(folder, limit=1).sequences) == ["cat"]
     assert len(open_davis(folder).sequences) == 2
 
 
 def test_real_davis_is_read(shared: Path):
     data = open_davis(shared / "data/davis")
-    assert [sequence.name for sequence in data.sequences] == ["blackswan", "camel", "car-shadow", "cows", "dog"]
-    labels = data.labels(data.sequences[-1].masks[29])
+    assert list(data.sequences) == ["blackswan", "camel", "car-shadow", "cows", "dog"]
+    labels = data.labels(data.sequences["dog"].masks[29])
     assert labels.shape == (480, 854)
     assert set(np.unique(labels)) == {0, 1}
 
@@ -130,7 +130,7 @@ def test_a_grey_level_in_a_binary_mask_is_refused(tmp_path: Path):
     write_list(tmp_path, "cat", "480p")
     data = open_davis(tmp_path)
     with pytest.raises(LilaError, match=r"only 0 and 255 .* found 7 in .*cat/00000\.png"):
-        data.labels(data.sequences[0].masks[0])
+        data.labels(data.sequences["cat"].masks[0])
 
 
 def test_a_color_mask_is_refused(folder: Path):

@@ -98,11 +98,13 @@ def test_boundary_looks_east_only_in_the_last_row_and_south_only_in_the_last_col
 
 @pytest.mark.parametrize(("height", "width", "expected"), [(480, 854, 8), (240, 427, 4), (97, 161, 2)])
 def test_tolerance_is_a_share_of_the_diagonal_rounded_up(height, width, expected):
-    assert scorer.tolerance_px(height, width) == expected
+    moved = [square(20 + by, shape=(height, width)) for by in (0, expected, expected + 1)]
+    assert scorer.boundary_accuracy(moved[0], moved[1]) == 1.0
+    assert scorer.boundary_accuracy(moved[0], moved[2]) < 1.0
 
 
-def square(row: int, size: int = 20) -> np.ndarray:
-    mask = np.zeros((480, 854), bool)
+def square(row: int, size: int = 20, shape: tuple[int, int] = (480, 854)) -> np.ndarray:
+    mask = np.zeros(shape, bool)
     mask[row : row + size, 100 : 100 + size] = True
     return mask
 
