@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,14 +18,6 @@ from lila_train.model.propagation import Propagation
 from stores.errors import LilaError
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A protocol: the name of its data folder, and how it is opened."""
-
-    dataset: str
-    open: Callable[[Path, Options], Task]
-
-
 def open_task(protocol: str, data: Path | None, options: Options) -> Task:
     """Open a protocol on a data folder (default: $LILA_DATA/NAME or data/NAME).
 
@@ -39,31 +30,30 @@ def open_task(protocol: str, data: Path | None, options: Options) -> Task:
         raise LilaError(f"expected --limit of at least 1, found {options.limit}")
     if options.fast_probe and protocol != "davis-lp@lila":
         raise LilaError(f"--fast-probe is for davis-lp@lila; {protocol} has no accelerated solver")
-    dataset = PROTOCOLS[protocol].dataset
+    dataset, open_data = PROTOCOLS[protocol]
     folder = data or Path(os.environ.get("LILA_DATA", "data")) / dataset
     if not folder.is_dir():
         raise LilaError(f"expected the {dataset} data in {folder}, found no such folder; pass its place with --data")
-    return PROTOCOLS[protocol].open(folder, options)
-
-
-def _linear_probe(data: Path, options: Options) -> Task:
-    return linear_probe_task(data, options, fit_fast if options.fast_probe else fit)
+    return open_data(folder, options)
 
 
 _open_ade_150 = partial(segmentation.open_ade, segmentation.ADE_150_LABELS, 150)
 _open_ade_151 = partial(segmentation.open_ade, segmentation.ADE_151_LABELS, 151)
 
-PROTOCOLS = {
-    "davis-lp@lila": Entry("davis", _linear_probe),
-    "davis-knn@lila": Entry("davis", partial(knn_task, "davis-knn@lila", Propagation())),
-    "davis-knn@dino": Entry("davis", partial(knn_task, "davis-knn@dino", DinoPropagation())),
-    "nyuv2-normals@lila": Entry("nyuv2", partial(dense_task, normals.NYU_LILA, normals.open_nyu)),
-    "nyuv2-normals@probe3d": Entry("nyuv2", partial(dense_task, normals.NYU_PROBE3D, normals.open_nyu)),
-    "cocostuff27@lila": Entry("cocostuff", partial(dense_task, segmentation.COCO_LILA, segmentation.open_coco)),
-    "cocostuff27@featup": Entry("cocostuff", partial(dense_task, segmentation.COCO_FEATUP, segmentation.open_coco)),
-    "cocostuff27@jafar": Entry("cocostuff", partial(dense_task, segmentation.COCO_JAFAR, segmentation.open_coco)),
-    "ade20k150": Entry("ade20k", partial(dense_task, segmentation.ADE_150, _open_ade_150)),
-    "ade20k151": Entry("ade20k", partial(dense_task, segmentation.ADE_151, _open_ade_151)),
-    "cocostuff-zs@lila": Entry("cocostuff", zero_shot.zero_shot_task),
-    "openvocab@proxyclip": Entry("ade20k", proxyclip.open_vocabulary_task),
+PROTOCOLS: dict[str, tuple[str, Callable[[Path, Options], Task]]] = {  # by id: name of the data folder, how to open it
+    "davis-lp@lila": (
+        "davis",
+        lambda data, options: linear_probe_task(data, options, fit_fast if options.fast_probe else fit),
+    ),
+    "davis-knn@lila": ("davis", partial(knn_task, "davis-knn@lila", Propagation())),
+    "davis-knn@dino": ("davis", partial(knn_task, "davis-knn@dino", DinoPropagation())),
+    "nyuv2-normals@lila": ("nyuv2", partial(dense_task, normals.NYU_LILA, normals.open_nyu)),
+    "nyuv2-normals@probe3d": ("nyuv2", partial(dense_task, normals.NYU_PROBE3D, normals.open_nyu)),
+    "cocostuff27@lila": ("cocostuff", partial(dense_task, segmentation.COCO_LILA, segmentation.open_coco)),
+    "cocostuff27@featup": ("cocostuff", partial(dense_task, segmentation.COCO_FEATUP, segmentation.open_coco)),
+    "cocostuff27@jafar": ("cocostuff", partial(dense_task, segmentation.COCO_JAFAR, segmentation.open_coco)),
+    "ade20k150": ("ade20k", partial(dense_task, segmentation.ADE_150, _open_ade_150)),
+    "ade20k151": ("ade20k", partial(dense_task, segmentation.ADE_151, _open_ade_151)),
+    "cocostuff-zs@lila": ("cocostuff", zero_shot.zero_shot_task),
+    "openvocab@proxyclip": ("ade20k", proxyclip.open_vocabulary_task),
 }

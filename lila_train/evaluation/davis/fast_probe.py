@@ -12,7 +12,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from lila_train.evaluation.davis.linear_probe import LpSettings, Map, Problem, Solution, Vector
+from lila_train.evaluation.davis.linear_probe import LpSettings, Map, Problem, Vector
 from lila_train.model.resize import Size, size_of, to_size
 
 CHANNELS_AT_ONCE = 16  # bounds the memory of averaging
@@ -26,7 +26,7 @@ def fit_fast(
     coarse_side: int = 60,
     tolerance: float = 1e-2,
     max_stride: int = 200,
-) -> Solution:
+) -> Vector:
     """Return what `linear_probe.fit` returns, up to a small error.
 
     The coarse problem has `coarse_side` cells along its short side. `tolerance` is the accepted error of the
@@ -38,10 +38,10 @@ def fit_fast(
     optimizer = torch.optim.AdamW([parameters], lr=settings.lr, weight_decay=settings.weight_decay)
     (_, beta), eps = optimizer.defaults["betas"], optimizer.defaults["eps"]
     correction, slope = torch.zeros_like(initial), torch.zeros_like(initial)
-    stride, steps, n_gradients = 1, 0, 0
+    stride, steps = 1, 0
     while steps < settings.iterations:
         current = _gradient(problem, parameters) - _gradient(coarse, parameters)
-        if n_gradients > 0:
+        if steps > 0:
             scale = (optimizer.state[parameters]["exp_avg_sq"] / (1 - beta**steps)).sqrt() + eps
             error = ((current - (correction + slope * stride)) / scale).square().mean().sqrt().item()
             slope = (current - correction) / stride
@@ -49,12 +49,11 @@ def fit_fast(
             fitting = int(stride * min(2.0, 0.9 * math.sqrt(tolerance / max(error, 1e-12))))
             stride = min(max_stride, max(fitting, stride + 1 if error < 0.8 * tolerance else 1))
         correction = current
-        n_gradients += 1
         for ahead in range(min(stride, settings.iterations - steps)):
             parameters.grad = _gradient(coarse, parameters) + (correction + slope * ahead)
             optimizer.step()
             steps += 1
-    return Solution(parameters, n_gradients)
+    return parameters
 
 
 def coarsened(problem: Problem, side: int) -> Problem:

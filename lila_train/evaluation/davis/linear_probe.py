@@ -22,7 +22,7 @@ from lila_train.evaluation.davis.data import open_davis
 from lila_train.evaluation.davis.task import DavisTask, Video
 from lila_train.evaluation.harness import Options
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
-from lila_train.model.resize import Image, Labels, Size, as_input, network_size, size_of, to_size
+from lila_train.model.resize import Labels, Size, as_input, network_size, size_of, to_size
 
 Map = Float[Tensor, "_ _ _"]  # channels, height, width: each map has its own
 Vector = Float[Tensor, " n"]
@@ -67,43 +67,19 @@ class Problem:
         return F.cross_entropy(self.logits(parameters)[None], self.target[None])
 
 
-@dataclass(frozen=True)
-class Solution:
-    """Fitted parameters, and how many gradients of the full problem were computed."""
-
-    parameters: Vector
-    n_gradients: int
-
-
-Fit = Callable[[Problem, Vector, LpSettings], Solution]
+Fit = Callable[[Problem, Vector, LpSettings], Vector]
 
 
 @torch.enable_grad()
-def fit(problem: Problem, initial: Vector, settings: LpSettings) -> Solution:
-    """Train a probe by full-batch AdamW."""
+def fit(problem: Problem, initial: Vector, settings: LpSettings) -> Vector:
+    """Train a probe by full-batch AdamW, and return its parameters."""
     parameters = initial.clone().requires_grad_()
     optimizer = torch.optim.AdamW([parameters], lr=settings.lr, weight_decay=settings.weight_decay)
     for _ in range(settings.iterations):
         optimizer.zero_grad()
         problem.loss(parameters).backward()
         optimizer.step()
-    return Solution(parameters.detach(), settings.iterations)
-
-
-@torch.no_grad()
-def segment(
-    video: Video, maps_of: Callable[[Image], Sequence[Map]], settings: LpSettings, fit: Fit = fit
-) -> Iterator[Labels]:
-    """Yield the labels of every frame after the first, at native size; `maps_of` gives a frame's feature maps."""
-    frames = iter(video.frames)
-    maps = maps_of(next(frames))
-    labels = torch.from_numpy(video.reference.astype(np.int64)).to(maps[0].device)
-    problem = Problem(maps, F.one_hot(labels).movedim(-1, 0).float())
-    initial = initial_parameters(len(problem.target), [len(features) for features in maps], settings.seed, video.name)
-    parameters = fit(problem, initial.to(labels.device), settings).parameters
-    for frame in frames:
-        logits = replace(problem, maps=maps_of(frame)).logits(parameters)
-        yield logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
+    return parameters.detach()
 
 
 def initial_parameters(n_classes: int, channels: Sequence[int], seed: int, name: str) -> Float[Tensor, " n"]:
@@ -127,16 +103,22 @@ class LinearProbeTask(DavisTask):
     def settings(self) -> dict[str, Any]:
         return asdict(self.probe) | ({} if self.fit is fit else {"fast_probe": True})
 
+    @torch.no_grad()
     def segment(self, model: GridModel, head: str, video: Video) -> Iterator[Labels]:
         """Train on the first frame, predict the others one by one."""
         size = self._frame_size((video.reference.shape[0], video.reference.shape[1]), model.patch_size)
         feature_maps = [feature_map(model, name) for name in dict.fromkeys((ENCODER, head))]
-
-        def maps_of(frame: Image) -> list[Tensor]:
-            image = as_input(frame, size, model.device)
-            return [features(image)[0] for features in feature_maps]
-
-        return segment(video, maps_of, self.probe, self.fit)
+        images = (as_input(frame, size, model.device) for frame in video.frames)
+        maps = ([features(image)[0] for features in feature_maps] for image in images)
+        first = next(maps)
+        labels = torch.from_numpy(video.reference.astype(np.int64)).to(model.device)
+        problem = Problem(first, F.one_hot(labels).movedim(-1, 0).float())
+        channels = [len(features) for features in first]
+        initial = initial_parameters(len(problem.target), channels, self.probe.seed, video.name)
+        parameters = self.fit(problem, initial.to(model.device), self.probe)
+        for frame_maps in maps:
+            logits = replace(problem, maps=frame_maps).logits(parameters)
+            yield logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
 
     def derived(self, model: GridModel) -> dict[str, Any]:
         """Return the sizes of the first sequence."""

@@ -108,7 +108,7 @@ class CenterView:
     jitter: tuple[float, ...] = (0.2, 0.2, 0.2, 0.2)  # brightness, contrast, saturation, hue
 
     def apply(self, example: Example, flip: Flip, rng: np.random.Generator) -> View:
-        image, target = val_view(example, ValView(self.side, self.side))
+        image, target = ValView(self.side, self.side).apply(example)
         if rng.random() < self.zoom:
             height, width = image.shape[1:]
             box = _box(*random_box(height, width, self.area, (1.0, 1.0), rng))
@@ -126,15 +126,14 @@ class ValView:
     short_side: int
     side: int
 
-
-def val_view(example: Example, view: ValView) -> View:
-    """Return image and target of the center square; an image smaller than the square keeps its size."""
-    height, width = example.image.shape[1:]
-    size = _scaled_size(height, width, view.short_side)
-    image, target = _resize(example.image, example.target, size)
-    top, left = ((length - min(length, view.side)) // 2 for length in size)
-    box = _box(top, left, view.side, view.side)
-    return image[box], target[box]
+    def apply(self, example: Example) -> View:
+        """Return image and target of the center square; an image smaller than the square keeps its size."""
+        height, width = example.image.shape[1:]
+        size = _scaled_size(height, width, self.short_side)
+        image, target = _resize(example.image, example.target, size)
+        top, left = ((length - min(length, self.side)) // 2 for length in size)
+        box = _box(top, left, self.side, self.side)
+        return image[box], target[box]
 
 
 def stack_views(views: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:

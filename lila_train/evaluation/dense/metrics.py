@@ -49,25 +49,22 @@ class MeanSums:
         return cls({name: (total, weight) for name, (total, weight) in content.items()})
 
 
-def angle_errors(truth: Float[Tensor, "b 4 h w"], prediction: Float[Tensor, "b 3 h w"]) -> MeanSums:
+def angle_errors(truth: Float[Tensor, "b 4 h w"], outputs: Float[Tensor, "b k h w"]) -> MeanSums:
     """Return the RMSE of the angle in degrees and the shares under three thresholds, each image with weight 1.
 
-    `truth`: a unit normal and, fourth, 1 where it is known; an image without any known normal is left out.
+    `truth`: a unit normal and, fourth, 1 where it is known; an image without any known normal is left out. The first
+    three outputs are a direction of any length; a fourth, the concentration, is not measured.
     """
+    cosine = torch.cosine_similarity(truth[:, :3].double(), outputs[:, :3].double(), dim=1).clamp(-1, 1)
+    degrees = torch.rad2deg(torch.arccos(cosine)).to(outputs.dtype)
     under = {f"under_{limit:g}": limit for limit in ANGLE_THRESHOLDS_DEG}
     sums = MeanSums(dict.fromkeys(["rmse_deg", *under], (0.0, 0.0)))
-    for error, known in zip(angles_deg(truth[:, :3], prediction), truth[:, 3] > 0, strict=True):
+    for error, known in zip(degrees, truth[:, 3] > 0, strict=True):
         angles = error[known].double()
         if angles.numel():
             shares = {name: (angles < limit).double().mean().item() for name, limit in under.items()}
             sums += MeanSums.of({"rmse_deg": angles.square().mean().sqrt().item(), **shares})
     return sums
-
-
-def angles_deg(truth: Float[Tensor, "b 3 h w"], prediction: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b h w"]:
-    """Return the angle between two directions, in degrees."""
-    cosine = torch.cosine_similarity(truth.double(), prediction.double(), dim=1).clamp(-1, 1)
-    return torch.rad2deg(torch.arccos(cosine)).to(prediction.dtype)
 
 
 @dataclass(frozen=True)
@@ -82,11 +79,6 @@ class Confusion:
         known = truth != IGNORED
         pairs = truth[known].long() * n_classes + prediction[known].long()
         return cls(torch.bincount(pairs, minlength=n_classes**2).view(n_classes, n_classes).cpu().numpy())
-
-    @classmethod
-    def zeros(cls, n_classes: int) -> Confusion:
-        """Return the matrix of no pixels."""
-        return cls(np.zeros((n_classes, n_classes), np.int64))
 
     def __add__(self, other: Confusion) -> Confusion:
         return replace(self, counts=self.counts + other.counts)

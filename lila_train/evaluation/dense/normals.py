@@ -43,9 +43,6 @@ COSINE_LIMIT = 1 - 1e-6  # keeps the slope of arccos finite
 PROBE3D_COSINE_LIMIT = 1 - 1e-4
 MIN_CONCENTRATION = 0.01
 
-Depth = Float[np.ndarray, "h w"]
-Normals = Float[np.ndarray, "h w 3"]
-
 
 @dataclass(frozen=True)
 class Intrinsics:
@@ -72,14 +69,29 @@ def open_nyu(root: Path, limit: int | None) -> DenseData:
 
 def read_example(files: Files) -> Example:
     """Read an image, its normals, and where they are known: at depths above 0 and up to 10 m."""
-    image, depth_m, normals = _read_mat(files[0]) if len(files) == 1 else _read_pngs(files)
+    if len(files) == 1:
+        try:
+            content = scipy.io.loadmat(files[0])
+            image, depth_m, normals = (content[key][:480, :640] for key in ("img", "depth", "norm"))
+        except (ValueError, KeyError, OSError, TypeError, MatReadError) as error:
+            raise LilaError(f"expected img, depth and norm in {files[0]}, but it cannot be read ({error})") from error
+        image = (image + 2 * np.array(GEONET_MEAN)).clip(0, 255).astype(np.uint8)
+        depth_m = depth_m.astype(np.float64)
+    else:
+        image, stored = read_frame(files[0]), cv2.imread(str(files[1]), cv2.IMREAD_UNCHANGED)
+        if stored is None or stored.dtype != np.uint16 or stored.ndim != 2:
+            raise LilaError(f"expected depth as a 16-bit grey PNG in mm, found something else in {files[1]}")
+        depth_m = stored / 1000.0
+        normals = normals_of_depth(depth_m, NYU_CAMERA) if len(files) == 2 else read_frame(files[2]) / 127.5 - 1
+        for array, path, what in ((depth_m, files[1], "depth"), (normals, files[-1], "normals")):
+            check_size(array, path, what, image, files[0])
     known = np.isfinite(normals).all(axis=-1) & (depth_m > 0) & (depth_m <= MAX_DEPTH_M)
     known &= np.linalg.norm(np.nan_to_num(normals), axis=-1) > 0.5
     target = np.concatenate([np.where(known[..., None], normals, 0), known[..., None]], axis=-1)
     return Example(torch.tensor(image).movedim(-1, 0), torch.tensor(target, dtype=torch.float32).movedim(-1, 0))
 
 
-def normals_of_depth(depth_m: Depth, camera: Intrinsics) -> Normals:
+def normals_of_depth(depth_m: Float[np.ndarray, "h w"], camera: Intrinsics) -> Float[np.ndarray, "h w 3"]:
     """Return the normal of the plane through each pixel's neighbors, by central differences of the observed points.
 
     NaN at the border, and where a neighbor's depth is 0 or missing.
@@ -119,11 +131,6 @@ def uncertain_angular_loss(outputs: Float[Tensor, "b 4 h w"], target: Float[Tens
     return ((normalizer + concentration * angle) * known).sum() / known.sum().clamp_min(1)
 
 
-def measure_directions(target: Float[Tensor, "b 4 h w"], outputs: Float[Tensor, "b k h w"]) -> MeanSums:
-    """Return the angle errors of the first three outputs; a concentration is not measured."""
-    return angle_errors(target, outputs[:, :3])
-
-
 def _split(root: Path, split: str) -> Sequence[Files]:
     folder = root / split
     if mats := sorted(folder.glob("*.mat")):
@@ -140,26 +147,6 @@ def _split(root: Path, split: str) -> Sequence[Files]:
     return check_files(examples)
 
 
-def _read_mat(path: Path) -> tuple[np.ndarray, Depth, Normals]:
-    try:
-        content = scipy.io.loadmat(path)
-        image, depth_m, normals = (content[key][:480, :640] for key in ("img", "depth", "norm"))
-    except (ValueError, KeyError, OSError, TypeError, MatReadError) as error:
-        raise LilaError(f"expected img, depth and norm in {path}, but it cannot be read ({error})") from error
-    return (image + 2 * np.array(GEONET_MEAN)).clip(0, 255).astype(np.uint8), depth_m.astype(np.float64), normals
-
-
-def _read_pngs(files: Files) -> tuple[np.ndarray, Depth, Normals]:
-    image, stored = read_frame(files[0]), cv2.imread(str(files[1]), cv2.IMREAD_UNCHANGED)
-    if stored is None or stored.dtype != np.uint16 or stored.ndim != 2:
-        raise LilaError(f"expected depth as a 16-bit grey PNG in mm, found something else in {files[1]}")
-    depth_m = stored / 1000.0
-    normals = normals_of_depth(depth_m, NYU_CAMERA) if len(files) == 2 else read_frame(files[2]) / 127.5 - 1
-    for array, path, what in ((depth_m, files[1], "depth"), (normals, files[-1], "normals")):
-        check_size(array, path, what, image, files[0])
-    return image, depth_m, normals
-
-
 NYU_LILA = DenseProtocol(
     name="nyuv2-normals@lila",
     build=NormalsProbe,
@@ -169,7 +156,7 @@ NYU_LILA = DenseProtocol(
     val_view=ValView(554, 504),
     loss=angular_loss,
     flip=flip_normals,
-    measure=measure_directions,
+    measure=angle_errors,
     from_json=MeanSums.from_json,
     draw=draw_directions,
 )

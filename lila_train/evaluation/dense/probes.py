@@ -40,11 +40,6 @@ class FrozenFeatures:
         return self.taps[-1]
 
     @property
-    def third(self) -> Float[Tensor, "b e h w"]:
-        """The third of the four tapped blocks."""
-        return self.taps[-2]
-
-    @property
     def widths(self) -> tuple[int, int | None]:
         """Channels of the grid and of the pixel map."""
         return self.grid.shape[1], None if self.pixels is None else self.pixels.shape[1]
@@ -99,7 +94,7 @@ class NormalsProbe(nn.Module):
         self.pixels = None if pixel_width is None else nn.Conv2d(pixel_width, n_outputs, 5, padding=2)
 
     def forward(self, features: FrozenFeatures) -> Float[Tensor, "b k H W"]:
-        outputs = to_size(self.grid(features.third), features.size)
+        outputs = to_size(self.grid(features.taps[-2]), features.size)
         if self.pixels is None or features.pixels is None:
             return outputs
         return outputs + to_size(self.pixels(features.pixels), features.size)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +46,7 @@ _STUFF = bytes.fromhex(
     "15 15 19 15 1a 15 18 14 11 0e 15 1a 0f 17 14 15 18 0f 18 16 19 0f 14 11 11 16 "
     "0e 12 12 12 12 12 12 12 1a 1a 13 13 18 "
 )
+COARSE_OF_FINE = np.array([coarse for coarse, count in _THINGS for _ in range(count)] + list(_STUFF), np.uint8)
 
 
 def open_coco(root: Path, limit: int | None, fine: bool = False) -> DenseData:
@@ -53,16 +54,22 @@ def open_coco(root: Path, limit: int | None, fine: bool = False) -> DenseData:
 
     27 coarse classes, or the 182 `fine` labels as they are.
     """
-    lists = {split: _image_ids(root / "curated" / split / COCO_LIST) for split in ("train2017", "val2017")}
-    train, val = (
-        check_files(
-            [(root / f"images/{split}/{one}.jpg", root / f"annotations/{split}/{one}.png") for one in ids[:limit]]
-        )
-        for split, ids in lists.items()
-    )
-    rule = LabelRule(np.arange(COCO_FINE, dtype=np.uint8) if fine else coarse_of_fine(), "COCO-Stuff")
+    examples: list[Sequence[Files]] = []
+    for split in ("train2017", "val2017"):
+        path = root / "curated" / split / COCO_LIST
+        if not path.is_file():
+            raise LilaError(
+                f"expected the curated list {path}, found none; pass the folder that holds curated, images and "
+                "annotations"
+            )
+        ids = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        if not ids:
+            raise LilaError(f"expected an image id per line in {path}, found none")
+        images, labels = root / "images" / split, root / "annotations" / split
+        examples.append(check_files([(images / f"{one}.jpg", labels / f"{one}.png") for one in ids[:limit]]))
+    rule = LabelRule(np.arange(COCO_FINE, dtype=np.uint8) if fine else COARSE_OF_FINE, "COCO-Stuff")
     about = {"layout": "COCO-Stuff 164k", "list": COCO_LIST, "classes": COCO_FINE if fine else COCO_COARSE}
-    return DenseData(root, train, val, partial(read_labeled, rule=rule), about)
+    return DenseData(root, *examples, partial(read_labeled, rule=rule), about)
 
 
 def open_ade(rule: LabelRule, classes: int, root: Path, limit: int | None, train: bool = True) -> DenseData:
@@ -107,12 +114,6 @@ def read_labeled(files: Files, rule: LabelRule) -> Example:
     return Example(torch.tensor(image).movedim(-1, 0), torch.from_numpy(labels)[None])
 
 
-def coarse_of_fine() -> UInt8[np.ndarray, " 182"]:
-    """Return the coarse class, 0 to 26, of each of COCO-Stuff's 182 ids (things 0 to 90, stuff 91 to 181)."""
-    things = [coarse for coarse, count in _THINGS for coarse in repeat(coarse, count)]
-    return np.array([*things, *_STUFF], np.uint8)
-
-
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Return the mean over pixels that are not ignored; 0, with a gradient, where all are ignored."""
     total = F.cross_entropy(logits, target[:, 0].long(), ignore_index=IGNORED, reduction="sum")
@@ -122,17 +123,6 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 def confusion(target: Tensor, logits: Tensor, n_classes: int) -> Confusion:
     """Return the confusion matrix of the classes with the largest logits."""
     return Confusion.of(target[:, 0].long(), logits.argmax(dim=1), n_classes)
-
-
-def _image_ids(path: Path) -> list[str]:
-    if not path.is_file():
-        raise LilaError(
-            f"expected the curated list {path}, found none; pass the folder that holds curated, images and annotations"
-        )
-    names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    if not names:
-        raise LilaError(f"expected an image id per line in {path}, found none")
-    return names
 
 
 def _protocol(name: str, build: BuildProbe, classes: int, recipe: ProbeRecipe, side: int) -> DenseProtocol:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lila_cues.prefetch import map_batches
 from lila_cues.viz.pictures import write_label_png, write_png
-from lila_train.evaluation.dense.data import DenseData, Files, stack_views, val_view
+from lila_train.evaluation.dense.data import DenseData, Files, stack_views
 from lila_train.evaluation.dense.probes import features_of, seeded
 from lila_train.evaluation.dense.training import DenseProtocol, Sums, train
 from lila_train.evaluation.harness import Options
@@ -95,7 +95,7 @@ class DenseTask:
 
         def view(files: Files) -> tuple[Tensor, Tensor]:
             example = self.data.read(files)
-            image, target = val_view(example, self.rule.val_view)
+            image, target = self.rule.val_view.apply(example)
             return image, target if self.rule.slide is None else example.target
 
         def forward(images: Tensor) -> Tensor:

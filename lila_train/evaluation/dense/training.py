@@ -66,10 +66,6 @@ class ProbeRecipe:
         """Return the optimizer steps of the run."""
         return self.iterations or self.epochs * self.steps_per_epoch(n_examples)
 
-    def n_epochs(self, n_examples: int) -> int:
-        """Return the epochs that the run starts; `iterations` may end the last one early."""
-        return math.ceil(self.steps(n_examples) / self.steps_per_epoch(n_examples))
-
     def rate(self, step: int, n_examples: int) -> float:
         """Return the learning rate of a step, counted from 0."""
         warmup, total = self.warmup_epochs * self.steps_per_epoch(n_examples), self.steps(n_examples)
@@ -146,7 +142,7 @@ def train(
     for _ in range(min(first_epoch * per_epoch, total)):
         advance()
     probe.train()
-    for epoch in range(first_epoch, recipe.n_epochs(n_examples)):
+    for epoch in range(first_epoch, math.ceil(total / per_epoch)):
         for step, views in enumerate(train_batches(protocol, data, seed, epoch), start=epoch * per_epoch):
             if step == total:
                 break

@@ -78,27 +78,24 @@ class ClassTexts:
     @cached_property
     def embeddings(self) -> Float[Tensor, "k t"]:
         """A row per class; those that a file leaves out are zero."""
-        if self.file is not None:
-            return self._read(self.file)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):  # building CLIP draws random numbers
-            encode = text_encoder(self.clip)
-            return torch.stack(
-                [mean_embedding(encode([template.format(name) for template in self.templates])) for name in self.names]
-            )
-
-    def _read(self, path: Path) -> Float[Tensor, "k t"]:
+        if self.file is None:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):  # building CLIP draws random numbers
+                encode = text_encoder(self.clip)
+                sentences = ([template.format(name) for template in self.templates] for name in self.names)
+                means = (F.normalize(encode(group), dim=1).mean(dim=0) for group in sentences)
+                return torch.stack([F.normalize(mean, dim=0) for mean in means])
         try:
-            rows = np.load(path, allow_pickle=False)
+            rows = np.load(self.file, allow_pickle=False)
         except (OSError, ValueError) as error:
             raise LilaError(
-                f"expected embeddings as a .npy array in {path}, but it cannot be read ({error})"
+                f"expected embeddings as a .npy array in {self.file}, but it cannot be read ({error})"
             ) from error
         used = [index for index in range(len(self.names)) if index not in self.unused]
         classes_by_length = {len(self.names): list(range(len(self.names))), len(used): used}
         if rows.ndim != 2 or len(rows) not in classes_by_length:
             raise LilaError(
                 f"expected a row for each of {len(self.names)} classes (or of the {len(used)} that are used), found an "
-                f"array of shape {rows.shape} in {path}; give another file with --texts"
+                f"array of shape {rows.shape} in {self.file}; give another file with --texts"
             )
         embeddings = torch.zeros(len(self.names), rows.shape[1])
         embeddings[classes_by_length[len(rows)]] = torch.from_numpy(rows).float()
@@ -118,11 +115,6 @@ def text_encoder(place: str) -> Callable[[Sequence[str]], Float[Tensor, "n t"]]:
         return embeddings
 
     return encode
-
-
-def mean_embedding(embeddings: Float[Tensor, "n t"]) -> Float[Tensor, " t"]:
-    """Normalize each embedding, average them, and normalize the mean."""
-    return F.normalize(F.normalize(embeddings, dim=1).mean(dim=0), dim=0)
 
 
 @dataclass(frozen=True)
@@ -150,19 +142,16 @@ class ClipImages:
         mean, std = (images.new_tensor(channels).view(1, 3, 1, 1) for channels in (MEAN, STD))
         model = self.network.vision_model
         states = model((images - mean) / std, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states
-        last = self._last_block
+        last = model.encoder.layers[-1]
         return last.self_attn.v_proj(last.layer_norm1(states[-2]))[:, 1:].mT.unflatten(2, grid)
 
     @torch.no_grad()
     def embedded(self, attended: Float[Tensor, "b n v"]) -> Float[Tensor, "b n t"]:
         """Project an attention's output to the space of texts; no residual, no feed-forward layer."""
-        attended = self._last_block.self_attn.out_proj(attended)
-        embeddings: Tensor = self.network.visual_projection(self.network.vision_model.post_layernorm(attended))
+        model = self.network.vision_model
+        projected = model.post_layernorm(model.encoder.layers[-1].self_attn.out_proj(attended))
+        embeddings: Tensor = self.network.visual_projection(projected)
         return embeddings
-
-    @property
-    def _last_block(self) -> Any:
-        return self.network.vision_model.encoder.layers[-1]
 
 
 def _pretrained(kind: Any, place: str, **options: Any) -> Any:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lila_train.evaluation.dense import segmentation
-from lila_train.evaluation.dense.data import NO_CROP, DenseData, Example, ValView, val_view
+from lila_train.evaluation.dense.data import NO_CROP, DenseData, Example, ValView
 from lila_train.evaluation.dense.metrics import Confusion
 from lila_train.evaluation.dense.task import draw_classes, example_indices, keep_example, sliding_window
 from lila_train.evaluation.harness import Options
@@ -87,21 +89,20 @@ class OpenVocabulary:
         """Return the confusion matrix over a run of images."""
         clip = ClipImages.load(self.clip, model.device)
         texts = self.texts.embeddings.to(model.device)
-        total, kept = Confusion.zeros(len(texts)), example_indices(len(self.data.val))
+        matrices, kept = [], example_indices(len(self.data.val))
         for index, files in enumerate(self.data.val[int(part) : int(part) + IMAGES_PER_PART], start=int(part)):
             example = self.data.read(files)
             target = example.target
             logits = to_size(self.logits(model, head, clip, texts, example.image), size_of(target))
-            total += segmentation.confusion(target[None].to(model.device), logits, len(texts))
+            matrices.append(segmentation.confusion(target[None].to(model.device), logits, len(texts)))
             if index in kept:
                 truth, prediction = draw_classes(target), draw_classes(logits[0])
                 keep_example(folder / "examples", index, head, example.image / 255, truth, prediction)
             advance()
-        return {"sums": total.to_json()}
+        return {"sums": reduce(add, matrices).to_json()}
 
     def metrics(self, records: Iterable[Json]) -> dict[str, float | None]:
-        matrices = (Confusion.from_json(record["sums"]) for record in records)
-        return sum(matrices, Confusion.zeros(len(self.texts.names))).metrics()
+        return reduce(add, (Confusion.from_json(record["sums"]) for record in records)).metrics()
 
     @torch.no_grad()
     def logits(
@@ -109,10 +110,13 @@ class OpenVocabulary:
     ) -> Float[Tensor, "1 k h w"]:
         """Return logits averaged over windows of the image, whose short side is resized."""
         no_target = torch.zeros(1, *image.shape[1:])
-        resized, _ = val_view(Example(image, no_target), ValView(self.shape.short_side, NO_CROP))
+        resized, _ = ValView(self.shape.short_side, NO_CROP).apply(Example(image, no_target))
 
         def forward(window: Tensor) -> Tensor:
-            features = self._cells(model, head, window)
+            features = feature_map(model, head)(to_whole_patches(window, model.patch_size))
+            if head != ENCODER:
+                rows, columns = (max(1, round(side / self.shape.pixels_per_cell)) for side in window.shape[2:])
+                features = F.adaptive_avg_pool2d(features, (rows, columns))
             values = to_size(clip.values(to_whole_patches(window, clip.patch_size)), size_of(features))
             attended = proxy_attention(features[0], values[0], self.shape)
             embedded = F.normalize(clip.embedded(attended[None])[0], dim=1)
@@ -120,13 +124,6 @@ class OpenVocabulary:
             return to_size(logits[None], size_of(window))
 
         return sliding_window(forward, resized[None].to(model.device), self.shape.window, self.shape.stride)
-
-    def _cells(self, model: GridModel, head: str, window: Tensor) -> Float[Tensor, "1 c h w"]:
-        features = feature_map(model, head)(to_whole_patches(window, model.patch_size))
-        if head == ENCODER:
-            return features
-        rows, columns = (max(1, round(side / self.shape.pixels_per_cell)) for side in window.shape[2:])
-        return F.adaptive_avg_pool2d(features, (rows, columns))
 
 
 def open_vocabulary_task(data: Path, options: Options) -> OpenVocabulary:

@@ -55,7 +55,20 @@ SEEN_WEIGHT = 0.1  # of the cross-entropy, where the batch has ignored pixels
 def zero_shot_task(data: Path, options: Options) -> DenseTask:
     """Open a COCO-Stuff folder with its 182 labels for `cocostuff-zs@lila`."""
     texts = texts_of(data, options.texts, options.clip)
-    task = dense_task(protocol(texts), partial(open_coco, fine=True), data, options)
+    protocol = DenseProtocol(
+        name="cocostuff-zs@lila",
+        build=partial(TextProbe, texts=texts),
+        n_outputs=COCO_FINE,
+        recipe=ProbeRecipe(epochs=5, batch=32, lr=3e-4, weight_decay=0.01),
+        train_view=TrainView(224),
+        val_view=ValView(224, 224),
+        loss=partial(zero_shot_loss, unseen=tuple(UNSEEN)),
+        flip=flip_labels,
+        measure=lambda target, logits: SeenAndUnseen(confusion(target, logits, COCO_FINE).counts),
+        from_json=SeenAndUnseen.from_json,
+        draw=draw_classes,
+    )
+    task = dense_task(protocol, partial(open_coco, fine=True), data, options)
     return replace(task, data=replace(task.data, about=task.data.about | texts.identity()))
 
 
@@ -72,23 +85,6 @@ def texts_of(root: Path, file: Path | None, clip: str | None) -> ClassTexts:
                 f"expected {name} as class {label + 1} of {root / LABELS}, found {names[label]}; use its own list"
             )
     return ClassTexts(names, (*IMAGENET, *SCENES), clip or CLIP, file, UNUSED)
-
-
-def protocol(texts: ClassTexts) -> DenseProtocol:
-    """Return `cocostuff-zs@lila` with these embeddings."""
-    return DenseProtocol(
-        name="cocostuff-zs@lila",
-        build=partial(TextProbe, texts=texts),
-        n_outputs=COCO_FINE,
-        recipe=ProbeRecipe(epochs=5, batch=32, lr=3e-4, weight_decay=0.01),
-        train_view=TrainView(224),
-        val_view=ValView(224, 224),
-        loss=partial(zero_shot_loss, unseen=tuple(UNSEEN)),
-        flip=flip_labels,
-        measure=lambda target, logits: SeenAndUnseen(confusion(target, logits, COCO_FINE).counts),
-        from_json=SeenAndUnseen.from_json,
-        draw=draw_classes,
-    )
 
 
 class TextProbe(nn.Module):

@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from lila_train.evaluation import protocols
-from lila_train.evaluation.davis import linear_probe
+from lila_train.evaluation.davis.data import open_davis
 from lila_train.evaluation.davis.fast_probe import coarsened, fit_fast
-from lila_train.evaluation.davis.linear_probe import LpSettings, Problem, fit, initial_parameters
+from lila_train.evaluation.davis.linear_probe import LinearProbeTask, LpSettings, Problem, fit, initial_parameters
 from lila_train.evaluation.davis.task import Video
 from lila_train.evaluation.harness import Options
-from lila_train.model.resize import as_input
 from stores.errors import LilaError
 from tests.lila_train.evaluation.test_harness import CPU, StandIn
 from tests.lila_train.evaluation.worlds import COLORS, ColorModel, moving_squares, write_davis
@@ -59,25 +58,34 @@ def logits_of(convolutions: list[nn.Conv2d], problem: Problem) -> torch.Tensor:
     return sum(F.interpolate(part, size, mode="bilinear", align_corners=False) for part in parts)
 
 
-def test_the_probe_is_trained_as_convolutions_are():
+@pytest.fixture
+def full_gradients(monkeypatch: pytest.MonkeyPatch) -> list[Problem]:
+    """The problems whose loss was computed, one entry per gradient."""
+    computed: list[Problem] = []
+    loss = Problem.loss
+    monkeypatch.setattr(Problem, "loss", lambda self, parameters: (computed.append(self), loss(self, parameters))[1])
+    return computed
+
+
+def test_the_probe_is_trained_as_convolutions_are(full_gradients):
     problem, start = example()
     settings = LpSettings(iterations=50)
-    solution = fit(problem, start, settings)
+    parameters = fit(problem, start, settings)
+    assert len(full_gradients) == 50
     loss, convolutions = plain_loop(problem, start, settings)
-    assert solution.n_gradients == 50
-    assert problem.loss(solution.parameters).item() == pytest.approx(loss, abs=1e-6)
+    assert problem.loss(parameters).item() == pytest.approx(loss, abs=1e-6)
     expected = torch.cat([p.flatten() for conv in convolutions for p in conv.parameters()])
-    torch.testing.assert_close(solution.parameters, expected.detach(), atol=2e-5, rtol=0)
+    torch.testing.assert_close(parameters, expected.detach(), atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_fast_solver_gives_the_same_loss_and_labels_with_a_fraction_of_the_gradients(seed):
+def test_the_fast_solver_gives_the_same_loss_and_labels_with_a_fraction_of_the_gradients(seed, full_gradients):
     problem, start = example(seed, size=(96, 128))
-    solution = fit_fast(problem, start, LpSettings(), coarse_side=24)
+    parameters = fit_fast(problem, start, LpSettings(), coarse_side=24)
+    assert 1 < sum(one is problem for one in full_gradients) < 100
     loss, convolutions = plain_loop(problem, start, LpSettings())
-    assert problem.loss(solution.parameters).item() == pytest.approx(loss, abs=1e-4)
-    assert solution.n_gradients < 100
-    same = problem.logits(solution.parameters).argmax(dim=0) == logits_of(convolutions, problem)[0].argmax(dim=0)
+    assert problem.loss(parameters).item() == pytest.approx(loss, abs=1e-4)
+    same = problem.logits(parameters).argmax(dim=0) == logits_of(convolutions, problem)[0].argmax(dim=0)
     assert same.float().mean() > 0.999
 
 
@@ -107,12 +115,12 @@ def test_initial_parameters_depend_on_seed_and_sequence_only():
 
 
 @pytest.mark.parametrize("solver", [fit, fit_fast])
-def test_colors_are_segmented_in_every_later_frame(solver):
+def test_colors_are_segmented_in_every_later_frame(solver, tmp_path):
     truth = moving_squares(4)
     video = Video("squares", (COLORS[labels] for labels in truth), truth[0])
-    settings = LpSettings(lr=0.05, iterations=300)
-    maps_of = lambda frame: [ColorModel().pixel_map(as_input(frame, (48, 64), CPU))[0]]  # noqa: E731
-    predicted = list(linear_probe.segment(video, maps_of, settings, solver))
+    settings = LpSettings(short_side_px=48, lr=0.05, iterations=300)
+    task = LinearProbeTask("davis-lp@lila", open_davis(write_davis(tmp_path)), settings, solver)
+    predicted = list(task.segment(ColorModel(), "lila", video))
     assert len(predicted) == 3
     for labels, expected in zip(predicted, truth[1:], strict=True):
         assert labels.dtype == np.uint8

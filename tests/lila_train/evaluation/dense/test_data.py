@@ -85,14 +85,14 @@ def test_jitter_changes_colors_and_stays_in_range():
 
 @pytest.mark.parametrize(("size", "shape"), [((60, 90), (3, 20, 20)), ((24, 24), (3, 20, 20)), ((90, 60), (3, 20, 20))])
 def test_validation_crops_the_center(size, shape):
-    image, target = data.val_view(coordinates(*size), ValView(short_side=24, side=20))
+    image, target = ValView(short_side=24, side=20).apply(coordinates(*size))
     assert image.shape == shape
     centre = target[:, 9:11, 9:11].mean(dim=(1, 2))
     assert (centre - torch.tensor([(size[1] - 1) / 2, (size[0] - 1) / 2])).abs().max() < 3
 
 
 def test_a_window_larger_than_the_image_is_the_image():
-    image, target = data.val_view(coordinates(30, 50), ValView(short_side=24, side=1000))
+    image, target = ValView(short_side=24, side=1000).apply(coordinates(30, 50))
     assert image.shape == (3, 24, 40)
     assert target.shape == (2, 24, 40)
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lila_train.evaluation.dense.metrics import Confusion, MeanSums, angle_errors, angles_deg
+from lila_train.evaluation.dense.metrics import Confusion, MeanSums, angle_errors
 
 
 def labels(*values: int) -> torch.Tensor:
@@ -64,8 +64,8 @@ def test_matrices_of_parts_add(pixels, parts):
     ],
 )
 def test_angles(one, other, angle):
-    pair = (torch.tensor(v, dtype=torch.float32).view(1, 3, 1, 1) for v in (one, other))
-    assert angles_deg(*pair).item() == pytest.approx(angle, abs=1e-4)
+    truth, output = (torch.tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in ((*one, 1), other))
+    assert angle_errors(truth, output).mean("rmse_deg") == pytest.approx(angle, abs=1e-4)
 
 
 def tilted(*degrees: float) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 
 from lila_train.evaluation import harness
 from lila_train.evaluation.dense import normals
+from lila_train.evaluation.dense.metrics import angle_errors
 from lila_train.evaluation.dense.normals import NYU_CAMERA, NYU_LILA, Intrinsics
 from lila_train.evaluation.dense.task import DenseTask
 from lila_train.evaluation.model_spec import ModelSpec
@@ -172,4 +173,4 @@ def test_published_settings():
     assert (recipe.epochs, recipe.repeats, recipe.batch, recipe.lr, recipe.weight_decay) == (30, 10, 16, 3e-4, 0.01)
     assert (NYU_LILA.train_view.side, NYU_LILA.train_view.jitter) == (448, (0.3, 0.3, 0.2))
     assert (NYU_LILA.val_view.short_side, NYU_LILA.val_view.side) == (554, 504)
-    assert NYU_LILA.measure is normals.measure_directions
+    assert NYU_LILA.measure is angle_errors

@@ -54,7 +54,7 @@ def coco(tmp_path: Path) -> Path:
 
 
 def test_182_fine_ids_become_27_classes_of_the_published_sizes():
-    table = segmentation.coarse_of_fine()
+    table = segmentation.COARSE_OF_FINE
     assert len(table) == 182
     assert set(table[:91]) == set(range(12))
     assert set(table[91:]) == set(range(12, 27))
@@ -209,7 +209,7 @@ def test_a_real_coco_image_goes_through_its_panoptic_labels(shared: Path, tmp_pa
     result = harness.evaluate(
         task, ModelSpec(weights=write_checkpoint(tmp_path / "weights.safetensors")), tmp_path / "out", CPU
     )
-    present = set(segmentation.coarse_of_fine()[np.unique(labels[labels != 255])].tolist())
+    present = set(segmentation.COARSE_OF_FINE[np.unique(labels[labels != 255])].tolist())
     assert 9 in present  # people
     assert result["scores"]["encoder"]["absent_classes"] >= 27 - len(present)
     assert result["scores"]["encoder"]["pixel_accuracy"] > 0

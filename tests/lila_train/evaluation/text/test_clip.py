@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from lila_train.evaluation.text import clip
 from lila_train.evaluation.text.clip import (
     IMAGENET,
     SCENES,
@@ -15,7 +17,6 @@ from lila_train.evaluation.text.clip import (
     ClipImages,
     ade_names,
     coco_names,
-    mean_embedding,
     text_encoder,
 )
 from stores.errors import LilaError
@@ -81,8 +82,10 @@ def test_a_file_may_leave_out_the_classes_that_are_never_used(tmp_path: Path):
         _ = ClassTexts(["one"], IMAGENET, "", tmp_path / "bad.npy").embeddings
 
 
-def test_sentences_are_normalized_averaged_and_normalized_again():
-    found = mean_embedding(torch.tensor([[10.0, 0.0], [0.0, 0.5], [0.0, 3.0]]))
+def test_sentences_are_normalized_averaged_and_normalized_again(monkeypatch: pytest.MonkeyPatch):
+    rows = torch.tensor([[10.0, 0.0], [0.0, 0.5], [0.0, 3.0]])
+    monkeypatch.setattr(clip, "text_encoder", lambda place: lambda sentences: rows)
+    (found,) = ClassTexts(["cat"], ["a {}", "the {}", "one {}"], "").embeddings
     assert found.tolist() == pytest.approx([1 / 5**0.5, 2 / 5**0.5])
 
 
@@ -92,7 +95,8 @@ def test_texts_are_embedded_by_clip(tmp_path: Path):
     both = encode(["a photo of the cat", "a dog"])
     torch.testing.assert_close(both[1], encode(["a dog"])[0], atol=1e-5, rtol=1e-4)
     texts = ClassTexts(["cat", "dog"], ["a photo of the {}", "a {}"], folder)
-    expected = mean_embedding(encode(["a photo of the cat", "a cat"]))
+    normed = F.normalize(encode(["a photo of the cat", "a cat"]), dim=1)
+    expected = F.normalize(normed.mean(dim=0), dim=0)
     torch.testing.assert_close(texts.embeddings[0], expected, atol=1e-5, rtol=1e-4)
     assert texts.identity() == {"clip": folder, "templates": 2}
     before = torch.random.get_rng_state()

@@ -99,6 +99,8 @@ def test_a_real_image_and_real_texts_end_to_end(shared: Path, tmp_path: Path):
     options = Options(texts=shared / "data/text/cocostuff171_clip_text.npy")
     task = protocols.open_task("cocostuff-zs@lila", root, options)
     assert isinstance(task, DenseTask)
+    recipe = task.rule.recipe
+    assert (recipe.epochs, recipe.batch, recipe.lr, recipe.weight_decay) == (5, 32, 3e-4, 0.01)
     rule = replace(
         task.rule,
         recipe=replace(task.rule.recipe, epochs=1, batch=2),
@@ -118,8 +120,3 @@ def test_a_missing_file_of_texts_is_an_error(tmp_path: Path):
     write_names(tmp_path)
     with pytest.raises(LilaError, match=r"embeddings of the classes at .*none\.npy, found none; pass a \.npy"):
         protocols.open_task("cocostuff-zs@lila", tmp_path, Options(texts=tmp_path / "none.npy"))
-
-
-def test_published_settings():
-    recipe = zero_shot.protocol(ClassTexts([], [], "")).recipe
-    assert (recipe.epochs, recipe.batch, recipe.lr, recipe.weight_decay) == (5, 32, 3e-4, 0.01)
