@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,11 +47,8 @@ class Task(Protocol):
     def root(self) -> Path:
         """The data folder."""
 
-    def parts(self) -> Sequence[str]:
-        """Return the names of the parts; they do not depend on the model."""
-
-    def steps(self, part: str) -> int:
-        """Return how often `run` will call `advance`."""
+    def parts(self) -> Mapping[str, int]:
+        """Return how often `run` calls `advance`, by part; the same for every model."""
 
     def data_identity(self) -> dict[str, Any]:
         """Return what identifies the data: layout, lists, a hash of names and sizes."""
@@ -131,19 +128,19 @@ def _compute_parts(
     """
     stop = Event()
     with console.progress("images") as bar, ThreadPoolExecutor(workers) as pool:
-        total = sum(task.steps(part) for part in task.parts())
-        rows = {head: bar.add_task(f"{task.protocol} {head}", total=total) for head in heads}
+        steps = task.parts()
+        rows = {head: bar.add_task(f"{task.protocol} {head}", total=sum(steps.values())) for head in heads}
 
         def compute(head: str, part: str) -> Json:
-            def advance(steps: int = 1) -> None:
+            def advance(count: int = 1) -> None:
                 if stop.is_set():
                     raise CancelledError
-                bar.advance(rows[head], steps)
+                bar.advance(rows[head], count)
 
             try:
                 advance(0)
                 if (kept := read_json(folder.part(head, part))) is not None:
-                    advance(task.steps(part))
+                    advance(steps[part])
                     return kept
                 start = time.monotonic()
                 record = task.run(model, head, part, folder.root, advance)
@@ -153,7 +150,7 @@ def _compute_parts(
                 stop.set()
                 raise
 
-        futures = {(head, part): pool.submit(compute, head, part) for head in heads for part in task.parts()}
+        futures = {(head, part): pool.submit(compute, head, part) for head in heads for part in steps}
         records: dict[str, dict[str, Json]] = {head: {} for head in heads}
         try:
             for (head, part), future in futures.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,17 +49,14 @@ class DavisTask(ABC):
     def root(self) -> Path:
         return self.data.root
 
-    def parts(self) -> Sequence[str]:
-        return list(self.data.sequences)
-
-    def steps(self, part: str) -> int:
-        """Return the number of frames to predict."""
-        return len(self.data.sequences[part].frames) - 1
+    def parts(self) -> dict[str, int]:
+        """Return the number of frames to predict, by sequence."""
+        return {name: len(sequence.frames) - 1 for name, sequence in self.data.sequences.items()}
 
     def data_identity(self) -> dict[str, Any]:
         paths = (path for sequence in self.data.sequences.values() for path in (*sequence.frames, *sequence.masks))
         files = files_sha256(paths, self.root)
-        return {"layout": self.data.layout, "sequences": self.parts(), "files_sha256": files}
+        return {"layout": self.data.layout, "sequences": list(self.data.sequences), "files_sha256": files}
 
     def counts(self) -> dict[str, int]:
         sequences = self.data.sequences.values()

@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
@@ -42,16 +41,6 @@ class DenseData:
     val: Sequence[Files]
     read: Callable[[Files], Example]
     about: dict[str, Any]  # what else determines the scores: layout, lists, classes
-
-
-@runtime_checkable
-class Augmentation(Protocol):
-    """Makes a training example a random square of `side` pixels; `flip` mirrors a target."""
-
-    @property
-    def side(self) -> int: ...
-
-    def apply(self, example: Example, flip: Flip, rng: np.random.Generator) -> View: ...
 
 
 @dataclass(frozen=True)
@@ -119,6 +108,9 @@ class CenterView:
         return image, target
 
 
+Augmentation = TrainView | ScaledCrop | CenterView  # makes an example a random square of `side` pixels
+
+
 @dataclass(frozen=True)
 class ValView:
     """The short side resized, then the center square cut out; sides in pixels."""
@@ -134,12 +126,6 @@ class ValView:
         top, left = ((length - min(length, self.side)) // 2 for length in size)
         box = _box(top, left, self.side, self.side)
         return image[box], target[box]
-
-
-def stack_views(views: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return images b×3×s×s and targets b×t×s×s on the device, from views of one size."""
-    images, targets = zip(*views, strict=True)
-    return torch.stack(images).to(device), torch.stack(targets).to(device)
 
 
 def flip_labels(target: Shaped[Tensor, "t h w"]) -> Shaped[Tensor, "t h w"]:

@@ -7,7 +7,7 @@ A few validation images are kept with their truth and the predictions of each he
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lila_cues.prefetch import map_batches
 from lila_cues.viz.pictures import write_label_png, write_png
-from lila_train.evaluation.dense.data import DenseData, Files, stack_views
+from lila_train.evaluation.dense.data import DenseData, Files
 from lila_train.evaluation.dense.probes import features_of, seeded
 from lila_train.evaluation.dense.training import DenseProtocol, Sums, train
 from lila_train.evaluation.harness import Options
@@ -29,7 +29,6 @@ from lila_train.evaluation.results import Json, ResultFolder, files_sha256, fing
 from lila_train.model.resize import size_of, to_size
 from stores.errors import LilaError
 
-PART = "probe"
 N_EXAMPLES = 4
 EXAMPLE_SIDE_PX = 640  # at most
 
@@ -56,12 +55,9 @@ class DenseTask:
     def root(self) -> Path:
         return self.data.root
 
-    def parts(self) -> Sequence[str]:
-        return [PART]
-
-    def steps(self, part: str) -> int:
-        """Return the number of training steps and validation batches."""
-        return self.rule.recipe.steps(len(self.data.train)) + math.ceil(len(self.data.val) / self._val_batch)
+    def parts(self) -> dict[str, int]:
+        """Return the number of training steps and validation batches of the one part."""
+        return {"probe": self.rule.recipe.steps(len(self.data.train)) + math.ceil(len(self.data.val) / self._val_batch)}
 
     def data_identity(self) -> dict[str, Any]:
         paths = (path for files in (*self.data.train, *self.data.val) for path in files)
@@ -106,7 +102,7 @@ class DenseTask:
         starts = range(0, len(self.data.val), self._val_batch)
         batches = map_batches(view, (list(self.data.val[start : start + self._val_batch]) for start in starts))
         for start, views in zip(starts, batches, strict=True):
-            images, targets = stack_views(views, model.device)
+            images, targets = (torch.stack(part).to(model.device) for part in zip(*views, strict=True))
             if self.rule.slide is None:
                 outputs = forward(images)
             else:

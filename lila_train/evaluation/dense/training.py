@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from lila_cues.prefetch import map_batches
-from lila_train.evaluation.dense.data import Augmentation, DenseData, Flip, ValView, View, generator, stack_views
+from lila_train.evaluation.dense.data import Augmentation, DenseData, Flip, ValView, View, generator
 from lila_train.evaluation.dense.probes import BuildProbe, features_of
 from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.results import Json
@@ -93,7 +93,6 @@ class DenseProtocol:
 
     def settings(self, seed: int) -> Json:
         """Return everything that shapes the scores."""
-        assert is_dataclass(self.train_view)
         build = self.build.func if isinstance(self.build, partial) else self.build
         return {
             "probe": getattr(build, "__name__", str(build)),
@@ -148,7 +147,7 @@ def train(
                 break
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step, n_examples)
-            images, targets = stack_views(views, model.device)
+            images, targets = (torch.stack(part).to(model.device) for part in zip(*views, strict=True))
             optimizer.zero_grad()
             protocol.loss(probe(features_of(model, head, images)), targets).backward()
             optimizer.step()

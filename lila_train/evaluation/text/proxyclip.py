@@ -6,7 +6,7 @@ trained. As in that paper the last block's residual and feed-forward layer are l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import reduce
 from operator import add
@@ -66,12 +66,10 @@ class OpenVocabulary:
     def root(self) -> Path:
         return self.data.root
 
-    def parts(self) -> Sequence[str]:
+    def parts(self) -> dict[str, int]:
         """Return runs of a hundred images, named by the index of their first."""
-        return [f"{start:05d}" for start in range(0, len(self.data.val), IMAGES_PER_PART)]
-
-    def steps(self, part: str) -> int:
-        return len(self.data.val[int(part) : int(part) + IMAGES_PER_PART])
+        count = len(self.data.val)
+        return {f"{n:05d}": min(IMAGES_PER_PART, count - n) for n in range(0, count, IMAGES_PER_PART)}
 
     def data_identity(self) -> dict[str, Any]:
         paths = (path for files in self.data.val for path in files)

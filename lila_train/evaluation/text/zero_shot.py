@@ -31,21 +31,9 @@ from stores.errors import LilaError
 CLIP = "openai/clip-vit-base-patch32"
 LABELS = "labels.txt"
 UNSEEN = {  # label value: name in COCO-Stuff's list
-    20: "cow",
-    24: "giraffe",
-    32: "suitcase",
-    33: "frisbee",
-    40: "skateboard",
-    56: "carrot",
-    86: "scissors",
-    99: "cardboard",
-    105: "clouds",
-    123: "grass",
-    144: "playingfield",
-    147: "river",
-    148: "road",
-    168: "tree",
-    171: "wall concrete",
+    **{20: "cow", 24: "giraffe", 32: "suitcase", 33: "frisbee", 40: "skateboard", 56: "carrot", 86: "scissors"},
+    **{99: "cardboard", 105: "clouds", 123: "grass", 144: "playingfield", 147: "river", 148: "road", 168: "tree"},
+    **{171: "wall concrete"},
 }
 UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)  # in the list, in no image
 UNNAMED_LOGIT = -1e4  # of a class without an embedding
