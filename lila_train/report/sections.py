@@ -26,8 +26,8 @@ from lila_cues.viz.pictures import (
     pca_basis,
     pca_picture,
 )
-from lila_train.evaluation.davis.data import DavisData, DavisSequence, open_davis
 from lila_train.evaluation.davis.metrics import ObjectScore, summarize, without_void
+from lila_train.evaluation.davis.task import DavisData, DavisSequence, open_davis
 from lila_train.evaluation.dense.metrics import IGNORED
 from lila_train.evaluation.dense.task import Stored
 from lila_train.evaluation.models import GridModel, feature_map

@@ -12,8 +12,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from lila_train.evaluation.davis.linear_probe import LpSettings, Map, Problem, Vector
-from lila_train.model.resize import Size, size_of, to_size
+from lila_train.evaluation.davis.linear_probe import LpSettings, Problem, Vector
+from lila_train.model.resize import size_of, to_size
 
 CHANNELS_AT_ONCE = 16  # bounds the memory of averaging
 
@@ -61,14 +61,13 @@ def coarsened(problem: Problem, side: int) -> Problem:
     size = size_of(problem.target)
     factor = max(1.0, min(size) / side)
     small = (math.ceil(size[0] / factor), math.ceil(size[1] / factor))
-    maps = [_averaged(features, size, small) for features in problem.maps]
-    return Problem(maps, _averaged(problem.target, size, small))
-
-
-def _averaged(values: Map, size: Size, small: Size) -> Map:
-    """Upsample to `size`, then average over cells: the mean of what the full problem sees there."""
-    parts = [F.adaptive_avg_pool2d(to_size(part[None], size)[0], small) for part in values.split(CHANNELS_AT_ONCE)]
-    return torch.cat(parts)
+    averaged = [  # upsampled first: the mean of what the full problem sees in a cell
+        torch.cat(
+            [F.adaptive_avg_pool2d(to_size(part[None], size)[0], small) for part in values.split(CHANNELS_AT_ONCE)]
+        )
+        for values in (*problem.maps, problem.target)
+    ]
+    return Problem(averaged[:-1], averaged[-1])
 
 
 def _gradient(problem: Problem, parameters: Vector) -> Vector:

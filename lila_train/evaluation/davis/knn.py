@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lila_train.evaluation.davis.data import open_davis
-from lila_train.evaluation.davis.task import DavisTask, Video
+from lila_train.evaluation.davis.task import DavisTask, Video, open_davis
 from lila_train.evaluation.harness import Options
 from lila_train.evaluation.models import GridModel, feature_map
 from lila_train.model.propagation import Propagation, Sizes, unit_features

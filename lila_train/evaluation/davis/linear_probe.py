@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lila_train.evaluation.davis.data import open_davis
-from lila_train.evaluation.davis.task import DavisTask, Video
+from lila_train.evaluation.davis.task import DavisTask, Video, open_davis
 from lila_train.evaluation.harness import Options
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
 from lila_train.model.resize import Labels, Size, as_input, network_size, size_of, to_size

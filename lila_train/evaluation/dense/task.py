@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,17 @@ class DenseTask:
 
     @property
     def settings(self) -> dict[str, Any]:
-        return self.rule.settings(self.seed)
+        build = self.rule.build.func if isinstance(self.rule.build, partial) else self.rule.build
+        view = self.rule.train_view
+        return {
+            "probe": getattr(build, "__name__", str(build)),
+            "outputs": self.rule.n_outputs,
+            "seed": self.seed,
+            **asdict(self.rule.recipe),
+            "train_view": {"kind": type(view).__name__, **asdict(view)},
+            "val_view": asdict(self.rule.val_view),
+            "slide": self.rule.slide,
+        }
 
     @property
     def root(self) -> Path:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -90,19 +89,6 @@ class DenseProtocol:
     from_json: Callable[[Json], Sums]
     draw: Callable[[Tensor], UInt8[np.ndarray, "h w *rgb"]]  # a target or an output as class labels or RGB
     slide: tuple[int, int] | None = None  # window and stride in pixels, in place of the center square
-
-    def settings(self, seed: int) -> Json:
-        """Return everything that shapes the scores."""
-        build = self.build.func if isinstance(self.build, partial) else self.build
-        return {
-            "probe": getattr(build, "__name__", str(build)),
-            "outputs": self.n_outputs,
-            "seed": seed,
-            **asdict(self.recipe),
-            "train_view": {"kind": type(self.train_view).__name__, **asdict(self.train_view)},
-            "val_view": asdict(self.val_view),
-            "slide": self.slide,
-        }
 
 
 def train(

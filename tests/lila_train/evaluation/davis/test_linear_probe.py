@@ -9,10 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from lila_train.evaluation import protocols
-from lila_train.evaluation.davis.data import open_davis
 from lila_train.evaluation.davis.fast_probe import coarsened, fit_fast
 from lila_train.evaluation.davis.linear_probe import LinearProbeTask, LpSettings, Problem, fit, initial_parameters
-from lila_train.evaluation.davis.task import Video
+from lila_train.evaluation.davis.task import Video, open_davis
 from lila_train.evaluation.harness import Options
 from stores.errors import LilaError
 from tests.lila_train.evaluation.test_harness import CPU, StandIn

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lila_cues import images
-from lila_train.evaluation.davis.data import open_davis
+from lila_train.evaluation.davis.task import open_davis
 from stores.errors import LilaError
 
 
