@@ -60,15 +60,17 @@ def digest(chunks: EncodedClip) -> int:
 class ShardWriter:
     """Streams the inner chunks of one shard into a new file."""
 
-    def __init__(self, path: Path, entries: int) -> None:
+    def __init__(self, path: Path, shard_clips: int, clip_chunks: int) -> None:
         self.file = path.open("xb", buffering=0)
-        self._index = np.full((entries, 2), NO_CHUNK, dtype="<u8")
+        self._index = np.full((shard_clips, clip_chunks, 2), NO_CHUNK, dtype="<u8")
         self._size = 0
 
-    def write(self, entry: int, chunk: bytes) -> None:
-        self._index[entry] = self._size, len(chunk)
-        write_all(self.file.fileno(), chunk)
-        self._size += len(chunk)
+    def write(self, position: int, chunks: Sequence[bytes]) -> None:
+        """Append all inner chunks of the clip at a position."""
+        for part, chunk in enumerate(chunks):
+            self._index[position, part] = self._size, len(chunk)
+            write_all(self.file.fileno(), chunk)
+            self._size += len(chunk)
 
     def finish(self) -> int:
         """Append the index, sync and close the file; return its size in bytes."""

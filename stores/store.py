@@ -107,10 +107,6 @@ class CueStore:
         pending = self.statuses() == (FAILED if only_failed else ABSENT)
         yield from np.unique(np.flatnonzero(pending) // self.spec.shard_clips).tolist()
 
-    def missing_arrays(self, names: Sequence[str]) -> list[str]:
-        """Return those arrays that have no file at all, as in a store that was copied in part."""
-        return [name for name in names if self.files.names(name) == []]
-
     @contextmanager
     def lock_task(self, task: int, only_failed: bool = False) -> Iterator[TaskWriter | None]:
         """Lock a task for the duration of the context.

@@ -57,7 +57,7 @@ class TaskWriter:
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True)
         for name, spec in self._specs.items():
-            self._shards[name] = ShardWriter(self._scratch / name, shard_clips * spec.clip_chunks)
+            self._shards[name] = ShardWriter(self._scratch / name, shard_clips, spec.clip_chunks)
         shards = open_shards(LocalFiles(self._root), self._specs, self.task, shard_clips)
         for position, record in enumerate(self._records):
             if record.status != COMPLETE:
@@ -67,7 +67,8 @@ class TaskWriter:
                 self._records[position] = replace(record, status=ABSENT, digest=None)
                 self._pending.add(position)
             else:
-                self._append(position, chunks)
+                for name, parts in chunks.items():
+                    self._shards[name].write(position, parts)
 
     def pending(self) -> list[int]:
         """Return the clips that remain to be done."""
@@ -77,7 +78,8 @@ class TaskWriter:
         """Add a clip, encoded by `shards.encode_clip`."""
         position = self._position(clip)
         with explain_os_errors(self._root, f"writing clip {self._names[position]}"):
-            self._append(position, chunks)
+            for name, parts in chunks.items():
+                self._shards[name].write(position, parts)
         self._pending.remove(position)
         self._records[position] = ClipRecord(COMPLETE, self._records[position].attempts + 1, None, digest(chunks))
 
@@ -112,9 +114,3 @@ class TaskWriter:
         if position not in self._pending:
             raise StoreError(f"clip {clip} is not pending in task {self.task}; take clips from `pending()`, each once")
         return position
-
-    def _append(self, position: int, chunks: EncodedClip) -> None:
-        for name, parts in chunks.items():
-            first = position * self._specs[name].clip_chunks
-            for offset, part in enumerate(parts):
-                self._shards[name].write(first + offset, part)

@@ -51,9 +51,9 @@ def test_a_shard_keeps_chunks_written_in_any_order(tmp_path: Path, chunks: dict,
     path.parent.mkdir(parents=True)
     entries = list(chunks)
     order.shuffle(entries)  # type: ignore[attr-defined]
-    shard = ShardWriter(path, 12)
+    shard = ShardWriter(path, 12, 1)
     for entry in entries:
-        shard.write(entry, chunks[entry])
+        shard.write(entry, [chunks[entry]])
     size = shard.finish()
     assert path.stat().st_size == size
     opened = open_shard(LocalFiles(root), SPEC, 0, 12)
