@@ -7,7 +7,7 @@ from typing import Annotated
 
 import stores
 from lila_cues.cli import build as options
-from lila_cues.config import PROFILES, BuildConfig, Profile, spread
+from lila_cues.config import PROFILES, BuildConfig, spread
 from lila_cues.console import out
 from lila_cues.datasets import open_dataset
 from lila_cues.datasets.base import DatasetOptions
@@ -17,7 +17,6 @@ from stores.plan import plan as make_plan
 from stores.plan import readable, require_room
 
 CLIPS_IN_MEMORY = 18  # decoded ahead of the networks or compressed behind them, on many cores; fewer on few
-USUAL_PATCH, TINY_PATCH = 14, 8  # px
 
 RATE = "Frames per second that one device takes through all networks; a short build's summary shows yours."
 
@@ -70,40 +69,30 @@ def plan(
 def patch_of(encoder: str) -> int:
     """Return 14 for `dinov2_vits14`, 16 for `vit_tiny_patch16_224`, the package's own 8, 14 where the name has none."""
     if encoder == "tiny":
-        return TINY_PATCH
+        return 8
     found = re.search(r"patch(\d+)", encoder) or re.search(r"[a-z](\d\d?)(?:_reg\d?)?$", encoder)
-    return int(found[1]) if found else USUAL_PATCH
+    return int(found[1]) if found else 14
 
 
 def models() -> None:
     """List networks and profiles: source, size, licence, and whether the weights are on this machine."""
-    out.print(f"[bold]{_row('', 'name', 'MB', 'licence', 'here', 'weights, revision')}[/]")
+    columns = "{:<8} {:<24} {:>7}  {:<15} {:<5} {}"  # of fixed width: a rich table would be cut at the terminal's width
+    out.print(f"[bold]{columns.format('', 'name', 'MB', 'licence', 'here', 'weights, revision')}[/]")
     for network in registry.ENTRIES:
-        out.print(network_row(network))
+        size, here = (
+            f"{network.megabytes:,.0f}" if network.megabytes else "–",
+            "yes" if network.is_available() else "no",
+        )
+        line = columns.format(network.kind, network.name, size, network.licence, here, network.origin())
+        out.print(f"[yellow]{line}[/]" if network.non_commercial else line)
     out.print("\nAny other plain ViT of timm is an encoder by its timm name; NAME@REVISION takes one of the hub.")
     out.print("Depth may also be read from files: --depth files:DIR (16-bit PNG in mm, DIR/CLIP/FRAME.png).\n")
     for name, profile in PROFILES.items():
-        out.print(f"[bold]--profile {name}[/]: {profile.about}\n  {_described(profile)}")
-
-
-def network_row(network: registry.Entry) -> str:
-    """Return one network in one line; a licence that forbids commercial use is highlighted."""
-    size = f"{network.megabytes:,.0f}" if network.megabytes else "–"
-    here = "yes" if network.is_available() else "no"
-    line = _row(network.kind, network.name, size, network.licence, here, network.origin())
-    return f"[yellow]{line}[/]" if network.non_commercial else line
-
-
-def _row(kind: str, name: str, megabytes: str, licence: str, here: str, place: str) -> str:
-    """Columns of fixed width, since a rich table would be cut at the terminal's width."""
-    return f"{kind:<8} {name:<24} {megabytes:>7}  {licence:<15} {here:<5} {place}"
-
-
-def _described(profile: Profile) -> str:
-    config = BuildConfig(dataset="", **profile.settings)
-    flow = config.flow if config.flow_updates is None else f"{config.flow} ({config.flow_updates} updates)"
-    return (
-        f"{config.encoder}, {config.depth}, {flow}; RGB {config.base_size}², depth and flow {config.cue_size}², "
-        f"{config.channels} channels at {config.feature_size}²;\n"
-        f"  {config.frames} frames and {config.pairs} pairs of a clip, 1 to {config.max_gap} frames apart"
-    )
+        config = BuildConfig(dataset="", **profile.settings)
+        updates = "" if config.flow_updates is None else f" ({config.flow_updates} updates)"
+        out.print(
+            f"[bold]--profile {name}[/]: {profile.about}\n"
+            f"  {config.encoder}, {config.depth}, {config.flow}{updates}; RGB {config.base_size}², "
+            f"depth and flow {config.cue_size}², {config.channels} channels at {config.feature_size}²;\n"
+            f"  {config.frames} frames and {config.pairs} pairs of a clip, 1 to {config.max_gap} frames apart"
+        )

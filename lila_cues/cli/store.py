@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
@@ -26,11 +25,7 @@ from stores.repair import repair_documents, repair_task, restore_header, sweep
 from stores.store import CueStore
 from stores.verify import Finding, Thoroughness, check_documents, check_recomputed, check_task, sample
 
-NOTE = "note"
-"""Kind of a finding that is no damage."""
 SHOWN_FINDINGS = 20
-SAMPLED_RECORDS = 500
-"""Task records that `status` reads at most to estimate the bytes per clip."""
 
 Store = Annotated[str, typer.Argument(metavar="STORE", help="Store directory, or its s3://, gs:// or https:// URL.")]
 LocalStore = Annotated[Path, typer.Argument(metavar="STORE", help="Store directory.")]
@@ -45,38 +40,32 @@ def status(store: Store, failures: Annotated[int, typer.Option(min=0, help="Numb
     out.print(f"[bold]{escape(opened.path)}[/]")
     out.print(f"  {summary(opened)}, {opened.n_tasks:,} tasks of {opened.spec.shard_clips} clips")
     recorded = opened.ledger.keys()
-    if recorded:
-        sizes = stored_bytes(opened, sorted(recorded)[:: max(1, len(recorded) // SAMPLED_RECORDS)])
+    if recorded:  # bytes per clip, estimated from about 500 task records
+        sizes = stored_bytes(opened, sorted(recorded)[:: max(1, len(recorded) // 500)])
         per_clip, complete = sum(sizes.values()), len(opened.complete_clips())
         out.print(f"  {readable(round(per_clip * complete))}, {readable(round(per_clip))} per clip")
     if isinstance(opened.files, LocalFiles):
         for worker, tasks in active_workers(opened).items():
             out.print(f"  active: {escape(worker)} on {tasks} task{'s' * (tasks != 1)}")
-    for line in _failure_lines(opened, failures):
-        out.print(line)
+    reasons: Counter[str] = Counter()
+    examples: dict[str, str] = {}  # the first clip of each reason
+    for task in opened.pending_tasks(only_failed=True):
+        record = opened.ledger.latest(task)
+        for clip, each in zip(opened.task_clips(task), record.clips if record else (), strict=False):
+            if each.status == FAILED:
+                name = opened.clip_id(clip)
+                reason = (each.reason or STATUS_NAMES[FAILED]).replace(name, "…")
+                reasons[reason] += 1
+                examples.setdefault(reason, name)
+    for reason, clips in reasons.most_common(failures):
+        out.print(f"  [red]failed[/] {clips:,} × {escape(reason)} (first: {escape(examples[reason])})")
+    if len(reasons) > failures:
+        out.print(f"  … and {len(reasons) - failures} other reasons (--failures N shows more)")
     statuses = opened.statuses()
     if (statuses == ABSENT).any():
         out.print("  next: run the same `lila-cues build` again to build the absent clips")
     elif (statuses == FAILED).any():
         out.print("  next: `lila-cues build … --only-failed` retries the failed clips")
-
-
-def _failure_lines(store: CueStore, count: int) -> Iterator[str]:
-    """The most frequent reasons, each with the number of clips and the first of them."""
-    reasons: Counter[str] = Counter()
-    examples: dict[str, str] = {}
-    for task in store.pending_tasks(only_failed=True):
-        record = store.ledger.latest(task)
-        for clip, each in zip(store.task_clips(task), record.clips if record else (), strict=False):
-            if each.status == FAILED:
-                name = store.clip_id(clip)
-                reason = (each.reason or STATUS_NAMES[FAILED]).replace(name, "…")
-                reasons[reason] += 1
-                examples.setdefault(reason, name)
-    for reason, clips in reasons.most_common(count):
-        yield f"  [red]failed[/] {clips:,} × {escape(reason)} (first: {escape(examples[reason])})"
-    if len(reasons) > count:
-        yield f"  … and {len(reasons) - count} other reasons (--failures N shows more)"
 
 
 def verify(
@@ -93,7 +82,12 @@ def verify(
     opened = stores.open(store)
     findings = _check(opened, quick, jobs)
     if deep:
-        findings += _check_recomputed(opened, deep, seed, root, device)
+        from lila_cues.pipeline.recompute import load_recompute
+
+        recompute = load_recompute(opened, root, device)
+        with console.progress("clips") as bar:
+            for clip in bar.track(sample(opened, deep, seed), description="recomputing"):
+                findings += check_recomputed(opened, clip, recompute)
     if report is not None:
         document = {"store": opened.path, "findings": [vars(finding) for finding in findings]}
         report.write_text(json.dumps(document, indent=1))
@@ -101,7 +95,7 @@ def verify(
         console.out.print(str(finding), markup=False)
     if len(findings) > SHOWN_FINDINGS:
         console.out.print(f"… and {len(findings) - SHOWN_FINDINGS} more (--report FILE keeps them all)")
-    complete, damaged = len(opened.complete_clips()), any(finding.kind != NOTE for finding in findings)
+    complete, damaged = len(opened.complete_clips()), any(finding.kind != "note" for finding in findings)
     if damaged:
         clips = len({clip for finding in findings for clip in finding.clips})
         console.out.print(
@@ -127,16 +121,6 @@ def _check(store: CueStore, quick: bool, jobs: int | None) -> list[Finding]:
     return findings
 
 
-def _check_recomputed(store: CueStore, count: int, seed: int, root: Path | None, device: str | None) -> list[Finding]:
-    from lila_cues.pipeline.recompute import load_recompute
-
-    recompute, findings = load_recompute(store, root, device), list[Finding]()
-    with console.progress("clips") as bar:
-        for clip in bar.track(sample(store, count, seed), description="recomputing"):
-            findings += check_recomputed(store, clip, recompute)
-    return findings
-
-
 def repair(
     store: LocalStore,
     report: Annotated[Path | None, typer.Option(help="File of `verify --report`. Default: verify now.")] = None,
@@ -147,7 +131,16 @@ def repair(
     if restore_header(store):
         out.print("restored zarr.json from its copy")
     opened = stores.open(store)
-    findings = _check(opened, False, jobs) if report is None else _read_report(report)
+    if report is None:
+        findings = _check(opened, False, jobs)
+    else:
+        try:
+            entries = json.loads(report.read_text())["findings"]
+            findings = [Finding(**{**entry, "clips": tuple(entry["clips"])}) for entry in entries]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{report} is no report of `lila-cues verify --report`; name one, or leave --report out"
+            ) from error
     for key in repair_documents(opened):
         out.print(f"rewrote {key}")
     suspects = frozenset(clip for finding in findings for clip in finding.clips if finding.kind == "value")
@@ -161,15 +154,6 @@ def repair(
     out.print(f"{opened.path} is repaired; ", end="")
     again = f"{len(marked)} clips are to be built again: run the same `lila-cues build`"
     out.print(again if marked else "no clip is lost")
-
-
-def _read_report(path: Path) -> list[Finding]:
-    try:
-        entries = json.loads(path.read_text())["findings"]
-        return [Finding(**{**entry, "clips": tuple(entry["clips"])}) for entry in entries]
-    except (ValueError, KeyError, TypeError) as error:
-        message = f"{path} is no report of `lila-cues verify --report`; name one, or leave --report out"
-        raise StoreError(message) from error
 
 
 def merge(
@@ -213,7 +197,7 @@ def inspect(
 
 
 def _shown_pairs(store: CueStore, clip: str | None, pair: int | None, count: int, seed: int) -> list[tuple[int, int]]:
-    """Return (clip, pair) of each row."""
+    """Return (clip, pair) of each row; `clip` is a name or a number."""
     random = np.random.Generator(np.random.Philox(key=seed))
     pairs = store.spec.geometry.pairs
     if pair is not None and pair >= pairs:
@@ -222,20 +206,14 @@ def _shown_pairs(store: CueStore, clip: str | None, pair: int | None, count: int
     if not len(complete):
         raise StoreError(f"no clip of {store.path} is complete yet; run `lila-cues build` first")
     if clip is not None:
-        number = _clip_number(store, clip)
+        number = store.clips.find(clip)
+        if number is None and clip.isdigit() and int(clip) < store.n_clips:
+            number = int(clip)
+        if number is None:
+            raise StoreError(
+                f"{store.path} has no clip {clip!r}; give a number from 0 to {store.n_clips - 1} or a name such as "
+                f"{store.clip_id(0)!r}"
+            )
         return [(number, each) for each in ([pair] if pair is not None else range(pairs))]
     clips = random.choice(complete, min(count, len(complete)), replace=False)
     return [(int(each), int(random.integers(pairs)) if pair is None else pair) for each in clips]
-
-
-def _clip_number(store: CueStore, clip: str) -> int:
-    """Return the number of a clip that is given by name or number."""
-    number = store.clips.find(clip)
-    if number is None and clip.isdigit() and int(clip) < store.n_clips:
-        number = int(clip)
-    if number is None:
-        raise StoreError(
-            f"{store.path} has no clip {clip!r}; give a number from 0 to {store.n_clips - 1} or a name such as "
-            f"{store.clip_id(0)!r}"
-        )
-    return number

@@ -13,12 +13,13 @@ import threading
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import islice
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import cast
 
 import torch
-from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
+from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
 from distributed.worker import Worker as DaskWorker
 
 import stores
@@ -40,17 +41,29 @@ def build_distributed(
 
     A task whose workers died repeatedly is left undone; the error that names it is raised after all others are done.
     """
+    path, waiting, lost = str(Path(store.path).absolute()), iter(tasks), []
+    numbers: dict[Hashable, int] = {}  # the tasks at the scheduler by their futures' keys
     with _client(options) as client:
         client.register_plugin(WorkerSetup(config, options), name=PLUGIN)
-        path, lost = str(Path(store.path).absolute()), []
-        for task, future in _submitted(client, path, iter(tasks), options.only_failed):
+        done = as_completed(loop=client.loop)
+
+        def submit(count: int) -> None:
+            for task in islice(waiting, count):
+                future = client.submit(build_remote, path, task, options.only_failed, pure=False)
+                numbers[future.key] = task
+                done.add(future)
+
+        submit((1 + WAITING) * max(1, sum(client.nthreads().values())))  # just enough to keep the workers busy
+        for future in done:
+            task = numbers.pop(future.key)
             try:
                 report = future.result()
             except KilledWorker:
                 lost.append(task)
-                continue
-            if report is not None:
-                yield report
+            else:
+                if report is not None:
+                    yield report
+            submit(1)
     if lost:
         raise LilaError(
             f"expected every task to be done, found {len(lost)} whose workers died again and again (task {lost[0]} "
@@ -94,31 +107,32 @@ def build_remote(path: str, task: int, only_failed: bool) -> TaskReport | None:
     return build_task(stores.open(path), task, plugin.worker(), only_failed)
 
 
-def _submitted(client: Client, path: str, tasks: Iterator[int], only_failed: bool) -> Iterator[tuple[int, Future]]:
-    """Yield each task with its future when that is done; the scheduler holds just enough to keep its workers busy."""
-    numbers: dict[Hashable, int] = {}
-    done = as_completed(loop=client.loop)
-
-    def submit() -> None:
-        task = next(tasks, None)
-        if task is not None:
-            future = client.submit(build_remote, path, task, only_failed, pure=False)
-            numbers[future.key] = task
-            done.add(future)
-
-    for _ in range((1 + WAITING) * max(1, sum(client.nthreads().values()))):
-        submit()
-    for future in done:
-        yield numbers.pop(future.key), future
-        submit()
-
-
 @contextmanager
 def _client(options: RunOptions) -> Iterator[Client]:
-    """Connect to the scheduler, or start processes on this machine that share its cores."""
+    """Connect to the scheduler, or start processes on this machine that share its cores.
+
+    Threads and processes started here never receive Ctrl-C, which a terminal sends to all of them: this process ends
+    them. A Ctrl-C meanwhile reaches it afterwards.
+    """
+    workers = options.workers or 1
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
     with ExitStack() as stack:
-        with _interrupts_blocked():
-            target = options.scheduler or stack.enter_context(_local_cluster(options.workers or 1))
+        resource_tracker.ensure_running()  # starting it would reset the mask
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            target = options.scheduler or stack.enter_context(
+                LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=TASKS_AT_ONCE,
+                    processes=True,
+                    memory_limit=0,  # none but the machine's
+                    dashboard_address=":0",
+                    silence_logs=logging.ERROR,
+                    env={"OMP_NUM_THREADS": threads},
+                )
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         try:
             client = stack.enter_context(Client(target, timeout=CONNECT_SECONDS, set_as_default=False))
         except (OSError, ValueError) as error:
@@ -127,30 +141,3 @@ def _client(options: RunOptions) -> Iterator[Client]:
                 "give its address as --scheduler tcp://HOST:8786"
             ) from error
         yield client
-
-
-def _local_cluster(workers: int) -> LocalCluster:
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
-    return LocalCluster(
-        n_workers=workers,
-        threads_per_worker=TASKS_AT_ONCE,
-        processes=True,
-        memory_limit=0,  # none but the machine's
-        dashboard_address=":0",
-        silence_logs=logging.ERROR,
-        env={"OMP_NUM_THREADS": threads},
-    )
-
-
-@contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Threads and processes started in the context never receive Ctrl-C, which a terminal sends to all of them.
-
-    This process ends them. A Ctrl-C during the context reaches it afterwards.
-    """
-    resource_tracker.ensure_running()  # starting it would reset the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

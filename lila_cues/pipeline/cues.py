@@ -7,8 +7,10 @@ of `DERIVED` is all that stage one needs of one: `lila-cues build --extra-cues`,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +24,6 @@ from lila_cues.networks.execution import default_batch
 from lila_cues.pamr import Affinity, refine, three_scales
 from lila_cues.pipeline.frames import ClipFrames
 from lila_cues.pipeline.setup import Networks
-from lila_cues.pipeline.timing import Timer
 from lila_cues.sampling import select_channels
 from stores.cues import ClipCues
 from stores.encodings import Blosc, FixedPoint
@@ -121,6 +122,50 @@ class CueExtractor:
     def _current_device(self) -> AbstractContextManager[object]:
         """Make the extractor's GPU the calling thread's, which is where a thread's events and kernels go."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
+
+class Timer:
+    """Sums seconds per named part; a GPU's own time is taken by events, which do not make the host wait."""
+
+    def __init__(self, device: torch.device):
+        self._cuda = device.type == "cuda"
+        self._lock = threading.Lock()
+        self._sums: dict[str, float] = {}
+        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def host(self, part: str) -> Iterator[None]:
+        """Add the time that the calling thread spends in the context."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sums[part] = self._sums.get(part, 0.0) + time.perf_counter() - start
+
+    @contextmanager
+    def device(self, part: str) -> Iterator[None]:
+        """Add the time that the device spends on the work queued in the context."""
+        if not self._cuda:
+            with self.host(part):
+                yield
+            return
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        yield
+        end.record()
+        with self._lock:
+            self._events.append((part, start, end))
+
+    def take(self) -> dict[str, float]:
+        """Return the sums since the last call; on a GPU this waits for the measured work."""
+        with self._lock:
+            for part, start, end in self._events:
+                end.synchronize()
+                self._sums[part] = self._sums.get(part, 0.0) + start.elapsed_time(end) / 1000
+            self._events.clear()
+            sums, self._sums = self._sums, {}
+        return sums
 
 
 def _to_device(images: np.ndarray, device: torch.device) -> Tensor:

@@ -44,14 +44,18 @@ def test_table_lists_every_network_and_profile(capsys: pytest.CaptureFixture[str
         assert f"--profile {name}:" in printed
 
 
-def test_table_shows_which_weights_are_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_shows_which_weights_are_available(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     known = registry.entry(registry.FLOW, "raft_large")
     assert known is not None
-    assert re.search(r" 21 +bsd-3-clause +no +download", plan.network_row(known))
+    plan.models()
+    assert re.search(r" 21 +bsd-3-clause +no +download", capsys.readouterr().out)
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     (tmp_path / "hub" / "checkpoints" / Path(known.place).name).touch()
-    assert re.search(r" 21 +bsd-3-clause +yes +download", plan.network_row(known))
+    plan.models()
+    assert re.search(r" 21 +bsd-3-clause +yes +download", capsys.readouterr().out)
 
 
 def test_table_shows_the_cached_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,10 +67,11 @@ def test_table_shows_the_cached_commit(tmp_path: Path, monkeypatch: pytest.Monke
     assert known.origin() == "timm/vit_base_patch14_dinov2.lvd142m at c0ffee"
 
 
-def test_table_shows_a_revision_of_every_network() -> None:
-    for network in registry.ENTRIES:
-        origin = plan.network_row(network).removesuffix("[/]")
-        assert re.search(r" at \S+$", origin), network.name
+def test_table_shows_a_revision_of_every_network(capsys: pytest.CaptureFixture[str]) -> None:
+    plan.models()
+    rows = capsys.readouterr().out.splitlines()[1 : 1 + len(registry.ENTRIES)]
+    for network, row in zip(registry.ENTRIES, rows, strict=True):
+        assert re.search(rf"^{network.kind} .* at \S+$", row), network.name
 
 
 def test_listing_networks_does_not_import_torch() -> None:
