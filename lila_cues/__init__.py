@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lila_cues.networks.depth import load_depth as load_depth
-    from lila_cues.networks.encoder_weights import load_encoder as load_encoder
+    from lila_cues.networks.encoder import load_encoder as load_encoder
     from lila_cues.networks.flow import load_flow as load_flow
     from lila_cues.pamr import refine as refine
     from lila_cues.pamr import three_scales as three_scales
 
 _PUBLIC = {
     "load_depth": "lila_cues.networks.depth",
-    "load_encoder": "lila_cues.networks.encoder_weights",
+    "load_encoder": "lila_cues.networks.encoder",
     "load_flow": "lila_cues.networks.flow",
     "refine": "lila_cues.pamr",
     "three_scales": "lila_cues.pamr",

@@ -89,7 +89,7 @@ def save(network: nn.Module, path: Path, made: dict[str, object]) -> dict[str, o
     """Write the weights in half precision; return their record."""
     tensors = {name: value.detach().half().contiguous() for name, value in network.state_dict().items()}
     save_file(tensors, path, metadata={"made": json.dumps(made)})
-    return {"sha256": file_sha256(path), "bytes": path.stat().st_size, "licence": tiny.LICENCE, **made}
+    return {"sha256": file_sha256(path), "bytes": path.stat().st_size, "licence": "apache-2.0", **made}
 
 
 # --- frames and views ---------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def patch_loss(predicted: Tensor, images: Tensor, hidden: Tensor) -> Tensor:
 def train_depth(rgb: Tensor, q: Tensor, recipe: Recipe) -> tuple[nn.Module, dict[str, float]]:
     """Return the trained depth network and its mean loss over the last tenth of the steps."""
     torch.manual_seed(recipe.seed)
-    network = tiny.depth()
+    network = tiny.DepthCNN()
 
     def loss(rng: Generator) -> Tensor:
         images, q_view = draw_views(rng, rgb, q, recipe.batch)

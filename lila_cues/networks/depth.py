@@ -13,9 +13,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from lila_cues.networks import hub, registry, tiny
-from lila_cues.networks.execution import Execution
-from lila_cues.networks.frozen import DepthNetwork, Settings
-from lila_cues.networks.registry import Entry
+from lila_cues.networks.frozen import DepthNetwork, Execution, Settings
 from lila_cues.networks.weights import WEIGHT_FILE, WeightSource, load_network, locate, random_seed
 from stores.errors import LilaError
 
@@ -55,8 +53,17 @@ def load_depth(
             f"your own, found {name}; pass one with --depth"
         )
     if entry.is_packaged:
-        return tiny.TinyDepth(*load_network(tiny.depth, entry, weights, OPTION, sha256=sha256), execution).to(device)
-    network, source = _depth_anything(entry, weights, revision or None, sha256)
+        return tiny.TinyDepth(*load_network(tiny.DepthCNN, entry, weights, OPTION, sha256=sha256), execution).to(device)
+    if random_seed(weights) is not None:
+        size = entry.name.rpartition("_")[2]
+        network, source = load_network(lambda: build(size), entry, weights, OPTION, sha256=sha256)
+    elif weights is not None:
+        path, source = locate(entry, Path(weights) / WEIGHT_FILE, OPTION, sha256=sha256)
+        network, source = _read(path.parent), replace(source, location=str(path.parent))
+    else:
+        _, commit = hub.fetch(entry.place, "config.json", revision or None, OPTION)
+        path, source = locate(entry, None, OPTION, commit, sha256)
+        network = _read(path.parent)
     return DepthAnything(network, source, side, attention, execution).to(device)
 
 
@@ -84,7 +91,7 @@ class DepthAnything(DepthNetwork):
         self._run = self.execution.prepare(self._predict)
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
-        self.freeze()
+        self.requires_grad_(False).eval()
 
     @property
     def settings(self) -> Settings:
@@ -92,16 +99,16 @@ class DepthAnything(DepthNetwork):
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b H W"]:
-        return torch.cat([self._estimate(piece) for (piece,) in self.execution.batches(images)])
-
-    def _estimate(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         size = working_size((height, width), self.side)
-        if size != (height, width):
-            images = F.interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
-        with self._attention(), self.execution.autocast(images.device):
-            q = self._run((images - self.mean) / self.std)
-        return F.interpolate(q.float()[:, None], size=(height, width), mode="bilinear", align_corners=True)[:, 0]
+        maps = []
+        for (piece,) in self.execution.batches(images):
+            if size != (height, width):
+                piece = F.interpolate(piece, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+            with self._attention(), self.execution.autocast(piece.device):
+                q = self._run((piece - self.mean) / self.std).float()[:, None]
+            maps.append(F.interpolate(q, size=(height, width), mode="bilinear", align_corners=True)[:, 0])
+        return torch.cat(maps)
 
     def _predict(self, normalized: Tensor) -> Tensor:
         predicted: Tensor = self.network(pixel_values=normalized).predicted_depth
@@ -113,21 +120,6 @@ def working_size(size: tuple[int, int], side: int | None) -> tuple[int, int]:
     scale = side / min(size) if side else 1.0
     height, width = (max(1, round(length * scale / PATCH_SIZE)) * PATCH_SIZE for length in size)
     return height, width
-
-
-def _depth_anything(
-    entry: Entry, weights: Path | str | None, revision: str | None, sha256: str | None
-) -> tuple[nn.Module, WeightSource]:
-    if random_seed(weights) is not None:
-        size = entry.name.rpartition("_")[2]
-        return load_network(lambda: build(size), entry, weights, OPTION, sha256=sha256)
-    if weights is not None:
-        path, source = locate(entry, Path(weights) / WEIGHT_FILE, OPTION, sha256=sha256)
-        source = replace(source, location=str(path.parent))
-    else:
-        _, commit = hub.fetch(entry.place, "config.json", revision, OPTION)
-        path, source = locate(entry, None, OPTION, commit, sha256)
-    return _read(path.parent), source
 
 
 def _read(folder: Path) -> nn.Module:

@@ -1,23 +1,38 @@
-"""What every frozen network has, and the interfaces of depth and flow networks.
+"""Frozen networks: their base classes, and how one is run: precision, compilation, batch size, attention backend.
 
 A new depth or flow network is one file with a subclass, a row in the registry, and a line in `load_depth` or
-`load_flow`.
+`load_flow`. Every network calls `scaled_dot_product_attention`; the xformers backend answers that call instead, so the
+choice touches no weights and no names.
 """
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from types import ModuleType
+from typing import Any, ParamSpec, TypeVar
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from lila_cues.networks.execution import Execution, attention_backend
 from lila_cues.networks.weights import WeightSource
+from stores.errors import LilaError
 
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CPU_BATCH = 4  # images or pairs per pass of stage one: more leave a CPU's caches, and are no faster
+
+P = ParamSpec("P")
+R = TypeVar("R")
 Settings = dict[str, str | bool | int | None]
 
 
 class FrozenNetwork(nn.Module):
-    """A network in eval mode for good, without gradients.
+    """A network in eval mode for good, without gradients: `__init__` of a subclass ends by `requires_grad_` and `eval`.
 
     Attributes:
         name: the name that loads it again.
@@ -34,11 +49,6 @@ class FrozenNetwork(nn.Module):
         self.attention = attention
         self._attention = attention_backend(attention)
 
-    def freeze(self) -> None:
-        """Call at the end of a subclass's `__init__`."""
-        self.requires_grad_(False)
-        self.eval()
-
     def train(self, mode: bool = True) -> FrozenNetwork:
         """Stay in eval mode, whatever the mode."""
         return super().train(False)
@@ -46,7 +56,7 @@ class FrozenNetwork(nn.Module):
     @property
     def settings(self) -> Settings:
         """What shapes the results besides the weights; for a store's provenance."""
-        return dict(self.execution.to_dict())
+        return asdict(self.execution)
 
     def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
         """Return warnings to show before images of this size (y, x) are processed."""
@@ -71,3 +81,87 @@ class FlowNetwork(FrozenNetwork):
     def between(self, images: Float[Tensor, "f 3 H W"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p 2 H W"]:
         """Return flow from image `pairs[:, 0]` to image `pairs[:, 1]`; features of an image are computed once."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a network is run; outputs are float32 in any case.
+
+    Attributes:
+        precision: "float32", or "bfloat16" or "float16" by autocast.
+        compiled: whether to run `torch.compile`.
+        max_batch: images (pairs, for flow) per pass; None means the caller's default, or else all that are given.
+    """
+
+    precision: str = "float32"
+    compiled: bool = False
+    max_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise LilaError(
+                f"expected a precision among {', '.join(PRECISIONS)}, found {self.precision}; pass one with --precision"
+            )
+        if self.max_batch is not None and self.max_batch < 1:
+            raise LilaError(f"expected a max_batch of at least 1 image, found {self.max_batch}")
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """Return the context in which a network runs; for float32 the surrounding one stays."""
+        dtype = PRECISIONS[self.precision]
+        return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+    def prepare(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Return the function, compiled at its first call where `compiled` is set."""
+        return torch.compile(function) if self.compiled else function
+
+    def batches(self, *tensors: Tensor, default: int | None = None) -> Iterator[tuple[Tensor, ...]]:
+        """Split the tensors along their first axis into pieces of at most `max_batch`, or `default` if that is None."""
+        size = self.max_batch or default or max(1, len(tensors[0]))
+        return zip(*(tensor.split(size) for tensor in tensors), strict=True)
+
+
+def default_batch(device: torch.device) -> int | None:
+    """Return how many of a clip's images or pairs stage one takes at a time; None, on a GPU: all of them."""
+    return CPU_BATCH if device.type == "cpu" else None
+
+
+def attention_backend(name: str) -> Callable[[], AbstractContextManager[object]]:
+    """Return a function that makes contexts in which attention runs on the named backend."""
+    if name == "sdpa":
+        return nullcontext
+    if name != "xformers":
+        raise LilaError(f"expected an attention backend among sdpa, xformers, found {name}; pass --attention sdpa")
+    try:
+        ops = importlib.import_module("xformers.ops")
+    except ImportError as error:
+        raise LilaError(
+            "expected xformers for --attention xformers, but it is not installed; "
+            "install it with pip install 'lila-pixels[gpu]', or pass --attention sdpa"
+        ) from error
+    return lambda: _Xformers(ops)
+
+
+class _Xformers(TorchFunctionMode):
+    """Runs attention without mask, dropout or causality on xformers; all other calls stay with PyTorch."""
+
+    def __init__(self, ops: ModuleType) -> None:
+        super().__init__()
+        self.ops = ops
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        supported = (
+            func is F.scaled_dot_product_attention
+            and len(args) == 3
+            and args[0].ndim == 4
+            and kwargs.get("attn_mask") is None
+            and not (kwargs.get("dropout_p") or kwargs.get("is_causal") or kwargs.get("enable_gqa"))
+        )
+        if not supported:
+            return func(*args, **kwargs)
+        # PyTorch has heads before tokens, xformers tokens before heads
+        query, key, value = (part.transpose(1, 2) for part in args)
+        attended: Tensor = self.ops.memory_efficient_attention(query, key, value, scale=kwargs.get("scale"))
+        return attended.transpose(1, 2)

@@ -43,15 +43,6 @@ def cached(repository: str, filename: str, revision: str | None = None) -> Path 
     return Path(path) if isinstance(path, str) else None
 
 
-def fetch_url(url: str, option: str) -> tuple[Path, str]:
-    """Return the local path of a torchvision weight file (NAME-HASH.pth), downloaded unless it is cached, and NAME."""
-    path = torch_cache() / url.rpartition("/")[2]
-    version, _, digest = path.stem.rpartition("-")
-    if not path.is_file():
-        download(url, path, f"give a local file with {option}", digest)
-    return path, version
-
-
 def download(url: str, path: Path, remedy: str, digest: str | None = None, progress: bool = False) -> None:
     """Download a file atomically and check that its hex SHA-256 begins with `digest`, if given.
 

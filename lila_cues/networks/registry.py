@@ -38,11 +38,6 @@ class Entry:
         return self.place.endswith(".safetensors")
 
     @property
-    def file_licence(self) -> str:
-        """License of a local weight file."""
-        return self.licence if self.one_licence else NOT_STATED
-
-    @property
     def non_commercial(self) -> bool:
         """Whether the license of the weights forbids commercial use."""
         return self.licence.startswith("cc-by-nc")
@@ -77,43 +72,39 @@ def names(kind: str) -> list[str]:
     return [known.name for known in ENTRIES if known.kind == kind]
 
 
-def _dinov2(letter: str, size: str, megabytes: int, registers: bool) -> Entry:
-    timm_name = f"vit_{size}_patch14_{'reg4_' if registers else ''}dinov2"
-    name = f"dinov2_vit{letter}14{'_reg' if registers else ''}"
-    return Entry(ENCODER, name, f"timm/{timm_name}.lvd142m", "apache-2.0", megabytes, timm_name)
-
-
-def _dinov3(short: str, size: str, megabytes: int) -> Entry:
-    timm_name = f"vit_{size}_patch16_dinov3"
-    return Entry(ENCODER, f"dinov3_{short}", f"timm/{timm_name}.lvd1689m", "dinov3-license", megabytes, timm_name)
-
-
-def _depth_anything(size: str, licence: str, megabytes: int) -> Entry:
-    repository = f"depth-anything/Depth-Anything-V2-{size.capitalize()}-hf"
-    return Entry(DEPTH, f"depth_anything_v2_{size}", repository, licence, megabytes)
-
-
-def _raft(size: str, file: str, megabytes: int) -> Entry:
-    place = f"https://download.pytorch.org/models/{file}"
-    return Entry(FLOW, f"raft_{size}", place, "bsd-3-clause", megabytes, f"raft_{size}", one_licence=False)
-
-
-_DINOV2_SIZES = (("s", "small", 88), ("b", "base", 346), ("l", "large", 1217), ("g", "giant", 4546))
-
 ENTRIES: tuple[Entry, ...] = (
     Entry(ENCODER, "tiny", "tiny_encoder.safetensors", "apache-2.0", 1),
-    *(_dinov2(*size, registers) for registers in (False, True) for size in _DINOV2_SIZES),
-    _dinov3("vits16", "small", 86),
-    _dinov3("vits16plus", "small_plus", 115),
-    _dinov3("vitb16", "base", 343),
-    _dinov3("vitl16", "large", 1213),
-    _dinov3("vith16plus", "huge_plus", 3362),
-    _dinov3("vit7b16", "7b", 26864),
+    *(
+        Entry(ENCODER, f"dinov2_vit{letter}14{suffix}", f"timm/{timm_name}.lvd142m", "apache-2.0", megabytes, timm_name)
+        for suffix, registers in (("", ""), ("_reg", "reg4_"))
+        for letter, size, megabytes in (
+            ("s", "small", 88), ("b", "base", 346), ("l", "large", 1217), ("g", "giant", 4546),
+        )
+        for timm_name in (f"vit_{size}_patch14_{registers}dinov2",)
+    ),
+    *(
+        Entry(ENCODER, f"dinov3_{short}", f"timm/{timm_name}.lvd1689m", "dinov3-license", megabytes, timm_name)
+        for short, timm_name, megabytes in (
+            ("vits16", "vit_small_patch16_dinov3", 86),
+            ("vits16plus", "vit_small_plus_patch16_dinov3", 115),
+            ("vitb16", "vit_base_patch16_dinov3", 343),
+            ("vitl16", "vit_large_patch16_dinov3", 1213),
+            ("vith16plus", "vit_huge_plus_patch16_dinov3", 3362),
+            ("vit7b16", "vit_7b_patch16_dinov3", 26864),
+        )
+    ),
     Entry(DEPTH, "tiny", "tiny_depth.safetensors", "apache-2.0", 1),
-    _depth_anything("small", "apache-2.0", 99),
-    _depth_anything("base", "cc-by-nc-4.0", 390),
-    _depth_anything("large", "cc-by-nc-4.0", 1341),
+    *(
+        Entry(DEPTH, f"depth_anything_v2_{size.lower()}", f"depth-anything/Depth-Anything-V2-{size}-hf", licence, mb)
+        for size, licence, mb in (
+            ("Small", "apache-2.0", 99), ("Base", "cc-by-nc-4.0", 390), ("Large", "cc-by-nc-4.0", 1341),
+        )
+    ),
     Entry(FLOW, "dis", "opencv-python-headless", "apache-2.0", 0),
-    _raft("small", "raft_small_C_T_V2-01064c6d.pth", 4),
-    _raft("large", "raft_large_C_T_SKHT_V2-ff5fadd5.pth", 21),
-)
+    *(
+        Entry(FLOW, name, f"https://download.pytorch.org/models/{name}_{file}", "bsd-3-clause", megabytes, name, False)
+        for name, file, megabytes in (
+            ("raft_small", "C_T_V2-01064c6d.pth", 4), ("raft_large", "C_T_SKHT_V2-ff5fadd5.pth", 21),
+        )
+    ),
+)  # fmt: skip

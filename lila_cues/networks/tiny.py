@@ -6,7 +6,6 @@ are for demonstrations and tests, not for real video.
 
 from __future__ import annotations
 
-import json
 from itertools import pairwise
 
 import torch
@@ -16,21 +15,18 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lila_cues.networks.execution import Execution
-from lila_cues.networks.frozen import DepthNetwork
+from lila_cues.networks.frozen import DepthNetwork, Execution
 from lila_cues.networks.registry import PACKAGED
 from lila_cues.networks.weights import WeightSource
 
 WEIGHTS = PACKAGED
 ENCODER_WEIGHTS = WEIGHTS / "tiny_encoder.safetensors"
 DEPTH_WEIGHTS = WEIGHTS / "tiny_depth.safetensors"
-RECORD = WEIGHTS / "tiny.json"
-LICENCE = "apache-2.0"
+RECORD = WEIGHTS / "tiny.json"  # per weight file: its SHA-256 and how it was made
 
 PATCH_SIZE = 8
 WIDTH = 96
 MEAN, STD = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-DEPTH_WIDTHS = (16, 32, 48, 64, 64)
 
 
 def encoder() -> VisionTransformer:
@@ -52,23 +48,13 @@ def encoder() -> VisionTransformer:
     )
 
 
-def depth() -> DepthCNN:
-    """Return the untrained depth network."""
-    return DepthCNN(DEPTH_WIDTHS)
-
-
-def record() -> dict[str, dict[str, object]]:
-    """Return, per weight file in the package, its SHA-256 and how it was made."""
-    return json.loads(RECORD.read_text())
-
-
 class DepthCNN(nn.Module):
     """A convolutional encoder-decoder with a global context vector at its coarsest level; works in ln q.
 
     q is relative inverse depth as the renderer defines it, 100 / z with z in metres.
     """
 
-    def __init__(self, widths: tuple[int, ...]) -> None:
+    def __init__(self, widths: tuple[int, ...] = (16, 32, 48, 64, 64)) -> None:
         super().__init__()
         coarser = [nn.Sequential(_convolution(a, b, 2), _convolution(b, b)) for a, b in pairwise(widths)]
         self.down = nn.ModuleList([_convolution(3, widths[0], 2), *coarser])
@@ -89,8 +75,9 @@ class DepthCNN(nn.Module):
         x = x + self.overview(x.mean(dim=(2, 3)))[:, :, None, None]
         for stage in self.up:
             skip = levels.pop()
-            x = stage(torch.cat([_resize(x, skip.shape[-2:]), skip], dim=1))
-        log_q = 3 + _resize(self.head(x), images.shape[-2:])[:, 0]
+            x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=False)
+            x = stage(torch.cat([x, skip], dim=1))
+        log_q = 3 + F.interpolate(self.head(x), size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
         return log_q.clamp(-4.0, 7.0).exp()
 
 
@@ -100,10 +87,6 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
-def _resize(x: Tensor, size: torch.Size) -> Tensor:
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
-
-
 class TinyDepth(DepthNetwork):
     """The tiny depth network, frozen."""
 
@@ -111,7 +94,7 @@ class TinyDepth(DepthNetwork):
         super().__init__(source, execution)
         self.network = network
         self._run = self.execution.prepare(self.network.forward)
-        self.freeze()
+        self.requires_grad_(False).eval()
 
     def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
         return (f"depth network {self.name}: trained on rendered scenes only; not meant for real video",)

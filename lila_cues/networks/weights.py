@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lila_cues.networks import hub
-from lila_cues.networks.registry import PACKAGED, Entry
+from lila_cues.networks.registry import NOT_STATED, PACKAGED, Entry
 from stores.errors import LilaError
 
 WEIGHT_FILE = "model.safetensors"  # its name in a hub repository
@@ -96,7 +96,10 @@ def locate(
     elif entry.place:
         origin, location = "hub", entry.place
         if entry.is_url:
-            path, revision = hub.fetch_url(entry.place, option)
+            path = hub.torch_cache() / entry.place.rpartition("/")[2]  # NAME-HASH.pth
+            revision, _, digest = path.stem.rpartition("-")
+            if not path.is_file():
+                hub.download(entry.place, path, f"give a local file with {option}", digest)
         else:
             path, revision = hub.fetch(entry.place, WEIGHT_FILE, revision, option)
     else:
@@ -105,7 +108,7 @@ def locate(
         )
     digest = file_sha256(path)
     _check_hash(digest, sha256, str(path), option)
-    licence = entry.file_licence if origin == "file" else entry.licence
+    licence = entry.licence if origin != "file" or entry.one_licence else NOT_STATED
     return path, WeightSource(entry.name, origin, location, revision, digest, licence)
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lila_cues.config import BuildConfig
-from lila_cues.networks.execution import default_batch
+from lila_cues.networks.frozen import default_batch
 from lila_cues.pamr import Affinity, refine, three_scales
 from lila_cues.pipeline.frames import ClipFrames
 from lila_cues.pipeline.setup import Networks

@@ -85,7 +85,7 @@ def setup(
 def load_networks(config: BuildConfig, device: str) -> Networks:
     """Load all three networks. LilaError naming the file, the place and the option where one is missing."""
     from lila_cues.networks import load_depth, load_encoder, load_flow
-    from lila_cues.networks.execution import Execution
+    from lila_cues.networks.frozen import Execution
 
     attention, execution = config.attention, Execution(config.precision, config.compiled)
     depth, depth_files = None, None

@@ -32,7 +32,7 @@ def trained(network: torch.nn.Module, weights: Path) -> torch.nn.Module:
 
 
 def test_the_weights_are_the_recorded_ones_and_small() -> None:
-    record = tiny.record()
+    record = json.loads(tiny.RECORD.read_text())
     files = (tiny.ENCODER_WEIGHTS, tiny.DEPTH_WEIGHTS)
     assert set(record) == {path.name for path in files}
     for path in files:
@@ -53,7 +53,7 @@ def test_the_encoder_takes_any_multiple_of_its_patch(height: int, width: int) ->
 
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (224, 224), (97, 131), (33, 200)])
 def test_the_depth_network_takes_any_size(height: int, width: int) -> None:
-    network = trained(tiny.depth(), tiny.DEPTH_WEIGHTS)
+    network = trained(tiny.DepthCNN(), tiny.DEPTH_WEIGHTS)
     with torch.inference_mode():
         q = network(torch.rand(2, 3, height, width))
     assert q.shape == (2, height, width)
@@ -61,7 +61,7 @@ def test_the_depth_network_takes_any_size(height: int, width: int) -> None:
 
 
 def test_depth_on_held_out_scenes_correlates_with_the_truth(clips: list[Clip]) -> None:
-    network = trained(tiny.depth(), tiny.DEPTH_WEIGHTS)
+    network = trained(tiny.DepthCNN(), tiny.DEPTH_WEIGHTS)
     for clip in clips:
         with torch.inference_mode():
             q = network(torch.from_numpy(clip.rgb[3]).permute(2, 0, 1)[None].float() / 255)[0].numpy()
@@ -149,7 +149,7 @@ def test_the_training_script_writes_loadable_weights_and_their_record(tmp_path: 
     train_tiny.main(["--out", str(tmp_path / "a"), *SMALL])
     train_tiny.main(["--out", str(tmp_path / "b"), *SMALL])
     record = json.loads((tmp_path / "a" / tiny.RECORD.name).read_text())
-    for path, network in ((tiny.ENCODER_WEIGHTS, tiny.encoder()), (tiny.DEPTH_WEIGHTS, tiny.depth())):
+    for path, network in ((tiny.ENCODER_WEIGHTS, tiny.encoder()), (tiny.DEPTH_WEIGHTS, tiny.DepthCNN())):
         assert record[path.name]["sha256"] == file_sha256(tmp_path / "a" / path.name)
         assert file_sha256(tmp_path / "a" / path.name) == file_sha256(tmp_path / "b" / path.name)
         trained(network, tmp_path / "a" / path.name)

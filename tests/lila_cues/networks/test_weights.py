@@ -13,7 +13,7 @@ import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from lila_cues.networks import hub, load_encoder, registry, restore_encoder
-from lila_cues.networks.weights import random_seed, read_tensors, strip_prefix, tensors_sha256
+from lila_cues.networks.weights import locate, random_seed, read_tensors, strip_prefix, tensors_sha256
 from stores.errors import LilaError
 
 
@@ -173,7 +173,8 @@ def test_cached_urls_need_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path.touch()
     known = registry.entry(registry.FLOW, "raft_small")
     assert known is not None
-    assert hub.fetch_url(known.place, "--flow-weights") == (path, "raft_small_C_T_V2")
+    found, source = locate(known, None, "--flow-weights")
+    assert (found, source.revision) == (path, "raft_small_C_T_V2")
     assert known.is_available()
 
 
@@ -184,7 +185,8 @@ def test_a_failed_download_from_a_url_is_an_error(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    published = registry.Entry(registry.FLOW, "net", "https://x/net-abc123.pth", "mit", 1)
     with pytest.raises(
         LilaError, match=r"expected net-abc123\.pth in .* or at https://x/net-abc123\.pth, found neither \(no"
     ):
-        hub.fetch_url("https://x/net-abc123.pth", "--flow-weights")
+        locate(published, None, "--flow-weights")
