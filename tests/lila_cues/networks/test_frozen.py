@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lila_cues.networks import execution, load_depth, load_encoder
+from lila_cues.networks import frozen, load_depth, load_encoder
 from stores.errors import LilaError
 
 
@@ -53,7 +53,7 @@ def test_depth_gives_the_same_map(xformers: StandIn) -> None:
 
 def test_masked_attention_stays_with_pytorch(xformers: StandIn) -> None:
     query = torch.rand(1, 2, 5, 4)
-    with execution.attention_backend("xformers")():
+    with frozen.attention_backend("xformers")():
         F.scaled_dot_product_attention(query, query, query, attn_mask=torch.ones(5, 5, dtype=torch.bool))
         F.scaled_dot_product_attention(query, query, query, is_causal=True)
     assert xformers.calls == 0
