@@ -20,8 +20,6 @@ Weights = Annotated[str, typer.Option(help="weights.safetensors of a run, a publ
 EncoderWeights = Annotated[Path | None, typer.Option(help="Weight file of the encoder, if it has moved.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 
-LARGE_PAGE_MB = 40
-
 
 def features(
     sources: Annotated[list[Path], typer.Argument(metavar="INPUT…", help="Images, videos, folders or globs of them.")],
@@ -123,9 +121,10 @@ def track(
     from lila_cues.devices import choose_device
     from lila_train.inference import tracking
     from lila_train.model.lila import load
+    from lila_train.model.propagation import Propagation
 
     stream, marked = tracking.open_frames(video), tracking.read_mask(mask)
-    propagation = tracking.propagation_settings(size, context, window)
+    propagation = Propagation(short_side_px=size, context_frames=context, window=window)
     model = load(weights, device=choose_device(device), encoder_weights=encoder_weights)
     total = min(stream.count, max_frames) if stream.count and max_frames else stream.count or max_frames
     with console.progress("frames") as bar:
@@ -174,7 +173,7 @@ def explore(
     with atomic_path(out) as temporary:
         temporary.write_text(text, "utf-8")
     megabytes = len(text) / 1e6
-    hint = "; reduce --size or --channels to make it smaller" if megabytes > LARGE_PAGE_MB else ""
+    hint = "; reduce --size or --channels to make it smaller" if megabytes > 40 else ""
     console.out.print(f"{out}: {count} images, {megabytes:.1f} MB{hint}")
     if failures:
         raise LilaError(f"{count} of {len(paths)} images are in {out}; " + "; ".join(failures))

@@ -28,9 +28,6 @@ from lila_cues.viz.pictures import pca_basis
 from lila_train.model.lila import Lila
 from stores.errors import LilaError
 
-SAMPLED_PIXELS = 40_000
-MAX_ASPECT = 4  # of a feature map: the long side is at most this many times the size asked for
-JPEG_QUALITY = 85
 LEVELS = 255
 SCRIPTS = ("codes.js", "algebra.js", "paint.js", "panels.js", "main.js")
 
@@ -40,7 +37,7 @@ Codes = UInt8[np.ndarray, "_ _ _"]
 
 @dataclass(frozen=True)
 class Explored:
-    """One image with its pixel features and the encoder's grid."""
+    """One image with its pixel features and the encoder's tokens, both of length √channels so that one λ suits both."""
 
     name: str
     picture: UInt8[np.ndarray, "H W 3"]
@@ -57,13 +54,15 @@ def explore_image(model: Lila, path: Path, name: str, size: int) -> Explored:
     """
     picture = read_image(path)
     short, long = sorted(picture.shape[:2])
-    size = max(1, min(size, short, MAX_ASPECT * size * short // long))
+    size = max(1, min(size, short, 4 * size * short // long))
     image = torch.tensor(resize_short_side(picture, size)).permute(2, 0, 1)[None].to(model.device)
+    tokens = model.encode(image)[0].float().cpu().numpy()
+    length = np.linalg.norm(tokens, axis=0, keepdims=True)
     return Explored(
         name=name,
         picture=resize_short_side(picture, 2 * size) if short > 2 * size else picture,
         lila=model(image)[0].float().cpu().numpy(),
-        encoder=model.encode(image)[0].float().cpu().numpy(),
+        encoder=tokens * (np.sqrt(len(tokens)) / np.maximum(length, 1e-12)),
     )
 
 
@@ -77,20 +76,25 @@ def build_page(title: str, facts: str, images: Sequence[Explored], channels: int
     features, errors = {}, []
     for name, label, maps, kept in (
         ("lila", "LILA", [image.lila for image in images], channels),
-        ("encoder", "encoder", [_scale_tokens(image.encoder) for image in images], 2 * channels),
+        ("encoder", "encoder", [image.encoder for image in images], 2 * channels),
     ):
         book, rows = code_book(maps, kept), sample(maps)
-        errors.append(f"{cosine_error(rows, book):.3f} ({label})")
-        colors = color_map(decode_rows(rows, book))
+        decoded = book.decode(book.encode(rows.T[:, None]))[:, 0].T
+        errors.append(f"{cosine_error(rows, decoded):.3f} ({label})")
         features[name] = {
-            "book": {"low": book.low.tolist(), "step": book.step.tolist(), "colors": colors},
+            "book": {"low": book.low.tolist(), "step": book.step.tolist(), "colors": color_map(decoded)},
             "images": [
                 {"width": codes.shape[2], "height": codes.shape[1], "codes": pack(codes)}
                 for codes in map(book.encode, maps)
             ],
         }
     error = f"Cosines in this page are within {', '.join(errors)} of the model's, for 99 of 100 pairs."
-    photos = [{"name": image.name, "photo": _jpeg_url(image.picture)} for image in images]
+    photos = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image.picture).save(buffer, "JPEG", quality=85)
+        url = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+        photos.append({"name": image.name, "photo": url})
     assets = files("lila_train.inference") / "assets"
     parts = {
         "title": html.escape(title),
@@ -152,26 +156,19 @@ def code_book(maps: Sequence[Map], channels: int) -> CodeBook:
 def sample(maps: Sequence[Map]) -> Float[np.ndarray, "n c"]:
     """Return the feature vectors of about 40,000 pixels, evenly spread over all maps together."""
     total = sum(features[0].size for features in maps)
-    step = max(1, total // SAMPLED_PIXELS)
+    step = max(1, total // 40_000)
     return np.concatenate([features.reshape(len(features), -1)[:, ::step].T for features in maps])
 
 
-def decode_rows(rows: Float[np.ndarray, "n c"], book: CodeBook) -> Float[np.ndarray, "n k"]:
-    """Return feature vectors as they are after encoding and decoding."""
-    return book.decode(book.encode(rows.T[:, None, :]))[:, 0].T
-
-
-def cosine_error(rows: Float[np.ndarray, "n c"], book: CodeBook, pairs: int = 4000) -> float:
+def cosine_error(rows: Float[np.ndarray, "n c"], decoded: Float[np.ndarray, "n k"], pairs: int = 4000) -> float:
     """Return the 99th percentile of the error that the codes make in the cosines of random pairs of vectors."""
     rng = np.random.Generator(np.random.Philox(0))
     first, second = rng.integers(0, len(rows), (2, pairs))
-    difference = _cosines(rows, first, second) - _cosines(decode_rows(rows, book), first, second)
-    return float(np.percentile(np.abs(difference), 99))
-
-
-def _cosines(rows: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return (unit[first] * unit[second]).sum(axis=1)
+    cosines = []
+    for vectors in (rows, decoded):
+        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        cosines.append((unit[first] * unit[second]).sum(axis=1))
+    return float(np.percentile(np.abs(cosines[0] - cosines[1]), 99))
 
 
 def color_map(rows: Float[np.ndarray, "n k"]) -> dict[str, list[Any]]:
@@ -187,15 +184,3 @@ def pack(codes: Codes) -> str:
     along = np.diff(codes, axis=2, prepend=np.zeros_like(codes[:, :, :1]))
     differences = np.diff(along, axis=1, prepend=np.zeros_like(codes[:, :1]))
     return base64.b64encode(zlib.compress(differences.tobytes(), 6)).decode("ascii")
-
-
-def _scale_tokens(grid: Float[np.ndarray, "e y x"]) -> Float[np.ndarray, "e y x"]:
-    """Bring tokens to the length of LILA's features, √channels, so that one λ means the same for both."""
-    length = np.linalg.norm(grid, axis=0, keepdims=True)
-    return grid * (np.sqrt(len(grid)) / np.maximum(length, 1e-12))
-
-
-def _jpeg_url(picture: UInt8[np.ndarray, "H W 3"]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

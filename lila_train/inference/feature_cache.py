@@ -7,7 +7,6 @@ per frame (npz, safetensors), or one Zarr array per image or video.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -126,17 +125,25 @@ def _entry(file: InputFile, state: str) -> dict[str, Any]:
 class FilePerFrame:
     """BASE.suffix for an image; BASE/00000.suffix, … for a video. A file is complete or absent."""
 
-    suffix: str
-    save: Callable[[Path, Features], None]
-    load: Callable[[Path], Features]
+    suffix: str  # .npz or .safetensors
 
     def write(self, base: Path, index: int | None, features: Features) -> None:
         with atomic_path(self._path(base, index)) as temporary:
-            self.save(temporary, features)
+            if self.suffix == ".npz":
+                with temporary.open("wb") as file:
+                    np.savez(file, features=features)
+            else:
+                safetensors.numpy.save_file({"features": np.ascontiguousarray(features)}, temporary)
 
     def read(self, base: Path, index: int | None) -> Features | None:
         path = self._path(base, index)
-        return self.load(path) if path.exists() else None
+        if not path.exists():
+            return None
+        if self.suffix == ".safetensors":
+            return safetensors.numpy.load_file(path)["features"]
+        with np.load(path) as file:
+            features: Features = file["features"]
+        return features
 
     def _path(self, base: Path, index: int | None) -> Path:
         return base.with_name(f"{base.name}{self.suffix}") if index is None else base / f"{index:05d}{self.suffix}"
@@ -182,23 +189,8 @@ class ZarrArrays:
         return None if np.isnan(features).any() else features
 
 
-def _save_npz(path: Path, features: Features) -> None:
-    with path.open("wb") as file:
-        np.savez(file, features=features)
-
-
-def _load_npz(path: Path) -> Features:
-    with np.load(path) as file:
-        features: Features = file["features"]
-    return features
-
-
 ARRAY_FORMATS: dict[str, FilePerFrame | ZarrArrays] = {
-    "npz": FilePerFrame(".npz", _save_npz, _load_npz),
-    "safetensors": FilePerFrame(
-        ".safetensors",
-        lambda path, features: safetensors.numpy.save_file({"features": np.ascontiguousarray(features)}, path),
-        lambda path: safetensors.numpy.load_file(path)["features"],
-    ),
+    "npz": FilePerFrame(".npz"),
+    "safetensors": FilePerFrame(".safetensors"),
     "zarr": ZarrArrays(),
 }

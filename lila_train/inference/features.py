@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -133,7 +132,8 @@ def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def compute(model: Lila, settings: FeatureSettings, pictures: Sequence[Picture]) -> Float[Tensor, "b d h w"]:
     """Return features of pictures of one size, on the model's device, in the type of the arrays."""
     images = torch.from_numpy(np.stack(pictures)).movedim(-1, 1).to(model.device)
-    with _autocast(model, settings):
+    precision = getattr(torch, settings.precision)
+    with torch.autocast(model.device.type, precision, enabled=precision != torch.float32):
         return model(images).to(getattr(torch, settings.dtype))
 
 
@@ -143,15 +143,10 @@ def compute_tiled(model: Lila, settings: FeatureSettings, picture: Picture, scra
     shape = (model.decoder.widths.out, *picture.shape[:2])
     out = np.lib.format.open_memmap(scratch / "features.npy", "w+", np.dtype(settings.dtype), shape)
     tile = settings.tile or DEFAULT_TILE_PATCHES * model.encoder.patch_size
-    with _autocast(model, settings):
+    precision = getattr(torch, settings.precision)
+    with torch.autocast(model.device.type, precision, enabled=precision != torch.float32):
         model.features(picture, tile=tile, overlap=settings.overlap, out=out)
     return out
-
-
-def _autocast(model: Lila, settings: FeatureSettings) -> torch.autocast | nullcontext[None]:
-    if settings.precision == "float32":
-        return nullcontext()
-    return torch.autocast(model.device.type, dtype=getattr(torch, settings.precision))
 
 
 def needs_tiles(settings: FeatureSettings, shape: tuple[int, ...]) -> bool:

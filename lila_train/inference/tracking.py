@@ -99,13 +99,6 @@ def follow(
         yield current, mask.values[labels]
 
 
-def propagation_settings(size: int | None, context: int, window: int) -> Propagation:
-    """Return the settings of `davis-knn@lila` with another input size (px), number of context frames and window."""
-    if window % 2 == 0 or context < 2:
-        raise LilaError(f"expected an odd window and at least 2 frames of context, found {window} and {context}")
-    return Propagation(short_side_px=size, context_frames=context, window=window)
-
-
 def open_frames(path: Path) -> FrameStream:
     """Open a video file, or a folder of images in the order of their names."""
     if path.is_dir():

@@ -5,7 +5,7 @@ Ranftl et al., "Vision Transformers for Dense Prediction" (ICCV 2021), without b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,13 +75,6 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(widths.out, eps=1e-5)
         self.norm.requires_grad_(False)  # the reference never optimizes it (weight 1, bias 0)
 
-    @classmethod
-    def from_tensors(cls, widths: DecoderWidths, tensors: Mapping[str, Tensor]) -> Decoder:
-        """Build a decoder from the tensors of its `state_dict`."""
-        decoder = cls(widths)
-        decoder.load_state_dict(dict(tensors), strict=True)
-        return decoder
-
     def forward(self, tokens: Sequence[Float[Tensor, "b e h w"]], size: Size) -> Float[Tensor, "b d H W"]:
         """Return features at `size` = (H, W), normalized over channels at each pixel."""
         levels = [
@@ -92,7 +85,7 @@ class Decoder(nn.Module):
         x = self.fuse[2](x, levels[2], size_of(levels[1]))
         x = self.fuse[1](x, levels[1], size_of(levels[0]))
         x = self.fuse[0](x, levels[0], (2 * levels[0].shape[-2], 2 * levels[0].shape[-1]))
-        x = self.pixel(_resize(self.head(x), size))
+        x = self.pixel(F.interpolate(self.head(x), size, mode="bilinear", align_corners=True))
         with torch.autocast(x.device.type, enabled=False):  # normalized in float32, whatever autocast does
             norm, channels_last = self.norm, x.float().movedim(1, -1)
             x = F.layer_norm(channels_last, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
@@ -126,8 +119,4 @@ class Fusion(nn.Module):
     def forward(self, x: Tensor, skip: Tensor | None, size: Size) -> Tensor:
         if self.skip_unit is not None and skip is not None:
             x = x + self.skip_unit(skip)
-        return self.out(_resize(self.unit(x), size))
-
-
-def _resize(x: Tensor, size: Size) -> Tensor:
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+        return self.out(F.interpolate(self.unit(x), size, mode="bilinear", align_corners=True))

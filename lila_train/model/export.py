@@ -47,14 +47,18 @@ def export(model: Lila, path: Path, sizes: Sequence[Shape] | None = None) -> flo
     if missing:
         raise LilaError(f"{', '.join(missing)} must be installed for ONNX; pip install 'lila-pixels[export]'")
     path.parent.mkdir(parents=True, exist_ok=True)
-    patch = model.encoder.patch_size
     portable = Portable(model).cpu().eval()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about its internals
-        program = trace(portable)
-        run = _save_onnx(program, path, model) if path.suffix == ".onnx" else _save_program(program, path, model)
+    _write(portable, path, model)
+    run = load_exported(path)
+    patch = model.encoder.patch_size
     sizes = sizes or [(1, 4 * patch, 6 * patch), (3, 5 * patch + 3, 3 * patch + 1), (2, 9 * patch - 1, 3 * patch)]
-    difference = largest_difference(portable, run, sizes)
+    rng = torch.Generator().manual_seed(0)
+    difference = 0.0
+    for count, height, width in sizes:
+        images = torch.rand(count, 3, height, width, generator=rng)
+        with torch.no_grad():
+            expected = portable(images).numpy()
+        difference = max(difference, float(np.abs(run(images.numpy()) - expected).max()))
     if difference > TOLERANCE:
         raise LilaError(
             f"{path} gives features that differ from the model's by up to {difference:.2g}, expected at most "
@@ -93,56 +97,35 @@ def _select(maps: Float[Tensor, "b c H W"], size: Size) -> Float[Tensor, "b c h 
     return maps
 
 
-def trace(portable: Portable) -> torch.export.ExportedProgram:
-    """Record the model's graph with symbolic batch size, height and width."""
-    patch, dynamic = portable.encoder.patch_size, torch.export.Dim.DYNAMIC
-    example = torch.zeros(2, 3, 5 * patch + 2, 7 * patch + 3)
-    return torch.export.export(portable, (example,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
+@torch.no_grad()
+def _write(portable: Portable, path: Path, model: Lila) -> None:
+    """Record the model's graph with symbolic batch size, height and width, and write it by the file's suffix."""
+    encoder, dynamic = model.encoder, torch.export.Dim.DYNAMIC
+    metadata = {"model": model.identity, "encoder": encoder.name, "patch_size": str(encoder.patch_size)}
+    example = torch.zeros(2, 3, 5 * encoder.patch_size + 2, 7 * encoder.patch_size + 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about its internals
+        program = torch.export.export(portable, (example,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
+        if path.suffix == ".pt2":
+            torch.export.save(program, path, extra_files={"lila.json": json.dumps(metadata)})
+            return
+        import onnx_ir
+
+        exported = torch.onnx.export(program, dynamo=True, verbose=False, output_names=["features"])
+        assert exported is not None
+        graph = exported.model.graph
+        exported.model.metadata_props.update(metadata)
+        for value, channels in ((graph.inputs[0], 3), (graph.outputs[0], model.decoder.widths.out)):
+            value.shape = onnx_ir.Shape(["batch", channels, "height", "width"])
+        exported.save(path, external_data=False)
 
 
-def _save_onnx(program: torch.export.ExportedProgram, path: Path, model: Lila) -> Run:
-    import onnx_ir
+def load_exported(path: Path) -> Run:
+    """Return a function that computes the features of images with an exported file: by onnxruntime or PyTorch."""
+    if path.suffix == ".onnx":
+        import onnxruntime
 
-    exported = torch.onnx.export(program, dynamo=True, verbose=False, output_names=["features"])
-    assert exported is not None
-    graph = exported.model.graph
-    exported.model.metadata_props.update(_metadata(model))
-    for value, channels in ((graph.inputs[0], 3), (graph.outputs[0], model.decoder.widths.out)):
-        value.shape = onnx_ir.Shape(["batch", channels, "height", "width"])
-    exported.save(path, external_data=False)
-    return load_onnx(path)
-
-
-def _save_program(program: torch.export.ExportedProgram, path: Path, model: Lila) -> Run:
-    torch.export.save(program, path, extra_files={"lila.json": json.dumps(_metadata(model))})
-    return load_program(path)
-
-
-def _metadata(model: Lila) -> dict[str, str]:
-    encoder = model.encoder
-    return {"model": model.identity, "encoder": encoder.name, "patch_size": str(encoder.patch_size)}
-
-
-def load_onnx(path: Path) -> Run:
-    """Return a function that computes the features of images with onnxruntime."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda images: np.asarray(session.run(["features"], {"images": images})[0])
-
-
-def load_program(path: Path) -> Run:
-    """Return a function that computes the features of images with a torch.export file."""
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return lambda images: np.asarray(session.run(["features"], {"images": images})[0])
     module = torch.export.load(path).module()
     return lambda images: module(torch.from_numpy(images)).detach().numpy()
-
-
-@torch.no_grad()
-def largest_difference(model: nn.Module, run: Run, sizes: Sequence[Shape]) -> float:
-    """Return the largest absolute difference between the features of `run` and of the model, on random images."""
-    rng = torch.Generator().manual_seed(0)
-    largest = 0.0
-    for shape in sizes:
-        images = torch.rand(shape[0], 3, *shape[1:], generator=rng)
-        largest = max(largest, float(np.abs(run(images.numpy()) - model(images).numpy()).max()))
-    return largest

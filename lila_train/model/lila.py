@@ -77,23 +77,31 @@ def load(
     if path.suffix == ".safetensors":
         saved = checkpoint.read(path)
         provenance = saved.provenance
-        decoder = Decoder.from_tensors(provenance.widths, saved.decoder)
+        widths, tensors = provenance.widths, saved.decoder
         encoder = restore_encoder(provenance.encoder, encoder_weights, device)
     else:
         published = released.read(path)
-        decoder = Decoder.from_tensors(published.widths, published.decoder)
-        network = released.RELEASED_FILES[name][1] if is_published else published.guess_encoder(path)
+        widths, tensors = published.widths, published.decoder
+        network = released.RELEASED_FILES[name][1] if is_published else released.ENCODER_OF_WIDTH.get(widths.encoder)
+        if network is None:
+            raise LilaError(
+                "expected a decoder of an encoder of width "
+                f"{', '.join(map(str, released.ENCODER_OF_WIDTH))} in {path}, found one of width {widths.encoder}; "
+                "published files decode DINOv2"
+            )
         if encoder_weights is None and published.encoder:
             sha256 = sha256 or file_sha256(path)
             source = WeightSource(network, "file", str(path.resolve()), None, sha256, DINOV2_LICENSE)
             encoder = encoder_from_tensors(network, published.encoder, source).to(device)
         else:
             encoder = load_encoder(network, encoder_weights, device)
-    if encoder.width != decoder.widths.encoder:
+    if encoder.width != widths.encoder:
         raise LilaError(
-            f"the decoder in {path} reads {decoder.widths.encoder} channels, the encoder {encoder.name} gives "
+            f"the decoder in {path} reads {widths.encoder} channels, the encoder {encoder.name} gives "
             f"{encoder.width}; these weights belong to another backbone"
         )
+    decoder = Decoder(widths)
+    decoder.load_state_dict(tensors)
     model = Lila(encoder, decoder, fit).to(device=device, dtype=dtype).eval()
     model.provenance = provenance
     return model

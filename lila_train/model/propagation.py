@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lila_train.model.resize import Image, Labels, Size, as_input, network_size, to_size
+from stores.errors import LilaError
 
 CPU_MEMORY, GPU_MEMORY = 48 * 2**20, 512 * 2**20  # bytes; on a CPU little more than its caches hold is fastest
-FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ class Propagation:
     top: int = 5
     temperature: float = 0.1
     border: str = "replicate"  # beyond the border the window repeats the border's cells; "cut": it ends there
+
+    def __post_init__(self) -> None:
+        if self.window % 2 == 0 or self.context_frames < 2:
+            found = f"{self.window} and {self.context_frames}"
+            raise LilaError(f"expected an odd window and at least 2 frames of context, found {found}")
 
     def sizes(self, native: Size, patch_size: int) -> Sizes:
         """Return the sizes for frames of `native` (height, width) pixels."""
@@ -97,7 +102,7 @@ class Propagation:
         tiles = tile_grid(height, width, self.window // 2, min(tile, height, width), features.device)
         frame_starts = torch.arange(len(context.features), device=features.device) * (height * width)
         per_key = context.features.shape[-1] + context.labels.shape[-1] + 3 * tiles.queries.shape[1]
-        tile_bytes = FLOAT_BYTES * per_key * len(frame_starts) * tiles.keys.shape[1]
+        tile_bytes = 4 * per_key * len(frame_starts) * tiles.keys.shape[1]  # of float32
         if memory is None:
             memory = CPU_MEMORY if features.device.type == "cpu" else GPU_MEMORY
         step = max(1, memory // tile_bytes)

@@ -78,16 +78,6 @@ class ReleasedCheckpoint:
     decoder: Mapping[str, Tensor]
     encoder: Mapping[str, Tensor]
 
-    def guess_encoder(self, path: Path) -> str:
-        """Return the name of the encoder whose width the decoder reads; `path` is for the error message."""
-        width = self.widths.encoder
-        if width not in ENCODER_OF_WIDTH:
-            raise LilaError(
-                f"expected a decoder of an encoder of width {', '.join(map(str, ENCODER_OF_WIDTH))} in {path}, found "
-                f"one of width {width}; published files decode DINOv2"
-            )
-        return ENCODER_OF_WIDTH[width]
-
 
 def read(path: Path) -> ReleasedCheckpoint:
     """Read a published checkpoint, its tensors at top level or under `state_dict`.

@@ -14,7 +14,8 @@ from lila_cues.images import read_image
 from lila_cues.video.reader import VideoFrames
 from lila_cues.viz.pictures import write_label_png
 from lila_train.cli import app
-from lila_train.inference.tracking import follow, open_frames, propagation_settings, read_mask
+from lila_train.inference.tracking import follow, open_frames, read_mask
+from lila_train.model.propagation import Propagation
 from stores.errors import LilaError
 from tests.lila_train.inference.models import small_model, write_test_video
 
@@ -91,7 +92,7 @@ def test_frames_are_read_one_by_one(scene: Path) -> None:
             given += 1
             yield read_image(scene / "frames/00000.png")
 
-    results = follow(small_model(), endless(), read_mask(scene / "mask.png"), propagation_settings(64, 8, 25))
+    results = follow(small_model(), endless(), read_mask(scene / "mask.png"), Propagation(short_side_px=64))
     for _ in range(4):
         next(results)
     assert given <= 4 + 8
@@ -126,7 +127,7 @@ def test_tracking_refusals(scene: Path, weights: Path) -> None:
     with pytest.raises(LilaError, match="expected 1 to 254 objects on a background of 0"):
         read_mask(scene / "black.png")
     with pytest.raises(LilaError, match="expected an odd window and at least 2 frames"):
-        propagation_settings(None, 8, window=4)
+        Propagation(window=4)
     write_label_png(scene / "mask.png", np.ones((8, 8), np.uint8))
     result = track(weights, scene, scene / "frames")
     assert "expected a mask of the first frame's size, 64×96, found one of 8×8" in str(result.exception)
