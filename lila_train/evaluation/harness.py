@@ -44,8 +44,8 @@ class Task(Protocol):
         """All settings that shape the scores, as JSON values."""
 
     @property
-    def root(self) -> Path:
-        """The data folder."""
+    def data(self) -> Any:
+        """The listed data; `data.root` is their folder."""
 
     def parts(self) -> Mapping[str, int]:
         """Return how often `run` calls `advance`, by part; the same for every model."""
@@ -104,7 +104,7 @@ def evaluate(task: Task, spec: Spec, out: Path, device: torch.device, workers: i
         "derived": derived,
         "model": identity["model"] | model.describe(),
         "data": identity["data"],
-        "data_root": str(task.root.resolve()),
+        "data_root": str(task.data.root.resolve()),
         "device": str(device),
         "seconds": {head: round(total, 3) for head, total in seconds.items()},
         "parts": records,

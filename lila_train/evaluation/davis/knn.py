@@ -64,7 +64,6 @@ class KnnTask(DavisTask):
         return asdict(self.propagation)
 
     def segment(self, model: GridModel, head: str, video: Video) -> Iterator[Labels]:
-        """Propagate the first frame's labels."""
         native = (video.reference.shape[0], video.reference.shape[1])
         sizes = self.propagation.sizes(native, model.patch_size)
         features_of = partial(unit_features, feature_map=feature_map(model, head), sizes=sizes, device=model.device)

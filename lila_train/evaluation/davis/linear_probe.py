@@ -120,7 +120,6 @@ class LinearProbeTask(DavisTask):
             yield logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
 
     def derived(self, model: GridModel) -> dict[str, Any]:
-        """Return the sizes of the first sequence."""
         native = self.native_size()
         return {"native_px": list(native), "frame_px": list(self._frame_size(native, model.patch_size))}
 

@@ -19,8 +19,6 @@ from stores.errors import LilaError
 
 VOID = 255
 TOLERANCE = 0.008  # of the image's diagonal
-RECALL_THRESHOLD = 0.5
-DECAY_BINS = 4
 
 Mask = Bool[np.ndarray, "h w"]
 AnyLabels = Integer[np.ndarray, "h w"]
@@ -67,9 +65,9 @@ def statistics(values: Sequence[float]) -> dict[str, float]:
     The quarters overlap by one frame, as in the official scorer.
     """
     curve = np.asarray(values, dtype=np.float64)
-    edges = (np.round(np.linspace(1, len(curve), DECAY_BINS + 1) + 1e-10) - 1).astype(int)
+    edges = (np.round(np.linspace(1, len(curve), 5) + 1e-10) - 1).astype(int)
     first, last = curve[edges[0] : edges[1] + 1], curve[edges[-2] : edges[-1] + 1]
-    recall = float((curve > RECALL_THRESHOLD).mean())
+    recall = float((curve > 0.5).mean())
     return {"mean": float(curve.mean()), "recall": recall, "decay": float(first.mean()) - float(last.mean())}
 
 

@@ -125,17 +125,13 @@ class DavisTask(ABC):
     @abstractmethod
     def derived(self, model: GridModel) -> dict[str, Any]: ...
 
-    @property
-    def root(self) -> Path:
-        return self.data.root
-
     def parts(self) -> dict[str, int]:
         """Return the number of frames to predict, by sequence."""
         return {name: len(sequence.frames) - 1 for name, sequence in self.data.sequences.items()}
 
     def data_identity(self) -> dict[str, Any]:
         paths = (path for sequence in self.data.sequences.values() for path in (*sequence.frames, *sequence.masks))
-        files = files_sha256(paths, self.root)
+        files = files_sha256(paths, self.data.root)
         return {"layout": self.data.layout, "sequences": list(self.data.sequences), "files_sha256": files}
 
     def counts(self) -> dict[str, int]:
@@ -163,7 +159,6 @@ class DavisTask(ABC):
         return {"frames": len(sequence.frames), "objects": [asdict(score) for score in scores]}
 
     def metrics(self, records: Iterable[Json]) -> dict[str, float | None]:
-        """Return J, F and their statistics over the objects of all sequences."""
         return summarize(ObjectScore(**entry) for record in records for entry in record["objects"])
 
     def _reference(self, sequence: DavisSequence) -> Labels:

@@ -72,10 +72,8 @@ class ScaledCrop:
     ignored: int = 255
 
     def apply(self, example: Example, flip: Flip, rng: np.random.Generator) -> View:
-        height, width = example.image.shape[1:]
-        size = _scaled_size(height, width, rng.uniform(*self.scale) * self.side)
-        image, target = _resize(example.image, example.target, size)
-        top, left = (int(rng.integers(0, max(1, length - self.side + 1))) for length in size)
+        image, target = _scaled(example, rng.uniform(*self.scale) * self.side)
+        top, left = (int(rng.integers(0, max(1, length - self.side + 1))) for length in image.shape[1:])
         box = _box(top, left, self.side, self.side)
         image, target = image[box], target[box]
         padding = (0, self.side - image.shape[2], 0, self.side - image.shape[1])
@@ -120,10 +118,8 @@ class ValView:
 
     def apply(self, example: Example) -> View:
         """Return image and target of the center square; an image smaller than the square keeps its size."""
-        height, width = example.image.shape[1:]
-        size = _scaled_size(height, width, self.short_side)
-        image, target = _resize(example.image, example.target, size)
-        top, left = ((length - min(length, self.side)) // 2 for length in size)
+        image, target = _scaled(example, self.short_side)
+        top, left = ((length - min(length, self.side)) // 2 for length in image.shape[1:])
         box = _box(top, left, self.side, self.side)
         return image[box], target[box]
 
@@ -179,9 +175,10 @@ def _box(top: int, left: int, height: int, width: int) -> tuple[slice, slice, sl
     return slice(None), slice(top, top + height), slice(left, left + width)
 
 
-def _scaled_size(height: int, width: int, short_side: float | int) -> Size:
+def _scaled(example: Example, short_side: float | int) -> View:
+    height, width = example.image.shape[1:]
     scale = short_side / min(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    return _resize(example.image, example.target, (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
 def _resize(image: UInt8[Tensor, "3 a b"], target: Shaped[Tensor, "t a b"], size: Size) -> View:

@@ -45,7 +45,6 @@ class MeanSums:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> MeanSums:
-        """Return the inverse of `to_json`."""
         return cls({name: (total, weight) for name, (total, weight) in content.items()})
 
 
@@ -99,10 +98,8 @@ class Confusion:
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Return the matrix as nested lists, rows being true classes."""
         return {"confusion": self.counts.tolist()}
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Confusion:
-        """Return the inverse of `to_json`."""
         return cls(np.array(content["confusion"], dtype=np.int64))

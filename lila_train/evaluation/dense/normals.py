@@ -20,16 +20,7 @@ from scipy.io.matlab import MatReadError
 from torch import Tensor
 
 from lila_cues.images import read_frame
-from lila_train.evaluation.dense.data import (
-    CenterView,
-    DenseData,
-    Example,
-    Files,
-    TrainView,
-    ValView,
-    check_files,
-    check_size,
-)
+from lila_train.evaluation.dense.data import CenterView, DenseData, Example, TrainView, ValView, check_files, check_size
 from lila_train.evaluation.dense.metrics import MeanSums, angle_errors
 from lila_train.evaluation.dense.probes import DptProbe, NormalsProbe
 from lila_train.evaluation.dense.task import draw_directions
@@ -67,7 +58,7 @@ def open_nyu(root: Path, limit: int | None) -> DenseData:
     return DenseData(root, train, val, read_example, about)
 
 
-def read_example(files: Files) -> Example:
+def read_example(files: tuple[Path, ...]) -> Example:
     """Read an image, its normals, and where they are known: at depths above 0 and up to 10 m."""
     if len(files) == 1:
         try:
@@ -131,7 +122,7 @@ def uncertain_angular_loss(outputs: Float[Tensor, "b 4 h w"], target: Float[Tens
     return ((normalizer + concentration * angle) * known).sum() / known.sum().clamp_min(1)
 
 
-def _split(root: Path, split: str) -> Sequence[Files]:
+def _split(root: Path, split: str) -> Sequence[tuple[Path, ...]]:
     folder = root / split
     if mats := sorted(folder.glob("*.mat")):
         broken = BROKEN if split == "train" else ()

@@ -36,7 +36,6 @@ class FrozenFeatures:
 
     @property
     def grid(self) -> Float[Tensor, "b e h w"]:
-        """The last tapped block."""
         return self.taps[-1]
 
     @property

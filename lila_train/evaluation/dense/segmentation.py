@@ -69,7 +69,7 @@ def open_coco(root: Path, limit: int | None, fine: bool = False) -> DenseData:
         examples.append(check_files([(images / f"{one}.jpg", labels / f"{one}.png") for one in ids[:limit]]))
     rule = LabelRule(np.arange(COCO_FINE, dtype=np.uint8) if fine else COARSE_OF_FINE, "COCO-Stuff")
     about = {"layout": "COCO-Stuff 164k", "list": COCO_LIST, "classes": COCO_FINE if fine else COCO_COARSE}
-    return DenseData(root, *examples, partial(read_labeled, rule=rule), about)
+    return DenseData(root, *examples, rule.read, about)
 
 
 def open_ade(rule: LabelRule, classes: int, root: Path, limit: int | None, train: bool = True) -> DenseData:
@@ -86,7 +86,7 @@ def open_ade(rule: LabelRule, classes: int, root: Path, limit: int | None, train
             )
         splits[split] = check_files([(path, root / "annotations" / split / f"{path.stem}.png") for path in images])
     about = {"layout": f"ADEChallengeData2016{'' if train else ', validation'}", "classes": classes}
-    return DenseData(root, splits.get("training", []), splits["validation"], partial(read_labeled, rule=rule), about)
+    return DenseData(root, splits.get("training", []), splits["validation"], rule.read, about)
 
 
 @dataclass(frozen=True)
@@ -96,22 +96,17 @@ class LabelRule:
     table: Labels | UInt8[np.ndarray, " n"]
     what: str
 
-    def __call__(self, stored: Labels, path: Path) -> Labels:
-        """Return classes 0, 1, … or 255; `path` is named in the error."""
+    def read(self, files: Files) -> Example:
+        """Read an image and its classes; LilaError for sizes that differ, or a label that the table does not have."""
+        image, stored = read_frame(files[0]), read_mask(files[1])
         if (beyond := stored[(stored >= len(self.table)) & (stored != IGNORED)]).size:
             raise LilaError(
-                f"expected labels of {self.what}, 0 to {len(self.table) - 1} or 255, found {beyond[0]} in {path}"
+                f"expected labels of {self.what}, 0 to {len(self.table) - 1} or 255, found {beyond[0]} in {files[1]}"
             )
+        check_size(stored, files[1], "labels", image, files[0])
         full = np.full(256, IGNORED, np.uint8)
         full[: len(self.table)] = self.table
-        return full[stored]
-
-
-def read_labeled(files: Files, rule: LabelRule) -> Example:
-    """Read an image and its classes; LilaError for sizes that differ, or a label that the rule does not have."""
-    image, labels = read_frame(files[0]), rule(read_mask(files[1]), files[1])
-    check_size(labels, files[1], "labels", image, files[0])
-    return Example(torch.tensor(image).movedim(-1, 0), torch.from_numpy(labels)[None])
+        return Example(torch.tensor(image).movedim(-1, 0), torch.from_numpy(full[stored])[None])
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +63,13 @@ class DenseTask:
             "slide": self.rule.slide,
         }
 
-    @property
-    def root(self) -> Path:
-        return self.data.root
-
     def parts(self) -> dict[str, int]:
         """Return the number of training steps and validation batches of the one part."""
         return {"probe": self.rule.recipe.steps(len(self.data.train)) + math.ceil(len(self.data.val) / self._val_batch)}
 
     def data_identity(self) -> dict[str, Any]:
         paths = (path for files in (*self.data.train, *self.data.val) for path in files)
-        return self.data.about | {"files_sha256": files_sha256(paths, self.root)}
+        return self.data.about | {"files_sha256": files_sha256(paths, self.data.root)}
 
     def counts(self) -> dict[str, int]:
         return {"train images": len(self.data.train), "images": len(self.data.val)}
@@ -109,7 +106,7 @@ class DenseTask:
             return probe(features_of(model, head, images))
 
         probe.eval()
-        kept, sums = example_indices(len(self.data.val)), None
+        kept, sums = example_indices(len(self.data.val)), []
         starts = range(0, len(self.data.val), self._val_batch)
         batches = map_batches(view, (list(self.data.val[start : start + self._val_batch]) for start in starts))
         for start, views in zip(starts, batches, strict=True):
@@ -118,17 +115,13 @@ class DenseTask:
                 outputs = forward(images)
             else:
                 outputs = to_size(sliding_window(forward, images, *self.rule.slide), size_of(targets))
-            measured = self.rule.measure(targets, outputs)
-            sums = measured if sums is None else sums + measured
-            for index, image, target, output in zip(
-                range(start, start + len(images)), images, targets, outputs, strict=True
-            ):
+            sums.append(self.rule.measure(targets, outputs))
+            for index, (image, target, output) in enumerate(zip(images, targets, outputs, strict=True), start):
                 if index in kept:
                     image = to_size(image[None], size_of(target))[0]
                     keep_example(examples, index, head, image, self.rule.draw(target), self.rule.draw(output))
             advance()
-        assert sums is not None, "the validation list is not empty"
-        return sums
+        return reduce(add, sums)
 
     @property
     def _val_batch(self) -> int:

@@ -21,7 +21,7 @@ from lila_train.evaluation.results import Json
 from stores.atomic import atomic_path
 from stores.errors import LilaError
 
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 FLOOR = 0.01  # of Probe3D's schedule, at both ends
 SCHEDULES: dict[str, Callable[[float], float]] = {  # by the share of the steps after the warm-up that is done
     "constant": lambda done: 1.0,
@@ -108,11 +108,7 @@ def train(
         LilaError: the checkpoint has another fingerprint.
     """
     recipe, n_examples = protocol.recipe, len(data.train)
-    optimizer = OPTIMIZERS[recipe.optimizer](
-        probe.parameters(),
-        lr=recipe.lr,
-        weight_decay=recipe.weight_decay,  # type: ignore[call-arg]
-    )
+    optimizer = OPTIMIZERS[recipe.optimizer](probe.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     first_epoch = 0
     if checkpoint.is_file():
         state: dict[str, Any] = torch.load(checkpoint, weights_only=True)

@@ -70,7 +70,6 @@ class ClassTexts:
             raise LilaError(f"expected embeddings of the classes at {self.file}, found none; pass a .npy with --texts")
 
     def identity(self) -> dict[str, Any]:
-        """Return what determines the embeddings."""
         if self.file is not None:
             return {"texts_sha256": file_sha256(self.file)}
         return {"clip": self.clip, "templates": len(self.templates)}

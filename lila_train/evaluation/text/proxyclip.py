@@ -62,10 +62,6 @@ class OpenVocabulary:
     def settings(self) -> dict[str, Any]:
         return asdict(self.shape) | {"clip": self.clip, "templates": len(self.texts.templates)}
 
-    @property
-    def root(self) -> Path:
-        return self.data.root
-
     def parts(self) -> dict[str, int]:
         """Return runs of a hundred images, named by the index of their first."""
         count = len(self.data.val)
@@ -73,7 +69,7 @@ class OpenVocabulary:
 
     def data_identity(self) -> dict[str, Any]:
         paths = (path for files in self.data.val for path in files)
-        return self.data.about | self.texts.identity() | {"files_sha256": files_sha256(paths, self.root)}
+        return self.data.about | self.texts.identity() | {"files_sha256": files_sha256(paths, self.data.root)}
 
     def counts(self) -> dict[str, int]:
         return {"images": len(self.data.val), "classes": len(self.texts.names)}
@@ -84,7 +80,6 @@ class OpenVocabulary:
         return {"grid_cells": round(self.shape.window / model.patch_size), "pixel_map_cells": cells}
 
     def run(self, model: GridModel, head: str, part: str, folder: Path, advance: Callable[[], None]) -> Json:
-        """Return the confusion matrix over a run of images."""
         clip = ClipImages.load(self.clip, model.device)
         texts = self.texts.embeddings.to(model.device)
         matrices, kept = [], example_indices(len(self.data.val))

@@ -41,8 +41,18 @@ SEEN_WEIGHT = 0.1  # of the cross-entropy, where the batch has ignored pixels
 
 
 def zero_shot_task(data: Path, options: Options) -> DenseTask:
-    """Open a COCO-Stuff folder with its 182 labels for `cocostuff-zs@lila`."""
-    texts = texts_of(data, options.texts, options.clip)
+    """Open a COCO-Stuff folder with its 182 labels, and `labels.txt` for their names, for `cocostuff-zs@lila`.
+
+    Raises:
+        LilaError: an unseen class has another name in the list.
+    """
+    names = coco_names(data / LABELS)
+    for label, name in UNSEEN.items():
+        if names[label] != name:
+            raise LilaError(
+                f"expected {name} as class {label + 1} of {data / LABELS}, found {names[label]}; use its own list"
+            )
+    texts = ClassTexts(names, (*IMAGENET, *SCENES), options.clip or CLIP, options.texts, UNUSED)
     protocol = DenseProtocol(
         name="cocostuff-zs@lila",
         build=partial(TextProbe, texts=texts),
@@ -58,21 +68,6 @@ def zero_shot_task(data: Path, options: Options) -> DenseTask:
     )
     task = dense_task(protocol, partial(open_coco, fine=True), data, options)
     return replace(task, data=replace(task.data, about=task.data.about | texts.identity()))
-
-
-def texts_of(root: Path, file: Path | None, clip: str | None) -> ClassTexts:
-    """Return the embeddings of the classes that `root`/labels.txt names: from `file`, else by CLIP in 85 sentences.
-
-    Raises:
-        LilaError: an unseen class has another name in the list.
-    """
-    names = coco_names(root / LABELS)
-    for label, name in UNSEEN.items():
-        if names[label] != name:
-            raise LilaError(
-                f"expected {name} as class {label + 1} of {root / LABELS}, found {names[label]}; use its own list"
-            )
-    return ClassTexts(names, (*IMAGENET, *SCENES), clip or CLIP, file, UNUSED)
 
 
 class TextProbe(nn.Module):

@@ -77,16 +77,23 @@ def test_coco_is_read_with_unlabeled_pixels_ignored(coco: Path):
     assert example.target[0, 0, ::12].tolist() == [9, 17, 23, IGNORED]
 
 
-def test_150_classes_ignore_what_151_classes_count():
-    stored = stripes(0, 1, 150)
-    assert ADE_150_LABELS(stored, Path("x"))[0, ::12].tolist() == [IGNORED, 0, 149]
-    assert ADE_151_LABELS(stored, Path("x"))[0, ::12].tolist() == [0, 1, 150]
+def written(folder: Path, labels: np.ndarray) -> tuple[Path, Path]:
+    """Write an image and these labels; return their files."""
+    save(np.repeat(labels[..., None], 3, axis=2), folder / "image.png")
+    save(labels, folder / "some.png")
+    return folder / "image.png", folder / "some.png"
+
+
+def test_150_classes_ignore_what_151_classes_count(tmp_path: Path):
+    files = written(tmp_path, stripes(0, 1, 150))
+    assert ADE_150_LABELS.read(files).target[0, 0, ::12].tolist() == [IGNORED, 0, 149]
+    assert ADE_151_LABELS.read(files).target[0, 0, ::12].tolist() == [0, 1, 150]
 
 
 @pytest.mark.parametrize(("rule", "value"), [(ADE_150_LABELS, 151), (ADE_151_LABELS, 254)])
-def test_a_label_out_of_range_names_the_file(rule, value):
-    with pytest.raises(LilaError, match=rf"labels of ADE20K, 0 to 150 or 255, found {value} in some\.png"):
-        rule(stripes(1, value), Path("some.png"))
+def test_a_label_out_of_range_names_the_file(rule, value, tmp_path: Path):
+    with pytest.raises(LilaError, match=rf"labels of ADE20K, 0 to 150 or 255, found {value} in .*some\.png"):
+        rule.read(written(tmp_path, stripes(1, value)))
 
 
 def test_a_coco_label_out_of_range_names_the_file(coco: Path):

@@ -80,13 +80,11 @@ def test_logits_are_scaled_cosines_to_the_texts(tmp_path: Path):
 
 
 def test_the_unseen_classes_are_checked_by_name(tmp_path: Path):
-    write_names(tmp_path)
     assert len(zero_shot.UNSEEN) == 15
     assert not set(zero_shot.UNSEEN) & set(zero_shot.UNUSED)
-    zero_shot.texts_of(tmp_path, None, None)
     write_names(tmp_path, n21="horse")
     with pytest.raises(LilaError, match=r"expected cow as class 21 of .*labels\.txt, found horse"):
-        zero_shot.texts_of(tmp_path, None, None)
+        zero_shot.zero_shot_task(tmp_path, Options())
 
 
 def test_a_real_image_and_real_texts_end_to_end(shared: Path, tmp_path: Path):
