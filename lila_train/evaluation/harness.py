@@ -94,7 +94,6 @@ def evaluate(task: Task, spec: Spec, out: Path, device: torch.device, workers: i
     model = spec.load(device)
     derived = task.derived(model)
     records = _compute_parts(task, spec.heads(), model, folder, workers)
-    seconds = {head: sum(record["seconds"] for record in parts.values()) for head, parts in records.items()}
     result = {
         "protocol": task.protocol,
         "fingerprint": fingerprint(identity),
@@ -106,7 +105,7 @@ def evaluate(task: Task, spec: Spec, out: Path, device: torch.device, workers: i
         "data": identity["data"],
         "data_root": str(task.data.root.resolve()),
         "device": str(device),
-        "seconds": {head: round(total, 3) for head, total in seconds.items()},
+        "seconds": {head: round(sum(part["seconds"] for part in parts.values()), 3) for head, parts in records.items()},
         "parts": records,
     }
     return write_json(folder.result, result)

@@ -96,8 +96,7 @@ class LilaModel(EncoderAlone):
         return self.lila(images)
 
     def describe(self) -> dict[str, Any]:
-        parameters = sum(tensor.numel() for tensor in self.lila.decoder.parameters())
-        return super().describe() | {"decoder_parameters": parameters}
+        return super().describe() | {"decoder_parameters": sum(p.numel() for p in self.lila.decoder.parameters())}
 
 
 def encoder_identity(name: str, weights: Path | str | None) -> dict[str, Any]:

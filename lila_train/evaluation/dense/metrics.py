@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 IGNORED = 255
@@ -17,9 +17,9 @@ ANGLE_THRESHOLDS_DEG = (11.25, 22.5, 30.0)
 
 @dataclass(frozen=True)
 class MeanSums:
-    """Sums and weights of named values: those of a union are the sums over its parts."""
+    """Sum and weight of each named value: those of a union are the sums over its parts."""
 
-    sums: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    sums: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, values: Mapping[str, float]) -> MeanSums:
@@ -40,12 +40,7 @@ class MeanSums:
         return {name: self.mean(name) for name in self.sums}
 
     def to_json(self) -> dict[str, Any]:
-        """Return [sum, weight] by name."""
         return {name: list(pair) for name, pair in self.sums.items()}
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> MeanSums:
-        return cls({name: (total, weight) for name, (total, weight) in content.items()})
 
 
 def angle_errors(truth: Float[Tensor, "b 4 h w"], outputs: Float[Tensor, "b k h w"]) -> MeanSums:
@@ -73,10 +68,10 @@ class Confusion:
     counts: Int[np.ndarray, "k k"]
 
     @classmethod
-    def of(cls, truth: Int[Tensor, "*s"], prediction: Int[Tensor, "*s"], n_classes: int) -> Confusion:
-        """Count labels 0 to n_classes − 1; 255 in the truth is left out."""
-        known = truth != IGNORED
-        pairs = truth[known].long() * n_classes + prediction[known].long()
+    def of(cls, target: Shaped[Tensor, "b 1 h w"], logits: Float[Tensor, "b k h w"]) -> Confusion:
+        """Count pixels by their label, 0 to k − 1, and the class with the largest logit; label 255 is left out."""
+        n_classes, truth, known = logits.shape[1], target[:, 0].long(), target[:, 0] != IGNORED
+        pairs = truth[known] * n_classes + logits.argmax(dim=1)[known]
         return cls(torch.bincount(pairs, minlength=n_classes**2).view(n_classes, n_classes).cpu().numpy())
 
     def __add__(self, other: Confusion) -> Confusion:

@@ -32,7 +32,6 @@ MAX_DEPTH_M = 10.0
 GEONET_MEAN = (122.175, 116.169, 103.508)  # was subtracted twice from the images in its files
 COSINE_LIMIT = 1 - 1e-6  # keeps the slope of arccos finite
 PROBE3D_COSINE_LIMIT = 1 - 1e-4
-MIN_CONCENTRATION = 0.01
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def uncertain_angular_loss(outputs: Float[Tensor, "b 4 h w"], target: Float[Tens
     """
     cosine = F.cosine_similarity(outputs[:, :3], target[:, :3], dim=1)
     angle = torch.arccos(cosine.clamp(-PROBE3D_COSINE_LIMIT, PROBE3D_COSINE_LIMIT))
-    concentration = F.elu(outputs[:, 3]) + 1 + MIN_CONCENTRATION
+    concentration = F.elu(outputs[:, 3]) + 1 + 0.01
     normalizer = torch.log1p(torch.exp(-concentration * math.pi)) - torch.log1p(concentration.square())
     known = target[:, 3]
     return ((normalizer + concentration * angle) * known).sum() / known.sum().clamp_min(1)
@@ -148,7 +147,7 @@ NYU_LILA = DenseProtocol(
     loss=angular_loss,
     flip=flip_normals,
     measure=angle_errors,
-    from_json=MeanSums.from_json,
+    from_json=MeanSums,
     draw=draw_directions,
 )
 

@@ -17,10 +17,6 @@ from torch import Tensor, nn
 from lila_train.evaluation.models import ENCODER, GridModel, PixelModel
 from lila_train.model.resize import Size, size_of, to_size, to_whole_patches
 
-ATTENTION_HEADS = 8
-POOLING = 4  # of the pixel map that the attention probe attends to
-DPT_WIDTH = 512
-
 BuildProbe = Callable[[int, int | None, int], nn.Module]  # channels of grid and pixel map, number of outputs
 
 _SEEDING = Lock()  # PyTorch draws initial weights from one generator per process
@@ -111,14 +107,14 @@ class AttentionProbe(nn.Module):
         self.queries: nn.Parameter | None = None
         if pixel_width is not None:
             self.queries = nn.Parameter(torch.randn(n_outputs, pixel_width))
-            self.attention = nn.MultiheadAttention(pixel_width, ATTENTION_HEADS, batch_first=True)
+            self.attention = nn.MultiheadAttention(pixel_width, num_heads=8, batch_first=True)
 
     def forward(self, features: FrozenFeatures) -> Float[Tensor, "b k H W"]:
         logits = to_size(self.grid(features.grid), features.size)
         if self.queries is None or features.pixels is None:
             return logits
         pixels = F.relu(features.pixels)
-        keys = F.avg_pool2d(pixels, POOLING, ceil_mode=True).flatten(2).mT
+        keys = F.avg_pool2d(pixels, kernel_size=4, ceil_mode=True).flatten(2).mT
         queries = self.queries.expand(len(pixels), -1, -1)
         attended = self.attention(queries, keys, keys, need_weights=False)[0]
         return logits + to_size(torch.einsum("bkd,bdhw->bkhw", attended, pixels), features.size)
@@ -132,7 +128,7 @@ class DptProbe(nn.Module):
     All upsampling is bilinear with aligned corners.
     """
 
-    def __init__(self, grid_width: int, pixel_width: int | None, n_outputs: int, width: int = DPT_WIDTH) -> None:
+    def __init__(self, grid_width: int, pixel_width: int | None, n_outputs: int, width: int = 512) -> None:
         super().__init__()
         self.reduce = nn.ModuleList(nn.Conv2d(grid_width, width, 1) for _ in range(4))
         self.skip = nn.ModuleList(ResidualUnit(width) for _ in range(3))

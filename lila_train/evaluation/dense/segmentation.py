@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +68,7 @@ def open_coco(root: Path, limit: int | None, fine: bool = False) -> DenseData:
         examples.append(check_files([(images / f"{one}.jpg", labels / f"{one}.png") for one in ids[:limit]]))
     rule = LabelRule(np.arange(COCO_FINE, dtype=np.uint8) if fine else COARSE_OF_FINE, "COCO-Stuff")
     about = {"layout": "COCO-Stuff 164k", "list": COCO_LIST, "classes": COCO_FINE if fine else COCO_COARSE}
-    return DenseData(root, *examples, rule.read, about)
+    return DenseData(root, examples[0], examples[1], rule.read, about)
 
 
 def open_ade(rule: LabelRule, classes: int, root: Path, limit: int | None, train: bool = True) -> DenseData:
@@ -115,11 +114,6 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return total / (target != IGNORED).sum().clamp_min(1)
 
 
-def confusion(target: Tensor, logits: Tensor, n_classes: int) -> Confusion:
-    """Return the confusion matrix of the classes with the largest logits."""
-    return Confusion.of(target[:, 0].long(), logits.argmax(dim=1), n_classes)
-
-
 def _protocol(name: str, build: BuildProbe, classes: int, recipe: ProbeRecipe, side: int) -> DenseProtocol:
     return DenseProtocol(
         name=name,
@@ -130,7 +124,7 @@ def _protocol(name: str, build: BuildProbe, classes: int, recipe: ProbeRecipe, s
         val_view=ValView(side, side),
         loss=cross_entropy,
         flip=flip_labels,
-        measure=partial(confusion, n_classes=classes),
+        measure=Confusion.of,
         from_json=Confusion.from_json,
         draw=draw_classes,
     )

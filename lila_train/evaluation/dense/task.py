@@ -31,7 +31,6 @@ from lila_train.evaluation.results import Json, ResultFolder, files_sha256, fing
 from lila_train.model.resize import size_of, to_size
 from stores.errors import LilaError
 
-N_EXAMPLES = 4
 EXAMPLE_SIDE_PX = 640  # at most
 
 Stored = UInt8[np.ndarray, "h w *rgb"]
@@ -167,7 +166,7 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 
 def example_indices(count: int) -> list[int]:
     """Return which images of a set are kept: four, evenly spread."""
-    return sorted({round(index) for index in np.linspace(0, count - 1, min(N_EXAMPLES, count))})
+    return sorted({round(index) for index in np.linspace(0, count - 1, min(4, count))})
 
 
 def keep_example(

@@ -29,7 +29,6 @@ from lila_train.evaluation.text.clip import IMAGENET, ClassTexts, ClipImages, ad
 from lila_train.model.resize import size_of, to_size, to_whole_patches
 
 CLIP = "openai/clip-vit-base-patch16"
-CLASS_LIST = "objectInfo150.txt"
 IMAGES_PER_PART = 100
 
 
@@ -87,7 +86,7 @@ class OpenVocabulary:
             example = self.data.read(files)
             target = example.target
             logits = to_size(self.logits(model, head, clip, texts, example.image), size_of(target))
-            matrices.append(segmentation.confusion(target[None].to(model.device), logits, len(texts)))
+            matrices.append(Confusion.of(target[None].to(model.device), logits))
             if index in kept:
                 truth, prediction = draw_classes(target), draw_classes(logits[0])
                 keep_example(folder / "examples", index, head, example.image / 255, truth, prediction)
@@ -122,7 +121,7 @@ class OpenVocabulary:
 def open_vocabulary_task(data: Path, options: Options) -> OpenVocabulary:
     """Open an ADE20K folder for `openvocab@proxyclip`: its validation set, classes named by objectInfo150.txt."""
     clip = options.clip or CLIP
-    texts = ClassTexts(ade_names(data / CLASS_LIST), IMAGENET, clip, options.texts)
+    texts = ClassTexts(ade_names(data / "objectInfo150.txt"), IMAGENET, clip, options.texts)
     images = segmentation.open_ade(segmentation.ADE_150_LABELS, 150, data, options.limit, train=False)
     return OpenVocabulary(images, texts, clip, ProxySettings())
 

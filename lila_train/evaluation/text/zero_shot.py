@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lila_train.evaluation.dense.data import TrainView, ValView, flip_labels
 from lila_train.evaluation.dense.metrics import IGNORED, Confusion
 from lila_train.evaluation.dense.probes import FrozenFeatures
-from lila_train.evaluation.dense.segmentation import COCO_FINE, confusion, open_coco
+from lila_train.evaluation.dense.segmentation import COCO_FINE, open_coco
 from lila_train.evaluation.dense.task import DenseTask, dense_task, draw_classes
 from lila_train.evaluation.dense.training import DenseProtocol, ProbeRecipe
 from lila_train.evaluation.harness import Options
@@ -37,7 +37,6 @@ UNSEEN = {  # label value: name in COCO-Stuff's list
 }
 UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)  # in the list, in no image
 UNNAMED_LOGIT = -1e4  # of a class without an embedding
-SEEN_WEIGHT = 0.1  # of the cross-entropy, where the batch has ignored pixels
 
 
 def zero_shot_task(data: Path, options: Options) -> DenseTask:
@@ -62,7 +61,7 @@ def zero_shot_task(data: Path, options: Options) -> DenseTask:
         val_view=ValView(224, 224),
         loss=partial(zero_shot_loss, unseen=tuple(UNSEEN)),
         flip=flip_labels,
-        measure=lambda target, logits: SeenAndUnseen(confusion(target, logits, COCO_FINE).counts),
+        measure=SeenAndUnseen.of,
         from_json=SeenAndUnseen.from_json,
         draw=draw_classes,
     )
@@ -105,7 +104,7 @@ def zero_shot_loss(logits: Float[Tensor, "b k h w"], target: Tensor, unseen: Seq
     if not hidden.any():
         return entropy
     p_unseen = logits.softmax(dim=1)[:, list(unseen)].sum(dim=1)
-    return SEEN_WEIGHT * entropy + (1 - p_unseen)[hidden].square().mean()
+    return 0.1 * entropy + (1 - p_unseen)[hidden].square().mean()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,9 +18,14 @@ def labels(*values: int) -> torch.Tensor:
     return torch.tensor(values)
 
 
+def matrix(truth: torch.Tensor, prediction: torch.Tensor, n_classes: int) -> Confusion:
+    """Return the matrix of a row of pixels, whose predictions are given as logits."""
+    return Confusion.of(truth[None, None, None], F.one_hot(prediction, n_classes).T[None, :, None].float())
+
+
 def test_metrics_by_hand():
     truth, prediction = labels(0, 0, 0, 1, 1, 255), labels(0, 0, 1, 1, 0, 1)
-    found = Confusion.of(truth, prediction, 4)
+    found = matrix(truth, prediction, 4)
     assert found.counts.tolist() == [[2, 1, 0, 0], [1, 1, 0, 0], [0] * 4, [0] * 4]
     metrics = found.metrics()
     assert metrics["miou"] == pytest.approx((2 / 4 + 1 / 3) / 2)
@@ -28,13 +34,13 @@ def test_metrics_by_hand():
 
 
 def test_a_class_that_is_only_predicted_is_absent_but_costs_the_others():
-    metrics = Confusion.of(labels(0, 0, 1, 1), labels(0, 2, 1, 1), 3).metrics()
+    metrics = matrix(labels(0, 0, 1, 1), labels(0, 2, 1, 1), 3).metrics()
     assert metrics["miou"] == pytest.approx((1 / 2 + 1) / 2)
     assert metrics["absent_classes"] == 1
 
 
 def test_nothing_known_is_missing_not_zero():
-    metrics = Confusion.of(labels(255, 255), labels(0, 1), 2).metrics()
+    metrics = matrix(labels(255, 255), labels(0, 1), 2).metrics()
     assert metrics["miou"] is None
     assert metrics["pixel_accuracy"] is None
 
@@ -43,10 +49,8 @@ def test_nothing_known_is_missing_not_zero():
 def test_matrices_of_parts_add(pixels, parts):
     truth, prediction = (torch.tensor(column) for column in zip(*pixels, strict=True))
     truth = torch.where(truth == 4, 255, truth)
-    whole = Confusion.of(truth, prediction, 4)
-    split = [
-        Confusion.of(t, p, 4) for t, p in zip(truth.tensor_split(parts), prediction.tensor_split(parts), strict=True)
-    ]
+    whole = matrix(truth, prediction, 4)
+    split = [matrix(t, p, 4) for t, p in zip(truth.tensor_split(parts), prediction.tensor_split(parts), strict=True)]
     total = split[0]
     for one in split[1:]:
         total += one
@@ -86,7 +90,7 @@ def test_angles_are_taken_per_image_and_then_averaged():
     assert metrics["under_11.25"] == pytest.approx((1 + 0) / 2)
     assert metrics["under_22.5"] == pytest.approx((1 + 0.5) / 2)
     assert metrics["under_30"] == pytest.approx(1)
-    assert MeanSums.from_json(json.loads(json.dumps((one + other).to_json()))).metrics() == metrics
+    assert MeanSums(json.loads(json.dumps((one + other).to_json()))).metrics() == metrics
 
 
 def test_an_image_without_a_known_normal_has_no_weight():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from lila_train.evaluation import harness
-from lila_train.evaluation.dense import normals, probes
+from lila_train.evaluation.dense import normals
 from lila_train.evaluation.dense.data import CenterView, Example, generator
 from lila_train.evaluation.dense.normals import NYU_PROBE3D, uncertain_angular_loss
 from lila_train.evaluation.dense.probes import DptProbe, FrozenFeatures
@@ -96,4 +97,4 @@ def test_published_settings():
     recipe = NYU_PROBE3D.recipe
     assert (recipe.epochs, recipe.batch, recipe.lr, recipe.warmup_epochs) == (10, 8, 5e-4, 1.5)
     assert (NYU_PROBE3D.train_view.side, NYU_PROBE3D.val_view.side) == (480, 480)
-    assert probes.DPT_WIDTH == 512
+    assert inspect.signature(DptProbe).parameters["width"].default == 512
