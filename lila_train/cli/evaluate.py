@@ -162,7 +162,7 @@ def ablate(
         findings = study.run(chosen, range(seeds), observe)
     counts = ", ".join(f"{count} {what}" for what, count in tasks[0].counts().items())
     caption = (
-        f"J&F in percent on {tasks[0].root} ({counts}); trained on {store}, {config.steps} steps of "
+        f"J&F in percent on {tasks[0].data.root} ({counts}); trained on {store}, {config.steps} steps of "
         f"{config.batch_size} pairs at {config.view_size} px, learning rate {config.learning_rate:g}, "
         f"decoder {study.decoder_width} wide, encoder {encoder.name}."
     )
