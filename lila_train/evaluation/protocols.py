@@ -41,10 +41,7 @@ _open_ade_150 = partial(segmentation.open_ade, segmentation.ADE_150_LABELS, 150)
 _open_ade_151 = partial(segmentation.open_ade, segmentation.ADE_151_LABELS, 151)
 
 PROTOCOLS: dict[str, tuple[str, Callable[[Path, Options], Task]]] = {  # by id: name of the data folder, how to open it
-    "davis-lp@lila": (
-        "davis",
-        lambda data, options: linear_probe_task(data, options, fit_fast if options.fast_probe else fit),
-    ),
+    "davis-lp@lila": ("davis", lambda data, opts: linear_probe_task(data, opts, fit_fast if opts.fast_probe else fit)),
     "davis-knn@lila": ("davis", partial(knn_task, "davis-knn@lila", Propagation())),
     "davis-knn@dino": ("davis", partial(knn_task, "davis-knn@dino", DinoPropagation())),
     "nyuv2-normals@lila": ("nyuv2", partial(dense_task, normals.NYU_LILA, normals.open_nyu)),

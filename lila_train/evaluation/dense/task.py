@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from functools import partial, reduce
-from operator import add
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +104,7 @@ class DenseTask:
             return probe(features_of(model, head, images))
 
         probe.eval()
-        kept, sums = example_indices(len(self.data.val)), []
+        kept, sums = example_indices(len(self.data.val)), None
         starts = range(0, len(self.data.val), self._val_batch)
         batches = map_batches(view, (list(self.data.val[start : start + self._val_batch]) for start in starts))
         for start, views in zip(starts, batches, strict=True):
@@ -114,13 +113,15 @@ class DenseTask:
                 outputs = forward(images)
             else:
                 outputs = to_size(sliding_window(forward, images, *self.rule.slide), size_of(targets))
-            sums.append(self.rule.measure(targets, outputs))
+            measured = self.rule.measure(targets, outputs)
+            sums = measured if sums is None else sums + measured
             for index, (image, target, output) in enumerate(zip(images, targets, outputs, strict=True), start):
                 if index in kept:
                     image = to_size(image[None], size_of(target))[0]
                     keep_example(examples, index, head, image, self.rule.draw(target), self.rule.draw(output))
             advance()
-        return reduce(add, sums)
+        assert sums is not None, "the validation list is not empty"
+        return sums
 
     @property
     def _val_batch(self) -> int:
