@@ -80,8 +80,8 @@ MUTATIONS = (
     Mutation(
         "far depth is not believed",
         "lila_train/training/targets.py",
-        "return log_depth < MAX_LOG_DEPTH",
-        "return log_depth > MAX_LOG_DEPTH",
+        "return depth, depth < MAX_LOG_DEPTH",
+        "return depth, depth > MAX_LOG_DEPTH",
         ("tests/lila_train/training/test_views.py",),
     ),
     Mutation(

@@ -130,6 +130,7 @@ def ablate(
     from lila_cues.devices import choose_device
     from lila_train.evaluation.harness import Options
     from lila_train.evaluation.protocols import open_task
+    from lila_train.model.decoder import DecoderWidths
     from lila_train.report.ablations import PUBLISHED_FIELDS, markdown, write_ablations
     from lila_train.training.ablation_study import Study
     from lila_train.training.ablations import rows as rows_named
@@ -164,7 +165,7 @@ def ablate(
     caption = (
         f"J&F in percent on {tasks[0].data.root} ({counts}); trained on {store}, {config.steps} steps of "
         f"{config.batch_size} pairs at {config.view_size} px, learning rate {config.learning_rate:g}, "
-        f"decoder {study.decoder_width} wide, encoder {encoder.name}."
+        f"decoder {DecoderWidths.of_encoder(encoder.width, config.decoder_width).inner} wide, encoder {encoder.name}."
     )
     write_ablations(out, findings, caption, {row.label: study.losses(row, range(seeds)) for row in chosen})
     for finding in findings:

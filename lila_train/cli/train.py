@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from contextlib import ExitStack, closing
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from lila_train.training.trainer import Trainer
 
 DEFAULT_STORE = Path("cues/kinetics.zarr")
-LONG_ON_A_CPU = 5000  # steps from which a run without a GPU is pointed to a smaller recipe
 
 _objective = partial(typer.Option, rich_help_panel="Objective and optimization")
 _execution = partial(typer.Option, rich_help_panel="Execution")
@@ -139,7 +139,7 @@ def train(store: stores.CueStore, out: Path, config: TrainConfig, options: RunOp
                 bar.update(task, completed=trainer.step, description=f"loss {record.loss:.3f}")
 
         run_dir = RunDir.open(out, resume=options.resume) if rank.is_main else RunDir(out)
-        if rank.is_main and rank.device.type == "cpu" and config.steps >= LONG_ON_A_CPU:
+        if rank.is_main and rank.device.type == "cpu" and config.steps >= 5000:
             console.err.print(
                 f"[bold yellow]note:[/] {config.steps:,} steps on the CPU can take days; --recipe demo takes minutes"
             )
@@ -177,21 +177,22 @@ def _write_summary(trainer: Trainer, seconds: float) -> None:
     """Write loss.png and run.json of a finished run, and print where the weights are."""
     from lila_cues.viz.charts import draw_losses
     from lila_train.training.losses import loss_titles
+    from stores.atomic import atomic_path
 
     rows = trainer.run_dir.rows()
-    draw_losses(rows, trainer.run_dir.picture, loss_titles())
-    trainer.run_dir.write_record(
-        {
-            "settings": trainer.config.to_dict(),
-            "store": str(trainer.store.path),
-            "encoder": trainer.train_step.encoder.source.to_dict(),
-            "device": str(trainer.rank.device),
-            "ranks": trainer.rank.world_size,
-            "steps": trainer.step,
-            "final_loss": rows[-1]["loss"],
-            "seconds": {"this_call": round(seconds, 2), "steps": round(sum(row["seconds"] for row in rows), 2)},
-        }
-    )
+    draw_losses(rows, trainer.run_dir.root / "loss.png", loss_titles())
+    record = {
+        "settings": trainer.config.to_dict(),
+        "store": str(trainer.store.path),
+        "encoder": trainer.train_step.encoder.source.to_dict(),
+        "device": str(trainer.rank.device),
+        "ranks": trainer.rank.world_size,
+        "steps": trainer.step,
+        "final_loss": rows[-1]["loss"],
+        "seconds": {"this_call": round(seconds, 2), "steps": round(sum(row["seconds"] for row in rows), 2)},
+    }
+    with atomic_path(trainer.run_dir.record) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
     console.out.print(f"{trainer.step} steps, loss {rows[-1]['loss']:.3f}: {trainer.run_dir.weights}")
 
 

@@ -14,12 +14,11 @@ from lila_cues.networks import FrozenEncoder
 from lila_train.evaluation.harness import Task, evaluate
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.models import ENCODER, LilaModel
-from lila_train.model.decoder import DecoderWidths
 from lila_train.training.ablations import FULL, Ablation
 from lila_train.training.callbacks import ScoreCallback
-from lila_train.training.config import RunOptions, TrainConfig
+from lila_train.training.config import RunOptions, TrainConfig, changed
 from lila_train.training.distributed import Rank
-from lila_train.training.run_dir import RunDir
+from lila_train.training.run_dir import RunDir, read_lines
 from lila_train.training.trainer import Callback, StepRecord, Trainer
 
 Progress = Callable[[str, int, float | None], None]
@@ -107,21 +106,15 @@ class Study:
         return findings
 
     def run_dir(self, row: Ablation, seed: int) -> RunDir:
-        """Return the folder of a row's run with a seed."""
         return RunDir(self.out / row.name / f"seed-{seed}")
 
     def losses(self, row: Ablation, seeds: Sequence[int]) -> list[list[float]]:
         """Return the loss of every step, by seed."""
         return [[step["loss"] for step in self.run_dir(row, seed).rows()] for seed in seeds]
 
-    @property
-    def decoder_width(self) -> int:
-        """Inner width of every row's decoder."""
-        return DecoderWidths.of_encoder(self.encoder.width, self.config.decoder_width).inner
-
     def _train(self, row: Ablation, seed: int, progress: Progress) -> None:
         name = f"{row.label}, seed {seed}"
-        config = row.apply(replace(self.config, seed=seed))
+        config = changed(replace(self.config, seed=seed), row.changes)
         run_dir = RunDir.open(self.run_dir(row, seed).root, resume=True)
         trainer = Trainer(self.store, self.encoder, config, run_dir, self.rank, self.options)
         if trainer.is_finished():
@@ -129,7 +122,12 @@ class Study:
             return
         trainer.restore()
         progress(name, trainer.step, None)
-        callbacks: list[Callback] = [_ProgressCallback(name, progress)]
+
+        class ReportLoss(Callback):
+            def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
+                progress(name, 1, record.loss)
+
+        callbacks: list[Callback] = [ReportLoss()]
         if self.score_every:
             callbacks.append(ScoreCallback(self.score_every, self.tasks, at_end=False))
         trainer.fit(callbacks)
@@ -144,19 +142,11 @@ class Study:
         """Return J&F by step of the seeds that were scored on the way."""
         scores = {}
         for seed, score in final.items():
-            steps = self.run_dir(row, seed).scores_by_step(task.protocol, dict(task.counts()), "JF")
-            if steps:
-                scores[seed] = {step: 100 * value for step, value in steps.items()} | {self.config.steps: score}
+            lines = read_lines(self.run_dir(row, seed).scores)
+            lines = [n for n in lines if (n["protocol"], n.get("counts")) == (task.protocol, task.counts())]
+            if lines:
+                scores[seed] = {n["step"]: 100 * n["figures"]["JF"] for n in lines} | {self.config.steps: score}
         return scores
-
-
-@dataclass(frozen=True)
-class _ProgressCallback(Callback):
-    name: str
-    progress: Progress
-
-    def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
-        self.progress(self.name, 1, record.loss)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lila_train.training.config import DEPTH, FEATURES, FLOW, TrainConfig, changed
+from lila_train.training.config import DEPTH, FEATURES, FLOW
 from stores.errors import LilaError
 
 
@@ -34,10 +34,6 @@ class Ablation:
     published: PublishedResults
     changes: Mapping[str, Any] = field(default_factory=dict)
 
-    def apply(self, full: TrainConfig) -> TrainConfig:
-        """Return the full config with this row's change."""
-        return changed(full, self.changes)
-
 
 FULL = Ablation("full", "LILA", "the method", PublishedResults(68.6, 73.9, 28.53, 59.6))
 
@@ -57,11 +53,7 @@ CUES = (
         {"cues": (DEPTH, FEATURES)},
     ),
     Ablation(
-        "with-flow",
-        "+ flow",
-        "what motion adds",
-        PublishedResults(67.0, 72.6, 28.64, 59.5),
-        {"cues": (FLOW, FEATURES)},
+        "with-flow", "+ flow", "what motion adds", PublishedResults(67.0, 72.6, 28.64, 59.5), {"cues": (FLOW, FEATURES)}
     ),
     Ablation(
         "without-self-distillation",

@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from lila_cues.networks.weights import tensors_sha256
-from lila_cues.viz.pictures import pca_basis, pca_picture, write_png
+from lila_cues.viz.pictures import Picture, pca_basis, pca_picture, write_png
 from lila_train.evaluation.harness import Options, Task, evaluate
 from lila_train.evaluation.models import LilaModel
 from lila_train.evaluation.protocols import open_task
@@ -25,17 +23,7 @@ from lila_train.training.run_dir import append_line
 from lila_train.training.targets import active_cues
 from lila_train.training.trainer import Callback, StepRecord, Trainer
 
-Picture = UInt8[np.ndarray, "_ _ 3"]
-
-SHOWN_PAIRS = 4
 MARGIN = 6  # px of white between pictures
-TITLE_HEIGHT = 14  # px
-PROTOCOLS = ("davis-knn@lila", "davis-lp@lila")
-
-
-def is_due(trainer: Trainer, every: int) -> bool:
-    """Return whether a callback with that interval acts now: after every `every`-th step and after the last."""
-    return trainer.step % every == 0 or trainer.step == trainer.config.steps
 
 
 class TensorBoardLogger(Callback):
@@ -72,50 +60,34 @@ class PictureCallback(Callback):
     board: TensorBoardLogger
 
     def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
-        if not is_due(trainer, self.every):
+        if trainer.step % self.every and trainer.step < trainer.config.steps:
             return
         cues = active_cues(trainer.config)
+        context, query = make_views(trainer.first_pairs(4), trainer.config)
+        x_context, x_query, predicted, query = trainer.train_step.predict(context, query)
+        shown = (context.image, query.image, x_context, x_query, query.target, predicted)
         titles = ["context", "query", "our features", "", *(t for cue in cues for t in (cue.name, "predicted"))]
-        rows = [_join(row, axis=1) for row in _rows(trainer)]
-        picture = _join([_titles(titles, trainer.config.view_size), *rows], axis=0)
+        step = trainer.config.view_size + MARGIN
+        heading = Image.new("RGB", (len(titles) * step - MARGIN, 14), "white")
+        for n, title in enumerate(titles):
+            ImageDraw.Draw(heading).text((n * step, 0), title, fill="black")
+        rows = [np.array(heading)]
+        for *views, f_context, f_query, true, guess in zip(*(t.float().cpu().numpy() for t in shown), strict=True):
+            row = [np.rint(255 * view.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0) for view in views]
+            both = np.concatenate((f_context, f_query), axis=2)
+            components = pca_picture(both, pca_basis(both.reshape(len(both), -1).T))
+            row += np.split(components, 2, axis=1)
+            first = 0
+            for cue in cues:
+                channels = slice(first, first + cue.channels)
+                row += cue.draw(true[channels], guess[channels])
+                first = channels.stop
+            rows.append(_join(row, axis=1))
+        picture = _join(rows, axis=0)
         path = trainer.run_dir.root / "pictures" / f"step-{trainer.step:08d}.png"
         path.parent.mkdir(exist_ok=True)
         write_png(path, picture)
         self.board.writer.add_image("cues", picture, trainer.step, dataformats="HWC")
-
-
-def _rows(trainer: Trainer) -> list[list[Picture]]:
-    """Return the pictures of each pair, with the decoder as it is now."""
-    context, query = make_views(trainer.first_pairs(SHOWN_PAIRS), trainer.config)
-    x_context, x_query, predicted, query = trainer.train_step.predict(context, query)
-    shown = (context.image, query.image, x_context, x_query, query.target, predicted)
-    rows = []
-    for photo_context, photo_query, *features, true, guess in zip(*(_array(t) for t in shown), strict=True):
-        both = np.concatenate(features, axis=2)
-        components = pca_picture(both, pca_basis(both.reshape(len(both), -1).T))
-        row = [_photo(photo_context), _photo(photo_query), *np.split(components, 2, axis=1)]
-        first = 0
-        for cue in active_cues(trainer.config):
-            channels = slice(first, first + cue.channels)
-            row += cue.draw(true[channels], guess[channels])
-            first = channels.stop
-        rows.append(row)
-    return rows
-
-
-def _titles(names: Sequence[str], size: int) -> Picture:
-    image = Image.new("RGB", (len(names) * (size + MARGIN) - MARGIN, TITLE_HEIGHT), "white")
-    for n, name in enumerate(names):
-        ImageDraw.Draw(image).text((n * (size + MARGIN), 0), name, fill="black")
-    return np.array(image)
-
-
-def _photo(image: np.ndarray) -> Picture:
-    return np.rint(255 * image.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
-
-
-def _array(values: Tensor) -> np.ndarray:
-    return values.detach().float().cpu().numpy()
 
 
 def _join(pictures: Sequence[Picture], axis: int) -> Picture:
@@ -128,7 +100,8 @@ def _join(pictures: Sequence[Picture], axis: int) -> Picture:
 
 def open_tasks(data: Path, limit: int | None) -> list[Task]:
     """Open k-NN and linear probe (fast solver) on the first `limit` sequences of a folder in the DAVIS layout."""
-    return [open_task(name, data, Options(limit=limit, fast_probe=name == "davis-lp@lila")) for name in PROTOCOLS]
+    names = "davis-knn@lila", "davis-lp@lila"
+    return [open_task(name, data, Options(limit=limit, fast_probe=name == "davis-lp@lila")) for name in names]
 
 
 @dataclass(frozen=True)
@@ -145,7 +118,7 @@ class ScoreCallback(Callback):
 
     def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
         is_last = trainer.step == trainer.config.steps
-        if not is_due(trainer, self.every) or (is_last and not self.at_end):
+        if not self.at_end if is_last else trainer.step % self.every:
             return
         run_dir = trainer.run_dir
         for task in self.tasks:

@@ -63,11 +63,6 @@ class TrainConfig:
         """Frame of a pair (0: t, 1: t+Δ) that is the context, and that is the query."""
         return (0, 1) if self.roles == "forward" else (1, 0)
 
-    @property
-    def distills_online(self) -> bool:
-        """Whether the features of the targets are the view's own tokens, known only within the step."""
-        return FEATURES in self.cues and self.distilled == "online"
-
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -90,7 +85,7 @@ class TrainConfig:
         """Raise LilaError for values that no run can have."""
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
-                raise LilaError(f"{_option(name)} must be above 0, found {getattr(self, name)}")
+                raise LilaError(f"{_OPTIONS[name]} must be above 0, found {getattr(self, name)}")
         for name in ("context_area", "query_area"):
             low, high = getattr(self, name)
             if not 0 < low <= high <= 1:
@@ -103,13 +98,9 @@ class TrainConfig:
 _TYPES = get_type_hints(TrainConfig)
 _POSITIVE = ("steps", "batch_size", "learning_rate", "view_size", "max_gap", "channels", "ridge", "cells", "edge_sigma")
 _WITH_OPTION = "steps seed batch_size weight_decay schedule warmup_steps clip_norm precision view_size max_gap channels"
-_OPTIONS = {name: f"--{name.replace('_', '-')}" for name in _WITH_OPTION.split()}
+_OPTIONS = {name: f"--set {name}" for name in _TYPES}  # how lila-train run sets it
+_OPTIONS |= {name: f"--{name.replace('_', '-')}" for name in _WITH_OPTION.split()}
 _OPTIONS |= {"learning_rate": "--lr", "decoder_width": "--width"}
-
-
-def _option(name: str) -> str:
-    """Return how lila-train run sets it."""
-    return _OPTIONS.get(name, f"--set {name}")
 
 
 @dataclass(frozen=True)
@@ -159,7 +150,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
 def parse_setting(name: str, text: str) -> Any:
     """Return the value of a setting's own option as its type."""
-    return _parse(text, _TYPES[name], _option(name))
+    return _parse(text, _TYPES[name], _OPTIONS[name])
 
 
 def assignments(config: TrainConfig) -> list[str]:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 import stores
 from lila_train.training.config import TrainConfig
 from lila_train.training.distributed import Rank, ignore_ctrl_c
-from lila_train.training.sampling import Box, PairPool, draw_sample, generator
+from lila_train.training.sampling import PairPool, draw_sample, generator
 from stores.errors import LilaError
 
 
@@ -87,32 +87,28 @@ class PairDataset(Dataset[PairBatch]):
         return self.__dict__ | {"_opened": None}
 
     def __getitem__(self, position: tuple[int, int]) -> PairBatch:
-        store, pool = self._open()
-        config, geometry = self.config, store.spec.geometry
+        config = self.config
+        if self._opened is None:
+            store = stores.open(self.path)
+            gaps_of = partial(store.read, "pair_gap")
+            self._opened = store, PairPool(store.complete_clips(), gaps_of, config.max_gap)
+        store, pool = self._opened
+        geometry = store.spec.geometry
         online = config.distilled == "online"
         stored_channels = self.encoder_width if online else geometry.channels
         sample = draw_sample(generator(config.seed, *position), pool, config, geometry.base, stored_channels)
         pair = store.pair(sample.clip, sample.pair, self.arrays, None if online else sample.channels)
         channels = np.array(sample.channels) if pair.feature_channels is None else pair.feature_channels
         cues = {name: torch.from_numpy(pair[name])[None] for name in self.arrays}
+        views = sample.context, sample.query
+        boxes = [(box.top, box.left, box.side, int(box.hflip != sample.base_hflip)) for box in views]
         return PairBatch(
             rgb=cues.pop("rgb").permute(0, 1, 4, 2, 3),
-            boxes=torch.tensor([[_row(box, sample.base_hflip) for box in (sample.context, sample.query)]]),
+            boxes=torch.tensor([boxes]),
             channels=torch.from_numpy(channels.astype(np.int64))[None],
             clips=torch.tensor([sample.clip]),
             cues=cues,
         )
-
-    def _open(self) -> tuple[stores.CueStore, PairPool]:
-        if self._opened is None:
-            store = stores.open(self.path)
-            gaps_of = partial(store.read, "pair_gap")
-            self._opened = store, PairPool(store.complete_clips(), gaps_of, self.config.max_gap)
-        return self._opened
-
-
-def _row(box: Box, base_hflip: bool) -> tuple[int, int, int, int]:
-    return box.top, box.left, box.side, int(box.hflip != base_hflip)
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -122,9 +118,6 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         if batch_size % rank.world_size:
             raise LilaError(f"a batch of {batch_size} pairs cannot be split evenly over {rank.world_size} ranks")
         self.steps, self.slots = steps, range(rank.rank, batch_size, rank.world_size)
-
-    def __len__(self) -> int:
-        return len(self.steps)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in self.steps:

@@ -35,18 +35,6 @@ class LossTerm:
     sums: Callable[[Maps, Maps, Mask, TrainConfig], Tensor]
 
 
-def _l1_count(valid: Mask) -> Float[Tensor, " 1"]:
-    return valid.sum().float()[None]
-
-
-def _l1_sums(predicted: Maps, target: Maps, valid: Mask, config: TrainConfig) -> Float[Tensor, " 1"]:
-    return ((predicted - target).abs() * valid).sum()[None]
-
-
-def _edge_count(valid: Mask) -> Float[Tensor, " 2"]:
-    return torch.stack([_both_valid(valid, axis).sum().float() for axis in (X_AXIS, Y_AXIS)])
-
-
 def _edge_sums(predicted: Maps, target: Maps, valid: Mask, config: TrainConfig) -> Float[Tensor, " 2"]:
     """Sum the errors of forward differences along x and along y, weighted by w = 1 − exp(−|g(target)|/σ).
 
@@ -69,8 +57,16 @@ def _both_valid(valid: Tensor, axis: int) -> Tensor:
 
 
 LOSS_TERMS: dict[str, LossTerm] = {
-    "l1": LossTerm("L1", _l1_count, _l1_sums),
-    "edge": LossTerm("edge", _edge_count, _edge_sums),
+    "l1": LossTerm(
+        "L1",
+        count=lambda valid: valid.sum().float()[None],
+        sums=lambda predicted, target, valid, _: ((predicted - target).abs() * valid).sum()[None],
+    ),
+    "edge": LossTerm(
+        "edge",
+        count=lambda valid: torch.stack([_both_valid(valid, axis).sum().float() for axis in (X_AXIS, Y_AXIS)]),
+        sums=_edge_sums,
+    ),
 }
 
 

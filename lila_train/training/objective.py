@@ -48,7 +48,6 @@ class Erm(nn.Module):
         self.rows = nn.Linear(features, self.fixed_rows + encoder_width)
 
     def scored(self, context: View, query: View) -> list[View]:
-        """Return both views."""
         return [context, query]
 
     def forward(self, x_context: Tensor, x_query: Tensor, context: View, query: View) -> list[Tensor]:

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lila_cues.networks import FrozenEncoder
 from lila_train.model.checkpoint import under
 from lila_train.model.decoder import Decoder, DecoderWidths
-from lila_train.training.config import TrainConfig
+from lila_train.training.config import FEATURES, TrainConfig
 from lila_train.training.crops import View
 from lila_train.training.distributed import Rank
 from lila_train.training.losses import Losses, count_valid, losses_of
@@ -104,7 +104,7 @@ class TrainStep:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             tokens = self.encoder(images)
             features = decode(tokens, (images.shape[-2], images.shape[-1]))
-        if self.config.distills_online:
+        if FEATURES in self.config.cues and self.config.distilled == "online":
             context_tokens, query_tokens = tokens[-1].float().chunk(2)
             context, query = context.with_features(context_tokens), query.with_features(query_tokens)
         x_context, x_query = features.chunk(2)
@@ -119,12 +119,7 @@ class TrainStep:
         x_context, x_query, context, query = self.forward(context, query, self.decoder)
         return x_context, x_query, self.objective(x_context, x_query, context, query)[-1], query
 
-    def head_tensors(self) -> dict[str, Tensor]:
-        """Return the head's tensors under `head.`; none without a head."""
-        return {f"head.{name}": t for name, t in (self.head.state_dict().items() if self.head else ())}
-
     def restore(self, decoder: Mapping[str, Tensor], extra: Mapping[str, Tensor]) -> None:
-        """Load the weights of a checkpoint."""
         self.decoder.load_state_dict(dict(decoder))
         if self.head is not None:
             self.head.load_state_dict({n: t for n, t in under(extra, "head.").items() if n.count(".") == 1})

@@ -97,8 +97,7 @@ class Depth(Cue):
     name, arrays, channels, standardized = DEPTH, ("depth",), 1, True
 
     def target(self, batch: PairBatch, frame: int, crop: Crop) -> CueTarget:
-        depth = _log_depth(batch, frame, crop)
-        valid = valid_depth(depth)
+        depth, valid = depth_and_validity(batch, frame, crop)
         return CueTarget(depth, valid, valid)
 
     def draw(self, true: Maps, predicted: Maps) -> tuple[Picture, Picture]:
@@ -113,7 +112,7 @@ class Normals(Cue):
 
     def target(self, batch: PairBatch, frame: int, crop: Crop) -> CueTarget:
         normals = F.normalize(crop(batch.cues["normals"][:, frame].float()), dim=1)
-        valid = valid_depth(_log_depth(batch, frame, crop))
+        _, valid = depth_and_validity(batch, frame, crop)
         return CueTarget(normals, valid.expand_as(normals), valid)
 
     def draw(self, true: Maps, predicted: Maps) -> tuple[Picture, Picture]:
@@ -206,13 +205,10 @@ def log_depth(inverse_depth: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
     return torch.log1p(1 / (0.01 * inverse_depth.clamp(min=0) + 0.1)) / math.log(11)
 
 
-def _log_depth(batch: PairBatch, frame: int, crop: Crop) -> Float[Tensor, "b 1 s s"]:
-    return crop(log_depth(batch.cues["depth"][:, frame : frame + 1]))
-
-
-def valid_depth(log_depth: Float[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:
-    """Return where a pixel is near enough for its depth to be reliable."""
-    return log_depth < MAX_LOG_DEPTH
+def depth_and_validity(batch: PairBatch, frame: int, crop: Crop) -> tuple[Tensor, Tensor]:
+    """Return the log depth of a view, b×1×s×s, and where a pixel is near enough for it to be reliable."""
+    depth = crop(log_depth(batch.cues["depth"][:, frame : frame + 1]))
+    return depth, depth < MAX_LOG_DEPTH
 
 
 def half_image_units(flow_px: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b 2 h w"]:

@@ -31,9 +31,6 @@ from lila_train.training.step import TrainStep
 from lila_train.training.targets import stored_arrays
 from stores.errors import LilaError
 
-KEPT_CHECKPOINTS = 2
-_CPU_OUT_OF_MEMORY = "can't allocate memory"  # PyTorch raises a plain RuntimeError there
-
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -46,7 +43,6 @@ class StepRecord:
     seconds: float
 
     def to_row(self) -> dict[str, Any]:
-        """Return the record as a line of the log, the terms beside the rest."""
         return {"step": self.step, "loss": self.loss, **self.terms, "lr": self.lr, "seconds": self.seconds}
 
 
@@ -147,27 +143,26 @@ class Trainer:
 
     def batches(self) -> DataLoader[PairBatch]:
         """Return this rank's batches of the remaining steps."""
-        dataset = self.dataset(self.config)
+        width = self.train_step.encoder.width
+        dataset = PairDataset(str(self.store.path), self.config, stored_arrays(self.config), width)
         return load_pairs(dataset, range(self.step, self.config.steps), self.rank, self.options.num_workers)
 
     def first_pairs(self, count: int) -> PairBatch:
         """Return up to `count` pairs of step 0 on the device, whatever the current step is; for pictures."""
         config = replace(self.config, batch_size=min(count, self.config.batch_size))
-        return next(iter(load_pairs(self.dataset(config), range(1)))).to(self.rank.device)
-
-    def dataset(self, config: TrainConfig) -> PairDataset:
-        """Return the store's pairs."""
-        width = self.train_step.encoder.width
-        return PairDataset(str(self.store.path), config, stored_arrays(config), width)
+        dataset = PairDataset(str(self.store.path), config, stored_arrays(config), self.train_step.encoder.width)
+        return next(iter(load_pairs(dataset, range(1)))).to(self.rank.device)
 
     def save(self) -> None:
-        """Write a checkpoint to resume from, and delete all but the newest ones."""
+        """Write a checkpoint to resume from, and delete all but the newest two."""
         if not self.rank.is_main:
             return
         state = checkpoint.optimizer_tensors(self.optimizer, list(self.train_step.parameters))
-        extra = state | self.train_step.head_tensors()
+        head = self.train_step.head.state_dict() if self.train_step.head else {}
+        extra = state | {f"head.{name}": tensor for name, tensor in head.items()}
         checkpoint.write(self.run_dir.checkpoint(self.step), self.train_step.decoder, self.provenance(), extra)
-        self.run_dir.prune(KEPT_CHECKPOINTS)
+        for path in self.run_dir.checkpoints()[:-2]:
+            path.unlink()
 
     def provenance(self) -> Provenance:
         """Return what a checkpoint records about this run."""
@@ -234,7 +229,8 @@ def oom_hint(config: TrainConfig, rank: Rank, chunks: int) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or _CPU_OUT_OF_MEMORY in str(error)):
+        on_cpu = "can't allocate memory" in str(error)  # PyTorch raises a plain RuntimeError there
+        if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or on_cpu):
             raise
         pairs = config.batch_size // rank.world_size
         remedies = []

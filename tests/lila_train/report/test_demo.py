@@ -43,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_checkpoint(run.weights)
     rows = [{"step": n, "loss": 2 / (n + 1), "l1": 1 / (n + 1), "edge": 1 / (n + 1)} for n in range(30)]
     run.log.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run.write_record({"settings": {"view_size": 112}, "seconds": {"steps": 7.0}})
+    run.record.write_text(json.dumps({"settings": {"view_size": 112}, "seconds": {"steps": 7.0}}))
     data = write_davis(base / "heldout", ("one", "two", "three"), count=4)
     task = protocols.open_task("davis-knn@lila", data, Options(short_side_px=48))
     harness.evaluate(task, ModelSpec(weights=run.weights), root / "eval", CPU)

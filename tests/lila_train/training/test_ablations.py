@@ -9,7 +9,7 @@ import torch
 
 import stores
 from lila_train.training.ablations import FULL, ROWS, Ablation, rows
-from lila_train.training.config import TrainConfig, differences
+from lila_train.training.config import TrainConfig, changed, differences
 from lila_train.training.step import TrainStep
 from stores.errors import LilaError
 from tests.lila_train.training import world
@@ -31,14 +31,14 @@ def loss_of(store: stores.CueStore, settings: TrainConfig) -> float:
 
 @pytest.mark.parametrize("row", CHANGED, ids=lambda row: row.name)
 def test_a_row_changes_exactly_its_fields_and_the_loss(store: stores.CueStore, row: Ablation) -> None:
-    changed = row.apply(SETTINGS)
-    found = {line.split(":")[0] for line in differences(SETTINGS, changed)}
+    settings = changed(SETTINGS, row.changes)
+    found = {line.split(":")[0] for line in differences(SETTINGS, settings)}
     assert found == set(row.changes)
-    assert loss_of(store, changed) != loss_of(store, SETTINGS)
+    assert loss_of(store, settings) != loss_of(store, SETTINGS)
 
 
 def test_the_full_row_changes_nothing() -> None:
-    assert FULL.apply(SETTINGS) == SETTINGS
+    assert changed(SETTINGS, FULL.changes) == SETTINGS
     assert not FULL.changes
 
 
