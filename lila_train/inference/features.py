@@ -30,8 +30,6 @@ from stores.errors import LilaError
 
 PENDING = 4  # frames read ahead, and frames waiting to be written
 BASIS_FRAMES = 6  # of a video, spread over it
-BASIS_PIXELS = 20_000  # of an image, spread over it
-DEFAULT_TILE_PATCHES = 64
 COLOR_ROWS = 512  # of a large image, colored at a time
 
 T = TypeVar("T")
@@ -89,37 +87,35 @@ class Extractor:
 
     def video(self, file: InputFile, on_frame: OnFrame) -> None:
         """Extract a video; arrays that an interrupted run has stored are read, not computed again."""
+        model, settings = self.model, self.settings
+        basis: Basis | None = None
         video = VideoFrames(file.path)
         resume = self.cache.state(file) == "begun"
         self.cache.record(file, "begun")
         with VideoWriter(self.cache.path(file, "_pca.mp4"), video.rate) as writer, WriteQueue(PENDING) as writes:
-            basis = None
-            if "pca" in self.settings.formats:
-                limit = self.settings.max_frames
-                basis = self.basis or _basis(self.model, self.settings, spread_frames(video, limit))
-            frames = prefetch(enumerate(islice(video, self.settings.max_frames)), max(PENDING, self.batch))
+            if "pca" in settings.formats:
+                basis = self.basis or _basis(model, settings, spread_frames(video, settings.max_frames))
+
+            def write(index: int, features: Features, stored: bool) -> None:
+                self.cache.write(file, index, features, only_missing=stored)
+                if basis is not None:
+                    writer.write(pca_colors(features, basis, model.device))
+
+            frames = prefetch(enumerate(islice(video, settings.max_frames)), max(PENDING, self.batch))
             for group in _batched(frames, self.batch):
                 stored = {index: self.cache.read(file, index) if resume else None for index, _ in group}
-                missing = [resize_short_side(p, self.settings.size) for index, p in group if stored[index] is None]
-                new = iter(self._compute_frames(missing))
+                missing = [resize_short_side(p, settings.size) for index, p in group if stored[index] is None]
+                new: Iterator[Features] = iter(())
+                if missing and needs_tiles(settings, missing[0].shape):
+                    with TemporaryDirectory(dir=self.cache.folder, prefix=".tiles") as scratch:
+                        new = iter([np.array(compute_tiled(model, settings, p, Path(scratch))) for p in missing])
+                elif missing:
+                    new = iter(compute(model, settings, missing).cpu().numpy())
                 for index, found in stored.items():
                     features = next(new) if found is None else found
-                    writes.submit(partial(self._write_frame, file, index, features, found is not None, basis, writer))
+                    writes.submit(partial(write, index, features, found is not None))
                     on_frame()
         self.cache.record(file, "done")
-
-    def _compute_frames(self, pictures: Sequence[Picture]) -> Sequence[Features]:
-        if pictures and needs_tiles(self.settings, pictures[0].shape):
-            with TemporaryDirectory(dir=self.cache.folder, prefix=".tiles") as scratch:
-                return [np.array(compute_tiled(self.model, self.settings, p, Path(scratch))) for p in pictures]
-        return list(compute(self.model, self.settings, pictures).cpu().numpy()) if pictures else []
-
-    def _write_frame(
-        self, file: InputFile, index: int, features: Features, stored: bool, basis: Basis | None, writer: VideoWriter
-    ) -> None:
-        self.cache.write(file, index, features, only_missing=stored)
-        if basis is not None:
-            writer.write(pca_colors(features, basis, self.model.device))
 
 
 def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -142,7 +138,7 @@ def compute_tiled(model: Lila, settings: FeatureSettings, picture: Picture, scra
     """Return features of a picture that is cut into tiles, as a memory map of a file in `scratch`."""
     shape = (model.decoder.widths.out, *picture.shape[:2])
     out = np.lib.format.open_memmap(scratch / "features.npy", "w+", np.dtype(settings.dtype), shape)
-    tile = settings.tile or DEFAULT_TILE_PATCHES * model.encoder.patch_size
+    tile = settings.tile or 64 * model.encoder.patch_size
     precision = getattr(torch, settings.precision)
     with torch.autocast(model.device.type, precision, enabled=precision != torch.float32):
         model.features(picture, tile=tile, overlap=settings.overlap, out=out)
@@ -193,9 +189,9 @@ def spread_frames(video: VideoFrames, limit: int | None = None) -> Iterator[Pict
 
 
 def spread_pixels(features: Features) -> Float[np.ndarray, "n d"]:
-    """Return the feature vectors of some pixels, spread over the image."""
+    """Return the feature vectors of about 20,000 pixels, spread over the image."""
     pixels = features.reshape(len(features), -1)
-    return np.asarray(pixels[:, :: max(1, pixels.shape[1] // BASIS_PIXELS)], np.float32).T
+    return np.asarray(pixels[:, :: max(1, pixels.shape[1] // 20_000)], np.float32).T
 
 
 @torch.inference_mode()

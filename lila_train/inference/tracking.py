@@ -26,7 +26,6 @@ from lila_train.model.resize import Labels
 from stores.errors import LilaError
 
 PENDING = 4  # frames read ahead, and frames waiting to be written
-FOLDER_RATE = Fraction(25)  # frames per second of a folder of images
 
 
 @dataclass(frozen=True)
@@ -100,12 +99,12 @@ def follow(
 
 
 def open_frames(path: Path) -> FrameStream:
-    """Open a video file, or a folder of images in the order of their names."""
+    """Open a video file, or a folder of images in the order of their names, 25 per second."""
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise LilaError(f"no image in {path}; expected a video, or a folder of its frames")
-        return FrameStream((read_image(file) for file in files), FOLDER_RATE, len(files))
+        return FrameStream((read_image(file) for file in files), Fraction(25), len(files))
     if path.suffix.lower() not in VIDEO_SUFFIXES or not path.exists():
         found = f"a {path.suffix or 'nameless'} file" if path.exists() else "nothing"
         raise LilaError(f"expected a video, or a folder of its frames, at {path}; found {found}")

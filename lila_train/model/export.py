@@ -20,14 +20,12 @@ from lila_train.model.lila import Lila
 from lila_train.model.resize import Size
 from stores.errors import LilaError
 
-SUFFIXES = (".onnx", ".pt2")
 TOLERANCE = 1e-3  # of features of unit variance
 
-Shape = tuple[int, int, int]  # images, height, width
 Run = Callable[[Float[np.ndarray, "b 3 H W"]], Float[np.ndarray, "b d H W"]]
 
 
-def export(model: Lila, path: Path, sizes: Sequence[Shape] | None = None) -> float:
+def export(model: Lila, path: Path, sizes: Sequence[tuple[int, int, int]] | None = None) -> float:
     """Write the model to a .onnx or .pt2 file, run the file and return its largest difference to the model.
 
     Args:
@@ -38,10 +36,8 @@ def export(model: Lila, path: Path, sizes: Sequence[Shape] | None = None) -> flo
     Raises:
         LilaError: another suffix, a package that is not installed, or a difference above TOLERANCE.
     """
-    if path.suffix not in SUFFIXES:
-        raise LilaError(
-            f"expected a file ending in {' or '.join(SUFFIXES)} (or .pt for the decoder alone), found {path}"
-        )
+    if path.suffix not in (".onnx", ".pt2"):
+        raise LilaError(f"expected a file ending in .onnx or .pt2 (or .pt for the decoder alone), found {path}")
     needed = ("onnx", "onnxscript", "onnxruntime") if path.suffix == ".onnx" else ()
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
