@@ -44,7 +44,13 @@ def select_frames(seed: int, clip_id: str, length: int, frames: int, pairs: int,
         )
     random = rng(seed, clip_id, Stream.FRAMES)
     gaps = _balanced_gaps(random, anchors, gaps_each, min(max_gap, length - 1))
-    first = _anchor_positions(random, gaps.max(axis=1), length)
+    # One random anchor in each equal part of the clip. Where the parts are long enough, an anchor and its partners stay
+    # within their part, so that no frame is stored twice; otherwise only within the clip.
+    reach = gaps.max(axis=1)
+    edges = np.linspace(0, length, anchors + 1).astype(np.int64)
+    low = np.minimum(edges[:-1], length - 1 - reach)
+    high = np.maximum(edges[1:] - 1 - reach, low)
+    first = low + np.floor(random.random(anchors) * (high - low + 1)).astype(np.int64)
     positions = np.concatenate([first[:, None], first[:, None] + gaps], axis=1)  # anchor × (itself, its G partners)
     order = np.argsort(positions, axis=None, kind="stable")
     ranks = np.empty(order.size, np.int64)
@@ -93,15 +99,3 @@ def _balanced_gaps(random: np.random.Generator, anchors: int, each: int, max_gap
             used[least] += 1
             row[start : start + take] = least + 1
     return np.sort(rows, axis=1)
-
-
-def _anchor_positions(random: np.random.Generator, reach: np.ndarray, length: int) -> np.ndarray:
-    """Return one random anchor in each equal part of the clip, int64 ascending.
-
-    Where the parts are long enough, an anchor and its partners (up to `reach` frames later) stay within their part, so
-    that no frame is stored twice; otherwise only within the clip.
-    """
-    edges = np.linspace(0, length, len(reach) + 1).astype(np.int64)
-    low = np.minimum(edges[:-1], length - 1 - reach)
-    high = np.maximum(edges[1:] - 1 - reach, low)
-    return low + np.floor(random.random(len(reach)) * (high - low + 1)).astype(np.int64)
