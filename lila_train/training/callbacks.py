@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from lila_cues.networks.weights import tensors_sha256
-from lila_cues.viz.pictures import Picture, pca_basis, pca_picture, write_png
+from lila_cues.viz.pictures import pca_basis, pca_picture, write_png
 from lila_train.evaluation.harness import Options, Task, evaluate
 from lila_train.evaluation.models import LilaModel
 from lila_train.evaluation.protocols import open_task
@@ -23,6 +24,7 @@ from lila_train.training.run_dir import append_line
 from lila_train.training.targets import active_cues
 from lila_train.training.trainer import Callback, StepRecord, Trainer
 
+Picture = UInt8[np.ndarray, "_ _ 3"]  # of any size
 MARGIN = 6  # px of white between pictures
 
 
