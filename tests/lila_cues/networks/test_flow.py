@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -54,9 +54,15 @@ def test_raft_small_on_sintel(raft_error: float) -> None:
     assert raft_error < 0.35
 
 
-def test_bfloat16_is_within_one_per_cent_on_sintel(sintel: Known, raft_error: float) -> None:
-    rough = load_flow("raft_small", sintel.weights, updates=UPDATES, execution=Execution("bfloat16"))
-    assert sintel.error(rough(sintel.first, sintel.second)) < 1.01 * raft_error
+def test_bfloat16_is_within_one_per_cent_on_sintel(sintel: Known) -> None:
+    """On a part of the frame: a CPU without bfloat16 instructions takes minutes for the whole."""
+    y, x = slice(120, 312), slice(320, 704)
+    part = replace(sintel, first=sintel.first[..., y, x], second=sintel.second[..., y, x], flow=sintel.flow[:, y, x])
+    errors = {}
+    for precision in ("float32", "bfloat16"):
+        network = load_flow("raft_small", sintel.weights, updates=UPDATES, execution=Execution(precision))
+        errors[precision] = part.error(network(part.first, part.second))
+    assert errors["bfloat16"] < 1.01 * errors["float32"]
 
 
 @pytest.mark.gpu
