@@ -5,6 +5,7 @@ Defaults are the paper's where it states them (docs/method.md). Recipes are name
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from stores.errors import LilaError
 
 FLOW, DEPTH, NORMALS, FEATURES = "flow", "depth", "normals", "features"
+MAX_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,19 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise LilaError for values that no run can have."""
+        for name, value in asdict(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise LilaError(f"{_OPTIONS[name]} must be a finite number, found {value}")
         for name in _POSITIVE:
             if not getattr(self, name) > 0:
                 raise LilaError(f"{_OPTIONS[name]} must be above 0, found {getattr(self, name)}")
+        for name in ("weight_decay", "warmup_steps", "l1_weight", "edge_weight"):
+            if not getattr(self, name) >= 0:
+                raise LilaError(f"{_OPTIONS[name]} must be 0 or more, found {getattr(self, name)}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise LilaError(f"--clip-norm must be above 0, found {self.clip_norm:g}; leave it out to clip no gradient")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise LilaError(f"--seed must be from 0 to {MAX_SEED}, found {self.seed}")
         for name in ("context_area", "query_area"):
             low, high = getattr(self, name)
             if not 0 < low <= high <= 1:

@@ -98,6 +98,8 @@ def test_invalid_options_are_refused(store: stores.CueStore, tmp_path: Path) -> 
     assert "--precision must be float32 or bfloat16" in refusal(*on, *OPTIONS, "--precision", "int3")
     assert "--schedule must be constant or cosine" in refusal(*on, *OPTIONS, "--schedule", "up")
     assert "--steps must be above 0" in refusal(*on, *OPTIONS, "--steps", "0")
+    assert "--seed must be from 0" in refusal(*on, *OPTIONS, "--seed", "-1")
+    assert "--clip-norm must be above 0" in refusal(*on, *OPTIONS, "--clip-norm", "0")
     assert "expected a GPU for --device cuda, found none" in refusal(*on, *OPTIONS, "--device", "cuda") or _has_gpu()
     assert "expected --device" in refusal(*on, *OPTIONS, "--device", "abacus")
     assert not (tmp_path / "run").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import lila_train
 import stores
 from lila_train.model import checkpoint
 from lila_train.training import losses
-from lila_train.training.config import RunOptions, TrainConfig
+from lila_train.training.config import RunOptions, TrainConfig, changed
 from lila_train.training.data import PairDataset, load_pairs
 from lila_train.training.distributed import Rank
 from lila_train.training.run_dir import RunDir
@@ -239,10 +240,26 @@ def test_weights_of_something_else_are_refused(store: stores.CueStore, tmp_path:
         checkpoint.read(tmp_path / "new.safetensors")
 
 
-@pytest.mark.parametrize("change", [{"steps": 0}, {"batch_size": -1}, {"learning_rate": 0.0}])
-def test_invalid_settings_are_refused(change: dict[str, float]) -> None:
-    with pytest.raises(LilaError, match="must be above 0"):
-        replace(SETTINGS, **change).check()
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "--steps must be above 0, found 0"),
+        ({"batch_size": -1}, "--batch-size must be above 0, found -1"),
+        ({"learning_rate": 0.0}, r"--lr must be above 0, found 0\.0"),
+        ({"learning_rate": math.inf}, "--lr must be a finite number, found inf"),
+        ({"ridge": math.nan}, "--set ridge must be a finite number, found nan"),
+        ({"clip_norm": 0.0}, "--clip-norm must be above 0, found 0; leave it out to clip no gradient"),
+        ({"clip_norm": -1.0}, "--clip-norm must be above 0, found -1"),
+        ({"weight_decay": -1e-4}, "--weight-decay must be 0 or more"),
+        ({"warmup_steps": -1}, "--warmup-steps must be 0 or more, found -1"),
+        ({"edge_weight": -1.0}, r"--set edge_weight must be 0 or more, found -1\.0"),
+        ({"seed": -1}, "--seed must be from 0 to 4294967295, found -1"),
+        ({"seed": 2**32}, "--seed must be from 0 to 4294967295, found 4294967296"),
+    ],
+)
+def test_invalid_settings_are_refused(change: dict[str, float], message: str) -> None:
+    with pytest.raises(LilaError, match=message):
+        changed(SETTINGS, change)
 
 
 def test_settings_survive_json() -> None:
