@@ -164,9 +164,12 @@ class FrozenEncoder(FrozenNetwork):
         )
         self.requires_grad_(False).eval()
 
-    @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
-        """Return the tokens of the four tapped blocks for RGB in [0, 1], sides multiples of the patch size."""
+        """Return the tokens of the four tapped blocks for RGB in [0, 1], sides multiples of the patch size.
+
+        No parameter requires a gradient, so that no graph is built unless the images or, after `requires_grad_(True)`,
+        the parameters ask for one.
+        """
         height, width = images.shape[-2:]
         if height % self.patch_size or width % self.patch_size or not height * width:
             raise LilaError(

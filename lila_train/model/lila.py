@@ -33,6 +33,7 @@ from stores.errors import LilaError
 
 Fit = Literal["pad", "resize"]
 
+MIN_VALUE, MAX_VALUE = -0.5, 1.5  # of float images: beyond [0, 1] by no more than a resize overshoots
 MAX_UNTILED_PIXELS = 2048**2  # beyond it the caller must ask for tiles: all tokens of an image attend to each other
 DINOV2_LICENSE = "apache-2.0"  # of the encoder inside published files
 WEIGHTS_FILE = "weights.safetensors"
@@ -59,7 +60,8 @@ def load(
         fit: how an image whose sides are not multiples of the patch size is brought to the encoder (see `Lila`).
 
     Returns:
-        The model in eval mode: `model(images)` maps b×3×H×W (uint8, or float in [0, 1]) to b×d×H×W.
+        The model in eval mode, its parameters without gradients (`model.decoder.requires_grad_(True)` trains them):
+        `model(images)` maps b×3×H×W (uint8, or float in [0, 1]) to b×d×H×W.
 
     Raises:
         LilaError: no such file or name, another format, weights of another backbone, or an encoder whose SHA-256
@@ -102,7 +104,7 @@ def load(
         )
     decoder = Decoder(widths)
     decoder.load_state_dict(tensors)
-    model = Lila(encoder, decoder, fit).to(device=device, dtype=dtype).eval()
+    model = Lila(encoder, decoder, fit).to(device=device, dtype=dtype).eval().requires_grad_(False)
     model.provenance = provenance
     return model
 
@@ -126,7 +128,11 @@ class Lila(nn.Module, ModelHubMixin):
         self.fit = fit
 
     def forward(self, images: Shaped[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
-        """Return features of RGB images, uint8 or floats in [0, 1]: zero mean and unit variance over the d channels."""
+        """Return features of RGB images: zero mean and unit variance over the d channels.
+
+        Images are uint8, or floats in [0, 1] that are not normalized; the values are not checked here, since a look at
+        them would wait for the device and break compilation.
+        """
         height, width = size_of(images)
         fitted = self._fit(images)
         tokens = self.encoder(fitted)
@@ -138,7 +144,7 @@ class Lila(nn.Module, ModelHubMixin):
         """Return the encoder's last tokens after the final LayerNorm, on its own grid."""
         return self.encoder.grid(self._fit(images))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def features(self, image: AnyImage, *, tile: int | None = None, overlap: int | None = None, out: Any = None) -> Any:
         """Return the features d×H×W of one image.
 
@@ -153,9 +159,17 @@ class Lila(nn.Module, ModelHubMixin):
             `out` if it is given; a tensor on the model's device for a tensor, a float32 array for anything else.
 
         Raises:
-            LilaError: not an image, too many pixels without tiles, an impossible overlap, or `out` of another shape.
+            LilaError: not an image, floats beyond [−0.5, 1.5], too many pixels without tiles, an impossible overlap,
+                or `out` of another shape.
         """
         batch = to_tensor(image)
+        if batch.is_floating_point():
+            low, high = (float(value) for value in batch.aminmax())
+            if low < MIN_VALUE or high > MAX_VALUE:
+                raise LilaError(
+                    f"expected RGB in [0, 1], found values from {low:.4g} to {high:.4g}; pass uint8, or floats "
+                    "divided by 255 and not normalized: the model subtracts mean and std itself"
+                )
         height, width = size_of(batch)
         shape = (self.decoder.widths.out, height, width)
         if tile is None and height * width > MAX_UNTILED_PIXELS:

@@ -152,8 +152,21 @@ def test_stays_in_eval_mode_without_gradients(plain: FrozenEncoder) -> None:
     plain.train()
     assert not any(module.training for module in plain.modules())
     assert not any(parameter.requires_grad for parameter in plain.parameters())
+    assert not any(tap.requires_grad for tap in plain(_images(1, 28, 28)))
+
+
+def test_a_gradient_flows_to_the_images(plain: FrozenEncoder) -> None:
     images = _images(1, 28, 28).requires_grad_()
-    assert not any(tap.requires_grad for tap in plain(images))
+    plain.grid(images).square().sum().backward()
+    assert images.grad is not None
+    assert images.grad.abs().max() > 0
+    assert all(parameter.grad is None for parameter in plain.parameters())
+
+
+def test_parameters_are_trained_where_they_are_asked_to() -> None:
+    encoder = load_encoder("tiny", "random:1").requires_grad_(True)
+    encoder.grid(_images(1, 32, 32)).square().sum().backward()
+    assert any(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in encoder.parameters())
 
 
 def test_stays_frozen_inside_a_trained_network(tiny: FrozenEncoder) -> None:

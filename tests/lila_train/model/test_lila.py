@@ -42,6 +42,26 @@ def test_any_size_gives_features_of_that_size(model: Lila, size: tuple[int, int]
     np.testing.assert_allclose(found.mean(dim=1), 0, atol=1e-5)
 
 
+def test_a_loaded_model_builds_no_graph_unless_asked(weights: Path) -> None:
+    loaded = lila_train.load(weights)
+    images = torch.rand(1, 3, 24, 32)
+    assert not loaded(images).requires_grad
+    head = torch.nn.Linear(8, 2)
+    head(loaded.features(images).movedim(0, -1)).sum().backward()  # refused for tensors of inference mode
+    assert head.weight.grad is not None
+    loaded(images.requires_grad_()).square().sum().backward()
+    assert images.grad is not None
+
+
+@pytest.mark.parametrize("scale", [255.0, -3.0])
+def test_floats_that_are_no_rgb_are_refused(model: Lila, scale: float) -> None:
+    image = picture(24, 32).astype(np.float32) / 255 * scale
+    with pytest.raises(LilaError, match=r"expected RGB in \[0, 1\], found values from .*; pass uint8"):
+        model.features(image)
+    with pytest.raises(LilaError, match="not normalized"):
+        model.features(torch.tensor(image).movedim(-1, 0))
+
+
 def test_arrays_pictures_and_tensors_give_the_same(model: Lila) -> None:
     array = picture(40, 56)
     expected = model.features(array)
