@@ -74,7 +74,11 @@ def _acquire(path: Path, task: int) -> bool:
             f"the file system of {path.parent} has no record locks ({error.strerror}), which keep two builders "
             "apart; build on a local disk, NFS 4 or Lustre mounted with flock, and copy the store afterwards"
         ) from error
-    os.pwrite(fd, writer_id().encode()[:_SLOT].ljust(_SLOT), task * _SLOT)
+    try:
+        os.pwrite(fd, writer_id().encode()[:_SLOT].ljust(_SLOT), task * _SLOT)
+    except OSError:  # a full disk: others may take the task
+        fcntl.lockf(fd, fcntl.LOCK_UN, _SLOT, task * _SLOT)
+        raise
     locked.add(task)
     return True
 

@@ -45,10 +45,10 @@ def create(
                 atomic_write(data, draft / key)
             (draft / metadata.LOCKS).touch()
             (draft / metadata.SCRATCH).mkdir()
+            draft.rename(root)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
-        draft.rename(root)
         sync_folder(root.parent)
     return open(root)
 

@@ -66,7 +66,7 @@ def build_distributed(
             submit(1)
     if lost:
         raise LilaError(
-            f"expected every task to be done, found {len(lost)} whose workers died again and again (task {lost[0]} "
+            f"expected every task to be done, found {len(lost)} whose workers died repeatedly (task {lost[0]} "
             f"first); look for a lack of memory, then run the same command again"
         )
 

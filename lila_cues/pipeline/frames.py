@@ -1,6 +1,6 @@
 """From a clip's id to its frames: selected, decoded, cropped to the base crop and resized; depth maps from files.
 
-The base crop is the largest centred part of a frame with the aspect of the stored RGB; every map is cut the same way.
+The base crop is the largest centered part of a frame with the aspect of the stored RGB; every map is cut the same way.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ FULL = Box(0.0, 0.0, 1.0, 1.0)
 
 
 def base_box(frame: tuple[int, int], base: tuple[int, int]) -> Box:
-    """Return the largest centred box of a frame (y, x) with the aspect of the base crop (y, x), on pixel borders."""
+    """Return the largest centered box of a frame (y, x) with the aspect of the base crop (y, x), on pixel borders."""
     scale = min(frame[0] / base[0], frame[1] / base[1])
     height, width = (max(1, min(side, round(part * scale))) for side, part in zip(frame, base, strict=True))
     top, left = (frame[0] - height) // 2, (frame[1] - width) // 2
@@ -125,7 +125,7 @@ class DepthFiles:
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
         if image is None or image.dtype != np.uint16 or image.ndim != 2:
             found = "no image" if image is None else f"{image.dtype} with shape {image.shape}"
-            raise LilaError(f"{path}: expected a 16-bit grey PNG in millimetres, found {found}; write the map again")
+            raise LilaError(f"{path}: expected a 16-bit gray PNG in millimeters, found {found}; write the map again")
         return inverse_depth(image, box, size)
 
 

@@ -154,6 +154,8 @@ def explore(
     from lila_train.model.lila import load
 
     paths = [file.path for file in list_inputs(images, unique_names=False) if not file.is_video]
+    if not paths:
+        raise LilaError("expected images to explore, found videos only; save some of their frames as images first")
     model = load(weights, device=choose_device(device), encoder_weights=encoder_weights)
     failures, explored = [], []
     with console.progress("images") as bar:

@@ -147,12 +147,13 @@ def train(store: stores.CueStore, out: Path, config: TrainConfig, options: RunOp
         trainer = Trainer(store, encoder, config, run_dir, rank, options)
         if options.resume:
             if trainer.is_finished():
-                console.out.print(
-                    f"this run is finished: {run_dir.weights}; raise --steps to continue it, or start another in "
-                    "another --out"
-                )
+                if rank.is_main:
+                    console.out.print(
+                        f"this run is finished: {run_dir.weights}; raise --steps to continue it, or start another in "
+                        "another --out"
+                    )
                 return
-            if trainer.restore():
+            if trainer.restore() and rank.is_main:
                 console.out.print(f"resuming at step {trainer.step} of {config.steps}")
         callbacks: list[Callback] = []
         if rank.is_main:

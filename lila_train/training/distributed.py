@@ -62,15 +62,37 @@ class Rank:
 @contextmanager
 def init(device_name: str) -> Iterator[Rank]:
     """Join the process group that `torchrun` announces, NCCL on GPUs and gloo on CPUs; without one, a single rank."""
-    device = devices.choose_device(device_name)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Rank(device=device)
+        yield Rank(device=devices.choose_device(device_name))
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    device = rank_device(device_name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # before anything is allocated
+        dist.init_process_group("nccl", device_id=device)
+    else:
+        dist.init_process_group("gloo")
     try:
         yield Rank(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
+
+
+def rank_device(device_name: str) -> torch.device:
+    """Return the device of one of several ranks: the GPU of its number on this machine, or the CPU."""
+    device = devices.choose_device(device_name)
+    if device.type != "cuda":
+        return device
+    local_rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if device.index is not None:
+        raise LilaError(
+            f"expected --device cuda with several ranks, a GPU each, found {device_name}; leave out its number"
+        )
+    if local_rank >= count:
+        raise LilaError(
+            f"expected a GPU for each rank of this machine, found {count} for rank {local_rank} (from 0); start "
+            f"torchrun with --nproc-per-node {count} at most"
+        )
+    return torch.device("cuda", local_rank)
 
 
 @contextmanager

@@ -135,7 +135,7 @@ class Trainer:
         if broken:
             found = f"the cues of {', '.join(broken)} hold NaN"
         else:
-            found = "another rank met NaN" if finite[-1] else f"the loss is NaN for {', '.join(clips)}"
+            found = "cues or loss are NaN on another rank" if finite[-1] else f"the loss is NaN for {', '.join(clips)}"
         raise LilaError(
             f"stopped at step {self.step}: {found}; check with lila-cues verify {self.store.path}, then continue with "
             "--resume"
@@ -189,7 +189,8 @@ class Trainer:
             try:
                 saved = checkpoint.read(path)
             except LilaError as error:
-                console.err.print(f"skipped a checkpoint that cannot be read: {error}")
+                if self.rank.is_main:
+                    console.err.print(f"skipped a checkpoint that cannot be read: {error}")
                 continue
             self._check_same_run(saved.provenance, path)
             self.train_step.restore(saved.decoder, saved.extra)

@@ -6,6 +6,8 @@ import errno
 import multiprocessing
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
@@ -243,6 +245,19 @@ def test_a_full_disk_at_the_start_of_a_retry_leaves_no_scratch_files(
     with pytest.raises(StoreError, match=r"no space left in .* while starting task 0; free some space"):
         worlds.fill(store, only_failed=True)
     assert list(Path(store.path, "scratch").iterdir()) == []
+
+
+def test_a_full_disk_while_locking_leaves_the_task_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store = worlds.create(tmp_path / "cues.zarr", 4)
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StoreError, match="no space left"):
+        worlds.fill(store)
+    probe = f"import stores; print(stores.open({str(store.path)!r}).locked_by(0))"
+    result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "None"
 
 
 def complete_one_and_raise(store: stores.CueStore) -> None:

@@ -241,11 +241,11 @@ def importable(root: Path | None) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        if root is None:
-            raise
+        code, readme = (
+            ("the baseline's code", "") if root is None else (f"the code in {root}", f", see {root}/README.md")
+        )
         raise LilaError(
-            f"the code in {root} needs a package that is not installed or does not work here ({error}); install it, "
-            f"see {root / 'README.md'}"
+            f"{code} needs a package that is not installed or does not work here ({error}); install it{readme}"
         ) from error
     finally:
         sys.path[:] = path

@@ -115,6 +115,8 @@ class LinearProbeTask(DavisTask):
         channels = [len(features) for features in first]
         initial = initial_parameters(len(problem.target), channels, self.probe.seed, video.name)
         parameters = self.fit(problem, initial.to(model.device), self.probe)
+        del first
+        problem = replace(problem, maps=[])  # the first frame's maps, hundreds of MB, are needed no longer
         for frame_maps in maps:
             logits = replace(problem, maps=frame_maps).logits(parameters)
             yield logits.argmax(dim=0).to(torch.uint8).cpu().numpy()

@@ -70,7 +70,7 @@ def read_example(files: tuple[Path, ...]) -> Example:
     else:
         image, stored = read_frame(files[0]), cv2.imread(str(files[1]), cv2.IMREAD_UNCHANGED)
         if stored is None or stored.dtype != np.uint16 or stored.ndim != 2:
-            raise LilaError(f"expected depth as a 16-bit grey PNG in mm, found something else in {files[1]}")
+            raise LilaError(f"expected depth as a 16-bit gray PNG in mm, found something else in {files[1]}")
         depth_m = stored / 1000.0
         normals = normals_of_depth(depth_m, NYU_CAMERA) if len(files) == 2 else read_frame(files[2]) / 127.5 - 1
         for array, path, what in ((depth_m, files[1], "depth"), (normals, files[-1], "normals")):

@@ -118,7 +118,7 @@ def test_a_task_that_kills_every_worker_is_named_and_the_others_are_done(
     monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "1")
     store = make_store(tmp_path / "s.zarr")
     monkeypatch.setattr(cluster, "build_remote", die_at_task_2)
-    with pytest.raises(LilaError, match=r"found 1 whose workers died again and again \(task 2 first\)"):
+    with pytest.raises(LilaError, match=r"found 1 whose workers died repeatedly \(task 2 first\)"):
         list(cluster.build_distributed(store, CONFIG, replace(options, workers=2), store.pending_tasks()))
     assert store.statuses().tolist() == [1, 1, 0, 1, 1, 2]
 

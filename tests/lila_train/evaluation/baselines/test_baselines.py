@@ -217,6 +217,13 @@ def test_a_file_of_the_user_may_import_a_clone(tmp_path: Path, image: torch.Tens
     assert spec.load(CPU).pixel_map(image).shape == (1, 5, 48, 64)
 
 
+def test_a_package_that_a_file_of_the_user_lacks_is_named(tmp_path: Path):
+    path = tmp_path / "lacking.py"
+    path.write_text("def build(encoder): import not_installed\ndef call(network, encoder, images): return images\n")
+    with pytest.raises(LilaError, match=r"the baseline's code needs a package .*No module named 'not_installed'"):
+        ModelSpec(baseline=str(path), encoder="tiny").load(CPU)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

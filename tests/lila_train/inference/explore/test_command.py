@@ -53,6 +53,13 @@ def test_a_bad_image_is_reported_and_the_rest_is_there(pictures: Path, weights: 
     assert not (tmp_path / "none.html").exists()
 
 
+def test_videos_alone_are_refused(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    result = CliRunner().invoke(app, explore(weights, tmp_path / "page.html", tmp_path / "clip.mp4"))
+    assert isinstance(result.exception, LilaError)
+    assert "expected images to explore, found videos only" in str(result.exception)
+
+
 @pytest.mark.parametrize(
     ("size", "shape"),
     [((30_000, 300), (1, 100)), ((1, 1), (1, 1)), ((300, 40), (17, 128)), ((50, 80), (51, 32))],
