@@ -194,10 +194,10 @@ def test_the_cue_of_the_documents_gives_targets(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_version_is_the_same_everywhere() -> None:
-    """Of the package, in the citation and on top of the changelog."""
+    """Of the package, in the citation and of the newest release in the changelog."""
     (version,) = re.findall(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
-    assert re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[0] == version
+    assert re.findall(r"^## (\d\S+)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)[0] == version
 
 
 def walk_steps() -> list[tuple[str, str]]:

@@ -13,13 +13,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 import stores
 from lila_cues.networks import FrozenEncoder, load_depth, load_flow
 from lila_cues.pamr import Affinity, refine, three_scales
 from lila_train.model.resize import Size
 from lila_train.training.config import DEPTH, FEATURES, FLOW, TrainConfig
-from lila_train.training.data import PairBatch, PairDataset
+from lila_train.training.data import PairBatch, PairDataset, load_pairs
 from lila_train.training.losses import Losses
 from lila_train.training.targets import CUES, stored_arrays
 from lila_train.training.trainer import Trainer
@@ -54,9 +55,11 @@ class Teachers:
 class OnlineTrainer(Trainer):
     """A run that reads frames and computes flow, depth and features in every step."""
 
-    def dataset(self, config: TrainConfig) -> PairDataset:
-        self.online = OnlineCues.of_store(self.store, self.train_step.encoder, config)
-        return online_dataset(str(self.store.path), config, self.train_step.encoder.width, self.online.computed)
+    def batches(self) -> DataLoader[PairBatch]:
+        config, encoder = self.config, self.train_step.encoder
+        self.online = OnlineCues.of_store(self.store, encoder, config)
+        dataset = online_dataset(str(self.store.path), config, encoder.width, self.online.computed)
+        return load_pairs(dataset, range(self.step, config.steps), self.rank, self.options.num_workers)
 
     def optimizer_step(self, batch: PairBatch) -> Losses:
         return super().optimizer_step(self.online(batch))
@@ -76,7 +79,7 @@ class OnlineDataset(PairDataset):
         batch = super().__getitem__(position)
         if self.config.distilled == "online" or {"features", "features_raw"} & set(self.arrays):
             return batch
-        stored = self._open()[0].read("feature_channels", int(batch.clips))
+        stored = stores.open(self.path).read("feature_channels", int(batch.clips))
         return replace(batch, channels=torch.from_numpy(stored)[batch.channels].long())
 
 
