@@ -92,7 +92,7 @@ def test_depth_maps_are_found_by_clip_and_frame(tmp_path: Path) -> None:
     with pytest.raises(LilaError, match="expected a 16-bit gray PNG in millimeters, found uint8"):
         files.read("b", "00005", FULL, (2, 2))
     (tmp_path / "b" / "00006.png").touch()
-    with pytest.raises(LilaError, match="in millimetres, found no image"):
+    with pytest.raises(LilaError, match="in millimeters, found no image"):
         files.read("b", "00006", FULL, (2, 2))
     with pytest.raises(LilaError, match=r"expected depth maps in .*, found no such folder"):
         DepthFiles(tmp_path / "absent")
