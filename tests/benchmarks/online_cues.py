@@ -79,7 +79,8 @@ class OnlineDataset(PairDataset):
         batch = super().__getitem__(position)
         if self.config.distilled == "online" or {"features", "features_raw"} & set(self.arrays):
             return batch
-        stored = stores.open(self.path).read("feature_channels", int(batch.clips))
+        assert self._opened is not None  # by the pair's own reading
+        stored = self._opened[0].read("feature_channels", int(batch.clips))
         return replace(batch, channels=torch.from_numpy(stored)[batch.channels].long())
 
 
