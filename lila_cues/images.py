@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Shaped, UInt8, UInt16
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -21,28 +21,26 @@ MAX_PIXELS = 2**27  # that an image may be enlarged to
 _MAX_16_BIT = 65535
 
 
-def read_image(path: Path) -> Rgb:
-    """Read an image file as RGB, turned upright by its EXIF tag."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # panoramas are legitimate
-            with Image.open(path) as image:
-                return to_rgb(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-        raise LilaError(f"{path} has more than {limit:.0f} million pixels; crop or shrink it first") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise LilaError(f"{path} cannot be read as an image ({error}); is the file intact?") from error
+def read_image(path: Path, *, upright: bool = True, background: str | None = "white") -> Rgb:
+    """Read an image file of any mode as RGB.
 
+    Evaluation and stage one read data sets with `background=None`, evaluation also with `upright=False`, since the
+    masks and published scores belong to the images as they are stored.
 
-def read_frame(path: Path) -> Rgb:
-    """Read an RGB frame of a data set as it is stored: not turned by an EXIF tag."""
-    return np.asarray(_decode(path).convert("RGB"))
+    Args:
+        upright: turn the image by its EXIF tag.
+        background: color that transparent pixels are laid over; None drops the alpha channel.
+
+    Raises:
+        LilaError: as `decode`.
+    """
+    image = decode(path)
+    return to_rgb(ImageOps.exif_transpose(image) if upright else image, background)
 
 
 def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
-    """Read a mask of a data set as it is stored: palette indices or gray values, never the palette's colors."""
-    image = _decode(path)
+    """Read a mask as it is stored: palette indices or gray values, never the palette's colors."""
+    image = decode(path)
     if image.mode not in ("P", "L", "1"):
         raise LilaError(
             f"expected a mask with a palette or in grayscale, found mode {image.mode} in {path}; "
@@ -51,27 +49,50 @@ def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:
     return np.asarray(image if image.mode != "1" else image.convert("L"), dtype=np.uint8)
 
 
-def _decode(path: Path) -> Image.Image:
-    content = path.read_bytes()
+def read_depth(path: Path) -> UInt16[np.ndarray, "h w"]:
+    """Read a depth map in millimeters, 0 where it is unknown."""
+    image = decode(path)
+    if image.mode != "I;16":
+        raise LilaError(
+            f"{path}: expected a 16-bit gray PNG in millimeters, found mode {image.mode}; write the map again"
+        )
+    return np.asarray(image)
+
+
+def decode(path: Path) -> Image.Image:
+    """Read an image file as it is stored; LilaError if that fails or it has more pixels than Pillow's limit."""
+    found = "an empty file"
     try:
-        image = Image.open(BytesIO(content))
-        image.load()
-    except (OSError, SyntaxError) as error:
-        raise LilaError(f"expected an image at {path}, found a file that cannot be decoded ({error})") from error
-    return image
+        if content := path.read_bytes():
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # panoramas are legitimate
+                image = Image.open(BytesIO(content))
+            image.load()
+            return image
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        raise LilaError(f"{path} has more than {limit:.0f} million pixels; crop or shrink it first") from error
+    except UnidentifiedImageError:
+        found = "a file in no known image format"
+    except (OSError, ValueError, SyntaxError) as error:
+        found = f"one that cannot be decoded ({getattr(error, 'strerror', None) or error})"
+    raise LilaError(f"{path}: expected an image, found {found}; copy it again or take it away")
 
 
-def to_rgb(image: Image.Image) -> Rgb:
-    """Convert an image of any mode: alpha over white, 16 bits and floats scaled to 8, CMYK and palettes converted."""
+def to_rgb(image: Image.Image, background: str | None = "white") -> Rgb:
+    """Convert an image of any mode to 8 bits: 16 bits and floats are scaled, CMYK and palettes converted.
+
+    Transparent pixels are laid over `background`; for None the alpha channel is dropped.
+    """
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
         largest = _MAX_16_BIT if image.mode.startswith("I;16") else values.max(initial=0)
         white = next((top for top in (1, 255) if largest <= top), _MAX_16_BIT)  # mode I may hold 8 or 16 bits
         gray = np.clip(np.rint(values * (255 / white)), 0, 255).astype(np.uint8)
         return np.repeat(gray[..., None], 3, axis=2)
-    if image.has_transparency_data:
+    if background is not None and image.has_transparency_data:
         layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, background), layer)
     return np.asarray(image.convert("RGB"))
 
 

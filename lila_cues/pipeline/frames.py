@@ -14,6 +14,7 @@ from jaxtyping import Float32
 
 from lila_cues.config import BuildConfig
 from lila_cues.datasets.base import Dataset
+from lila_cues.images import read_depth
 from lila_cues.sampling import FrameSelection, select_frames
 from stores.errors import LilaError
 
@@ -121,12 +122,7 @@ class DepthFiles:
                 f"expected the depth map of frame {frame} at {folders[0]}/{frame}.png, found none; "
                 "give the folder above the clips' folders with --depth files:DIR"
             )
-        data = np.fromfile(path, np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-        if image is None or image.dtype != np.uint16 or image.ndim != 2:
-            found = "no image" if image is None else f"{image.dtype} with shape {image.shape}"
-            raise LilaError(f"{path}: expected a 16-bit gray PNG in millimeters, found {found}; write the map again")
-        return inverse_depth(image, box, size)
+        return inverse_depth(read_depth(path), box, size)
 
 
 def inverse_depth(millimetres: np.ndarray, box: Box, size: tuple[int, int]) -> Float32[np.ndarray, "y x"]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float64, UInt8
 
+from lila_cues.images import read_image
 from lila_cues.video.probe import REMEDY, VideoProbe, open_container, video_stream
 from stores.errors import LilaError
 
@@ -71,22 +72,16 @@ class ImageReader(FrameReader):
         return self.paths[index].stem
 
     def _ascending(self, indices: np.ndarray) -> np.ndarray:
-        import cv2
-
         images: list[np.ndarray] = []
         for path in (self.paths[i] for i in indices):
-            data = np.fromfile(path, np.uint8)
-            image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-            if image is None:
-                found = "a file in no known image format" if data.size else "an empty file"
-                raise LilaError(f"{path}: expected an image, found {found}; copy it again or take it out of the clip")
+            image = read_image(path, background=None)
             (height, width), expected = image.shape[:2], images[0].shape if images else image.shape
             if image.shape != expected:
                 raise LilaError(
                     f"{path}: expected {expected[1]}×{expected[0]} like the frames before it, found {width}×{height}; "
                     "the frames of a clip must have one size"
                 )
-            images.append(image[..., ::-1])
+            images.append(image)
         return np.stack(images)
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
 
-from lila_cues.images import read_image
+from lila_cues.images import decode, read_image
 from lila_cues.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from lila_cues.prefetch import WriteQueue, prefetch
 from lila_cues.video.reader import VideoFrames
@@ -114,15 +113,13 @@ def open_frames(path: Path) -> FrameStream:
 
 def read_mask(path: Path) -> MarkedObjects:
     """Read the objects of an indexed PNG by index; of other images by gray level or color, black is background."""
-    try:
-        with Image.open(path) as image:
-            array = np.asarray(image if image.mode in ("P", "L", "1", "I;16") else image.convert("RGB"))
-            indexed = image.mode == "P"
-    except (UnidentifiedImageError, OSError) as error:
-        raise LilaError(f"{path} cannot be read as a mask ({error}); expected a PNG of the first frame") from error
+    image = decode(path)
+    array = np.asarray(image if image.mode in ("P", "L", "1", "I;16") else image.convert("RGB"))
     flat = array.reshape(-1, 3) if array.ndim == 3 else array.reshape(-1, 1)
     found, inverse = np.unique(np.vstack([np.zeros_like(flat[:1]), flat]), axis=0, return_inverse=True)
     if not 1 < len(found) <= 255:
         raise LilaError(f"expected 1 to 254 objects on a background of 0 in {path}, found {len(found) - 1}")
     labels = inverse.reshape(-1)[1:].reshape(array.shape[:2]).astype(np.uint8)
-    return MarkedObjects(labels, found[:, 0].astype(np.uint8) if indexed else np.arange(len(found), dtype=np.uint8))
+    return MarkedObjects(
+        labels, found[:, 0].astype(np.uint8) if image.mode == "P" else np.arange(len(found), dtype=np.uint8)
+    )

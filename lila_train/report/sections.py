@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 
-from lila_cues.images import read_frame, read_mask
+from lila_cues.images import decode, read_image, read_mask
 from lila_cues.viz.html import Markup, drawing, figure, heading, joined, paragraph, photo, row
 from lila_cues.viz.pictures import (
     MIN_CONFIDENCE,
@@ -173,7 +172,7 @@ def masks(result: DavisResult, title: str = "Masks, predicted and true", level: 
     for name, text in result.examples():
         sequence = result.sequence(name)
         n = len(sequence.frames) - 2
-        frame = read_frame(sequence.frames[n])
+        frame = read_image(sequence.frames[n], upright=False, background=None)
         truth = without_void(result.data.labels(sequence.masks[n]))
         pictures = [
             figure(photo(frame, "frame"), "Frame", f"{n} of {len(sequence.frames) - 1}"),
@@ -190,7 +189,8 @@ def masks(result: DavisResult, title: str = "Masks, predicted and true", level: 
 def features(result: DavisResult, model: GridModel) -> Markup:
     """Return PCA colors of every head's features, for the first and the last frame of three sequences."""
     shown = [(name, n) for name, _ in result.examples() for n in (0, len(result.sequence(name).frames) - 1)]
-    frames = [read_frame(result.sequence(name).frames[n]) for name, n in shown]
+    paths = (result.sequence(name).frames[n] for name, n in shown)
+    frames = [read_image(path, upright=False, background=None) for path in paths]
     size = tuple(result.content["derived"]["frame_px"])
     maps = {}
     with torch.inference_mode():
@@ -279,5 +279,4 @@ def error_picture(error_deg: Float[np.ndarray, "h w"], known: Bool[np.ndarray, "
 
 
 def _stored(path: Path) -> Stored:
-    with Image.open(path) as picture:
-        return np.asarray(picture)
+    return np.asarray(decode(path))

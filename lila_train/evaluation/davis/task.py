@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lila_cues.images import read_frame, read_mask
+from lila_cues.images import read_image, read_mask
 from lila_cues.viz.pictures import write_label_png
 from lila_train.evaluation.davis.metrics import VOID, LabelPair, ObjectScore, score_sequence, summarize, without_void
 from lila_train.evaluation.models import GridModel
@@ -171,7 +171,7 @@ class DavisTask(ABC):
 
     def _frames(self, sequence: DavisSequence, size: Size) -> Iterator[Image]:
         for path in sequence.frames:
-            frame = read_frame(path)
+            frame = read_image(path, upright=False, background=None)
             if frame.shape[:2] != size:
                 raise LilaError(
                     f"expected frames of the size of the first mask, {size[1]}×{size[0]}, found "

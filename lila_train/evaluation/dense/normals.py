@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import scipy.io
 import torch
@@ -19,7 +18,7 @@ from jaxtyping import Float
 from scipy.io.matlab import MatReadError
 from torch import Tensor
 
-from lila_cues.images import read_frame
+from lila_cues.images import read_depth, read_image
 from lila_train.evaluation.dense.data import CenterView, DenseData, Example, TrainView, ValView, check_files, check_size
 from lila_train.evaluation.dense.metrics import MeanSums, angle_errors
 from lila_train.evaluation.dense.probes import DptProbe, NormalsProbe
@@ -68,11 +67,9 @@ def read_example(files: tuple[Path, ...]) -> Example:
         image = (image + 2 * np.array(GEONET_MEAN)).clip(0, 255).astype(np.uint8)
         depth_m = depth_m.astype(np.float64)
     else:
-        image, stored = read_frame(files[0]), cv2.imread(str(files[1]), cv2.IMREAD_UNCHANGED)
-        if stored is None or stored.dtype != np.uint16 or stored.ndim != 2:
-            raise LilaError(f"expected depth as a 16-bit gray PNG in mm, found something else in {files[1]}")
-        depth_m = stored / 1000.0
-        normals = normals_of_depth(depth_m, NYU_CAMERA) if len(files) == 2 else read_frame(files[2]) / 127.5 - 1
+        image, *encoded = (read_image(path, upright=False, background=None) for path in (files[0], *files[2:]))
+        depth_m = read_depth(files[1]) / 1000.0
+        normals = encoded[0] / 127.5 - 1 if encoded else normals_of_depth(depth_m, NYU_CAMERA)
         for array, path, what in ((depth_m, files[1], "depth"), (normals, files[-1], "normals")):
             check_size(array, path, what, image, files[0])
     known = np.isfinite(normals).all(axis=-1) & (depth_m > 0) & (depth_m <= MAX_DEPTH_M)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
-from lila_cues.images import read_frame, read_mask
+from lila_cues.images import read_image, read_mask
 from lila_train.evaluation.dense.data import (
     NO_CROP,
     DenseData,
@@ -97,7 +97,7 @@ class LabelRule:
 
     def read(self, files: Files) -> Example:
         """Read an image and its classes; LilaError for sizes that differ, or a label that the table does not have."""
-        image, stored = read_frame(files[0]), read_mask(files[1])
+        image, stored = read_image(files[0], upright=False, background=None), read_mask(files[1])
         if (beyond := stored[(stored >= len(self.table)) & (stored != IGNORED)]).size:
             raise LilaError(
                 f"expected labels of {self.what}, 0 to {len(self.table) - 1} or 255, found {beyond[0]} in {files[1]}"

@@ -1,17 +1,14 @@
-"""Files in: every kind of image, videos, folders and globs, and what cannot be read."""
+"""Files in: videos, folders and globs, and what cannot be read."""
 
 from __future__ import annotations
 
-import io
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from PIL import Image
 
-from lila_cues.images import read_image
 from lila_cues.inputs import list_inputs
 from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
@@ -19,55 +16,7 @@ from stores.errors import LilaError
 from tests.lila_train.inference.models import write_test_video
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
-def test_images_of_every_mode_are_read_as_rgb(tmp_path: Path, mode: str) -> None:
-    gray = np.full((6, 9), 128, np.uint8)
-    image = Image.fromarray(gray.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(gray).convert(mode)
-    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
-    image.save(path)
-    found = read_image(path)
-    assert found.shape == (6, 9, 3)
-    assert found.dtype == np.uint8
-    if mode != "1":
-        assert abs(int(found[3, 3, 0]) - 128) <= 2
-
-
-def test_a_dark_16_bit_image_stays_dark(tmp_path: Path) -> None:
-    Image.fromarray(np.full((4, 4), 200, np.uint16)).save(tmp_path / "a.png")
-    assert read_image(tmp_path / "a.png").max() == 1
-
-
-def test_transparent_pixels_become_white(tmp_path: Path) -> None:
-    layer = np.zeros((2, 2, 4), np.uint8)
-    layer[0] = [10, 20, 30, 255]
-    Image.fromarray(layer).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[:, 0], [[10, 20, 30], [255, 255, 255]])
-
-
-def test_an_image_is_turned_upright(tmp_path: Path) -> None:
-    image = Image.new("RGB", (8, 4))
-    exif = image.getexif()
-    exif[0x0112] = 6
-    image.save(tmp_path / "a.jpg", exif=exif)
-    assert read_image(tmp_path / "a.jpg").shape == (8, 4, 3)
-
-
-def test_a_panorama_is_read_and_a_decompression_bomb_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.new("RGB", (30_000, 40)).save(tmp_path / "wide.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
-    assert read_image(tmp_path / "wide.png").shape == (40, 30_000, 3)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)
-    with pytest.raises(LilaError, match="has more than 1 million pixels; crop or shrink it first"):
-        read_image(tmp_path / "wide.png")
-
-
-def test_unreadable_files_are_named(tmp_path: Path) -> None:
-    whole = io.BytesIO()
-    Image.effect_noise((64, 64), 90).save(whole, "png")
-    for name, content in (("text.png", b"hello"), ("cut.png", whole.getvalue()[:900]), ("empty.jpg", b"")):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(LilaError, match="cannot be read as an image"):
-            read_image(tmp_path / name)
+def test_unreadable_videos_are_named(tmp_path: Path) -> None:
     for name, content in (("text.mp4", b"hello"), ("empty.mp4", b"")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(LilaError, match="cannot be read as a video"):

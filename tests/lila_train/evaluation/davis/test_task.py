@@ -53,7 +53,7 @@ def test_2017_layout_gives_palette_indices_with_void(folder: Path):
     assert [path.name for path in sequence.frames] == ["00000.jpg", "00001.jpg", "00002.jpg"]
     for path, value in zip(sequence.masks, (2, 255, 1), strict=True):
         np.testing.assert_array_equal(data.labels(path), mask_of(value))
-    assert images.read_frame(sequence.frames[0]).shape == (6, 8, 3)
+    assert images.read_image(sequence.frames[0]).shape == (6, 8, 3)
 
 
 @pytest.mark.parametrize("line", ["cat", "/JPEGImages/480p/cat/00000.jpg /Annotations/480p/cat/00000.png\n" * 2])
@@ -140,16 +140,18 @@ def test_a_color_mask_is_refused(folder: Path):
         images.read_mask(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture"])
-def test_an_unreadable_image_is_refused(folder: Path, content: bytes):
+@pytest.mark.parametrize(
+    ("content", "found"), [(b"", "an empty file"), (b"not a picture", "a file in no known image format")]
+)
+def test_an_unreadable_image_is_refused(folder: Path, content: bytes, found: str):
     path = folder / "JPEGImages/480p/cat/00001.jpg"
     path.write_bytes(content)
-    with pytest.raises(LilaError, match=r"an image at .*cat/00001\.jpg, found a file that cannot be decoded"):
-        images.read_frame(path)
+    with pytest.raises(LilaError, match=rf"cat/00001\.jpg: expected an image, found {found}"):
+        images.read_image(path)
 
 
 def test_a_truncated_image_is_refused(folder: Path):
     path = folder / "Annotations/480p/cat/00001.png"
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(LilaError, match=r"cat/00001\.png, found a file that cannot be decoded"):
+    with pytest.raises(LilaError, match=r"cat/00001\.png: expected an image, found one that cannot be decoded"):
         images.read_mask(path)

@@ -1,0 +1,136 @@
+"""The image reader of both stages: every mode, the two switches, masks, depth, and what cannot be read."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lila_cues.images import read_depth, read_image, read_mask
+from lila_cues.video.decoders import ImageReader
+from stores.errors import LilaError
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
+def test_images_of_every_mode_are_read_as_rgb(tmp_path: Path, mode: str) -> None:
+    gray = np.full((6, 9), 128, np.uint8)
+    image = Image.fromarray(gray.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(gray).convert(mode)
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    image.save(path)
+    found = read_image(path)
+    assert found.shape == (6, 9, 3)
+    assert found.dtype == np.uint8
+    if mode != "1":
+        assert abs(int(found[3, 3, 0]) - 128) <= 2
+
+
+def test_a_dark_16_bit_image_stays_dark(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 200, np.uint16)).save(tmp_path / "a.png")
+    assert read_image(tmp_path / "a.png").max() == 1
+
+
+def test_transparent_pixels_become_white(tmp_path: Path) -> None:
+    layer = np.zeros((2, 2, 4), np.uint8)
+    layer[0] = [10, 20, 30, 255]
+    Image.fromarray(layer).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[:, 0], [[10, 20, 30], [255, 255, 255]])
+
+
+def test_a_panorama_is_read_and_a_decompression_bomb_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (30_000, 40)).save(tmp_path / "wide.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
+    assert read_image(tmp_path / "wide.png").shape == (40, 30_000, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)
+    with pytest.raises(LilaError, match="has more than 1 million pixels; crop or shrink it first"):
+        read_image(tmp_path / "wide.png")
+
+
+def save_modes(folder: Path) -> dict[str, Path]:
+    """Write images of 2×3 px: left column (200, 100, 50) or its gray, right column transparent where the mode can."""
+    color = np.full((2, 3, 4), (200, 100, 50, 255), np.uint8)
+    color[:, -1, 3] = 0
+    rgba = Image.fromarray(color)
+    indexed = Image.new("P", (3, 2))
+    indexed.putpalette([200, 100, 50, 1, 2, 3])
+    images = {
+        "rgb.png": (rgba.convert("RGB"), {}),
+        "rgba.png": (rgba, {}),
+        "la.png": (rgba.convert("LA"), {}),
+        "palette.png": (indexed, {"transparency": 0}),
+        "gray16.png": (Image.fromarray(np.full((2, 3), 100 * 257, np.uint16)), {}),
+        "cmyk.tif": (Image.new("CMYK", (3, 2), (55, 155, 205, 0)), {}),
+    }
+    for name, (image, options) in images.items():
+        image.save(folder / name, **options)
+    return {name: folder / name for name in images}
+
+
+GRAY = round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
+MODES = {  # left and right pixel over white, and without the alpha channel
+    "rgb.png": ((200, 100, 50), (200, 100, 50), (200, 100, 50)),
+    "rgba.png": ((200, 100, 50), (255, 255, 255), (200, 100, 50)),
+    "la.png": ((GRAY,) * 3, (255, 255, 255), (GRAY,) * 3),
+    "palette.png": ((255, 255, 255), (255, 255, 255), (200, 100, 50)),
+    "gray16.png": ((100,) * 3, (100,) * 3, (100,) * 3),
+    "cmyk.tif": ((200, 100, 50), (200, 100, 50), (200, 100, 50)),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_evaluation_and_stage_one_drop_alpha_and_features_lay_it_over_white(tmp_path: Path, name: str) -> None:
+    path, (left, right, bare) = save_modes(tmp_path)[name], MODES[name]
+    assert read_image(path)[0, [0, 2]].tolist() == [list(left), list(right)]
+    for found in (read_image(path, upright=False, background=None), ImageReader([path]).read([0])[0]):
+        assert found.dtype == np.uint8
+        assert found[0, 2].tolist() == list(bare)
+    assert read_image(path, background="black")[0, 2].max() in (0, max(bare))
+
+
+def test_only_evaluation_leaves_an_image_as_it_lies(tmp_path: Path) -> None:
+    image, exif = Image.new("RGB", (8, 4)), Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.jpg", exif=exif)
+    assert read_image(tmp_path / "a.jpg").shape == (8, 4, 3)
+    assert ImageReader([tmp_path / "a.jpg"]).read([0]).shape == (1, 8, 4, 3)
+    assert read_image(tmp_path / "a.jpg", upright=False).shape == (4, 8, 3)
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask, read_depth, lambda path: ImageReader([path]).read([0])])
+def test_unreadable_files_are_named(tmp_path: Path, read: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    intact, photo = io.BytesIO(), io.BytesIO()
+    Image.effect_noise((64, 64), 90).save(intact, "png")
+    Image.effect_noise((64, 64), 90).save(photo, "jpeg")
+    assert callable(read)
+    for name, content, found in (
+        ("text.png", b"hello", "a file in no known image format"),
+        ("cut.png", intact.getvalue()[:900], "one that cannot be decoded"),
+        ("cut.jpg", photo.getvalue()[:-900], "one that cannot be decoded"),
+        ("empty.jpg", b"", "an empty file"),
+        ("absent.png", None, r"one that cannot be decoded \(No such file or directory\)"),
+    ):
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        with pytest.raises(LilaError, match=f"{name}: expected an image, found {found}"):
+            read(tmp_path / name)
+    (tmp_path / "large.png").write_bytes(intact.getvalue())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(LilaError, match=r"large\.png has more than 0 million pixels; crop or shrink it first"):
+        read(tmp_path / "large.png")
+
+
+def test_masks_are_read_by_index_and_depth_in_millimeters(tmp_path: Path) -> None:
+    labels = np.array([[0, 1, 255], [7, 0, 1]], np.uint8)
+    indexed = Image.fromarray(labels).convert("L")
+    indexed.putpalette(np.arange(768, dtype=np.uint8)[::-1].tobytes())
+    indexed.save(tmp_path / "indexed.png", transparency=1)
+    Image.fromarray(labels).save(tmp_path / "gray.png")
+    for name in ("indexed.png", "gray.png"):
+        np.testing.assert_array_equal(read_mask(tmp_path / name), labels)
+    depth = np.array([[0, 1000], [65535, 1]], np.uint16)
+    Image.fromarray(depth).save(tmp_path / "depth.png")
+    np.testing.assert_array_equal(read_depth(tmp_path / "depth.png"), depth)
+    with pytest.raises(LilaError, match=r"gray\.png: expected a 16-bit gray PNG in millimeters, found mode L"):
+        read_depth(tmp_path / "gray.png")
