@@ -1,31 +1,66 @@
-"""The device that a command runs on."""
+"""The device that a command runs on, and the number of cores that it may use."""
 
 from __future__ import annotations
 
+import math
+import os
 import re
-
-import torch
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stores.errors import LilaError
 
+if TYPE_CHECKING:
+    import torch
 
-def choose_device(name: str) -> torch.device:
-    """Return the device of a --device option: auto (a GPU where there is one), cpu, cuda or cuda:N.
+_MEMBERSHIP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
-    Raises LilaError for another name, and for a GPU that PyTorch does not find.
+
+def choose(name: str, mps: bool = False) -> torch.device:
+    """Return the device of a --device option: auto (a GPU where there is one), cpu, cuda, cuda:N or mps.
+
+    Args:
+        mps: whether the command can run on Apple's GPUs, which have no float64.
+
+    Raises:
+        LilaError: another name, or a GPU that PyTorch does not find.
     """
-    available = torch.cuda.is_available()
+    import torch  # takes seconds, which a command that only counts cores need not wait for
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    apple = mps and torch.backends.mps.is_available()
     if name == "auto":
-        return torch.device("cuda" if available else "cpu")
-    if not re.fullmatch(r"(cpu|cuda)(:\d+)?", name):
-        raise LilaError(f"expected --device auto, cpu or cuda, found {name}; pass one of these")
+        return torch.device("cuda" if count else "mps" if apple else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?|mps" if mps else r"cpu|cuda(:\d+)?", name):
+        why = ", which has no float64 for this command" if name == "mps" else ""
+        raise LilaError(
+            f"expected --device auto, cpu{', cuda or mps' if mps else ' or cuda'}, found {name}{why}; pass one of these"
+        )
     device = torch.device(name)
-    count = torch.cuda.device_count() if available else 0
-    if device.type == "cuda" and not count:
-        raise LilaError("expected a GPU for --device cuda, found none that PyTorch can use; pass --device cpu")
+    if name != "cpu" and not (apple if name == "mps" else count):
+        raise LilaError(f"expected a GPU for --device {name}, found none that PyTorch can use; pass --device cpu")
     if device.type == "cuda" and (device.index or 0) >= count:
         raise LilaError(
             f"expected a GPU among cuda:0 to cuda:{count - 1} for --device {name}, found none of that number; "
             "pass one that is there"
         )
     return device
+
+
+def usable_cores() -> int:
+    """Return the number of cores of this process: its CPU affinity, within the CPU quota of a container or job."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    for line in _MEMBERSHIP.read_text().splitlines() if _MEMBERSHIP.exists() else []:
+        _, controllers, group = line.split(":", 2)  # cgroup v2 has no list of controllers
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = _CGROUPS / "cpu" if controllers else _CGROUPS
+        files = ("cpu.cfs_quota_us", "cpu.cfs_period_us") if controllers else ("cpu.max",)
+        folder = root / group.lstrip("/")
+        for place in (place for place in (folder, *folder.parents) if place.is_relative_to(root)):
+            with suppress(OSError, ValueError):  # no such group in this container; or "max", no quota
+                quota, period = map(int, " ".join((place / file).read_text() for file in files).split())
+                cores = min(cores, math.ceil(quota / period)) if quota > 0 else cores
+    return max(1, cores)

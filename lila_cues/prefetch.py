@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
+
+from lila_cues.devices import usable_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,7 +22,7 @@ def map_batches(work: Callable[[Item], Result], batches: Iterable[list[Item]]) -
     The order of batches and items stays; an error is raised at its place in it.
     """
     pending: deque[list[Future[Result]]] = deque()
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    pool = ThreadPoolExecutor(usable_cores())
     try:
         for batch in batches:
             pending.append([pool.submit(work, item) for item in batch])

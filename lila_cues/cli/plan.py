@@ -33,14 +33,14 @@ def plan(
     rate: Annotated[float, options.running(help=RATE)] = 50.0,
 ) -> None:
     """Print frames, bytes, files, memory, hours and free disk of a build; exit status 2 if it cannot fit."""
-    from lila_cues.devices import choose_device
+    from lila_cues import devices
     from lila_cues.pipeline.build import store_spec
     from lila_cues.pipeline.cues import parse_extra_cues
 
     path = store or options.default_store(dataset)
     n_clips = len(spread(open_dataset(dataset, root, DatasetOptions()).clips(), limit))
     given = {"dataset": dataset, "profile": profile, "encoder": encoder, "extra_cues": parse_extra_cues(extra_cues)}
-    config = BuildConfig.resolve(given, "cpu" if profile else str(choose_device(device)))
+    config = BuildConfig.resolve(given, "cpu" if profile else str(devices.choose(device)))
     spec, done = store_spec(config, patch_of(config.encoder)), 0.0
     if path.exists():
         existing = stores.open(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.markup import escape
 import stores
 from lila_cues import console
 from lila_cues.cli.messages import active_workers
+from lila_cues.devices import usable_cores
 from stores.backends import LocalFiles
 from stores.errors import StoreError
 from stores.ledger import ABSENT, FAILED, STATUS_NAMES
@@ -113,7 +113,7 @@ def _check(store: CueStore, quick: bool, jobs: int | None) -> list[Finding]:
         raise StoreError(f"{store.path} cannot be listed, so its ledger cannot be checked; verify a copy in a folder")
     thoroughness = Thoroughness.INDICES if quick else Thoroughness.VALUES
     findings = list(check_documents(store))
-    with console.progress("tasks") as bar, ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+    with console.progress("tasks") as bar, ThreadPoolExecutor(jobs or usable_cores()) as pool:
         line = bar.add_task("verifying", total=store.n_tasks)
         for found in pool.map(lambda task: list(check_task(store, task, thoroughness)), range(store.n_tasks)):
             findings += found

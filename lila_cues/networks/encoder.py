@@ -249,7 +249,8 @@ def interpolate_positions(
     register variants: to the size, antialiased. The learned grid itself comes back unchanged. Equals `F.interpolate`
     to 1e-5, and can be traced with symbolic sizes, which a scale factor cannot.
     """
-    learned = positions.shape[-2:]
+    learned, original = positions.shape[-2:], positions
+    positions = positions.cpu() if positions.device.type == "mps" else positions  # Apple's GPUs have no float64
     lengths = [torch.full((), length, dtype=torch.float64, device=positions.device) for length in grid]
     resized = (lengths[0] != learned[0]) | (lengths[1] != learned[1])
     rows, columns = (
@@ -259,7 +260,7 @@ def interpolate_positions(
     values = positions.double()  # out of reach of autocast and TF32
     if offset:
         values = F.pad(values, (MARGIN,) * 4, mode="replicate")
-    return (rows @ values @ columns.mT).to(positions.dtype)
+    return (rows @ values @ columns.mT).to(original.dtype).to(original.device)
 
 
 def _bicubic_matrix(new: int, old: int, scale: Float[Tensor, ""], antialias: bool) -> Float[Tensor, "n m"]:

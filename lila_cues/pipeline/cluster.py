@@ -24,6 +24,7 @@ from distributed.worker import Worker as DaskWorker
 
 import stores
 from lila_cues.config import BuildConfig, RunOptions
+from lila_cues.devices import usable_cores
 from lila_cues.pipeline.task import TASKS_AT_ONCE, TaskReport, Worker, build_task
 from stores.errors import LilaError
 from stores.store import CueStore
@@ -94,7 +95,7 @@ class WorkerSetup(WorkerPlugin):
             if self.loaded is None:
                 options, threads = self.options, None
                 if not options.scheduler:
-                    threads = max(2, (os.cpu_count() or 1) // (options.workers or 1))
+                    threads = max(2, usable_cores() // (options.workers or 1))
                     if options.device == "cuda":
                         options = replace(options, device=f"cuda:{int(self.name) % torch.cuda.device_count()}")
                 self.loaded = Worker(self.config, options, threads=threads)
@@ -115,7 +116,7 @@ def _client(options: RunOptions) -> Iterator[Client]:
     them. A Ctrl-C meanwhile reaches it afterwards.
     """
     workers = options.workers or 1
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // workers))
     with ExitStack() as stack:
         resource_tracker.ensure_running()  # starting it would reset the mask
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lila_cues import devices
 from lila_cues.config import BuildConfig, Records, RunOptions
-from lila_cues.devices import choose_device
 from lila_cues.networks import registry
 from lila_cues.pipeline.frames import DEPTH_FILES, INVERSE_DEPTH_OF_1_M, DepthFiles
 from lila_cues.sampling import anchors_and_gaps
@@ -62,7 +62,7 @@ def setup(
         options: of the run; those returned name the chosen device.
         notify: receives what the user should know before anything is loaded.
     """
-    device = str(choose_device(options.device))
+    device = str(devices.choose(options.device))
     require_decoder(given["decoder"])
     config = BuildConfig.resolve(given, device)
     anchors_and_gaps(config.frames, config.pairs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.datasets import open_dataset
 from lila_cues.datasets.base import DatasetOptions
+from lila_cues.devices import usable_cores
 from lila_cues.pipeline.cues import ClipPredictions, CueExtractor
 from lila_cues.pipeline.frames import ClipFrames, load_clip
 from lila_cues.pipeline.setup import Networks, load_networks
@@ -128,7 +128,7 @@ class Worker:
         self.extractor = CueExtractor(networks or load_networks(config, options.device), config, options.device)
         self.timer = self.extractor.timer
         self.stop = threading.Event()
-        self.threads = threads or max(2, min(MAX_THREADS, (os.cpu_count() or 2) - 2))
+        self.threads = threads or max(2, min(MAX_THREADS, usable_cores() - 2))
         self.decode_pool = ThreadPoolExecutor(self.threads, "decode")
         self.encode_pool = ThreadPoolExecutor(max(2, self.threads // 2), "encode")
         self._predict_lock = threading.Lock()

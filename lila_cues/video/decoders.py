@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float64, UInt8
 
-from lila_cues.images import read_image
 from lila_cues.video.probe import REMEDY, VideoProbe, open_container, video_stream
 from stores.errors import LilaError
 
@@ -72,6 +71,8 @@ class ImageReader(FrameReader):
         return self.paths[index].stem
 
     def _ascending(self, indices: np.ndarray) -> np.ndarray:
+        from lila_cues.images import read_image  # imports torch, which a command line need not wait for
+
         images: list[np.ndarray] = []
         for path in (self.paths[i] for i in indices):
             image = read_image(path, background=None)

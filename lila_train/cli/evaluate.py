@@ -71,7 +71,7 @@ def evaluate(
     """
     from rich.table import Table
 
-    from lila_cues.devices import choose_device
+    from lila_cues import devices
     from lila_train.evaluation import harness
     from lila_train.evaluation.model_spec import ModelSpec
     from lila_train.evaluation.protocols import open_task
@@ -81,7 +81,7 @@ def evaluate(
     options = harness.Options(limit, seed, short_side, memory_mb and memory_mb * MIB, texts, clip, fast_probe)
     task = open_task(protocol, data, options)
     console.out.print(f"[bold]{task.protocol}[/]: {_listed(task.counts())}\nsettings: {_listed(task.settings)}")
-    target = choose_device(device)
+    target = devices.choose(device)
     result = harness.evaluate(task, spec, out, target, workers or harness.default_workers(target))
     console.out.print(f"sizes: {_listed(result['derived'])}")
     names = list(next(iter(result["scores"].values())))
@@ -127,7 +127,7 @@ def ablate(
     same command again to resume. Writes ablations.html, .md and .csv, and charts, into --out.
     """
     import stores
-    from lila_cues.devices import choose_device
+    from lila_cues import devices
     from lila_train.evaluation.harness import Options
     from lila_train.evaluation.protocols import open_task
     from lila_train.model.decoder import DecoderWidths
@@ -148,7 +148,7 @@ def ablate(
     for name in protocols:
         if name not in PUBLISHED_FIELDS:
             raise LilaError(f"expected --protocol to be one of {', '.join(PUBLISHED_FIELDS)}, found {name}")
-    target = choose_device(device)
+    target = devices.choose(device)
     task_options = {name: Options(limit=limit, fast_probe=fast_probe and name == "davis-lp@lila") for name in protocols}
     tasks = [open_task(name, data, task_options[name]) for name in protocols]
     encoder = encoder_of_store(opened, encoder_weights, target)
@@ -198,8 +198,8 @@ def report(
 
         console.out.print("\n".join(str(path) for path in write_comparison(results, out)))
     if demo is not None:
-        from lila_cues.devices import choose_device
+        from lila_cues import devices
         from lila_train.report.demo import write_demo_report
 
-        page, written = write_demo_report(demo, choose_device(device))
+        page, written = write_demo_report(demo, devices.choose(device))
         console.out.print(f"{page}{'' if written else ' (up to date)'}")

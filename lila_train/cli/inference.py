@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Weights = Annotated[str, typer.Option(help="weights.safetensors of a run, a published .pt file or a published name.")]
 EncoderWeights = Annotated[Path | None, typer.Option(help="Weight file of the encoder, if it has moved.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …, or mps (Apple).")]
 
 
 def features(
@@ -50,14 +50,14 @@ def features(
     one array NAME.zarr. Memory does not grow with the length of a video. Run the same command again to resume; a file
     that cannot be read is reported at the end, after all others are done.
     """
-    from lila_cues.devices import choose_device
+    from lila_cues import devices
     from lila_cues.inputs import list_inputs
     from lila_train.inference.feature_cache import FeatureCache, FeatureSettings
     from lila_train.inference.features import Extractor, basis_fingerprint, shared_basis
     from lila_train.model.lila import load
 
     files = list_inputs(sources)
-    model = load(weights, device=choose_device(device), encoder_weights=encoder_weights)
+    model = load(weights, device=devices.choose(device, mps=True), encoder_weights=encoder_weights)
     chosen = tuple(dict.fromkeys(formats)) if formats else ("npz", "pca")
     settings = FeatureSettings(model.identity, chosen, size, tile, overlap, max_frames, precision, dtype)
     basis = shared_basis(model, settings, list_inputs(pca_from)) if pca_from else None
@@ -118,14 +118,14 @@ def track(
     Writes OUT/00000.png, … (indexed, like the annotations of DAVIS) and OUT/overlay.mp4. Labels are propagated by
     nearest neighbors in feature space, as in the protocol davis-knn@lila; memory does not grow with the length.
     """
-    from lila_cues.devices import choose_device
+    from lila_cues import devices
     from lila_train.inference import tracking
     from lila_train.model.lila import load
     from lila_train.model.propagation import Propagation
 
     stream, marked = tracking.open_frames(video), tracking.read_mask(mask)
     propagation = Propagation(short_side_px=size, context_frames=context, window=window)
-    model = load(weights, device=choose_device(device), encoder_weights=encoder_weights)
+    model = load(weights, device=devices.choose(device, mps=True), encoder_weights=encoder_weights)
     total = min(stream.count, max_frames) if stream.count and max_frames else stream.count or max_frames
     with console.progress("frames") as bar:
         task = bar.add_task(video.name, total=total)
@@ -148,7 +148,7 @@ def explore(
     The page is one file that needs no server. A click shows cosine similarity; clicks with labels fit a ridge
     regression in the page and segment the rest. Keys switch between LILA, the encoder alone and PCA.
     """
-    from lila_cues.devices import choose_device
+    from lila_cues import devices
     from lila_cues.inputs import list_inputs
     from lila_train.inference.explore import build_page, explore_image, short_names
     from lila_train.model.lila import load
@@ -156,7 +156,7 @@ def explore(
     paths = [file.path for file in list_inputs(images, unique_names=False) if not file.is_video]
     if not paths:
         raise LilaError("expected images to explore, found videos only; save some of their frames as images first")
-    model = load(weights, device=choose_device(device), encoder_weights=encoder_weights)
+    model = load(weights, device=devices.choose(device, mps=True), encoder_weights=encoder_weights)
     failures, explored = [], []
     with console.progress("images") as bar:
         for path, name in bar.track(list(zip(paths, short_names(paths), strict=True)), description="features"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from lila_cues import console
+from lila_cues.devices import usable_cores
 from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.results import Json, ResultFolder, as_json, fingerprint, read_json, write_json
 
@@ -115,7 +115,7 @@ def default_workers(device: torch.device) -> int:
     """Return the number of cores over the threads that each part uses on a CPU; 1 on a GPU."""
     if device.type != "cpu":
         return 1
-    return max(1, len(os.sched_getaffinity(0)) // torch.get_num_threads())
+    return max(1, usable_cores() // torch.get_num_threads())
 
 
 def _compute_parts(

@@ -63,7 +63,7 @@ class Rank:
 def init(device_name: str) -> Iterator[Rank]:
     """Join the process group that `torchrun` announces, NCCL on GPUs and gloo on CPUs; without one, a single rank."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Rank(device=devices.choose_device(device_name))
+        yield Rank(device=devices.choose(device_name))
         return
     device = rank_device(device_name)
     if device.type == "cuda":
@@ -79,7 +79,7 @@ def init(device_name: str) -> Iterator[Rank]:
 
 def rank_device(device_name: str) -> torch.device:
     """Return the device of one of several ranks: the GPU of its number on this machine, or the CPU."""
-    device = devices.choose_device(device_name)
+    device = devices.choose(device_name)
     if device.type != "cuda":
         return device
     local_rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()

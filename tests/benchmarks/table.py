@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lila_cues.console import out
+from lila_cues.devices import usable_cores
 from tests.benchmarks.figures import Figure, Quantity
 
 State = Literal["done", "failed", "not run"]
@@ -175,7 +176,7 @@ def machine(device: str) -> str:
     threads = f"{torch.get_num_threads()} threads" if torch.get_num_threads() > 1 else "1 thread"
     gpu = "" if device == "cpu" else f"; {torch.cuda.get_device_name(device)}"
     versions = f"Python {platform.python_version()}, PyTorch {torch.__version__}"
-    cores = f"{os.cpu_count()} cores ({len(os.sched_getaffinity(0))} usable)"
+    cores = f"{os.cpu_count()} cores ({usable_cores()} usable)"
     return f"{model}, {cores}, {threads}{gpu}; {versions}; load at the start {os.getloadavg()[0]:.1f}"
 
 

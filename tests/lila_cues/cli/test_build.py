@@ -240,7 +240,7 @@ def test_non_commercial_licences_are_noted_before_networks_are_loaded(
     assert "depth_anything_v2_large is under CC-BY-NC-4.0: neither it nor what is made with it" in err
 
 
-@pytest.mark.parametrize("place", ["lila_cues.pipeline.setup.choose_device", "lila_cues.cli.build.spread"])
+@pytest.mark.parametrize("place", ["lila_cues.devices.choose", "lila_cues.cli.build.spread"])
 def test_an_interrupted_build_ends_with_130(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:

@@ -11,6 +11,8 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lila_cues.networks import Execution, FrozenEncoder, load_encoder
 from lila_cues.networks.encoder import interpolate_positions, taps
@@ -37,6 +39,23 @@ def test_positions_equal_the_stored_values(shared: Path, kind: str, offset: floa
     height, width = (int(side) for side in size.split("x"))
     resized = interpolate_positions(learned, (height, width), offset)
     assert (resized - torch.from_numpy(stored[f"{kind}_{size}"])).abs().max() < 1e-5
+
+
+class NoFloat64(TorchDispatchMode):
+    """Refuse what Apple's GPUs refuse."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.device.type == "mps" and result.dtype == torch.float64:
+            raise TypeError(f"{func} gives float64 on mps")
+        return result
+
+
+@pytest.mark.parametrize("offset", [0.1, 0.0])
+def test_positions_are_resized_on_a_device_without_float64(offset: float) -> None:
+    with FakeTensorMode(), NoFloat64():
+        resized = interpolate_positions(torch.empty(1, 6, 4, 4, device="mps"), (6, 5), offset)
+    assert (resized.device.type, resized.dtype, resized.shape) == ("mps", torch.float32, (1, 6, 6, 5))
 
 
 @pytest.mark.parametrize("grid", [(16, 16), (37, 50), (37, 37), (2, 3), (60, 107), (1, 1)])

@@ -23,7 +23,7 @@ def test_the_tiny_profile_is_noted_where_it_is_used_for_want_of_a_gpu(
     monkeypatch: pytest.MonkeyPatch, given: dict[str, str], device: str, noted: bool
 ) -> None:
     monkeypatch.setattr(setup, "load_networks", lambda config, device: small_networks.networks())
-    monkeypatch.setattr(setup, "choose_device", lambda name: device)
+    monkeypatch.setattr(setup.devices, "choose", lambda name: device)
     notes: list[str] = []
     setup.setup({**given, "decoder": "pyav"}, RunOptions(), notes.append)
     assert [note.startswith("no GPU here: profile tiny") for note in notes] == [True] * noted
