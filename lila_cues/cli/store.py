@@ -178,14 +178,13 @@ def inspect(
     out: Annotated[Path, typer.Option(help="Directory for sheet.png and index.html.")] = Path("inspection"),
 ) -> None:
     """Show the arrays of a store, statistics per cue, and pictures of some pairs as PNG and HTML."""
-    from lila_cues.viz import inspection, pictures
+    from lila_cues.viz import html, inspection, pictures
 
     opened = stores.open(store)
     rows = [inspection.row(opened, *place) for place in _shown_pairs(opened, clip, pair, count, seed)]
     found = inspection.inspect(opened, sample(opened, sample_size, seed), rows)
-    out.mkdir(parents=True, exist_ok=True)
+    html.render("inspection.html", out / "index.html", title=found.path, inspection=found)
     pictures.write_png(out / "sheet.png", inspection.sheet(rows))
-    (out / "index.html").write_text(inspection.page(found))
     console.out.print(f"{found.path}\n{found.summary}", markup=False)
     for head, lines in (found.arrays, found.numbers):
         widths = [max(len(line[column]) for line in (head, *lines)) for column in range(len(head))]

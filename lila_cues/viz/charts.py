@@ -1,87 +1,118 @@
-"""Losses over steps: as inline SVG in the colors of the page, and as a PNG file of a run."""
+"""Charts by matplotlib: curves over steps, and scores with their spread; the same data give the same bytes."""
 
 from __future__ import annotations
 
-import html
-import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import matplotlib.style
 import numpy as np
 from jaxtyping import Float
+from matplotlib.figure import Figure
 
-from lila_cues.viz.html import Markup
-
-WIDTH, HEIGHT = 960, 320
-LEFT, RIGHT, TOP, BOTTOM = 48, 90, 14, 38
-WINDOW = 20  # steps of the running mean
+WIDTH_IN = 10.5
+WINDOW = 20  # steps of the running mean of a loss
+MAX_POINTS = 600  # of a longer line, every n-th point is drawn, 600 to 1,199 of them
+COLORS = ("#c2410c", "#0369a1", "#4d7c0f", "#7c3aed", "#b45309", "#0f766e", "#be185d", "#334155", "#9333ea", "#6b7280")
+REFERENCE_COLOR = "#64748b"
+STYLE = {
+    "axes.edgecolor": "#8d949d",
+    "axes.grid": True,
+    "axes.labelcolor": "#5d646d",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.xmargin": 0.01,
+    "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "grid.color": "#e1e4e8",
+    "legend.frameon": False,
+    "svg.hashsalt": "lila",
+    "text.parse_math": False,  # labels are names, in which a $ is a $
+    "xtick.color": "#5d646d",
+    "ytick.color": "#5d646d",
+}
+in_style = matplotlib.style.context(["default", STYLE])
 
 Values = Float[np.ndarray, " n"]
+Line = tuple[np.ndarray, np.ndarray]
+"""x and y."""
 
 
-def curves(steps: Values, named: Mapping[str, Values], unit: str) -> Markup:
-    """Draw up to three curves from 0 up as SVG, each with its running mean over 20 steps and its name at the end."""
-    largest = max(float(np.percentile(curve, 99.5)) for curve in named.values())
-    marks = ticks(max(largest, 1e-9))
-    y_max = marks[-1] if marks[-1] >= largest else marks[-1] + marks[1]
-    first, last = float(steps[0]), max(float(steps[-1]), float(steps[0]) + 1)
-    right, below = WIDTH - RIGHT + 8, HEIGHT - BOTTOM + 20
+class Curve(NamedTuple):
+    """A named line, drawn thick, and the single values or seeds that it summarizes, drawn thin."""
 
-    def x_of(step: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * (step - first) / (last - first)
-
-    def y_of(value: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (1 - min(value, y_max) / y_max)
-
-    parts = []
-    for value in ticks(y_max):
-        y = y_of(value)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
-    for step in ticks(last):
-        if step >= first:
-            parts.append(f'<text x="{x_of(step):.1f}" y="{below}" text-anchor="middle">{step:,.0f}</text>')
-    parts.append(f'<text x="{right}" y="{below}">{html.escape(unit)}</text>')
-
-    means = {name: running_mean(curve, WINDOW) for name, curve in named.items()}
-    ends = {name: y_of(mean[-1]) for name, mean in means.items()}
-    lowest = -math.inf
-    for name in sorted(ends, key=ends.__getitem__):  # labels less than 15 px apart move down
-        lowest = ends[name] = max(ends[name], lowest + 15)
-    every = slice(None, None, max(1, len(steps) // 600))  # of more than 600 steps, 600 to 1,199 are drawn
-    for n, (name, curve) in enumerate(named.items()):
-        for style, values in (("raw", curve), ("mean", means[name])):
-            shown = zip(steps[every], values[every], strict=True)
-            points = " ".join(f"{x_of(step):.1f},{y_of(value):.1f}" for step, value in shown)
-            parts.append(f'<polyline class="{style} c{n}" points="{points}"/>')
-        parts.append(f'<text class="f{n}" x="{right}" y="{ends[name] + 4:.1f}">{html.escape(name)}</text>')
-    label = html.escape(f"{', '.join(named)} over {unit}s")
-    content = "\n".join(parts)
-    return Markup(f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{content}</svg>')
+    label: str
+    mean: Line
+    samples: Sequence[Line] = ()
 
 
-def draw_losses(rows: list[dict[str, Any]], path: Path, titles: Mapping[str, str]) -> None:
-    """Write a PNG of losses over steps, `titles` by their names in `rows`, each with its running mean over 20 steps."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+class Panel(NamedTuple):
+    """Curves over steps. `reference` is a named level, drawn dashed; without one, the y axis starts at 0."""
 
-    figure = Figure(figsize=(7, 3.6), dpi=144, layout="constrained")
-    FigureCanvasAgg(figure)
+    y_label: str
+    curves: Sequence[Curve]
+    reference: tuple[str, float] | None = None
+
+
+def loss_curves(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], kind: str = "svg") -> bytes:
+    """Draw a run's losses, `titles` by their names in the rows of its log, each with its running mean over 20 steps."""
+    steps = np.array([row["step"] for row in rows], float)
+    curves = []
+    for name, title in titles.items():
+        values = np.array([row[name] for row in rows], float)
+        curves.append(Curve(title, (steps, running_mean(values, WINDOW)), [(steps, values)]))
+    return step_curves([Panel("loss on the query view", curves)], kind)
+
+
+@in_style
+def step_curves(panels: Sequence[Panel], kind: str = "svg") -> bytes:
+    """Draw panels side by side and return the file, "svg" or "png"; a label has one color in all of them."""
+    labels = list(dict.fromkeys(curve.label for panel in panels for curve in panel.curves))
+    colors = {label: COLORS[n % len(COLORS)] for n, label in enumerate(labels)}
+    figure = Figure(figsize=(WIDTH_IN, 3.6), dpi=144)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for label, mean, samples in panel.curves:
+            for x, y in map(_thinned, samples):
+                axes.plot(x, y, color=colors[label], linewidth=0.7, alpha=0.35)
+            x, y = _thinned(mean)
+            axes.plot(x, y, color=colors[label], label=label, marker="o" if len(x) < 30 else "", markersize=3.5)
+        if panel.reference is None:
+            shown = [y for _, mean, samples in panel.curves for _, y in samples or [mean] if len(y)]
+            tops = [float(np.percentile(y, 99.5)) for y in shown]  # the first steps may be far above
+            axes.set_ylim(0, 1.05 * max([*tops, 1e-9]))
+        else:
+            name, level = panel.reference
+            axes.axhline(level, color=REFERENCE_COLOR, linestyle="--", linewidth=1, label=name)
+        axes.set(xlabel="step", ylabel=panel.y_label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend()
+    return _encode(figure, kind)
+
+
+@in_style
+def score_dots(rows: Mapping[str, Sequence[float]], reference: tuple[str, float], x_label: str) -> bytes:
+    """Draw each row's scores as dots with mean and standard deviation (unbiased), the first row in the first color.
+
+    `reference` is a named score, drawn as a dashed line. Returns an SVG file.
+    """
+    figure = Figure(figsize=(WIDTH_IN, 0.4 * len(rows) + 1.1))
     axes = figure.subplots()
-    steps = np.array([row["step"] for row in rows])
-    window = min(WINDOW, len(rows))
-    for name, label in titles.items():
-        values = np.array([row[name] for row in rows])
-        (line,) = axes.plot(steps, values, alpha=0.25, linewidth=0.8)
-        mean = running_mean(values, window)[window - 1 :]
-        axes.plot(steps[window - 1 :], mean, color=line.get_color(), linewidth=1.8, label=label)
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss on the query view")
-    axes.set_ylim(bottom=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(path)
+    for n, values in enumerate(rows.values()):
+        color = COLORS[min(n, 1)]
+        axes.scatter(values, [n] * len(values), s=14, alpha=0.5, color=color, zorder=3)
+        if values:
+            spread = np.std(values, ddof=1) if len(values) > 1 else 0
+            axes.errorbar(np.mean(values), n, xerr=spread, fmt="D", markersize=6, capsize=4, color=color, zorder=4)
+    name, level = reference
+    axes.axvline(level, color=REFERENCE_COLOR, linestyle="--", linewidth=1)
+    axes.annotate(f" {name}", (level, -0.5), va="bottom", color=REFERENCE_COLOR)
+    axes.margins(x=0.05)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.4, -1)
+    axes.set_xlabel(x_label)
+    axes.grid(visible=False, axis="y")
+    return _encode(figure, "svg")
 
 
 def running_mean(values: Values, window: int) -> Values:
@@ -92,9 +123,12 @@ def running_mean(values: Values, window: int) -> Values:
     return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
 
 
-def ticks(top: float, count: int = 5) -> list[float]:
-    """Return about `count` round numbers from 0 to `top`."""
-    rough = top / count
-    unit = 10.0 ** math.floor(math.log10(rough))
-    step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * (1 - 1e-9))
-    return [step * n for n in range(int(top / step + 1e-6) + 1)]
+def _thinned(line: Line) -> Line:
+    every = slice(None, None, max(1, len(line[0]) // MAX_POINTS))
+    return line[0][every], line[1][every]
+
+
+def _encode(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()

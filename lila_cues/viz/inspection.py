@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from lila_cues.viz import html, pictures
+from lila_cues.viz import pictures
+from lila_cues.viz.html import Figure, Row
 from lila_cues.viz.pictures import MIN_CONFIDENCE, confidence
 from stores.ledger import COMPLETE, STATUS_NAMES
 from stores.plan import readable
@@ -22,14 +23,6 @@ Table = tuple[list[str], list[list[str]]]  # headings and rows
 
 
 @dataclass(frozen=True)
-class Row:
-    """The pictures of one pair, each with its caption, and a line about the pair."""
-
-    title: str
-    tiles: tuple[tuple[str, np.ndarray], ...]
-
-
-@dataclass(frozen=True)
 class Inspection:
     """A store's path, clips by status in a line, arrays with sizes, statistics over some clips, pictures of pairs."""
 
@@ -37,7 +30,7 @@ class Inspection:
     summary: str
     arrays: Table
     numbers: Table
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
 
 
 def inspect(store: CueStore, clips: Sequence[int], rows: Sequence[Row]) -> Inspection:
@@ -60,24 +53,13 @@ def inspect(store: CueStore, clips: Sequence[int], rows: Sequence[Row]) -> Inspe
         summary=summary(store),
         arrays=(["array", "per clip", "stored as", "raw", "stored", "compressed"], arrays),
         numbers=(["cue", "min", "mean", "max", "std", "missing"], numbers),
-        rows=tuple(rows),
+        rows=rows,
     )
-
-
-def page(inspection: Inspection) -> str:
-    """Return a self-contained HTML document."""
-    parts = [html.heading(inspection.path, 1), html.paragraph(inspection.summary, "lead")]
-    for row in inspection.rows:
-        figures = [html.figure(html.drawing(tile, caption), caption) for caption, tile in row.tiles]
-        parts += [html.heading(row.title, 3), html.row(figures, 4)]
-    parts += [html.heading("Arrays"), html.table(*inspection.arrays)]
-    parts += [html.heading("Values"), html.table(*inspection.numbers)]
-    return html.document(inspection.path, html.joined(parts))
 
 
 def sheet(rows: Sequence[Row]) -> np.ndarray:
     """Draw all rows one below the other with titles and captions: uint8 y×x×3."""
-    width = max(sum(tile.shape[1] + _GAP for _, tile in row.tiles) + _GAP for row in rows)
+    width = max(sum(figure.picture.shape[1] + _GAP for figure in row.figures if figure) + _GAP for row in rows)
     height = len(rows) * (TILE + 2 * _LINE + _GAP) + _GAP
     image = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(image)
@@ -85,10 +67,10 @@ def sheet(rows: Sequence[Row]) -> np.ndarray:
         top = _GAP + number * (TILE + 2 * _LINE + _GAP)
         draw.text((_GAP, top), row.title, fill="black", font=ImageFont.load_default(15))
         left = _GAP
-        for caption, tile in row.tiles:
-            image.paste(Image.fromarray(tile), (left, top + _LINE))
-            draw.text((left, top + _LINE + TILE + 2), caption, fill=(90, 90, 90), font=ImageFont.load_default(13))
-            left += tile.shape[1] + _GAP
+        for figure in filter(None, row.figures):
+            image.paste(Image.fromarray(figure.picture), (left, top + _LINE))
+            draw.text((left, top + _LINE + TILE + 2), figure.name, fill=(90, 90, 90), font=ImageFont.load_default(13))
+            left += figure.picture.shape[1] + _GAP
     return np.asarray(image)
 
 
@@ -111,18 +93,18 @@ def row(store: CueStore, clip: int, pair: int) -> Row:
     ]
     for extra in store.spec.extra:
         tiles.append((f"{extra.name}, first", pictures.scaled_picture(cues[extra.name][0], extra.limits)))
-    resized = []
+    figures = []
     for caption, picture in tiles:
         height, width = picture.shape[:2]
         interpolation = cv2.INTER_AREA if height > TILE else cv2.INTER_NEAREST
         size = (round(width * TILE / height), TILE)
-        resized.append((caption, np.asarray(cv2.resize(picture, size, interpolation=interpolation))))
+        figures.append(Figure(np.asarray(cv2.resize(picture, size, interpolation=interpolation)), caption))
     first, second = cues.frames
     title = (
         f"{store.clip_id(clip)}   clip {clip}, pair {pair}: {times[first]:.2f} s and {times[second]:.2f} s, "
         f"{cues.gap} frame{'s' * (cues.gap != 1)} apart"
     )
-    return Row(title, tuple(resized))
+    return Row(title, figures)
 
 
 def _confidence_picture(values: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lila_cues import console
-from stores.atomic import atomic_path
 from stores.errors import LilaError
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ def explore(
     """
     from lila_cues import devices
     from lila_cues.inputs import list_inputs
-    from lila_train.inference.explore import build_page, explore_image, short_names
+    from lila_train.inference.explore import explore_image, short_names, write_page
     from lila_train.model.lila import load
 
     paths = [file.path for file in list_inputs(images, unique_names=False) if not file.is_video]
@@ -171,10 +170,8 @@ def explore(
         f"{count} image{'s' * (count > 1)}, short side {size} px. LILA: a vector of {model.decoder.widths.out} numbers "
         f"per pixel; the encoder, {encoder.name}: one of {encoder.width} per {patch}×{patch} px."
     )
-    text = build_page("LILA, pixel by pixel", facts, explored, channels)
-    with atomic_path(out) as temporary:
-        temporary.write_text(text, "utf-8")
-    megabytes = len(text) / 1e6
+    write_page(out, "LILA, pixel by pixel", facts, explored, channels)
+    megabytes = out.stat().st_size / 1e6
     hint = "; reduce --size or --channels to make it smaller" if megabytes > 40 else ""
     console.out.print(f"{out}: {count} images, {megabytes:.1f} MB{hint}")
     if failures:

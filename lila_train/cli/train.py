@@ -176,12 +176,12 @@ def train(store: stores.CueStore, out: Path, config: TrainConfig, options: RunOp
 
 def _write_summary(trainer: Trainer, seconds: float) -> None:
     """Write loss.png and run.json of a finished run, and print where the weights are."""
-    from lila_cues.viz.charts import draw_losses
+    from lila_cues.viz.charts import loss_curves
     from lila_train.training.losses import loss_titles
-    from stores.atomic import atomic_path
+    from stores.atomic import atomic_path, atomic_write
 
     rows = trainer.run_dir.rows()
-    draw_losses(rows, trainer.run_dir.root / "loss.png", loss_titles())
+    atomic_write(loss_curves(rows, loss_titles(), "png"), trainer.run_dir.root / "loss.png")
     record = {
         "settings": trainer.config.to_dict(),
         "store": str(trainer.store.path),

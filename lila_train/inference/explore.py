@@ -1,35 +1,30 @@
 """The explorer: one HTML page with images and their features, which needs no server and no network.
 
 Features are kept along their principal directions, a byte per value, as deflated differences of neighbors;
-`assets/codes.js` decodes them.
+`lila_cues/viz/templates/explore/codes.js` decodes them.
 """
 
 from __future__ import annotations
 
 import base64
-import html
-import io
-import json
 import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 
 from lila_cues.images import read_image, resize_short_side
+from lila_cues.viz.html import data_url, render
 from lila_cues.viz.pictures import pca_basis
 from lila_train.model.lila import Lila
 from stores.errors import LilaError
 
 LEVELS = 255
-SCRIPTS = ("codes.js", "algebra.js", "paint.js", "panels.js", "main.js")
 
 Map = Float[np.ndarray, "_ _ _"]
 Codes = UInt8[np.ndarray, "_ _ _"]
@@ -66,8 +61,8 @@ def explore_image(model: Lila, path: Path, name: str, size: int) -> Explored:
     )
 
 
-def build_page(title: str, facts: str, images: Sequence[Explored], channels: int) -> str:
-    """Return the HTML of a page for all images, with the `channels` strongest directions of LILA's features.
+def write_page(out: Path, title: str, facts: str, images: Sequence[Explored], channels: int) -> None:
+    """Write a page for all images, with the `channels` strongest directions of LILA's features.
 
     Of the encoder's features twice as many are kept. Raises LilaError if there is no image.
     """
@@ -89,24 +84,9 @@ def build_page(title: str, facts: str, images: Sequence[Explored], channels: int
             ],
         }
     error = f"Cosines in this page are within {', '.join(errors)} of the model's, for 99 of 100 pairs."
-    photos = []
-    for image in images:
-        buffer = io.BytesIO()
-        Image.fromarray(image.picture).save(buffer, "JPEG", quality=85)
-        url = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-        photos.append({"name": image.name, "photo": url})
-    assets = files("lila_train.inference") / "assets"
-    parts = {
-        "title": html.escape(title),
-        "facts": html.escape(f"{facts} {error}"),
-        "style": (assets / "page.css").read_text("utf-8"),
-        "script": "\n".join((assets / name).read_text("utf-8") for name in SCRIPTS),
-        "data": json.dumps({"images": photos, "features": features}).replace("</", "<\\/"),
-    }
-    text = (assets / "page.html").read_text("utf-8")
-    for name, content in parts.items():
-        text = text.replace("{{" + name + "}}", content)
-    return text
+    photos = [{"name": image.name, "photo": data_url(image.picture, "jpeg")} for image in images]
+    record = {"images": photos, "features": features}
+    render("explore.html", out, title=title, facts=f"{facts} {error}", record=record)
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lila_cues.viz.html import Markup, document, facts, folded, heading, joined, paragraph, write_page
+from lila_cues.viz import html
 from lila_train.evaluation.results import Json, read_result
 from lila_train.report import sections
-from lila_train.report.tables import tables, task_of
+from lila_train.report.tables import MEASURED, tables, task_of
+from stores.atomic import atomic_write
 
 TITLE = "LILA: results"
 NOTE = (
@@ -22,36 +23,33 @@ def write_comparison(results: Sequence[Path], out: Path) -> list[Path]:
     contents = [read_result(path) for path in results]
     folders = [path if path.is_dir() else path.parent for path in results]
     task_tables = tables(contents)
-    parts = [heading(TITLE, 1), paragraph(NOTE, "note")]
-    for each in task_tables:
-        parts += [heading(each.title), each.html()]
-        parts += [
-            _pictures(folder, content)
-            for folder, content in zip(folders, contents, strict=True)
-            if task_of(content["protocol"]) == each.task
-        ]
-    parts.append(heading("Settings"))
-    for content in contents:
+    galleries: dict[str, list[html.Gallery]] = {}
+    settings = []
+    for folder, content in zip(folders, contents, strict=True):
+        galleries.setdefault(task_of(content["protocol"]), []).append(_pictures(folder, content))
         keys = ("settings", "derived", "counts", "model", "fingerprint")
-        shown: Json = {key: content[key] for key in keys if key in content}
-        title = f"{content['protocol']}, {content.get('fingerprint', '')[:12]}"
-        parts.append(folded(title, facts(shown)))
+        shown = {key: content[key] for key in keys if key in content}
+        settings.append((f"{content['protocol']}, {content.get('fingerprint', '')[:12]}", shown))
+    tasks = [
+        (each, ["" if row.source == MEASURED else "published" for row in each.rows], galleries[each.task])
+        for each in task_tables
+    ]
+    page = out / "index.html"
+    html.render("comparison.html", page, title=TITLE, note=NOTE, tasks=tasks, settings=settings)
     files = {
-        out / "index.html": document(TITLE, joined(parts)),
         out / "tables.md": f"{NOTE}\n\n" + "\n".join(each.markdown() for each in task_tables),
         **{out / f"{each.task}.csv": each.csv() for each in task_tables},
     }
-    out.mkdir(parents=True, exist_ok=True)
     for path, text in files.items():
-        write_page(path, text)
-    return list(files)
+        atomic_write(text.encode(), path)
+    return [page, *files]
 
 
-def _pictures(folder: Path, content: Json) -> Markup:
+def _pictures(folder: Path, content: Json) -> html.Gallery:
     """Return examples, or masks of DAVIS, or a note that predictions or data are no longer there."""
     name = f"{content['protocol']}, {content.get('model', {}).get('encoder', folder.name)}"
     if (folder / "examples").is_dir():
         return sections.example_section(folder, list(content["scores"]), name)
     if (folder / "predictions").is_dir() and Path(content["data_root"]).is_dir():
-        return sections.masks(sections.DavisResult(folder), f"Masks, predicted and true: {name}", level=3)
-    return paragraph(f"The predictions or the data behind {folder} are no longer available.", "note")
+        return sections.masks(sections.DavisResult(folder), f"Masks, predicted and true: {name}")
+    return html.Gallery(name, f"The predictions or the data behind {folder} are no longer available.")

@@ -10,25 +10,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 import stores
-from lila_cues.viz.charts import curves
-from lila_cues.viz.html import (
-    Content,
-    Markup,
-    document,
-    facts,
-    folded,
-    heading,
-    joined,
-    paragraph,
-    table,
-    write_page,
-)
+from lila_cues.viz import html
+from lila_cues.viz.charts import loss_curves
+from lila_cues.viz.pictures import flow_wheel
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.results import Json, read_json, write_json
 from lila_train.report import sections
@@ -38,7 +26,6 @@ from lila_train.training.losses import loss_titles
 from lila_train.training.run_dir import RunDir
 from stores.errors import LilaError
 
-TITLE = "LILA on rendered scenes"
 NOTE = "A demonstration on rendered scenes with small networks; its scores do not compare with published ones."
 COLUMNS = ("J", "F", "JF", "J_recall", "J_decay", "F_recall", "F_decay")
 
@@ -51,21 +38,38 @@ def write_demo_report(root: Path, device: torch.device) -> tuple[Path, bool]:
     if page.is_file() and existing is not None and existing.get("fingerprint") == inputs.fingerprint():
         return page, False
     began = time.monotonic()
-    model = ModelSpec(weights=inputs.weights).load(device)
-    parts = [
-        _introduction(inputs),
-        _headline(inputs),
-        _scores(inputs),
-        sections.masks(inputs.davis),
-        sections.features(inputs.davis, model),
-        sections.cue_section(inputs.store),
-        _training(inputs),
-    ]
+    model, result, log = ModelSpec(weights=inputs.weights).load(device), inputs.result, inputs.run.rows()
+    content = {
+        "clips": len(inputs.store.complete_clips()),
+        "sequences": [_sequence(inputs.davis, name) for name in inputs.davis.names],
+        "masks": sections.masks(inputs.davis),
+        "features": sections.features(inputs.davis, model),
+        "cues": sections.cue_section(inputs.store),
+        "steps": len(log),
+        "losses": loss_curves(log, loss_titles()),
+        "settings": {
+            "Model": result["model"],
+            "Evaluation": result["settings"] | result["derived"],
+            "Training": inputs.record["settings"],
+            "Store": {"path": inputs.store.path, **inputs.store.provenance},
+        },
+    }
     seconds = inputs.seconds() | {"report": round(time.monotonic() - began, 2)}
-    parts += [_timing(seconds), _settings(inputs)]
-    parts.append(Markup(f"<footer>lila-pixels {version('lila-pixels')}. {NOTE}</footer>"))
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_page(page, document(TITLE, joined(parts)))
+    html.render(
+        "demo.html",
+        page,
+        title="LILA on rendered scenes",
+        note=NOTE,
+        version=version("lila-pixels"),
+        result=result,
+        columns={name: METRICS[name].heading for name in COLUMNS},
+        head_names=HEAD_NAMES,
+        wheel=flow_wheel(144),
+        seconds=[(name, f"{value:.1f}") for name, value in seconds.items()],
+        percent=percent,
+        points=points,
+        **content,
+    )
     write_json(summary, _summary(inputs, seconds))
     return page, True
 
@@ -129,106 +133,18 @@ def _existing(path: Path, what: str, command: str) -> Path:
     return path
 
 
-def _introduction(inputs: DemoInputs) -> Markup:
-    clips, held_out = len(inputs.store.complete_clips()), inputs.result["counts"]["sequences"]
-    lead = (
-        f"A decoder was trained on the cues of {clips} rendered clips, without a label, on top of a frozen encoder. "
-        f"On {held_out} held-out clips its pixel features are compared with the encoder's."
-    )
-    badge = Markup('<span class="badge">Demonstration on rendered scenes</span>')
-    return joined([badge, heading(TITLE, 1), paragraph(lead, "lead"), paragraph(NOTE, "note")])
-
-
-def _headline(inputs: DemoInputs) -> Markup:
-    encoder, lila = (inputs.result["scores"][head]["JF"] for head in ("encoder", "lila"))
-    cells = (
-        (percent(encoder), "J&amp;F, frozen encoder"),
-        (percent(lila), "J&amp;F, LILA"),
-        (points(encoder, lila).text, "points gained"),
-    )
-    content = "".join(
-        f'<div><div class="value">{value}</div><div class="label">{label}</div></div>' for value, label in cells
-    )
-    return Markup(f'<div class="headline">{content}</div>')
-
-
-def points(before: float | None, after: float | None, lower_is_better: bool = False) -> Markup:
-    """Return the difference of two fractions in points, colored by whether it is an improvement."""
+def points(before: float | None, after: float | None, lower_is_better: bool = False) -> tuple[str, str]:
+    """Return the difference of two fractions in points, and "gain" or "loss"; "missing" and "" if one is missing."""
     if before is None or after is None:
-        return Markup(MISSING)
+        return MISSING, ""
     gain = after - before
-    style = "gain" if (gain < 0 if lower_is_better else gain > 0) else "loss"
-    return Markup(f'<span class="{style}">{signed(100 * gain)}</span>')
+    return signed(100 * gain), "gain" if (gain < 0 if lower_is_better else gain > 0) else "loss"
 
 
-def _scores(inputs: DemoInputs) -> Markup:
-    """The table over all sequences, and that of every sequence."""
-    result = inputs.result
-    scores, derived = result["scores"], result["derived"]
-    counts = ", ".join(f"{value} {name}" for name, value in result["counts"].items())
-    explanation = (
-        f"Labels of the first frame are propagated through the video by nearest neighbors in feature space: {counts}. "
-        f"Protocol {result['protocol']}: a window of {result['settings']['window']}² cells on a grid of "
-        f"{derived['grid_cells'][1]}×{derived['grid_cells'][0]} (radius {derived['radius_cells']} cells, "
-        f"{derived['radius_native_px']:.0f} pixels of the video). The frozen encoder is scored by its own grid of "
-        "tokens, LILA by its map of the pixels, in one run. Scores are in percent; a low decay is better."
-    )
-    rows: list[list[Content]] = [
-        [HEAD_NAMES.get(head, head), *(percent(values[name]) for name in COLUMNS)] for head, values in scores.items()
-    ]
-    if {"encoder", "lila"} <= set(scores):
-        encoder, lila = scores["encoder"], scores["lila"]
-        rows.append(["difference", *(points(encoder[name], lila[name], "decay" in name) for name in COLUMNS)])
-    total = table(["", *(METRICS[name].heading for name in COLUMNS)], rows)
-    by_sequence = table(
-        ["sequence", "objects", "encoder J&F", "LILA J&F", "points", ""],
-        [_sequence_row(inputs.davis, name) for name in inputs.davis.names],
-    )
-    return joined(
-        [
-            heading("Video object segmentation"),
-            paragraph(explanation),
-            total,
-            heading("Every held-out sequence", 3),
-            by_sequence,
-        ]
-    )
-
-
-def _sequence_row(davis: DavisResult, name: str) -> list[Content]:
+def _sequence(davis: DavisResult, name: str) -> tuple[str, int, float | None, float | None]:
+    """Return the name, the number of objects, and J&F of the encoder and of LILA."""
     encoder, lila = (davis.metrics(head, name)["JF"] for head in ("encoder", "lila"))
-    bars = "".join(
-        f'<span class="{style}" style="width:{100 * (value or 0):.1f}%"></span>'
-        for style, value in (("under", encoder), ("over", lila))
-    )
-    objects = str(len(davis.objects("lila", name)))
-    gain = points(encoder, lila)
-    return [name, objects, percent(encoder), percent(lila), gain, Markup(f'<td class="bar">{bars}</td>')]
-
-
-def _training(inputs: DemoInputs) -> Markup:
-    rows = inputs.run.rows()
-    values = {title: np.array([row[name] for row in rows], float) for name, title in loss_titles().items()}
-    chart = curves(np.array([row["step"] for row in rows], float), values, "step")
-    explanation = f"Loss on the query view over {len(rows)} steps; thin lines are single steps, thick ones means of 20."
-    return joined([heading("Training"), paragraph(explanation), chart])
-
-
-def _timing(seconds: Mapping[str, float]) -> Markup:
-    rows = [[name, f"{value:.1f}"] for name, value in seconds.items()]
-    note = "The parts of the cues overlap: frames are decoded and maps compressed while the networks work."
-    return joined([heading("Where the time went"), table(["part", "seconds"], rows), paragraph(note, "note")])
-
-
-def _settings(inputs: DemoInputs) -> Markup:
-    groups: dict[str, Mapping[str, Any]] = {
-        "Model": inputs.result["model"],
-        "Evaluation": inputs.result["settings"] | inputs.result["derived"],
-        "Training": inputs.record["settings"],
-        "Store": {"path": inputs.store.path, **inputs.store.provenance},
-    }
-    parts = [folded(name, facts(values)) for name, values in groups.items()]
-    return joined([heading("Settings and provenance"), *parts])
+    return name, len(davis.objects("lila", name)), encoder, lila
 
 
 def _summary(inputs: DemoInputs, seconds: Mapping[str, float]) -> Json:

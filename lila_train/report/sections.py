@@ -13,14 +13,13 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 
 from lila_cues.images import decode, read_image, read_mask
-from lila_cues.viz.html import Markup, drawing, figure, heading, joined, paragraph, photo, row
+from lila_cues.viz.html import Figure, Gallery, Row
 from lila_cues.viz.pictures import (
     MIN_CONFIDENCE,
     Picture,
     confidence,
     depth_picture,
     flow_picture,
-    flow_wheel,
     mask_overlay,
     pca_basis,
     pca_picture,
@@ -29,7 +28,7 @@ from lila_train.evaluation.davis.metrics import ObjectScore, summarize, without_
 from lila_train.evaluation.davis.task import DavisData, DavisSequence, open_davis
 from lila_train.evaluation.dense.metrics import IGNORED
 from lila_train.evaluation.dense.task import Stored
-from lila_train.evaluation.models import GridModel, feature_map
+from lila_train.evaluation.models import ENCODER, GridModel, feature_map
 from lila_train.evaluation.results import read_result
 from lila_train.model.resize import as_input
 from lila_train.report.tables import head_title, percent, signed
@@ -43,28 +42,20 @@ ERROR_RAMP = np.array([[24, 30, 52], [54, 82, 140], [216, 120, 62], [252, 236, 1
 PCA_PIXELS = 4000  # of each map
 
 
-def cue_section(store: CueStore, examples: int = 2) -> Markup:
+def cue_section(store: CueStore, examples: int = 2) -> Gallery:
     """Return the cues of a few clips, each at the pair of frames with the most motion."""
     clips = store.complete_clips()
     if not len(clips):
         raise LilaError(f"expected a complete clip in {store.path}, found none; build it with `lila-cues build`")
     chosen = clips[np.linspace(0, len(clips) - 1, min(examples, len(clips))).astype(int)]
-    explanation = (
+    text = (
         "Stage one reads each video once and keeps these maps. Stage two never sees a label: it learns features from "
         "which one linear map predicts depth, motion and the encoder's own refined features in both frames of a pair."
     )
-    wheel = drawing(flow_wheel(144), "color wheel")
-    legend = Markup(
-        f'<div class="legend">{wheel.text}<p class="note">Flow: hue is the direction of motion (right is red), '
-        "saturation its length, full color at the length given below each map.<br>Depth: light is near. Confidence: "
-        "white where forward and backward flow agree, orange where they do not and flow is left out of the loss."
-        "</p></div>"
-    )
-    parts = [_cue_example(store, int(clip)) for clip in chosen]
-    return joined([heading("The cues"), paragraph(explanation), legend, *parts])
+    return Gallery("The cues", text, [_cue_example(store, int(clip)) for clip in chosen])
 
 
-def _cue_example(store: CueStore, clip: int) -> Markup:
+def _cue_example(store: CueStore, clip: int) -> Row:
     pair = pair_with_most_motion(store, clip)
     frames = [int(frame) for frame in store.read("pair_frames", clip)[pair]]
     rgb, times = store.read("rgb", clip, frames), store.read("frame_time", clip)[frames]
@@ -74,18 +65,18 @@ def _cue_example(store: CueStore, clip: int) -> Markup:
     agreement = confidence_picture(confidence(forward, backward))
     raw, refined = store.read("features_raw", clip, frames[0]), store.read("features", clip, frames[0])
     basis = pca_basis(raw.reshape(len(raw), -1).T)
-    before, after = (drawing(pca_picture(maps, basis), "features", enlarge=True) for maps in (raw, refined))
-    parts = [
-        figure(photo(rgb[0], "frame"), "Frame t", f"{_size(rgb[0])}, at {times[0]:.2f} s"),
-        figure(photo(rgb[1], "later frame"), "Frame t+Δ", f"Δ = {gap}, at {times[1]:.2f} s"),
-        figure(drawing(depth_picture(depth), "depth"), "Depth", f"relative inverse depth, {_size(depth)}"),
-        figure(drawing(agreement, "confidence"), "Confidence", "of the forward flow"),
-        figure(drawing(flow_picture(forward, max_px), "flow"), "Flow forward", f"t → t+Δ, full at {max_px:.1f} px"),
-        figure(drawing(flow_picture(backward, max_px), "flow"), "Flow backward", "t+Δ → t, same scale"),
-        figure(before, "Encoder features", f"PCA of {len(raw)} channels, {_size(raw[0])}"),
-        figure(after, "Refined by PAMR", f"the same, {_size(refined[0])}"),
+    before, after = (pca_picture(maps, basis) for maps in (raw, refined))
+    figures = [
+        Figure(rgb[0], "Frame t", f"{_size(rgb[0])}, at {times[0]:.2f} s", "jpeg"),
+        Figure(rgb[1], "Frame t+Δ", f"Δ = {gap}, at {times[1]:.2f} s", "jpeg"),
+        Figure(depth_picture(depth), "Depth", f"relative inverse depth, {_size(depth)}"),
+        Figure(agreement, "Confidence", "of the forward flow"),
+        Figure(flow_picture(forward, max_px), "Flow forward", f"t → t+Δ, full at {max_px:.1f} px"),
+        Figure(flow_picture(backward, max_px), "Flow backward", "t+Δ → t, same scale"),
+        Figure(before, "Encoder features", f"PCA of {len(raw)} channels, {_size(raw[0])}", enlarge=True),
+        Figure(after, "Refined by PAMR", f"the same, {_size(refined[0])}", enlarge=True),
     ]
-    return joined([heading(store.clip_id(clip), 3), row(parts, 4)])
+    return Row(store.clip_id(clip), figures)
 
 
 def pair_with_most_motion(store: CueStore, clip: int) -> int:
@@ -161,32 +152,32 @@ class DavisResult:
         return [(ranked[n], f"{rank} {texts[ranked[n]]}") for n, rank in reversed(ranks.items())]
 
 
-def masks(result: DavisResult, title: str = "Masks, predicted and true", level: int = 2) -> Markup:
+def masks(result: DavisResult, title: str = "Masks, predicted and true") -> Gallery:
     """Return the last scored frame of three sequences: the frame, its true labels, and those of every head."""
     what = "gain" if len(result.heads) > 1 else "J&F"
-    explanation = (
+    text = (
         "The first frame's labels are given; this is the last frame that is scored, with the labels as each model "
         f"carried them there. The three sequences are those with the largest, the median and the smallest {what}."
     )
-    parts = [heading(title, level), paragraph(explanation)]
-    for name, text in result.examples():
+    rows = []
+    for name, rank in result.examples():
         sequence = result.sequence(name)
         n = len(sequence.frames) - 2
         frame = read_image(sequence.frames[n], upright=False, background=None)
-        truth = without_void(result.data.labels(sequence.masks[n]))
-        pictures = [
-            figure(photo(frame, "frame"), "Frame", f"{n} of {len(sequence.frames) - 1}"),
-            figure(photo(mask_overlay(frame, truth), "truth"), "Truth"),
+        truth = mask_overlay(frame, without_void(result.data.labels(sequence.masks[n])))
+        figures = [
+            Figure(frame, "Frame", f"{n} of {len(sequence.frames) - 1}", "jpeg"),
+            Figure(truth, "Truth", kind="jpeg"),
         ]
         for head in result.heads:
             overlay = mask_overlay(frame, read_mask(result.prediction(head, name, n)))
             j = float(np.mean([entry["region"][-1] for entry in result.objects(head, name)]))
-            pictures.append(figure(photo(overlay, head), head_title(head), f"J {percent(j)} here"))
-        parts += [heading(f"{name}: {text}", level + 1), row(pictures, 4)]
-    return joined(parts)
+            figures.append(Figure(overlay, head_title(head), f"J {percent(j)} here", "jpeg"))
+        rows.append(Row(f"{name}: {rank}", figures))
+    return Gallery(title, text, rows)
 
 
-def features(result: DavisResult, model: GridModel) -> Markup:
+def features(result: DavisResult, model: GridModel) -> Gallery:
     """Return PCA colors of every head's features, for the first and the last frame of three sequences."""
     shown = [(name, n) for name, _ in result.examples() for n in (0, len(result.sequence(name).frames) - 1)]
     paths = (result.sequence(name).frames[n] for name, n in shown)
@@ -199,20 +190,18 @@ def features(result: DavisResult, model: GridModel) -> Markup:
             inputs = (as_input(frame, size, model.device) for frame in frames)
             maps[head] = [extract(one)[0].float().cpu().numpy() for one in inputs]
     bases = {head: pca_basis(np.concatenate([_pixels(each) for each in found])) for head, found in maps.items()}
-    explanation = (
+    text = (
         "Three principal components as red, green and blue, in one basis for all frames of a column, so that equal "
         "colors mean equal features. The encoder's grid is shown as it is, one square per token."
     )
-    parts = [heading("Features on held-out frames"), paragraph(explanation)]
+    rows = []
     for n, ((name, number), frame) in enumerate(zip(shown, frames, strict=True)):
-        if n % 2 == 0:
-            parts.append(heading(name, 3))
-        pictures = [figure(photo(frame, "frame"), "Frame", str(number))]
+        figures = [Figure(frame, "Frame", str(number), "jpeg")]
         for head, found in maps.items():
-            image = drawing(pca_picture(found[n], bases[head]), f"PCA of {head}", enlarge=head == "encoder")
-            pictures.append(figure(image, head_title(head), f"{_size(found[n][0])}, {len(found[n])} channels"))
-        parts.append(row(pictures, 3))
-    return joined(parts)
+            picture, detail = pca_picture(found[n], bases[head]), f"{_size(found[n][0])}, {len(found[n])} channels"
+            figures.append(Figure(picture, head_title(head), detail, enlarge=head == ENCODER))
+        rows.append(Row("" if n % 2 else name, figures, 3))
+    return Gallery("Features on held-out frames", text, rows)
 
 
 def _pixels(features: Float[np.ndarray, "c h w"]) -> Float[np.ndarray, "n c"]:
@@ -221,45 +210,44 @@ def _pixels(features: Float[np.ndarray, "c h w"]) -> Float[np.ndarray, "n c"]:
     return pixels[:: max(1, len(pixels) // PCA_PIXELS)]
 
 
-def example_section(root: Path, heads: Sequence[str], name: str) -> Markup:
+def example_section(root: Path, heads: Sequence[str], name: str) -> Gallery:
     """Return all examples of dense predictions that an evaluation kept below `root`."""
     folders = sorted(path for path in (root / "examples").iterdir() if path.is_dir())
-    explanation = "Images evenly spread over the validation set, as the protocol cuts them."
+    text = "Images evenly spread over the validation set, as the protocol cuts them."
     if _stored(folders[0] / "truth.png").ndim == 3:
-        explanation += (
+        text += (
             " Directions as colors: x to red, y to green, z to blue. Below, the angle to the truth: dark is 0°, light "
             f"{MAX_ERROR_DEG:.0f}° and more, gray where the truth is unknown."
         )
-    parts = [heading(f"Examples: {name}", 3), paragraph(explanation, "note")]
-    return joined([*parts, *(_example(folder, heads) for folder in folders)])
+    return Gallery(f"Examples: {name}", text, [row for folder in folders for row in _example(folder, heads)])
 
 
-def _example(folder: Path, heads: Sequence[str]) -> Markup:
+def _example(folder: Path, heads: Sequence[str]) -> list[Row]:
     """Return a frame, its truth and the predictions; below, for directions, the errors."""
     image, truth = _stored(folder / "image.png"), _stored(folder / "truth.png")
     predictions = {head: _stored(path) for head in heads if (path := folder / f"{head}.png").is_file()}
     columns = min(4, 2 + len(predictions))
-    pictures = [figure(photo(image, "frame"), "Frame", folder.name)]
+    figures = [Figure(image, "Frame", folder.name, "jpeg")]
     if truth.ndim == 2:
         known = np.asarray(truth != IGNORED)
 
         def overlay(labels: UInt8[np.ndarray, "h w"]) -> Picture:
             return mask_overlay(image, labels + np.uint8(1))  # 255 (ignored) becomes 0, which is not painted
 
-        pictures.append(figure(photo(overlay(truth), "truth"), "Truth"))
+        figures.append(Figure(overlay(truth), "Truth", kind="jpeg"))
         for head, labels in predictions.items():
             share = percent(float((truth == labels)[known].mean()) if known.any() else None)
-            pictures.append(figure(photo(overlay(labels), head), head_title(head), f"{share} % of pixels right"))
-        return row(pictures, columns)
+            figures.append(Figure(overlay(labels), head_title(head), f"{share} % of pixels right", "jpeg"))
+        return [Row("", figures, columns)]
     known = np.asarray(truth.any(axis=2))
-    pictures.append(figure(drawing(truth, "truth"), "Truth"))
-    below = [Markup("<div></div>")] * 2
+    figures.append(Figure(truth, "Truth"))
+    below: list[Figure | None] = [None, None]
     for head, directions in predictions.items():
-        pictures.append(figure(drawing(directions, head), head_title(head)))
+        figures.append(Figure(directions, head_title(head)))
         error = stored_angles_deg(truth, directions)
         mean = f"mean {error[known].mean():.1f}° here" if known.any() else "no truth here"
-        below.append(figure(drawing(error_picture(error, known), "error"), f"Error, {head_title(head)}", mean))
-    return joined([row(pictures, columns), row(below, columns)])
+        below.append(Figure(error_picture(error, known), f"Error, {head_title(head)}", mean))
+    return [Row("", figures, columns), Row("", below, columns)]
 
 
 def stored_angles_deg(truth: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "h w"]:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lila_cues.viz.html import Content, Markup, escaped, table
 from lila_train.evaluation.models import ENCODER, LilaModel
 from lila_train.evaluation.results import Json
 
@@ -138,14 +137,6 @@ class TaskTable:
             ]
             for row in self.rows
         ]
-
-    def html(self) -> Markup:
-        """Return the table as HTML, published rows in italics; the last two columns may wrap."""
-        lines: list[list[Content]] = [
-            [*cells[:-2], *(Markup(f'<td class="words small">{escaped(cell)}</td>') for cell in cells[-2:])]
-            for cells in self.lines()
-        ]
-        return table(self.head(), lines, ["" if row.source == MEASURED else "published" for row in self.rows])
 
     def markdown(self) -> str:
         """Return the table as Markdown under its title, published rows in italics, and the settings below it."""

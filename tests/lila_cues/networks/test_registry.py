@@ -90,7 +90,7 @@ def test_packages_resolve_their_public_names_only(package: ModuleType) -> None:
 LIGHT = """
 import sys, lila_cues.images, lila_cues.networks as networks
 assert all(getattr(networks, name) for name in networks.__all__)
-print(*{"av", "cv2", "matplotlib", "rich", "scipy", "transformers", "typer", "zarr"} & set(sys.modules))
+print(*{"av", "cv2", "jinja2", "matplotlib", "rich", "scipy", "transformers", "typer", "zarr"} & set(sys.modules))
 """
 
 

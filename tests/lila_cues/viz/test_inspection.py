@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stores
-from lila_cues.viz.inspection import TILE, inspect, page, row, sheet, statistics
+from lila_cues.viz import html
+from lila_cues.viz.inspection import TILE, inspect, row, sheet, statistics
 from lila_cues.viz.pictures import confidence
+from tests.lila_cues.viz.test_html import check_self_contained
 from tests.stores import worlds
 
 
@@ -83,17 +85,20 @@ def test_tables_have_a_row_for_every_array(store: stores.CueStore) -> None:
 
 def test_the_sheet_has_a_row_for_each_pair(store: stores.CueStore) -> None:
     rows = [row(store, 2, pair) for pair in range(3)]
-    assert {tile.shape[0] for each in rows for _, tile in each.tiles} == {TILE}
+    assert {figure.picture.shape[0] for each in rows for figure in each.figures} == {TILE}
     picture = sheet(rows)
     assert picture.shape[0] > 3 * TILE
     assert picture.shape[1] > 8 * TILE
-    captions = [caption for caption, _ in rows[0].tiles]
+    captions = [figure.name for figure in rows[0].figures]
     assert captions[0] == "RGB, first"
     assert store.clip_id(2) in rows[0].title
 
 
 def test_the_page_is_self_contained(store: stores.CueStore, tmp_path: Path) -> None:
-    text = page(inspect(store, [0, 2], [row(store, 0, 1)]))
+    found = inspect(store, [0, 2], [row(store, 0, 1)])
+    html.render("inspection.html", tmp_path / "index.html", title=found.path, inspection=found)
+    text = (tmp_path / "index.html").read_text()
+    check_self_contained(text)
     assert text.count("data:image/png;base64,") == 8
-    assert "<script" not in text
+    assert text.count("<tr><td>") == len(found.arrays[1]) + len(found.numbers[1])
     assert "5 complete, 1 failed" in text

@@ -21,9 +21,9 @@ from lila_train.report.demo import DemoInputs
 from lila_train.training.run_dir import RunDir
 from stores import Geometry, StoreSpec
 from stores.errors import LilaError
+from tests.lila_cues.viz.test_html import check_self_contained
 from tests.lila_train.evaluation.small_models import write_checkpoint
 from tests.lila_train.evaluation.worlds import write_davis
-from tests.lila_train.report.test_page import check_self_contained
 from tests.stores import worlds as stored
 
 CPU = torch.device("cpu")
@@ -61,8 +61,9 @@ def test_the_page_is_one_file_with_everything_in_it(page: str):
     assert "Demonstration on rendered scenes" in page
     for title in ("Video object segmentation", "Masks", "Features on held-out frames", "The cues", "Training"):
         assert f"<h2>{title}" in page
-    assert page.count('src="data:image/') == 3 * 4 + 6 * 3 + 2 * 8 + 1  # masks, features, cues, the color wheel
-    assert page.count("<polyline") == 6
+    assert page.count('src="data:image/') == 3 * 4 + 6 * 3 + 2 * 8 + 2  # masks, features, cues, color wheel, losses
+    assert page.count("data:image/svg+xml;") == 1  # the losses
+    assert page.count('<td class="bar">') == 3
 
 
 def test_the_summary_has_the_scores_of_the_result(finished: Path, page: str):
@@ -150,8 +151,8 @@ def test_largest_median_and_smallest_gain_are_shown(finished: Path):
 
 
 def test_differences_are_colored_by_improvement():
-    assert demo.points(0.5, 0.521).text == '<span class="gain">+2.1</span>'
-    assert demo.points(0.5, 0.521, lower_is_better=True).text == '<span class="loss">+2.1</span>'
-    assert demo.points(0.521, 0.5).text == '<span class="loss">−2.1</span>'
-    assert demo.points(0.521, 0.5, lower_is_better=True).text == '<span class="gain">−2.1</span>'
-    assert demo.points(None, 0.5).text == demo.points(0.5, None).text == tables.percent(None) == "missing"
+    assert demo.points(0.5, 0.521) == ("+2.1", "gain")
+    assert demo.points(0.5, 0.521, lower_is_better=True) == ("+2.1", "loss")
+    assert demo.points(0.521, 0.5) == ("−2.1", "loss")
+    assert demo.points(0.521, 0.5, lower_is_better=True) == ("−2.1", "gain")
+    assert demo.points(None, 0.5) == demo.points(0.5, None) == (tables.percent(None), "") == ("missing", "")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lila_train.evaluation.dense.task import draw_classes, draw_directions, example_indices, keep_example
 from lila_train.report import sections
-from tests.lila_train.report.test_page import check_self_contained
+from tests.lila_cues.viz.test_html import check_self_contained, gallery_html
 
 
 def read(path: Path) -> np.ndarray:
@@ -91,10 +91,10 @@ def test_a_page_of_each_kind(tmp_path: Path):
         keep_example(tmp_path / "a/examples", 0, head, image, draw_classes(target), draw_classes(logits))
         known = torch.cat([normal, torch.ones(1, 8, 12)])
         keep_example(tmp_path / "b/examples", 0, head, image, draw_directions(known), draw_directions(tilted))
-    classes = sections.example_section(tmp_path / "a", ["encoder", "lila"], "ade20k150").text
+    classes = gallery_html(sections.example_section(tmp_path / "a", ["encoder", "lila"], "ade20k150"))
     assert classes.count("<img") == 4
     assert classes.count("75.0 % of pixels right") == 2
-    directions = sections.example_section(tmp_path / "b", ["encoder", "lila"], "nyuv2").text
+    directions = gallery_html(sections.example_section(tmp_path / "b", ["encoder", "lila"], "nyuv2"))
     assert directions.count("<img") == 6
     assert directions.count("mean 45") == 2
     check_self_contained(f"<html>{classes}{directions}</html>")

@@ -18,6 +18,7 @@ from lila_train.report.ablations import table_rows, write_ablations
 from lila_train.training.ablation_study import Finding, RowScores
 from lila_train.training.ablations import FULL, ROWS
 from stores.errors import LilaError
+from tests.lila_cues.viz.test_html import check_self_contained
 from tests.lila_train.evaluation import worlds
 from tests.lila_train.training import world
 
@@ -51,8 +52,9 @@ def test_the_files_hold_every_protocol(tmp_path: Path) -> None:
         assert "davis-lp@lila" in text
         assert "objective=erm" in text  # what the row changes
         assert "28.53" in text  # the paper's normals of the full model
-    assert "<svg" in (tmp_path / "ablations.html").read_text()
-    assert (tmp_path / "ablations-davis-lp@lila.svg").read_text().startswith("<svg")
+    check_self_contained((tmp_path / "ablations.html").read_text())
+    assert (tmp_path / "ablations.html").read_text().count("data:image/svg+xml;") == 3
+    assert "<svg" in (tmp_path / "ablations-davis-lp@lila.svg").read_text()
 
 
 def test_the_chart_over_steps_shows_what_was_scored_on_the_way() -> None:
@@ -60,8 +62,8 @@ def test_the_chart_over_steps_shows_what_was_scored_on_the_way() -> None:
     erm = RowScores(ROWS["erm"], {0: 60.0})  # at its end alone
     scored, bare = Finding("davis-knn@lila", 70.0, [full, erm]), Finding("davis-lp@lila", 70.0, [erm])
     losses = {"LILA": [[0.3, 0.1], [0.5, 0.3, 0.2]], "A: ERM distillation": [[]]}
-    assert "davis-knn@lila" in ablations.steps_chart([scored, bare], losses)
-    assert "davis-lp@lila" not in ablations.steps_chart([scored, bare], losses)
+    assert b"davis-knn@lila" in ablations.steps_chart([scored, bare], losses)
+    assert b"davis-lp@lila" not in ablations.steps_chart([scored, bare], losses)
     np.testing.assert_allclose(ablations.mean_loss(losses["LILA"]), [0.4, 0.3])
     np.testing.assert_allclose(ablations.mean_loss([[1.0] * 60 + [3.0] * 60])[[0, 59, 84, 119]], [1, 1, 2, 3])
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lila_train.inference.explore import Explored, build_page
+from lila_train.inference.explore import Explored, write_page
 from tests.lila_train.inference.models import write_weights
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -53,7 +53,7 @@ def explored() -> list[Explored]:
 @pytest.fixture(scope="session")
 def page_file(explored: list[Explored], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "explore.html"
-    path.write_text(build_page("A & B", "two images.", explored, channels=12), "utf-8")
+    write_page(path, "A & B", "two images.", explored, channels=12)
     return path
 
 

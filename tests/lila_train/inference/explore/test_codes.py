@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lila_train.inference.explore import build_page, code_book, color_map, cosine_error, pack, sample
+from lila_train.inference.explore import code_book, color_map, cosine_error, pack, sample, write_page
 from stores.errors import LilaError
 from tests.lila_train.inference.explore.conftest import smooth
 
@@ -47,6 +48,6 @@ def test_colors_fill_their_range() -> None:
     np.testing.assert_allclose(np.percentile(shown, (1, 99), axis=0), [[0] * 3, [1] * 3], atol=1e-3)
 
 
-def test_no_images_is_refused() -> None:
+def test_no_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LilaError, match="expected images to explore, found none"):
-        build_page("none", "", [], 3)
+        write_page(tmp_path / "page.html", "none", "", [], 3)

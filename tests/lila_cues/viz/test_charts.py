@@ -1,0 +1,105 @@
+"""Charts: what is drawn is what was given, and the same data give the same file."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from matplotlib import rcParams
+from matplotlib.figure import Figure
+from PIL import Image
+
+from lila_cues.viz import charts
+from lila_cues.viz.charts import Curve, Panel, loss_curves, score_dots, step_curves
+
+LOG = [{"step": n, "loss": 2.0 - n / 100, "l1": 1.0} for n in range(100)]
+TITLES = {"loss": "total", "l1": "L1 $a_b$"}
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are drawn, before they become files."""
+    figures: list[Figure] = []
+    encode = charts._encode
+    monkeypatch.setattr(charts, "_encode", lambda figure, kind: figures.append(figure) or encode(figure, kind))
+    return figures
+
+
+def test_the_running_mean_by_hand() -> None:
+    curve = np.arange(30.0)
+    mean = charts.running_mean(curve, charts.WINDOW)
+    assert mean[:3] == pytest.approx([0, 0.5, 1])
+    assert mean[29] == pytest.approx(np.mean(curve[10:]))
+
+
+def test_a_loss_is_drawn_step_by_step_and_as_its_mean(drawn: list[Figure]) -> None:
+    loss_curves(LOG, TITLES)
+    (axes,) = drawn[0].axes
+    thin, thick, *others = axes.lines
+    assert len(others) == 2
+    np.testing.assert_allclose(thin.get_ydata(), [row["loss"] for row in LOG])
+    np.testing.assert_allclose(thick.get_xdata(), np.arange(100))
+    assert thick.get_ydata()[-1] == pytest.approx(np.mean([row["loss"] for row in LOG[-20:]]))
+    assert thin.get_color() == thick.get_color() != others[0].get_color()
+    assert [text.get_text() for text in axes.get_legend().texts] == list(TITLES.values())
+    assert axes.get_xlabel() == "step"
+
+
+def test_the_axis_starts_at_0_and_leaves_out_a_spike(drawn: list[Figure]) -> None:
+    loss_curves([{"step": n, "loss": 500.0 if n == 0 else 1.0} for n in range(1000)], {"loss": "total"})
+    low, high = drawn[0].axes[0].get_ylim()
+    assert low == 0
+    assert 1 < high < 2
+
+
+def test_long_runs_are_thinned_and_short_ones_marked(drawn: list[Figure]) -> None:
+    for count in (50_000, 1, 0):
+        loss_curves([{"step": n, "loss": 1.0} for n in range(count)], {"loss": "total"})
+    thin, thick = drawn[0].axes[0].lines
+    assert 600 <= len(thin.get_xdata()) < 1200
+    assert thick.get_marker() == ""
+    assert drawn[1].axes[0].lines[1].get_marker() == "o"  # a line of one point would not be seen
+    assert not any(len(line.get_xdata()) for line in drawn[2].axes[0].lines)
+
+
+def test_a_label_has_one_color_in_all_panels(drawn: list[Figure]) -> None:
+    line = (np.array([1, 2]), np.array([3.0, 4.0]))
+    step_curves([Panel("loss", [Curve("a", line), Curve("b", line)]), Panel("score", [Curve("b", line)], ("ref", 5.0))])
+    left, right = drawn[0].axes
+    assert left.lines[1].get_color() == right.lines[0].get_color() == charts.COLORS[1]
+    np.testing.assert_allclose(right.lines[1].get_ydata(), 5.0)
+    assert right.get_ylim()[0] > 0
+
+
+def test_scores_stand_in_rows_with_their_spread(drawn: list[Figure]) -> None:
+    svg = score_dots({"full": [80.0, 82.0, 84.0], "one": [70.0], "none": []}, ("encoder", 60.0), "J&F, %")
+    (axes,) = drawn[0].axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["full", "one", "none"]
+    assert axes.yaxis_inverted()  # the first row is at the top
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), [[80, 0], [82, 0], [84, 0]])
+    (bar, *_) = [c.get_segments()[0] for c in axes.collections if hasattr(c, "get_segments")]
+    np.testing.assert_allclose(bar, [[80, 0], [84, 0]])  # mean ± standard deviation, unbiased
+    assert b"<svg" in svg
+
+
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_the_same_data_give_the_same_file(kind: str) -> None:
+    assert loss_curves(LOG, TITLES, kind) == loss_curves(LOG, TITLES, kind)
+    assert b"dc:date" not in loss_curves(LOG, TITLES, kind)
+
+
+def test_a_png_can_be_read(tmp_path: Path) -> None:
+    with Image.open(io.BytesIO(loss_curves(LOG, TITLES, "png"))) as picture:
+        assert picture.size == (1512, 518)
+        assert len(np.unique(np.asarray(picture).reshape(-1, 4), axis=0)) > 50
+
+
+def test_names_are_text_and_the_users_style_stays() -> None:
+    """`$` would begin a formula: an unfinished one fails, and a finished one loses its dollars."""
+    before = dict(rcParams)
+    svg = score_dots({"<b>&$x": [1.0], r"$\nonsense$": [2.0]}, ("--> $_", 0.0), "]]> $\\")
+    ElementTree.fromstring(svg)
+    assert dict(rcParams) == before
