@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 import typer
@@ -21,28 +23,51 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 EXIT_BAD_INPUT = 2
 EXIT_SYSTEM = 1
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 INTERRUPTED = "interrupted; completed work is kept, and the same command resumes it (lila-train run: with --resume)"
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or SIGTERM. Not a KeyboardInterrupt, for which typer has a message and an exit status of its own."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(INTERRUPTED)
+        self.status = status
 
 
 def run(app: typer.Typer) -> None:
     """Run a command line; a user's or the system's error is one sentence and an exit status, not a traceback.
 
-    INFO messages of our packages' loggers go to stderr. Typer turns Ctrl-C into its exit status and prints nothing.
+    INFO messages of our packages' loggers go to stderr. Ctrl-C and SIGTERM raise Interrupted in the command.
     """
     _show_log_messages()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        for number, handler in previous.items():
+            if handler is not signal.SIG_IGN:  # as in a shell's background
+                signal.signal(number, _interrupt)
         app()
     except LilaError as error:
         _fail(str(error), EXIT_BAD_INPUT)
     except OSError as error:
         _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_SYSTEM)
+    except Interrupted as error:
+        _end_interrupted(error.status)
     except KeyboardInterrupt:
-        _end_interrupted()
+        _end_interrupted(EXIT_INTERRUPTED)
     except SystemExit as ended:
-        if ended.code == EXIT_INTERRUPTED:
-            _end_interrupted()
+        if ended.code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+            _end_interrupted(int(ended.code))
         raise
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGTERM:
+        signal.signal(number, signal.SIG_IGN)  # a batch system may send it twice; the work done is published meanwhile
+    raise Interrupted(128 + number)
 
 
 def _fail(message: str, status: int) -> NoReturn:
@@ -50,9 +75,9 @@ def _fail(message: str, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _end_interrupted() -> NoReturn:
+def _end_interrupted(status: int) -> NoReturn:
     err.print(INTERRUPTED)
-    sys.exit(EXIT_INTERRUPTED)
+    sys.exit(status)
 
 
 def _show_log_messages() -> None:

@@ -86,7 +86,8 @@ def build(
     """Build a cue store from videos: depth, flow both ways, and refined encoder features.
 
     Run the same command again to continue an interrupted build. A clip that cannot be read is recorded with its reason
-    and skipped. Exit status: 0 all clips complete, 1 some failed, 2 invalid input.
+    and skipped. Exit status: 0 all clips complete, 1 some failed, 2 invalid input, 130 after Ctrl-C and 143 after
+    SIGTERM, which publish the clips that are computed.
 
     - `lila-cues build --dataset demo`
     - `lila-cues build --dataset videos --root ~/clips`

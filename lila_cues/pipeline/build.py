@@ -27,6 +27,8 @@ from stores.store import CueStore
 LOG = "build.jsonl"
 """In the store's directory: one line per task and builder, with the seconds of each part."""
 KEPT_FAILURES = 20
+SIGNAL_SECONDS = 0.5
+"""A signal that the system hands to another thread waits until the main thread wakes."""
 PACKAGES = ("lila-pixels", "torch", "torchvision", "timm", "numpy", "opencv-python-headless")
 
 
@@ -86,7 +88,7 @@ def build_local(
                     running.add(pool.submit(build_task, store, task, worker, only_failed, on_clip_done))
                 if not running:
                     return
-                done, running = wait(running, return_when=FIRST_COMPLETED)
+                done, running = wait(running, SIGNAL_SECONDS, FIRST_COMPLETED)
                 reports = [future.result() for future in done]
                 yield from (report for report in reports if report is not None)
         except BaseException:

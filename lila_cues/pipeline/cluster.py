@@ -54,17 +54,23 @@ def build_distributed(
                 numbers[future.key] = task
                 done.add(future)
 
-        submit((1 + WAITING) * max(1, sum(client.nthreads().values())))  # just enough to keep the workers busy
-        for future in done:
-            task = numbers.pop(future.key)
-            try:
-                report = future.result()
-            except KilledWorker:
-                lost.append(task)
-            else:
-                if report is not None:
-                    yield report
-            submit(1)
+        try:
+            submit((1 + WAITING) * max(1, sum(client.nthreads().values())))  # just enough to keep the workers busy
+            for future in done:
+                task = numbers.pop(future.key)
+                try:
+                    report = future.result()
+                except KilledWorker:
+                    lost.append(task)
+                else:
+                    if report is not None:
+                        yield report
+                submit(1)
+        except BaseException:
+            client.run(stop_worker)
+            for _ in done:  # until the clips that are predicted are published
+                pass
+            raise
     if lost:
         raise LilaError(
             f"expected every task to be done, found {len(lost)} whose workers died repeatedly (task {lost[0]} "
@@ -82,12 +88,12 @@ class WorkerSetup(WorkerPlugin):
         """Called on the worker when it starts."""
         self.name = worker.name
         self.lock = threading.Lock()
+        self.stop = threading.Event()
         self.loaded: Worker | None = None
 
     def teardown(self, worker: DaskWorker) -> None:
-        """Called on the worker when it ends."""
-        if self.loaded is not None:
-            self.loaded.close()
+        """Called on the worker when it ends, before it waits for its tasks."""
+        self.stop.set()
 
     def worker(self) -> Worker:
         """Return the process's one `Worker`; on this machine, its processes share the cores and take turns at GPUs."""
@@ -98,28 +104,33 @@ class WorkerSetup(WorkerPlugin):
                     threads = max(2, usable_cores() // (options.workers or 1))
                     if options.device == "cuda":
                         options = replace(options, device=f"cuda:{int(self.name) % torch.cuda.device_count()}")
-                self.loaded = Worker(self.config, options, threads=threads)
+                self.loaded = Worker(self.config, options, threads=threads, stop=self.stop)
             return self.loaded
 
 
 def build_remote(path: str, task: int, only_failed: bool) -> TaskReport | None:
     """Build one task; runs on a worker."""
     plugin = cast(WorkerSetup, get_worker().plugins[PLUGIN])
-    return build_task(stores.open(path), task, plugin.worker(), only_failed)
+    return None if plugin.stop.is_set() else build_task(stores.open(path), task, plugin.worker(), only_failed)
+
+
+def stop_worker(dask_worker: DaskWorker) -> None:
+    """Let a worker's tasks publish the clips that are predicted, and begin no other; runs on the worker."""
+    cast(WorkerSetup, dask_worker.plugins[PLUGIN]).stop.set()
 
 
 @contextmanager
 def _client(options: RunOptions) -> Iterator[Client]:
     """Connect to the scheduler, or start processes on this machine that share its cores.
 
-    Threads and processes started here never receive Ctrl-C, which a terminal sends to all of them: this process ends
-    them. A Ctrl-C meanwhile reaches it afterwards.
+    Threads and processes started here never receive Ctrl-C and SIGTERM, which a terminal, SLURM and systemd send to all
+    of them: this process ends them. A signal meanwhile reaches it afterwards.
     """
     workers = options.workers or 1
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // workers))
     with ExitStack() as stack:
         resource_tracker.ensure_running()  # starting it would reset the mask
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             target = options.scheduler or stack.enter_context(
                 LocalCluster(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,9 @@ from lila_cues import cli, config, console
 from lila_cues.cli import build as build_command
 from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.pipeline import build, setup
+from lila_cues.pipeline.cues import ClipPredictions
+from lila_cues.pipeline.frames import ClipFrames
+from lila_cues.pipeline.task import Worker
 from tests.lila_cues import barcodes
 from tests.lila_cues.barcodes import Clip
 
@@ -251,6 +255,32 @@ def test_an_interrupted_build_ends_with_130(
     status, _, err = command("--dataset", "videos", "--root", "clips", *RANDOM)
     assert status == 130
     assert err.count("interrupted; completed work is kept, and the same command resumes it") == 1
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_publishes_the_clips_that_are_predicted(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, status: int
+) -> None:
+    write_videos(tmp_path / "clips", 6)
+    predict, predicted = Worker.predict, []
+
+    def signalled(worker: Worker, frames: ClipFrames) -> ClipPredictions:
+        predicted.append(frames.clip_id)
+        if len(predicted) == 3:
+            os.kill(os.getpid(), sent)
+            assert worker.stop.wait(5)
+        return predict(worker, frames)
+
+    monkeypatch.setattr(Worker, "predict", signalled)
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
+    try:
+        ended, _, err = command("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert ended == status
+    assert err.count(console.INTERRUPTED) == 1
+    assert len(stores.open("s.zarr").complete_clips()) == len(predicted) == 3
 
 
 def test_an_interrupt_outside_of_any_command_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:

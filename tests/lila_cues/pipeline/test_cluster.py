@@ -133,22 +133,37 @@ def die_at_task_2(path: str, task: int, only_failed: bool) -> object:
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_terminal_ends_all_processes_with_one_sentence(options: RunOptions, tmp_path: Path) -> None:
-    """A terminal sends it to every process in the foreground."""
-    store = tmp_path / "s.zarr"
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
+def test_a_signal_to_all_processes_publishes_the_clips_that_are_done(
+    tmp_path: Path, sent: signal.Signals, status: int, workers: tuple[str, ...]
+) -> None:
+    """A terminal sends Ctrl-C, and SLURM and systemd send SIGTERM, to every process of the command."""
+    root, store = tmp_path / "videos", tmp_path / "s.zarr"
+    root.mkdir()
+    barcodes.write(root / "0.mp4", Clip(frames=20, size=(64, 80)))
+    for index in range(1, 60):
+        (root / f"{index}.mp4").symlink_to("0.mp4")
     command = [sys.executable, "-c", "from lila_cues.cli import main; main()", "build", "--dataset", "videos"]
-    command += ["--root", str(options.root), "--store", str(store), "--workers", "2"]
+    command += ["--root", str(root), "--store", str(store), "--flow", "dis", *workers]
+    command += ["--encoder-weights", "random", "--depth-weights", "random"]
     with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=restore_interrupts
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=restore_interrupts,
     ) as builder:
-        while not store.exists() and builder.poll() is None:
-            time.sleep(0.05)
-        time.sleep(1)
-        os.killpg(builder.pid, signal.SIGINT)
+        while builder.poll() is None and not any(file.stat().st_size for file in store.glob("scratch/*/rgb")):
+            time.sleep(0.01)
+        os.killpg(builder.pid, sent)
         _, stderr = builder.communicate(timeout=120)
-    assert builder.returncode == 130
+    assert builder.returncode == status
     assert "Traceback" not in stderr
     assert stderr.count("interrupted; completed work is kept") == 1
+    assert 0 < len(stores.open(store).complete_clips()) < 60
+    assert not list(store.glob("scratch/*"))
 
 
 def restore_interrupts() -> None:
