@@ -134,3 +134,35 @@ class Worker:
         self.timer = self.extractor.timer
         self.stop = stop or threading.Event()
         self.threads = threads or max(2, min(MAX_THREADS, usable_cores() - 2))
+        self.decode_pool = ThreadPoolExecutor(self.threads, "decode")
+        self.encode_pool = ThreadPoolExecutor(max(2, self.threads // 2), "encode")
+        self._predict_lock = threading.Lock()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Start no other clip, and wait for those that are begun."""
+        self.stop.set()
+        self.decode_pool.shutdown(cancel_futures=True)
+        self.encode_pool.shutdown()
+
+    def load_clip(self, clip_id: str) -> ClipFrames:
+        """Runs in the decode pool."""
+        size, depth_files = self.extractor.encoder_input, self.extractor.networks.depth_files
+        with self.timer.host("decode"):
+            return load_clip(self.dataset, clip_id, self.config, size, depth_files)
+
+    def predict(self, frames: ClipFrames) -> ClipPredictions:
+        """Runs the networks, for one clip at a time."""
+        with self._predict_lock:
+            return self.extractor.predict(frames)
+
+    def encode(self, store: CueStore, predictions: ClipPredictions) -> EncodedClip:
+        """Runs in the encode pool: PAMR on a CPU, quantization and compression."""
+        cues = self.extractor.finish(predictions)
+        with self.timer.host("compress"):
+            return encode_clip(predictions.frames.clip_id, store.arrays, cues)
