@@ -178,13 +178,15 @@ def inspect(
     out: Annotated[Path, typer.Option(help="Directory for sheet.png and index.html.")] = Path("inspection"),
 ) -> None:
     """Show the arrays of a store, statistics per cue, and pictures of some pairs as PNG and HTML."""
-    from lila_cues.viz import html, inspection, pictures
+    from lila_cues.viz import html, inspection
+    from lila_cues.viz.charts import picture_sheet
+    from stores.atomic import atomic_write
 
     opened = stores.open(store)
-    rows = [inspection.row(opened, *place) for place in _shown_pairs(opened, clip, pair, count, seed)]
+    rows = [inspection.pair_row(opened, *place) for place in _shown_pairs(opened, clip, pair, count, seed)]
     found = inspection.inspect(opened, sample(opened, sample_size, seed), rows)
     html.render("inspection.html", out / "index.html", title=found.path, inspection=found)
-    pictures.write_png(out / "sheet.png", inspection.sheet(rows))
+    atomic_write(picture_sheet(rows), out / "sheet.png")
     console.out.print(f"{found.path}\n{found.summary}", markup=False)
     for head, lines in (found.arrays, found.numbers):
         widths = [max(len(line[column]) for line in (head, *lines)) for column in range(len(head))]

@@ -1,4 +1,4 @@
-"""Charts by matplotlib: curves over steps, and scores with their spread; the same data give the same bytes."""
+"""Charts by matplotlib: curves over steps, scores, sheets of pictures; the same data give the same bytes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import matplotlib.style
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+
+from lila_cues.viz.html import Row
 
 WIDTH_IN = 10.5
 WINDOW = 20  # steps of the running mean of a loss
@@ -113,6 +115,22 @@ def score_dots(rows: Mapping[str, Sequence[float]], reference: tuple[str, float]
     axes.set_xlabel(x_label)
     axes.grid(visible=False, axis="y")
     return _encode(figure, "svg")
+
+
+@in_style
+def picture_sheet(rows: Sequence[Row]) -> bytes:
+    """Draw rows of pictures one below the other, with titles and captions. Return a PNG file."""
+    columns = max(len(row.figures) for row in rows)
+    sheet = Figure(figsize=(2.4 * columns, 2.9 * len(rows)), dpi=100, layout="none")
+    for row, part in zip(rows, np.ravel(sheet.subfigures(len(rows))), strict=True):
+        part.suptitle(row.title, x=0.004, y=0.97, ha="left", weight="bold")
+        part.subplots_adjust(left=0.004, right=0.996, bottom=0.02, top=0.82, wspace=0.04)
+        for axes, figure in zip(part.subplots(1, columns, squeeze=False)[0], row.figures, strict=False):
+            axes.set_axis_off()
+            if figure:
+                axes.imshow(figure.picture)
+                axes.set_title(f"{figure.name}\n{figure.detail}", fontsize=8, loc="left")
+    return _encode(sheet, "png")
 
 
 def running_mean(values: Values, window: int) -> Values:

@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from lila_cues.viz import pictures
 from lila_cues.viz.html import Figure, Row
-from lila_cues.viz.pictures import MIN_CONFIDENCE, confidence
+from lila_cues.viz.pictures import MIN_CONFIDENCE
 from stores.ledger import COMPLETE, STATUS_NAMES
 from stores.plan import readable
 from stores.store import CueStore
-
-TILE = 224  # height of a picture in pixels
-_GAP, _LINE = 6, 22
 
 Table = tuple[list[str], list[list[str]]]  # headings and rows
 
@@ -57,62 +52,35 @@ def inspect(store: CueStore, clips: Sequence[int], rows: Sequence[Row]) -> Inspe
     )
 
 
-def sheet(rows: Sequence[Row]) -> np.ndarray:
-    """Draw all rows one below the other with titles and captions: uint8 y×x×3."""
-    width = max(sum(figure.picture.shape[1] + _GAP for figure in row.figures if figure) + _GAP for row in rows)
-    height = len(rows) * (TILE + 2 * _LINE + _GAP) + _GAP
-    image = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(image)
-    for number, row in enumerate(rows):
-        top = _GAP + number * (TILE + 2 * _LINE + _GAP)
-        draw.text((_GAP, top), row.title, fill="black", font=ImageFont.load_default(15))
-        left = _GAP
-        for figure in filter(None, row.figures):
-            image.paste(Image.fromarray(figure.picture), (left, top + _LINE))
-            draw.text((left, top + _LINE + TILE + 2), figure.name, fill=(90, 90, 90), font=ImageFont.load_default(13))
-            left += figure.picture.shape[1] + _GAP
-    return np.asarray(image)
-
-
-def row(store: CueStore, clip: int, pair: int) -> Row:
-    """Draw one pair: both frames, depth, flow, its confidence, features before and after PAMR, additional cues."""
+def pair_row(store: CueStore, clip: int, pair: int) -> Row:
+    """Draw one pair: frames, depth, confidence, flow, features before and after PAMR in one basis, additional cues."""
     cues, times = store.pair(clip, pair), store.read("frame_time", clip)
-    depth, flow, features = cues["depth"], cues["flow_forward"], cues["features"]
-    agreement = confidence(flow, cues["flow_backward"])
-    basis = pictures.pca_basis(np.moveaxis(features, 1, -1).reshape(-1, features.shape[1]))
-    depth_range = f"{np.nanmin(depth[0]):.3g} to {np.nanmax(depth[0]):.3g}"
-    tiles = [
-        ("RGB, first", cues["rgb"][0]),
-        ("RGB, second", cues["rgb"][1]),
-        (f"depth, {depth_range}", pictures.depth_picture(depth[0])),
-        (f"flow, up to {np.nanpercentile(np.hypot(*flow), 98):.1f} px", pictures.flow_picture(flow)),
-        (f"confidence, {100 * (agreement > MIN_CONFIDENCE).mean():.0f} % valid", _confidence_picture(agreement)),
-        ("features of the encoder", pictures.pca_picture(cues["features_raw"][0], basis)),
-        ("features refined, first", pictures.pca_picture(features[0], basis)),
-        ("features refined, second", pictures.pca_picture(features[1], basis)),
+    rgb, depth, refined, raw = cues["rgb"], cues["depth"][0], cues["features"], cues["features_raw"][0]
+    forward, backward = cues["flow_forward"], cues["flow_backward"]
+    agreement = pictures.confidence(forward, backward)
+    max_px = max(float(np.nanpercentile(np.hypot(*flow), 98)) for flow in (forward, backward))
+    valid, basis = agreement > MIN_CONFIDENCE, pictures.pca_basis(np.moveaxis(refined, 1, -1).reshape(-1, len(raw)))
+    first, second = times[list(cues.frames)]
+    figures = [
+        Figure(rgb[0], "Frame t", f"{_size(rgb[0])}, at {first:.2f} s", "jpeg"),
+        Figure(rgb[1], "Frame t+Δ", f"Δ = {cues.gap} frame{'s' * (cues.gap != 1)}, at {second:.2f} s", "jpeg"),
+        Figure(
+            pictures.depth_picture(depth), "Depth", f"{_size(depth)}, {np.nanmin(depth):.3g}–{np.nanmax(depth):.3g}"
+        ),
+        Figure(pictures.flow_picture(forward, max_px), "Flow t → t+Δ", f"full color at {max_px:.1f} px"),
+        Figure(pictures.flow_picture(backward, max_px), "Flow t+Δ → t", "same scale"),
+        Figure(pictures.confidence_picture(agreement), "Confidence", f"t → t+Δ, {100 * valid.mean():.0f} % valid"),
+        Figure(pictures.pca_picture(raw, basis), "Encoder features, t", f"PCA, {_size(raw[0])}", enlarge=True),
+        Figure(pictures.pca_picture(refined[0], basis), "Refined features, t", _size(refined[0, 0]), enlarge=True),
+        Figure(pictures.pca_picture(refined[1], basis), "Refined features, t+Δ", "same basis", enlarge=True),
     ]
     for extra in store.spec.extra:
-        tiles.append((f"{extra.name}, first", pictures.scaled_picture(cues[extra.name][0], extra.limits)))
-    figures = []
-    for caption, picture in tiles:
-        height, width = picture.shape[:2]
-        interpolation = cv2.INTER_AREA if height > TILE else cv2.INTER_NEAREST
-        size = (round(width * TILE / height), TILE)
-        figures.append(Figure(np.asarray(cv2.resize(picture, size, interpolation=interpolation)), caption))
-    first, second = cues.frames
-    title = (
-        f"{store.clip_id(clip)}   clip {clip}, pair {pair}: {times[first]:.2f} s and {times[second]:.2f} s, "
-        f"{cues.gap} frame{'s' * (cues.gap != 1)} apart"
-    )
-    return Row(title, figures)
+        figures.append(Figure(pictures.scaled_picture(cues[extra.name][0], extra.limits), f"{extra.name}, t"))
+    return Row(f"{store.clip_id(clip)}: clip {clip}, pair {pair}", figures, 3)
 
 
-def _confidence_picture(values: np.ndarray) -> np.ndarray:
-    """White is 1, black is 0; invalid flow is tinted red, missing flow gray."""
-    level = np.nan_to_num(values)[..., None] * np.array([255, 255, 255])
-    picture = np.clip(level + (values <= MIN_CONFIDENCE)[..., None] * [90, 0, 0], 0, 255).astype(np.uint8)
-    picture[~np.isfinite(values)] = pictures.MISSING
-    return picture
+def _size(picture: np.ndarray) -> str:
+    return f"{picture.shape[1]}×{picture.shape[0]}"
 
 
 def summary(store: CueStore) -> str:

@@ -15,6 +15,7 @@ from PIL import Image
 Picture = UInt8[np.ndarray, "h w 3"]
 """RGB, 0 to 255."""
 MISSING = np.array([128, 128, 128], np.uint8)
+EXCLUDED = np.array([214, 96, 60], np.uint8)  # flow that is left out of the loss
 CONFIDENCE_SCALE = 0.05  # half-image units
 MIN_CONFIDENCE = 0.5  # flow is valid above it
 
@@ -75,6 +76,13 @@ def confidence(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
     half = np.array([2 / width, 2 / height], np.float32)[:, None, None]
     error = np.linalg.norm((forward + returned) * half, axis=0)
     return np.asarray(np.exp(-error / CONFIDENCE_SCALE))
+
+
+def confidence_picture(values: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Draw confidence as gray levels, orange where flow is missing or too uncertain to be used."""
+    picture = np.repeat(np.rint(255 * np.nan_to_num(values)).astype(np.uint8)[..., None], 3, axis=2)
+    picture[~(values > MIN_CONFIDENCE)] = EXCLUDED
+    return picture
 
 
 def depth_picture(q: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:

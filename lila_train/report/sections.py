@@ -14,12 +14,9 @@ from jaxtyping import Bool, Float, UInt8
 
 from lila_cues.images import decode, read_image, read_mask
 from lila_cues.viz.html import Figure, Gallery, Row
+from lila_cues.viz.inspection import pair_row
 from lila_cues.viz.pictures import (
-    MIN_CONFIDENCE,
     Picture,
-    confidence,
-    depth_picture,
-    flow_picture,
     mask_overlay,
     pca_basis,
     pca_picture,
@@ -35,7 +32,6 @@ from lila_train.report.tables import head_title, percent, signed
 from stores import CueStore
 from stores.errors import LilaError
 
-EXCLUDED = np.array([214, 96, 60], np.uint8)  # color of flow that is left out of the loss
 UNKNOWN = np.array([128, 128, 128], np.uint8)  # color of pixels without ground truth
 MAX_ERROR_DEG = 60.0
 ERROR_RAMP = np.array([[24, 30, 52], [54, 82, 140], [216, 120, 62], [252, 236, 190]], np.float64)  # from 0 to the max
@@ -52,44 +48,14 @@ def cue_section(store: CueStore, examples: int = 2) -> Gallery:
         "Stage one reads each video once and keeps these maps. Stage two never sees a label: it learns features from "
         "which one linear map predicts depth, motion and the encoder's own refined features in both frames of a pair."
     )
-    return Gallery("The cues", text, [_cue_example(store, int(clip)) for clip in chosen])
-
-
-def _cue_example(store: CueStore, clip: int) -> Row:
-    pair = pair_with_most_motion(store, clip)
-    frames = [int(frame) for frame in store.read("pair_frames", clip)[pair]]
-    rgb, times = store.read("rgb", clip, frames), store.read("frame_time", clip)[frames]
-    depth, gap = store.read("depth", clip, frames[0]), store.read("pair_gap", clip)[pair]
-    forward, backward = (store.read(f"flow_{way}", clip, pair) for way in ("forward", "backward"))
-    max_px = max(float(np.nanpercentile(np.hypot(*flow), 98)) for flow in (forward, backward))
-    agreement = confidence_picture(confidence(forward, backward))
-    raw, refined = store.read("features_raw", clip, frames[0]), store.read("features", clip, frames[0])
-    basis = pca_basis(raw.reshape(len(raw), -1).T)
-    before, after = (pca_picture(maps, basis) for maps in (raw, refined))
-    figures = [
-        Figure(rgb[0], "Frame t", f"{_size(rgb[0])}, at {times[0]:.2f} s", "jpeg"),
-        Figure(rgb[1], "Frame t+Δ", f"Δ = {gap}, at {times[1]:.2f} s", "jpeg"),
-        Figure(depth_picture(depth), "Depth", f"relative inverse depth, {_size(depth)}"),
-        Figure(agreement, "Confidence", "of the forward flow"),
-        Figure(flow_picture(forward, max_px), "Flow forward", f"t → t+Δ, full at {max_px:.1f} px"),
-        Figure(flow_picture(backward, max_px), "Flow backward", "t+Δ → t, same scale"),
-        Figure(before, "Encoder features", f"PCA of {len(raw)} channels, {_size(raw[0])}", enlarge=True),
-        Figure(after, "Refined by PAMR", f"the same, {_size(refined[0])}", enlarge=True),
-    ]
-    return Row(store.clip_id(clip), figures)
+    rows = [pair_row(store, int(clip), pair_with_most_motion(store, int(clip))) for clip in chosen]
+    return Gallery("The cues", text, rows)
 
 
 def pair_with_most_motion(store: CueStore, clip: int) -> int:
     """Return the pair with the largest mean flow."""
     lengths = np.hypot(*np.moveaxis(store.read("flow_forward", clip), 1, 0))
     return int(np.nan_to_num(np.nanmean(lengths, axis=(1, 2))).argmax())
-
-
-def confidence_picture(values: Float[np.ndarray, "h w"]) -> Picture:
-    """Return confidence as gray levels, orange where it is too low to be used or flow is missing."""
-    picture = np.repeat(np.rint(255 * np.nan_to_num(values)).astype(np.uint8)[..., None], 3, axis=2)
-    picture[~(values > MIN_CONFIDENCE)] = EXCLUDED
-    return picture
 
 
 def _size(picture: np.ndarray) -> str:

@@ -160,7 +160,7 @@ def test_inspect_shows_tables_and_pictures(store: CueStore, tmp_path: Path) -> N
     picture = np.asarray(Image.open(tmp_path / "look" / "sheet.png"))
     assert picture.shape[0] > 2 * 224
     page = (tmp_path / "look" / "index.html").read_text()
-    assert page.count("<img") == 2 * 8
+    assert page.count("<img") == 2 * 9
     assert "://" not in page.replace("data:image", "")
 
 

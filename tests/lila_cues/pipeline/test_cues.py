@@ -94,7 +94,7 @@ def test_everything_that_looks_into_a_store_knows_them(built: stores.CueStore) -
     np.testing.assert_array_equal(built.dask("normals")[1].compute(), built.read("normals", 1))
     assert built.xarray()["normals"].attrs["units"].startswith("unit normals")
     assert findings(built) == []
-    assert inspection.row(built, 0, 0).figures[-1].name == "normals, first"
+    assert inspection.pair_row(built, 0, 0).figures[-1].name == "normals, t"
 
 
 def findings(store: stores.CueStore) -> list[str]:

@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lila_cues.viz import charts
-from lila_cues.viz.charts import Curve, Panel, loss_curves, score_dots, step_curves
+from lila_cues.viz.charts import Curve, Panel, loss_curves, picture_sheet, score_dots, step_curves
+from lila_cues.viz.html import Figure as Picture
+from lila_cues.viz.html import Row
 
 LOG = [{"step": n, "loss": 2.0 - n / 100, "l1": 1.0} for n in range(100)]
 TITLES = {"loss": "total", "l1": "L1 $a_b$"}
@@ -95,6 +97,18 @@ def test_a_png_can_be_read(tmp_path: Path) -> None:
     with Image.open(io.BytesIO(loss_curves(LOG, TITLES, "png"))) as picture:
         assert picture.size == (1512, 518)
         assert len(np.unique(np.asarray(picture).reshape(-1, 4), axis=0)) > 50
+
+
+def test_a_sheet_has_a_row_of_titled_pictures_for_each_pair(drawn: list[Figure]) -> None:
+    pictures = [np.full((h, w, 3), 90, np.uint8) for h, w in ((480, 640), (4, 3), (10, 10))]
+    rows = [Row("a clip é", [Picture(each, "Flow t → t+Δ", "2 px") for each in pictures]), Row("b", [None])]
+    with Image.open(io.BytesIO(picture_sheet(rows))) as sheet:
+        assert sheet.size == (3 * 240, 2 * 290)
+    first, second = drawn[0].subfigs
+    assert [part.get_suptitle() for part in (first, second)] == ["a clip é", "b"]
+    assert [axes.get_title(loc="left") for axes in first.axes] == ["Flow t → t+Δ\n2 px"] * 3
+    assert [axes.images[0].get_array().shape for axes in first.axes] == [each.shape for each in pictures]
+    assert not any(axes.images for axes in second.axes)
 
 
 def test_names_are_text_and_the_users_style_stays() -> None:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stores
-from lila_cues.viz import html
-from lila_cues.viz.inspection import TILE, inspect, row, sheet, statistics
+from lila_cues.viz import html, pictures
+from lila_cues.viz.inspection import inspect, pair_row, statistics
 from lila_cues.viz.pictures import confidence
 from tests.lila_cues.viz.test_html import check_self_contained
 from tests.stores import worlds
@@ -83,22 +83,27 @@ def test_tables_have_a_row_for_every_array(store: stores.CueStore) -> None:
     assert depth[5] == f"{np.isnan(values).mean():.2%}"
 
 
-def test_the_sheet_has_a_row_for_each_pair(store: stores.CueStore) -> None:
-    rows = [row(store, 2, pair) for pair in range(3)]
-    assert {figure.picture.shape[0] for each in rows for figure in each.figures} == {TILE}
-    picture = sheet(rows)
-    assert picture.shape[0] > 3 * TILE
-    assert picture.shape[1] > 8 * TILE
-    captions = [figure.name for figure in rows[0].figures]
-    assert captions[0] == "RGB, first"
-    assert store.clip_id(2) in rows[0].title
+def test_a_pair_is_drawn_with_all_its_cues(store: stores.CueStore) -> None:
+    shown = pair_row(store, 2, 1)
+    assert store.clip_id(2) in shown.title
+    cues, by_name = store.pair(2, 1), {figure.name: figure for figure in shown.figures}
+    assert len(by_name) == 9
+    np.testing.assert_array_equal(by_name["Frame t"].picture, cues.rgb[0])
+    np.testing.assert_array_equal(by_name["Frame t+Δ"].picture, cues.rgb[1])
+    assert by_name["Frame t+Δ"].detail.startswith(f"Δ = {cues.gap} frame")
+    agreement = confidence(cues.flow_forward, cues.flow_backward)
+    np.testing.assert_array_equal(by_name["Confidence"].picture, pictures.confidence_picture(agreement))
+    assert f"{100 * (agreement > 0.5).mean():.0f} % valid" in by_name["Confidence"].detail
+    lengths = [np.nanpercentile(np.hypot(*flow), 98) for flow in (cues.flow_forward, cues.flow_backward)]
+    assert by_name["Flow t → t+Δ"].detail == f"full color at {max(lengths):.1f} px"
 
 
 def test_the_page_is_self_contained(store: stores.CueStore, tmp_path: Path) -> None:
-    found = inspect(store, [0, 2], [row(store, 0, 1)])
+    found = inspect(store, [0, 2], [pair_row(store, 0, 1)])
     html.render("inspection.html", tmp_path / "index.html", title=found.path, inspection=found)
     text = (tmp_path / "index.html").read_text()
     check_self_contained(text)
-    assert text.count("data:image/png;base64,") == 8
+    assert text.count("data:image/png;base64,") == 7
+    assert text.count("data:image/jpeg;base64,") == 2
     assert text.count("<tr><td>") == len(found.arrays[1]) + len(found.numbers[1])
     assert "5 complete, 1 failed" in text

@@ -55,6 +55,11 @@ def test_the_wheel_shows_the_motion_from_its_centre() -> None:
     assert wheel[64, 32, 2] < 10  # yellow at the bottom
 
 
+def test_confidence_is_gray_where_flow_is_used_and_orange_elsewhere() -> None:
+    picture = pictures.confidence_picture(np.array([[1.0, 0.6, 0.4, np.nan]]))
+    assert picture[0].tolist() == [[255] * 3, [153] * 3, *[pictures.EXCLUDED.tolist()] * 2]
+
+
 def test_near_is_lighter_than_far_and_holes_are_gray() -> None:
     q = np.array([[4.0, 40.0, 400.0, np.nan]])
     picture = pictures.depth_picture(q)

@@ -61,7 +61,7 @@ def test_the_page_is_one_file_with_everything_in_it(page: str):
     assert "Demonstration on rendered scenes" in page
     for title in ("Video object segmentation", "Masks", "Features on held-out frames", "The cues", "Training"):
         assert f"<h2>{title}" in page
-    assert page.count('src="data:image/') == 3 * 4 + 6 * 3 + 2 * 8 + 2  # masks, features, cues, color wheel, losses
+    assert page.count('src="data:image/') == 3 * 4 + 6 * 3 + 2 * 9 + 2  # masks, features, cues, color wheel, losses
     assert page.count("data:image/svg+xml;") == 1  # the losses
     assert page.count('<td class="bar">') == 3
 
@@ -135,8 +135,6 @@ def test_confidence_is_one_where_flows_cancel_and_falls_with_the_error():
     back[0] = 0.25  # of a frame 10 wide: 0.05 half-image units
     np.testing.assert_allclose(confidence(still, still), 1)
     np.testing.assert_allclose(confidence(still, back), np.exp(-1), rtol=1e-5)
-    picture = sections.confidence_picture(np.array([[1.0, 0.6, 0.4]]))
-    assert picture[0].tolist() == [[255] * 3, [153] * 3, sections.EXCLUDED.tolist()]
 
 
 def test_largest_median_and_smallest_gain_are_shown(finished: Path):
