@@ -1,16 +1,27 @@
-"""The images and videos that a command is given, as files, folders or globs, and the names of their results."""
+"""Images, videos and data sets on disk: suffixes, listing of files, names of results, and where data sets are searched.
+
+One walk serves both stages. It ignores hidden files (so `.DS_Store` and `._name.jpg` of macOS), and follows links to
+folders without listing a folder twice.
+"""
 
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from stores.errors import LilaError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
+VIDEO_SUFFIXES = frozenset({
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg",
+    ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv", ".vob",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -25,14 +36,18 @@ class InputFile:
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def list_inputs(sources: Iterable[Path], unique_names: bool = True) -> list[InputFile]:
+def list_inputs(sources: Iterable[Path], unique_names: bool = True, out: Path | None = None) -> list[InputFile]:
     """List the images and videos of files, folders (with all below them) and globs, each once.
 
+    Args:
+        sources: paths, and patterns with `*`, `?`, `[` and `**`.
+        unique_names: refuse two files whose results would have the same name.
+        out: folder of the results, which is left out.
+
     Raises:
-        LilaError: a source that is missing, of another kind or without images and videos; with `unique_names`, two
-            files whose results would have the same name.
+        LilaError: a source that is missing, of another kind or without images and videos, or that is `out` itself.
     """
-    files = list(dict.fromkeys(file for source in sources for file in _list_source(source)))
+    files = list(dict.fromkeys(file for source in sources for file in _list_source(source, out)))
     taken: dict[Path, Path] = {}
     for file in files:
         other = taken.setdefault(file.name, file.path)
@@ -41,28 +56,123 @@ def list_inputs(sources: Iterable[Path], unique_names: bool = True) -> list[Inpu
     return files
 
 
-def _list_source(source: Path) -> list[InputFile]:
+def _list_source(source: Path, out: Path | None) -> list[InputFile]:
+    suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
     if source.is_dir():
-        root, paths, problem = source, sorted(source.rglob("*")), f"no image or video under {source}"
+        if out is not None and source.resolve() == out.resolve():
+            raise LilaError(f"{source} would receive its own results; pass another folder with --out")
+        root, paths = source, [source / name for name in walk_files(source, suffixes, out=out)]
+        problem = f"no image or video under {source}"
     elif source.exists():
-        if not _is_supported(source):
+        if source.suffix.lower() not in suffixes:
             kind = source.suffix or "nameless"
             raise LilaError(f"expected an image or a video, found a {kind} file at {source}")
         return [InputFile(source, Path(source.stem))]
     elif glob.has_magic(str(source)):
-        root, problem = Path(source.anchor), f"no image or video matches {source}"
-        for part in source.relative_to(source.anchor).parts:  # the folder before the first wildcard
-            if glob.has_magic(part):
-                break
-            root /= part
-        paths = [Path(path) for path in sorted(glob.glob(str(source), recursive=True))]
+        parts = source.parts
+        fixed = next(n for n, part in enumerate(parts) if glob.has_magic(part))  # the folder before the first wildcard
+        root, problem = Path(*parts[:fixed]), f"no image or video matches {source}"
+        deep = parts.index("**") if "**" in parts else len(parts)
+        paths = [Path(found) for found in sorted(glob.glob(str(Path(*parts[:deep]))), key=natural_order)]
+        if deep < len(parts):
+            paths = [
+                folder / name
+                for folder in paths
+                if folder.is_dir()
+                for name in walk_files(folder, suffixes, out=out)
+                if _matches(name.split("/"), parts[deep:])
+            ]
     else:
         raise LilaError(f"no file or folder at {source}")
-    paths = [path for path in paths if _is_supported(path) and path.is_file()]
+    # of links that lead nowhere the reader says so; pipes and devices would block it
+    paths = [path for path in paths if path.suffix.lower() in suffixes and (path.is_file() or not path.exists())]
     if not paths:
         raise LilaError(problem)
     return [InputFile(path, path.relative_to(root).with_suffix("")) for path in paths]
 
 
-def _is_supported(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Return whether a path matches a glob, both by their parts; `**` stands for any number of folders."""
+    if not names or not patterns:
+        return not names and not patterns
+    if patterns[0] == "**":
+        return any(_matches(names[n:], patterns[1:] or ["*"]) for n in range(len(names)))
+    return fnmatchcase(names[0], patterns[0]) and _matches(names[1:], patterns[1:])
+
+
+def list_files(folder: Path, suffixes: AbstractSet[str], natural: bool = True) -> list[Path]:
+    """Return the files that lie directly in `folder`, as `walk_files` orders them; none if there is no such folder."""
+    return [folder / name for name in walk_files(folder, suffixes, natural, below=False)] if folder.is_dir() else []
+
+
+def walk_files(
+    root: Path, suffixes: AbstractSet[str], natural: bool = True, *, below: bool = True, out: Path | None = None
+) -> Iterator[str]:
+    """Yield the visible files below `root` as paths with "/": a folder's files, then those of its subfolders.
+
+    Linked folders are followed, except where the folder is listed anyway: a link to a parent, or to a place below
+    `root`, multiplies nothing.
+
+    Args:
+        suffixes: of the files to list, in lower case with the dot; those on disk may be in upper case.
+        natural: frame_9 before frame_10, instead of the order of characters.
+        below: list subfolders too.
+        out: a folder to leave out.
+
+    Raises:
+        LilaError: a folder that cannot be listed.
+    """
+    key = natural_order if natural else str
+    top = Path(os.path.realpath(root))
+    listed = set() if out is None else {Path(os.path.realpath(out))}
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_refuse_folder):
+        place = Path(os.path.realpath(folder))
+        inside = os.path.islink(folder) and place.is_relative_to(top) and "/." not in f"/{place.relative_to(top)}"
+        if place in listed or inside:
+            subfolders.clear()
+            continue
+        listed.add(place)
+        subfolders[:] = sorted((name for name in subfolders if below and not name.startswith(".")), key=key)
+        base = "" if Path(folder) == root else Path(folder).relative_to(root).as_posix() + "/"
+        for name in sorted(files, key=key):
+            if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
+                yield base + name
+
+
+def natural_order(name: str) -> tuple[list[tuple[int, int | str]], str]:
+    """Return a sort key that puts frame_10 after frame_9."""
+    parts = [part for part in re.split(r"(\d+)", name) if part]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts], name
+
+
+def _refuse_folder(error: OSError) -> None:
+    """Stop `os.walk`, which would otherwise skip the folder silently."""
+    raise LilaError(
+        f"expected a folder of files at {error.filename}, found one that cannot be listed "
+        f"({(error.strerror or str(error)).lower()}); change its permissions or move it away"
+    ) from error
+
+
+def find_dataset(name: str, root: Path | None = None, option: str = "--root", create: bool = False) -> Path:
+    """Return the absolute path of a data set: `root`, else `$LILA_DATA/NAME`, else `data/NAME`.
+
+    Args:
+        name: of the data set.
+        root: value of `option`; the other places are not searched if it is given.
+        option: of the command line, for the error.
+        create: return the first place if there is no such folder.
+
+    Raises:
+        LilaError: there is no such folder.
+    """
+    lila_data = os.environ.get("LILA_DATA")
+    places = [Path(root)] if root is not None else [*([Path(lila_data, name)] if lila_data else []), Path("data", name)]
+    folder = next((place for place in places if place.is_dir()), places[0] if create else None)
+    if folder is None:
+        searched = " and ".join(map(str, places))
+        hint = "" if root is not None or lila_data else " (LILA_DATA is not set)"
+        raise LilaError(
+            f"expected the data set {name}, found no folder at {searched}{hint}; "
+            f"pass {option} with the folder that holds it, or set LILA_DATA to the folder above {name}/"
+        )
+    return folder.absolute()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from lila_cues.datasets.base import Dataset, DatasetOptions, is_visible, natural_order, walk_files
+from lila_cues.datasets.base import Dataset, DatasetOptions
+from lila_cues.inputs import IMAGE_SUFFIXES, list_files, walk_files
 from lila_cues.video.decoders import FrameReader, ImageReader
 from stores.errors import LilaError
-
-SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"])
 
 
 class Frames(Dataset):
@@ -25,13 +23,13 @@ class Frames(Dataset):
             entries = [line.split()[0] for line in self.train_list.read_text().splitlines() if line.strip()]
             names = sorted({entry.strip("/").split("/")[-2] if "/" in entry else entry for entry in entries})
         else:
-            files = walk_files(self.root, SUFFIXES, folder_key=natural_order)
+            files = walk_files(self.root, IMAGE_SUFFIXES)
             names = list(dict.fromkeys(path.rpartition("/")[0] for path in files if "/" in path))
         if not names:
-            loose = any(is_visible(name, SUFFIXES) for name in os.listdir(self.root))
+            loose = list_files(self.root, IMAGE_SUFFIXES)
             found = "only images without a folder of their own" if loose else "none"
             raise LilaError(
-                f"expected folders of images ({', '.join(sorted(SUFFIXES))}) in {self.root}, found {found}; "
+                f"expected folders of images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {self.root}, found {found}; "
                 "pass --root with the folder above the clips' folders"
             )
         return names
@@ -40,8 +38,8 @@ class Frames(Dataset):
         folder = self.path(clip_id)
         if not folder.is_dir():
             raise LilaError(f"{folder}: expected a folder of frames, found none; check the list of clips or --root")
-        names = sorted((name for name in os.listdir(folder) if is_visible(name, SUFFIXES)), key=natural_order)
-        paths = [folder / name for name in names if f"{clip_id}/{name}" not in self.broken_images]
+        files = list_files(folder, IMAGE_SUFFIXES)
+        paths = [path for path in files if f"{clip_id}/{path.name}" not in self.broken_images]
         if not paths:
             raise LilaError(f"{folder}: expected images, found none; copy the clip again or take it out")
         return ImageReader(paths, self.rate)

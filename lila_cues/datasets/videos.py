@@ -8,14 +8,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from lila_cues.datasets.base import Dataset, DatasetOptions, walk_files
+from lila_cues.datasets.base import Dataset, DatasetOptions
+from lila_cues.inputs import VIDEO_SUFFIXES, list_files, walk_files
 from lila_cues.video.decoders import FrameReader
 from stores.errors import LilaError
 
-SUFFIXES = frozenset({
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg",
-    ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv", ".vob",
-})  # fmt: skip
 LIST_NAME = re.compile(r"(kinetics[-_]?\d*[-_]?(2020)?[-_])?train(_list)?\.(csv|json)", re.IGNORECASE)
 CLIP_TIMES = re.compile(r"(?<=.)_\d{6}_\d{6}$")
 TRAIN_FOLDERS = (
@@ -32,10 +29,10 @@ class Videos(Dataset):
     """Every video file below `root`; a clip's id is its path from there."""
 
     def clips(self) -> Sequence[str]:
-        names = list(walk_files(self.root, SUFFIXES))
+        names = list(walk_files(self.root, VIDEO_SUFFIXES, natural=False))
         if not names:
             raise LilaError(
-                f"expected video files ({', '.join(sorted(SUFFIXES))}) in {self.root} or below, found none; "
+                f"expected video files ({', '.join(sorted(VIDEO_SUFFIXES))}) in {self.root} or below, found none; "
                 "pass --root with the folder that holds them"
             )
         return names
@@ -71,9 +68,10 @@ class Kinetics(Videos):
         folders = (self.root / release / train for release in RELEASES for train in TRAIN_FOLDERS)
         folder = next((place for place in folders if place.is_dir()), self.root)
         prefix = "" if folder == self.root else folder.relative_to(self.root).as_posix() + "/"
-        names = [prefix + name for name in walk_files(folder, SUFFIXES) if REPLACEMENTS not in name.split("/")]
+        found = walk_files(folder, VIDEO_SUFFIXES, natural=False)
+        names = [prefix + name for name in found if REPLACEMENTS not in name.split("/")]
         places = (self.root / release / place for release in RELEASES for place in ("", "annotations", "list"))
-        files = (path for place in places if place.is_dir() for path in sorted(place.iterdir()))
+        files = (path for place in places for path in list_files(place, {".csv", ".json"}, natural=False))
         train_list = next((path for path in files if LIST_NAME.fullmatch(path.name) and path.is_file()), None)
         if train_list is not None:
             listed = read_train_list(train_list)

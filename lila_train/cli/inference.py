@@ -55,7 +55,7 @@ def features(
     from lila_train.inference.features import Extractor, basis_fingerprint, shared_basis
     from lila_train.model.lila import load
 
-    files = list_inputs(sources)
+    files = list_inputs(sources, out=out)
     model = load(weights, device=devices.choose(device, mps=True), encoder_weights=encoder_weights)
     chosen = tuple(dict.fromkeys(formats)) if formats else ("npz", "pca")
     settings = FeatureSettings(model.identity, chosen, size, tile, overlap, max_frames, precision, dtype)

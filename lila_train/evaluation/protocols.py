@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from lila_cues.inputs import find_dataset
 from lila_train.evaluation.davis.fast_probe import fit_fast
 from lila_train.evaluation.davis.knn import DinoPropagation, knn_task
 from lila_train.evaluation.davis.linear_probe import fit, linear_probe_task
@@ -19,7 +19,7 @@ from stores.errors import LilaError
 
 
 def open_task(protocol: str, data: Path | None, options: Options) -> Task:
-    """Open a protocol on a data folder (default: $LILA_DATA/NAME or data/NAME).
+    """Open a protocol on a data folder (default: as `find_dataset`).
 
     Raises:
         LilaError: an unknown id, a missing folder, or an option that the protocol does not have.
@@ -31,10 +31,7 @@ def open_task(protocol: str, data: Path | None, options: Options) -> Task:
     if options.fast_probe and protocol != "davis-lp@lila":
         raise LilaError(f"--fast-probe is for davis-lp@lila; {protocol} has no accelerated solver")
     dataset, open_data = PROTOCOLS[protocol]
-    folder = data or Path(os.environ.get("LILA_DATA", "data")) / dataset
-    if not folder.is_dir():
-        raise LilaError(f"expected the {dataset} data in {folder}, found no such folder; pass its place with --data")
-    return open_data(folder, options)
+    return open_data(find_dataset(dataset, data, "--data"), options)
 
 
 _open_ade_150 = partial(segmentation.open_ade, segmentation.ADE_150_LABELS, 150)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import UInt8
 
 from lila_cues.images import decode, read_image
-from lila_cues.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from lila_cues.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_files
 from lila_cues.prefetch import WriteQueue, prefetch
 from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
@@ -98,9 +98,9 @@ def follow(
 
 
 def open_frames(path: Path) -> FrameStream:
-    """Open a video file, or a folder of images in the order of their names, 25 per second."""
+    """Open a video file, or a folder of images in natural order of their names, 25 per second."""
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        files = list_files(path, IMAGE_SUFFIXES)
         if not files:
             raise LilaError(f"no image in {path}; expected a video, or a folder of its frames")
         return FrameStream((read_image(file) for file in files), Fraction(25), len(files))

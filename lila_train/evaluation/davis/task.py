@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from lila_cues.images import read_image, read_mask
+from lila_cues.inputs import list_files, natural_order
 from lila_cues.viz.pictures import write_label_png
 from lila_train.evaluation.davis.metrics import VOID, LabelPair, ObjectScore, score_sequence, summarize, without_void
 from lila_train.evaluation.models import GridModel
@@ -50,7 +51,9 @@ def _sequence(root: Path, name: str, list_file: Path) -> DavisSequence:
     for folder in (frames, masks):
         if not folder.is_dir():
             raise LilaError(f"expected the folder {folder} of the sequence {name} that {list_file} lists, found none")
-    stems = sorted({path.stem for path in frames.glob("*.jpg")} | {path.stem for path in masks.glob("*.png")})
+    stems = sorted(
+        {path.stem for path in (*list_files(frames, {".jpg"}), *list_files(masks, {".png"}))}, key=natural_order
+    )
     if not stems:
         raise LilaError(f"expected frames 00000.jpg, 00001.jpg, … in {frames}, found none")
     for stem in stems:

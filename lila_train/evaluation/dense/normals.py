@@ -19,6 +19,7 @@ from scipy.io.matlab import MatReadError
 from torch import Tensor
 
 from lila_cues.images import read_depth, read_image
+from lila_cues.inputs import list_files
 from lila_train.evaluation.dense.data import CenterView, DenseData, Example, TrainView, ValView, check_files, check_size
 from lila_train.evaluation.dense.metrics import MeanSums, angle_errors
 from lila_train.evaluation.dense.probes import DptProbe, NormalsProbe
@@ -120,10 +121,10 @@ def uncertain_angular_loss(outputs: Float[Tensor, "b 4 h w"], target: Float[Tens
 
 def _split(root: Path, split: str) -> Sequence[tuple[Path, ...]]:
     folder = root / split
-    if mats := sorted(folder.glob("*.mat")):
+    if mats := list_files(folder, {".mat"}, natural=False):
         broken = BROKEN if split == "train" else ()
         return [(path,) for n, path in enumerate(mats) if n not in broken]
-    images = sorted(path for path in (folder / "rgb").glob("*") if path.suffix in (".jpg", ".png"))
+    images = list_files(folder / "rgb", {".jpg", ".png"}, natural=False)
     if not images:
         raise LilaError(
             f"expected GeoNet's .mat files, or rgb and depth, in {folder}, found neither; pass the folder that holds "

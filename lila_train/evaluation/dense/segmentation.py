@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from lila_cues.images import read_image, read_mask
+from lila_cues.inputs import list_files
 from lila_train.evaluation.dense.data import (
     NO_CROP,
     DenseData,
@@ -78,7 +79,7 @@ def open_ade(rule: LabelRule, classes: int, root: Path, limit: int | None, train
     """
     splits = {}
     for split in ("training", "validation") if train else ("validation",):
-        images = sorted((root / "images" / split).glob("*.jpg"))[:limit]
+        images = list_files(root / "images" / split, {".jpg"}, natural=False)[:limit]
         if not images:
             raise LilaError(
                 f"expected images in {root / 'images' / split}, found none; pass the ADEChallengeData2016 folder"

@@ -223,7 +223,7 @@ def test_unknown_protocols_and_missing_data_are_named(davis: Path, tmp_path: Pat
         protocols.open_task("davis-knn@lila", davis, Options(limit=0))
     monkeypatch.setenv("LILA_DATA", str(tmp_path / "here"))
     with pytest.raises(
-        LilaError, match=r"davis data in .*here/davis, found no such folder; pass its place with --data"
+        LilaError, match=r"data set davis, found no folder at .*here/davis and data/davis; pass --data with the folder"
     ):
         protocols.open_task("davis-knn@lila", None, Options())
     (tmp_path / "here").mkdir()

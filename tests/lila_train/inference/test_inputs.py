@@ -1,4 +1,4 @@
-"""Files in: videos, folders and globs, and what cannot be read."""
+"""Videos in and out, and what cannot be read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import av
 import numpy as np
 import pytest
 
-from lila_cues.inputs import list_inputs
 from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
 from stores.errors import LilaError
@@ -78,33 +77,3 @@ def test_an_aborted_video_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="stop"):
         fail()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_inputs_are_listed_and_named(tmp_path: Path) -> None:
-    (tmp_path / "b/c").mkdir(parents=True)
-    for name in ("a.png", "b/a.jpg", "b/c/v.mp4", "b/notes.txt"):
-        (tmp_path / name).touch()
-    found = list_inputs([tmp_path])
-    assert [(m.path.name, str(m.name), m.is_video) for m in found] == [
-        ("a.png", "a", False),
-        ("a.jpg", "b/a", False),
-        ("v.mp4", "b/c/v", True),
-    ]
-    assert [str(m.name) for m in list_inputs([tmp_path / "b/a.jpg", tmp_path / "b/c"])] == ["a", "v"]
-    assert [str(m.name) for m in list_inputs([tmp_path / "**/*.*"])] == ["a", "b/a", "b/c/v"]
-    assert [str(m.name) for m in list_inputs([tmp_path / "b/*.jp*", tmp_path / "b/*.jpg"])] == ["a"]
-
-
-def test_missing_inputs_are_errors(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    for name in ("a.png", "a.mp4", "notes.txt"):
-        (tmp_path / name).touch()
-    for source, message in (
-        ("none", "no file or folder at"),
-        ("notes.txt", "expected an image or a video, found a .txt file"),
-        ("empty", "no image or video under"),
-        ("*.webp", "no image or video matches"),
-        ("*.*", "would both be written as a"),
-    ):
-        with pytest.raises(LilaError, match=message):
-            list_inputs([tmp_path / source])
