@@ -6,19 +6,19 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.datasets import open_dataset
 from lila_cues.datasets.base import DatasetOptions
 from lila_cues.devices import usable_cores
-from lila_cues.pipeline.cues import CueExtractor
-from lila_cues.pipeline.frames import ClipFrames
+from lila_cues.pipeline.cues import ClipPredictions, CueExtractor
+from lila_cues.pipeline.frames import ClipFrames, load_clip
 from lila_cues.pipeline.setup import Networks, load_networks
 from lila_cues.video.reader import require_decoder
 from stores.errors import LilaError
-from stores.shards import EncodedClip
+from stores.shards import EncodedClip, encode_clip
 from stores.store import CueStore
 
 TASKS_AT_ONCE = 2
