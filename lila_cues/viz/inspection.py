@@ -58,7 +58,7 @@ def pair_row(store: CueStore, clip: int, pair: int) -> Row:
     rgb, depth, refined, raw = cues["rgb"], cues["depth"][0], cues["features"], cues["features_raw"][0]
     forward, backward = cues["flow_forward"], cues["flow_backward"]
     agreement = pictures.confidence(forward, backward)
-    max_px = max(float(np.nanpercentile(np.hypot(*flow), 98)) for flow in (forward, backward))
+    max_px = pictures.flow_scale(forward, backward)
     valid, basis = agreement > MIN_CONFIDENCE, pictures.pca_basis(np.moveaxis(refined, 1, -1).reshape(-1, len(raw)))
     first, second = times[list(cues.frames)]
     figures = [

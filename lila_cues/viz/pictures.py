@@ -34,17 +34,23 @@ _DEPTH_COLORS = np.array(
 def flow_picture(flow_px: Float[np.ndarray, "2 h w"], max_px: float | None = None) -> UInt8[np.ndarray, "h w 3"]:
     """Draw direction as hue (right is red, down yellow) and length as saturation, white for no motion.
 
-    `max_px` is the length at full saturation, beyond which the color darkens; default: the 98th percentile.
+    `max_px` is the length at full saturation, beyond which the color darkens; default: `flow_scale`.
     """
     length = np.hypot(flow_px[0], flow_px[1])
     known = np.isfinite(length)
-    if max_px is None:
-        max_px = max(float(np.percentile(length[known], 98)), 1e-3) if known.any() else 1.0
+    max_px = flow_scale(flow_px) if max_px is None else max_px
     turn = np.where(known, np.arctan2(flow_px[1], flow_px[0]) / (2 * np.pi) % 1, 0)
     strength = np.where(known, length, 0)[..., None] / max_px
     hue = np.stack([np.interp(turn, _WHEEL_STEPS, channel) for channel in _WHEEL_HUES.T], axis=-1)
     inside = 1 - np.minimum(strength, 1) * (1 - hue)
     return _as_bytes(np.where(strength > 1 + 1e-6, 0.75 * inside, inside), known)
+
+
+def flow_scale(*flows: Float[np.ndarray, "2 h w"]) -> float:
+    """Return the 98th percentile of the lengths in all flows in pixels, above 0 for a still scene."""
+    lengths = np.concatenate([np.hypot(*flow).ravel() for flow in flows])
+    known = lengths[np.isfinite(lengths)]
+    return max(float(np.percentile(known, 98)), 1e-3) if len(known) else 1.0
 
 
 def flow_wheel(size: int = 96) -> UInt8[np.ndarray, "size size 3"]:

@@ -94,8 +94,8 @@ def test_a_pair_is_drawn_with_all_its_cues(store: stores.CueStore) -> None:
     agreement = confidence(cues.flow_forward, cues.flow_backward)
     np.testing.assert_array_equal(by_name["Confidence"].picture, pictures.confidence_picture(agreement))
     assert f"{100 * (agreement > 0.5).mean():.0f} % valid" in by_name["Confidence"].detail
-    lengths = [np.nanpercentile(np.hypot(*flow), 98) for flow in (cues.flow_forward, cues.flow_backward)]
-    assert by_name["Flow t → t+Δ"].detail == f"full color at {max(lengths):.1f} px"
+    longest = np.nanpercentile(np.hypot(*np.stack([cues.flow_forward, cues.flow_backward], axis=1)), 98)
+    assert by_name["Flow t → t+Δ"].detail == f"full color at {longest:.1f} px"
 
 
 def test_the_page_is_self_contained(store: stores.CueStore, tmp_path: Path) -> None:

@@ -38,6 +38,14 @@ def test_a_flow_picture_scales_to_its_flow() -> None:
     np.testing.assert_array_equal(pictures.flow_picture(flow), pictures.flow_picture(100 * flow))
 
 
+def test_still_and_missing_flow_have_a_scale() -> None:
+    still, missing = _uniform_flow(0, 0), np.full((2, 3, 3), np.nan)
+    assert pictures.flow_scale(still) > 0
+    assert pictures.flow_scale(missing) > 0
+    assert pictures.flow_scale(missing, _uniform_flow(3, 4)) == 5
+    assert (pictures.flow_picture(still, pictures.flow_scale(still, still)) == 255).all()
+
+
 def test_missing_flow_is_gray() -> None:
     flow = _uniform_flow(1, 0)
     flow[:, 1, 2] = np.nan
