@@ -39,7 +39,7 @@ def test_a_flow_picture_scales_to_its_flow() -> None:
 
 
 def test_still_and_missing_flow_have_a_scale() -> None:
-    still, missing = _uniform_flow(0, 0), np.full((2, 3, 3), np.nan)
+    still, missing = _uniform_flow(0, 0), _uniform_flow(np.nan, 0)
     assert pictures.flow_scale(still) > 0
     assert pictures.flow_scale(missing) > 0
     assert pictures.flow_scale(missing, _uniform_flow(3, 4)) == 5
