@@ -38,7 +38,7 @@ class BuildConfig:
     profile: str | None = None  # where values come from that the user has not given
     limit: int | None = None  # number of clips, spread evenly over the dataset
     seed: int = 0  # of frames and channels; of the demo, the scenes too
-    decoder: str = "decord"
+    decoder: str = "pyav"
     encoder_weights: str | None = None  # a path, or random:SEED; None: the published weights
     depth_weights: str | None = None
     flow_weights: str | None = None

@@ -134,9 +134,9 @@ def test_the_data_set_of_the_documents_reads_its_clips(tmp_path: Path, monkeypat
             save(np.full((16, 24, 3), 20 * number, np.uint8), tmp_path / "flat" / f"{clip}_{number}.jpg")
     dataset = open_dataset("flat", tmp_path / "flat")
     assert dataset.clips() == ["a_dog", "cat"]
-    with dataset.open("a_dog") as reader:
-        assert len(reader) == 11
-        assert reader.read([10, 2]).mean(axis=(1, 2, 3)).round().tolist() == [200, 40]
+    clip = dataset.read("a_dog", lambda n_frames: [10, 2], np.asarray)
+    assert clip.n_frames == 11
+    assert clip.frames.mean(axis=(1, 2, 3)).round().tolist() == [200, 40]
     (tmp_path / "empty").mkdir()
     with pytest.raises(LilaError, match=r"expected images CLIP_NUMBER\.jpg in .*empty, found none; pass --root"):
         open_dataset("flat", tmp_path / "empty")

@@ -62,7 +62,7 @@ def build(
     store: StorePath = None,
     limit: Limit = None,
     seed: Annotated[int, data(min=0, help=SEED)] = 0,
-    decoder: Annotated[str, data(help="decord (PyAV where it is not exact), pyav or torchcodec.")] = "decord",
+    decoder: Annotated[str, data(help="pyav; decord or torchcodec refuse files on which they are not exact.")] = "pyav",
     max_gap: Annotated[int | None, data(min=1, help=MAX_GAP)] = None,
     extra_cues: ExtraCues = None,
     profile: Profile = None,

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from lila_cues.datasets.base import Dataset, DatasetOptions
 from lila_cues.inputs import IMAGE_SUFFIXES, list_files, walk_files
-from lila_cues.video.decoders import FrameReader, ImageReader
 from stores.errors import LilaError
+
+if TYPE_CHECKING:
+    from lila_cues.video.reader import DecodedClip, Keep, Select
 
 
 class Frames(Dataset):
@@ -34,7 +39,7 @@ class Frames(Dataset):
             )
         return names
 
-    def open(self, clip_id: str) -> FrameReader:
+    def read(self, clip_id: str, select: Select, keep: Keep) -> DecodedClip:
         folder = self.path(clip_id)
         if not folder.is_dir():
             raise LilaError(f"{folder}: expected a folder of frames, found none; check the list of clips or --root")
@@ -42,7 +47,33 @@ class Frames(Dataset):
         paths = [path for path in files if f"{clip_id}/{path.name}" not in self.broken_images]
         if not paths:
             raise LilaError(f"{folder}: expected images, found none; copy the clip again or take it out")
-        return ImageReader(paths, self.rate)
+        return read_images(paths, self.rate, select, keep)
+
+
+def read_images(paths: Sequence[Path], rate: float, select: Select, keep: Keep) -> DecodedClip:
+    """Read the selected ones of a clip's images, given in order, without an alpha channel.
+
+    Raises:
+        LilaError: a file that is not an image, or of another size than the others.
+    """
+    from lila_cues.images import read_image  # imports torch, which a command line need not wait for
+    from lila_cues.video.reader import DecodedClip, selected
+
+    indices = selected(select, len(paths))
+    kept: dict[int, np.ndarray] = {}
+    size = (0, 0)
+    for index in np.unique(indices).tolist():
+        image = read_image(paths[index], background=None)
+        height, width = image.shape[:2]
+        if kept and (height, width) != size:
+            raise LilaError(
+                f"{paths[index]}: expected {size[1]}×{size[0]} like the frames before it, found {width}×{height}; "
+                "the frames of a clip must have one size"
+            )
+        size = (height, width)
+        kept[index] = keep(image)
+    frames, names = np.stack([kept[index] for index in indices.tolist()]), [paths[index].stem for index in indices]
+    return DecodedClip(len(paths), size, names, indices / rate, frames)
 
 
 class Davis(Frames):

@@ -7,11 +7,14 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from lila_cues.datasets.base import Dataset, DatasetOptions
 from lila_cues.inputs import VIDEO_SUFFIXES, list_files, walk_files
-from lila_cues.video.decoders import FrameReader
 from stores.errors import LilaError
+
+if TYPE_CHECKING:
+    from lila_cues.video.reader import DecodedClip, Keep, Select
 
 LIST_NAME = re.compile(r"(kinetics[-_]?\d*[-_]?(2020)?[-_])?train(_list)?\.(csv|json)", re.IGNORECASE)
 CLIP_TIMES = re.compile(r"(?<=.)_\d{6}_\d{6}$")
@@ -37,10 +40,10 @@ class Videos(Dataset):
             )
         return names
 
-    def open(self, clip_id: str) -> FrameReader:
-        from lila_cues.video.reader import open_video  # imports PyAV, which a command line need not wait for
+    def read(self, clip_id: str, select: Select, keep: Keep) -> DecodedClip:
+        from lila_cues.video.reader import read_clip  # imports PyAV, which a command line need not wait for
 
-        return open_video(self.path(clip_id), self.options.decoder)
+        return read_clip(self.path(clip_id), select, keep, self.options.decoder)
 
 
 class Demo(Videos):

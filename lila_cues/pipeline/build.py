@@ -21,7 +21,7 @@ from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.pipeline.cues import DERIVED
 from lila_cues.pipeline.setup import Networks
 from lila_cues.pipeline.task import TASKS_AT_ONCE, OnClipDone, TaskReport, Worker, build_task
-from lila_cues.video.reader import decoder_version
+from lila_cues.video.decoders import decoder_version
 from stores.store import CueStore
 
 LOG = "build.jsonl"

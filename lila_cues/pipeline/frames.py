@@ -18,8 +18,6 @@ from lila_cues.images import read_depth
 from lila_cues.sampling import FrameSelection, select_frames
 from stores.errors import LilaError
 
-FRAMES_AT_ONCE = 4
-"""Uncropped frames in memory per clip that is decoded."""
 DEPTH_FILES = "files:"
 """Prefix of --depth DIR."""
 INVERSE_DEPTH_OF_1_M = 100.0
@@ -44,23 +42,22 @@ def load_clip(
 ) -> ClipFrames:
     """Decode, crop and resize the selected frames of a clip. LilaError with the reason where it cannot be read."""
     base, cue = (config.base_size,) * 2, (config.cue_size,) * 2
-    with dataset.open(clip_id) as reader:
-        selection = select_frames(config.seed, clip_id, len(reader), config.frames, config.pairs, config.max_gap)
-        index = selection.frame_index
-        rgb = np.empty((len(index), *base, 3), np.uint8)
-        for start in range(0, len(index), FRAMES_AT_ONCE):
-            frames = reader.read(index[start : start + FRAMES_AT_ONCE].tolist())
-            box = base_box(frames.shape[1:3], base)
-            for offset, frame in enumerate(frames):
-                rgb[start + offset] = crop(frame, box, base)
-        names = [reader.frame_name(int(position)) for position in index]
-        times = reader.times[index]
-    images = np.stack([crop(frame, FULL, cue) for frame in rgb])
-    encoder_images = images if encoder_input == cue else np.stack([crop(frame, FULL, encoder_input) for frame in rgb])
+
+    def select(n_frames: int) -> FrameSelection:
+        return select_frames(config.seed, clip_id, n_frames, config.frames, config.pairs, config.max_gap)
+
+    clip = dataset.read(
+        clip_id, lambda n: select(n).frame_index, lambda frame: crop(frame, base_box(frame.shape[:2], base), base)
+    )
+    images = np.stack([crop(frame, FULL, cue) for frame in clip.frames])
+    encoder_images = images
+    if encoder_input != cue:
+        encoder_images = np.stack([crop(frame, FULL, encoder_input) for frame in clip.frames])
     depth = None
     if depth_files is not None:
-        depth = np.stack([depth_files.read(clip_id, name, box, cue) for name in names])
-    return ClipFrames(clip_id, selection, times, rgb, images, encoder_images, depth)
+        box = base_box(clip.size, base)
+        depth = np.stack([depth_files.read(clip_id, name, box, cue) for name in clip.names])
+    return ClipFrames(clip_id, select(clip.n_frames), clip.times, clip.frames, images, encoder_images, depth)
 
 
 @dataclass(frozen=True)

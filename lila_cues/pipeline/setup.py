@@ -12,7 +12,7 @@ from lila_cues.config import BuildConfig, Records, RunOptions
 from lila_cues.networks import registry
 from lila_cues.pipeline.frames import DEPTH_FILES, INVERSE_DEPTH_OF_1_M, DepthFiles
 from lila_cues.sampling import anchors_and_gaps
-from lila_cues.video.reader import require_decoder
+from lila_cues.video.decoders import require_decoder
 
 if TYPE_CHECKING:
     from lila_cues.networks import DepthNetwork, FlowNetwork, FrozenEncoder

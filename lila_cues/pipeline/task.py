@@ -16,7 +16,7 @@ from lila_cues.devices import usable_cores
 from lila_cues.pipeline.cues import ClipPredictions, CueExtractor
 from lila_cues.pipeline.frames import ClipFrames, load_clip
 from lila_cues.pipeline.setup import Networks, load_networks
-from lila_cues.video.reader import require_decoder
+from lila_cues.video.decoders import require_decoder
 from stores.errors import LilaError
 from stores.shards import EncodedClip, encode_clip
 from stores.store import CueStore

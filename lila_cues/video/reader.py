@@ -1,100 +1,271 @@
-"""Video files in: `open_video` for frames by position (stage one), `VideoFrames` for all frames in order.
+"""Video files in: `read_clip` for selected frames of a clip, `VideoFrames` for all frames in order.
 
-Each decoder reads the files on which it is known to be exact, and PyAV the rest, decoding in order. decord is exact on
-H.264 and VP9 in MP4 and Matroska and applies a rotation; but it returns wrong frames of HEVC and of MPEG transport
-streams after a seek and of MPEG-4 with B-frames, counts frames that an edit list hides, and repeats a last frame that
-it cannot decode. torchcodec is exact on all of these except transport streams, of which it loses the last frames. Both
-trust a file that marks steps of an intra refresh as key frames.
+Both make the same pass over a file. PyAV decodes it in order and never seeks, which is exact on every codec, and the
+pass checks it: a container's frame count is a promise (it includes frames that an edit list hides and frames that a
+truncated copy lost), and a decoder conceals damage and returns a picture.
+
+FFmpeg's filter chain converts frames to RGB, bit for bit as the `ffmpeg` command does (measured on 8 and 10 bits, 4:2:0
+and 4:2:2). Interlaced frames stay woven and their chroma is interpolated over both fields, as by that command, decord
+and torchcodec: the flag often marks progressive pictures. PyAV's `to_ndarray` interpolates within each field instead;
+the decoded planes are the same, but RGB differs by up to 255 gray levels, and by 2.5 in the mean of a test pattern.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from fractions import Fraction
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import av
 import numpy as np
+from av.filter import Graph
+from jaxtyping import Float64, Int64, UInt8
 
-from lila_cues.video.decoders import DecordReader, FrameReader, PyavReader, TorchcodecReader, require_torchcodec
-from lila_cues.video.probe import probe
-from lila_cues.viz.pictures import Picture
+from lila_cues.video import decoders
 from stores.errors import LilaError
 
-DECODERS = ("decord", "pyav", "torchcodec")
+REMEDY = "copy it again or take it out of the folder"
+
+Select = Callable[[int], Sequence[int] | np.ndarray]
+"""Returns positions of frames, given their number; they may repeat and come in any order."""
+Keep = Callable[[np.ndarray], np.ndarray]
+"""Receives a selected frame (uint8 y x 3, upright RGB) when it is decoded; the result is what stays in memory."""
 
 
-def open_video(path: Path, decoder: str = "decord") -> FrameReader:
-    """Probe a video and open it with `decoder` (one of `DECODERS`), or with PyAV where that decoder is not exact."""
+@dataclass(frozen=True)
+class DecodedClip:
+    """The selected frames of a clip, in the order of their selection."""
+
+    n_frames: int  # of the whole clip
+    size: tuple[int, int]  # height and width of an upright frame
+    names: list[str]  # by which files beside the clip refer to a frame, without suffix
+    times: Float64[np.ndarray, " f"]  # seconds from the start of the clip
+    frames: np.ndarray  # f y x 3, as `keep` returned them
+
+
+def read_clip(path: Path, select: Select, keep: Keep = np.asarray, decoder: str = "pyav") -> DecodedClip:
+    """Decode a video once, in order, and keep the frames that `select(n_frames)` names.
+
+    Another `decoder` (one of `decoders.DECODERS`) seeks to these frames after a pass that checks the file.
+
+    Raises:
+        LilaError: the file is damaged, cut short, changes its size, or is of a kind on which `decoder` is not exact.
+        IndexError: `select` returns nothing, or a position outside the clip.
+    """
     path = Path(path)
-    probed = probe(path)
-    reader = None
-    if decoder == "decord":
-        reader = DecordReader.open(path, probed)
-    elif decoder == "torchcodec":
-        reader = TorchcodecReader.open(path, probed)
-    return PyavReader(path, probed) if reader is None else reader
+    if decoder == "pyav":
+        n_frames = count_frames(path)
+        for _ in range(2):  # again only where the count was wrong: lost frames, packets that show none
+            indices = selected(select, n_frames) if n_frames else np.zeros(0, np.int64)
+            video, kept = _decode(path, set(indices.tolist()), keep)
+            if len(video.stamps) == n_frames:
+                break
+            previous, n_frames = n_frames, len(video.stamps)
+        else:
+            raise LilaError(
+                f"{path}: expected the same number of frames at each reading, found {previous}, then {n_frames}; "
+                f"{REMEDY}"
+            )
+    else:
+        video, _ = _decode(path, (), keep)
+        decoders.require_exact(decoder, video)
+        indices = selected(select, len(video.stamps))
+        found = decoders.read_frames(decoder, path, len(video.stamps), np.unique(indices).tolist(), keep)
+        kept = _decode(path, set(indices.tolist()), keep)[1] if found is None else found
+    names, frames = [f"{index:05d}" for index in indices], np.stack([kept[index] for index in indices.tolist()])
+    return DecodedClip(len(video.stamps), video.size, names, video.times()[indices], frames)
 
 
-def require_decoder(name: str) -> None:
-    """Raise LilaError for a decoder that is unknown or not installed, before it fails on each file in turn."""
-    if name not in DECODERS:
-        raise LilaError(
-            f"expected a decoder among {', '.join(DECODERS)}, found {name!r}; pass one of these with --decoder"
-        )
-    if name == "torchcodec":
-        require_torchcodec()
+def selected(select: Select, n_frames: int) -> Int64[np.ndarray, " f"]:
+    """Return the selected positions. IndexError for none, or for one outside the clip."""
+    indices = np.asarray(select(n_frames), np.int64)
+    if indices.size == 0 or indices.min() < 0 or indices.max() >= n_frames:
+        raise IndexError(f"expected frames of a clip that has frames 0 to {n_frames - 1}, found {indices.tolist()}")
+    return indices
 
 
-def decoder_version(decoder: str) -> str:
-    """Return the versions, for the provenance, of the decoder and of PyAV, which probes every file and stands in."""
-    versions = []
-    for package in ("av",) if decoder == "pyav" else (decoder, "av"):
-        try:
-            versions.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            versions.append(f"{package} absent")
-    return " + ".join(versions)
+def count_frames(path: Path) -> int:
+    """Return the number of frames by demuxing, about 5 % of the cost of decoding; few kinds of files have another."""
+    return sum(bool(packet.size) and not packet.is_discard for packet in VideoPass(path).packets())
 
 
 class VideoFrames:
     """The frames of a video in order, as upright RGB, one at a time, so that memory does not grow with its length.
 
     `rate` is in frames per second; `count` is what the file or its duration announces, None where neither does.
-    Iterating raises LilaError where a file breaks off, or ends well before its count: some containers end silently.
+    Iterating raises LilaError where the file turns out to be damaged, cut short, or to change its size.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with av.open(str(path)) as container:
-                if not container.streams.video:
-                    raise LilaError(f"expected a video, found no video stream in {path}")
-                stream = container.streams.video[0]
-                self.rate = Fraction(stream.average_rate or 25)
-                seconds = container.duration / av.time_base if container.duration else 0
-                self.count = stream.frames or round(seconds * self.rate) or None
-                only_stream = len(container.streams) == 1  # else the duration may be that of a longer sound track
-                self._min_count = round((self.count or 0) * (0.9 if stream.frames or only_stream else 0.5))
-        except av.error.FFmpegError as error:
-            raise LilaError(f"{path} cannot be read as a video ({error.strerror}); is the file intact?") from error
+        with open_container(path) as container:
+            stream = video_stream(container, path)
+            self.rate = Fraction(stream.average_rate or 25)
+            self.count = stream.frames or round((container.duration or 0) / 1_000_000 * self.rate) or None
 
-    def __iter__(self) -> Iterator[Picture]:
-        n_frames = 0
-        try:
-            with av.open(str(self.path)) as container:
-                # FFmpeg's own threads log through Python and can wait for a lock that this thread holds while it waits
-                # for them: on a damaged file, reading hung. The networks take far longer than one decoding thread.
-                container.streams.video[0].codec_context.thread_count = 1
-                for frame in container.decode(video=0):
-                    n_frames += 1
-                    yield np.rot90(frame.to_ndarray(format="rgb24"), (frame.rotation // 90) % 4).copy()
-        except av.error.FFmpegError as error:
-            raise LilaError(
-                f"{self.path} breaks off after {n_frames} frames ({error.strerror}); is the file intact?"
-            ) from error
-        if not n_frames:
-            raise LilaError(f"no frame can be read from {self.path}; is the file intact?")
-        if n_frames < self._min_count:
-            raise LilaError(f"{self.path} ends after {n_frames} of about {self.count} frames; is the file intact?")
+    def __iter__(self) -> Iterator[UInt8[np.ndarray, "y x 3"]]:
+        to_rgb = RgbConverter()
+        with closing(VideoPass(self.path).frames()) as frames:
+            yield from map(to_rgb, frames)
+
+
+def _decode(path: Path, wanted: Collection[int], keep: Keep) -> tuple[VideoPass, dict[int, np.ndarray]]:
+    """Decode and check a whole file; return the frames at the positions `wanted`, as `keep` returns them."""
+    video, to_rgb = VideoPass(path), RgbConverter()
+    frames = enumerate(video.frames())
+    return video, {index: keep(to_rgb(frame)) for index, frame in frames if index in wanted}
+
+
+class VideoPass:
+    """One checked pass over a file, and what it has found so far."""
+
+    container: str  # FFmpeg's name of the format, such as `mov,mp4,m4a,3gp,3g2,mj2`
+    codec: str  # such as `h264`
+    pixel_format: str  # such as `yuv420p`
+    size: tuple[int, int]  # height and width of an upright frame
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.stamps: list[int | None] = []  # of each frame, in units of `time_base`
+        self.counts: Counter[str] = Counter()
+
+    def frames(self) -> Iterator[av.VideoFrame]:
+        """Yield every frame that is shown, in order."""
+        size = None
+        with closing(self.packets()) as packets:
+            for packet in packets:
+                try:
+                    decoded = packet.decode()
+                except av.FFmpegError as error:
+                    raise self._not_intact(f"damage near frame {len(self.stamps)} ({_reason(error)})") from error
+                for frame in decoded:
+                    if frame.is_corrupt:
+                        raise self._not_intact(f"damage near frame {len(self.stamps)}")
+                    size = size or (frame.height, frame.width)
+                    if size != (frame.height, frame.width):
+                        raise LilaError(
+                            f"{self.path}: expected frames of one size, found {size[1]}×{size[0]} and, from frame "
+                            f"{len(self.stamps)} on, {frame.width}×{frame.height}; cut the video where its size changes"
+                        )
+                    self.size = size if round(frame.rotation / 90) % 2 == 0 else size[::-1]
+                    self.stamps.append(frame.pts)
+                    self.counts["key frames"] += frame.key_frame
+                    yield frame
+        if not self.stamps:
+            raise LilaError(f"{self.path}: expected a video, found one without a single frame; {REMEDY}")
+
+    def packets(self) -> Iterator[av.Packet]:
+        """Yield the packets of the video, and raise LilaError if there are fewer than the file announces."""
+        stamps: list[int] = []
+        with open_container(self.path) as container:
+            stream = video_stream(container, self.path)
+            self.rate, self.time_base = float(stream.average_rate or 25), float(stream.time_base or 1)
+            try:
+                for packet in container.demux(stream):
+                    self.counts["packets"] += bool(packet.size)
+                    self.counts["hidden"] += packet.is_discard
+                    self.counts["marked as key frames"] += packet.is_keyframe and not packet.is_discard
+                    if packet.pts is not None:
+                        stamps.append(packet.pts)
+                    yield packet
+            except av.FFmpegError as error:
+                raise self._not_intact(f"one cut short ({_reason(error)})") from error
+            self.container, self.codec = container.format.name, stream.codec_context.codec.canonical_name
+            self.pixel_format = stream.codec_context.pix_fmt or ""
+            count = self.counts["packets"]
+            announced = len(stream.index_entries) if "mp4" in self.container else 0  # others have no full index
+            seconds = (max(stamps) - min(stamps)) * self.time_base if stamps else 0
+            length = _announced_seconds(container, stream)
+            if count < announced:
+                raise self._not_intact(f"{count} of the {announced} frames it announces")
+            if count and seconds + 0.1 + 2 * seconds / count < length:
+                raise self._not_intact(f"{seconds:.1f} of the {length:.1f} seconds it announces")
+
+    @property
+    def edited(self) -> bool:
+        """Whether an edit list hides frames of the file."""
+        return self.counts["hidden"] > 0 or ("mp4" in self.container and self.counts["packets"] != len(self.stamps))
+
+    def times(self) -> Float64[np.ndarray, " n"]:
+        """Return the seconds from the first frame to each frame."""
+        if None in self.stamps or np.any(np.diff(np.array(self.stamps, np.int64)) <= 0):  # no usable time stamps
+            return np.arange(len(self.stamps)) / self.rate
+        ticks = np.array(self.stamps, np.int64)
+        return (ticks - ticks[0]) * self.time_base  # a transport stream begins at any time
+
+    def _not_intact(self, found: str) -> LilaError:
+        return LilaError(f"{self.path}: expected an intact video, found {found}; {REMEDY}")
+
+
+class RgbConverter:
+    """Frames of the decoder to upright RGB, uint8 y x 3, by FFmpeg's filters with the defaults of its command."""
+
+    def __init__(self) -> None:
+        self._graph, self._input = Graph(), ""
+
+    def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "y x 3"]:
+        if (given := f"{frame.format.name} {frame.width} {frame.height}") != self._input:
+            self._graph, self._input = Graph(), given
+            self._graph.threads = 1
+            size = {"width": frame.width, "height": frame.height}
+            source = self._graph.add_buffer(**size, format=frame.format, time_base=Fraction(1, 1000))
+            self._graph.link_nodes(source, self._graph.add("format", "rgb24"), self._graph.add("buffersink"))
+            self._graph.configure()
+        self._graph.push(frame)
+        return np.ascontiguousarray(np.rot90(self._graph.pull().to_ndarray(), k=round(frame.rotation / 90)))
+
+
+def open_container(path: Path) -> av.container.InputContainer:
+    """Open a local file with PyAV, FFmpeg's own messages silenced."""
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise LilaError(f"{path}: expected a video file, found {found}; check the path")
+    if path.stat().st_size == 0:
+        raise LilaError(f"{path}: expected a video, found an empty file; {REMEDY}")
+    av.logging.set_level(av.logging.PANIC)
+    try:
+        return av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+    except (av.FFmpegError, ValueError) as error:
+        raise LilaError(
+            f"{path}: expected a video, found a file that cannot be opened ({_reason(error)}); {REMEDY}"
+        ) from error
+
+
+def video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+    """Return the first video stream that is not a cover picture, set to decode in one thread.
+
+    FFmpeg's own threads log through Python and can wait for a lock that the reading thread holds while it waits for
+    them: on damaged files, reading hung.
+    """
+    for stream in container.streams.video:
+        if "attached_pic" in str(stream.disposition):
+            continue
+        if stream.codec_context is None:
+            raise LilaError(f"{path}: expected a video, found one in a format that no decoder here knows; {REMEDY}")
+        stream.codec_context.thread_count = 1
+        return stream
+    held = sorted({str(stream.type) for stream in container.streams}) or ["nothing"]
+    raise LilaError(f"{path}: expected a video, found only {' and '.join(held)} in it; {REMEDY}")
+
+
+def _announced_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+    """Return the length that the header of an AVI or Matroska file announces for this stream, 0.0 where it has none.
+
+    Matroska: the container's length includes a longer sound track, and the stream's tag may be a leftover of an earlier
+    file: the shorter of the two is used.
+    """
+    if container.format.name == "avi":
+        return float(stream.frames * (stream.time_base or 0))
+    whole = (container.duration or 0) / 1_000_000
+    if tag := re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", "")):
+        hours, minutes, seconds = (float(part) for part in tag.groups())
+        return min(3600 * hours + 60 * minutes + seconds, whole)
+    return 0.9 * whole if "matroska" in container.format.name and len(container.streams) == 1 else 0.0
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).lower()

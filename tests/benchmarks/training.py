@@ -90,7 +90,7 @@ def build_store(folder: Path, device: str, depth: str | None) -> stores.CueStore
     chosen = CPU_NETWORKS if device == "cpu" else GPU_NETWORKS
     if depth is not None:
         chosen = {**chosen, "depth": depth, "depth_weights": "random"}
-    given = {"dataset": "videos", "profile": "small", "decoder": "decord", "encoder_weights": "random", **chosen}
+    given = {"dataset": "videos", "profile": "small", "decoder": "pyav", "encoder_weights": "random", **chosen}
     config, run, networks = setup.setup(given, BuildOptions(folder, device=device))
     store = build.open_store(folder / "s.zarr", config, run, networks, names, {})
     with Worker(config, run, networks) as worker:

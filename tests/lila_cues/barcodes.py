@@ -90,6 +90,21 @@ def cut_and_copy(source: Path, target: Path, start: int) -> Path:
     return target
 
 
+def insert_packet(path: Path, content: bytes, index: int = 20) -> Path:
+    """A copy of a video with one more packet."""
+    target = path.with_stem(path.stem + "_more")
+    with av.open(str(path)) as old, av.open(str(target), "w") as new:
+        stream = old.streams.video[0]
+        copy = new.add_stream_from_template(stream)
+        packets = [packet for packet in old.demux(stream) if packet.size]
+        packets.insert(index, av.Packet(content))
+        for position, packet in enumerate(packets):
+            packet.stream, packet.time_base = copy, stream.time_base
+            packet.pts = packet.dts = position
+            new.mux(packet)
+    return target
+
+
 def write_sound(path: Path, seconds: float = 0.5) -> Path:
     """A file with sound alone."""
     with av.open(str(path), "w") as container:

@@ -185,7 +185,7 @@ BAD = {
         ["--dataset", "videos", "--root", "clips", "--precision", "int8"],
         "found int8; pass one with --precision",
     ),
-    "decoder": (["--dataset", "videos", "--root", "clips", "--decoder", "ffmpeg"], "expected a decoder among decord"),
+    "decoder": (["--dataset", "videos", "--root", "clips", "--decoder", "ffmpeg"], "expected a decoder among pyav"),
     "share": (["--dataset", "videos", "--root", "clips", "--shard", "2/2"], "expected --shard i/n with i from 0"),
 }
 
@@ -299,7 +299,7 @@ def interrupt(*arguments: object) -> None:
 
 
 GIVEN = {
-    "dataset": "videos", "limit": 7, "seed": 3, "decoder": "pyav", "max_gap": 2, "extra_cues": "normals",
+    "dataset": "videos", "limit": 7, "seed": 3, "decoder": "decord", "max_gap": 2, "extra_cues": "normals",
     "profile": "base", "encoder": "e", "encoder_weights": "ew", "depth": "d", "depth_weights": "dw", "flow": "f",
     "flow_weights": "fw", "flow_updates": 9, "attention": "xformers", "precision": "bfloat16", "compiled": True,
 }  # fmt: skip
@@ -313,7 +313,7 @@ def test_every_option_of_a_build_reaches_its_config(monkeypatch: pytest.MonkeyPa
     run += ["--scheduler", "tcp://x", "--shard", "1/3"]
     for given in (["--dataset", "demo"], [*words, "--compile", *run]):
         cli.app(["build", *given], standalone_mode=False)
-    defaults = {"seed": 0, "decoder": "decord", "attention": "sdpa", "precision": "float32", "compiled": False}
+    defaults = {"seed": 0, "decoder": "pyav", "attention": "sdpa", "precision": "float32", "compiled": False}
     assert calls[0] == ({**dict.fromkeys(GIVEN), "dataset": "demo", **defaults}, RunOptions())
     assert calls[1] == (GIVEN, RunOptions(Path("r"), Path("s"), "cpu", True, 4, 2, "tcp://x", (1, 3)))
     parsed = {**GIVEN, "extra_cues": ("normals",)}

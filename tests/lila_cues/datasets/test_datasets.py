@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from lila_cues.datasets import DATASETS, open_dataset
-from lila_cues.datasets.base import DatasetOptions
+from lila_cues.datasets.base import Dataset, DatasetOptions
+from lila_cues.video.reader import DecodedClip
 from stores.errors import LilaError
 from tests.lila_cues import barcodes
 from tests.lila_cues.barcodes import Clip, numbers
@@ -34,6 +35,10 @@ def write_images(folder: Path, indices: range | list[int], pattern: str = "{:05d
     folder.mkdir(parents=True, exist_ok=True)
     for index in indices:
         cv2.imwrite(str(folder / pattern.format(index)), barcodes.picture(index)[..., ::-1])
+
+
+def read(dataset: Dataset, clip_id: str, *indices: int) -> DecodedClip:
+    return dataset.read(clip_id, lambda n_frames: indices, np.asarray)
 
 
 @pytest.mark.parametrize("name", [name for name in DATASETS if name != "demo"])
@@ -92,15 +97,15 @@ def test_videos_are_listed_in_order_of_folder_and_name(tmp_path: Path) -> None:
     barcodes.write(root / "a" / "c.mp4", Clip(frames=4))
     dataset = open_dataset("videos", root)
     assert dataset.clips() == ["b.MP4", "a/c.mp4", "a/z.webm"]
-    with dataset.open("a/c.mp4") as reader:
-        assert numbers(reader.read([2])) == [2]
-        assert reader.frame_name(2) == "00002"
+    clip = read(dataset, "a/c.mp4", 2)
+    assert numbers(clip.frames) == [2]
+    assert clip.names == ["00002"]
 
 
 @pytest.mark.parametrize("clip_id", ["../secret.mp4", "/etc/passwd", "a/../../b.mp4", ""])
 def test_a_clip_id_that_leaves_the_root_is_an_error(tmp_path: Path, clip_id: str) -> None:
     with pytest.raises(LilaError, match="expected a clip id within"):
-        open_dataset("videos", tmp_path).open(clip_id)
+        read(open_dataset("videos", tmp_path), clip_id, 0)
 
 
 def test_frames_are_folders_of_images_in_natural_order(tmp_path: Path) -> None:
@@ -109,14 +114,14 @@ def test_frames_are_folders_of_images_in_natural_order(tmp_path: Path) -> None:
     write_images(root / "solo", [5], "a.jpg")
     dataset = open_dataset("frames", root)
     assert dataset.clips() == ["deep/clip", "solo"]
-    with dataset.open("deep/clip") as reader:
-        assert numbers(reader.read([0, 1, 2])) == [2, 9, 10]
-        assert reader.frame_name(1) == "img9"
+    clip = read(dataset, "deep/clip", 0, 1, 2)
+    assert numbers(clip.frames) == [2, 9, 10]
+    assert clip.names == ["img2", "img9", "img10"]
     with pytest.raises(LilaError, match="expected a folder of frames, found none"):
-        dataset.open("absent")
+        read(dataset, "absent", 0)
     (root / "bare").mkdir()
     with pytest.raises(LilaError, match="bare: expected images, found none"):
-        dataset.open("bare")
+        read(dataset, "bare", 0)
     with pytest.raises(LilaError, match="found only images without a folder of their own"):
         open_dataset("frames", root / "solo").clips()
 
@@ -135,8 +140,7 @@ def test_davis_offers_its_training_sequences(tmp_path: Path, content: str, unpac
     (home / "ImageSets" / "480p" / "train.txt").write_text(content)
     dataset = open_dataset("davis", tmp_path / "root")
     assert dataset.clips() == ["bear", "bus"]
-    with dataset.open("bus") as reader:
-        assert numbers(reader.read([0, 1])) == [0, 1]
+    assert numbers(read(dataset, "bus", 0, 1).frames) == [0, 1]
 
 
 @pytest.mark.parametrize("place", ["train_all_frames", "train_all_frames/train_all_frames"])
@@ -145,9 +149,9 @@ def test_youtube_vos_skips_its_broken_frame(tmp_path: Path, place: str) -> None:
     (tmp_path / "root" / place / "JPEGImages" / "ef45ce3035" / "00099.jpg").write_bytes(b"broken")
     dataset = open_dataset("youtube-vos", tmp_path / "root")
     assert dataset.clips() == ["ef45ce3035"]
-    with dataset.open("ef45ce3035") as reader:
-        assert numbers(reader.read([0, 1])) == [98, 100]
-        np.testing.assert_allclose(reader.times, [0, 1 / 30])
+    clip = read(dataset, "ef45ce3035", 0, 1)
+    assert numbers(clip.frames) == [98, 100]
+    np.testing.assert_allclose(clip.times, [0, 1 / 30])
 
 
 def test_youtube_vos_with_every_fifth_frame_only_is_an_error(tmp_path: Path) -> None:
@@ -196,8 +200,7 @@ def test_kinetics_reads_the_replacement_of_a_corrupt_clip(tmp_path: Path) -> Non
     touch(repaired)
     barcodes.write(repaired, Clip(frames=5))
     dataset = open_dataset("kinetics", tmp_path)
-    with dataset.open(f"k400/train/{name}") as reader:
-        assert numbers(reader.read([4])) == [4]
+    assert numbers(read(dataset, f"k400/train/{name}", 4).frames) == [4]
 
 
 @pytest.mark.parametrize(

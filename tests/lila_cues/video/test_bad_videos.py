@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import random
-import re
 from pathlib import Path
 
 import av
 import pytest
 
-from lila_cues.video.reader import open_video
+from lila_cues.video.reader import VideoFrames, read_clip
 from stores.errors import LilaError
 from tests.lila_cues import barcodes
 from tests.lila_cues.barcodes import Clip
+
+
+def open_video(path: Path) -> None:
+    """Read the video as a clip and as a stream, expecting the same verdict."""
+    verdicts = []
+    for read in (lambda: read_clip(path, lambda n_frames: [0]), lambda: list(VideoFrames(path))):
+        try:
+            read()
+            verdicts.append("")
+        except LilaError as error:
+            verdicts.append(str(error))
+    assert bool(verdicts[0]) == bool(verdicts[1]), verdicts
+    if verdicts[0]:
+        raise LilaError(verdicts[0])
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +88,9 @@ def test_a_change_of_size_is_refused(tmp_path: Path) -> None:
     parts = [barcodes.write(tmp_path / f"{side}.ts", Clip(frames=6, size=(side, 96))) for side in (64, 80)]
     path = tmp_path / "both.ts"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
-    with pytest.raises(LilaError, match="expected frames of one size, found 96×64 and 96×80; cut the video"):
+    with pytest.raises(
+        LilaError, match="expected frames of one size, found 96×64 and, from frame 6 on, 96×80; cut the video"
+    ):
         open_video(path)
 
 
@@ -90,11 +105,15 @@ def test_fewer_frames_than_announced_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> None:
-    path = barcodes.write(tmp_path / "a.mp4", Clip(frames=20, codec="libx265"))
-    reader = open_video(path)
-    barcodes.write(path, Clip(frames=4, codec="libx265"))
-    with reader, pytest.raises(LilaError, match="expected a frame 9, found the end of the video"):
-        reader.read([9])
+    path = tmp_path / "a.mp4"
+    barcodes.write(path, Clip(frames=20))
+
+    def shrink(n_frames: int) -> list[int]:
+        barcodes.write(path, Clip(frames=n_frames - 4))
+        return [0]
+
+    with pytest.raises(LilaError, match="expected the same number of frames at each reading, found 16, then 12; copy"):
+        read_clip(path, shrink)
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
@@ -120,14 +139,14 @@ def test_a_flipped_bit_is_detected_almost_always(tmp_path: Path, intact: bytes) 
     found = [error_for(tmp_path / "flipped.mp4", flip(intact, seed)) for seed in range(24)]
     noticed = [reason for reason in found if "expected an intact video, found" in reason]
     assert len(noticed) >= 20
-    assert all(re.search("damage near frame|of its 60 frames damaged", reason) for reason in noticed)
+    assert all("damage near frame" in reason for reason in noticed)
 
 
 def error_for(path: Path, content: bytes) -> str:
     """The error for a file with that content, empty where it is read."""
     path.write_bytes(content)
     try:
-        open_video(path).close()
+        open_video(path)
     except LilaError as error:
         return str(error)
     return ""

@@ -3,50 +3,57 @@
 from __future__ import annotations
 
 import random
+import shutil
+import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 
-from lila_cues.video import decoders
-from lila_cues.video.decoders import DecordReader, ImageReader, PyavReader, TorchcodecReader, require_torchcodec
-from lila_cues.video.probe import probe
-from lila_cues.video.reader import DECODERS, decoder_version, open_video, require_decoder
+from lila_cues.datasets.frames import read_images
+from lila_cues.video import decoders, reader
+from lila_cues.video.decoders import DECODERS, decoder_version, require_decoder, require_torchcodec
+from lila_cues.video.reader import DecodedClip, VideoFrames, count_frames, read_clip
 from stores.errors import LilaError
 from tests.lila_cues import barcodes
 from tests.lila_cues.barcodes import Clip, numbers
 
 UNEVEN = [0, 100, 130, 500, 510, 900, 1000, 1500, 1501, 1700, 2600, 2700, 2710, 2900, 3600]
+NOT_CODED = bytes.fromhex("000001b650019f")  # a packet of MPEG-4 that says: the frame before once more
 NO_B_FRAMES = {"x265-params": "log-level=none:bframes=0"}  # of one frame with B-frames x265 makes bad time stamps
 
-VIDEOS = {
-    "h264, short groups, B-frames": ("a.mp4", Clip(), DecordReader),
-    "h264, one long group": ("a.mp4", Clip(gop=250, b_frames=3), DecordReader),
-    "h264 without B-frames in mkv": ("a.mkv", Clip(b_frames=0), DecordReader),
-    "h264, variable rate": ("a.mp4", Clip(frames=15, ticks=UNEVEN, gop=5), DecordReader),
-    "h264, odd size": ("a.mp4", Clip(size=(65, 97), pixels="yuv444p"), PyavReader),
-    "h264, one frame": ("a.mp4", Clip(frames=1), DecordReader),
-    "h264, turned by 90°": ("a.mp4", Clip(rotation=90), DecordReader),
-    "h264, turned by 180°": ("a.mp4", Clip(rotation=180), DecordReader),
-    "h264, open groups": ("a.mp4", Clip(options={"x264-params": "open-gop=1:bframes=3"}), DecordReader),
+VIDEOS = {  # file, clip, whether decord is exact on it
+    "h264, short groups, B-frames": ("a.mp4", Clip(), True),
+    "h264, one long group": ("a.mp4", Clip(gop=250, b_frames=3), True),
+    "h264 without B-frames in mkv": ("a.mkv", Clip(b_frames=0), True),
+    "h264, variable rate": ("a.mp4", Clip(frames=15, ticks=UNEVEN, gop=5), True),
+    "h264, odd size": ("a.mp4", Clip(size=(65, 97), pixels="yuv444p"), False),
+    "h264, one frame": ("a.mp4", Clip(frames=1), True),
+    "h264, turned by 90°": ("a.mp4", Clip(rotation=90), True),
+    "h264, turned by 180°": ("a.mp4", Clip(rotation=180), True),
+    "h264, open groups": ("a.mp4", Clip(options={"x264-params": "open-gop=1:bframes=3"}), True),
     "h264, one key frame and intra refresh": (
         "a.mp4",
         Clip(options={"x264-params": "intra-refresh=1:bframes=0"}),
-        PyavReader,
+        False,
     ),
-    "h264, interlaced": ("a.mp4", Clip(options={"x264-params": "interlaced=1"}), DecordReader),
-    "h264 in a transport stream": ("a.ts", Clip(), PyavReader),
-    "motion jpeg": ("a.mp4", Clip(codec="mjpeg", pixels="yuvj420p", b_frames=0), PyavReader),
-    "vp8": ("a.webm", Clip(codec="libvpx", b_frames=0), PyavReader),
-    "mpeg-4 in mp4": ("a.mp4", Clip(codec="mpeg4"), PyavReader),
-    "mpeg-4 in avi": ("a.avi", Clip(codec="mpeg4", b_frames=0), PyavReader),
-    "vp9": ("a.webm", Clip(codec="libvpx-vp9", b_frames=0), DecordReader),
-    "hevc": ("a.mp4", Clip(codec="libx265"), PyavReader),
-    "hevc, variable rate": ("a.mov", Clip(codec="libx265", frames=15, ticks=UNEVEN, gop=5), PyavReader),
-    "hevc, turned by 270°": ("a.mp4", Clip(codec="libx265", rotation=270), PyavReader),
-    "hevc, one frame": ("a.mp4", Clip(codec="libx265", frames=1, options=NO_B_FRAMES), PyavReader),
+    "h264, interlaced": ("a.mp4", Clip(options={"x264-params": "interlaced=1"}), True),
+    "h264 in a transport stream": ("a.ts", Clip(), False),
+    "h264, a name like a URL": ("12:30:45.mp4", Clip(), True),
+    "motion jpeg": ("a.mp4", Clip(codec="mjpeg", pixels="yuvj420p", b_frames=0), False),
+    "vp8": ("a.webm", Clip(codec="libvpx", b_frames=0), False),
+    "mpeg-4 in mp4": ("a.mp4", Clip(codec="mpeg4"), False),
+    "mpeg-4 in avi": ("a.avi", Clip(codec="mpeg4", b_frames=0), False),
+    "vp9": ("a.webm", Clip(codec="libvpx-vp9", b_frames=0), True),
+    "vp9 of odd height": ("a.webm", Clip(codec="libvpx-vp9", b_frames=0, size=(65, 96)), False),
+    "hevc": ("a.mp4", Clip(codec="libx265"), False),
+    "hevc, variable rate": ("a.mov", Clip(codec="libx265", frames=15, ticks=UNEVEN, gop=5), False),
+    "hevc, turned by 270°": ("a.mp4", Clip(codec="libx265", rotation=270), False),
+    "hevc, one frame": ("a.mp4", Clip(codec="libx265", frames=1, options=NO_B_FRAMES), False),
 }
 
 
@@ -59,93 +66,169 @@ def turned(clip: Clip, images: np.ndarray) -> np.ndarray:
 def decoder(request: pytest.FixtureRequest) -> str:
     """Each decoder in turn; torchcodec where it is installed and finds FFmpeg's libraries."""
     if request.param == "torchcodec":
-        torchcodec()
+        try:
+            require_torchcodec()
+        except LilaError as error:
+            pytest.skip(str(error))
     return str(request.param)
 
 
-def torchcodec() -> None:
-    """Skip where torchcodec does not load."""
-    try:
-        require_torchcodec()
-    except LilaError as error:
-        pytest.skip(str(error))
-
-
-def expected_reader(decoder: str, by_decord: type, name: str) -> type:
-    """decord reads what it is exact on; torchcodec all but what no seek decodes right; PyAV the rest."""
-    by_torchcodec = PyavReader if "transport stream" in name or "intra refresh" in name else TorchcodecReader
-    return {"decord": by_decord, "pyav": PyavReader, "torchcodec": by_torchcodec}[decoder]
+def read(path: Path, indices: Sequence[int], decoder: str = "pyav") -> DecodedClip:
+    return read_clip(path, lambda n_frames: indices, decoder=decoder)
 
 
 @pytest.mark.parametrize("name", VIDEOS)
 def test_every_frame_is_the_requested_one(tmp_path: Path, name: str, decoder: str) -> None:
     file, clip, by_decord = VIDEOS[name]
     path = barcodes.write(tmp_path / file, clip)
+    by_torchcodec = "transport stream" not in name and "intra refresh" not in name
+    if not {"pyav": True, "decord": by_decord, "torchcodec": by_torchcodec}[decoder]:
+        with pytest.raises(LilaError, match=f"expected a file on which {decoder} is exact .*; pass --decoder pyav"):
+            read(path, [0], decoder)
+        return
     requested = random.Random(0).choices(range(clip.frames), k=12)
-    with open_video(path, decoder) as reader:
-        assert type(reader) is expected_reader(decoder, by_decord, name)
-        assert len(reader) == clip.frames
-        for index in random.Random(1).sample(range(clip.frames), min(clip.frames, 12)):
-            assert numbers(turned(clip, reader.read([index]))) == [index], "after a seek"
-        assert numbers(turned(clip, reader.read(requested))) == requested
-        assert numbers(turned(clip, reader.read(range(clip.frames)))) == list(range(clip.frames))
-        seconds = np.array(clip.ticks if clip.ticks else range(0, 100 * clip.frames, 100)) / 3000
-        np.testing.assert_allclose(reader.times, seconds, atol=0.02 if file.endswith(("webm", "mkv", "avi")) else 1e-6)
+    for index in random.Random(1).sample(range(clip.frames), min(clip.frames, 3)):
+        assert numbers(turned(clip, read(path, [index], decoder).frames)) == [index], "after a seek"
+    assert numbers(turned(clip, read(path, requested, decoder).frames)) == requested
+    found = read(path, range(clip.frames), decoder)
+    assert found.n_frames == clip.frames
+    assert found.size == found.frames.shape[1:3]
+    assert numbers(turned(clip, found.frames)) == list(range(clip.frames))
+    seconds = np.array(clip.ticks if clip.ticks else range(0, 100 * clip.frames, 100)) / 3000
+    np.testing.assert_allclose(found.times, seconds, atol=0.02 if file.endswith(("webm", "mkv", "avi")) else 1e-6)
+    assert np.array_equal(np.stack(list(VideoFrames(path))), found.frames), "the stream gives the same frames"
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
 def test_frames_hidden_by_an_edit_list_are_not_counted(tmp_path: Path, codec: str, decoder: str) -> None:
     full = barcodes.write(tmp_path / "full.mp4", Clip(codec=codec))
-    with open_video(barcodes.cut_and_copy(full, tmp_path / "cut.mp4", start=18), decoder) as reader:
-        assert isinstance(reader, TorchcodecReader if decoder == "torchcodec" else PyavReader)
-        assert probe(tmp_path / "cut.mp4").edited
-        assert not probe(full).edited
-        assert numbers(reader.read(range(len(reader)))) == list(range(18, 40))
-        assert numbers(reader.read([21, 3, 20])) == [39, 21, 38]
+    cut = barcodes.cut_and_copy(full, tmp_path / "cut.mp4", start=18)
+    if decoder == "decord":
+        with pytest.raises(LilaError, match=r"expected a file on which decord is exact .*with an edit list; pass"):
+            read(cut, [0], decoder)
+        return
+    assert numbers(read(cut, range(22), decoder).frames) == list(range(18, 40))
+    assert numbers(read(cut, [21, 3, 20], decoder).frames) == [39, 21, 38]
+    assert read(cut, [0], decoder).n_frames == len(list(VideoFrames(cut))) == 22
 
 
-def test_a_still_video_is_read_and_a_repeated_tail_is_decoded_again(tmp_path: Path) -> None:
-    path = barcodes.write(tmp_path / "still.mp4", Clip(frames=12))
-    with open_video(path) as reader:
-        assert numbers(reader.read([3, 3, 4])) == [3, 3, 4]
-        reader._video = Repeating(reader._video)  # type: ignore[attr-defined]
-        assert numbers(reader.read([9, 10, 11])) == [9, 10, 11]
+def count_opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    opened: list[Path] = []
+    open_container = reader.open_container
+
+    def counted(path: Path) -> av.container.InputContainer:
+        opened.append(path)
+        return open_container(path)
+
+    monkeypatch.setattr(reader, "open_container", counted)
+    return opened
 
 
-class Repeating:
-    """decord on a damaged tail: the last good frame repeated."""
+def test_a_video_is_decoded_once_and_again_only_where_the_count_was_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, asked = count_opened(monkeypatch), list[int]()
 
-    def __init__(self, video: object):
-        self.video = video
+    def last(n_frames: int) -> list[int]:
+        asked.append(n_frames)
+        return [n_frames - 1]
 
-    def get_batch(self, indices: list[int]) -> object:
-        return self.video.get_batch([min(index, 9) for index in indices])  # type: ignore[attr-defined]
-
-
-def test_reading_forward_continues_and_reading_back_restarts(tmp_path: Path) -> None:
-    with open_video(barcodes.write(tmp_path / "a.mp4", Clip(codec="libx265")), "pyav") as reader:
-        assert [numbers(reader.read(part)) for part in ([2, 5], [6], [30], [1, 39])] == [[2, 5], [6], [30], [1, 39]]
-
-
-def test_frames_outside_the_clip_raise_index_error(tmp_path: Path) -> None:
-    with open_video(barcodes.write(tmp_path / "a.mp4", Clip(frames=3))) as reader:
-        for requested in ([3], [-1], []):
-            with pytest.raises(IndexError, match="frames 0 to 2"):
-                reader.read(requested)
+    path = barcodes.write(tmp_path / "a.mp4")
+    assert numbers(read_clip(path, last).frames) == [39]
+    assert (len(opened), asked) == (2, [40]), "one pass that demuxes, one that decodes"
+    repeating = barcodes.insert_packet(barcodes.write(tmp_path / "a.avi", Clip(codec="mpeg4", b_frames=0)), NOT_CODED)
+    assert count_frames(repeating) == 41
+    assert numbers(read_clip(repeating, last).frames) == [39]
+    assert asked == [40, 41, 40]
 
 
-def test_pyav_reads_where_decord_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lila_cues.video.decoders.find_spec", lambda name: None)
-    with open_video(barcodes.write(tmp_path / "a.mp4")) as reader:
-        assert isinstance(reader, PyavReader)
-        assert numbers(reader.read([7])) == [7]
+def test_frames_are_reduced_as_they_are_decoded(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def keep(frame: np.ndarray) -> np.ndarray:
+        seen.append(barcodes.number(frame))
+        return frame[:8, :8]
+
+    found = read_clip(barcodes.write(tmp_path / "a.mp4"), lambda n: [7, 3, 3, 20], keep)
+    assert seen == [3, 7, 20]
+    assert (found.frames.shape, found.size, found.names) == (
+        (4, 8, 8, 3),
+        (64, 96),
+        ["00007", "00003", "00003", "00020"],
+    )
 
 
-def test_a_torchcodec_that_does_not_load_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = barcodes.write(tmp_path / "a.ts")
+def interlaced(path: Path, pixels: str, codec: str, flag: str) -> Path:
+    """A video of colored noise whose pictures carry the flag of interlaced frames."""
+    noise = np.random.default_rng(0).integers(0, 255, (8, 32, 48, 3), np.uint8)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={**barcodes.QUIET.get(codec, {}), "x264-params": flag})
+        stream.height, stream.width, stream.pix_fmt = 32, 48, pixels
+        for picture in noise:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("flag", ["interlaced=1", "interlaced=0"])
+@pytest.mark.parametrize("pixels", ["yuv420p", "yuv422p10le"])
+def test_colors_are_those_of_ffmpegs_command(
+    tmp_path: Path, pixels: str, flag: str, ffmpeg: Callable[[Path], bytes]
+) -> None:
+    path = interlaced(tmp_path / "a.mp4", pixels, "libx264", flag)
+    expected = np.frombuffer(ffmpeg(path), np.uint8).reshape(8, 32, 48, 3)
+    assert np.array_equal(read(path, range(8)).frames, expected)
+
+
+@pytest.fixture
+def ffmpeg() -> Callable[[Path], bytes]:
+    """Decode a video to RGB with FFmpeg's command; skipped where it is not installed."""
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("needs the ffmpeg command")
+    options = ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    return lambda path: (
+        subprocess.run(["ffmpeg", "-v", "error", "-i", str(path), *options], capture_output=True, check=True).stdout
+    )
+
+
+def test_a_frame_that_decord_repeats_is_decoded_by_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = barcodes.write(tmp_path / "a.mp4", Clip(frames=12))
+    assert numbers(read(path, [3, 3, 4], "decord").frames) == [3, 3, 4]
+    decord = decoders.load_decord()
+
+    class Repeating(decord.VideoReader):
+        """decord on a damaged tail: the last good frame repeated."""
+
+        def get_batch(self, indices: list[int]) -> object:
+            return super().get_batch([min(index, 9) for index in indices])
+
+    monkeypatch.setattr(decord, "VideoReader", Repeating)
+    assert numbers(read(path, [9, 10, 11], "decord").frames) == [9, 10, 11]
+
+
+def test_pyav_reads_what_decord_cannot_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("too small")
+
+    monkeypatch.setattr(decoders.load_decord(), "VideoReader", fail)
+    assert numbers(read(barcodes.write(tmp_path / "a.mp4"), [7], "decord").frames) == [7]
+
+
+@pytest.mark.parametrize("requested", [[3], [-1], []])
+def test_frames_outside_the_clip_raise_index_error(tmp_path: Path, requested: list[int], decoder: str) -> None:
+    path = barcodes.write(tmp_path / "a.mp4", Clip(frames=3))
+    with pytest.raises(IndexError, match="frames 0 to 2"):
+        read(path, requested, decoder)
+
+
+def test_a_decoder_that_is_not_installed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoders, "find_spec", lambda name: None)
+    with pytest.raises(LilaError, match="expected decord for --decoder decord, found none; `pip install decord`"):
+        require_decoder("decord")
+    path = barcodes.write(tmp_path / "a.mp4")
     monkeypatch.setitem(sys.modules, "torchcodec", None)
     message = "expected torchcodec with FFmpeg's shared libraries for --decoder torchcodec, found none that loads"
-    for ask in (lambda: require_decoder("torchcodec"), lambda: open_video(path, "torchcodec")):
+    for ask in (lambda: require_decoder("torchcodec"), lambda: read(path, [0], "torchcodec")):
         with pytest.raises(LilaError, match=message):
             ask()
 
@@ -163,15 +246,13 @@ def test_pyav_reads_where_torchcodec_cannot_open_or_counts_differently(
             return frames or 0
 
     monkeypatch.setattr(decoders, "require_torchcodec", lambda: SimpleNamespace(VideoDecoder=Other))
-    with open_video(barcodes.write(tmp_path / "a.mp4"), "torchcodec") as reader:
-        assert isinstance(reader, PyavReader)
-        assert numbers(reader.read([7])) == [7]
+    assert numbers(read(barcodes.write(tmp_path / "a.mp4"), [7], "torchcodec").frames) == [7]
 
 
 def test_the_provenance_names_decoders_and_versions() -> None:
     assert decoder_version("decord").startswith("decord 0.")
     assert all("av " in decoder_version(decoder) for decoder in DECODERS)
-    with pytest.raises(LilaError, match="expected a decoder among decord, pyav, torchcodec, found 'ffmpeg'"):
+    with pytest.raises(LilaError, match="expected a decoder among pyav, decord, torchcodec, found 'ffmpeg'"):
         require_decoder("ffmpeg")
 
 
@@ -181,13 +262,20 @@ def test_image_files_are_frames(tmp_path: Path) -> None:
     paths = [tmp_path / f"{index}.png" for index in range(4)]
     for index, path in enumerate(paths):
         cv2.imwrite(str(path), barcodes.picture(index)[..., ::-1])
-    with ImageReader(paths, rate=8.0) as reader:
-        assert numbers(reader.read([3, 1])) == [3, 1]
-        assert reader.times.tolist() == [0, 0.125, 0.25, 0.375]
+
+    def read(*indices: int) -> DecodedClip:
+        return read_images(paths, 8.0, lambda n_frames: indices, np.asarray)
+
+    found = read(3, 1, 0, 2)
+    assert (found.n_frames, found.size, found.names) == (4, (64, 96), ["3", "1", "0", "2"])
+    assert numbers(found.frames) == [3, 1, 0, 2]
+    assert found.times.tolist() == [0.375, 0.125, 0, 0.25]
+    with pytest.raises(IndexError, match="frames 0 to 3"):
+        read(4)
     cv2.imwrite(str(paths[2]), np.zeros((10, 12, 3), np.uint8))
     with pytest.raises(LilaError, match=r"2\.png: expected 96×64 like the frames before it, found 12×10"):
-        ImageReader(paths).read([0, 2])
-    for content, found in ((b"", "an empty file"), (b"text", "a file in no known image format")):
+        read(0, 2)
+    for content, reason in ((b"", "an empty file"), (b"text", "a file in no known image format")):
         paths[1].write_bytes(content)
-        with pytest.raises(LilaError, match=f"expected an image, found {found}"):
-            ImageReader(paths).read([1])
+        with pytest.raises(LilaError, match=f"expected an image, found {reason}"):
+            read(1)

@@ -181,7 +181,7 @@ def test_bad_files_are_reported_after_the_others_are_done(folder: Path, weights:
     assert isinstance(result.exception, LilaError)
     assert str(result.exception).startswith(f"4 of 6 files done, in {tmp_path / 'out'}; ")
     assert "aa.png: expected an image, found" in str(result.exception)
-    assert "w.mp4 cannot be read as a video" in str(result.exception)
+    assert "w.mp4: expected a video, found a file that cannot be opened" in str(result.exception)
     for name in ("a_pca.png", "b_pca.png", "sub/c_pca.png", "v_pca.mp4"):
         assert (tmp_path / "out" / name).exists()
 
