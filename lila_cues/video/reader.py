@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -133,7 +133,7 @@ class VideoPass:
         self.stamps: list[int | None] = []  # of each frame, in units of `time_base`
         self.counts: Counter[str] = Counter()
 
-    def frames(self) -> Iterator[av.VideoFrame]:
+    def frames(self) -> Generator[av.VideoFrame, None, None]:
         """Yield every frame that is shown, in order."""
         size = None
         with closing(self.packets()) as packets:
@@ -158,7 +158,7 @@ class VideoPass:
         if not self.stamps:
             raise LilaError(f"{self.path}: expected a video, found one without a single frame; {REMEDY}")
 
-    def packets(self) -> Iterator[av.Packet]:
+    def packets(self) -> Generator[av.Packet, None, None]:
         """Yield the packets of the video, and raise LilaError if there are fewer than the file announces."""
         stamps: list[int] = []
         with open_container(self.path) as container:
@@ -211,8 +211,9 @@ class RgbConverter:
         if (given := f"{frame.format.name} {frame.width} {frame.height}") != self._input:
             self._graph, self._input = Graph(), given
             self._graph.threads = 1
-            size = {"width": frame.width, "height": frame.height}
-            source = self._graph.add_buffer(**size, format=frame.format, time_base=Fraction(1, 1000))
+            source = self._graph.add_buffer(
+                width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000)
+            )
             self._graph.link_nodes(source, self._graph.add("format", "rgb24"), self._graph.add("buffersink"))
             self._graph.configure()
         self._graph.push(frame)
