@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lila_cues.datasets.frames import read_images
 from lila_cues.images import read_depth, read_image, read_mask
-from lila_cues.video.decoders import ImageReader
 from stores.errors import LilaError
+
+
+def read_frame(path: Path) -> np.ndarray:
+    """A clip of one image, as stage one reads it."""
+    return read_images([path], 24.0, lambda n_frames: [0], np.asarray).frames
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
@@ -83,7 +88,7 @@ MODES = {  # left and right pixel over white, and without the alpha channel
 def test_evaluation_and_stage_one_drop_alpha_and_features_lay_it_over_white(tmp_path: Path, name: str) -> None:
     path, (left, right, bare) = save_modes(tmp_path)[name], MODES[name]
     assert read_image(path)[0, [0, 2]].tolist() == [list(left), list(right)]
-    for found in (read_image(path, upright=False, background=None), ImageReader([path]).read([0])[0]):
+    for found in (read_image(path, upright=False, background=None), read_frame(path)[0]):
         assert found.dtype == np.uint8
         assert found[0, 2].tolist() == list(bare)
     assert read_image(path, background="black")[0, 2].max() in (0, max(bare))
@@ -94,11 +99,11 @@ def test_only_evaluation_leaves_an_image_as_it_lies(tmp_path: Path) -> None:
     exif[0x0112] = 6
     image.save(tmp_path / "a.jpg", exif=exif)
     assert read_image(tmp_path / "a.jpg").shape == (8, 4, 3)
-    assert ImageReader([tmp_path / "a.jpg"]).read([0]).shape == (1, 8, 4, 3)
+    assert read_frame(tmp_path / "a.jpg").shape == (1, 8, 4, 3)
     assert read_image(tmp_path / "a.jpg", upright=False).shape == (4, 8, 3)
 
 
-@pytest.mark.parametrize("read", [read_image, read_mask, read_depth, lambda path: ImageReader([path]).read([0])])
+@pytest.mark.parametrize("read", [read_image, read_mask, read_depth, read_frame])
 def test_unreadable_files_are_named(tmp_path: Path, read: object, monkeypatch: pytest.MonkeyPatch) -> None:
     intact, photo = io.BytesIO(), io.BytesIO()
     Image.effect_noise((64, 64), 90).save(intact, "png")
