@@ -10,7 +10,7 @@ from enum import IntEnum
 import numpy as np
 
 from stores import encodings, metadata
-from stores.cues import ClipCues
+from stores.cues import ClipCues, first_not_finite
 from stores.encodings import ChecksumError, crc32c, decode_into
 from stores.errors import StoreError
 from stores.ledger import COMPLETE, TaskRecord
@@ -156,17 +156,17 @@ def _problem(spec: ArraySpec, values: np.ndarray) -> str | None:
     finite = np.isfinite(values)
     match spec.name:
         case "depth":
-            if not finite.any(axis=(-2, -1)).all():
-                return "a frame has no finite value"
+            if (frame := first_not_finite(values, missing_allowed=True)) is not None:
+                return f"frame {frame} has no finite value"
             return "negative inverse depth" if np.nanmin(values) < 0 else None
         case "flow_forward" | "flow_backward":
-            if not finite.any(axis=(-3, -2, -1)).all():
-                return "a pair has no finite value"
+            if (pair := first_not_finite(values, missing_allowed=True)) is not None:
+                return f"pair {pair} has no finite value"
             limit = 2 * max(spec.shape[-2:])
             return f"motion of more than {limit} px" if np.nanmax(np.abs(values)) > limit else None
         case "features" | "features_raw":
-            if not finite.all():
-                return "values that are not finite"
+            if (frame := first_not_finite(values)) is not None:
+                return f"frame {frame} has values that are not finite"
             return "a frame of zeros" if (values == 0).all(axis=(-3, -2, -1)).any() else None
         case "features_scale" | "features_raw_scale":
             return None if (finite & (values >= 0)).all() else "scales that are negative or not finite"

@@ -25,7 +25,7 @@ from lila_cues.pamr import Affinity, refine, three_scales
 from lila_cues.pipeline.frames import ClipFrames
 from lila_cues.pipeline.setup import Networks
 from lila_cues.sampling import select_channels
-from stores.cues import ClipCues
+from stores.cues import ClipCues, first_not_finite
 from stores.encodings import Blosc, FixedPoint
 from stores.errors import LilaError
 from stores.spec import FrameMaps
@@ -174,6 +174,24 @@ def _to_device(images: np.ndarray, device: torch.device) -> Tensor:
     if device.type == "cuda":
         host = host.pin_memory()
     return host.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255).contiguous()
+
+
+def network_failure(cues: ClipCues) -> str | None:
+    """Return which network gave NaN or infinity, and for which frame or pair of the source; None if all is finite."""
+    pairs = cues.frame_index[cues.pair_frames]
+    for name, network, frames in (
+        ("features_raw", "encoder", cues.frame_index),
+        ("depth", "depth network", cues.frame_index),
+        ("flow_forward", "flow network", pairs),
+        ("flow_backward", "flow network", pairs[:, ::-1]),
+    ):
+        if (index := first_not_finite(cues[name])) is not None:
+            where = " to ".join(str(frame) for frame in np.atleast_1d(frames[index]))
+            return (
+                f"expected finite numbers from the {network}, found NaN or infinity for frame {where}; check its "
+                "weights, or pass --precision float32"
+            )
+    return None
 
 
 def _to_host(values: Tensor) -> np.ndarray:

@@ -13,7 +13,7 @@ from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.datasets import open_dataset
 from lila_cues.datasets.base import DatasetOptions
 from lila_cues.devices import usable_cores
-from lila_cues.pipeline.cues import ClipPredictions, CueExtractor
+from lila_cues.pipeline.cues import ClipPredictions, CueExtractor, network_failure
 from lila_cues.pipeline.frames import ClipFrames, load_clip
 from lila_cues.pipeline.setup import Networks, load_networks
 from lila_cues.video.decoders import require_decoder
@@ -52,8 +52,8 @@ def build_task(
 ) -> TaskReport | None:
     """Build the pending clips of a task. Return None if another builder holds it or nothing is pending.
 
-    A clip that cannot be read is recorded with its reason and affects no other. When the worker is stopped, the clips
-    that are predicted are published and the others stay pending.
+    A clip that cannot be read, or for which a network gives NaN or infinity, is recorded with its reason and affects
+    no other. When the worker is stopped, the clips that are predicted are published and the others stay pending.
     """
     start, complete, failed = time.perf_counter(), 0, dict[str, str]()
     with store.lock_task(task, only_failed) as writer:
@@ -61,11 +61,11 @@ def build_task(
             return None
         for clip, encoded in _encoded_clips(store, writer.pending(), worker):
             clip_id, reason = store.clip_id(clip), None
-            if isinstance(encoded, str):
-                failed[clip_id] = reason = encoded
+            chunks = encoded if isinstance(encoded, str) else encoded.result()
+            if isinstance(chunks, str):
+                failed[clip_id] = reason = chunks
                 writer.fail(clip, reason)
             else:
-                chunks = encoded.result()
                 with worker.timer.host("write"):
                     writer.add(clip, chunks)
                 complete += 1
@@ -76,9 +76,9 @@ def build_task(
 
 def _encoded_clips(
     store: CueStore, clips: Iterable[int], worker: Worker
-) -> Iterator[tuple[int, Future[EncodedClip] | str]]:
+) -> Iterator[tuple[int, Future[EncodedClip | str] | str]]:
     """Decode ahead, predict in turn, encode behind; each clip in order, or the reason why it cannot be read."""
-    encoding: deque[tuple[int, Future[EncodedClip] | str]] = deque()
+    encoding: deque[tuple[int, Future[EncodedClip | str] | str]] = deque()
     for clip, decoding in _decoded_ahead(store, clips, worker):
         if worker.stop.is_set():
             break
@@ -161,8 +161,10 @@ class Worker:
         with self._predict_lock:
             return self.extractor.predict(frames)
 
-    def encode(self, store: CueStore, predictions: ClipPredictions) -> EncodedClip:
-        """Runs in the encode pool: PAMR on a CPU, quantization and compression."""
+    def encode(self, store: CueStore, predictions: ClipPredictions) -> EncodedClip | str:
+        """Runs in the encode pool: PAMR on a CPU, quantization and compression, or the reason why they fail."""
         cues = self.extractor.finish(predictions)
+        if (reason := network_failure(cues)) is not None:
+            return reason
         with self.timer.host("compress"):
             return encode_clip(predictions.frames.clip_id, store.arrays, cues)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 from concurrent.futures import CancelledError
 from dataclasses import replace
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import stores
 from lila_cues.config import BuildConfig
@@ -122,6 +124,41 @@ def test_another_seed_keeps_other_frames_and_channels(built: stores.CueStore, vi
     other = build_all(tmp_path / "other.zarr", videos, ["0.mp4"], replace(small_networks.CONFIG, seed=1))
     for name in ("frame_index", "feature_channels"):
         assert not np.array_equal(other.read(name, 0), built.read(name, 0))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("network", "method", "reason"),
+    [
+        ("encoder", "grid", r"from the encoder, found NaN or infinity for frame (\d+);"),
+        ("depth", "__call__", r"from the depth network, found NaN or infinity for frame (\d+);"),
+        ("flow", "between", r"from the flow network, found NaN or infinity for frame (\d+ to \d+);"),
+    ],
+)
+def test_a_network_that_gives_nan_fails_the_clip(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str, method: str, reason: str, value: float
+) -> None:
+    store = make_store(tmp_path / "s.zarr", ["0.mp4", "1.mp4"])
+    choice = select_frames(0, "0.mp4", 20, small_networks.GEOMETRY.frames, small_networks.GEOMETRY.pairs, 3)
+    frames = choice.frame_index[choice.pair_frames[0]] if network == "flow" else choice.frame_index[:1]
+    expected = " to ".join(map(str, frames))
+    with worker_of(videos) as worker:
+        kind = type(getattr(worker.extractor.networks, network))
+        predict, calls = getattr(kind, method), []
+
+        def spoiled(self: object, *images: Tensor) -> Tensor:
+            maps: Tensor = predict(self, *images)
+            if not calls:
+                maps[0] = value
+            calls.append(1)
+            return maps
+
+        monkeypatch.setattr(kind, method, spoiled)
+        (report,) = build.build_local(store, worker, [0])
+    assert (report.complete, list(report.failed)) == (1, ["0.mp4"])
+    found = re.search(reason, store.clip_record(0).reason or "")
+    assert found
+    assert found[1] == expected
 
 
 def test_a_task_is_built_once(built: stores.CueStore, videos: Path) -> None:
