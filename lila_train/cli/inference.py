@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 
 from lila_cues import console
@@ -194,6 +195,7 @@ def export(
     from lila_train.model.lila import load
 
     model = load(weights, encoder_weights=encoder_weights)
+    model.features(np.zeros((*[2 * model.encoder.patch_size] * 2, 3), np.uint8))  # which have to be finite
     if out.suffix == ".pt":
         released.write(out, model.decoder)
         console.out.print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, the decoder of {model.encoder.name}")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lila_cues.networks.encoder import FrozenEncoder
 from lila_cues.networks.weights import file_sha256, random_seed
-from lila_train.model.lila import Lila
+from lila_train.model.lila import Lila, require_finite
 
 ENCODER = "encoder"
 
@@ -54,11 +54,14 @@ class PixelModel(GridModel, Protocol):
 
 
 def feature_map(model: GridModel, head: str) -> FeatureMap:
-    """Return the function from images to the scored map: the grid for `encoder`, else the pixel map."""
+    """Return the function from images to the scored map: the grid for `encoder`, else the pixel map.
+
+    It raises LilaError where the map is not finite.
+    """
     if head == ENCODER:
-        return model.encoder_grid
+        return lambda images: require_finite(model.encoder_grid(images), head)
     assert isinstance(model, PixelModel), f"{head} is no head of {model.describe()}"
-    return model.pixel_map
+    return lambda images: require_finite(model.pixel_map(images), head)
 
 
 @dataclass(frozen=True)

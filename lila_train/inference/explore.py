@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 from lila_cues.images import read_image, resize_short_side
 from lila_cues.viz.html import data_url, render
 from lila_cues.viz.pictures import pca_basis
-from lila_train.model.lila import Lila
+from lila_train.model.lila import Lila, require_finite
 from stores.errors import LilaError
 
 LEVELS = 255
@@ -56,7 +56,7 @@ def explore_image(model: Lila, path: Path, name: str, size: int) -> Explored:
     return Explored(
         name=name,
         picture=resize_short_side(picture, 2 * size) if short > 2 * size else picture,
-        lila=model(image)[0].float().cpu().numpy(),
+        lila=require_finite(model(image), "the model")[0].float().cpu().numpy(),
         encoder=tokens * (np.sqrt(len(tokens)) / np.maximum(length, 1e-12)),
     )
 

@@ -25,7 +25,7 @@ from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
 from lila_cues.viz.pictures import Basis, Picture, pca_basis, write_png
 from lila_train.inference.feature_cache import FeatureCache, Features, FeatureSettings
-from lila_train.model.lila import MAX_UNTILED_PIXELS, Lila
+from lila_train.model.lila import MAX_UNTILED_PIXELS, Lila, require_finite
 from stores.errors import LilaError
 
 PENDING = 4  # frames read ahead, and frames waiting to be written
@@ -130,7 +130,7 @@ def compute(model: Lila, settings: FeatureSettings, pictures: Sequence[Picture])
     images = torch.from_numpy(np.stack(pictures)).movedim(-1, 1).to(model.device)
     precision = getattr(torch, settings.precision)
     with torch.autocast(model.device.type, precision, enabled=precision != torch.float32):
-        return model(images).to(getattr(torch, settings.dtype))
+        return require_finite(model(images).to(getattr(torch, settings.dtype)), "the model")
 
 
 @torch.inference_mode()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,8 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lila_train.model.lila import Lila
+from lila_train.model.lila import Lila, require_finite
 from lila_train.model.resize import Size
+from stores.atomic import atomic_path
 from stores.errors import LilaError
 
 TOLERANCE = 1e-3  # of features of unit variance
@@ -42,23 +44,28 @@ def export(model: Lila, path: Path, sizes: Sequence[tuple[int, int, int]] | None
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise LilaError(f"{', '.join(missing)} must be installed for ONNX; pip install 'lila-pixels[export]'")
-    path.parent.mkdir(parents=True, exist_ok=True)
     portable = Portable(model).cpu().eval()
-    _write(portable, path, model)
+    with atomic_path(path, path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")) as temporary:
+        _write(portable, temporary, model)
+        return _difference(portable, temporary, sizes)
+
+
+@torch.no_grad()
+def _difference(portable: Portable, path: Path, sizes: Sequence[tuple[int, int, int]] | None) -> float:
+    """Run a file and return its largest difference to the model; LilaError if it is above TOLERANCE."""
     run = load_exported(path)
-    patch = model.encoder.patch_size
+    patch = portable.encoder.patch_size
     sizes = sizes or [(1, 4 * patch, 6 * patch), (3, 5 * patch + 3, 3 * patch + 1), (2, 9 * patch - 1, 3 * patch)]
     rng = torch.Generator().manual_seed(0)
     difference = 0.0
     for count, height, width in sizes:
         images = torch.rand(count, 3, height, width, generator=rng)
-        with torch.no_grad():
-            expected = portable(images).numpy()
-        difference = max(difference, float(np.abs(run(images.numpy()) - expected).max()))
-    if difference > TOLERANCE:
+        expected = require_finite(portable(images), "the model").numpy()
+        difference = float(np.maximum(difference, np.abs(run(images.numpy()) - expected).max()))
+    if not difference <= TOLERANCE:
         raise LilaError(
-            f"{path} gives features that differ from the model's by up to {difference:.2g}, expected at most "
-            f"{TOLERANCE}; report this with the versions of torch and onnxruntime"
+            f"the exported file gives features that differ from the model's by up to {difference:.2g}, expected at "
+            f"most {TOLERANCE}; report this with the versions of torch and onnxruntime"
         )
     return difference
 

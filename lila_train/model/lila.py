@@ -109,6 +109,16 @@ def load(
     return model
 
 
+def require_finite(features: Shaped[Tensor, ...], source: str) -> Shaped[Tensor, ...]:
+    """Return the features of `source`; LilaError if one is NaN or infinite. The look at them waits for the device."""
+    if not torch.stack(features.aminmax()).isfinite().all():
+        raise LilaError(
+            f"expected finite features from {source}, found NaN or infinity; its weights are damaged or their training "
+            "diverged: pass others, or compute in float32"
+        )
+    return features
+
+
 class Lila(nn.Module, ModelHubMixin):
     """Pixel features of images of any size.
 
@@ -160,7 +170,7 @@ class Lila(nn.Module, ModelHubMixin):
 
         Raises:
             LilaError: not an image, floats beyond [−0.5, 1.5], too many pixels without tiles, an impossible overlap,
-                or `out` of another shape.
+                `out` of another shape, or weights that give NaN or infinity.
         """
         batch = to_tensor(image)
         if batch.is_floating_point():
@@ -181,14 +191,18 @@ class Lila(nn.Module, ModelHubMixin):
             raise LilaError(f"expected an array of shape {shape} to fill, found {tuple(out.shape)}")
         as_tensor = isinstance(image, Tensor)
         parts: Iterable[tuple[Region, Tensor]]
+
+        def compute(part: Tensor) -> Tensor:
+            return require_finite(self(part.to(self.device)), "the model")
+
         if tile is None:
-            untiled = self(batch.to(self.device))[0]
+            untiled = compute(batch)[0]
             if out is None:
                 return untiled if as_tensor else untiled.float().cpu().numpy()
             parts = [((slice(None), slice(None)), untiled)]
         else:
             tiling = Tiling.of(tile, overlap, self.encoder.patch_size)
-            parts = slabs(batch, lambda part: self(part.to(self.device)), tiling)
+            parts = slabs(batch, compute, tiling)
         if out is None:
             out = torch.empty(shape, device=self.device) if as_tensor else np.empty(shape, np.float32)
         for (rows, columns), part in parts:

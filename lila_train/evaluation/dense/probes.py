@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_train.evaluation.models import ENCODER, GridModel, PixelModel
+from lila_train.model.lila import require_finite
 from lila_train.model.resize import Size, size_of, to_size, to_whole_patches
 
 BuildProbe = Callable[[int, int | None, int], nn.Module]  # channels of grid and pixel map, number of outputs
@@ -42,10 +43,16 @@ class FrozenFeatures:
 
 @torch.no_grad()
 def features_of(model: GridModel, head: str, images: Float[Tensor, "b 3 H W"]) -> FrozenFeatures:
-    """Return the model's features; images whose sides are no multiples of the patch are resized to the nearest."""
+    """Return the model's features; images whose sides are no multiples of the patch are resized to the nearest.
+
+    Raises:
+        LilaError: a feature is NaN or infinite.
+    """
     fitted = to_whole_patches(images, model.patch_size)
     taps = model.encoder_taps(fitted)
     pixels = model.pixel_map(fitted) if head != ENCODER and isinstance(model, PixelModel) else None
+    for features in taps if pixels is None else (*taps, pixels):
+        require_finite(features, head)
     return FrozenFeatures(size_of(images), taps, pixels)
 
 
