@@ -1,8 +1,9 @@
-"""Atomic file writes: a temporary file, fsync where it must survive a power loss, then a rename."""
+"""Atomic file writes: a temporary file, fsync, then a rename."""
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,34 +11,38 @@ from pathlib import Path
 
 from stores.errors import StoreError
 
+_COUNT = itertools.count()
+
 
 @contextmanager
-def atomic_path(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+def atomic_path(path: Path, temporary: Path | None = None, *, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path that is renamed to `path` when the block ends.
 
     If the block raises, `path` stays as it was and the temporary file is removed. Missing folders are created.
-    `temporary` has to be on the same file system; default: a hidden file beside `path`.
+
+    Args:
+        path: where the file belongs.
+        temporary: on the same file system; default: a hidden file beside `path`, with its suffix.
+        sync: write file and directory entry to the disk, to survive a power loss.
     """
-    temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary or path.with_name(f".{path.stem[:40]}.{os.getpid()}-{next(_COUNT)}{path.suffix}")
     for folder in (path.parent, temporary.parent):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
+        if sync:
+            sync_to_disk(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    if sync:
+        sync_to_disk(path.parent)
 
 
-def atomic_write(data: bytes, path: Path, temporary: Path | None = None) -> None:
-    """Write `data` to `path` atomically; file and directory entry are synced to the disk."""
-    with atomic_path(path, temporary) as temporary:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        try:
-            write_all(fd, data)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-    sync_folder(path.parent)
+def atomic_write(data: bytes | str, path: Path, temporary: Path | None = None) -> None:
+    """Write bytes, or text as UTF-8, by way of `atomic_path`."""
+    with atomic_path(path, temporary) as temporary, temporary.open("wb", buffering=0) as file:
+        write_all(file.fileno(), data.encode() if isinstance(data, str) else data)
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -47,9 +52,9 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def sync_folder(folder: Path) -> None:
-    """Sync the directory entries of `folder` to the disk."""
-    fd = os.open(folder, os.O_RDONLY)
+def sync_to_disk(path: Path) -> None:
+    """Write a file, or the entries of a folder, from the system's cache to the disk."""
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

@@ -93,7 +93,7 @@ def publish(root: Path, record: TaskRecord, temporary: Path) -> None:
     record = replace(record, written=round(time.time(), 3), writer=writer_id())
     path = root / record.key
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.sync_folder(root / FOLDER)
+    atomic.sync_to_disk(root / FOLDER)
     atomic.atomic_write(record.encode(), path, temporary)
     for name in os.listdir(path.parent):
         if name.startswith(f"{record.task:07d}-") and name != path.name:

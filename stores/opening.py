@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stores import metadata
-from stores.atomic import atomic_write, explain_os_errors, sync_folder
+from stores.atomic import atomic_write, explain_os_errors, sync_to_disk
 from stores.encodings import canonical_json, with_checksum
 from stores.errors import StoreError
 from stores.ledger import writer_id
@@ -49,7 +49,7 @@ def create(
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
-        sync_folder(root.parent)
+        sync_to_disk(root.parent)
     return open(root)
 
 

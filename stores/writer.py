@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stores import ledger
-from stores.atomic import explain_os_errors, sync_folder
+from stores.atomic import explain_os_errors, sync_to_disk
 from stores.backends import LocalFiles
 from stores.errors import StoreError
 from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord
@@ -99,7 +99,7 @@ class TaskWriter:
             for name, spec in self._specs.items():
                 target = self._root / spec.shard_key(self.task)
                 os.replace(self._scratch / name, target)
-                sync_folder(target.parent)
+                sync_to_disk(target.parent)
             ledger.publish(self._root, record, self._scratch / "record")
         self.discard()
 

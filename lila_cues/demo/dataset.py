@@ -21,7 +21,7 @@ from lila_cues.demo.scenes import HEIGHT, WIDTH, Scene, draw_scene
 from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter, video_codec
 from lila_cues.viz.pictures import write_label_png
-from stores.atomic import atomic_path
+from stores.atomic import atomic_write
 from stores.errors import LilaError
 
 RENDERER = 1  # raise it when the same seed would give other pixels
@@ -79,8 +79,7 @@ def render_demo(root: Path, train: int = 24, heldout: int = 6, seed: int = 0) ->
     }  # fmt: skip
     if _is_complete(root, settings):
         return
-    with atomic_path(root / BEGUN) as temporary:
-        temporary.write_text(json.dumps(settings, indent=2) + "\n")
+    atomic_write(json.dumps(settings, indent=2) + "\n", root / BEGUN)
     scenes = [SceneSeed(seed, Split.TRAIN, i) for i in range(train)]
     scenes += [SceneSeed(seed, Split.HELDOUT, i) for i in range(heldout)]
     with console.progress("clips") as bar:
@@ -91,8 +90,7 @@ def render_demo(root: Path, train: int = 24, heldout: int = 6, seed: int = 0) ->
     (sets / "val.txt").write_text("".join(f"{scene.name}\n" for scene in scenes[train:]))
     positions = {scene.name: [scene.seed, int(scene.split), scene.index] for scene in scenes}
     content = {"settings": settings, "scenes": positions, "video_encoder": video_codec()}
-    with atomic_path(root / DONE) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+    atomic_write(json.dumps(content, indent=2) + "\n", root / DONE)
     (root / BEGUN).unlink()
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from lila_cues.viz.pictures import Picture
+from stores.atomic import atomic_path
 
 HIGH_QUALITY = {"crf": "18"}
 
@@ -23,14 +27,13 @@ def video_codec() -> str:
 class VideoWriter:
     """A video file made of RGB frames of one size; it gets its name when the block ends without an error.
 
-    `rate` is in frames per second, `options` are those of the codec.
+    `rate` is in frames per second, `options` are those of the codec. Without a frame there is no file.
     """
 
     def __init__(self, path: Path, rate: Fraction, options: Mapping[str, str] = HIGH_QUALITY) -> None:
         self.path, self.rate, self.options = path, rate, dict(options)
-        self._temporary = path.with_name(f".{path.stem}.part{path.suffix}")
-        self._container = av.open(str(self._temporary), "w")
-        self._stream: VideoStream | None = None
+        self._file = ExitStack()
+        self._container: OutputContainer | None = None
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -38,18 +41,21 @@ class VideoWriter:
     def write(self, picture: Picture) -> None:
         """Add a frame; an odd last row or column is repeated, as H.264's 4:2:0 needs even sides."""
         even = np.pad(picture, ((0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)), mode="edge")
-        if self._stream is None:
+        if self._container is None:
+            temporary = self._file.enter_context(atomic_path(self.path))
+            self._container = self._file.enter_context(av.open(str(temporary), "w"))
             stream = self._container.add_stream(video_codec(), rate=self.rate, options=self.options)
             assert isinstance(stream, VideoStream)
             stream.height, stream.width, stream.pix_fmt = *even.shape[:2], "yuv420p"
-            self._stream = stream
-        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+        self._encode(av.VideoFrame.from_ndarray(even, format="rgb24"))
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._stream is not None:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
-        if kind is None and self._stream is not None:
-            self._temporary.replace(self.path)
-        else:
-            self._temporary.unlink(missing_ok=True)
+    def _encode(self, frame: av.VideoFrame | None) -> None:
+        assert self._container is not None
+        self._container.mux(self._container.streams.video[0].encode(frame))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._container is not None:
+            self._file.callback(self._encode, None)  # the frames that the codec still holds
+        self._file.__exit__(kind, error, trace)

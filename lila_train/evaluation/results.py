@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stores.atomic import atomic_path
+from stores.atomic import atomic_write
 from stores.errors import LilaError
 
 Json = dict[str, Any]
@@ -109,8 +109,7 @@ def read_json(path: Path) -> Json | None:
 
 def write_json(path: Path, content: Json) -> Json:
     """Write atomically, and return the content as it is read back: new and resumed runs continue with equal values."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    atomic_write(json.dumps(content, indent=1, ensure_ascii=False) + "\n", path)
     return as_json(content)
 
 

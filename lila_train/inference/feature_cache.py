@@ -18,7 +18,7 @@ import zarr
 from jaxtyping import Float
 
 from lila_cues.inputs import InputFile
-from stores.atomic import atomic_path
+from stores.atomic import atomic_path, atomic_write
 from stores.errors import LilaError
 
 FORMATS = ("npz", "safetensors", "zarr", "pca")
@@ -77,8 +77,7 @@ class FeatureCache:
                 f"{folder} holds features of other settings ({differences}); pass the same settings to resume, or "
                 "another --out"
             )
-        with atomic_path(record) as temporary:
-            temporary.write_text(json.dumps(wanted, indent=1))
+        atomic_write(json.dumps(wanted, indent=1), record)
         self._entries: dict[str, Any] = {}
         for line in self._journal.read_text().splitlines() if self._journal.exists() else []:
             with suppress(json.JSONDecodeError):  # of a line that was cut short
@@ -128,12 +127,11 @@ class FilePerFrame:
     suffix: str  # .npz or .safetensors
 
     def write(self, base: Path, index: int | None, features: Features) -> None:
-        with atomic_path(self._path(base, index)) as temporary:
+        with atomic_path(self._path(base, index), sync=False) as temporary:  # a frame would wait for the disk
             if self.suffix == ".npz":
-                with temporary.open("wb") as file:
-                    np.savez(file, features=features)
-            else:
-                safetensors.numpy.save_file({"features": np.ascontiguousarray(features)}, temporary)
+                np.savez(temporary, features=features)
+            else:  # save_file would make it unreadable for others
+                temporary.write_bytes(safetensors.numpy.save({"features": np.ascontiguousarray(features)}))
 
     def read(self, base: Path, index: int | None) -> Features | None:
         path = self._path(base, index)

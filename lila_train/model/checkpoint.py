@@ -6,7 +6,6 @@ The encoder and the networks that made the cues are not in the file; the encoder
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from lila_cues.networks import WeightSource
 from lila_train.model.decoder import Decoder, DecoderWidths
-from stores.atomic import atomic_path
+from stores.atomic import atomic_write
 from stores.errors import LilaError
 
 FORMAT = 1
@@ -82,10 +81,7 @@ def write(path: Path, decoder: Decoder, provenance: Provenance, extra: Mapping[s
     tensors |= {f"{_EXTRA}{name}": t for name, t in (extra or {}).items()}
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     record = asdict(provenance) | {"format": FORMAT, "encoder": provenance.encoder.to_dict()}
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        file.write(safetensors.torch.save(tensors, metadata={_HEADER: json.dumps(record, sort_keys=True)}))
-        file.flush()
-        os.fsync(file.fileno())
+    atomic_write(safetensors.torch.save(tensors, metadata={_HEADER: json.dumps(record, sort_keys=True)}), path)
 
 
 def versions() -> dict[str, str]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from lila_cues.networks.hub import download, torch_cache
 from lila_cues.networks.weights import file_sha256, read_tensors
 from lila_train.model.decoder import Decoder, DecoderWidths
-from stores.atomic import atomic_path
+from stores.atomic import atomic_path, atomic_write
 from stores.errors import LilaError
 
 BASE_URL = "https://storage.googleapis.com/gresearch/lila-ckpts"
@@ -55,12 +55,11 @@ def fetch(name: str) -> tuple[Path, str]:
     """
     path = torch_cache() / RELEASED_FILES[name][0]
     record = path.with_name(f"{path.name}.sha256")
-    if not path.is_file():
+    if absent := not path.is_file():
         download(f"{BASE_URL}/{path.name}", path, "put the file there", progress=True)
-        record.unlink(missing_ok=True)
     found = file_sha256(path)
-    if not record.is_file():  # just downloaded, or put there by hand
-        record.write_text(f"{found}\n")
+    if absent or not record.is_file():  # just downloaded, or put there by hand
+        atomic_write(f"{found}\n", record)
     recorded = record.read_text().strip()
     if found != recorded:
         raise LilaError(

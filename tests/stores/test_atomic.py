@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from stores.atomic import atomic_path
+from stores.atomic import atomic_path, atomic_write
 
 
 def test_the_file_is_renamed_when_the_block_ends(tmp_path: Path) -> None:
@@ -31,4 +32,34 @@ def test_an_error_leaves_the_file_unchanged(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="stop"):
         fail()
     assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_bytes_and_text_are_synced_before_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    replace = os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: steps.append(f"sync {os.readlink(f'/proc/self/fd/{fd}')}"))
+    monkeypatch.setattr(os, "replace", lambda a, b: (steps.append("rename"), replace(a, b)))
+    atomic_write("ü", tmp_path / "a.txt")
+    (file, rename, folder) = steps
+    assert file.startswith(f"sync {tmp_path}/.a.") and file.endswith(".txt")  # noqa: PT018
+    assert (rename, folder) == ("rename", f"sync {tmp_path}")
+    assert (tmp_path / "a.txt").read_bytes() == "ü".encode()
+    with atomic_path(tmp_path / "b.npz", sync=False) as temporary:
+        temporary.write_bytes(b"b")
+    assert steps[3:] == ["rename"]
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".txt", "ü" * 125 + ".json"])
+def test_a_name_of_the_greatest_length_has_a_temporary_one(tmp_path: Path, name: str) -> None:
+    atomic_write(b"all", tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with atomic_path(path) as one, atomic_path(path) as two:
+        one.write_text("one")
+        two.write_text("two")
+    assert path.read_text() == "one"
     assert list(tmp_path.iterdir()) == [path]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_every_format_holds_the_features_of_the_model(folder: Path, weights: Path, tmp_path: Path) -> None:
     done(weights, tmp_path, folder, *FORMATS)
+    os.umask(umask := os.umask(0))
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*.*") if path.is_file()} == {0o666 & ~umask}
     model = lila_train.load(weights)
     for name in ("a", "sub/c"):
         expected = model.features(read_image(folder / f"{name}.png"))
