@@ -121,12 +121,13 @@ def score_dots(rows: Mapping[str, Sequence[float]], reference: tuple[str, float]
 def picture_sheet(rows: Sequence[Row]) -> bytes:
     """Draw rows of pictures one below the other, with titles and captions. Return a PNG file."""
     columns = max(len(row.figures) for row in rows)
-    sheet = Figure(figsize=(2.4 * columns, 2.9 * len(rows)), dpi=100, layout="none")
+    sheet = Figure(figsize=(2.4 * columns, 3.2 * len(rows)), dpi=100, layout="none")
     for row, part in zip(rows, np.ravel(sheet.subfigures(len(rows))), strict=True):
         part.suptitle(row.title, x=0.004, y=0.97, ha="left", weight="bold")
-        part.subplots_adjust(left=0.004, right=0.996, bottom=0.02, top=0.82, wspace=0.04)
+        part.subplots_adjust(left=0.004, right=0.996, bottom=0.02, top=0.78, wspace=0.04)
         for axes, figure in zip(part.subplots(1, columns, squeeze=False)[0], row.figures, strict=False):
             axes.set_axis_off()
+            axes.set_anchor("N")  # captions of pictures of other shapes are level
             if figure:
                 axes.imshow(figure.picture)
                 axes.set_title(f"{figure.name}\n{figure.detail}", fontsize=8, loc="left")

@@ -103,8 +103,10 @@ def test_a_sheet_has_a_row_of_titled_pictures_for_each_pair(drawn: list[Figure])
     pictures = [np.full((h, w, 3), 90, np.uint8) for h, w in ((480, 640), (4, 3), (10, 10))]
     rows = [Row("a clip é", [Picture(each, "Flow t → t+Δ", "2 px") for each in pictures]), Row("b", [None])]
     with Image.open(io.BytesIO(picture_sheet(rows))) as sheet:
-        assert sheet.size == (3 * 240, 2 * 290)
+        assert sheet.size == (3 * 240, 2 * 320)
     first, second = drawn[0].subfigs
+    tops = [axes._left_title.get_window_extent().y1 for axes in first.axes]
+    assert max(tops) < first._suptitle.get_window_extent().y0  # no text lies on another
     assert [part.get_suptitle() for part in (first, second)] == ["a clip é", "b"]
     assert [axes.get_title(loc="left") for axes in first.axes] == ["Flow t → t+Δ\n2 px"] * 3
     assert [axes.images[0].get_array().shape for axes in first.axes] == [each.shape for each in pictures]
