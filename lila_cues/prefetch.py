@@ -1,76 +1,71 @@
-"""Threads that read ahead of a loop and write behind it, in order: `map_batches`, `prefetch`, `WriteQueue`."""
+"""Threads that read ahead of a loop and write behind it, in order: `map_ordered`, and `prefetch` for an iterator."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
+from contextlib import closing
+from itertools import islice, repeat, takewhile
 from typing import TypeVar
-
-from lila_cues.devices import usable_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-BATCHES_AHEAD = 3
 
+def map_ordered(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    ahead: int,
+    threads: int = 1,
+    pool: ThreadPoolExecutor | None = None,
+) -> Generator[Result, None, None]:
+    """Yield `work(item)` for each item, in order, with up to `ahead` later items in work at the same time.
 
-def map_batches(work: Callable[[Item], Result], batches: Iterable[list[Item]]) -> Iterator[list[Result]]:
-    """Apply `work` to the items of each batch in one thread per core, `BATCHES_AHEAD` batches ahead.
-
-    The order of batches and items stays; an error is raised at its place in it.
+    Items are drawn in the calling thread; `pool` runs the work, or `threads` threads of this call's own. An error of
+    `work` or of `items` is raised at its place, after the results before it. Closing the iterator cancels what has not
+    begun, and closes `items` if it is an iterator.
     """
-    pending: deque[list[Future[Result]]] = deque()
-    pool = ThreadPoolExecutor(usable_cores())
+    executor = pool or ThreadPoolExecutor(threads)
+    iterator, error = iter(items), None
+    pending: deque[Future[Result]] = deque()
     try:
-        for batch in batches:
-            pending.append([pool.submit(work, item) for item in batch])
-            if len(pending) > BATCHES_AHEAD:
-                yield [future.result() for future in pending.popleft()]
+        while True:
+            try:
+                pending.append(executor.submit(work, next(iterator)))
+            except StopIteration:
+                break
+            except BaseException as raised:  # also Ctrl-C: what is in work is completed first
+                error = raised
+                break
+            if len(pending) > ahead:
+                yield pending.popleft().result()
         while pending:
-            yield [future.result() for future in pending.popleft()]
+            yield pending.popleft().result()
+        if error is not None:
+            raise error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for future in pending:
+            future.cancel()
+        if isinstance(iterator, Generator):
+            iterator.close()
+        if pool is None:
+            executor.shutdown()
 
 
-def prefetch(items: Iterable[Item], count: int) -> Iterator[Item]:
-    """Yield the items, up to `count` of them computed ahead in a thread; an error is raised at its place."""
+def prefetch(items: Iterable[Item], ahead: int) -> Generator[Item, None, None]:
+    """Yield the items of an iterator that a thread of its own runs, up to `ahead` items ahead."""
     iterator, end = iter(items), object()
-    pool = ThreadPoolExecutor(1)
     try:
-        pending = deque(pool.submit(next, iterator, end) for _ in range(count))
-        while (item := pending.popleft().result()) is not end:
-            pending.append(pool.submit(next, iterator, end))
-            yield item  # type: ignore[misc]
+        with closing(map_ordered(lambda _: next(iterator, end), repeat(None), ahead)) as drawn:
+            yield from takewhile(lambda item: item is not end, drawn)
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        if hasattr(iterator, "close"):
+        if isinstance(iterator, Generator):
             iterator.close()
 
 
-class WriteQueue:
-    """Runs tasks one after the other in a thread, at most `count` of them pending; leaving the context waits."""
-
-    def __init__(self, count: int) -> None:
-        self._pool = ThreadPoolExecutor(1)
-        self._pending: deque[Future[None]] = deque()
-        self._count = count
-
-    def __enter__(self) -> WriteQueue:
-        return self
-
-    def submit(self, task: Callable[[], None]) -> None:
-        """Add a task, and wait while the queue is full; raises the error of an earlier task."""
-        while len(self._pending) >= self._count:
-            self._pending.popleft().result()
-        self._pending.append(self._pool.submit(task))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            while self._pending and kind is None:
-                self._pending.popleft().result()
-        finally:
-            self._pool.shutdown()  # finishes pending tasks, also when the run is interrupted
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield lists of `size` items; the last one may be shorter."""
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ import stores
 from lila_cues import console
 from lila_cues.cli.messages import active_workers
 from lila_cues.devices import usable_cores
+from lila_cues.prefetch import map_ordered
 from stores.backends import LocalFiles
 from stores.errors import StoreError
 from stores.ledger import ABSENT, FAILED, STATUS_NAMES
@@ -113,9 +113,14 @@ def _check(store: CueStore, quick: bool, jobs: int | None) -> list[Finding]:
         raise StoreError(f"{store.path} cannot be listed, so its ledger cannot be checked; verify a copy in a folder")
     thoroughness = Thoroughness.INDICES if quick else Thoroughness.VALUES
     findings = list(check_documents(store))
-    with console.progress("tasks") as bar, ThreadPoolExecutor(jobs or usable_cores()) as pool:
+    threads = jobs or usable_cores()
+
+    def check(task: int) -> list[Finding]:
+        return list(check_task(store, task, thoroughness))
+
+    with console.progress("tasks") as bar:
         line = bar.add_task("verifying", total=store.n_tasks)
-        for found in pool.map(lambda task: list(check_task(store, task, thoroughness)), range(store.n_tasks)):
+        for found in map_ordered(check, range(store.n_tasks), 2 * threads, threads):
             findings += found
             bar.advance(line)
     return findings

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from lila_cues.config import BuildConfig, RunOptions
@@ -16,6 +16,7 @@ from lila_cues.devices import usable_cores
 from lila_cues.pipeline.cues import ClipPredictions, CueExtractor, network_failure
 from lila_cues.pipeline.frames import ClipFrames, load_clip
 from lila_cues.pipeline.setup import Networks, load_networks
+from lila_cues.prefetch import map_ordered
 from lila_cues.video.decoders import require_decoder
 from stores.errors import LilaError
 from stores.shards import EncodedClip, encode_clip
@@ -61,47 +62,42 @@ def build_task(
             return None
         for clip, encoded in _encoded_clips(store, writer.pending(), worker):
             clip_id, reason = store.clip_id(clip), None
-            chunks = encoded if isinstance(encoded, str) else encoded.result()
-            if isinstance(chunks, str):
-                failed[clip_id] = reason = chunks
+            if isinstance(encoded, str):
+                failed[clip_id] = reason = encoded
                 writer.fail(clip, reason)
             else:
                 with worker.timer.host("write"):
-                    writer.add(clip, chunks)
+                    writer.add(clip, encoded)
                 complete += 1
             on_clip_done(clip_id, reason)
     seconds = worker.timer.take()
     return TaskReport(task, complete, failed, time.perf_counter() - start, seconds)
 
 
-def _encoded_clips(
-    store: CueStore, clips: Iterable[int], worker: Worker
-) -> Iterator[tuple[int, Future[EncodedClip | str] | str]]:
+def _encoded_clips(store: CueStore, clips: Iterable[int], worker: Worker) -> Iterator[tuple[int, EncodedClip | str]]:
     """Decode ahead, predict in turn, encode behind; each clip in order, or the reason why it cannot be read."""
-    encoding: deque[tuple[int, Future[EncodedClip | str] | str]] = deque()
-    for clip, decoding in _decoded_ahead(store, clips, worker):
-        if worker.stop.is_set():
-            break
-        with worker.timer.host("wait for frames"):
-            error = decoding.exception()
-        if error is None:
-            predictions = worker.predict(decoding.result())
-            encoding.append((clip, worker.encode_pool.submit(worker.encode, store, predictions)))
-        else:
-            encoding.append((clip, failure_reason(error)))
-        if len(encoding) > MAX_ENCODING:
-            yield encoding.popleft()
-    yield from encoding
 
+    def load(clip: int) -> tuple[int, ClipFrames | str]:
+        try:
+            return clip, worker.load_clip(store.clip_id(clip))
+        except BaseException as error:
+            return clip, failure_reason(error)
 
-def _decoded_ahead(store: CueStore, clips: Iterable[int], worker: Worker) -> Iterator[tuple[int, Future[ClipFrames]]]:
-    """Yield each clip with its frames' future, in order; as many are begun ahead as the worker has threads."""
-    begun: deque[tuple[int, Future[ClipFrames]]] = deque()
-    for clip in clips:
-        begun.append((clip, worker.decode_pool.submit(worker.load_clip, store.clip_id(clip))))
-        if len(begun) >= worker.threads:
-            yield begun.popleft()
-    yield from begun
+    def predicted() -> Iterator[tuple[int, ClipPredictions | str]]:
+        with closing(map_ordered(load, clips, worker.threads, pool=worker.decode_pool)) as loaded:
+            while not worker.stop.is_set():
+                with worker.timer.host("wait for frames"):
+                    item = next(loaded, None)
+                if item is None:
+                    return
+                clip, frames = item
+                yield clip, frames if isinstance(frames, str) else worker.predict(frames)
+
+    def encode(item: tuple[int, ClipPredictions | str]) -> tuple[int, EncodedClip | str]:
+        clip, predictions = item
+        return clip, predictions if isinstance(predictions, str) else worker.encode(store, predictions)
+
+    return map_ordered(encode, predicted(), MAX_ENCODING, pool=worker.encode_pool)
 
 
 def failure_reason(error: BaseException) -> str:

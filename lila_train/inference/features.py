@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from lila_cues.images import read_image, resize_short_side
 from lila_cues.inputs import InputFile
-from lila_cues.prefetch import WriteQueue, prefetch
+from lila_cues.prefetch import batched, map_ordered, prefetch
 from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
 from lila_cues.viz.pictures import Basis, Picture, pca_basis, write_png
@@ -32,7 +31,6 @@ PENDING = 4  # frames read ahead, and frames waiting to be written
 BASIS_FRAMES = 6  # of a video, spread over it
 COLOR_ROWS = 512  # of a large image, colored at a time
 
-T = TypeVar("T")
 OnFrame = Callable[[], None]
 
 
@@ -52,38 +50,46 @@ class Extractor:
 
     def images(self, files: Iterable[InputFile], on_frame: OnFrame) -> Iterator[str]:
         """Extract images; yields a message for each one that cannot be read."""
-        pictures = prefetch(self._read(files), max(PENDING, self.batch))
-        with WriteQueue(PENDING) as writes:
-            for shape, same_size in groupby(pictures, key=lambda item: getattr(item[1], "shape", None)):
-                for group in _batched(same_size, self.batch):
-                    if shape is None:
-                        yield from (str(error) for _, error in group)
-                    elif needs_tiles(self.settings, shape):
-                        for file, picture in group:
-                            with TemporaryDirectory(dir=self.cache.folder, prefix=".tiles") as scratch:
-                                tiled = compute_tiled(self.model, self.settings, picture, Path(scratch))
-                                self._write_image(file, tiled)
-                    else:
-                        batch = compute(self.model, self.settings, [picture for _, picture in group])
-                        for (file, _), features in zip(group, batch.cpu().numpy(), strict=True):
-                            writes.submit(partial(self._write_image, file, features))
-                    for _ in group:
-                        on_frame()
+        for message in map_ordered(self._write, self._computed(files), PENDING):
+            on_frame()
+            if message is not None:
+                yield message
 
-    def _read(self, files: Iterable[InputFile]) -> Iterator[tuple[InputFile, Any]]:
-        """Yield each file with its picture, or with the LilaError that says why it cannot be read."""
-        for file in files:
-            try:
-                yield file, resize_short_side(read_image(file.path), self.settings.size)
-            except LilaError as error:
-                yield file, error
+    def _computed(self, files: Iterable[InputFile]) -> Iterator[tuple[InputFile, Features | LilaError | None]]:
+        """Yield each file with its features, with the error that says why it cannot be read, or None if written."""
+        pictures = map_ordered(self._read, files, max(PENDING, self.batch))
+        for shape, same_size in groupby(pictures, key=lambda item: getattr(item[1], "shape", None)):
+            for group in batched(same_size, self.batch):
+                if shape is None:
+                    yield from group
+                elif needs_tiles(self.settings, shape):
+                    for file, picture in group:
+                        with TemporaryDirectory(dir=self.cache.folder, prefix=".tiles") as scratch:
+                            self._write((file, compute_tiled(self.model, self.settings, picture, Path(scratch))))
+                        yield file, None
+                else:
+                    features = compute(self.model, self.settings, [picture for _, picture in group])
+                    yield from zip((file for file, _ in group), features.cpu().numpy(), strict=True)
 
-    def _write_image(self, file: InputFile, features: Features) -> None:
-        self.cache.write(file, None, features)
-        if "pca" in self.settings.formats:
-            basis = self.basis or pca_basis(spread_pixels(features))
-            write_png(self.cache.path(file, "_pca.png"), pca_colors(features, basis, self.model.device))
-        self.cache.record(file, "done")
+    def _read(self, file: InputFile) -> tuple[InputFile, Any]:
+        """Return a file with its picture, or with the LilaError that says why it cannot be read."""
+        try:
+            return file, resize_short_side(read_image(file.path), self.settings.size)
+        except LilaError as error:
+            return file, error
+
+    def _write(self, item: tuple[InputFile, Features | LilaError | None]) -> str | None:
+        """Write features; return the message of an error in their place."""
+        file, features = item
+        if isinstance(features, LilaError):
+            return str(features)
+        if features is not None:
+            self.cache.write(file, None, features)
+            if "pca" in self.settings.formats:
+                basis = self.basis or pca_basis(spread_pixels(features))
+                write_png(self.cache.path(file, "_pca.png"), pca_colors(features, basis, self.model.device))
+            self.cache.record(file, "done")
+        return None
 
     def video(self, file: InputFile, on_frame: OnFrame) -> None:
         """Extract a video; arrays that an interrupted run has stored are read, not computed again."""
@@ -92,17 +98,10 @@ class Extractor:
         video = VideoFrames(file.path)
         resume = self.cache.state(file) == "begun"
         self.cache.record(file, "begun")
-        with VideoWriter(self.cache.path(file, "_pca.mp4"), video.rate) as writer, WriteQueue(PENDING) as writes:
-            if "pca" in settings.formats:
-                basis = self.basis or _basis(model, settings, spread_frames(video, settings.max_frames))
 
-            def write(index: int, features: Features, stored: bool) -> None:
-                self.cache.write(file, index, features, only_missing=stored)
-                if basis is not None:
-                    writer.write(pca_colors(features, basis, model.device))
-
+        def computed() -> Iterator[tuple[int, Features, bool]]:
             frames = prefetch(enumerate(islice(video, settings.max_frames)), max(PENDING, self.batch))
-            for group in _batched(frames, self.batch):
+            for group in batched(frames, self.batch):
                 stored = {index: self.cache.read(file, index) if resume else None for index, _ in group}
                 missing = [resize_short_side(p, settings.size) for index, p in group if stored[index] is None]
                 new: Iterator[Features] = iter(())
@@ -112,16 +111,21 @@ class Extractor:
                 elif missing:
                     new = iter(compute(model, settings, missing).cpu().numpy())
                 for index, found in stored.items():
-                    features = next(new) if found is None else found
-                    writes.submit(partial(write, index, features, found is not None))
-                    on_frame()
+                    yield index, next(new) if found is None else found, found is not None
+
+        with VideoWriter(self.cache.path(file, "_pca.mp4"), video.rate) as writer:
+            if "pca" in settings.formats:
+                basis = self.basis or _basis(model, settings, spread_frames(video, settings.max_frames))
+
+            def write(item: tuple[int, Features, bool]) -> None:
+                index, features, stored = item
+                self.cache.write(file, index, features, only_missing=stored)
+                if basis is not None:
+                    writer.write(pca_colors(features, basis, model.device))
+
+            for _ in map_ordered(write, computed(), PENDING):
+                on_frame()
         self.cache.record(file, "done")
-
-
-def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    remaining = iter(items)
-    while batch := list(islice(remaining, size)):
-        yield batch
 
 
 @torch.inference_mode()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from jaxtyping import UInt8
 
 from lila_cues.images import decode, read_image
 from lila_cues.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_files
-from lila_cues.prefetch import WriteQueue, prefetch
+from lila_cues.prefetch import map_ordered, prefetch
 from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
 from lila_cues.viz.pictures import Picture, mask_overlay, write_label_png
@@ -58,14 +57,15 @@ def track(
         raise LilaError(f"{out} holds files already; pass another --out, or empty it")
     out.mkdir(parents=True, exist_ok=True)
     count = 0
-    with VideoWriter(out / "overlay.mp4", stream.rate) as writer, WriteQueue(PENDING) as writes:
+    with VideoWriter(out / "overlay.mp4", stream.rate) as writer:
 
-        def write(index: int, picture: Picture, labels: Labels) -> None:
+        def write(item: tuple[int, tuple[Picture, Labels]]) -> None:
+            index, (picture, labels) = item
             write_label_png(out / f"{index:05d}.png", labels)
             writer.write(mask_overlay(picture, labels))
 
-        for picture, labels in follow(model, islice(stream.frames, limit), mask, propagation):
-            writes.submit(partial(write, count, picture, labels))
+        tracked = follow(model, islice(stream.frames, limit), mask, propagation)
+        for _ in map_ordered(write, enumerate(tracked), PENDING):
             count += 1
             on_frame()
     return count

@@ -19,11 +19,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
-from lila_cues.prefetch import map_batches
 from lila_cues.viz.pictures import write_label_png, write_png
 from lila_train.evaluation.dense.data import DenseData, Files
 from lila_train.evaluation.dense.probes import features_of, seeded
-from lila_train.evaluation.dense.training import DenseProtocol, Sums, train
+from lila_train.evaluation.dense.training import DenseProtocol, Sums, read_batches, train
 from lila_train.evaluation.harness import Options
 from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.results import Json, ResultFolder, files_sha256, fingerprint, read_json
@@ -106,8 +105,7 @@ class DenseTask:
         probe.eval()
         kept, sums = example_indices(len(self.data.val)), None
         starts = range(0, len(self.data.val), self._val_batch)
-        batches = map_batches(view, (list(self.data.val[start : start + self._val_batch]) for start in starts))
-        for start, views in zip(starts, batches, strict=True):
+        for start, views in zip(starts, read_batches(view, self.data.val, self._val_batch), strict=True):
             images, targets = (torch.stack(part).to(model.device) for part in zip(*views, strict=True))
             if self.rule.slide is None:
                 outputs = forward(images)

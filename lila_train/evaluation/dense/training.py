@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from lila_cues.prefetch import map_batches
+from lila_cues.devices import usable_cores
+from lila_cues.prefetch import batched, map_ordered
 from lila_train.evaluation.dense.data import Augmentation, DenseData, Flip, ValView, View, generator
 from lila_train.evaluation.dense.probes import BuildProbe, features_of
 from lila_train.evaluation.models import GridModel
@@ -21,7 +22,10 @@ from lila_train.evaluation.results import Json
 from stores.atomic import atomic_path
 from stores.errors import LilaError
 
+T = TypeVar("T")
+R = TypeVar("R")
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+BATCHES_AHEAD = 3
 FLOOR = 0.01  # of Probe3D's schedule, at both ends
 SCHEDULES: dict[str, Callable[[float], float]] = {  # by the share of the steps after the warm-up that is done
     "constant": lambda done: 1.0,
@@ -148,4 +152,9 @@ def train_batches(protocol: DenseProtocol, data: DenseData, seed: int, epoch: in
         example = data.read(data.train[int(order[position]) % len(data.train)])
         return protocol.train_view.apply(example, protocol.flip, generator(seed, epoch, position + 1))
 
-    return map_batches(view, (list(range(start, min(start + batch, count))) for start in range(0, count, batch)))
+    return read_batches(view, range(count), batch)
+
+
+def read_batches(view: Callable[[T], R], items: Iterable[T], size: int) -> Iterator[list[R]]:
+    """Yield views in batches of `size`, read by one thread per core, `BATCHES_AHEAD` batches ahead."""
+    return batched(map_ordered(view, items, BATCHES_AHEAD * size, usable_cores()), size)
