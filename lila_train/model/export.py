@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,7 +44,7 @@ def export(model: Lila, path: Path, sizes: Sequence[tuple[int, int, int]] | None
     if missing:
         raise LilaError(f"{', '.join(missing)} must be installed for ONNX; pip install 'lila-pixels[export]'")
     portable = Portable(model).cpu().eval()
-    with atomic_path(path, path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")) as temporary:
+    with atomic_path(path) as temporary:
         _write(portable, temporary, model)
         return _difference(portable, temporary, sizes)
 

@@ -29,6 +29,7 @@ from lila_train.model.checkpoint import Provenance
 from lila_train.model.decoder import Decoder
 from lila_train.model.resize import size_of, whole_patches
 from lila_train.model.tiling import Region, Tiling, slabs
+from stores.atomic import atomic_write
 from stores.errors import LilaError
 
 Fit = Literal["pad", "resize"]
@@ -272,8 +273,7 @@ The decoder is under the Apache License 2.0; the encoder keeps its own license.
         if source.origin == "file":
             path = save_directory / ENCODER_FILE
             tensors = {name: t.detach().cpu().contiguous() for name, t in self.encoder.vit.state_dict().items()}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            safetensors.torch.save_file(tensors, path)
+            atomic_write(safetensors.torch.save(tensors), path)
             source = replace(source, location=ENCODER_FILE, sha256=file_sha256(path))
         known = self.provenance or Provenance(source, self.decoder.widths, 0, {}, {}, checkpoint.versions())
         checkpoint.write(save_directory / WEIGHTS_FILE, self.decoder, replace(known, encoder=source))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ def test_a_local_encoder_is_saved_with_the_model(tmp_path: Path) -> None:
     encoder = load_encoder("vit_tiny_patch16_224", tmp_path / "mine.safetensors")
     model = Lila(encoder, Decoder(DecoderWidths.of_encoder(192, inner=16))).eval()
     model.save_pretrained(tmp_path / "shared")
+    os.umask(umask := os.umask(0))
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "shared").iterdir()} == {0o666 & ~umask}
     (tmp_path / "mine.safetensors").unlink()
     shutil.move(tmp_path / "shared", tmp_path / "elsewhere")
     same(model, Lila.from_pretrained(tmp_path / "elsewhere"))
