@@ -33,7 +33,8 @@ def load_recompute(
             "only stores that `lila-cues build` wrote can be recomputed"
         ) from error
     options = replace(options, root=root or options.root, device=device or options.device)
-    worker = Worker(config, options, networks, threads=1)
+    # PyAV gives the same frames as the recorded decoder; version 0.1 used it itself where decord is not exact.
+    worker = Worker(replace(config, decoder="pyav"), options, networks, threads=1)
     networks = worker.extractor.networks
     fingerprint = json.loads(json.dumps(config.fingerprint(networks.records(), networks.encoder.patch_size)))
     changed = [key for key, value in store.fingerprint.items() if value != fingerprint.get(key)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from lila_cues.pipeline import build
 from lila_cues.pipeline.recompute import load_recompute
 from lila_cues.pipeline.task import Worker
 from stores.errors import LilaError
-from tests.lila_cues import small_networks
+from tests.lila_cues import barcodes, small_networks
+from tests.lila_cues.barcodes import Clip
 from tests.lila_cues.pipeline.test_build import open_store
 from tests.lila_cues.pipeline.test_task import names
 from tests.lila_cues.small_networks import CONFIG
@@ -35,4 +37,15 @@ def test_clips_can_be_recomputed_from_moved_videos(videos: Path, tmp_path: Path)
     with pytest.raises(LilaError, match="found no folder at"):
         load_recompute(store, networks=networks)
     recompute = load_recompute(store, root=moved, networks=networks)
+    np.testing.assert_allclose(recompute(store, 0).depth, store.read("depth", 0), atol=0.01)
+
+
+def test_a_clip_that_decord_could_not_read_is_recomputed(tmp_path: Path) -> None:
+    """A store of version 0.1 names decord for all clips, also for those that PyAV read in its place."""
+    networks, options = small_networks.networks(), small_networks.run_options(tmp_path)
+    barcodes.write(tmp_path / "a.mp4", Clip(codec="libx265", size=(72, 96)))
+    store = open_store(tmp_path / "s.zarr", tmp_path, ["a.mp4"], replace(CONFIG, decoder="decord"))
+    with Worker(CONFIG, options, networks, 2) as worker:
+        list(build.build_local(store, worker, [0]))
+    recompute = load_recompute(store, networks=networks)
     np.testing.assert_allclose(recompute(store, 0).depth, store.read("depth", 0), atol=0.01)
