@@ -25,7 +25,6 @@ STYLE = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.xmargin": 0.01,
-    "figure.constrained_layout.use": True,
     "font.size": 9,
     "grid.color": "#e1e4e8",
     "legend.frameon": False,
@@ -72,7 +71,7 @@ def step_curves(panels: Sequence[Panel], kind: str = "svg") -> bytes:
     """Draw panels side by side and return the file, "svg" or "png"; a label has one color in all of them."""
     labels = list(dict.fromkeys(curve.label for panel in panels for curve in panel.curves))
     colors = {label: COLORS[n % len(COLORS)] for n, label in enumerate(labels)}
-    figure = Figure(figsize=(WIDTH_IN, 3.6), dpi=144)
+    figure = Figure(figsize=(WIDTH_IN, 3.6), dpi=144, layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for label, mean, samples in panel.curves:
             for x, y in map(_thinned, samples):
@@ -98,7 +97,7 @@ def score_dots(rows: Mapping[str, Sequence[float]], reference: tuple[str, float]
 
     `reference` is a named score, drawn as a dashed line. Returns an SVG file.
     """
-    figure = Figure(figsize=(WIDTH_IN, 0.4 * len(rows) + 1.1))
+    figure = Figure(figsize=(WIDTH_IN, 0.4 * len(rows) + 1.1), layout="constrained")
     axes = figure.subplots()
     for n, values in enumerate(rows.values()):
         color = COLORS[min(n, 1)]
@@ -121,8 +120,8 @@ def score_dots(rows: Mapping[str, Sequence[float]], reference: tuple[str, float]
 def picture_sheet(rows: Sequence[Row]) -> bytes:
     """Draw rows of pictures one below the other, with titles and captions. Return a PNG file."""
     columns = max(len(row.figures) for row in rows)
-    sheet = Figure(figsize=(2.4 * columns, 3.2 * len(rows)), dpi=100, layout="none")
-    for row, part in zip(rows, np.ravel(sheet.subfigures(len(rows))), strict=True):
+    sheet = Figure(figsize=(2.4 * columns, 3.2 * len(rows)), dpi=100)
+    for row, part in zip(rows, sheet.subfigures(len(rows), squeeze=False)[:, 0], strict=True):
         part.suptitle(row.title, x=0.004, y=0.97, ha="left", weight="bold")
         part.subplots_adjust(left=0.004, right=0.996, bottom=0.02, top=0.78, wspace=0.04)
         for axes, figure in zip(part.subplots(1, columns, squeeze=False)[0], row.figures, strict=False):
