@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -119,17 +119,6 @@ def run(given: dict[str, Any], options: RunOptions) -> int:
         if same and store.header.clip_checksums == checksums and not _pending_clips(store, options):
             console.out.print(messages.finished(store, options.shard))
             return ALL_COMPLETE
-    return _build(path, given, options, clips, request)
-
-
-def default_store(dataset: str) -> Path:
-    """Return the path of a dataset's store where --store is not given."""
-    return Path("cues") / f"{dataset}.zarr"
-
-
-def _build(
-    path: Path, given: dict[str, Any], options: RunOptions, clips: Sequence[str], request: dict[str, Any]
-) -> int:
     from lila_cues.pipeline import build, cues, setup
 
     given = {**given, "extra_cues": cues.parse_extra_cues(given["extra_cues"])}
@@ -138,19 +127,30 @@ def _build(
     done = (stores.open(path).statuses() == COMPLETE).mean() if path.exists() else 0.0
     plan.require_room(plan.plan(spec, len(clips), frames_per_second=1.0), path, float(done))
     store = build.open_store(path, config, options, networks, clips, request)
-    del clips
+    del clips, dataset  # the names of all clips, which the build reads from the store
+    return _build(store, config, options, networks)
+
+
+def default_store(dataset: str) -> Path:
+    """Return the path of a dataset's store where --store is not given."""
+    return Path("cues") / f"{dataset}.zarr"
+
+
+def _build(store: CueStore, config: BuildConfig, options: RunOptions, networks: Networks) -> int:
+    from lila_cues.pipeline import build
+
     pending = _pending_clips(store, options)
     if not pending:
         console.out.print(messages.finished(store, options.shard))
         return ALL_COMPLETE
     console.out.print(messages.announcement(config, options, networks, store, pending))
-    for note in (*networks.notes(spec.geometry.cue), *messages.other_builders(store, options.only_failed)):
+    for note in (*networks.notes(store.spec.geometry.cue), *messages.other_builders(store, options.only_failed)):
         messages.note(note)
     start, tally = time.perf_counter(), build.Tally()
     with closing(_reports(config, options, networks, store, pending)) as reports:
         for report in reports:
             build.log_report(store, report)
-            tally.add(store, report)
+            tally.add(report)
             if options.max_failures is not None and tally.failed > options.max_failures:
                 clip_id, reason = tally.failures[0]
                 raise LilaError(

@@ -106,13 +106,12 @@ class Tally:
     seconds: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[str, str]] = field(default_factory=list)  # the first `KEPT_FAILURES`: clip id and reason
 
-    def add(self, store: CueStore, report: TaskReport) -> None:
+    def add(self, report: TaskReport) -> None:
         self.complete += report.complete
+        self.bytes += report.bytes
         self.failed += len(report.failed)
         self.seconds.update(report.seconds)
         self.failures = [*self.failures, *report.failed.items()][:KEPT_FAILURES]
-        record = store.ledger.latest(report.task)
-        self.bytes += sum(record.shard_bytes.values()) if record else 0
 
 
 def log_report(store: CueStore, report: TaskReport) -> None:

@@ -40,6 +40,7 @@ class TaskReport:
     task: int
     complete: int
     failed: dict[str, str] = field(default_factory=dict)  # clip id → reason
+    bytes: int = 0  # of the clips that were completed, as stored
     wall: float = 0.0  # s
     seconds: dict[str, float] = field(default_factory=dict)  # per part, of this worker since its last report
 
@@ -56,7 +57,7 @@ def build_task(
     A clip that cannot be read, or for which a network gives NaN or infinity, is recorded with its reason and affects
     no other. When the worker is stopped, the clips that are predicted are published and the others stay pending.
     """
-    start, complete, failed = time.perf_counter(), 0, dict[str, str]()
+    start, complete, size, failed = time.perf_counter(), 0, 0, dict[str, str]()
     with store.lock_task(task, only_failed) as writer:
         if writer is None:
             return None
@@ -69,9 +70,10 @@ def build_task(
                 with worker.timer.host("write"):
                     writer.add(clip, encoded)
                 complete += 1
+                size += sum(len(part) for parts in chunks.values() for part in parts)
             on_clip_done(clip_id, reason)
     seconds = worker.timer.take()
-    return TaskReport(task, complete, failed, time.perf_counter() - start, seconds)
+    return TaskReport(task, complete, failed, size, time.perf_counter() - start, seconds)
 
 
 def _encoded_clips(store: CueStore, clips: Iterable[int], worker: Worker) -> Iterator[tuple[int, EncodedClip | str]]:

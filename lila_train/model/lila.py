@@ -110,7 +110,7 @@ def load(
     return model
 
 
-def require_finite(features: Shaped[Tensor, ...], source: str) -> Shaped[Tensor, ...]:
+def require_finite(features: Shaped[Tensor, " *shape"], source: str) -> Shaped[Tensor, " *shape"]:
     """Return the features of `source`; LilaError if one is NaN or infinite. The look at them waits for the device."""
     if not torch.stack(features.aminmax()).isfinite().all():
         raise LilaError(

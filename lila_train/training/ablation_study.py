@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import stores
 from lila_cues.networks import FrozenEncoder
+from lila_cues.networks.weights import file_sha256
 from lila_train.evaluation.harness import Task, evaluate
-from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.models import ENCODER, LilaModel
+from lila_train.model import checkpoint
+from lila_train.model.decoder import Decoder
+from lila_train.model.lila import Lila
 from lila_train.training.ablations import FULL, Ablation
 from lila_train.training.callbacks import ScoreCallback
 from lila_train.training.config import RunOptions, TrainConfig, changed
@@ -134,7 +138,7 @@ class Study:
 
     def _score(self, task: Task, weights: Path, head: str, folder: Path) -> float:
         """Return J&F of a run's head in percent."""
-        spec = _OneHead(weights, encoder_weights=self.options.encoder_weights, head=head)
+        spec = _OneHead(weights, head, self.encoder)
         result = evaluate(task, spec, folder / task.protocol, self.rank.device)
         return 100 * float(result["scores"][head]["JF"])
 
@@ -150,13 +154,21 @@ class Study:
 
 
 @dataclass(frozen=True)
-class _OneHead(ModelSpec):
-    """A run of which one head is scored."""
+class _OneHead:
+    """A specification for the harness: a run of which one head is scored, with the encoder that all runs share."""
 
-    head: str = ""
+    weights: Path
+    head: str
+    encoder: FrozenEncoder
 
     def heads(self) -> tuple[str, ...]:
         return (self.head,)
 
     def identity(self) -> dict[str, Any]:
-        return super().identity() | {"heads": [self.head]}
+        return {"weights_sha256": file_sha256(self.weights), "heads": [self.head]}
+
+    def load(self, device: torch.device) -> LilaModel:
+        saved = checkpoint.read(self.weights)
+        decoder = Decoder(saved.provenance.widths)
+        decoder.load_state_dict(saved.decoder)
+        return LilaModel(self.encoder, device, Lila(self.encoder, decoder.to(device).requires_grad_(False)).eval())

@@ -123,12 +123,12 @@ class ClipImages:
     network: Any
 
     @classmethod
-    def load(cls, place: str, device: torch.device) -> ClipImages:
-        """Load it by a hub name or from a folder in the hub's form."""
+    def load(cls, place: str) -> ClipImages:
+        """Load it by a hub name or from a folder in the hub's form, on the CPU."""
         from transformers import CLIPVisionModelWithProjection
 
         network = _pretrained(CLIPVisionModelWithProjection, place, use_safetensors=True)
-        return cls(network.requires_grad_(False).to(device))
+        return cls(network.requires_grad_(False))
 
     @property
     def patch_size(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,14 @@ class OpenVocabulary:
         cells = self.shape.window // self.shape.pixels_per_cell
         return {"grid_cells": round(self.shape.window / model.patch_size), "pixel_map_cells": cells}
 
+    @cached_property
+    def clip_images(self) -> ClipImages:
+        """CLIP, loaded once for all parts."""
+        return ClipImages.load(self.clip)
+
     def run(self, model: GridModel, head: str, part: str, folder: Path, advance: Callable[[], None]) -> Json:
-        clip = ClipImages.load(self.clip, model.device)
+        clip = self.clip_images
+        clip.network.to(model.device)
         texts = self.texts.embeddings.to(model.device)
         matrices, kept = [], example_indices(len(self.data.val))
         for index, files in enumerate(self.data.val[int(part) : int(part) + IMAGES_PER_PART], start=int(part)):

@@ -8,15 +8,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+from rich.console import RenderableType
 
 import stores
 from lila_cues import cli, config, console
 from lila_cues.cli import build as build_command
+from lila_cues.cli import messages
 from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.pipeline import build, setup
 from lila_cues.pipeline.cues import ClipPredictions
@@ -281,6 +285,63 @@ def test_a_signal_publishes_the_clips_that_are_predicted(
     assert ended == status
     assert err.count(console.INTERRUPTED) == 1
     assert len(stores.open("s.zarr").complete_clips()) == len(predicted) == 3
+
+
+@pytest.mark.usefixtures("small")
+def test_the_names_of_the_clips_are_freed_while_it_builds(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Names(list[str]):
+        """A list that can be referred to weakly."""
+
+    names: list[weakref.ref[Names]] = []
+    alive: list[bool] = []
+
+    def spread(clips: Sequence[str], limit: int | None) -> Names:
+        chosen = Names(clips)
+        names.append(weakref.ref(chosen))
+        return chosen
+
+    announcement = messages.announcement
+
+    def announced(*arguments: Any) -> RenderableType:
+        alive.append(names[0]() is not None)
+        return announcement(*arguments)
+
+    write_videos(tmp_path / "clips", 1)
+    monkeypatch.setattr(build_command, "spread", spread)
+    monkeypatch.setattr(messages, "announcement", announced)
+    status, _, err = command("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    assert status == 0, err
+    assert alive == [False]
+
+
+@pytest.mark.usefixtures("small")
+def test_the_bytes_of_a_run_are_those_of_its_own_clips(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_videos(tmp_path / "clips", 3)
+    (tmp_path / "clips/2.mp4").rename(tmp_path / "2.mp4")
+    (tmp_path / "clips/2.mp4").write_bytes(b"text")
+    built = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
+    tallies: list[build.Tally] = []
+    summary = messages.summary
+
+    def kept(store: stores.CueStore, tally: build.Tally, wall: float) -> RenderableType:
+        tallies.append(tally)
+        return summary(store, tally, wall)
+
+    monkeypatch.setattr(messages, "summary", kept)
+    assert command(*built)[0] == 1
+    (tmp_path / "2.mp4").replace(tmp_path / "clips/2.mp4")
+    assert command(*built, "--only-failed")[0] == 0
+    two, one = (tally.bytes for tally in tallies)
+    assert 0 < one < two
+    store = stores.open("s.zarr")
+    record = store.ledger.latest(0)
+    assert record
+    index = sum(16 * 16 * array.clip_chunks + 4 for array in store.arrays.values())  # of each shard of 16 clips
+    assert one + two == sum(record.shard_bytes.values()) - index
 
 
 def test_an_interrupt_outside_of_any_command_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:

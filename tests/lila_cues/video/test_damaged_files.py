@@ -83,7 +83,7 @@ def test_good_clips_are_complete_and_bad_ones_have_their_reason(tmp_path: Path, 
     with Worker(config, options, small_networks.networks(), 2) as worker:
         tally = build.Tally()
         for report in build.build_local(store, worker, store.pending_tasks()):
-            tally.add(store, report)
+            tally.add(report)
     assert (tally.complete, tally.failed) == (good, bad)
     for clip, name in enumerate(clips):
         record = store.clip_record(clip)

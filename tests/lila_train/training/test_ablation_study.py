@@ -12,9 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 import stores
+from lila_cues import networks
+from lila_cues.networks import FrozenEncoder
 from lila_train.cli import app
+from lila_train.model import lila
 from lila_train.report import ablations
 from lila_train.report.ablations import table_rows, write_ablations
+from lila_train.training import trainer
 from lila_train.training.ablation_study import Finding, RowScores
 from lila_train.training.ablations import FULL, ROWS
 from stores.errors import LilaError
@@ -73,13 +77,24 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
     return world.build(tmp_path_factory.mktemp("world") / "cues.zarr")
 
 
-def test_a_study_trains_and_scores_and_resumes(store: stores.CueStore, tmp_path: Path) -> None:
+def test_a_study_trains_and_scores_and_resumes(
+    store: stores.CueStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restored: list[object] = []
+
+    def restore(*arguments: object) -> FrozenEncoder:
+        restored.append(arguments)
+        return networks.restore_encoder(*arguments)  # type: ignore[arg-type]
+
+    for module in (lila, trainer):
+        monkeypatch.setattr(module, "restore_encoder", restore)
     worlds.write_davis(tmp_path / "davis")
     arguments = ["ablate", "--store", str(store.path), "--data", str(tmp_path / "davis"), "--rows", "erm"]
     arguments += ["--out", str(tmp_path / "out"), "--steps", "2", "--limit", "1"]
     arguments += [word for name in SMALL for word in ("--set", name)]
     first = CliRunner().invoke(app, [*arguments, "--seeds", "1", "--score-every", "1"])
     assert first.exit_code == 0, first.output
+    assert len(restored) == 1, "one encoder for all rows, seeds and protocols"
     scored = [json.loads(line) for line in (tmp_path / "out/full/seed-0/scores.jsonl").read_text().splitlines()]
     assert [(line["step"], line["counts"]["sequences"]) for line in scored] == [(1, 1)]
     assert "davis-knn@lila, %" in (tmp_path / "out/ablations-steps.svg").read_text()

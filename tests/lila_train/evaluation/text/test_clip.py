@@ -106,4 +106,4 @@ def test_texts_are_embedded_by_clip(tmp_path: Path):
 
 def test_missing_clip_is_an_error(tmp_path: Path):
     with pytest.raises(LilaError, match=r"expected CLIP at .*but it cannot be loaded.*--clip"):
-        ClipImages.load(str(tmp_path / "none"), torch.device("cpu"))
+        ClipImages.load(str(tmp_path / "none"))

@@ -40,7 +40,7 @@ def test_the_attention_is_the_positive_part_of_the_affinity():
 
 def test_the_values_are_those_of_clip_s_last_attention(tmp_path: Path):
     """Averaged by CLIP's own attention they are what its last attention gives."""
-    clip = ClipImages.load(str(write_image_encoder(tmp_path)), CPU)
+    clip = ClipImages.load(str(write_image_encoder(tmp_path)))
     image = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     outputs = []
     layer = clip.network.vision_model.encoder.layers[-1]
@@ -106,7 +106,10 @@ def test_real_images_end_to_end(ade: Path, shared: Path, tmp_path: Path, monkeyp
     assert isinstance(task, OpenVocabulary)
     assert isinstance(task, harness.Task)
     spec = ModelSpec(weights=write_checkpoint(tmp_path / "weights.safetensors"))
+    load, loaded = ClipImages.load, []
+    monkeypatch.setattr(ClipImages, "load", lambda *place: loaded.append(place[0]) or load(*place))
     result = harness.evaluate(small(task), spec, tmp_path / "out", CPU)
+    assert loaded == [clip], "once for all parts of both heads"
     known = 0
     for number in (1, 2):
         with Image.open(ade / f"annotations/validation/ADE_val_0000000{number}.png") as picture:
