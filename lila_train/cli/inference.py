@@ -60,7 +60,7 @@ def features(
     model = load(weights, device=devices.choose(device, mps=True), encoder_weights=encoder_weights)
     chosen = tuple(dict.fromkeys(formats)) if formats else ("npz", "pca")
     settings = FeatureSettings(model.identity, chosen, size, tile, overlap, max_frames, precision, dtype)
-    basis = shared_basis(model, settings, list_inputs(pca_from)) if pca_from else None
+    basis = shared_basis(model, settings, list_inputs(pca_from, unique_names=False, out=out)) if pca_from else None
     settings = replace(settings, pca_from=basis_fingerprint(basis) if basis else None)
     failures = _extract(Extractor(model, FeatureCache(out, settings), batch, basis), files)
     if failures:

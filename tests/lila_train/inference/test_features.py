@@ -220,6 +220,18 @@ def test_a_shared_basis_gives_equal_colors_to_equal_pixels(folder: Path, weights
     done(weights, tmp_path / "film", folder / "b.png", "--format", "pca", "--pca-from", folder / "v.mp4")
 
 
+def test_results_inside_the_input_folder_are_no_inputs(weights: Path, tmp_path: Path) -> None:
+    for name in ("a", "sub/a"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.effect_noise((40, 30), 90).save(tmp_path / f"{name}.png")
+    for _ in range(2):  # with the results of the first run beside the images
+        sources = (tmp_path / "*.png", "--pca-from", tmp_path, "--pca-from", tmp_path / "sub/a.png")
+        done(weights, tmp_path / "out", *sources, "--format", "pca")
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["a_pca.png"]
+    result = features(weights, tmp_path, tmp_path)
+    assert "would receive its own results; pass another folder with --out" in str(result.exception)
+
+
 def test_half_precision_is_close(folder: Path, weights: Path, tmp_path: Path) -> None:
     for precision in ("float32", "bfloat16"):
         out = tmp_path / precision
