@@ -58,7 +58,7 @@ class Gallery:
 
 def render(template: str, out: Path, **content: Any) -> None:
     """Write a page atomically. A template fails if it uses a name that `content` lacks."""
-    atomic_write(ENVIRONMENT.get_template(template).render(content).encode(), out)
+    atomic_write(ENVIRONMENT.get_template(template).render(content), out)
 
 
 def data_url(image: Picture | bytes, kind: str = "png") -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image
 
 Picture = UInt8[np.ndarray, "h w 3"]
@@ -97,8 +97,15 @@ def depth_picture(q: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     scale = np.log1p(np.maximum(np.where(known, q, 0), 0))
     low, high = np.percentile(scale[known], (1, 99)) if known.any() else (0.0, 1.0)
     position = np.clip((scale - low) / max(high - low, 1e-6), 0, 1)
-    nodes = np.linspace(0, 1, len(_DEPTH_COLORS))
-    color = np.stack([np.interp(position, nodes, channel) for channel in _DEPTH_COLORS.T], axis=-1)
+    return ramp_picture(position, _DEPTH_COLORS, known)
+
+
+def ramp_picture(
+    position: Float[np.ndarray, "h w"], colors: np.ndarray, known: Bool[np.ndarray, "h w"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Draw 0 to 1 as a ramp through n×3 `colors`, 0 to 255; gray where the value is not known."""
+    nodes = np.linspace(0, 1, len(colors))
+    color = np.stack([np.interp(position, nodes, channel) for channel in colors.T], axis=-1)
     return _as_bytes(color / 255, known)
 
 

@@ -41,10 +41,10 @@ def write_ablations(folder: Path, findings: Sequence[Finding], caption: str, los
     csv.writer(text).writerow(["protocol", *HEAD])
     for finding in findings:
         csv.writer(text).writerows([finding.protocol, *cells] for cells in table_rows(finding))
-    files = {f"ablations-{name}.svg": chart for name, chart in (*charts.items(), ("steps", over_steps))}
-    files |= {"ablations.md": "\n".join([f"{caption}\n", *tables]).encode(), "ablations.csv": text.getvalue().encode()}
-    for name, data in files.items():
-        atomic_write(data, folder / name)
+    for name, chart in (*charts.items(), ("steps", over_steps)):
+        atomic_write(chart, folder / f"ablations-{name}.svg")
+    atomic_write("\n".join([f"{caption}\n", *tables]), folder / "ablations.md")
+    atomic_write(text.getvalue(), folder / "ablations.csv")
     render(
         "ablations.html",
         folder / "ablations.html",

@@ -41,7 +41,7 @@ def write_comparison(results: Sequence[Path], out: Path) -> list[Path]:
         **{out / f"{each.task}.csv": each.csv() for each in task_tables},
     }
     for path, text in files.items():
-        atomic_write(text.encode(), path)
+        atomic_write(text, path)
     return [page, *files]
 
 

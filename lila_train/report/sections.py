@@ -15,12 +15,7 @@ from jaxtyping import Bool, Float, UInt8
 from lila_cues.images import decode, read_image, read_mask
 from lila_cues.viz.html import Figure, Gallery, Row
 from lila_cues.viz.inspection import pair_row
-from lila_cues.viz.pictures import (
-    Picture,
-    mask_overlay,
-    pca_basis,
-    pca_picture,
-)
+from lila_cues.viz.pictures import Picture, mask_overlay, pca_basis, pca_picture, ramp_picture
 from lila_train.evaluation.davis.metrics import ObjectScore, summarize, without_void
 from lila_train.evaluation.davis.task import DavisData, DavisSequence, open_davis
 from lila_train.evaluation.dense.metrics import IGNORED
@@ -32,7 +27,6 @@ from lila_train.report.tables import head_title, percent, signed
 from stores import CueStore
 from stores.errors import LilaError
 
-UNKNOWN = np.array([128, 128, 128], np.uint8)  # color of pixels without ground truth
 MAX_ERROR_DEG = 60.0
 ERROR_RAMP = np.array([[24, 30, 52], [54, 82, 140], [216, 120, 62], [252, 236, 190]], np.float64)  # from 0 to the max
 PCA_PIXELS = 4000  # of each map
@@ -225,11 +219,7 @@ def stored_angles_deg(truth: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray
 
 def error_picture(error_deg: Float[np.ndarray, "h w"], known: Bool[np.ndarray, "h w"]) -> Picture:
     """Return angles as colors, dark at 0° and light at MAX_ERROR_DEG; gray where the truth is not known."""
-    levels = np.clip(error_deg / MAX_ERROR_DEG, 0, 1) * (len(ERROR_RAMP) - 1)
-    channels = [np.interp(levels, np.arange(len(ERROR_RAMP)), ERROR_RAMP[:, channel]) for channel in range(3)]
-    picture = np.stack(channels, axis=2).astype(np.uint8)
-    picture[~known] = UNKNOWN
-    return picture
+    return ramp_picture(error_deg / MAX_ERROR_DEG, ERROR_RAMP, known)
 
 
 def _stored(path: Path) -> Stored:
