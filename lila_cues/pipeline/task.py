@@ -70,7 +70,7 @@ def build_task(
                 with worker.timer.host("write"):
                     writer.add(clip, encoded)
                 complete += 1
-                size += sum(len(part) for parts in chunks.values() for part in parts)
+                size += sum(len(part) for parts in encoded.values() for part in parts)
             on_clip_done(clip_id, reason)
     seconds = worker.timer.take()
     return TaskReport(task, complete, failed, size, time.perf_counter() - start, seconds)
