@@ -32,7 +32,7 @@ setup: $(STAMP)  ## install into .venv, once
 
 demo: setup  ## from rendered videos to pixel features and their scores: runs/demo/report/index.html
 	$(BIN)/lila-cues build --dataset demo --root $(SCENES) --store $(DEMO)/cues.zarr --seed $(SEED)
-	$(BIN)/lila-train run --recipe demo --store $(DEMO)/cues.zarr --out $(DEMO)/train --steps $(STEPS) --seed $(SEED) --resume
+	$(BIN)/lila-train run --recipe demo --store $(DEMO)/cues.zarr --out $(DEMO)/train --steps $(STEPS) --seed $(SEED)
 	$(BIN)/lila-train eval davis-knn@lila --data $(SCENES)/heldout --weights $(DEMO)/train/weights.safetensors --out $(DEMO)/eval
 	$(BIN)/lila-train report --demo $(DEMO)
 

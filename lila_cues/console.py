@@ -24,7 +24,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 EXIT_BAD_INPUT = 2
 EXIT_SYSTEM = 1
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
-INTERRUPTED = "interrupted; completed work is kept, and the same command resumes it (lila-train run: with --resume)"
+INTERRUPTED = "interrupted; completed work is kept, and the same command resumes it"
 
 
 class Interrupted(BaseException):

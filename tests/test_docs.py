@@ -183,7 +183,7 @@ def test_the_cue_of_the_documents_gives_targets(monkeypatch: pytest.MonkeyPatch)
     names = dict(vars(targets))
     exec(example, names)  # noqa: S102 - the document is ours
     monkeypatch.setattr(targets, "CUES", names["CUES"])
-    config = replace(CONFIG, cues=("depth", "brightness"))
+    config = CONFIG.replace(cues=("depth", "brightness"))
     context, query = make_views(shear(query=FLIPPED), config)
     for view in (context, query):
         torch.testing.assert_close(view.target[:, :1], view.image.mean(dim=1, keepdim=True))

@@ -18,7 +18,7 @@ from tests.lila_cues.barcodes import Clip
 from tests.lila_train.evaluation import worlds
 from tests.test_readme import PROGRAMS, commands
 
-SMALL = TrainConfig(steps=2, batch_size=2, decoder_width=16, view_size=32, channels=8, max_gap=4)
+SMALL = TrainConfig(steps=2, batch_size=2, decoder_width=16, crop_size=32, channels=8, max_gap=4)
 NOT_HERE = {
     "make ": "runs this very test, or a demo of minutes",
     "--encoder dinov2": "fetches DINOv2",

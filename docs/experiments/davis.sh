@@ -16,5 +16,5 @@ lila-cues build --dataset davis --root "$data/davis" --store "$run/cues.zarr" --
     --encoder vit_tiny_patch16_224 --encoder-weights "$data/weights/vit_tiny_patch16_224.pth" \
     --depth "files:$data/davis/Depth/480p" --flow raft_small --flow-weights "$data/weights/raft_small.pth"
 lila-train ablate --store "$run/cues.zarr" --data "$data/davis" --out "$run" --rows erm --seeds 3 --steps 2000 \
-    --set view_size=192 --set batch_size=2 --set max_gap=5 --set schedule=cosine --set warmup_steps=100 \
+    --set crop_size=192 --set batch_size=2 --set max_gap=5 --set schedule=cosine --set warmup_steps=100 \
     --protocol davis-knn@lila --protocol davis-lp@lila

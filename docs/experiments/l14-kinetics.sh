@@ -10,7 +10,7 @@ videos=$1 davis=$2 run=${3:-runs/l14-kinetics} gpus=${GPUS:-8}
 store=cues/l14-kinetics.zarr
 
 lila-cues build --dataset kinetics --root "$videos" --store "$store" --profile large --workers "$gpus"
-torchrun --nproc-per-node "$gpus" -m lila_train run --recipe l14-kinetics --store "$store" --out "$run" --num-workers 8 --resume
+torchrun --nproc-per-node "$gpus" -m lila_train run --recipe l14-kinetics --store "$store" --out "$run" --num-workers 8
 for protocol in davis-knn@lila davis-lp@lila; do
     lila-train eval "$protocol" --data "$davis" --weights "$run/weights.safetensors" --out "$run/scores/$protocol"
 done

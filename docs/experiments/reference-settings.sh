@@ -10,8 +10,8 @@ videos=$1 davis=$2 run=${3:-runs/reference-settings}
 store=cues/s14-youtube-vos.zarr
 
 lila-cues build --dataset youtube-vos --root "$videos" --store "$store" --profile small
-lila-train run --recipe s14-youtube-vos --store "$store" --out "$run" --num-workers 8 --resume \
-    --set roles=mirrored --set distilled=online --set edge_form=absolute --weight-decay 1e-4
+lila-train run --recipe s14-youtube-vos --store "$store" --out "$run" --num-workers 8 \
+    --set roles=mirrored --set distilled=online --set edge_form=absolute --set weight_decay=1e-4
 for protocol in davis-knn@lila davis-lp@lila; do
     lila-train eval "$protocol" --data "$davis" --weights "$run/weights.safetensors" --out "$run/scores/$protocol"
 done

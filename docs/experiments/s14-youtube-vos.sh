@@ -9,7 +9,7 @@ videos=$1 davis=$2 run=${3:-runs/s14-youtube-vos}
 store=cues/s14-youtube-vos.zarr
 
 lila-cues build --dataset youtube-vos --root "$videos" --store "$store" --profile small
-lila-train run --recipe s14-youtube-vos --store "$store" --out "$run" --num-workers 8 --resume
+lila-train run --recipe s14-youtube-vos --store "$store" --out "$run" --num-workers 8
 for protocol in davis-knn@lila davis-lp@lila; do
     lila-train eval "$protocol" --data "$davis" --weights "$run/weights.safetensors" --out "$run/scores/$protocol"
 done

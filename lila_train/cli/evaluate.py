@@ -97,7 +97,7 @@ def _listed(values: dict[str, Any]) -> str:
 
 
 def ablate(
-    store: Annotated[Path, typer.Option(help="Cue store, the same for all rows.")],
+    store: Annotated[str, typer.Option(help="Cue store, the same for all rows: a folder or a URL.")],
     data: Annotated[Path, typer.Option(help="Folder in the DAVIS layout, to score on.")],
     out: Annotated[Path, typer.Option(help="Folder for runs, scores and the tables.")],
     rows: Annotated[str, typer.Option(help="all, cues, components, or names of rows, comma-separated.")] = "all",
@@ -134,15 +134,14 @@ def ablate(
     from lila_train.report.ablations import PUBLISHED_FIELDS, markdown, write_ablations
     from lila_train.training.ablation_study import Study
     from lila_train.training.ablations import rows as rows_named
-    from lila_train.training.config import RunOptions, changed, find_recipe, parse_assignments
+    from lila_train.training.config import RunOptions, TrainConfig, find_recipe
     from lila_train.training.distributed import Rank
     from lila_train.training.targets import check_store
     from lila_train.training.trainer import encoder_of_store
 
     chosen = rows_named(rows)
     opened = stores.open(store)
-    config = find_recipe(recipe).config
-    config = changed(config, {"steps": steps or config.steps, "seed": 0} | parse_assignments(set_ or ()))
+    config = TrainConfig.resolve(find_recipe(recipe).config, {"steps": steps, "seed": 0}, set_ or ())
     check_store(config, opened)
     protocols = list(dict.fromkeys(protocol or ["davis-knn@lila"]))
     for name in protocols:
@@ -164,7 +163,7 @@ def ablate(
     counts = ", ".join(f"{count} {what}" for what, count in tasks[0].counts().items())
     caption = (
         f"J&F in percent on {tasks[0].data.root} ({counts}); trained on {store}, {config.steps} steps of "
-        f"{config.batch_size} pairs at {config.view_size} px, learning rate {config.learning_rate:g}, "
+        f"{config.batch_size} pairs at {config.crop_size} px, learning rate {config.lr:g}, "
         f"decoder {DecoderWidths.of_encoder(encoder.width, config.decoder_width).inner} wide, encoder {encoder.name}."
     )
     write_ablations(out, findings, caption, {row.label: study.losses(row, range(seeds)) for row in chosen})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from lila_train.model.decoder import Decoder
 from lila_train.model.lila import Lila
 from lila_train.training.ablations import FULL, Ablation
 from lila_train.training.callbacks import ScoreCallback
-from lila_train.training.config import RunOptions, TrainConfig, changed
+from lila_train.training.config import RunOptions, TrainConfig
 from lila_train.training.distributed import Rank
 from lila_train.training.run_dir import RunDir, read_lines
-from lila_train.training.trainer import Callback, StepRecord, Trainer
+from lila_train.training.trainer import Callback, RunState, StepRecord, Trainer
 
 Progress = Callable[[str, int, float | None], None]
 """Called with a run's name, the number of new steps, and the last one's loss; None for steps of an earlier call."""
@@ -118,8 +118,8 @@ class Study:
 
     def _train(self, row: Ablation, seed: int, progress: Progress) -> None:
         name = f"{row.label}, seed {seed}"
-        config = changed(replace(self.config, seed=seed), row.changes)
-        run_dir = RunDir.open(self.run_dir(row, seed).root, resume=True)
+        config = self.config.replace(**{"seed": seed, **row.changes})
+        run_dir = RunDir.open(self.run_dir(row, seed).root, config, self.store)
         trainer = Trainer(self.store, self.encoder, config, run_dir, self.rank, self.options)
         if trainer.is_finished():
             progress(name, config.steps, None)
@@ -128,7 +128,7 @@ class Study:
         progress(name, trainer.step, None)
 
         class ReportLoss(Callback):
-            def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
+            def on_step_end(self, run: RunState, record: StepRecord) -> None:
                 progress(name, 1, record.loss)
 
         callbacks: list[Callback] = [ReportLoss()]

@@ -21,8 +21,9 @@ from lila_train.evaluation.protocols import open_task
 from lila_train.model.lila import Lila
 from lila_train.training.crops import make_views
 from lila_train.training.run_dir import append_line
+from lila_train.training.step import TrainStep
 from lila_train.training.targets import active_cues
-from lila_train.training.trainer import Callback, StepRecord, Trainer
+from lila_train.training.trainer import Callback, RunState, StepRecord
 
 Picture = UInt8[np.ndarray, "_ _ 3"]  # of any size
 MARGIN = 6  # px of white between pictures
@@ -40,7 +41,7 @@ class TensorBoardLogger(Callback):
 
         self.writer = SummaryWriter(str(folder), purge_step=first_step or None)
 
-    def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
+    def on_step_end(self, run: RunState, record: StepRecord) -> None:
         values = record.to_row()
         step = values.pop("step")
         for name, value in values.items():
@@ -61,15 +62,15 @@ class PictureCallback(Callback):
     every: int
     board: TensorBoardLogger
 
-    def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
-        if trainer.step % self.every and trainer.step < trainer.config.steps:
+    def on_step_end(self, run: RunState, record: StepRecord) -> None:
+        if run.step % self.every and run.step < run.config.steps:
             return
-        cues = active_cues(trainer.config)
-        context, query = make_views(trainer.first_pairs(4), trainer.config)
-        x_context, x_query, predicted, query = trainer.train_step.predict(context, query)
+        cues = active_cues(run.config)
+        context, query = make_views(run.first_pairs(4), run.config)
+        x_context, x_query, predicted, query = run.train_step.predict(context, query)
         shown = (context.image, query.image, x_context, x_query, query.target, predicted)
         titles = ["context", "query", "our features", "", *(t for cue in cues for t in (cue.name, "predicted"))]
-        step = trainer.config.view_size + MARGIN
+        step = run.config.crop_size + MARGIN
         heading = Image.new("RGB", (len(titles) * step - MARGIN, 14), "white")
         for n, title in enumerate(titles):
             ImageDraw.Draw(heading).text((n * step, 0), title, fill="black")
@@ -86,10 +87,10 @@ class PictureCallback(Callback):
                 first = channels.stop
             rows.append(_join(row, axis=1))
         picture = _join(rows, axis=0)
-        path = trainer.run_dir.root / "pictures" / f"step-{trainer.step:08d}.png"
+        path = run.run_dir.root / "pictures" / f"step-{run.step:08d}.png"
         path.parent.mkdir(exist_ok=True)
         write_png(path, picture)
-        self.board.writer.add_image("cues", picture, trainer.step, dataformats="HWC")
+        self.board.writer.add_image("cues", picture, run.step, dataformats="HWC")
 
 
 def _join(pictures: Sequence[Picture], axis: int) -> Picture:
@@ -118,36 +119,36 @@ class ScoreCallback(Callback):
     board: TensorBoardLogger | None = None
     at_end: bool = True
 
-    def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
-        is_last = trainer.step == trainer.config.steps
-        if not self.at_end if is_last else trainer.step % self.every:
+    def on_step_end(self, run: RunState, record: StepRecord) -> None:
+        is_last = run.step == run.config.steps
+        if not self.at_end if is_last else run.step % self.every:
             return
-        run_dir = trainer.run_dir
+        run_dir = run.run_dir
         for task in self.tasks:
-            folder = run_dir.root / "scores" / f"step-{trainer.step:08d}" / task.protocol
+            folder = run_dir.root / "scores" / f"step-{run.step:08d}" / task.protocol
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped before its next checkpoint
-            result = evaluate(task, _ModelInTraining(trainer), folder, trainer.rank.device)
+            result = evaluate(task, _ModelInTraining(run.train_step), folder, run.device)
             metrics: dict[str, Any] = result["scores"][LilaModel.head]
-            line = {"step": trainer.step, "protocol": task.protocol, "counts": task.counts(), "figures": metrics}
+            line = {"step": run.step, "protocol": task.protocol, "counts": task.counts(), "figures": metrics}
             append_line(run_dir.scores, line)
             for name, value in metrics.items():
                 if value is not None and self.board is not None:
-                    self.board.writer.add_scalar(f"score/{task.protocol}/{name}", value, trainer.step)
+                    self.board.writer.add_scalar(f"score/{task.protocol}/{name}", value, run.step)
 
 
 @dataclass(frozen=True)
 class _ModelInTraining:
     """A model specification for the harness: the decoder as it is now."""
 
-    trainer: Trainer
+    train_step: TrainStep
 
     def heads(self) -> tuple[str, ...]:
         return (LilaModel.head,)
 
     def identity(self) -> dict[str, Any]:
-        step = self.trainer.train_step
-        return {"decoder_sha256": tensors_sha256(step.decoder.state_dict()), "encoder": step.encoder.source.to_dict()}
+        encoder, decoder = self.train_step.encoder, self.train_step.decoder
+        return {"decoder_sha256": tensors_sha256(decoder.state_dict()), "encoder": encoder.source.to_dict()}
 
     def load(self, device: torch.device) -> LilaModel:
-        step = self.trainer.train_step
-        return LilaModel(step.encoder, device, Lila(step.encoder, step.decoder))
+        encoder, decoder = self.train_step.encoder, self.train_step.decoder
+        return LilaModel(encoder, device, Lila(encoder, decoder))

@@ -7,7 +7,7 @@ places.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +17,16 @@ from torch import Tensor
 from lila_cues.pamr import refine, three_scales
 from lila_train.training.config import TrainConfig
 from lila_train.training.data import PairBatch
-from lila_train.training.losses import Reduce, identity
-from lila_train.training.targets import active_cues, pair_targets
+from lila_train.training.losses import Reduce, count_valid, identity
+from lila_train.training.targets import active_cues, moments, pair_targets, standardize
 
 
 @dataclass(frozen=True)
 class View:
-    """One view of a batch, s = view size in pixels: the image in [0, 1] and the targets of all cues, concatenated.
+    """One view of a batch, s = crop size in pixels: the image in [0, 1] and the targets of all cues, concatenated.
 
     valid: entries that the loss counts. weight: masks in [0, 1], whose product weights a cell of the ridge solve.
+    counts: numbers of valid entries by part of a loss term (losses.count_valid), of all ranks' views.
     channels: the encoder channels among the targets. With distilled=online their maps join late, by `with_features`;
     `valid` has their channels from the beginning.
     """
@@ -35,9 +36,11 @@ class View:
     valid: Bool[Tensor, "b k s s"]
     weight: Float[Tensor, "b m s s"]
     channels: Int[Tensor, "b f"]
+    counts: Float[Tensor, " t"]
 
     def __getitem__(self, rows: slice) -> View:
-        return View(*(getattr(self, field.name)[rows] for field in fields(self)))
+        maps = (maps[rows] for maps in (self.image, self.target, self.valid, self.weight, self.channels))
+        return View(*maps, self.counts)
 
     def with_features(self, tokens: Float[Tensor, "b e h w"]) -> View:
         """Return the view with its own tokens as targets: the sampled channels, refined by PAMR, L2-normalized."""
@@ -49,21 +52,36 @@ class View:
 
 @torch.no_grad()
 def make_views(batch: PairBatch, config: TrainConfig, reduce: Reduce = identity) -> tuple[View, View]:
-    """Return the context and the query view; `reduce` sums statistics over ranks, for one standardization of all."""
-    crops = Crops.of_view(batch, 0, config.view_size), Crops.of_view(batch, 1, config.view_size)
+    """Return the context and the query view.
+
+    `reduce` sums statistics over ranks, in one call: cues are standardized, and valid entries counted, over all ranks.
+    """
+    cues = active_cues(config)
+    crops = Crops.of_view(batch, 0, config.crop_size), Crops.of_view(batch, 1, config.crop_size)
     sample_maps = crops[0].sample_map, crops[1].sample_map
-    targets = [pair_targets(cue, batch, config.frames, sample_maps, reduce) for cue in active_cues(config)]
+    targets = [pair_targets(cue, batch, config.frames, sample_maps) for cue in cues]
+    valid = [torch.cat([target.valid for target in own], dim=1) for own in zip(*targets, strict=True)]
+    counts = torch.stack([count_valid(mask) for mask in valid])
+    of_cues = [moments([target.map for target in pair]) for pair in targets]
+    statistics = reduce(torch.cat([counts.double().flatten(), *of_cues]))
+    counts = statistics[: counts.numel()].view_as(counts).float()
+    of_cues = list(statistics[counts.numel() :].split(3))
     views = []
     for number, (frame, crop) in enumerate(zip(config.frames, crops, strict=True)):
         image = crop.resize_image(batch.rgb[:, frame].float() / 255)
         own = [pair[number] for pair in targets]
+        maps = [
+            standardize(target.map, of_cue) if cue.standardized else target.map
+            for cue, target, of_cue in zip(cues, own, of_cues, strict=True)
+        ]
         views.append(
             View(
                 image=image,
-                target=torch.cat([target.map for target in own], dim=1),
-                valid=torch.cat([target.valid for target in own], dim=1),
+                target=torch.cat(maps, dim=1),
+                valid=valid[number],
                 weight=torch.cat([torch.ones_like(image[:, :1]), *(target.weight for target in own)], dim=1),
                 channels=batch.channels,
+                counts=counts[number],
             )
         )
     return views[0], views[1]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 import stores
 from lila_train.training.config import TrainConfig
-from lila_train.training.distributed import Rank, ignore_ctrl_c
+from lila_train.training.distributed import Rank, ignore_signals
 from lila_train.training.sampling import PairPool, draw_sample, generator
 from stores.errors import LilaError
 
@@ -70,36 +70,41 @@ def collate(items: Sequence[PairBatch]) -> PairBatch:
     return PairBatch(rgb, boxes, channels, clips, cues)
 
 
+@dataclass(frozen=True, eq=False)
 class PairDataset(Dataset[PairBatch]):
     """Training pairs by position (step, slot), as batches of one. The store is opened again in every loader process.
 
-    Args:
+    Attributes:
         path: the store.
         arrays: the store's arrays to read beside rgb.
         encoder_width: number of channels to draw from with distilled=online.
+        clips: indices of the clips to draw from.
     """
 
-    def __init__(self, path: str, config: TrainConfig, arrays: Sequence[str], encoder_width: int) -> None:
-        self.path, self.config, self.arrays, self.encoder_width = path, config, ("rgb", *arrays), encoder_width
-        self._opened: tuple[stores.CueStore, PairPool] | None = None
+    path: str
+    config: TrainConfig
+    arrays: Sequence[str]
+    encoder_width: int
+    clips: np.ndarray
+
+    @cached_property
+    def _opened(self) -> tuple[stores.CueStore, PairPool]:
+        store = stores.open(self.path)
+        return store, PairPool(self.clips, partial(store.read, "pair_gap"), self.config.max_gap)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": None}
+        return {name: value for name, value in self.__dict__.items() if name != "_opened"}
 
     def __getitem__(self, position: tuple[int, int]) -> PairBatch:
-        config = self.config
-        if self._opened is None:
-            store = stores.open(self.path)
-            gaps_of = partial(store.read, "pair_gap")
-            self._opened = store, PairPool(store.complete_clips(), gaps_of, config.max_gap)
+        config, arrays = self.config, ("rgb", *self.arrays)
         store, pool = self._opened
         geometry = store.spec.geometry
         online = config.distilled == "online"
         stored_channels = self.encoder_width if online else geometry.channels
         sample = draw_sample(generator(config.seed, *position), pool, config, geometry.base, stored_channels)
-        pair = store.pair(sample.clip, sample.pair, self.arrays, None if online else sample.channels)
+        pair = store.pair(sample.clip, sample.pair, arrays, None if online else sample.channels)
         channels = np.array(sample.channels) if pair.feature_channels is None else pair.feature_channels
-        cues = {name: torch.from_numpy(pair[name])[None] for name in self.arrays}
+        cues = {name: torch.from_numpy(pair[name])[None] for name in arrays}
         views = sample.context, sample.query
         boxes = [(box.top, box.left, box.side, int(box.hflip != sample.base_hflip)) for box in views]
         return PairBatch(
@@ -134,7 +139,7 @@ def load_pairs(
         batch_sampler=StepSampler(steps, dataset.config.batch_size, rank),
         collate_fn=collate,
         num_workers=num_workers,
-        worker_init_fn=ignore_ctrl_c,
+        worker_init_fn=ignore_signals,
         pin_memory=rank.device.type == "cuda",
         multiprocessing_context="spawn" if num_workers else None,
         prefetch_factor=4 if num_workers else None,

@@ -101,20 +101,15 @@ def identity(statistic: Tensor) -> Tensor:
     return statistic
 
 
-def count_valid(valid: Mask, reduce: Reduce = identity) -> dict[str, Tensor]:
-    """Return the divisors of each term: numbers of valid entries, at least 1.
-
-    Over ranks `reduce` is the mean, so that the mean of the ranks' losses is the loss of the global batch.
-    """
-    counts = [term.count(valid) for term in LOSS_TERMS.values()]
-    reduced = reduce(torch.cat(counts)).clamp(min=1).split([len(count) for count in counts])
-    return dict(zip(LOSS_TERMS, reduced, strict=True))
+def count_valid(valid: Mask) -> Float[Tensor, " t"]:
+    """Return the numbers of valid entries: the parts of all terms, one after the other."""
+    return torch.cat([term.count(valid) for term in LOSS_TERMS.values()])
 
 
-def losses_of(predicted: Maps, target: Maps, valid: Mask, counts: Mapping[str, Tensor], config: TrainConfig) -> Losses:
+def losses_of(predicted: Maps, target: Maps, valid: Mask, counts: Float[Tensor, " t"], config: TrainConfig) -> Losses:
     """Return the losses of one view's prediction, divided by `counts`, which may be those of a larger batch."""
-    terms = {
-        name: (term.sums(predicted, target, valid, config) / counts[name]).sum() for name, term in LOSS_TERMS.items()
-    }
+    sums = [term.sums(predicted, target, valid, config) for term in LOSS_TERMS.values()]
+    means = (torch.cat(sums) / counts.clamp(min=1)).split([len(parts) for parts in sums])
+    terms = {name: parts.sum() for name, parts in zip(LOSS_TERMS, means, strict=True)}
     total = torch.stack([getattr(config, f"{name}_weight") * value for name, value in terms.items()]).sum()
     return Losses(total, terms)

@@ -15,7 +15,7 @@ from lila_train.model.decoder import Decoder, DecoderWidths
 from lila_train.training.config import FEATURES, TrainConfig
 from lila_train.training.crops import View
 from lila_train.training.distributed import Rank
-from lila_train.training.losses import Losses, count_valid, losses_of
+from lila_train.training.losses import Losses, losses_of
 from lila_train.training.objective import Erm, InContext
 from stores.errors import LilaError
 
@@ -24,7 +24,7 @@ class TrainStep:
     """The trained modules, and the gradient of a batch with respect to their parameters.
 
     Args:
-        chunks: micro-batches of this rank's share of a batch, computed one after the other to save memory.
+        device_batch_size: most pairs of one forward pass, to save memory; None: this rank's share of a batch.
         compile: compile encoder and decoder.
     """
 
@@ -34,27 +34,29 @@ class TrainStep:
         config: TrainConfig,
         rank: Rank | None = None,
         *,
-        chunks: int = 1,
+        device_batch_size: int | None = None,
         compile: bool = False,
     ) -> None:
-        if config.view_size % encoder.patch_size:
+        if config.crop_size % encoder.patch_size:
             raise LilaError(
-                f"--view-size must be a multiple of {encoder.patch_size}, the patch of {encoder.name}, found "
-                f"{config.view_size}"
+                f"--crop-size must be a multiple of {encoder.patch_size}, the patch of {encoder.name}, found "
+                f"{config.crop_size}"
             )
-        self.encoder, self.config, self.rank, self.chunks = encoder, config, rank or Rank(), chunks
+        rank = rank or Rank()
+        self.encoder, self.config, self.device_batch_size = encoder, config, device_batch_size
+        self.world_size = rank.world_size
         torch.manual_seed(config.seed)
-        self.decoder = Decoder(DecoderWidths.of_encoder(encoder.width, config.decoder_width)).to(self.rank.device)
+        self.decoder = Decoder(DecoderWidths.of_encoder(encoder.width, config.decoder_width)).to(rank.device)
         self.head: Erm | None = None
         if config.objective == "erm":
-            self.head = Erm(config, self.decoder.widths.out, encoder.width).to(self.rank.device)
+            self.head = Erm(config, self.decoder.widths.out, encoder.width).to(rank.device)
         self.objective = self.head or InContext(config)
         self._decode: nn.Module = self.decoder.to(memory_format=torch.channels_last)
         self._predict: Callable[..., list[Tensor]] = self.objective
         if compile:
             self._decode.compile()
             encoder.compile()
-        if self.rank.world_size > 1:  # average gradients over ranks
+        if rank.world_size > 1:  # average gradients over ranks
             self._decode = DistributedDataParallel(self._decode)
             self._predict = self._predict if self.head is None else DistributedDataParallel(self.head)
 
@@ -69,8 +71,7 @@ class TrainStep:
 
         Over ranks, the mean of the losses is that of the global batch.
         """
-        counts = self.counts(context, query)
-        size = -(-len(context.image) // self.chunks)
+        size = self.device_batch_size or len(context.image)
         parts = [slice(start, start + size) for start in range(0, len(context.image), size)]
         packed = []
         for part in parts:
@@ -78,23 +79,20 @@ class TrainStep:
                 for module in (self._decode, self._predict):
                     if isinstance(module, DistributedDataParallel) and part is not parts[-1]:
                         stack.enter_context(module.no_sync())
-                losses = self.losses(context[part], query[part], counts)
+                losses = self.losses(context[part], query[part])
                 losses.total.backward()
             packed.append(losses.packed())
         return Losses.unpack(torch.stack(packed).sum(0))
 
-    def counts(self, context: View, query: View) -> dict[str, Tensor]:
-        """Return the divisors of the losses: valid entries of the views that the objective scores, over all ranks."""
-        valid = torch.cat([view.valid for view in self.objective.scored(context, query)])
-        return count_valid(valid, self.rank.all_reduce_mean)
-
-    def losses(self, context: View, query: View, counts: Mapping[str, Tensor]) -> Losses:
+    def losses(self, context: View, query: View) -> Losses:
         """Return the objective's losses on two views; the total carries the gradient."""
         x_context, x_query, context, query = self.forward(context, query, self._decode)
         predictions = self._predict(x_context, x_query, context, query)
+        scored = self.objective.scored(context, query)
+        counts = torch.stack([view.counts for view in scored]).sum(0) / self.world_size  # DDP averages over ranks
         first, *others = [
             losses_of(predicted, view.target, view.valid, counts, self.config)
-            for predicted, view in zip(predictions, self.objective.scored(context, query), strict=True)
+            for predicted, view in zip(predictions, scored, strict=True)
         ]
         return sum(others, start=first)
 

@@ -20,7 +20,6 @@ from lila_cues.viz import pictures
 from lila_cues.viz.pictures import CONFIDENCE_SCALE, MIN_CONFIDENCE, Picture
 from lila_train.training.config import DEPTH, FEATURES, FLOW, NORMALS, TrainConfig
 from lila_train.training.data import PairBatch
-from lila_train.training.losses import Reduce, identity
 from stores.errors import LilaError
 from stores.store import CueStore
 
@@ -32,7 +31,7 @@ Crop = Callable[[Tensor], Tensor]  # samples maps b×c×y×x on any grid over th
 
 @dataclass(frozen=True)
 class CueTarget:
-    """Regression target of one view: c channels of one cue, s = view size in pixels.
+    """Regression target of one view: c channels of one cue, s = crop size in pixels.
 
     valid: entries that the loss counts. weight: m masks in [0, 1], whose product weights a cell of the ridge solve. A
     map that joins late has no channels yet, while `valid` has all of them.
@@ -130,7 +129,7 @@ class Features(Cue):
         self.arrays = {"refined": ("features",), "raw": ("features_raw",), "online": ()}[config.distilled]
 
     def target(self, batch: PairBatch, frame: int, crop: Crop) -> CueTarget:
-        size, device = self.config.view_size, batch.clips.device
+        size, device = self.config.crop_size, batch.clips.device
         valid = torch.ones((*batch.channels.shape, size, size), dtype=torch.bool, device=device)
         empty = valid[:, :0].float()
         if not self.arrays:  # the view's own tokens, known within the step: View.with_features
@@ -163,8 +162,8 @@ def check_store(config: TrainConfig, store: CueStore) -> None:
     kept = store.spec.geometry.channels
     if config.channels > kept:
         raise LilaError(
-            f"--channels asks for {config.channels} encoder channels per pair, but the store keeps {kept} per clip; "
-            f"pass --channels {kept} or fewer"
+            f"--set channels asks for {config.channels} encoder channels per pair, but the store keeps {kept} per "
+            f"clip; pass --set channels={kept} or fewer"
         )
     for cue in active_cues(config):
         missing = [name for name in cue.arrays if store.files.names(name) == []]  # no file: the store is a partial copy
@@ -179,25 +178,25 @@ def check_store(config: TrainConfig, store: CueStore) -> None:
 
 
 def pair_targets(
-    cue: Cue, batch: PairBatch, frames: tuple[int, int], crops: tuple[Crop, Crop], reduce: Reduce = identity
+    cue: Cue, batch: PairBatch, frames: tuple[int, int], crops: tuple[Crop, Crop]
 ) -> tuple[CueTarget, CueTarget]:
-    """Return a cue's targets of the context and the query view; `reduce` sums statistics over ranks."""
+    """Return a cue's targets of the context and the query view, before standardization."""
     context, query = (cue.target(batch, frame, crop) for frame, crop in zip(frames, crops, strict=True))
-    if cue.odd_in_time:
-        query = replace(query, map=-query.map)
-    if cue.standardized:
-        context_map, query_map = standardize((context.map, query.map), reduce)
-        return replace(context, map=context_map), replace(query, map=query_map)
-    return context, query
+    return (context, replace(query, map=-query.map)) if cue.odd_in_time else (context, query)
 
 
-def standardize(maps: Sequence[Tensor], reduce: Reduce = identity) -> list[Tensor]:
-    """Return (x − mean)/(1e-3 + std), with one mean and one unbiased std over all maps and, by `reduce`, all ranks."""
+def moments(maps: Sequence[Tensor]) -> Float[Tensor, " 3"]:
+    """Return the number of values of all maps, their sum and the sum of their squares, in float64: they add up."""
     x = torch.cat([m.flatten() for m in maps]).double()
-    count, total, squares = reduce(torch.stack((x.new_tensor(x.numel()), x.sum(), x.square().sum())))
+    return torch.stack((x.new_tensor(x.numel()), x.sum(), x.square().sum()))
+
+
+def standardize(x: Tensor, moments: Float[Tensor, " 3"]) -> Tensor:
+    """Return (x − mean)/(1e-3 + std), with the mean and the unbiased std that follow from `moments`."""
+    count, total, squares = moments
     mean = total / count
-    scale = 1e-3 + ((squares - count * mean.square()) / (count - 1)).clamp(min=0).sqrt()
-    return [((m - mean) / scale).to(m.dtype) for m in maps]
+    std = ((squares - count * mean.square()) / (count - 1)).clamp(min=0).sqrt()
+    return ((x - mean) / (1e-3 + std)).to(x.dtype)
 
 
 def log_depth(inverse_depth: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import stores
@@ -21,7 +23,7 @@ from lila_cues import console
 from lila_cues.networks import FrozenEncoder, WeightSource, restore_encoder
 from lila_train.model import checkpoint
 from lila_train.model.checkpoint import Provenance
-from lila_train.training.config import RunOptions, TrainConfig, differences
+from lila_train.training.config import RunOptions, TrainConfig
 from lila_train.training.crops import make_views
 from lila_train.training.data import PairBatch, PairDataset, load_pairs
 from lila_train.training.distributed import Rank
@@ -30,6 +32,7 @@ from lila_train.training.run_dir import RunDir, append_line
 from lila_train.training.step import TrainStep
 from lila_train.training.targets import stored_arrays
 from stores.errors import LilaError
+from stores.ledger import COMPLETE
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,29 @@ class StepRecord:
         return {"step": self.step, "loss": self.loss, **self.terms, "lr": self.lr, "seconds": self.seconds}
 
 
-class Callback:
-    """Logging and validation: called on rank 0 after every step, with `trainer.step` steps finished."""
+@dataclass(frozen=True)
+class RunState:
+    """What a callback sees of a run, on rank 0 after `step` steps; nothing in it communicates with other ranks."""
 
-    def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
-        """Read the trainer; a callback does not change the run."""
+    step: int
+    config: TrainConfig
+    run_dir: RunDir
+    train_step: TrainStep
+    device: torch.device
+    dataset: PairDataset
+
+    def first_pairs(self, count: int) -> PairBatch:
+        """Return up to `count` pairs of step 0 on the device, whatever the current step is; for pictures."""
+        config = self.config.replace(batch_size=min(count, self.config.batch_size))
+        dataset = replace(self.dataset, config=config)
+        return next(iter(load_pairs(dataset, range(1)))).to(self.device)
+
+
+class Callback:
+    """Logging and validation: called on rank 0 after every step."""
+
+    def on_step_end(self, run: RunState, record: StepRecord) -> None:
+        """Read the run; a callback does not change it."""
         raise NotImplementedError
 
 
@@ -59,6 +80,8 @@ class Trainer:
 
     Attributes:
         step: number of finished steps.
+        stop: the signal on which all ranks end after the current step, or None.
+        clips: the store's clips that pairs are drawn from: those that were complete when the run began.
     """
 
     def __init__(
@@ -72,94 +95,180 @@ class Trainer:
     ) -> None:
         self.store, self.config, self.run_dir = store, config, run_dir
         self.rank, self.options = rank or Rank(), options or RunOptions()
-        settings = json.dumps([config.to_dict(), store.fingerprint], sort_keys=True, default=str)
-        self.rank.check_agreement(hashlib.sha256(settings.encode()).hexdigest())
         self.train_step = TrainStep(
-            encoder, config, self.rank, chunks=self.options.chunks, compile=self.options.compile
+            encoder,
+            config,
+            self.rank,
+            device_batch_size=self.options.device_batch_size,
+            compile=self.options.compile,
         )
         self.optimizer = torch.optim.AdamW(
-            self.train_step.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay
+            self.train_step.parameters.values(), lr=config.lr, weight_decay=config.weight_decay
         )
         self.step = 0
+        self.stop: signal.Signals | None = None
+        self.clips = np.asarray(store.complete_clips())
 
-    def fit(self, callbacks: Sequence[Callback] = (), stop: Callable[[], bool] = lambda: False) -> bool:
-        """Compute the remaining steps and write the weights. Return False if `stop` ended it, after a checkpoint."""
+    def restore(self) -> bool:
+        """Continue all ranks from the newest readable checkpoint in the folder; return whether there is one.
+
+        Raises:
+            LilaError: the run is finished, but cannot be continued; or ranks differ in settings, store or clips.
+        """
+        chosen = self.rank.on_main(self._choose_checkpoint)
+        with self.rank.together():
+            if chosen["path"] is not None:
+                saved = checkpoint.read(Path(chosen["path"]))
+                self.train_step.restore(saved.decoder, saved.extra)
+                checkpoint.restore_optimizer(self.optimizer, list(self.train_step.parameters), saved.extra)
+                self.step = saved.provenance.step
+            self.clips = np.array(chosen["clips"], dtype=np.int64)
+            statuses = self.store.statuses()
+            lost = [clip for clip in self.clips if statuses[clip] != COMPLETE]
+            if lost:
+                raise LilaError(
+                    f"expected the clips that this run began with in {self.store.path}, found {len(lost)} of "
+                    f"{len(self.clips)} incomplete, such as {self.store.clip_id(int(lost[0]))}; build them again, or "
+                    "start again with --overwrite"
+                )
+            digest = hashlib.sha256(json.dumps([self.config.to_dict(), self.provenance().store]).encode()).hexdigest()
+        with self.rank.together():
+            self.rank.check_agreement(digest, "settings, clips or a store")
+        return self.step > 0
+
+    def _choose_checkpoint(self) -> dict[str, Any]:
+        """Return the newest readable checkpoint and its list of clips, or no checkpoint and the complete clips."""
+        for path in reversed(self.run_dir.checkpoints()):
+            try:
+                saved = checkpoint.read(path)
+            except LilaError as error:
+                console.err.print(f"skipped a checkpoint that cannot be read: {error}")
+                continue
+            self.run_dir.truncate_logs(saved.provenance.step)
+            return {"path": str(path), "clips": saved.extra["clips"].tolist()}
+        if self.run_dir.weights.exists():
+            raise LilaError(
+                f"{self.run_dir.root} holds the weights of a run, but no checkpoint to continue from; start again with "
+                "--overwrite, or pass another --out"
+            )
+        self.run_dir.truncate_logs(0)
+        return {"path": None, "clips": self.clips.tolist()}
+
+    def is_finished(self) -> bool:
+        """Return whether the folder holds this run's weights after all steps."""
+        weights = self.run_dir.weights
+        return weights.exists() and checkpoint.read(weights).provenance.step >= self.config.steps
+
+    def fit(
+        self, callbacks: Sequence[Callback] = (), received: Callable[[], signal.Signals | None] = lambda: None
+    ) -> signal.Signals | None:
+        """Compute the remaining steps and write the weights; return None.
+
+        `received` returns a signal that asks this rank to stop. Then all ranks stop after the step, with a checkpoint,
+        and return the signal.
+        """
         started = time.monotonic()
         for batch in self.batches():
-            losses = self.optimizer_step(batch.to(self.rank.device))
+            losses = self.optimizer_step(batch.to(self.rank.device), received())
             seconds = round(time.monotonic() - started, 4)
-            losses = Losses.unpack(self.rank.all_reduce_mean(losses.packed()).cpu())
             if self.rank.is_main:
                 terms = {name: value.item() for name, value in losses.terms.items()}
                 lr = learning_rate(self.step - 1, self.config)
                 record = StepRecord(self.step - 1, losses.total.item(), terms, lr, seconds)
                 append_line(self.run_dir.log, record.to_row())
                 for callback in callbacks:
-                    callback.on_step_end(self, record)
+                    callback.on_step_end(self.state(), record)
             started = time.monotonic()
-            if self.rank.all_reduce_mean(torch.tensor(float(stop()), device=self.rank.device)) > 0:
+            if self.stop or self.step % self.options.checkpoint_every == 0 or self.step == self.config.steps:
                 self.save()
-                return False
-            if self.step % self.options.checkpoint_every == 0 and self.step < self.config.steps:
-                self.save()
+            if self.stop and self.step < self.config.steps:
+                self.rank.barrier()  # torchrun kills the other ranks as soon as one has ended
+                return self.stop
         if self.rank.is_main:
             checkpoint.write(self.run_dir.weights, self.train_step.decoder, self.provenance())
-        return True
+        self.rank.barrier()
+        return None
 
-    def optimizer_step(self, batch: PairBatch) -> Losses:
-        """Forward, backward and one AdamW step on a batch on the device. Return this rank's losses.
+    def optimizer_step(self, batch: PairBatch, received: signal.Signals | None = None) -> Losses:
+        """Forward, backward and one AdamW step on a batch on the device.
+
+        Two sums over ranks: of statistics before the forward pass; of losses, broken pairs and signals after the
+        backward pass. Return the losses of the global batch; `stop` is then the signal that any rank has received.
 
         Raises:
             LilaError: a cue or the loss is not finite, on any rank, or memory ran out; the weights are unchanged.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        with oom_hint(self.config, self.rank, self.options.chunks):
+        with oom_hint(self.config, self.rank, self.options.device_batch_size):
             context, query = make_views(batch, self.config, reduce=self.rank.all_reduce_sum)
             losses = self.train_step.backward(context, query)
-        self._check_finite(batch, losses)
+        finite = batch.finite()
+        n_broken = (~finite).sum()[None]
+        flags = [received is number for number in (signal.SIGTERM, signal.SIGINT)]
+        packed = losses.packed()
+        everywhere = self.rank.all_reduce_sum(torch.cat((packed, n_broken, packed.new_tensor(flags)))).cpu()
+        losses = Losses.unpack(everywhere[: len(packed)] / self.rank.world_size)
+        if everywhere[len(packed)] or not torch.isfinite(losses.total):
+            self._explain_non_finite(batch, finite, packed[0])
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.train_step.parameters.values(), self.config.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.config)
         self.optimizer.step()
         self.step += 1
+        terminated, interrupted = everywhere[len(packed) + 1 :].bool().tolist()
+        self.stop = signal.SIGTERM if terminated else signal.SIGINT if interrupted else None
         return losses
 
-    def _check_finite(self, batch: PairBatch, losses: Losses) -> None:
-        """Raise LilaError on every rank if cues or losses are not finite on one of them."""
-        finite = torch.cat((batch.finite(), torch.isfinite(losses.total)[None]))
-        if self.rank.all_reduce_mean(finite.all().float()) == 1:
-            return
+    def _explain_non_finite(self, batch: PairBatch, finite: Tensor, loss: Tensor) -> NoReturn:
         clips = [self.store.clip_id(int(clip)) for clip in batch.clips]
-        broken = [clip for clip, is_finite in zip(clips, finite.tolist(), strict=False) if not is_finite]
+        broken = [clip for clip, is_finite in zip(clips, finite.tolist(), strict=True) if not is_finite]
         if broken:
-            found = f"the cues of {', '.join(broken)} hold NaN"
+            found = f"the cues of {', '.join(broken)} hold NaN; check with lila-cues verify {self.store.path}"
+        elif torch.isfinite(loss):
+            if not self.rank.is_main:
+                raise SystemExit(console.EXIT_BAD_INPUT)  # the message is that of the rank with the broken clips
+            found = "cues or loss are NaN on another rank"
         else:
-            found = "cues or loss are NaN on another rank" if finite[-1] else f"the loss is NaN for {', '.join(clips)}"
-        raise LilaError(
-            f"stopped at step {self.step}: {found}; check with lila-cues verify {self.store.path}, then continue with "
-            "--resume"
-        )
+            found = f"the loss is NaN for {', '.join(clips)}, whose cues are finite: training diverged; {self._tamer()}"
+        raise LilaError(f"stopped at step {self.step}: {found}. The last checkpoint is kept")
+
+    def _tamer(self) -> str:
+        return f"lower --lr (now {self.config.lr:g}) or pass --set clip_norm=1, in another --out"
+
+    def check_weights(self) -> None:
+        """Raise LilaError if weights, or the features of an image of noise, are not finite."""
+        size = self.config.crop_size
+        noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(self.rank.device)
+        step = self.train_step
+        with torch.no_grad():
+            tensors = [*step.parameters.values(), step.decoder(step.encoder(noise), (size, size))]
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+            raise LilaError(
+                f"stopped after step {self.step}: weights or features are not finite: training diverged; "
+                f"{self._tamer()}. The last checkpoint is kept"
+            )
 
     def batches(self) -> DataLoader[PairBatch]:
         """Return this rank's batches of the remaining steps."""
-        width = self.train_step.encoder.width
-        dataset = PairDataset(str(self.store.path), self.config, stored_arrays(self.config), width)
-        return load_pairs(dataset, range(self.step, self.config.steps), self.rank, self.options.num_workers)
+        return load_pairs(self.dataset(), range(self.step, self.config.steps), self.rank, self.options.num_workers)
 
-    def first_pairs(self, count: int) -> PairBatch:
-        """Return up to `count` pairs of step 0 on the device, whatever the current step is; for pictures."""
-        config = replace(self.config, batch_size=min(count, self.config.batch_size))
-        dataset = PairDataset(str(self.store.path), config, stored_arrays(config), self.train_step.encoder.width)
-        return next(iter(load_pairs(dataset, range(1)))).to(self.rank.device)
+    def dataset(self) -> PairDataset:
+        width = self.train_step.encoder.width
+        return PairDataset(str(self.store.path), self.config, stored_arrays(self.config), width, self.clips)
+
+    def state(self) -> RunState:
+        return RunState(self.step, self.config, self.run_dir, self.train_step, self.rank.device, self.dataset())
 
     def save(self) -> None:
         """Write a checkpoint to resume from, and delete all but the newest two."""
         if not self.rank.is_main:
             return
+        self.check_weights()
         state = checkpoint.optimizer_tensors(self.optimizer, list(self.train_step.parameters))
         head = self.train_step.head.state_dict() if self.train_step.head else {}
         extra = state | {f"head.{name}": tensor for name, tensor in head.items()}
+        extra["clips"] = torch.from_numpy(self.clips.astype(np.int32))
         checkpoint.write(self.run_dir.checkpoint(self.step), self.train_step.decoder, self.provenance(), extra)
         for path in self.run_dir.checkpoints()[:-2]:
             path.unlink()
@@ -171,61 +280,28 @@ class Trainer:
             widths=self.train_step.decoder.widths,
             step=self.step,
             settings=self.config.to_dict(),
-            store={"path": str(self.store.path), "fingerprint": self.store.fingerprint},
+            store={
+                "path": str(self.store.path),
+                "fingerprint": self.store.fingerprint,
+                "clips": len(self.clips),
+                "clips_sha256": hashlib.sha256(self.clips.astype("<i4").tobytes()).hexdigest(),
+            },
             versions=checkpoint.versions(),
         )
-
-    def is_finished(self) -> bool:
-        """Return whether the folder holds this run's weights after all steps; another run's raise LilaError."""
-        if not self.run_dir.weights.exists():
-            return False
-        recorded = checkpoint.read(self.run_dir.weights).provenance
-        self._check_same_run(recorded, self.run_dir.weights)
-        return recorded.step >= self.config.steps
-
-    def restore(self) -> bool:
-        """Continue from the newest readable checkpoint in the folder. Return False if there is none."""
-        for path in reversed(self.run_dir.checkpoints()):
-            try:
-                saved = checkpoint.read(path)
-            except LilaError as error:
-                if self.rank.is_main:
-                    console.err.print(f"skipped a checkpoint that cannot be read: {error}")
-                continue
-            self._check_same_run(saved.provenance, path)
-            self.train_step.restore(saved.decoder, saved.extra)
-            checkpoint.restore_optimizer(self.optimizer, list(self.train_step.parameters), saved.extra)
-            self.step = saved.provenance.step
-            break
-        if self.rank.is_main:
-            self.run_dir.truncate_logs(self.step)
-        return self.step > 0
-
-    def _check_same_run(self, recorded: Provenance, path: Path) -> None:
-        config = TrainConfig.from_dict(recorded.settings)
-        if self.config.schedule == "constant":  # a longer run may continue a shorter one
-            config = replace(config, steps=self.config.steps)
-        found = differences(config, self.config)
-        if recorded.store["fingerprint"] != self.store.fingerprint:
-            found.append(f"the store: {recorded.store['path']}, not {self.store.path}")
-        if found:
-            raise LilaError(
-                f"{path} is of a run with other settings ({'; '.join(found)}); pass those, or another --out"
-            )
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
     """Return the rate of a step: linear warm-up from 1/w of it, then constant, or half a cosine down to 0."""
     if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
+        return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
-        return config.learning_rate
+        return config.lr
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+    return config.lr * (1 + math.cos(math.pi * progress)) / 2
 
 
 @contextmanager
-def oom_hint(config: TrainConfig, rank: Rank, chunks: int) -> Iterator[None]:
+def oom_hint(config: TrainConfig, rank: Rank, device_batch_size: int | None) -> Iterator[None]:
     """Turn an out-of-memory error into a LilaError that names the options that save memory."""
     try:
         yield
@@ -234,16 +310,16 @@ def oom_hint(config: TrainConfig, rank: Rank, chunks: int) -> Iterator[None]:
         if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or on_cpu):
             raise
         pairs = config.batch_size // rank.world_size
+        at_once = min(pairs, device_batch_size or pairs)
         remedies = []
-        if chunks < pairs:
-            remedies.append(f"--chunks {min(pairs, 2 * chunks)} computes the same step in more micro-batches")
+        if at_once > 1:
+            remedies.append(f"--device-batch-size {at_once // 2} computes the same step in smaller parts")
         if config.precision == "float32" and rank.device.type == "cuda":
             remedies.append("--precision bfloat16 halves most of it")
-        remedies.append("--view-size and --width make it smaller")
+        remedies.append("--crop-size and --set decoder_width make it smaller, as another run")
         raise LilaError(
-            f"out of memory on {rank.device} in a step of {pairs} pairs"
-            f"{f' in {chunks} micro-batches' if chunks > 1 else ''} at {config.view_size} px; {', '.join(remedies)}; "
-            "then continue with --resume from the last checkpoint, or start again in another --out"
+            f"out of memory on {rank.device} in a step of {pairs} pairs, {at_once} at once, at {config.crop_size} px; "
+            f"{', '.join(remedies)}; the same command continues from the last checkpoint"
         ) from error
 
 

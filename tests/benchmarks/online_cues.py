@@ -5,6 +5,7 @@ Frames still come from the store, decoded; a run without one would pay for decod
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +23,7 @@ from lila_train.model.resize import Size
 from lila_train.training.config import DEPTH, FEATURES, FLOW, TrainConfig
 from lila_train.training.data import PairBatch, PairDataset, load_pairs
 from lila_train.training.losses import Losses
-from lila_train.training.targets import CUES, stored_arrays
+from lila_train.training.targets import CUES
 from lila_train.training.trainer import Trainer
 
 COMPUTABLE = (FLOW, DEPTH, FEATURES)
@@ -58,18 +59,18 @@ class OnlineTrainer(Trainer):
     def batches(self) -> DataLoader[PairBatch]:
         config, encoder = self.config, self.train_step.encoder
         self.online = OnlineCues.of_store(self.store, encoder, config)
-        dataset = online_dataset(str(self.store.path), config, encoder.width, self.online.computed)
+        dataset = online_dataset(self.dataset(), self.online.computed)
         return load_pairs(dataset, range(self.step, config.steps), self.rank, self.options.num_workers)
 
-    def optimizer_step(self, batch: PairBatch) -> Losses:
-        return super().optimizer_step(self.online(batch))
+    def optimizer_step(self, batch: PairBatch, received: signal.Signals | None = None) -> Losses:
+        return super().optimizer_step(self.online(batch), received)
 
 
-def online_dataset(path: str, config: TrainConfig, encoder_width: int, computed: frozenset[str]) -> PairDataset:
+def online_dataset(dataset: PairDataset, computed: frozenset[str]) -> PairDataset:
     """Return the store's pairs without the computed cues."""
-    skipped = {name for cue in computed for name in CUES[cue](config).arrays}
-    arrays = [name for name in stored_arrays(config) if name not in skipped]
-    return OnlineDataset(path, config, arrays, encoder_width)
+    skipped = {name for cue in computed for name in CUES[cue](dataset.config).arrays}
+    arrays = [name for name in dataset.arrays if name not in skipped]
+    return OnlineDataset(dataset.path, dataset.config, arrays, dataset.encoder_width, dataset.clips)
 
 
 class OnlineDataset(PairDataset):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,14 @@ import stores
 from lila_cues.networks import load_encoder
 from lila_cues.pamr import Affinity
 from lila_train.training.config import TrainConfig
-from lila_train.training.data import PairBatch, load_pairs
+from lila_train.training.data import PairBatch, PairDataset, load_pairs
+from lila_train.training.targets import stored_arrays
 from tests.benchmarks.online_cues import OnlineCues, Refinement, Teachers, online_dataset
 from tests.lila_cues import barcodes, small_networks
 from tests.lila_cues.barcodes import Clip
 from tests.lila_cues.pipeline.test_task import build_all
 
-CONFIG = TrainConfig(steps=1, batch_size=4, view_size=32, channels=3, cells=8, max_gap=3)
+CONFIG = TrainConfig(steps=1, batch_size=4, crop_size=32, channels=3, cells=8, max_gap=3)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,8 @@ def store(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> stores.CueS
 
 def batch_of(store: stores.CueStore, config: TrainConfig, computed: frozenset[str] = frozenset()) -> PairBatch:
     width = small_networks.networks().encoder.width
-    return next(iter(load_pairs(online_dataset(str(store.path), config, width, computed), range(1))))
+    dataset = PairDataset(str(store.path), config, stored_arrays(config), width, store.complete_clips())
+    return next(iter(load_pairs(online_dataset(dataset, computed), range(1))))
 
 
 def online_cues(config: TrainConfig, depth: bool = True) -> OnlineCues:
@@ -49,7 +50,7 @@ def online_cues(config: TrainConfig, depth: bool = True) -> OnlineCues:
 
 @pytest.mark.parametrize("distilled", ["refined", "raw"])
 def test_online_cues_are_the_stored_ones(store: stores.CueStore, distilled: str) -> None:
-    config = replace(CONFIG, distilled=distilled)  # type: ignore[arg-type]
+    config = CONFIG.replace(distilled=distilled)  # type: ignore[arg-type]
     online = online_cues(config)
     assert online.computed == {"flow", "depth", "features"}
     expected, bare = batch_of(store, config), batch_of(store, config, online.computed)
@@ -66,7 +67,7 @@ def test_online_cues_are_the_stored_ones(store: stores.CueStore, distilled: str)
 
 def test_depth_from_files_and_inactive_cues_are_not_computed() -> None:
     assert online_cues(CONFIG, depth=False).computed == {"flow", "features"}
-    config = replace(CONFIG, distilled="online", cues=("flow", "features"))
+    config = CONFIG.replace(distilled="online", cues=("flow", "features"))
     assert online_cues(config).computed == {"flow"}
 
 

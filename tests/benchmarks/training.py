@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from lila_cues.config import RunOptions as BuildOptions
 from lila_cues.console import out
 from lila_cues.pipeline import build, setup
 from lila_cues.pipeline.task import Worker
-from lila_train.training.config import RunOptions, TrainConfig, changed, find_recipe
+from lila_train.training.config import RunOptions, TrainConfig, find_recipe
 from lila_train.training.data import PairBatch
 from lila_train.training.distributed import Rank
 from lila_train.training.run_dir import RunDir
@@ -63,7 +63,7 @@ class Way:
     def trainer(self, store: stores.CueStore, folder: Path, device: torch.device, processes: int = 0) -> Trainer:
         options = RunOptions(compile=self.compiled, num_workers=processes)
         encoder = encoder_of_store(store, None, device)
-        run_dir = RunDir.open(folder, resume=False)
+        run_dir = RunDir.open(folder, self.settings, store)
         kind = OnlineTrainer if self.online else Trainer
         return kind(store, encoder, self.settings, run_dir, Rank(device=device), options)
 
@@ -71,10 +71,10 @@ class Way:
 def ways(device: torch.device) -> list[Way]:
     """What is compared; the first is ours."""
     if device.type == "cpu":
-        settings = changed(find_recipe("demo").config, {"view_size": 224, "max_gap": 5, "steps": 10_000})
+        settings = find_recipe("demo").config.replace(crop_size=224, max_gap=5, steps=10_000)
         return [Way("store", settings), Way("online", settings, online=True)]
-    settings = changed(find_recipe("s14-youtube-vos").config, {"batch_size": 32})
-    half = replace(settings, precision="bfloat16")
+    settings = find_recipe("s14-youtube-vos").config.replace(batch_size=32)
+    half = settings.replace(precision="bfloat16")
     return [
         Way("store", half, compiled=True),
         Way("online", half, online=True, compiled=True),
@@ -153,7 +153,7 @@ def main() -> None:
         ours = compared[0].trainer(store, folder / "ahead", device, LOADERS)
         rank = loader_share(ours, device)
     config, width = compared[0].settings, trainers["store"].train_step.decoder.widths.inner
-    settings = f"{config.batch_size} pairs at {config.view_size} px, decoder {width} wide"
+    settings = f"{config.batch_size} pairs at {config.crop_size} px, decoder {width} wide"
     out.print(f"{settings}, on {device}, {torch.get_num_threads()} threads, median of {options.rounds}")
     medians = {name: statistics.median(values) for name, values in found.items()}
     for name, seconds in medians.items():

@@ -39,11 +39,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stored.fill(store, failing=[0])
     log = [{"wall": 2.0, "seconds": {"flow": 1.5}}, {"wall": 1.0, "seconds": {"flow": 0.5, "depth": 0.25}}]
     (root / "cues.zarr/build.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
-    run = RunDir.open(root / "train", resume=False)
+    run = RunDir(root / "train")
+    run.root.mkdir(parents=True)
     write_checkpoint(run.weights)
     rows = [{"step": n, "loss": 2 / (n + 1), "l1": 1 / (n + 1), "edge": 1 / (n + 1)} for n in range(30)]
     run.log.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    run.record.write_text(json.dumps({"settings": {"view_size": 112}, "seconds": {"steps": 7.0}}))
+    run.record.write_text(json.dumps({"settings": {"crop_size": 112}, "seconds": {"steps": 7.0}}))
     data = write_davis(base / "heldout", ("one", "two", "three"), count=4)
     task = protocols.open_task("davis-knn@lila", data, Options(short_side_px=48))
     harness.evaluate(task, ModelSpec(weights=run.weights), root / "eval", CPU)
@@ -76,7 +77,7 @@ def test_the_summary_has_the_scores_of_the_result(finished: Path, page: str):
     expected = {"cues": 3.0, "cues: flow": 2.0, "cues: depth": 0.25, "training": 7.0}
     assert {name: summary["seconds"][name] for name in expected} == expected
     assert {"evaluation: encoder", "evaluation: lila", "report"} <= set(summary["seconds"])
-    assert summary["settings"]["training"] == {"view_size": 112}
+    assert summary["settings"]["training"] == {"crop_size": 112}
     assert "do not compare with published" in summary["note"]
 
 

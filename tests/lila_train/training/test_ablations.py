@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
 import stores
 from lila_train.training.ablations import FULL, ROWS, Ablation, rows
-from lila_train.training.config import TrainConfig, changed, differences
+from lila_train.training.config import TrainConfig
 from lila_train.training.step import TrainStep
 from stores.errors import LilaError
 from tests.lila_train.training import world
@@ -31,14 +29,14 @@ def loss_of(store: stores.CueStore, settings: TrainConfig) -> float:
 
 @pytest.mark.parametrize("row", CHANGED, ids=lambda row: row.name)
 def test_a_row_changes_exactly_its_fields_and_the_loss(store: stores.CueStore, row: Ablation) -> None:
-    settings = changed(SETTINGS, row.changes)
-    found = {line.split(":")[0] for line in differences(SETTINGS, settings)}
+    settings = SETTINGS.replace(**row.changes)
+    found = {line.split(":")[0] for line in SETTINGS.differences(settings)}
     assert found == set(row.changes)
     assert loss_of(store, settings) != loss_of(store, SETTINGS)
 
 
 def test_the_full_row_changes_nothing() -> None:
-    assert changed(SETTINGS, FULL.changes) == SETTINGS
+    assert SETTINGS.replace(**FULL.changes) == SETTINGS
     assert not FULL.changes
 
 
@@ -52,4 +50,4 @@ def test_rows_are_chosen_by_name_or_table() -> None:
 
 
 def test_differences_name_the_setting_and_both_values() -> None:
-    assert differences(SETTINGS, replace(SETTINGS, ridge=0.2)) == ["ridge: 0.1, not 0.2"]
+    assert SETTINGS.differences(SETTINGS.replace(ridge=0.2)) == ["ridge: 0.1, not 0.2"]

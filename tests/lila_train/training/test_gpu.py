@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -32,7 +30,7 @@ def on_gpu(settings: TrainConfig, **how: object) -> TrainStep:
 @pytest.mark.parametrize("how", [{}, {"chunks": 2}, {"compile": True}], ids=["plain", "chunks", "compiled"])
 @pytest.mark.parametrize("objective", ["in-context", "erm"])
 def test_a_step_equals_that_on_the_cpu(store: stores.CueStore, how: dict[str, object], objective: str) -> None:
-    settings = replace(SETTINGS, objective=objective)  # type: ignore[arg-type]
+    settings = SETTINGS.replace(objective=objective)  # type: ignore[arg-type]
     batch = batch_of(store, settings)
     here = step_of(settings)
     there = on_gpu(settings, **how)
@@ -45,5 +43,5 @@ def test_a_step_equals_that_on_the_cpu(store: stores.CueStore, how: dict[str, ob
 
 def test_bfloat16_stays_close(store: stores.CueStore) -> None:
     batch = batch_of(store, SETTINGS).to(torch.device("cuda"))
-    whole, half = (backward(on_gpu(replace(SETTINGS, precision=p)), batch) for p in ("float32", "bfloat16"))
+    whole, half = (backward(on_gpu(SETTINGS.replace(precision=p)), batch) for p in ("float32", "bfloat16"))
     torch.testing.assert_close(half, whole, rtol=0.05, atol=0)

@@ -15,13 +15,14 @@ from lila_train.training.config import TrainConfig
 from lila_train.training.crops import make_views
 from lila_train.training.data import PairBatch, PairDataset, load_pairs
 from lila_train.training.distributed import Rank
+from lila_train.training.losses import count_valid
 from lila_train.training.step import TrainStep
 from lila_train.training.targets import stored_arrays
 from lila_train.training.trainer import learning_rate
 from stores.errors import LilaError
 from tests.lila_train.training import world
 
-SETTINGS = TrainConfig(steps=3, batch_size=4, decoder_width=16, view_size=32, channels=4, cells=8, max_gap=3)
+SETTINGS = TrainConfig(steps=3, batch_size=4, decoder_width=16, crop_size=32, channels=4, cells=8, max_gap=3)
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +31,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
 
 
 def batch_of(store: stores.CueStore, config: TrainConfig, rank: Rank | None = None, step: int = 0) -> PairBatch:
-    dataset = PairDataset(str(store.path), config, stored_arrays(config), encoder_width=192)
+    dataset = PairDataset(str(store.path), config, stored_arrays(config), 192, store.complete_clips())
     return next(iter(load_pairs(dataset, range(step, step + 1), rank)))
 
 
-def backward(train_step: TrainStep, batch: PairBatch) -> torch.Tensor:
+def backward(train_step: TrainStep, batch: PairBatch, rank: Rank | None = None) -> torch.Tensor:
     """The total loss of a batch; its gradients are added to the parameters'."""
-    views = make_views(batch, train_step.config, train_step.rank.all_reduce_sum)
+    views = make_views(batch, train_step.config, (rank or Rank()).all_reduce_sum)
     return train_step.backward(*views).total
 
 
@@ -65,11 +66,11 @@ def assert_alike(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
 
 @pytest.mark.parametrize("objective", ["in-context", "erm"])
 def test_micro_batches_equal_the_batch(store: stores.CueStore, objective: str) -> None:
-    settings = replace(SETTINGS, objective=objective)
+    settings = SETTINGS.replace(objective=objective)
     batch = batch_of(store, settings)
     found = []
-    for chunks in (1, 3):
-        train_step = step_of(settings, chunks=chunks)
+    for size in (None, 2):
+        train_step = step_of(settings, device_batch_size=size)
         found.append((backward(train_step, batch), gradients(train_step)))
     torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-5, atol=0)
     assert_alike(found[1][1], found[0][1])
@@ -80,13 +81,13 @@ def _rank(rank: int, path: str, settings: TrainConfig, out: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{out}/meet", rank=rank, world_size=2)
     store, rank = stores.open(path), Rank(rank, 2)
     train_step = step_of(settings, rank)
-    loss = backward(train_step, batch_of(store, settings, rank))
+    loss = backward(train_step, batch_of(store, settings, rank), rank)
     torch.distributed.all_reduce(loss)
     first = gradients(train_step)
     descend(train_step)
     for step in (1, 2):
         train_step.decoder.zero_grad()
-        backward(train_step, batch_of(store, settings, rank, step))
+        backward(train_step, batch_of(store, settings, rank, step), rank)
         descend(train_step)
     if rank.rank == 0:
         weights = {name: p.detach().clone() for name, p in train_step.parameters.items()}
@@ -119,7 +120,7 @@ def test_two_ranks_equal_one_process_with_twice_the_batch(store: stores.CueStore
 def test_detaching_the_solution_leaves_the_loss_and_changes_the_gradient(store: stores.CueStore) -> None:
     found = []
     for detach in (False, True):
-        settings = replace(SETTINGS, detach=detach)
+        settings = SETTINGS.replace(detach=detach)
         train_step = TrainStep(world.encoder(), settings)
         found.append((backward(train_step, batch_of(store, settings)), gradients(train_step)))
     assert torch.equal(found[0][0], found[1][0])
@@ -127,7 +128,7 @@ def test_detaching_the_solution_leaves_the_loss_and_changes_the_gradient(store: 
 
 
 def test_the_erm_head_gets_gradients_in_sampled_rows_only(store: stores.CueStore) -> None:
-    settings = replace(SETTINGS, objective="erm")
+    settings = SETTINGS.replace(objective="erm")
     train_step = TrainStep(world.encoder(), settings)
     batch = batch_of(store, settings)
     backward(train_step, batch)
@@ -136,7 +137,7 @@ def test_the_erm_head_gets_gradients_in_sampled_rows_only(store: stores.CueStore
 
 
 def test_online_distillation_needs_no_stored_features(store: stores.CueStore) -> None:
-    settings = replace(SETTINGS, distilled="online", channels=12)
+    settings = SETTINGS.replace(distilled="online", channels=12)
     batch = batch_of(store, settings)
     assert "features" not in batch.cues
     assert batch.channels.max() > 6
@@ -146,7 +147,7 @@ def test_online_distillation_needs_no_stored_features(store: stores.CueStore) ->
 def test_bfloat16_stays_close_and_solves_in_float32(store: stores.CueStore) -> None:
     batch = batch_of(store, SETTINGS)
     losses = [
-        backward(TrainStep(world.encoder(), replace(SETTINGS, precision=precision)), batch)
+        backward(TrainStep(world.encoder(), SETTINGS.replace(precision=precision)), batch)
         for precision in ("float32", "bfloat16")
     ]
     assert losses[0] != losses[1]
@@ -155,7 +156,7 @@ def test_bfloat16_stays_close_and_solves_in_float32(store: stores.CueStore) -> N
 
 def test_a_view_size_that_is_no_multiple_of_the_patch_is_refused() -> None:
     with pytest.raises(LilaError, match="multiple of 16"):
-        TrainStep(world.encoder(), replace(SETTINGS, view_size=40))
+        TrainStep(world.encoder(), SETTINGS.replace(crop_size=40))
 
 
 def test_a_batch_that_ranks_cannot_split_is_refused(store: stores.CueStore) -> None:
@@ -168,24 +169,24 @@ def test_valid_entries_are_counted_over_the_batch_not_per_pair(store: stores.Cue
     batch = batch_of(store, SETTINGS)
     train_step = TrainStep(world.encoder(), SETTINGS)
     context, query = make_views(batch, SETTINGS)
-    whole = train_step.losses(context, query, train_step.counts(context, query)).terms["l1"]
+    whole = train_step.losses(context, query).terms["l1"]
     entries, sums = 0.0, 0.0
     for i in range(4):
         part = slice(i, i + 1)
         one, other = context[part], query[part]
-        l1 = train_step.losses(one, other, train_step.counts(one, other)).terms["l1"]
+        l1 = train_step.losses(one, replace(other, counts=count_valid(other.valid))).terms["l1"]
         sums += (l1 * other.valid.sum()).item()
         entries += other.valid.sum().item()
     assert whole.item() == pytest.approx(sums / entries, rel=1e-5)
 
 
 def test_learning_rate_warms_up_and_decays() -> None:
-    settings = TrainConfig(steps=110, learning_rate=2.0, warmup_steps=10, schedule="cosine")
+    settings = TrainConfig(steps=110, lr=2.0, warmup_steps=10, schedule="cosine")
     assert learning_rate(0, settings) == pytest.approx(0.2)
     assert learning_rate(9, settings) == pytest.approx(2)
     assert learning_rate(60, settings) == pytest.approx(1)
     assert learning_rate(109, settings) < 0.001
-    assert learning_rate(99, replace(settings, schedule="constant")) == 2
+    assert learning_rate(99, settings.replace(schedule="constant")) == 2
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from lila_train.training.targets import CUES, active_cues, pair_targets
 from stores.errors import LilaError
 from tests.lila_train.training.test_views import CONFIG, FLIPPED, PLAIN, SIZE, shear
 
-ALL = replace(CONFIG, cues=("features", "normals", "flow", "depth"), channels=5)
+ALL = CONFIG.replace(cues=("features", "normals", "flow", "depth"), channels=5)
 NORMAL = F.normalize(torch.tensor([0.5, -0.2, -1.0]), dim=0)
 
 
@@ -52,11 +52,11 @@ def test_a_cue_keeps_its_contract(name: str) -> None:
 @pytest.mark.parametrize(("cues", "found"), [((), "none"), (("flow", "sound"), "sound")])
 def test_unknown_cues_are_refused(cues: tuple[str, ...], found: str) -> None:
     with pytest.raises(LilaError, match=f"cues must be some of flow, depth, normals, features, found {found}"):
-        active_cues(replace(CONFIG, cues=cues))
+        active_cues(CONFIG.replace(cues=cues))
 
 
 def test_a_plane_has_the_same_normal_in_a_flipped_view() -> None:
-    context, query = make_views(with_normals(query=FLIPPED), replace(ALL, cues=("normals",)))
+    context, query = make_views(with_normals(query=FLIPPED), ALL.replace(cues=("normals",)))
     for view in (context, query):
         torch.testing.assert_close(view.target[0, :, 11, 7], NORMAL)
     assert context.weight.shape[1] == 2  # everywhere, and where depth is near enough
@@ -66,7 +66,7 @@ def test_normals_are_valid_where_depth_is() -> None:
     batch = with_normals()
     depth = batch.cues["depth"].clone()
     depth[:, 0, : SIZE // 2] = 1.0
-    context, query = make_views(replace(batch, cues={**batch.cues, "depth": depth}), replace(ALL, cues=("normals",)))
+    context, query = make_views(replace(batch, cues={**batch.cues, "depth": depth}), ALL.replace(cues=("normals",)))
     assert not context.valid[:, :, : SIZE // 2].any()
     assert context.valid[:, :, SIZE // 2 :].all()
     assert query.valid.all()
@@ -76,4 +76,4 @@ def test_normals_are_valid_where_depth_is() -> None:
     ("cues", "fixed"), [(("flow", "depth", "features"), 3), (("depth", "normals"), 4), (("features",), 0)]
 )
 def test_the_learned_head_has_a_row_for_every_channel(cues: tuple[str, ...], fixed: int) -> None:
-    assert Erm(replace(CONFIG, cues=cues), features=4, encoder_width=7).rows.weight.shape == (fixed + 7, 4)
+    assert Erm(CONFIG.replace(cues=cues), features=4, encoder_width=7).rows.weight.shape == (fixed + 7, 4)

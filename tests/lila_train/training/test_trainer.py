@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from pydantic import Field
 from torch import Tensor
 
 import lila_train
 import stores
 from lila_train.model import checkpoint
 from lila_train.training import losses
-from lila_train.training.config import RunOptions, TrainConfig, changed
+from lila_train.training.config import RunOptions, TrainConfig
 from lila_train.training.data import PairDataset, load_pairs
 from lila_train.training.distributed import Rank
 from lila_train.training.run_dir import RunDir
 from lila_train.training.targets import stored_arrays
-from lila_train.training.trainer import Callback, StepRecord, Trainer, encoder_of_store
+from lila_train.training.trainer import Callback, RunState, StepRecord, Trainer, encoder_of_store
 from stores.errors import LilaError
 from tests.lila_train.training import world
 
 SETTINGS = TrainConfig(
     steps=6,
     batch_size=2,
-    learning_rate=1e-3,
+    lr=1e-3,
     decoder_width=16,
-    view_size=32,
+    crop_size=32,
     channels=4,
     cells=8,
     max_gap=3,
@@ -43,7 +44,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
 
 def trainer(store: stores.CueStore, root: Path, config: TrainConfig = SETTINGS, every: int = 1000) -> Trainer:
     encoder = encoder_of_store(store, None, torch.device("cpu"))
-    run_dir = RunDir.open(root, resume=True)
+    run_dir = RunDir.open(root, config, store)
     return Trainer(store, encoder, config, run_dir, options=RunOptions(checkpoint_every=every))
 
 
@@ -71,15 +72,14 @@ def test_a_loss_term_is_a_row_and_a_weight(
 ) -> None:
     """A row of LOSS_TERMS and a field of the config are enough to train with a term and to find it in the log."""
 
-    @dataclass(frozen=True)
     class Config(TrainConfig):
-        l2_weight: float = 0.5
+        l2_weight: float = Field(0.5, description="Weight of the L2 loss.")
 
     def squares(predicted: Tensor, target: Tensor, valid: Tensor, config: TrainConfig) -> Tensor:
         return ((predicted - target).square() * valid).sum()[None]
 
     monkeypatch.setitem(losses.LOSS_TERMS, "l2", replace(losses.LOSS_TERMS["l1"], title="L2", sums=squares))
-    run = trainer(store, tmp_path / "run", Config(**SETTINGS.to_dict()))
+    run = trainer(store, tmp_path / "run", Config(**dict(SETTINGS)))
     run.fit()
     for row in run.run_dir.rows():
         assert row.keys() == {"step", "loss", "l1", "edge", "l2", "lr", "seconds"}
@@ -94,7 +94,7 @@ def test_resuming_gives_bitwise_the_same_run(store: stores.CueStore, tmp_path: P
     first = trainer(store, tmp_path / "broken", every=3)
 
     class Kill(Callback):
-        def on_step_end(self, trainer: Trainer, record: StepRecord) -> None:
+        def on_step_end(self, run: RunState, record: StepRecord) -> None:
             if record.step == 4:
                 raise KeyboardInterrupt
 
@@ -125,8 +125,8 @@ def test_only_the_decoder_is_trained(store: stores.CueStore, tmp_path: Path) -> 
 
 
 def test_a_batch_does_not_depend_on_ranks_and_workers(store: stores.CueStore) -> None:
-    config = replace(SETTINGS, seed=5, batch_size=4, channels=3)
-    dataset = PairDataset(str(store.path), config, stored_arrays(config), encoder_width=192)
+    config = SETTINGS.replace(seed=5, batch_size=4, channels=3)
+    dataset = PairDataset(str(store.path), config, stored_arrays(config), 192, store.complete_clips())
 
     def boxes(rank: Rank, num_workers: int = 0) -> torch.Tensor:
         loader = load_pairs(dataset, range(2, 4), rank, num_workers)
@@ -138,7 +138,7 @@ def test_a_batch_does_not_depend_on_ranks_and_workers(store: stores.CueStore) ->
 
 
 def test_a_checkpoint_loads_as_a_model_for_any_size(store: stores.CueStore, tmp_path: Path) -> None:
-    run = trainer(store, tmp_path / "run", replace(SETTINGS, steps=1))
+    run = trainer(store, tmp_path / "run", SETTINGS.replace(steps=1))
     run.fit()
     model = lila_train.load(run.run_dir.weights)
     for height, width in ((32, 32), (45, 61), (7, 3)):
@@ -170,16 +170,24 @@ def test_inputs_that_are_not_images_are_refused(images: torch.Tensor, message: s
 
 
 def test_other_settings_and_other_stores_are_refused(store: stores.CueStore, tmp_path: Path) -> None:
-    run = trainer(store, tmp_path / "run", every=2)
-    run.fit()
-    other = trainer(store, tmp_path / "run", replace(SETTINGS, learning_rate=1e-2, ridge=1.0))
-    with pytest.raises(LilaError, match=r"learning_rate: 0\.001, not 0\.01; ridge: 0\.1, not 1\.0"):
-        other.restore()
-    with pytest.raises(LilaError, match="learning_rate"):
-        other.is_finished()
+    trainer(store, tmp_path / "run").fit()
+    with pytest.raises(LilaError, match=r"lr: 0\.001, not 0\.01; ridge: 0\.1, not 1"):
+        RunDir.open(tmp_path / "run", SETTINGS.replace(lr=1e-2, ridge=1.0), store)
     elsewhere = stores.create(tmp_path / "b.zarr", store.spec, ["x"], {"world": 2}, dict(store.provenance))
     with pytest.raises(LilaError, match="the store: "):
-        trainer(elsewhere, tmp_path / "run").restore()
+        RunDir.open(tmp_path / "run", SETTINGS, elsewhere)
+    RunDir.open(tmp_path / "run", SETTINGS.replace(lr=1e-2), store, overwrite=True)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json"}
+
+
+def test_a_run_of_version_0_1_is_named(store: stores.CueStore, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"settings": {"steps": 6, "learning_rate": 1e-3}, "store": "x"}))
+    with pytest.raises(LilaError, match=r"record that differs in .*learning_rate"):
+        RunDir.open(tmp_path, SETTINGS, store)
+    (tmp_path / "run.json").unlink()
+    (tmp_path / "log.jsonl").write_text("")
+    with pytest.raises(LilaError, match=r"written by version 0\.1; start again with --overwrite"):
+        RunDir.open(tmp_path, SETTINGS, store)
 
 
 def test_an_unreadable_checkpoint_is_skipped(store: stores.CueStore, tmp_path: Path) -> None:
@@ -189,7 +197,7 @@ def test_an_unreadable_checkpoint_is_skipped(store: stores.CueStore, tmp_path: P
     newest.write_bytes(newest.read_bytes()[:1000])
     again = trainer(store, tmp_path / "run")
     assert again.restore()
-    assert again.step == 2
+    assert again.step == 4
 
 
 def test_nan_stops_the_run_before_the_weights_change(store: stores.CueStore, tmp_path: Path) -> None:
@@ -203,18 +211,22 @@ def test_nan_stops_the_run_before_the_weights_change(store: stores.CueStore, tmp
         run.optimizer_step(replace(batch, cues={**batch.cues, "depth": depth}))
     with torch.no_grad():
         run.train_step.decoder.head.weight.mul_(torch.inf)
-    with pytest.raises(LilaError, match=r"the loss is NaN for clip-\d, clip-\d"):
+    with pytest.raises(
+        LilaError, match=r"the loss is NaN for clip-\d, clip-\d, whose cues are finite: training diverged"
+    ):
         run.optimizer_step(batch)
     run.train_step.decoder.load_state_dict(before)
     assert run.step == 0
 
 
-def test_an_output_folder_that_exists_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_other_files_is_refused_and_kept(store: stores.CueStore, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(LilaError, match="exists and is not empty"):
-        RunDir.open(tmp_path, resume=False)
+    for overwrite in (False, True):
+        with pytest.raises(LilaError, match="found other files"):
+            RunDir.open(tmp_path, SETTINGS, store, overwrite=overwrite)
     with pytest.raises(LilaError, match="found a file"):
-        RunDir.open(tmp_path / "file", resume=True)
+        RunDir.open(tmp_path / "file", SETTINGS, store)
+    assert (tmp_path / "file").read_text() == "precious"
 
 
 def test_weights_of_something_else_are_refused(store: stores.CueStore, tmp_path: Path) -> None:
@@ -229,7 +241,7 @@ def test_weights_of_something_else_are_refused(store: stores.CueStore, tmp_path:
     ):
         with pytest.raises(LilaError, match=message):
             checkpoint.read(tmp_path / f"{name}.safetensors")
-    run = trainer(store, tmp_path / "run", replace(SETTINGS, steps=1))
+    run = trainer(store, tmp_path / "run", SETTINGS.replace(steps=1))
     run.fit()
     with safetensors.safe_open(run.run_dir.weights, "pt") as file:
         newer = json.loads(file.metadata()["lila"]) | {"format": 99}
@@ -243,27 +255,27 @@ def test_weights_of_something_else_are_refused(store: stores.CueStore, tmp_path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, "--steps must be above 0, found 0"),
-        ({"batch_size": -1}, "--batch-size must be above 0, found -1"),
-        ({"learning_rate": 0.0}, r"--lr must be above 0, found 0\.0"),
-        ({"learning_rate": math.inf}, "--lr must be a finite number, found inf"),
-        ({"ridge": math.nan}, "--set ridge must be a finite number, found nan"),
-        ({"clip_norm": 0.0}, "--clip-norm must be above 0, found 0; leave it out to clip no gradient"),
-        ({"clip_norm": -1.0}, "--clip-norm must be above 0, found -1"),
-        ({"weight_decay": -1e-4}, "--weight-decay must be 0 or more"),
-        ({"warmup_steps": -1}, "--warmup-steps must be 0 or more, found -1"),
-        ({"edge_weight": -1.0}, r"--set edge_weight must be 0 or more, found -1\.0"),
+        ({"steps": 0}, "--steps must be a whole number above 0, found 0"),
+        ({"batch_size": -1}, "--batch-size must be a whole number above 0, found -1"),
+        ({"lr": 0.0}, r"--lr must be a number above 0, found 0"),
+        ({"lr": math.inf}, "--lr must be a number above 0, found inf"),
+        ({"ridge": math.nan}, "--set ridge must be a number above 0, found nan"),
+        ({"clip_norm": 0.0}, "--set clip_norm must be a number above 0 or none, found 0"),
+        ({"clip_norm": -1.0}, "--set clip_norm must be a number above 0 or none, found -1"),
+        ({"weight_decay": -1e-4}, "--set weight_decay must be a number of 0 or more"),
+        ({"warmup_steps": -1}, "--set warmup_steps must be a whole number of 0 or more, found -1"),
+        ({"edge_weight": -1.0}, r"--set edge_weight must be a number of 0 or more, found -1"),
         ({"seed": -1}, "--seed must be from 0 to 4294967295, found -1"),
         ({"seed": 2**32}, "--seed must be from 0 to 4294967295, found 4294967296"),
     ],
 )
 def test_invalid_settings_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(LilaError, match=message):
-        changed(SETTINGS, change)
+        SETTINGS.replace(**change)
 
 
 def test_settings_survive_json() -> None:
     record = json.loads(json.dumps(SETTINGS.to_dict()))
-    assert TrainConfig.from_dict(record) == SETTINGS
+    assert TrainConfig.from_dict(record, "run.json") == SETTINGS
     with pytest.raises(LilaError, match="found a record that differs in ridge, strength"):
-        TrainConfig.from_dict({name if name != "ridge" else "strength": value for name, value in record.items()})
+        TrainConfig.from_dict({n if n != "ridge" else "strength": v for n, v in record.items()}, "run.json")

@@ -14,7 +14,7 @@ from lila_train.training.losses import count_valid, losses_of
 from lila_train.training.objective import InContext
 
 SIZE = 48
-CONFIG = TrainConfig(steps=1, view_size=SIZE)
+CONFIG = TrainConfig(steps=1, crop_size=SIZE)
 PLAIN = (0, 0, SIZE, 0)
 FLIPPED = (0, 0, SIZE, 1)
 
@@ -88,7 +88,7 @@ def test_inconsistent_flow_and_far_depth_are_masked() -> None:
 def test_mirrored_roles_swap_the_frames_and_the_signs() -> None:
     batch = shear()
     forward = make_views(batch, CONFIG)
-    mirrored = make_views(batch, replace(CONFIG, roles="mirrored"))
+    mirrored = make_views(batch, CONFIG.replace(roles="mirrored"))
     torch.testing.assert_close(mirrored[0].image, forward[1].image)
     torch.testing.assert_close(mirrored[0].target[:, :2], -forward[0].target[:, :2], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(mirrored[1].target[:, 2:], forward[0].target[:, 2:], atol=1e-5, rtol=1e-4)
@@ -98,13 +98,13 @@ def test_mirrored_roles_swap_the_frames_and_the_signs() -> None:
     ("cues", "channels"), [(("features",), 5), (("depth", "features"), 6), (("flow", "features"), 7), (("depth",), 1)]
 )
 def test_only_the_active_cues_are_targets(cues: tuple[str, ...], channels: int) -> None:
-    context, _ = make_views(shear(), replace(CONFIG, cues=cues))
+    context, _ = make_views(shear(), CONFIG.replace(cues=cues))
     assert context.target.shape[1] == context.valid.shape[1] == channels
 
 
 def test_online_features_join_late_and_have_unit_length() -> None:
     batch = replace(shear(), channels=torch.tensor([[4, 0, 7]]))
-    context, _ = make_views(batch, replace(CONFIG, distilled="online"))
+    context, _ = make_views(batch, CONFIG.replace(distilled="online"))
     assert context.target.shape[1] == 3
     assert context.valid.shape[1] == 6
     features = context.with_features(torch.randn(1, 8, 6, 6)).target[:, 3:]

@@ -1,0 +1,156 @@
+"""Settings as frozen pydantic models: a field is the only definition of its type, default, range and description.
+
+`--set NAME=VALUE`, JSON records, the comparison of two configs and the tables in docs/ derive from the fields.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from stores.errors import LilaError
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of all configs: immutable, without unknown fields, infinities or NaN.
+
+    Attributes:
+        own_options: fields that the command line sets by an option of their name; --set NAME=VALUE sets the others.
+
+    Raises:
+        LilaError: a value is outside its range; the sentence names the option as a user types it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    own_options: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise LilaError("; ".join(dict.fromkeys(self._sentence(found) for found in error.errors()))) from None
+
+    def replace(self: C, **values: Any) -> C:
+        """Return a config with some fields replaced, checked like a new one."""
+        return type(self)(**(dict(self) | values))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields as JSON values."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_dict(cls: type[C], record: Mapping[str, Any], place: object) -> C:
+        """Return the inverse of `to_dict`; a record with other fields than this version's raises LilaError."""
+        if unlike := record.keys() ^ cls.model_fields.keys():
+            raise LilaError(
+                f"expected settings of this version in {place}, found a record that differs in "
+                f"{', '.join(sorted(unlike))}; use the version that wrote it, or start again in another place"
+            )
+        return cls(**record)
+
+    def differences(self, other: Config) -> list[str]:
+        """Return where another config differs from this one, as `name: this, not other`."""
+        pairs = [(name, getattr(self, name), getattr(other, name)) for name in type(self).model_fields]
+        return [f"{name}: {_format(own)}, not {_format(its)}" for name, own, its in pairs if own != its]
+
+    def assignments(self) -> list[str]:
+        """Return every field as the `NAME=VALUE` that --set takes."""
+        return [f"{name}={_format(value)}" for name, value in self]
+
+    @classmethod
+    def parse_assignments(cls, assignments: Sequence[str]) -> dict[str, Any]:
+        """Return the values of `NAME=VALUE` strings; tuples are written with commas, None as `none`."""
+        values: dict[str, Any] = {}
+        names = list(cls.model_fields)
+        for assignment in assignments:
+            name, equals, text = assignment.partition("=")
+            if not equals:
+                raise LilaError(f"expected --set NAME=VALUE, found {assignment}")
+            if name not in names:
+                meant = [known for known in names if name and name in known] or get_close_matches(name, names, n=1)
+                hint = f", did you mean {' or '.join(meant)}?" if meant else ""
+                raise LilaError(f"expected --set to name one of {', '.join(names)}; found {name or 'nothing'}{hint}")
+            values[name] = cls._parse(name, text)
+        return values
+
+    @classmethod
+    def _parse(cls, name: str, text: str) -> Any:
+        """Read what pydantic does not: none, tuples, and booleans strictly."""
+        annotation = cls.model_fields[name].annotation
+        kind = _without_none(annotation)
+        if kind is not annotation and text == "none":
+            return None
+        if get_origin(kind) is tuple:
+            return tuple(text.split(",")) if text else ()
+        if kind is bool and text not in ("true", "false"):
+            raise LilaError(f"{cls.option(name)} must be true or false, found {text or 'nothing'}")
+        return text
+
+    @classmethod
+    def option(cls, name: str) -> str:
+        """Return how the command line sets a field."""
+        return f"--{name.replace('_', '-')}" if name in cls.own_options else f"--set {name}"
+
+    @classmethod
+    def markdown_table(cls) -> str:
+        """Return the table of all fields for docs/: option, default, values, meaning."""
+        rows = ["| option | default | values | |", "|---|---|---|---|"]
+        for name, field in cls.model_fields.items():
+            default = "–" if field.is_required() else _format(field.get_default(call_default_factory=True)) or "none"
+            rows.append(f"| `{cls.option(name)}` | {default} | {_range(cls, name)} | {field.description} |")
+        return "\n".join(rows)
+
+    @classmethod
+    def _sentence(cls, error: ErrorDetails) -> str:
+        name, context = str(error["loc"][0]) if error["loc"] else "", error.get("ctx", {})
+        option, found = cls.option(name), _format(error["input"]) or "nothing"
+        if error["type"] == "extra_forbidden":
+            return f"expected one of {', '.join(cls.model_fields)}, found {name}"
+        if error["type"] == "missing" and len(error["loc"]) == 1:
+            return f"{option} is missing"
+        if "error" in context:  # of a validator; its text goes on after the option
+            return f"{option} {context['error']}"
+        return f"{option} must be {_range(cls, name)}, found {found}"
+
+
+def _range(cls: type[Config], name: str) -> str:
+    """Return the values that a field takes, in words."""
+    field = cls.model_fields[name]
+    kind = _without_none(field.annotation)
+    metadata = field.metadata
+    if get_origin(kind) is Annotated:  # of `X | None`
+        kind, *metadata = get_args(kind)
+    limits = {key: getattr(m, key) for m in metadata for key in ("gt", "ge", "lt", "le") if hasattr(m, key)}
+    if get_origin(kind) is Literal:
+        return " or ".join(get_args(kind))
+    if get_origin(kind) is tuple:
+        parts = get_args(kind)
+        values = {float: "numbers", int: "whole numbers"}.get(parts[0], "names")
+        return f"{values} with commas between" if parts[-1] is ... else f"{len(parts)} {values} with a comma between"
+    if {"ge", "le"} <= limits.keys():
+        return f"from {limits['ge']} to {limits['le']}"
+    number = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "text")
+    words = [f"above {limits['gt']}"] if "gt" in limits else []
+    words += [f"of {limits['ge']} or more"] if "ge" in limits else []
+    return " ".join([number, *words, *(["or none"] if kind is not field.annotation else [])])
+
+
+def _without_none(kind: Any) -> Any:
+    if get_origin(kind) in (Union, types.UnionType):
+        (kind,) = (member for member in get_args(kind) if member is not types.NoneType)
+    return kind
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ",".join(_format(part) for part in value)
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
