@@ -71,7 +71,7 @@ class BaselineOptions:
             return {"baseline_weights": str(self.weights)}
         path = Path(self.weights)
         if path.is_dir():
-            return {"baseline_weights_sha256": {file.name: file_sha256(file) for file in sorted(path.glob("*.*"))}}
+            return {"baseline_weights_sha256": {file.name: file_sha256(file) for file in sorted(path.glob("[!.]*.*"))}}
         if not path.is_file():
             raise LilaError(
                 f"expected the baseline's weights at {path}, found none; give their place with {WEIGHTS_OPTION}"

@@ -307,3 +307,13 @@ def test_the_real_code_gives_a_map_of_the_pixels(name: str):
     features = feature_map(find(name).load(options, CPU), name)(torch.rand(1, 3, 140, 154))
     assert features.shape == (1, 128 if name == "flowfeat" else 384, 140, 154)
     assert features.isfinite().all()
+
+
+def test_hidden_files_are_no_weights(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    options = BaselineOptions(weights=tmp_path)
+    identity = options.weights_identity()
+    assert list(identity["baseline_weights_sha256"]) == ["model.safetensors"]
+    (tmp_path / ".DS_Store").touch()
+    (tmp_path / ".cache.d").mkdir()
+    assert options.weights_identity() == identity
