@@ -18,7 +18,8 @@ _COUNT = itertools.count()
 def atomic_path(path: Path, temporary: Path | None = None, *, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path that is renamed to `path` when the block ends.
 
-    If the block raises, `path` stays as it was and the temporary file is removed. Missing folders are created.
+    If the block raises, `path` stays as it was and the temporary file is removed. Missing folders are created. A full
+    disk or a missing permission is a StoreError that names the folder and the file.
 
     Args:
         path: where the file belongs.
@@ -26,17 +27,18 @@ def atomic_path(path: Path, temporary: Path | None = None, *, sync: bool = True)
         sync: write file and directory entry to the disk, to survive a power loss.
     """
     temporary = temporary or path.with_name(f".{path.stem[:40]}.{os.getpid()}-{next(_COUNT)}{path.suffix}")
-    for folder in (path.parent, temporary.parent):
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield temporary
+    with explain_os_errors(path.parent, f"writing {path.name}"):
+        for folder in (path.parent, temporary.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            if sync:
+                sync_to_disk(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
         if sync:
-            sync_to_disk(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if sync:
-        sync_to_disk(path.parent)
+            sync_to_disk(path.parent)
 
 
 def atomic_write(data: bytes | str, path: Path, temporary: Path | None = None) -> None:

@@ -16,6 +16,7 @@ from lila_cues import console
 from lila_cues.cli.messages import active_workers
 from lila_cues.devices import usable_cores
 from lila_cues.prefetch import map_ordered
+from stores.atomic import atomic_write
 from stores.backends import LocalFiles
 from stores.errors import StoreError
 from stores.ledger import ABSENT, FAILED, STATUS_NAMES
@@ -90,7 +91,7 @@ def verify(
                 findings += check_recomputed(opened, clip, recompute)
     if report is not None:
         document = {"store": opened.path, "findings": [vars(finding) for finding in findings]}
-        report.write_text(json.dumps(document, indent=1))
+        atomic_write(json.dumps(document, indent=1), report)
     for finding in findings[:SHOWN_FINDINGS]:
         console.out.print(str(finding), markup=False)
     if len(findings) > SHOWN_FINDINGS:

@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image
 
+from stores.atomic import atomic_path
+
 Picture = UInt8[np.ndarray, "h w 3"]
 """RGB, 0 to 255."""
 MISSING = np.array([128, 128, 128], np.uint8)
@@ -182,14 +184,16 @@ def mask_overlay(rgb: Picture, labels: Integer[np.ndarray, "h w"]) -> Picture:
 
 def write_png(path: Path, rgb: UInt8[np.ndarray, "h w 3"]) -> None:
     """Write an RGB PNG file, 8 bits per channel."""
-    Image.fromarray(rgb).save(path, "png")
+    with atomic_path(path, sync=False) as temporary:
+        Image.fromarray(rgb).save(temporary, "png")
 
 
 def write_label_png(path: Path, labels: UInt8[np.ndarray, "h w"]) -> None:
     """Write labels as an indexed PNG file with `label_palette`, as DAVIS stores its annotations."""
     indexed = Image.fromarray(labels).convert("L")
     indexed.putpalette(label_palette().tobytes())
-    indexed.save(path, "png")
+    with atomic_path(path, sync=False) as temporary:
+        indexed.save(temporary, "png")
 
 
 def _as_bytes(color: np.ndarray, known: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:

@@ -6,6 +6,7 @@ The input is `images`, b×3×H×W floats in [0, 1]; the output `features`, b×d�
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -109,7 +110,9 @@ def _write(portable: Portable, path: Path, model: Lila) -> None:
         warnings.simplefilter("ignore")  # of the exporter, about its internals
         program = torch.export.export(portable, (example,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
         if path.suffix == ".pt2":
-            torch.export.save(program, path, extra_files={"lila.json": json.dumps(metadata)})
+            buffer = io.BytesIO()  # as a path, it would report a full disk as an internal error
+            torch.export.save(program, buffer, extra_files={"lila.json": json.dumps(metadata)})
+            path.write_bytes(buffer.getvalue())
             return
         import onnx_ir
 

@@ -7,6 +7,7 @@ sometimes the networks that made the cues, which are ignored by name; any other 
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import Tensor
 from lila_cues.networks.hub import download, torch_cache
 from lila_cues.networks.weights import file_sha256, read_tensors
 from lila_train.model.decoder import Decoder, DecoderWidths
-from stores.atomic import atomic_path, atomic_write
+from stores.atomic import atomic_write
 from stores.errors import LilaError
 
 BASE_URL = "https://storage.googleapis.com/gresearch/lila-ckpts"
@@ -111,8 +112,9 @@ def read(path: Path) -> ReleasedCheckpoint:
 
 def write(path: Path, decoder: Decoder) -> None:
     """Write a decoder like a published file: a .pt of named tensors, without an encoder. Atomic."""
-    with atomic_path(path) as temporary:
-        torch.save({name: tensor.detach().cpu() for name, tensor in in_released_naming(decoder).items()}, temporary)
+    buffer = io.BytesIO()  # torch.save reports a full disk as an internal error
+    torch.save({name: tensor.detach().cpu() for name, tensor in in_released_naming(decoder).items()}, buffer)
+    atomic_write(buffer.getvalue(), path)
 
 
 def in_released_naming(decoder: Decoder) -> dict[str, Tensor]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from stores.atomic import atomic_path, atomic_write
+from stores.errors import StoreError
 
 
 def test_the_file_is_renamed_when_the_block_ends(tmp_path: Path) -> None:
@@ -63,3 +65,20 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
         two.write_text("two")
     assert path.read_text() == "one"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_is_a_sentence_with_the_path(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=rf"no space left in {tmp_path} while writing a\.bin; free some space"):
+        atomic_write(b"x" * 5000, tmp_path / "a.bin")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_permission_is_a_sentence_with_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(target))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(StoreError, match=rf"permission denied while writing a\.txt in {tmp_path}/a\.txt; make it"):
+        atomic_write("text", tmp_path / "a.txt")
+    assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from lila_train.evaluation.dense.data import Augmentation, DenseData, Flip, ValV
 from lila_train.evaluation.dense.probes import BuildProbe, features_of
 from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.results import Json
-from stores.atomic import atomic_path
+from stores.atomic import atomic_write
 from stores.errors import LilaError
 
 T = TypeVar("T")
@@ -139,8 +140,9 @@ def train(
             optimizer.step()
             advance()
         state = {"fingerprint": fingerprint, "epochs": epoch + 1, "probe": probe.state_dict()}
-        with atomic_path(checkpoint) as temporary:
-            torch.save(state | {"optimizer": optimizer.state_dict()}, temporary)
+        buffer = io.BytesIO()  # torch.save reports a full disk as an internal error
+        torch.save(state | {"optimizer": optimizer.state_dict()}, buffer)
+        atomic_write(buffer.getvalue(), checkpoint)
 
 
 def train_batches(protocol: DenseProtocol, data: DenseData, seed: int, epoch: int) -> Iterator[list[View]]:

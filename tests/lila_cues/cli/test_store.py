@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 import stores
 from lila_cues.cli import app
+from lila_cues.cli import store as store_command
 from lila_cues.cli.plan import patch_of
 from lila_cues.config import BuildConfig
 from lila_cues.networks import load_encoder
@@ -23,6 +24,7 @@ from lila_cues.pipeline.build import store_spec
 from stores import StoreError
 from stores.cues import ClipCues
 from stores.store import CueStore
+from stores.verify import Finding
 from tests.stores import worlds
 
 CLIPS, FAILED = 7, 5
@@ -118,6 +120,16 @@ def test_what_is_no_report(store: CueStore, tmp_path: Path) -> None:
     result = run("repair", store.path, "--report", tmp_path / "other.json")
     with pytest.raises(StoreError, match="is no report of `lila-cues verify --report`"):
         raise result.exception or AssertionError
+
+
+def test_a_full_disk_leaves_no_half_report(
+    store: CueStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_disk: None
+) -> None:
+    finding = Finding("chunk", "x" * 5000, "damaged")
+    monkeypatch.setattr(store_command, "_check", lambda *arguments: [finding])
+    result = run("verify", store.path, "--report", tmp_path / "report.json")
+    assert f"no space left in {tmp_path} while writing report.json" in str(result.exception)
+    assert not (tmp_path / "report.json").exists()
 
 
 def test_many_findings_are_cut_short(tmp_path: Path) -> None:

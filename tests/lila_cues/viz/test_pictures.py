@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from lila_cues.viz import pictures
+from stores.errors import StoreError
 
 
 def _uniform_flow(x: float, y: float) -> np.ndarray:
@@ -146,3 +147,13 @@ def test_an_indexed_png_keeps_labels_and_palette(tmp_path: Path) -> None:
         assert image.mode == "P"
         np.testing.assert_array_equal(np.asarray(image), labels)
         assert image.getpalette()[:768] == pictures.label_palette().reshape(-1).tolist()
+
+
+@pytest.mark.usefixtures("full_disk")
+@pytest.mark.parametrize("labels", [False, True])
+def test_a_full_disk_leaves_no_half_picture(tmp_path: Path, labels: bool) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
+    write, values = (pictures.write_label_png, noise[..., 0]) if labels else (pictures.write_png, noise)
+    with pytest.raises(StoreError, match=r"no space left in .* while writing a\.png"):
+        write(tmp_path / "a.png", values)
+    assert not list(tmp_path.iterdir())

@@ -19,7 +19,7 @@ from lila_train.model import released
 from lila_train.model.decoder import Decoder, DecoderWidths
 from lila_train.model.export import export, load_exported
 from lila_train.model.lila import Lila, load
-from stores.errors import LilaError
+from stores.errors import LilaError, StoreError
 
 SIZES = [(1, 24, 24), (2, 100, 64), (5, 31, 45)]
 
@@ -53,6 +53,15 @@ def test_a_file_computes_what_the_model_computes(model: Lila, tmp_path: Path, su
             expected = model(images)
         np.testing.assert_allclose(run(images.numpy()), expected, atol=1e-4)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.usefixtures("unchecked", "full_disk")
+@pytest.mark.parametrize("suffix", [".onnx", pytest.param(".pt2", marks=pytest.mark.slow), ".pt"])
+def test_a_full_disk_leaves_no_half_file(model: Lila, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"model{suffix}"
+    with pytest.raises(StoreError, match=rf"no space left in .* while writing model\{suffix}; free some space"):
+        released.write(path, model.decoder) if suffix == ".pt" else export(model, path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_differs_is_refused(model: Lila, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
