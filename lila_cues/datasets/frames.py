@@ -62,7 +62,7 @@ def read_images(paths: Sequence[Path], rate: float, select: Select, keep: Keep) 
     indices = selected(select, len(paths))
     kept: dict[int, np.ndarray] = {}
     size = (0, 0)
-    for index in np.unique(indices).tolist():
+    for index in sorted(set(indices)):
         image = read_image(paths[index], background=None)
         height, width = image.shape[:2]
         if kept and (height, width) != size:
@@ -72,8 +72,8 @@ def read_images(paths: Sequence[Path], rate: float, select: Select, keep: Keep) 
             )
         size = (height, width)
         kept[index] = keep(image)
-    frames, names = np.stack([kept[index] for index in indices.tolist()]), [paths[index].stem for index in indices]
-    return DecodedClip(len(paths), size, names, indices / rate, frames)
+    frames, names = np.stack([kept[index] for index in indices]), [paths[index].stem for index in indices]
+    return DecodedClip(len(paths), size, names, np.array(indices) / rate, frames)
 
 
 class Davis(Frames):

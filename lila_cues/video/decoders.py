@@ -9,7 +9,7 @@ last frames. Both trust a file that marks steps of an intra refresh as key frame
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import pairwise
@@ -75,38 +75,39 @@ def require_exact(decoder: str, video: VideoPass) -> None:
 
 
 def read_frames(
-    decoder: str, path: Path, n_frames: int, indices: Sequence[int], keep: Callable[[np.ndarray], np.ndarray]
+    decoder: str, path: Path, n_frames: int, indices: list[int], keep: Callable[[np.ndarray], np.ndarray]
 ) -> dict[int, np.ndarray] | None:
     """Return frames at ascending positions, as `keep` returns them; None where PyAV has to read them.
 
-    That is where the decoder cannot open the file, counts other frames than PyAV, or repeats a frame.
+    That is where the decoder fails, counts other frames than PyAV, or repeats a frame.
     """
-    get_frames = (_open_decord if decoder == "decord" else _open_torchcodec)(path, n_frames)
     kept: dict[int, np.ndarray] = {}
-    for part in (indices[start : start + AT_ONCE] for start in range(0, len(indices), AT_ONCE)):
-        frames = None if get_frames is None else get_frames(part)
-        if frames is None:
+    try:
+        count, get_frames = (_open_decord if decoder == "decord" else _open_torchcodec)(path)
+        if count != n_frames:
             return None
-        kept |= {index: keep(frame) for index, frame in zip(part, frames, strict=True)}
+        for part in (indices[start : start + AT_ONCE] for start in range(0, len(indices), AT_ONCE)):
+            frames = get_frames(part)
+            # equal frames: a still picture, or one that decord could not decode and replaced by the one before
+            if any(np.array_equal(one, other) for one, other in pairwise(frames)):
+                return None
+            kept |= {index: keep(frame) for index, frame in zip(part, frames, strict=True)}
+    except LilaError:
+        raise
+    except Exception:  # of any kind; one of `keep` is raised again in PyAV's pass
+        return None
     return kept
 
 
-GetFrames = Callable[[Sequence[int]], np.ndarray | None]
+def _open_decord(path: Path) -> tuple[int, Callable[[list[int]], np.ndarray]]:
+    video = load_decord().VideoReader(str(path), num_threads=1)
+    return len(video), lambda indices: video.get_batch(indices).asnumpy()
 
 
-def _open_decord(path: Path, n_frames: int) -> GetFrames | None:
-    decord = load_decord()
-    try:
-        video = decord.VideoReader(str(path), num_threads=1)
-    except (decord.DECORDError, RuntimeError):
-        return None
-
-    def get_frames(indices: Sequence[int]) -> np.ndarray | None:
-        frames: np.ndarray = video.get_batch(list(indices)).asnumpy()
-        # a still picture, or a frame that decord could not decode and replaced by the one before
-        return None if any(np.array_equal(one, other) for one, other in pairwise(frames)) else frames
-
-    return get_frames if len(video) == n_frames else None
+def _open_torchcodec(path: Path) -> tuple[int, Callable[[list[int]], np.ndarray]]:
+    options = {"seek_mode": "exact", "dimension_order": "NHWC", "num_ffmpeg_threads": 1}
+    video = require_torchcodec().VideoDecoder(str(path), **options)
+    return len(video), lambda indices: video.get_frames_at(indices).data.numpy()
 
 
 def load_decord() -> ModuleType:
@@ -123,16 +124,6 @@ def load_decord() -> ModuleType:
         setattr(ctypes, "RTLD_GLOBAL", rtld_global)  # noqa: B010
     decord.logging.set_level(decord.logging.QUIET)
     return decord
-
-
-def _open_torchcodec(path: Path, n_frames: int) -> GetFrames | None:
-    """Open a file in torchcodec's exact mode, in one thread; it scans the file when it opens it."""
-    decoders = require_torchcodec()
-    try:
-        video = decoders.VideoDecoder(str(path), seek_mode="exact", dimension_order="NHWC", num_ffmpeg_threads=1)
-    except (RuntimeError, ValueError):
-        return None
-    return (lambda indices: video.get_frames_at(list(indices)).data.numpy()) if len(video) == n_frames else None
 
 
 def require_torchcodec() -> ModuleType:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,7 +23,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.filter import Graph
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Float64, UInt8
 
 from lila_cues.video import decoders
 from stores.errors import LilaError
@@ -56,36 +56,30 @@ def read_clip(path: Path, select: Select, keep: Keep = np.asarray, decoder: str 
         LilaError: the file is damaged, cut short, changes its size, or is of a kind on which `decoder` is not exact.
         IndexError: `select` returns nothing, or a position outside the clip.
     """
-    path = Path(path)
-    if decoder == "pyav":
-        n_frames = count_frames(path)
-        for _ in range(2):  # again only where the count was wrong: lost frames, packets that show none
-            indices = selected(select, n_frames) if n_frames else np.zeros(0, np.int64)
-            video, kept = _decode(path, set(indices.tolist()), keep)
-            if len(video.stamps) == n_frames:
-                break
-            previous, n_frames = n_frames, len(video.stamps)
-        else:
-            raise LilaError(
-                f"{path}: expected the same number of frames at each reading, found {previous}, then {n_frames}; "
-                f"{REMEDY}"
-            )
+    n_frames = count_frames(path)
+    for _ in range(2):  # again only where the count was wrong: lost frames, packets that show none
+        indices = selected(select, n_frames) if n_frames else []
+        video, kept = _decode(path, indices if decoder == "pyav" else [], keep)
+        if len(video.stamps) == n_frames:
+            break
+        previous, n_frames = n_frames, len(video.stamps)
     else:
-        video, _ = _decode(path, (), keep)
+        found = f"{previous}, then {n_frames}"
+        raise LilaError(f"{path}: expected the same number of frames at each reading, found {found}; {REMEDY}")
+    if decoder != "pyav":
         decoders.require_exact(decoder, video)
-        indices = selected(select, len(video.stamps))
-        found = decoders.read_frames(decoder, path, len(video.stamps), np.unique(indices).tolist(), keep)
-        kept = _decode(path, set(indices.tolist()), keep)[1] if found is None else found
-    names, frames = [f"{index:05d}" for index in indices], np.stack([kept[index] for index in indices.tolist()])
-    return DecodedClip(len(video.stamps), video.size, names, video.times()[indices], frames)
+        read = decoders.read_frames(decoder, path, n_frames, sorted(set(indices)), keep)
+        kept = _decode(path, indices, keep)[1] if read is None else read
+    names, frames = [f"{index:05d}" for index in indices], np.stack([kept[index] for index in indices])
+    return DecodedClip(n_frames, video.size, names, video.times()[indices], frames)
 
 
-def selected(select: Select, n_frames: int) -> Int64[np.ndarray, " f"]:
+def selected(select: Select, n_frames: int) -> list[int]:
     """Return the selected positions. IndexError for none, or for one outside the clip."""
     indices = np.asarray(select(n_frames), np.int64)
     if indices.size == 0 or indices.min() < 0 or indices.max() >= n_frames:
         raise IndexError(f"expected frames of a clip that has frames 0 to {n_frames - 1}, found {indices.tolist()}")
-    return indices
+    return list(indices.tolist())
 
 
 def count_frames(path: Path) -> int:
@@ -113,11 +107,10 @@ class VideoFrames:
             yield from map(to_rgb, frames)
 
 
-def _decode(path: Path, wanted: Collection[int], keep: Keep) -> tuple[VideoPass, dict[int, np.ndarray]]:
-    """Decode and check a whole file; return the frames at the positions `wanted`, as `keep` returns them."""
-    video, to_rgb = VideoPass(path), RgbConverter()
-    frames = enumerate(video.frames())
-    return video, {index: keep(to_rgb(frame)) for index, frame in frames if index in wanted}
+def _decode(path: Path, indices: list[int], keep: Keep) -> tuple[VideoPass, dict[int, np.ndarray]]:
+    """Decode and check a whole file; return the frames at these positions, as `keep` returns them."""
+    video, to_rgb, wanted = VideoPass(path), RgbConverter(), set(indices)
+    return video, {index: keep(to_rgb(frame)) for index, frame in enumerate(video.frames()) if index in wanted}
 
 
 class VideoPass:
