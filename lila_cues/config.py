@@ -5,80 +5,117 @@ Plain data: importing this module loads neither PyTorch nor a network.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+import stores
+from stores.config import Config
 from stores.errors import LilaError
 from stores.spec import Geometry
 
 Records = dict[str, dict[str, Any]]
 """By kind (encoder, depth, flow): origin, revision, hash and licence of the weights, and how the network is run."""
 
-NETWORK_FIELDS = (
-    "encoder", "depth", "flow", "encoder_weights", "depth_weights", "flow_weights", "flow_updates",
-    "attention", "precision", "compiled",
-)  # fmt: skip
+DEPTH_FILES = "files:"
+PLACES = frozenset(("profile", "limit", "encoder_weights", "depth_weights", "flow_weights"))
 
 
-@dataclass(frozen=True)
-class BuildConfig:
+class BuildConfig(Config):
     """What shapes a store. Sizes are sides of squares in px.
 
     Per clip, A = frames − pairs anchors are stored, each with pairs / A partners, 1 to `max_gap` frames later.
     """
 
-    dataset: str
-    encoder: str
-    depth: str  # a network, or files:DIR
-    flow: str
-    profile: str | None = None  # where values come from that the user has not given
-    limit: int | None = None  # number of clips, spread evenly over the dataset
-    seed: int = 0  # of frames and channels; of the demo, the scenes too
-    decoder: str = "pyav"
-    encoder_weights: str | None = None  # a path, or random:SEED; None: the published weights
-    depth_weights: str | None = None
-    flow_weights: str | None = None
-    flow_updates: int | None = None  # of RAFT, per pair; None: as the network has it
-    attention: str = "sdpa"
-    precision: str = "float32"
-    compiled: bool = False
-    max_gap: int = 5  # T, the largest Δ in source frames
-    extra_cues: tuple[str, ...] = ()  # names in lila_cues.pipeline.cues.DERIVED
-    base_size: int = 480  # of the stored RGB, the base crop
-    cue_size: int = 224  # of depth and flow, and of the last PAMR scale
-    feature_size: int = 112  # of the stored refined features
-    channels: int = 64
-    frames: int = 16
-    pairs: int = 12
-    pamr_iterations: tuple[int, int, int] = (20, 10, 5)  # at a quarter, a half and the full size of the cue grid
-    pamr_dilations: tuple[int, ...] = (1, 3, 5)
-    pamr_sigma: float = 0.05
+    own_options: ClassVar[frozenset[str]] = frozenset((
+        "dataset", "limit", "seed", "decoder", "max_gap", "extra_cues", "profile", "encoder", "encoder_weights",
+        "depth", "depth_weights", "flow", "flow_weights", "flow_updates", "attention", "precision", "compile",
+    ))  # fmt: skip
+
+    dataset: str = Field(description="demo, videos, frames, kinetics, youtube-vos or davis.")
+    limit: PositiveInt | None = Field(None, description="Number of clips, spread evenly over the dataset; none: all.")
+    seed: NonNegativeInt = Field(0, description="Seed that selects frames and channels, and the scenes of the demo.")
+    decoder: Literal["pyav", "decord", "torchcodec"] = Field(
+        "pyav", description="decord and torchcodec refuse files on which they are not exact."
+    )
+    max_gap: PositiveInt = Field(5, description="T: largest distance of the frames of a pair, in source frames.")
+    extra_cues: tuple[str, ...] = Field((), description="Additional cues, comma-separated: normals.")
+
+    profile: str | None = Field(None, description="Networks and sizes under one name: `lila-cues profiles`.")
+    encoder: str = Field(description="A ViT of timm, or dinov2_vits14 and variants.")
+    encoder_weights: str | None = Field(None, description="Weight file, or random:SEED; none: published weights.")
+    depth: str = Field(description="Depth network, or files:DIR with 16-bit PNGs in mm, DIR/CLIP/FRAME.png.")
+    depth_weights: str | None = Field(None, description="Weight file or directory; none: published weights.")
+    flow: str = Field(description="raft_large, raft_small or dis.")
+    flow_weights: str | None = Field(None, description="Weight file; none: published weights.")
+    flow_updates: PositiveInt | None = Field(None, description="RAFT's updates per pair; none: the network's own.")
+    attention: Literal["sdpa", "xformers"] = Field("sdpa", description="xformers where it is installed.")
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Of depth and flow.")
+    compile: bool = Field(False, description="Compile depth and flow: slow start, then faster.")
+
+    base_size: PositiveInt = Field(480, description="Of the stored RGB, the base crop.")
+    cue_size: PositiveInt = Field(224, description="Of depth and flow, and of the last PAMR scale.")
+    feature_size: PositiveInt = Field(112, description="Of the stored refined features.")
+    channels: PositiveInt = Field(64, description="Encoder channels stored per clip.")
+    frames: PositiveInt = Field(16, description="Frames stored per clip.")
+    pairs: PositiveInt = Field(12, description="Pairs of frames stored per clip.")
+    shard_clips: int = Field(16, ge=1, le=128, description="Clips per file of the store, and per task of a build.")
+    pamr_iterations: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        (20, 10, 5), description="PAMR at a quarter, a half and the full size of the cue grid."
+    )
+    pamr_dilations: tuple[PositiveInt, ...] = Field((1, 3, 5), description="Dilations of PAMR's neighborhoods.")
+    pamr_sigma: PositiveFloat = Field(0.05, description="PAMR's σ of color differences.")
 
     @classmethod
-    def resolve(cls, options: Mapping[str, Any], device: str) -> BuildConfig:
-        """Complete a command's options, where they are None, by the profile that they name.
+    def resolve(
+        cls,
+        options: Mapping[str, Any],
+        assignments: Sequence[str] = (),
+        config: Path | None = None,
+        device: str = "cpu",
+    ) -> BuildConfig:
+        """Complete a command's options, where they are None, by a profile or by the settings of another store.
 
-        The default profile is tiny for the demo and without a GPU, else small.
+        Args:
+            assignments: NAME=VALUE of --set, which override options.
+            config: another store, or a JSON file of settings; None: the profile that the options name, by default
+                tiny for the demo and without a GPU, else small.
+            device: the chosen device.
         """
-        default = "small" if device.startswith("cuda") and options["dataset"] != "demo" else "tiny"
-        name = options.get("profile") or default
+        given = {name: value for name, value in options.items() if value is not None}
+        given |= cls.parse_assignments(assignments)
+        if config is not None:
+            if "profile" in given:
+                raise LilaError("expected --profile or --config, found both; leave one out")
+            return cls.from_file(config).replace(**given)
+        default = "small" if device.startswith("cuda") and given.get("dataset") != "demo" else "tiny"
+        name = given.setdefault("profile", default)
         if name not in PROFILES:
             raise LilaError(f"expected a profile among {', '.join(PROFILES)}, found {name}; pass one with --profile")
         settings = PROFILES[name].settings
-        given = {key.name: options[key.name] for key in fields(cls) if options.get(key.name) not in (None, "")}
         if "flow" in given:  # the profile's updates are those of its own network
             settings = {**settings, "flow_updates": None}
-        return cls(**{**settings, **given, "profile": name})
+        return cls(**(settings | given))
+
+    @classmethod
+    def from_file(cls, path: Path) -> BuildConfig:
+        """Return the settings of a store, or those in a JSON file."""
+        try:
+            record = stores.open(path).provenance if path.is_dir() else json.loads(path.read_text())
+            return cls.from_dict(record.get("settings", record), path)
+        except (OSError, ValueError, AttributeError) as error:
+            raise LilaError(f"expected a cue store or a JSON file of settings, found {path} ({error!r})") from error
 
     def encoder_input(self, patch_size: int) -> tuple[int, int]:
         """Return the size (y, x) of the encoder's images: the multiple of its patch that is nearest to the cue grid."""
         return (max(1, round(self.cue_size / patch_size)) * patch_size,) * 2
 
-    def geometry(self, patch_size: int, width: int | None = None) -> Geometry:
+    def geometry(self, patch_size: int, width: int) -> Geometry:
         """Return the sizes of a store, given the encoder's patch size in px and its number of channels."""
         rows, columns = self.encoder_input(patch_size)
         return Geometry(
@@ -88,61 +125,23 @@ class BuildConfig:
             cue=(self.cue_size,) * 2,
             features=(self.feature_size,) * 2,
             encoder=(rows // patch_size, columns // patch_size),
-            channels=self.channels if width is None else min(self.channels, width),
+            channels=min(self.channels, width),
         )
 
-    def fingerprint(self, records: Records, patch_size: int) -> dict[str, Any]:
-        """Return what shapes the data and is not in the store's spec (geometry, extra cues): no path, no device."""
-        shaping = ("network", "sha256", "revision", "settings")
-        return {
-            "source": self.dataset,
-            "decoder": self.decoder,
-            "networks": {kind: {key: record[key] for key in shaping} for kind, record in records.items()},
-            "encoder_input": list(self.encoder_input(patch_size)),
-            "seed": self.seed,
-            "max_gap": self.max_gap,
-            "pamr": self._pamr(),
-        }
+    def shaping(self) -> dict[str, Any]:
+        """Return the settings that shape the data, as JSON values: all but the places of files."""
+        settings = {name: value for name, value in self.to_dict().items() if name not in PLACES}
+        if self.depth.startswith(DEPTH_FILES):
+            settings["depth"] = DEPTH_FILES
+        return settings
 
-    def recipe(self, options: RunOptions, patch_size: int, width: int) -> dict[str, Any]:
-        """Return what a store keeps in its provenance, and `from_recipe` reads, to compute its clips again."""
-        return {
-            "source": {"name": self.dataset, "root": str(options.root), "decoder": self.decoder, "seed": self.seed},
-            "networks": {name: getattr(self, name) for name in NETWORK_FIELDS},
-            "geometry": asdict(self.geometry(patch_size, width)),
-            "encoder_input": self.encoder_input(patch_size),
-            "device": options.device,
-            "seed": self.seed,
-            "max_gap": self.max_gap,
-            "pamr": self._pamr(),
-            "extra_cues": self.extra_cues,
-        }
+    def fingerprint(self, records: Records) -> dict[str, Any]:
+        """Return what a store must share to be continued: the shaping settings, and the hash of each network's weights.
 
-    @classmethod
-    def from_recipe(cls, recipe: Mapping[str, Any]) -> tuple[BuildConfig, RunOptions]:
-        """Read a recipe, also from JSON. KeyError or TypeError where something is missing or unknown."""
-        source, geometry, pamr = recipe["source"], recipe["geometry"], recipe["pamr"]
-        config = cls(
-            dataset=source["name"],
-            decoder=source["decoder"],
-            **recipe["networks"],
-            seed=recipe["seed"],
-            max_gap=recipe["max_gap"],
-            extra_cues=tuple(recipe.get("extra_cues", ())),
-            base_size=geometry["base"][0],
-            cue_size=geometry["cue"][0],
-            feature_size=geometry["features"][0],
-            channels=geometry["channels"],
-            frames=geometry["frames"],
-            pairs=geometry["pairs"],
-            pamr_iterations=tuple(pamr["iterations"]),
-            pamr_dilations=tuple(pamr["dilations"]),
-            pamr_sigma=pamr["sigma"],
-        )
-        return config, RunOptions(root=Path(source["root"]), device=recipe["device"])
-
-    def _pamr(self) -> dict[str, Any]:
-        return {"iterations": self.pamr_iterations, "dilations": self.pamr_dilations, "sigma": self.pamr_sigma}
+        A network without a weight file has a revision instead.
+        """
+        weights = {kind: {key: record[key] for key in ("sha256", "revision")} for kind, record in records.items()}
+        return {**self.shaping(), "weights": weights}
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from types import FrameType
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich import progress as bars
@@ -62,6 +63,21 @@ def run(app: typer.Typer) -> None:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def show_version(wanted: bool | None) -> None:
+    """Print the version and exit, if that is wanted."""
+    if wanted:
+        out.print(f"lila-pixels {version('lila-pixels')}")
+        raise typer.Exit
+
+
+def common_options(
+    _version: Annotated[
+        bool | None, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+    ] = None,
+) -> None:
+    """Options of both command lines, before the command."""
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -129,7 +129,8 @@ def _range(cls: type[Config], name: str) -> str:
         kind, *metadata = get_args(kind)
     limits = {key: getattr(m, key) for m in metadata for key in ("gt", "ge", "lt", "le") if hasattr(m, key)}
     if get_origin(kind) is Literal:
-        return " or ".join(get_args(kind))
+        *first, last = get_args(kind)
+        return f"{', '.join(first)} or {last}"
     if get_origin(kind) is tuple:
         parts = get_args(kind)
         values = {float: "numbers", int: "whole numbers"}.get(parts[0], "names")

@@ -60,16 +60,25 @@ def open_or_create(
     if not Path(path).exists():
         return create(path, spec, clips, fingerprint, provenance)
     store = open(path)
-    requested = {"spec": spec.to_dict(), "settings": json.loads(canonical_json(fingerprint))}
-    changes = differences({"spec": store.spec.to_dict(), "settings": store.fingerprint}, requested)
+    require_same(store, fingerprint, clips, spec)
+    return store
+
+
+def require_same(
+    store: CueStore, fingerprint: dict[str, Any], clips: Sequence[str], spec: StoreSpec | None = None
+) -> None:
+    """Raise StoreError, with the differences, if a store has other clips, or settings other than these of its own."""
+    requested = json.loads(canonical_json(fingerprint))
+    changes = differences({key: store.fingerprint.get(key) for key in requested}, requested, "settings")
+    if spec is not None:
+        changes += differences(store.spec.to_dict(), spec.to_dict(), "spec")
     if store.header.clip_checksums != encode_clip_names(clips)[1]:
         changes.append(f"clips: {store.n_clips} in the store, {len(clips)} requested, or other names")
     if changes:
         raise StoreError(
-            f"{path} was built with other settings: {'; '.join(changes)}; use the store's settings to continue, or "
-            "name another store"
+            f"{store.path} was built with other settings: {'; '.join(changes)}; use the store's settings to continue, "
+            "or name another store"
         )
-    return store
 
 
 def differences(stored: Any, requested: Any, name: str = "") -> list[str]:

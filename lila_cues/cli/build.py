@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,18 +15,18 @@ import numpy as np
 import typer
 
 import stores
-from lila_cues import console
+from lila_cues import console, devices
 from lila_cues.cli import messages
-from lila_cues.config import RunOptions, parse_shard, spread
+from lila_cues.config import BuildConfig, RunOptions, parse_shard, spread
 from lila_cues.datasets import locate, open_dataset
 from lila_cues.datasets.base import DatasetOptions
-from stores import metadata, plan
+from stores import plan
 from stores.errors import LilaError
 from stores.ledger import ABSENT, COMPLETE, FAILED
+from stores.opening import require_same
 from stores.store import CueStore
 
 if TYPE_CHECKING:
-    from lila_cues.config import BuildConfig
     from lila_cues.pipeline.setup import Networks
     from lila_cues.pipeline.task import TaskReport
 
@@ -35,25 +35,44 @@ data = partial(typer.Option, rich_help_panel="Data")
 network = partial(typer.Option, rich_help_panel="Networks")
 running = partial(typer.Option, rich_help_panel="Run")
 
-# Options that `plan` has too.
-Dataset = Annotated[str, data(metavar="NAME", help="demo, videos, frames, kinetics, youtube-vos or davis.")]
-Root = Annotated[Path | None, data(help="Dataset directory. Default: $LILA_DATA/NAME, else data/NAME.")]
-StorePath = Annotated[Path | None, data("--store", help="Store directory. Default: cues/NAME.zarr.")]
-Limit = Annotated[int | None, data(min=1, help="Number of clips, spread evenly over the dataset. Default: all.")]
-ExtraCues = Annotated[str | None, data(metavar="NAMES", help="Additional cues, comma-separated: normals.")]
-PROFILE = "Networks and sizes: tiny, small, base or large. Default: small on a GPU; tiny on a CPU and for the demo."
-Profile = Annotated[str | None, network(help=PROFILE)]
-Encoder = Annotated[str | None, network(help="A ViT of timm, or dinov2_vits14 and variants. Default: the profile's.")]
-Device = Annotated[str, running(help="auto (a GPU if there is one), cpu, cuda, cuda:1 …")]
 
-SEED = "Seed that selects frames, pairs and channels, and the scenes of the demo."
-MAX_GAP = "T: largest distance of the two frames of a pair, in source frames. Default: the profile's."
-ENCODER_WEIGHTS = "Weight file, or random for an untrained encoder. Default: published weights."
-DEPTH = "Depth network, or files:DIR with 16-bit PNGs in mm, DIR/CLIP/FRAME.png. Default: the profile's."
-FLOW_UPDATES = "RAFT's updates per pair. Default: the profile's."
-MAX_FAILURES = "Stop when more clips than this have failed. Default: no limit."
+def _field(name: str, default: str = "") -> str:
+    return f"{BuildConfig.model_fields[name].description}{f' Default: {default}.' * bool(default)}"
+
+
+# The options of `build` and of `plan`. None: as the profile has it, or the setting's own default.
+PROFILE = "Networks and sizes: tiny, small, base or large. Default: small on a GPU; tiny on a CPU and for the demo."
+SET = "Any other setting, such as base_size=256; may be given more than once. `lila-cues profiles NAME` lists them."
 WORKERS = "Number of processes on this machine, sharing its GPUs or cores. Default: this process."
 SHARD = "Build share I of N of the tasks, I from 0; a SLURM array needs no scheduler. Default: all tasks."
+
+Dataset = Annotated[str, data(metavar="NAME", help=_field("dataset"))]
+Root = Annotated[Path | None, data(help="Dataset directory. Default: $LILA_DATA/NAME, else data/NAME.")]
+StorePath = Annotated[Path | None, data("--store", help="Store directory. Default: cues/NAME.zarr.")]
+Limit = Annotated[int | None, data(help=_field("limit"))]
+Seed = Annotated[int | None, data(help=_field("seed", "0"))]
+Decoder = Annotated[str | None, data(help=_field("decoder", "pyav"))]
+MaxGap = Annotated[int | None, data(help=_field("max_gap", "5"))]
+ExtraCues = Annotated[str | None, data(metavar="NAMES", help=_field("extra_cues"))]
+Profile = Annotated[str | None, network(help=PROFILE)]
+Encoder = Annotated[str | None, network(help=_field("encoder", "the profile's"))]
+EncoderWeights = Annotated[str | None, network(help=_field("encoder_weights"))]
+Depth = Annotated[str | None, network(help=_field("depth", "the profile's"))]
+DepthWeights = Annotated[str | None, network(help=_field("depth_weights"))]
+Flow = Annotated[str | None, network(help=_field("flow", "the profile's"))]
+FlowWeights = Annotated[str | None, network(help=_field("flow_weights"))]
+FlowUpdates = Annotated[int | None, network(help=_field("flow_updates", "the profile's"))]
+Attention = Annotated[str | None, network(help=_field("attention", "sdpa"))]
+Precision = Annotated[str | None, network(help=_field("precision", "float32"))]
+Compile = Annotated[bool | None, network("--compile", help=_field("compile"))]
+Set = Annotated[list[str] | None, network("--set", metavar="NAME=VALUE", help=SET)]
+ConfigFile = Annotated[Path | None, network("--config", help="Another store, to take its settings; no --profile then.")]
+Device = Annotated[str, running(help="auto (a GPU if there is one), cpu, cuda, cuda:1 …")]
+OnlyFailed = Annotated[bool, running("--only-failed", help="Retry the failed clips, build no others.")]
+MaxFailures = Annotated[int | None, running(min=0, help="Stop when more clips than this fail. Default: no limit.")]
+Workers = Annotated[int | None, running(min=1, help=WORKERS)]
+Scheduler = Annotated[str | None, running(metavar="ADDRESS", help="Address of a running Dask scheduler.")]
+Shard = Annotated[str | None, running(metavar="I/N", help=SHARD)]
 
 
 def build(
@@ -61,27 +80,29 @@ def build(
     root: Root = None,
     store: StorePath = None,
     limit: Limit = None,
-    seed: Annotated[int, data(min=0, help=SEED)] = 0,
-    decoder: Annotated[str, data(help="pyav; decord or torchcodec refuse files on which they are not exact.")] = "pyav",
-    max_gap: Annotated[int | None, data(min=1, help=MAX_GAP)] = None,
+    seed: Seed = None,
+    decoder: Decoder = None,
+    max_gap: MaxGap = None,
     extra_cues: ExtraCues = None,
     profile: Profile = None,
     encoder: Encoder = None,
-    encoder_weights: Annotated[str | None, network(help=ENCODER_WEIGHTS)] = None,
-    depth: Annotated[str | None, network(help=DEPTH)] = None,
-    depth_weights: Annotated[str | None, network(help="Weight file or directory. Default: published weights.")] = None,
-    flow: Annotated[str | None, network(help="raft_large, raft_small or dis. Default: the profile's.")] = None,
-    flow_weights: Annotated[str | None, network(help="Weight file. Default: published weights.")] = None,
-    flow_updates: Annotated[int | None, network(min=1, help=FLOW_UPDATES)] = None,
-    attention: Annotated[str, network(help="sdpa, or xformers where it is installed.")] = "sdpa",
-    precision: Annotated[str, network(help="Of depth and flow: float32, bfloat16 or float16.")] = "float32",
-    compiled: Annotated[bool, network("--compile", help="Compile depth and flow: slow start, then faster.")] = False,
+    encoder_weights: EncoderWeights = None,
+    depth: Depth = None,
+    depth_weights: DepthWeights = None,
+    flow: Flow = None,
+    flow_weights: FlowWeights = None,
+    flow_updates: FlowUpdates = None,
+    attention: Attention = None,
+    precision: Precision = None,
+    compile: Compile = None,
+    set_: Set = None,
+    config: ConfigFile = None,
     device: Device = "auto",
-    only_failed: Annotated[bool, running("--only-failed", help="Retry the failed clips, build no others.")] = False,
-    max_failures: Annotated[int | None, running(min=0, help=MAX_FAILURES)] = None,
-    workers: Annotated[int | None, running(min=1, help=WORKERS)] = None,
-    scheduler: Annotated[str | None, running(metavar="ADDRESS", help="Address of a running Dask scheduler.")] = None,
-    shard: Annotated[str | None, running(metavar="I/N", help=SHARD)] = None,
+    only_failed: OnlyFailed = False,
+    max_failures: MaxFailures = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    shard: Shard = None,
 ) -> None:
     """Build a cue store from videos: depth, flow both ways, and refined encoder features.
 
@@ -93,47 +114,58 @@ def build(
     - `lila-cues build --dataset videos --root ~/clips`
     - `lila-cues build --dataset kinetics --workers 8`
     """
-    given = {  # None: as the profile has it
-        "dataset": dataset, "limit": limit, "seed": seed, "decoder": decoder, "max_gap": max_gap,
-        "extra_cues": extra_cues, "profile": profile, "encoder": encoder, "encoder_weights": encoder_weights,
-        "depth": depth, "depth_weights": depth_weights, "flow": flow, "flow_weights": flow_weights,
-        "flow_updates": flow_updates, "attention": attention, "precision": precision, "compiled": compiled,
-    }  # fmt: skip
-    options = RunOptions(root, store, device, only_failed, max_failures, workers, scheduler, parse_shard(shard))
-    raise typer.Exit(run(given, options))
+    raise typer.Exit(run(*resolve(locals())))
 
 
-def run(given: dict[str, Any], options: RunOptions) -> int:
-    """Build what is missing and return the exit status; `given` are fields of `BuildConfig`."""
-    path = options.store or default_store(given["dataset"])
-    places = {name: place and str(place) for name, place in (("root", options.root), ("store", options.store))}
-    request = {**given, **places, "device": options.device}
-    options = replace(options, root=locate(given["dataset"], options.root))
-    dataset = open_dataset(given["dataset"], options.root, DatasetOptions(given["decoder"], given["seed"]))
+def resolve(arguments: Mapping[str, Any]) -> tuple[BuildConfig, RunOptions]:
+    """Return the settings and the completed options of a command, given all of its arguments by name."""
+    settings = {name: arguments[name] for name in BuildConfig.own_options}
+    settings["extra_cues"] = settings["extra_cues"] and tuple(settings["extra_cues"].split(","))
+    values = {field.name: arguments[field.name] for field in fields(RunOptions)}
+    options = RunOptions(**(values | {"shard": parse_shard(values["shard"])}))
+    device = str(devices.choose(options.device))
+    config = BuildConfig.resolve(settings, arguments["set_"] or (), arguments["config"], device)
+    named = arguments["config"] or any(settings[name] for name in ("encoder", "depth", "flow", "profile"))
+    if not named and config.dataset != "demo" and not device.startswith("cuda"):
+        messages.note(
+            "no GPU here: profile tiny, whose networks know rendered scenes only; for results on real clips use a GPU, "
+            "or --profile small, which is slow without one, or networks of your own (--encoder, --depth, --flow)"
+        )
+    root = locate(config.dataset, options.root)
+    store = options.store or Path("cues") / f"{config.dataset}.zarr"
+    return config, replace(options, root=root, store=store, device=device)
+
+
+def list_clips(config: BuildConfig, options: RunOptions) -> Sequence[str]:
+    """Return the ids of the clips to build."""
+    assert options.root is not None
+    dataset = open_dataset(config.dataset, options.root, DatasetOptions(config.decoder, config.seed))
+    return spread(dataset.clips(), config.limit)
+
+
+def run(config: BuildConfig, options: RunOptions) -> int:
+    """Build what is missing and return the exit status."""
+    path = options.store
+    assert path is not None
+    clips = list_clips(config, options)
     _require_place(path)
-    clips = spread(dataset.clips(), given["limit"])
+    done = 0.0
     if path.exists():
         store = stores.open(path)
-        same = store.provenance.get("request") == request
-        _, checksums = metadata.encode_clip_names(clips)
-        if same and store.header.clip_checksums == checksums and not _pending_clips(store, options):
+        require_same(store, config.shaping(), clips)
+        if not _pending_clips(store, options):
             console.out.print(messages.finished(store, options.shard))
             return ALL_COMPLETE
-    from lila_cues.pipeline import build, cues, setup
+        done = float((store.statuses() == COMPLETE).mean())
+    from lila_cues.networks.encoder import encoder_sizes
+    from lila_cues.pipeline import build, setup
 
-    given = {**given, "extra_cues": cues.parse_extra_cues(given["extra_cues"])}
-    config, options, networks = setup.setup(given, options, messages.note)
-    spec = build.store_spec(config, networks.encoder.patch_size, networks.encoder.width)
-    done = (stores.open(path).statuses() == COMPLETE).mean() if path.exists() else 0.0
-    plan.require_room(plan.plan(spec, len(clips), frames_per_second=1.0), path, float(done))
-    store = build.open_store(path, config, options, networks, clips, request)
-    del clips, dataset  # the names of all clips, which the build reads from the store
+    spec = build.store_spec(config, *encoder_sizes(config.encoder))
+    plan.require_room(plan.plan(spec, len(clips), frames_per_second=1.0), path, done)
+    networks = setup.setup(config, options, messages.note)
+    store = build.open_store(path, config, options, networks, clips)
+    del clips  # the names of all clips, which the build reads from the store
     return _build(store, config, options, networks)
-
-
-def default_store(dataset: str) -> Path:
-    """Return the path of a dataset's store where --store is not given."""
-    return Path("cues") / f"{dataset}.zarr"
 
 
 def _build(store: CueStore, config: BuildConfig, options: RunOptions, networks: Networks) -> int:

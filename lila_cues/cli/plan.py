@@ -1,16 +1,15 @@
-"""`lila-cues plan`: what a build will take, before anything is written; `lila-cues models`: networks and profiles."""
+"""`lila-cues plan`: what a build will take, before anything is written; `models`, `profiles`: what to choose from."""
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
+
+import typer
 
 import stores
 from lila_cues.cli import build as options
-from lila_cues.config import PROFILES, BuildConfig, spread
+from lila_cues.config import PROFILES, BuildConfig
 from lila_cues.console import out
-from lila_cues.datasets import open_dataset
-from lila_cues.datasets.base import DatasetOptions
 from lila_cues.networks import registry
 from stores.ledger import ABSENT
 from stores.plan import plan as make_plan
@@ -26,22 +25,43 @@ def plan(
     root: options.Root = None,
     store: options.StorePath = None,
     limit: options.Limit = None,
+    seed: options.Seed = None,
+    decoder: options.Decoder = None,
+    max_gap: options.MaxGap = None,
+    extra_cues: options.ExtraCues = None,
     profile: options.Profile = None,
     encoder: options.Encoder = None,
-    extra_cues: options.ExtraCues = None,
+    encoder_weights: options.EncoderWeights = None,
+    depth: options.Depth = None,
+    depth_weights: options.DepthWeights = None,
+    flow: options.Flow = None,
+    flow_weights: options.FlowWeights = None,
+    flow_updates: options.FlowUpdates = None,
+    attention: options.Attention = None,
+    precision: options.Precision = None,
+    compile: options.Compile = None,
+    set_: options.Set = None,
+    config: options.ConfigFile = None,
     device: options.Device = "auto",
+    only_failed: options.OnlyFailed = False,
+    max_failures: options.MaxFailures = None,
+    workers: options.Workers = None,
+    scheduler: options.Scheduler = None,
+    shard: options.Shard = None,
     rate: Annotated[float, options.running(help=RATE)] = 50.0,
 ) -> None:
-    """Print frames, bytes, files, memory, hours and free disk of a build; exit status 2 if it cannot fit."""
-    from lila_cues import devices
-    from lila_cues.pipeline.build import store_spec
-    from lila_cues.pipeline.cues import parse_extra_cues
+    """Print frames, bytes, files, memory, hours and free disk of a build; exit status 2 if it cannot fit.
 
-    path = store or options.default_store(dataset)
-    n_clips = len(spread(open_dataset(dataset, root, DatasetOptions()).clips(), limit))
-    given = {"dataset": dataset, "profile": profile, "encoder": encoder, "extra_cues": parse_extra_cues(extra_cues)}
-    config = BuildConfig.resolve(given, "cpu" if profile else str(devices.choose(device)))
-    spec, done = store_spec(config, patch_of(config.encoder)), 0.0
+    Takes every option of `lila-cues build`: replace `build` by `plan` in a command to see what it will take.
+    """
+    resolved, run_options = options.resolve(locals())
+    from lila_cues.networks.encoder import encoder_sizes
+    from lila_cues.pipeline.build import store_spec
+
+    path = run_options.store
+    assert path is not None
+    n_clips, done = len(options.list_clips(resolved, run_options)), 0.0
+    spec = store_spec(resolved, *encoder_sizes(resolved.encoder))
     if path.exists():
         existing = stores.open(path)
         n_clips, spec, done = existing.n_clips, existing.spec, float((existing.statuses() != ABSENT).mean())
@@ -66,14 +86,6 @@ def plan(
     out.print(f"GPU hours    {hours} at {rate:g} frames/s on one device (--rate)")
 
 
-def patch_of(encoder: str) -> int:
-    """Return 14 for `dinov2_vits14`, 16 for `vit_tiny_patch16_224`, the package's own 8, 14 where the name has none."""
-    if encoder == "tiny":
-        return 8
-    found = re.search(r"patch(\d+)", encoder) or re.search(r"[a-z](\d\d?)(?:_reg\d?)?$", encoder)
-    return int(found[1]) if found else 14
-
-
 def models() -> None:
     """List networks and profiles: source, size, licence, and whether the weights are on this machine."""
     columns = "{:<8} {:<24} {:>7}  {:<15} {:<5} {}"  # of fixed width: a rich table would be cut at the terminal's width
@@ -86,12 +98,21 @@ def models() -> None:
         line = columns.format(network.kind, network.name, size, network.licence, here, network.origin())
         out.print(f"[yellow]{line}[/]" if network.non_commercial else line)
     out.print("\nAny other plain ViT of timm is an encoder by its timm name; NAME@REVISION takes one of the hub.")
-    out.print("Depth may also be read from files: --depth files:DIR (16-bit PNG in mm, DIR/CLIP/FRAME.png).\n")
-    for name, profile in PROFILES.items():
-        config = BuildConfig(dataset="", **profile.settings)
+    out.print("Depth may also be read from files: --depth files:DIR (16-bit PNG in mm, DIR/CLIP/FRAME.png).")
+
+
+def profiles(
+    name: Annotated[str | None, typer.Argument(help="A profile, to list all of its settings.")] = None,
+) -> None:
+    """List the profiles, and the settings of one. Each can be passed to `lila-cues build` with --set."""
+    if name is not None:
+        out.print("\n".join(BuildConfig.resolve({"dataset": "videos", "profile": name}).assignments()), markup=False)
+        return
+    for key, profile in PROFILES.items():
+        config = BuildConfig.resolve({"dataset": "videos", "profile": key})
         updates = "" if config.flow_updates is None else f" ({config.flow_updates} updates)"
         out.print(
-            f"[bold]--profile {name}[/]: {profile.about}\n"
+            f"[bold]--profile {key}[/]: {profile.about}\n"
             f"  {config.encoder}, {config.depth}, {config.flow}{updates}; RGB {config.base_size}², "
             f"depth and flow {config.cue_size}², {config.channels} channels at {config.feature_size}²;\n"
             f"  {config.frames} frames and {config.pairs} pairs of a clip, 1 to {config.max_gap} frames apart"

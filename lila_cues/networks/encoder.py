@@ -59,6 +59,13 @@ def load_encoder(
     return FrozenEncoder(vit, *_input_settings(entry, vit), source, attention, execution).to(device)
 
 
+def encoder_sizes(name: str) -> tuple[int, int]:
+    """Return the patch size in px and the number of channels of an encoder, without its weights."""
+    with torch.device("meta"):
+        vit = _build(_entry(name.partition("@")[0]))
+    return int(vit.patch_embed.feat_ratio()), int(vit.embed_dim)
+
+
 def restore_encoder(
     source: WeightSource,
     weights: Path | str | None = None,

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import stores
 from lila_cues.config import BuildConfig, RunOptions
@@ -22,6 +21,7 @@ from lila_cues.pipeline.cues import DERIVED
 from lila_cues.pipeline.setup import Networks
 from lila_cues.pipeline.task import TASKS_AT_ONCE, OnClipDone, TaskReport, Worker, build_task
 from lila_cues.video.decoders import decoder_version
+from stores.errors import LilaError
 from stores.store import CueStore
 
 LOG = "build.jsonl"
@@ -32,10 +32,12 @@ SIGNAL_SECONDS = 0.5
 PACKAGES = ("lila-pixels", "torch", "torchvision", "timm", "numpy", "opencv-python-headless")
 
 
-def store_spec(config: BuildConfig, patch_size: int, width: int | None = None) -> stores.StoreSpec:
+def store_spec(config: BuildConfig, patch_size: int, width: int) -> stores.StoreSpec:
     """Return what a store of that config holds, given the encoder's patch size in px and its number of channels."""
+    if unknown := [name for name in config.extra_cues if name not in DERIVED]:
+        raise LilaError(f"expected --extra-cues to be some of {', '.join(DERIVED)}, found {', '.join(unknown)}")
     extra = tuple(DERIVED[name].maps for name in config.extra_cues)
-    return stores.StoreSpec(config.geometry(patch_size, width), extra=extra)
+    return stores.StoreSpec(config.geometry(patch_size, width), config.shard_clips, extra=extra)
 
 
 def open_store(
@@ -44,19 +46,19 @@ def open_store(
     options: RunOptions,
     networks: Networks,
     clips: Sequence[str],
-    request: dict[str, Any],
 ) -> CueStore:
-    """Open the store of that config, or create it; `request` is kept to recognize the same command."""
+    """Open the store of that config, or create it."""
     encoder, records = networks.encoder, networks.records()
     spec = store_spec(config, encoder.patch_size, encoder.width)
     provenance = {
-        "recipe": config.recipe(options, encoder.patch_size, encoder.width),
+        "settings": config.to_dict(),
+        "root": str(options.root),
+        "device": options.device,
         "networks": records,
         "decoder": decoder_version(config.decoder),
         "packages": {name: version(name) for name in PACKAGES},
-        "request": request,
     }
-    arguments = (spec, clips, config.fingerprint(records, encoder.patch_size), provenance)
+    arguments = (spec, clips, config.fingerprint(records), provenance)
     try:
         return stores.open_or_create(path, *arguments)
     except OSError as error:  # another builder has created the store meanwhile

@@ -27,7 +27,6 @@ from lila_cues.pipeline.setup import Networks
 from lila_cues.sampling import select_channels
 from stores.cues import ClipCues, first_not_finite
 from stores.encodings import Blosc, FixedPoint
-from stores.errors import LilaError
 from stores.spec import FrameMaps
 
 FIELD_OF_VIEW_DEG = 45.0
@@ -238,12 +237,3 @@ NORMALS = FrameMaps(
 DERIVED: dict[str, Derived] = {
     row.maps.name: row for row in (Derived(NORMALS, lambda predictions: surface_normals(predictions.depth)),)
 }
-
-
-def parse_extra_cues(names: str | None) -> tuple[str, ...]:
-    """Return the extra cues of `NAME,NAME`, each once, in the order of `DERIVED`. LilaError for an unknown one."""
-    given = [name.strip() for name in names.split(",")] if names else []
-    for name in given:
-        if name not in DERIVED:
-            raise LilaError(f"expected --extra-cues to be some of {', '.join(DERIVED)}, found {name or 'nothing'}")
-    return tuple(name for name in DERIVED if name in given)

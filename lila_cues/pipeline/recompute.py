@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-from lila_cues.config import BuildConfig
+from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.pipeline.setup import Networks
 from lila_cues.pipeline.task import Worker
 from stores.cues import ClipCues
@@ -25,19 +23,18 @@ def load_recompute(
     Raises:
         LilaError: no recipe in the store, or networks that are not those of the build.
     """
-    try:
-        config, options = BuildConfig.from_recipe(store.provenance["recipe"])
-    except (KeyError, TypeError) as error:
+    recorded = store.provenance
+    if "settings" not in recorded:
         raise LilaError(
-            f"expected the recipe of its build in {store.path}, found none that can be read ({error!r}); "
-            "only stores that `lila-cues build` wrote can be recomputed"
-        ) from error
-    options = replace(options, root=root or options.root, device=device or options.device)
-    # PyAV gives the same frames as the recorded decoder; version 0.1 used it itself where decord is not exact.
-    worker = Worker(replace(config, decoder="pyav"), options, networks, threads=1)
-    networks = worker.extractor.networks
-    fingerprint = json.loads(json.dumps(config.fingerprint(networks.records(), networks.encoder.patch_size)))
-    changed = [key for key, value in store.fingerprint.items() if value != fingerprint.get(key)]
+            f"expected the settings of its build in {store.path}, found none; only stores that `lila-cues build` of "
+            "this version wrote can be recomputed"
+        )
+    config = BuildConfig.from_dict(recorded["settings"], store.path)
+    options = RunOptions(root or Path(recorded["root"]), device=device or recorded["device"])
+    # PyAV gives the same frames as the recorded decoder
+    worker = Worker(config.replace(decoder="pyav"), options, networks, threads=1)
+    weights = config.fingerprint(worker.extractor.networks.records())["weights"]
+    changed = [kind for kind, hashes in store.fingerprint["weights"].items() if hashes != weights.get(kind)]
     if changed:
         raise LilaError(
             f"expected the networks that {store.path} was built with, found others ({', '.join(changed)} differ); "

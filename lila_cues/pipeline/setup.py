@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from lila_cues import devices
-from lila_cues.config import BuildConfig, Records, RunOptions
+from lila_cues.config import DEPTH_FILES, BuildConfig, Records, RunOptions
 from lila_cues.networks import registry
-from lila_cues.pipeline.frames import DEPTH_FILES, INVERSE_DEPTH_OF_1_M, DepthFiles
+from lila_cues.pipeline.frames import INVERSE_DEPTH_OF_1_M, DepthFiles
 from lila_cues.sampling import anchors_and_gaps
 from lila_cues.video.decoders import require_decoder
 
@@ -52,26 +51,13 @@ class Networks:
         return self.flow.notes(size) + (self.depth.notes(size) if self.depth is not None else ())
 
 
-def setup(
-    given: Mapping[str, Any], options: RunOptions, notify: Callable[[str], None] = lambda note: None
-) -> tuple[BuildConfig, RunOptions, Networks]:
-    """Choose device and profile, and load the networks.
+def setup(config: BuildConfig, options: RunOptions, notify: Callable[[str], None] = lambda note: None) -> Networks:
+    """Load the networks of a build, on a device that is chosen.
 
-    Args:
-        given: fields of `BuildConfig` as the user gave them; None: as the profile has it.
-        options: of the run; those returned name the chosen device.
-        notify: receives what the user should know before anything is loaded.
+    notify: receives what the user should know before anything is loaded.
     """
-    device = str(devices.choose(options.device))
-    require_decoder(given["decoder"])
-    config = BuildConfig.resolve(given, device)
+    require_decoder(config.decoder)
     anchors_and_gaps(config.frames, config.pairs)
-    named = any(given.get(key) for key in ("encoder", "depth", "flow", "profile"))
-    if not named and config.dataset != "demo" and not device.startswith("cuda"):
-        notify(
-            "no GPU here: profile tiny, whose networks know rendered scenes only; for results on real clips use a GPU, "
-            "or --profile small, which is slow without one, or networks of your own (--encoder, --depth, --flow)"
-        )
     for kind in (registry.ENCODER, registry.DEPTH, registry.FLOW):
         entry = registry.entry(kind, getattr(config, kind).partition("@")[0])
         if entry is not None and entry.non_commercial:
@@ -79,7 +65,7 @@ def setup(
                 f"{entry.name} is under {entry.licence.upper()}: neither it nor what is made with it may be used "
                 "commercially; --depth depth_anything_v2_small is free for any use"
             )
-    return config, replace(options, device=device), load_networks(config, device)
+    return load_networks(config, options.device)
 
 
 def load_networks(config: BuildConfig, device: str) -> Networks:
@@ -87,7 +73,7 @@ def load_networks(config: BuildConfig, device: str) -> Networks:
     from lila_cues.networks import load_depth, load_encoder, load_flow
     from lila_cues.networks.frozen import Execution
 
-    attention, execution = config.attention, Execution(config.precision, config.compiled)
+    attention, execution = config.attention, Execution(config.precision, config.compile)
     depth, depth_files = None, None
     if config.depth.startswith(DEPTH_FILES):
         depth_files = DepthFiles(Path(config.depth.removeprefix(DEPTH_FILES)))

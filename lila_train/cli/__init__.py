@@ -9,7 +9,6 @@ from lila_train.cli import evaluate, inference, train
 
 app = typer.Typer(
     name="lila-train",
-    help="Train pixel features on a cue store, evaluate, extract and show them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -23,6 +22,7 @@ app.command("export")(inference.export)
 app.command("ablate")(evaluate.ablate)
 app.command("eval")(evaluate.evaluate)
 app.command("report")(evaluate.report)
+app.callback(help="Train pixel features on a cue store, evaluate, extract and show them.")(console.common_options)
 
 
 def main() -> None:

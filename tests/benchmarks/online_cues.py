@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import stores
+from lila_cues.config import BuildConfig
 from lila_cues.networks import FrozenEncoder, load_depth, load_flow
 from lila_cues.pamr import Affinity, refine, three_scales
 from lila_train.model.resize import Size
@@ -97,14 +98,14 @@ class OnlineCues:
     @classmethod
     def of_store(cls, store: stores.CueStore, encoder: FrozenEncoder, config: TrainConfig) -> OnlineCues:
         """The networks and sizes that a store was built by; networks go to the device of `encoder`, one of them."""
-        networks, recipe = store.provenance["networks"], store.provenance["recipe"]
-        pamr, device = recipe["pamr"], str(next(encoder.parameters()).device)
+        networks, device = store.provenance["networks"], str(next(encoder.parameters()).device)
+        build = BuildConfig.from_dict(store.provenance["settings"], store.path)
         refinement = Refinement(
             store.spec.geometry.cue,
             store.spec.geometry.features,
-            tuple(recipe["encoder_input"]),
-            tuple(pamr["iterations"]),
-            Affinity(tuple(pamr["dilations"]), pamr["sigma"]),
+            build.encoder_input(encoder.patch_size),
+            build.pamr_iterations,
+            Affinity(build.pamr_dilations, build.pamr_sigma),
         )
         flow, depth = networks["flow"], networks["depth"]
         updates = flow["settings"].get("updates")

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import stores
-from lila_cues.config import RunOptions
+from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.console import out
 from lila_cues.pipeline import build, setup
 from lila_cues.pipeline.frames import ClipFrames
@@ -105,7 +105,8 @@ def measure(folder: Path, device: str, clips: int) -> Measured:
     weights = {"encoder_weights": "random", "depth_weights": "random", "flow_weights": "random"}
     chosen = CPU_CHOICE if device == "cpu" else {}
     given = {"dataset": "videos", "profile": "small", "decoder": "pyav", **weights, **chosen}
-    config, run, networks = setup.setup(given, RunOptions(folder, device=device))
+    config, run = BuildConfig.resolve(given), RunOptions(folder, device=device)
+    networks = setup.setup(config, run)
     spec = build.store_spec(config, networks.encoder.patch_size, networks.encoder.width)
     store = stores.create(folder / "s.zarr", spec, names, {}, {})
     parts: dict[str, float] = {}

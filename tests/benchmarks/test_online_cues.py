@@ -75,7 +75,7 @@ def test_the_networks_of_a_build_are_loaded_again(store: stores.CueStore, tmp_pa
     encoder = load_encoder("tiny")
     dis = {"network": "dis", "origin": "code", "location": "opencv", "sha256": None, "settings": {}}
     provenance = {
-        "recipe": small_networks.CONFIG.recipe(small_networks.run_options(tmp_path), 8, 24),
+        "settings": small_networks.CONFIG.to_dict(),
         "networks": {"flow": dis, "depth": {"network": "tiny", "origin": "package", "location": "x", "sha256": None}},
     }
     built = stores.create(tmp_path / "s.zarr", store.spec, ["x"], {}, provenance)

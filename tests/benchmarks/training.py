@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 import stores
+from lila_cues.config import BuildConfig
 from lila_cues.config import RunOptions as BuildOptions
 from lila_cues.console import out
 from lila_cues.pipeline import build, setup
@@ -91,8 +92,9 @@ def build_store(folder: Path, device: str, depth: str | None) -> stores.CueStore
     if depth is not None:
         chosen = {**chosen, "depth": depth, "depth_weights": "random"}
     given = {"dataset": "videos", "profile": "small", "decoder": "pyav", "encoder_weights": "random", **chosen}
-    config, run, networks = setup.setup(given, BuildOptions(folder, device=device))
-    store = build.open_store(folder / "s.zarr", config, run, networks, names, {})
+    config, run = BuildConfig.resolve(given), BuildOptions(folder, device=device)
+    networks = setup.setup(config, run)
+    store = build.open_store(folder / "s.zarr", config, run, networks, names)
     with Worker(config, run, networks) as worker:
         for report in build.build_local(store, worker, store.pending_tasks()):
             assert not report.failed

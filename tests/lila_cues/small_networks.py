@@ -15,8 +15,8 @@ from stores.spec import Geometry
 
 GEOMETRY = Geometry(frames=6, pairs=4, base=(48, 48), cue=(32, 32), features=(16, 16), encoder=(4, 4), channels=5)
 CONFIG = BuildConfig(
-    "videos", "patches", "brightness", "no motion", max_gap=3, base_size=48, cue_size=32, feature_size=16, channels=5,
-    frames=6, pairs=4, pamr_iterations=(2, 1, 1),
+    dataset="videos", encoder="patches", depth="brightness", flow="no motion", max_gap=3, base_size=48, cue_size=32,
+    feature_size=16, channels=5, frames=6, pairs=4, pamr_iterations=(2, 1, 1),
 )  # fmt: skip
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+import stores
 from lila_cues.config import PROFILES, BuildConfig, parse_shard, spread
 from lila_cues.networks import registry
 from lila_cues.sampling import anchors_and_gaps
@@ -17,19 +17,19 @@ from tests.lila_cues.small_networks import CONFIG
 
 
 def test_the_default_profile_depends_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert BuildConfig.resolve({"dataset": "kinetics"}, "cuda:1").profile == "small"
-    assert BuildConfig.resolve({"dataset": "kinetics"}, "cpu").profile == "tiny"
-    assert BuildConfig.resolve({"dataset": "demo"}, "cuda").profile == "tiny"
-    large = BuildConfig.resolve({"dataset": "kinetics", "profile": "large", "flow": "raft_small"}, "cpu")
+    assert BuildConfig.resolve({"dataset": "kinetics"}, device="cuda:1").profile == "small"
+    assert BuildConfig.resolve({"dataset": "kinetics"}).profile == "tiny"
+    assert BuildConfig.resolve({"dataset": "demo"}, device="cuda").profile == "tiny"
+    large = BuildConfig.resolve({"dataset": "kinetics", "profile": "large", "flow": "raft_small"})
     assert (large.flow, large.flow_updates, large.encoder) == ("raft_small", None, "dinov2_vitl14")
-    assert BuildConfig.resolve({"dataset": "kinetics", "profile": "large", "encoder": None}, "cpu").flow_updates == 20
+    assert BuildConfig.resolve({"dataset": "kinetics", "profile": "large", "encoder": None}).flow_updates == 20
     with pytest.raises(LilaError, match="expected a profile among tiny, small, base, large, found huge"):
-        BuildConfig.resolve({"dataset": "kinetics", "profile": "huge"}, "cpu")
+        BuildConfig.resolve({"dataset": "kinetics", "profile": "huge"})
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_profiles_name_networks_that_exist_and_sizes_that_fit(profile: str) -> None:
-    config = BuildConfig.resolve({"dataset": "videos", "profile": profile}, "cpu")
+    config = BuildConfig.resolve({"dataset": "videos", "profile": profile})
     assert config.encoder in registry.names(registry.ENCODER)
     assert config.depth in registry.names(registry.DEPTH)
     assert config.flow in registry.names(registry.FLOW)
@@ -38,38 +38,52 @@ def test_profiles_name_networks_that_exist_and_sizes_that_fit(profile: str) -> N
 
 
 def test_networks_of_a_profile_can_be_replaced() -> None:
-    small = BuildConfig.resolve({"dataset": "videos", "profile": "small"}, "cpu")
+    small = BuildConfig.resolve({"dataset": "videos", "profile": "small"})
     given = {"dataset": "videos", "profile": "small", "encoder": None, "depth": "files:maps", "flow": "dis"}
-    assert BuildConfig.resolve(given, "cpu") == replace(small, depth="files:maps", flow="dis", flow_updates=None)
+    assert BuildConfig.resolve(given) == small.replace(depth="files:maps", flow="dis", flow_updates=None)
 
 
 @pytest.mark.parametrize("name", PROFILES)
 @pytest.mark.parametrize(("patch_size", "grid"), [(14, {"tiny": 8}), (16, {"tiny": 7}), (8, {"tiny": 14})])
 def test_the_encoder_sees_the_cue_grid_to_a_patch(name: str, patch_size: int, grid: dict[str, int]) -> None:
-    config = BuildConfig.resolve({"dataset": "videos", "profile": name}, "cpu")
+    config = BuildConfig.resolve({"dataset": "videos", "profile": name})
     geometry = config.geometry(patch_size, width=50)
     side = grid.get(name, 224 // patch_size)
     assert (geometry.encoder, config.encoder_input(patch_size)) == ((side, side), (side * patch_size,) * 2)
     assert geometry.channels == min(50, config.channels)
 
 
-def test_a_recipe_survives_json(videos: Path) -> None:
-    config, options = replace(CONFIG, extra_cues=("normals",)), small_networks.run_options(videos)
-    recipe = config.recipe(options, patch_size=8, width=24)
-    assert recipe["geometry"] == asdict(small_networks.GEOMETRY)
-    assert BuildConfig.from_recipe(json.loads(json.dumps(recipe))) == (config, options)
+def test_settings_survive_json() -> None:
+    config = CONFIG.replace(extra_cues=("normals",))
+    assert BuildConfig.from_dict(json.loads(json.dumps(config.to_dict())), "s.zarr") == config
+
+
+def test_settings_are_taken_from_a_store_or_a_file(tmp_path: Path) -> None:
+    spec = stores.StoreSpec(small_networks.GEOMETRY)
+    stores.create(tmp_path / "s.zarr", spec, ["a"], {}, {"settings": CONFIG.to_dict()})
+    (tmp_path / "settings.json").write_text(json.dumps(CONFIG.to_dict()))
+    for place in ("s.zarr", "settings.json"):
+        taken = BuildConfig.resolve({"dataset": "frames"}, ["seed=3"], tmp_path / place)
+        assert taken == CONFIG.replace(dataset="frames", seed=3)
+    with pytest.raises(LilaError, match="expected a cue store or a JSON file"):
+        BuildConfig.resolve({"dataset": "frames"}, (), tmp_path / "absent.zarr")
+    with pytest.raises(LilaError, match="--profile or --config, found both"):
+        BuildConfig.resolve({"dataset": "frames", "profile": "tiny"}, (), tmp_path / "s.zarr")
 
 
 def test_the_fingerprint_is_of_what_shapes_the_data_and_not_of_places() -> None:
     weights = small_networks.networks().records()
-    same = CONFIG.fingerprint(weights, 8)
-    for change in ({"seed": 1}, {"max_gap": 1}, {"decoder": "pyav"}, {"dataset": "frames"}, {"pamr_sigma": 0.1}):
-        assert replace(CONFIG, **change).fingerprint(weights, 8) != same
-    assert CONFIG.fingerprint(weights, 16)["encoder_input"] == [32, 32] == same["encoder_input"]
-    assert CONFIG.fingerprint(weights, 14)["encoder_input"] == [28, 28]
+    same = CONFIG.fingerprint(weights)
+    changes = {"seed": 1, "max_gap": 1, "decoder": "decord", "dataset": "frames", "pamr_sigma": 0.1, "cue_size": 64}
+    for name, value in changes.items():
+        assert CONFIG.replace(**{name: value}).fingerprint(weights) != same
+    for name, value in {"encoder_weights": "e.pth", "limit": 3, "profile": "small"}.items():
+        assert CONFIG.replace(**{name: value}).fingerprint(weights) == same
     moved = {kind: {**record, "location": "other"} for kind, record in weights.items()}
-    assert CONFIG.fingerprint(moved, 8) == same
-    assert CONFIG.fingerprint({**weights, "flow": {**weights["flow"], "sha256": "other"}}, 8) != same
+    assert CONFIG.fingerprint(moved) == same
+    assert CONFIG.fingerprint({**weights, "flow": {**weights["flow"], "sha256": "other"}}) != same
+    maps, others = (CONFIG.replace(depth=f"files:{place}") for place in ("a", "b"))
+    assert maps.fingerprint(weights) == others.fingerprint(weights) != same
 
 
 def test_a_limit_is_spread_over_the_list() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -76,7 +77,7 @@ def test_a_build_prints_its_settings_and_its_result(command: Command, tmp_path: 
     assert "no GPU here: profile tiny" in err
     store = stores.open("cues/videos.zarr")
     assert store.complete_clips().tolist() == [0, 1, 2]
-    assert BuildConfig.from_recipe(store.provenance["recipe"])[1].root == tmp_path / "data" / "videos"
+    assert Path(store.provenance["root"]) == tmp_path / "data" / "videos"
     (line,) = (json.loads(text) for text in Path("cues/videos.zarr", build.LOG).read_text().splitlines())
     assert line["complete"] == 3
     assert {"encoder", "depth", "flow", "pamr", "decode", "compress"} <= set(line["seconds"])
@@ -187,9 +188,12 @@ BAD = {
     ),
     "precision": (
         ["--dataset", "videos", "--root", "clips", "--precision", "int8"],
-        "found int8; pass one with --precision",
+        "--precision must be float32, bfloat16 or float16, found int8",
     ),
-    "decoder": (["--dataset", "videos", "--root", "clips", "--decoder", "ffmpeg"], "expected a decoder among pyav"),
+    "decoder": (
+        ["--dataset", "videos", "--root", "clips", "--decoder", "ffmpeg"],
+        "must be pyav, decord or torchcodec, found ffmpeg",
+    ),
     "share": (["--dataset", "videos", "--root", "clips", "--shard", "2/2"], "expected --shard i/n with i from 0"),
 }
 
@@ -362,29 +366,68 @@ def interrupt(*arguments: object) -> None:
 GIVEN = {
     "dataset": "videos", "limit": 7, "seed": 3, "decoder": "decord", "max_gap": 2, "extra_cues": "normals",
     "profile": "base", "encoder": "e", "encoder_weights": "ew", "depth": "d", "depth_weights": "dw", "flow": "f",
-    "flow_weights": "fw", "flow_updates": 9, "attention": "xformers", "precision": "bfloat16", "compiled": True,
+    "flow_weights": "fw", "flow_updates": 9, "attention": "xformers", "precision": "bfloat16", "compile": True,
 }  # fmt: skip
 
 
-def test_every_option_of_a_build_reaches_its_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[dict[str, object], RunOptions]] = []
-    monkeypatch.setattr(build_command, "run", lambda *arguments: calls.append(arguments) or 0)
-    words = [word for name, value in GIVEN.items() if name != "compiled" for word in (_option(name), str(value))]
-    run = ["--root", "r", "--store", "s", "--device", "cpu", "--only-failed", "--max-failures", "4", "--workers", "2"]
-    run += ["--scheduler", "tcp://x", "--shard", "1/3"]
-    for given in (["--dataset", "demo"], [*words, "--compile", *run]):
-        cli.app(["build", *given], standalone_mode=False)
-    defaults = {"seed": 0, "decoder": "pyav", "attention": "sdpa", "precision": "float32", "compiled": False}
-    assert calls[0] == ({**dict.fromkeys(GIVEN), "dataset": "demo", **defaults}, RunOptions())
-    assert calls[1] == (GIVEN, RunOptions(Path("r"), Path("s"), "cpu", True, 4, 2, "tcp://x", (1, 3)))
-    parsed = {**GIVEN, "extra_cues": ("normals",)}
-    config = vars(BuildConfig.resolve(parsed, "cpu"))
-    assert {name: config[name] for name in GIVEN} == parsed
+@pytest.mark.parametrize("command", ["build", "plan"])
+def test_every_option_of_a_build_reaches_its_config(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    """`plan` takes the same options: one word is swapped."""
+    calls: list[tuple[BuildConfig, RunOptions]] = []
+
+    def record(arguments: dict[str, object]) -> None:
+        calls.append(resolve(arguments))
+        raise typer.Exit
+
+    resolve = build_command.resolve
+    monkeypatch.setattr(build_command, "resolve", record)
+    words = [word for name, value in GIVEN.items() if name != "compile" for word in (_option(name), str(value))]
+    run = ["--root", str(tmp_path), "--store", "s", "--device", "cpu", "--only-failed", "--max-failures", "4"]
+    run += [
+        "--workers",
+        "2",
+        "--scheduler",
+        "tcp://x",
+        "--shard",
+        "1/3",
+        "--set",
+        "channels=9",
+        "--set",
+        "base_size=64",
+    ]
+    for given in (["--dataset", "demo", "--root", str(tmp_path)], [*words, "--compile", *run]):
+        cli.app([command, *given], standalone_mode=False)
+    (plain, by_default), (config, options) = calls
+    assert plain == BuildConfig.resolve({"dataset": "demo"})
+    assert by_default == RunOptions(tmp_path, Path("cues/demo.zarr"), "cpu")
+    assert options == RunOptions(tmp_path, Path("s"), "cpu", True, 4, 2, "tcp://x", (1, 3))
+    expected = {**GIVEN, "extra_cues": ("normals",), "channels": 9, "base_size": 64}
+    assert {name: value for name, value in dict(config).items() if name in expected} == expected
+    assert set(GIVEN) == BuildConfig.own_options
 
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def test_the_default_store_is_named_after_its_dataset() -> None:
-    assert build_command.default_store("kinetics") == Path("cues/kinetics.zarr")
+@pytest.mark.parametrize(
+    ("given", "device", "noted"),
+    [
+        ({"dataset": "demo"}, "cpu", False),
+        ({"dataset": "demo"}, "cuda", False),
+        ({"dataset": "kinetics"}, "cuda:1", False),
+        ({"dataset": "kinetics"}, "cpu", True),
+        ({"dataset": "kinetics", "depth": "tiny"}, "cpu", False),
+    ],
+)
+def test_the_tiny_profile_is_noted_where_it_is_used_for_want_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, str], device: str, noted: bool
+) -> None:
+    monkeypatch.setattr(build_command.devices, "choose", lambda name: device)
+    notes: list[str] = []
+    monkeypatch.setattr(build_command.messages, "note", notes.append)
+    defaults = {name: p.default for name, p in inspect.signature(build_command.build).parameters.items()}
+    build_command.resolve({**defaults, "root": tmp_path, **given})
+    assert [note.startswith("no GPU here: profile tiny") for note in notes] == [True] * noted

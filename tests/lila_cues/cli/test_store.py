@@ -17,9 +17,9 @@ from typer.testing import CliRunner, Result
 import stores
 from lila_cues.cli import app
 from lila_cues.cli import store as store_command
-from lila_cues.cli.plan import patch_of
 from lila_cues.config import BuildConfig
 from lila_cues.networks import load_encoder
+from lila_cues.networks.encoder import encoder_sizes
 from lila_cues.pipeline.build import store_spec
 from stores import StoreError
 from stores.cues import ClipCues
@@ -229,20 +229,19 @@ def test_plan_before_and_within_a_build(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("encoder", "patch"),
+    ("encoder", "sizes"),
     [
-        ("dinov2_vits14", 14),
-        ("vit_tiny_patch16_224", 16),
-        ("dinov2_vitb14_reg4", 14),
-        ("dinov3_vits16", 16),
-        ("tiny", 8),
-        ("somebodys", 14),
+        ("dinov2_vits14", (14, 384)),
+        ("vit_tiny_patch16_224", (16, 192)),
+        ("dinov3_vits16", (16, 384)),
+        ("tiny", (8, 96)),
     ],
 )
-def test_the_patch_is_read_from_the_name(encoder: str, patch: int) -> None:
-    assert patch_of(encoder) == patch
+def test_the_sizes_of_an_encoder_need_no_weights(encoder: str, sizes: tuple[int, int]) -> None:
+    assert encoder_sizes(encoder) == sizes
 
 
 def test_the_planned_spec_is_the_built_one() -> None:
-    config, encoder = BuildConfig.resolve({"dataset": "videos", "profile": "tiny"}, "cpu"), load_encoder("tiny")
-    assert store_spec(config, patch_of("tiny")) == store_spec(config, encoder.patch_size, encoder.width)
+    config, encoder = BuildConfig.resolve({"dataset": "videos", "profile": "tiny"}), load_encoder("tiny")
+    assert encoder_sizes("tiny") == (encoder.patch_size, encoder.width)
+    assert store_spec(config, *encoder_sizes("tiny")).geometry == config.geometry(encoder.patch_size, encoder.width)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from tests.lila_cues.small_networks import CONFIG
 
 
 def open_store(path: Path, root: Path, clips: list[str], config: BuildConfig = CONFIG) -> stores.CueStore:
-    return build.open_store(path, config, small_networks.run_options(root), small_networks.networks(), clips, {})
+    return build.open_store(path, config, small_networks.run_options(root), small_networks.networks(), clips)
 
 
 def test_a_store_that_another_builder_has_just_made_is_taken(
@@ -49,9 +48,10 @@ def refuse(*arguments: object) -> stores.CueStore:
 def test_two_builders_of_one_store_and_a_changed_config(videos: Path, tmp_path: Path) -> None:
     first = open_store(tmp_path / "s.zarr", videos, names())
     assert open_store(tmp_path / "s.zarr", videos, names()).n_clips == first.n_clips
-    assert BuildConfig.from_recipe(first.provenance["recipe"]) == (CONFIG, small_networks.run_options(videos))
+    assert BuildConfig.from_dict(first.provenance["settings"], first.path) == CONFIG
+    assert first.provenance["root"] == str(videos)
     with pytest.raises(LilaError, match=r"settings\.seed: 0 in the store, 9 requested"):
-        open_store(tmp_path / "s.zarr", videos, names(), replace(CONFIG, seed=9))
+        open_store(tmp_path / "s.zarr", videos, names(), CONFIG.replace(seed=9))
 
 
 def test_shares_are_disjoint_and_complete() -> None:

@@ -25,8 +25,7 @@ from tests.lila_cues.barcodes import Clip
 from tests.lila_cues.pipeline.test_task import cue_bytes
 
 CLIPS = [f"{index}.mp4" for index in range(6)]
-CONFIG = replace(
-    small_networks.CONFIG,
+CONFIG = small_networks.CONFIG.replace(
     encoder="tiny",
     depth="tiny",
     flow="dis",
@@ -47,7 +46,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> RunOptions:
 
 
 def make_store(path: Path) -> stores.CueStore:
-    return stores.create(path, stores.StoreSpec(CONFIG.geometry(patch_size=8), 1), CLIPS, {}, {})
+    return stores.create(path, stores.StoreSpec(CONFIG.geometry(8, 24), 1), CLIPS, {}, {})
 
 
 def test_two_workers_make_the_bytes_of_one(options: RunOptions, tmp_path: Path) -> None:

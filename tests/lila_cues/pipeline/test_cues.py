@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import stores
 from lila_cues.pipeline.build import build_local, open_store, store_spec
-from lila_cues.pipeline.cues import DERIVED, parse_extra_cues, surface_normals
+from lila_cues.pipeline.cues import DERIVED, surface_normals
 from lila_cues.pipeline.recompute import load_recompute
 from lila_cues.pipeline.task import Worker
 from lila_cues.viz import inspection
@@ -29,7 +29,7 @@ from tests.stores import worlds
 
 FIELD_OF_VIEW_DEG = 60.0
 HEIGHT, WIDTH = 24, 32
-WITH_NORMALS = replace(small_networks.CONFIG, extra_cues=("normals",))
+WITH_NORMALS = small_networks.CONFIG.replace(extra_cues=("normals",))
 
 
 def inverse_depth_of_plane(normal: torch.Tensor, distance: float) -> torch.Tensor:
@@ -59,11 +59,9 @@ def test_normals_are_of_unit_length_and_face_the_camera_whatever_depth_is() -> N
     assert torch.equal(far[0, :, 3, 4], torch.tensor([0, 0, -1.0]))
 
 
-def test_names_are_parsed() -> None:
-    assert parse_extra_cues(None) == ()
-    assert parse_extra_cues("normals, normals") == ("normals",)
+def test_an_unknown_cue_is_refused() -> None:
     with pytest.raises(LilaError, match="expected --extra-cues to be some of normals, found depth"):
-        parse_extra_cues("depth")
+        store_spec(small_networks.CONFIG.replace(extra_cues=("normals", "depth")), 8, 24)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +71,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
         barcodes.write(videos / f"{index}.mp4", barcodes.Clip(frames=20, size=(72, 96)))
     options, networks = small_networks.run_options(videos), small_networks.networks()
     path = tmp_path_factory.mktemp("normals") / "s.zarr"
-    store = open_store(path, WITH_NORMALS, options, networks, ["0.mp4", "1.mp4"], {})
+    store = open_store(path, WITH_NORMALS, options, networks, ["0.mp4", "1.mp4"])
     with Worker(WITH_NORMALS, options, networks, 1) as worker:
         assert [report.complete for report in build_local(store, worker, range(store.n_tasks))] == [2]
     return store
@@ -118,7 +116,7 @@ def test_a_deep_check_computes_them_again(built: stores.CueStore) -> None:
 
 
 def test_a_store_without_them_is_refused(built: stores.CueStore, tmp_path: Path) -> None:
-    plain, spec = store_spec(small_networks.CONFIG, 8), store_spec(WITH_NORMALS, 8)
+    plain, spec = store_spec(small_networks.CONFIG, 8, 24), store_spec(WITH_NORMALS, 8, 24)
     stores.create(tmp_path / "s.zarr", plain, ["a"], {}, {})
     with pytest.raises(StoreError, match="extra"):
         stores.open_or_create(tmp_path / "s.zarr", spec, ["a"], {}, {})

@@ -47,7 +47,7 @@ def davis(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> stores.CueS
     clips = open_dataset("davis", shared / "data" / "davis").clips()[:CLIPS]
     path = tmp_path_factory.mktemp("davis") / "s.zarr"
     with Worker(config, options, threads=2) as worker:
-        store = build.open_store(path, config, options, worker.extractor.networks, clips, {})
+        store = build.open_store(path, config, options, worker.extractor.networks, clips)
         (report,) = build.build_local(store, worker, store.pending_tasks())
     assert report.failed == {}
     return store
@@ -145,5 +145,5 @@ def test_a_clip_computed_again_is_the_same(davis: stores.CueStore) -> None:
 def test_other_weights_are_noticed_before_anything_is_computed_again(shared: Path, davis: stores.CueStore) -> None:
     changed = load_networks(davis_config(shared / "data"), "cpu")
     changed = replace(changed, flow=type("Other", (), {"source": changed.encoder.source, "settings": {}})())
-    with pytest.raises(LilaError, match=r"expected the networks that .*, found others \(networks differ\)"):
+    with pytest.raises(LilaError, match=r"expected the networks that .*, found others \(flow differ\)"):
         load_recompute(davis, networks=changed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from tests.lila_cues.small_networks import CONFIG
 
 def test_a_store_without_its_recipe_cannot_be_recomputed(tmp_path: Path) -> None:
     bare = stores.create(tmp_path / "s.zarr", stores.StoreSpec(small_networks.GEOMETRY), ["a"], {}, {})
-    with pytest.raises(LilaError, match=r"expected the recipe of its build in .*, found none that can be read"):
+    with pytest.raises(LilaError, match=r"expected the settings of its build in .*, found none"):
         load_recompute(bare)
 
 
@@ -44,7 +43,7 @@ def test_a_clip_that_decord_could_not_read_is_recomputed(tmp_path: Path) -> None
     """A store of version 0.1 names decord for all clips, also for those that PyAV read in its place."""
     networks, options = small_networks.networks(), small_networks.run_options(tmp_path)
     barcodes.write(tmp_path / "a.mp4", Clip(codec="libx265", size=(72, 96)))
-    store = open_store(tmp_path / "s.zarr", tmp_path, ["a.mp4"], replace(CONFIG, decoder="decord"))
+    store = open_store(tmp_path / "s.zarr", tmp_path, ["a.mp4"], CONFIG.replace(decoder="decord"))
     with Worker(CONFIG, options, networks, 2) as worker:
         list(build.build_local(store, worker, [0]))
     recompute = load_recompute(store, networks=networks)

@@ -121,7 +121,7 @@ def test_the_bytes_do_not_depend_on_threads_or_on_who_builds_which_task(
 
 
 def test_another_seed_keeps_other_frames_and_channels(built: stores.CueStore, videos: Path, tmp_path: Path) -> None:
-    other = build_all(tmp_path / "other.zarr", videos, ["0.mp4"], replace(small_networks.CONFIG, seed=1))
+    other = build_all(tmp_path / "other.zarr", videos, ["0.mp4"], small_networks.CONFIG.replace(seed=1))
     for name in ("frame_index", "feature_channels"):
         assert not np.array_equal(other.read(name, 0), built.read(name, 0))
 
@@ -211,7 +211,7 @@ def test_depth_from_files_is_cut_as_the_frames_are(tmp_path: Path) -> None:
         ramp = np.tile(np.linspace(1000, 8000, 64), (48, 1)).astype(np.uint16) + 1000 * index
         cv2.imwrite(str(maps / f"{index:05d}.png"), ramp)
     store = make_store(tmp_path / "s.zarr", ["c"])
-    frames_config = replace(small_networks.CONFIG, dataset="frames")
+    frames_config = small_networks.CONFIG.replace(dataset="frames")
     with worker_of(tmp_path / "clips", frames_config, depth_files=tmp_path / "depth") as worker:
         list(build.build_local(store, worker, [0]))
     z = 100 / store.read("depth", 0)
