@@ -24,7 +24,7 @@ def evaluate(
     ] = None,
     weights: Annotated[
         Path | None,
-        typer.Option(help="weights.safetensors of a run, a published file or name; scores it and its encoder."),
+        typer.Option(help="Folder of a run, its weight file, a published file or name; scores it and its encoder."),
     ] = None,
     encoder: Annotated[
         str | None, typer.Option(help="Instead: a frozen encoder by name, alone or below a baseline.")

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 
 from lila_cues.networks import load_encoder
-from lila_cues.networks.weights import file_sha256, random_seed
+from lila_cues.networks.weights import random_seed
 from lila_train.evaluation.baselines import BaselineOptions, find
-from lila_train.evaluation.models import ENCODER, EncoderAlone, GridModel, LilaModel, encoder_identity
+from lila_train.evaluation.models import ENCODER, EncoderAlone, GridModel, LilaModel
+from lila_train.model import released
 from lila_train.model.lila import load
 from stores.errors import LilaError
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Model options. `weights` is a file of a run, a published file, or a published model's name."""
+    """Model options. `weights` is a run's folder or file, a published file, or a published name."""
 
     weights: Path | None = None
     encoder: str | None = None
@@ -32,19 +33,18 @@ class ModelSpec:
         if named not in ([True, False, False], [False, True, False], [False, False, True], [False, True, True]):
             found = "none" if not any(named) else "two"
             raise LilaError(
-                f"expected one model to score, found {found}; pass --weights FILE of a run, or --encoder NAME, or "
+                f"expected one model to score, found {found}; pass --weights RUN, or --encoder NAME, or "
                 "--baseline NAME (with --encoder NAME below it)"
             )
         if self.baseline is None and (self.baseline_repo or self.baseline_weights):
             raise LilaError(
                 "expected --baseline NAME beside --baseline-repo and --baseline-weights, found none; add it"
             )
-        files = [(self.encoder_weights, "--encoder-weights")] if random_seed(self.encoder_weights) is None else []
-        if self.weights is not None and (len(self.weights.parts) > 1 or self.weights.suffix):  # not a published name
-            files.append((self.weights, "--weights"))
-        for path, option in files:
-            if path is not None and not path.is_file():
-                raise LilaError(f"expected a weight file at {path}, found none; give its place with {option}")
+        path = self.encoder_weights
+        if path is not None and random_seed(path) is None and not path.is_file():
+            raise LilaError(f"expected a weight file at {path}, found none; give its place with --encoder-weights")
+        if self.weights is not None and str(self.weights) not in released.RELEASED_FILES:
+            released.find(self.weights)
 
     def heads(self) -> tuple[str, ...]:
         """Return the scored feature maps."""
@@ -57,12 +57,8 @@ class ModelSpec:
         if self.baseline is not None:
             return find(self.baseline).identity(self._baseline_options())
         if self.weights is None:
-            return encoder_identity(str(self.encoder), self.encoder_weights)
-        is_file = self.weights.is_file()
-        identity = {"weights_sha256": file_sha256(self.weights)} if is_file else {"weights": str(self.weights)}
-        if self.encoder_weights is not None:
-            identity["encoder_weights_sha256"] = file_sha256(self.encoder_weights)
-        return identity
+            return {"encoder": str(self.encoder)} | released.encoder_weights_identity(self.encoder_weights)
+        return released.identity(self.weights, self.encoder_weights)
 
     def load(self, device: torch.device) -> GridModel:
         """Load the model; LilaError where weights, code or hub are not available."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lila_cues.networks.encoder import FrozenEncoder
-from lila_cues.networks.weights import file_sha256, random_seed
 from lila_train.model.lila import Lila, require_finite
 
 ENCODER = "encoder"
@@ -100,12 +98,3 @@ class LilaModel(EncoderAlone):
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"decoder_parameters": sum(p.numel() for p in self.lila.decoder.parameters())}
-
-
-def encoder_identity(name: str, weights: Path | str | None) -> dict[str, Any]:
-    """Return what determines the features of a named encoder: the hash of its weight file, or `random:SEED`."""
-    if weights is None:
-        return {"encoder": name}
-    if random_seed(weights) is not None:
-        return {"encoder": name, "encoder_weights": str(weights)}
-    return {"encoder": name, "encoder_weights_sha256": file_sha256(Path(weights))}

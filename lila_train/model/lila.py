@@ -27,6 +27,7 @@ from lila_cues.networks.weights import file_sha256, tensors_sha256
 from lila_train.model import checkpoint, released
 from lila_train.model.checkpoint import Provenance
 from lila_train.model.decoder import Decoder
+from lila_train.model.released import WEIGHTS_FILE
 from lila_train.model.resize import size_of, whole_patches
 from lila_train.model.tiling import Region, Tiling, slabs
 from stores.atomic import atomic_write
@@ -37,7 +38,6 @@ Fit = Literal["pad", "resize"]
 MIN_VALUE, MAX_VALUE = -0.5, 1.5  # of float images: beyond [0, 1] by no more than a resize overshoots
 MAX_UNTILED_PIXELS = 2048**2  # beyond it the caller must ask for tiles: all tokens of an image attend to each other
 DINOV2_LICENSE = "apache-2.0"  # of the encoder inside published files
-WEIGHTS_FILE = "weights.safetensors"
 ENCODER_FILE = "encoder.safetensors"  # only where the encoder is a local file, which nobody else could find
 
 
@@ -52,8 +52,9 @@ def load(
     """Load a trained LILA model.
 
     Args:
-        weights: the weights.safetensors of a run, a published .pt file, or a published name (`lila_dinov2_vits14`,
-            `lila_dinov2_vitb14`, `lila_dinov2_vitl14`, `lila_dinov2_vitl14_kts`), downloaded once and its hash checked.
+        weights: the folder of a run or its weights.safetensors, a published .pt file, or a published name
+            (`lila_dinov2_vits14`, `lila_dinov2_vitb14`, `lila_dinov2_vitl14`, `lila_dinov2_vitl14_kts`), downloaded
+            once and its hash checked.
         device: where the model computes.
         dtype: type of the parameters; float32 if None. torch.bfloat16 or torch.float16 halve the model's size.
         encoder_weights: a local file of the encoder's weights. By default the encoder is taken from the published file,
@@ -68,14 +69,7 @@ def load(
         LilaError: no such file or name, another format, weights of another backbone, or an encoder whose SHA-256
             differs from the recorded one.
     """
-    name = str(weights)
-    is_published = name in released.RELEASED_FILES
-    path, sha256 = released.fetch(name) if is_published else (Path(name), None)
-    if not path.is_file():
-        raise LilaError(
-            f"no weights at {name}; pass the weights.safetensors of a run (lila-train run writes it), a published .pt "
-            f"file, or one of {', '.join(released.RELEASED_FILES)}"
-        )
+    path, sha256 = released.find(weights)
     provenance = None
     if path.suffix == ".safetensors":
         saved = checkpoint.read(path)
@@ -85,7 +79,7 @@ def load(
     else:
         published = released.read(path)
         widths, tensors = published.widths, published.decoder
-        network = released.RELEASED_FILES[name][1] if is_published else released.ENCODER_OF_WIDTH.get(widths.encoder)
+        network = released.ENCODER_OF_WIDTH.get(widths.encoder)
         if network is None:
             raise LilaError(
                 "expected a decoder of an encoder of width "

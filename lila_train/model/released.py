@@ -1,4 +1,4 @@
-"""The checkpoints that the paper's authors published: where they are, how they name tensors, and ours in their naming.
+"""Where the weights of a model are, and the checkpoints that the paper's authors published, in their naming.
 
 A file holds the decoder under `latent_head.`, the final LayerNorm under `fnorm.`, the encoder under `pretrained.` and
 sometimes the networks that made the cues, which are ignored by name; any other name is an error (docs/method.md,
@@ -17,18 +17,20 @@ import torch
 from torch import Tensor
 
 from lila_cues.networks.hub import download, torch_cache
-from lila_cues.networks.weights import file_sha256, read_tensors
+from lila_cues.networks.weights import file_sha256, random_seed, read_tensors
 from lila_train.model.decoder import Decoder, DecoderWidths
 from stores.atomic import atomic_write
 from stores.errors import LilaError
 
 BASE_URL = "https://storage.googleapis.com/gresearch/lila-ckpts"
 
-RELEASED_FILES = {  # published name: file below BASE_URL, name of the encoder that its decoder reads
-    "lila_dinov2_vits14": ("lila_dino2_s14_ytvos.pt", "dinov2_vits14"),
-    "lila_dinov2_vitb14": ("lila_dino2_b14_ytvos.pt", "dinov2_vitb14"),
-    "lila_dinov2_vitl14": ("lila_dino2_l14_ytvos.pt", "dinov2_vitl14"),
-    "lila_dinov2_vitl14_kts": ("lila_dino2_l14_kts.pt", "dinov2_vitl14"),
+WEIGHTS_FILE = "weights.safetensors"  # of a run folder, and of a shared model
+
+RELEASED_FILES = {  # published name: file below BASE_URL
+    "lila_dinov2_vits14": "lila_dino2_s14_ytvos.pt",
+    "lila_dinov2_vitb14": "lila_dino2_b14_ytvos.pt",
+    "lila_dinov2_vitl14": "lila_dino2_l14_ytvos.pt",
+    "lila_dinov2_vitl14_kts": "lila_dino2_l14_kts.pt",
 }
 ENCODER_OF_WIDTH = {384: "dinov2_vits14", 768: "dinov2_vitb14", 1024: "dinov2_vitl14", 1536: "dinov2_vitg14"}
 
@@ -48,13 +50,48 @@ _NAMES = (
 )
 
 
-def fetch(name: str) -> tuple[Path, str]:
+def find(weights: str | Path) -> tuple[Path, str | None]:
+    """Return the weight file that is meant by a file, a run folder or a published name, and its SHA-256 where known.
+
+    Raises:
+        LilaError: there is none, or it cannot be downloaded.
+    """
+    if str(weights) in RELEASED_FILES:
+        return _fetch(str(weights))
+    path = Path(weights) / WEIGHTS_FILE if Path(weights).is_dir() else Path(weights)
+    if not path.is_file():
+        raise LilaError(
+            f"no weights at {path}; pass the folder of a run or its {WEIGHTS_FILE} (lila-train run writes it), a "
+            f"published .pt file, or one of {', '.join(RELEASED_FILES)}"
+        )
+    return path, None
+
+
+def identity(weights: str | Path, encoder_weights: str | Path | None) -> dict[str, str]:
+    """Return what determines the features of a model that is not loaded: hashes of its files, or a published name."""
+    if str(weights) in RELEASED_FILES:
+        return {"weights": str(weights)} | encoder_weights_identity(encoder_weights)
+    path, _ = find(weights)
+    its_encoder = None if path.suffix == ".safetensors" else encoder_weights  # a run's file records the hash of its own
+    return {"weights_sha256": file_sha256(path)} | encoder_weights_identity(its_encoder)
+
+
+def encoder_weights_identity(weights: str | Path | None) -> dict[str, str]:
+    """Return the hash of an encoder's weight file, or `random:SEED`; nothing for weights from a hub."""
+    if weights is None:
+        return {}
+    if random_seed(weights) is not None:
+        return {"encoder_weights": str(weights)}
+    return {"encoder_weights_sha256": file_sha256(Path(weights))}
+
+
+def _fetch(name: str) -> tuple[Path, str]:
     """Return a published file in PyTorch's cache, downloaded if it is missing there, and its hex SHA-256.
 
     Raises:
         LilaError: it cannot be downloaded, or has changed since its download.
     """
-    path = torch_cache() / RELEASED_FILES[name][0]
+    path = torch_cache() / RELEASED_FILES[name]
     record = path.with_name(f"{path.name}.sha256")
     if absent := not path.is_file():
         download(f"{BASE_URL}/{path.name}", path, "put the file there", progress=True)

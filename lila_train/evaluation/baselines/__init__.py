@@ -37,7 +37,8 @@ from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder, hub, load_encoder
 from lila_cues.networks.weights import file_sha256, load_strictly, random_seed, read_content, seeded
-from lila_train.evaluation.models import ENCODER, EncoderAlone, GridModel, encoder_identity
+from lila_train.evaluation.models import ENCODER, EncoderAlone, GridModel
+from lila_train.model.released import encoder_weights_identity
 from lila_train.model.resize import size_of, to_size
 from stores.errors import LilaError
 
@@ -111,7 +112,7 @@ class Baseline:
             chosen |= {"repository": self.repository, "revision": revision}
         chosen |= options.weights_identity() or ({"baseline_weights": self.weights} if self.weights else {})
         if self.transformer is None:
-            chosen |= encoder_identity(self._encoder(options), options.encoder_weights)
+            chosen |= {"encoder": self._encoder(options)} | encoder_weights_identity(options.encoder_weights)
         return chosen
 
     def load(self, options: BaselineOptions, device: torch.device) -> GridModel:

@@ -249,5 +249,5 @@ def test_exactly_one_model_is_required(tmp_path: Path):
         LilaError, match=r"weight file at .*none\.pth, found none; give its place with --encoder-weights"
     ):
         ModelSpec(encoder="tiny", encoder_weights=tmp_path / "none.pth")
-    with pytest.raises(LilaError, match=r"with --weights"):
+    with pytest.raises(LilaError, match=r"no weights at .*w; pass the folder of a run or its weights\.safetensors"):
         ModelSpec(weights=tmp_path / "w")

@@ -86,6 +86,13 @@ def test_the_identity_follows_the_content_of_the_weights(weights: Path, tmp_path
     assert ModelSpec(weights=copied).identity() != ModelSpec(weights=weights).identity()
 
 
+def test_a_run_is_identified_by_its_weights_wherever_its_encoder_is(weights: Path):
+    identity = ModelSpec(weights=weights).identity()
+    assert ModelSpec(weights=weights.parent).identity() == identity
+    assert ModelSpec(weights=weights, encoder_weights=weights).identity() == identity  # a place, not another encoder
+    assert ModelSpec(weights=weights.parent).load(CPU).lila.decoder.widths.out == 8
+
+
 def test_the_command_scores_encoder_and_model_in_one_run(weights: Path, tmp_path: Path):
     data = write_davis(tmp_path / "davis", ("one",), count=4)
     out = tmp_path / "out"

@@ -16,6 +16,7 @@ from lila_cues.networks.weights import file_sha256
 from lila_train.model import released
 from lila_train.model.decoder import Decoder, DecoderWidths
 from stores.errors import LilaError
+from tests.lila_train.inference.models import write_weights
 
 NAME = "lila_dinov2_vits14"
 
@@ -50,6 +51,16 @@ def test_a_published_name_gives_the_model_of_its_file(file: Path, cache: Path) -
     inside = torch.load(file, weights_only=True)["state_dict"]
     assert torch.equal(by_name.encoder.vit.norm.weight, inside["pretrained.norm.weight"])
     assert (cache / f"{file.name}.sha256").is_file()
+
+
+def test_weights_are_a_file_a_run_folder_or_a_published_name(cache: Path, tmp_path: Path) -> None:
+    write_weights(tmp_path / "run" / "weights.safetensors")
+    image = torch.rand(1, 3, 16, 16)
+    by_folder, by_file = (lila_train.load(tmp_path / "run" / name) for name in ("", "weights.safetensors"))
+    assert torch.equal(by_folder(image), by_file(image))
+    assert released.find(NAME)[0] == cache / "lila_dino2_s14_ytvos.pt"
+    with pytest.raises(LilaError, match=r"no weights at .*hub/weights\.safetensors; pass the folder of a run"):
+        lila_train.load(tmp_path / "hub")
 
 
 def test_a_large_file_is_hashed_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

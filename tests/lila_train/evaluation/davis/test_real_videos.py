@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lila_train.cli import app
+from lila_cues.networks.weights import file_sha256
 from lila_train.evaluation.model_spec import ModelSpec
 from stores.errors import LilaError
 
@@ -72,6 +73,7 @@ def test_a_published_file_is_scored_like_a_trained_one(shared: Path, tmp_path: P
     spec = ModelSpec(weights=path, encoder_weights=Path("random:0"))
     model = spec.load(torch.device("cpu"))
     assert spec.heads() == ("encoder", "lila")
+    assert spec.identity() == {"weights_sha256": file_sha256(path), "encoder_weights": "random:0"}
     assert model.pixel_map(torch.rand(1, 3, 28, 42)).shape == (1, 128, 28, 42)
     unused, norm = 2 * 256 * (256 * 9 + 1), 2 * 128
     assert model.describe()["decoder_parameters"] == 13_501_024 - unused + norm
@@ -80,7 +82,7 @@ def test_a_published_file_is_scored_like_a_trained_one(shared: Path, tmp_path: P
 def test_a_published_name_is_a_model_and_any_other_file_must_exist(tmp_path: Path):
     spec = ModelSpec(weights=Path("lila_dinov2_vits14"))
     assert spec.identity() == {"weights": "lila_dinov2_vits14"}
-    with pytest.raises(LilaError, match=r"a weight file at .*none\.safetensors, found none"):
+    with pytest.raises(LilaError, match=r"no weights at .*none\.safetensors; pass the folder of a run"):
         ModelSpec(weights=tmp_path / "none.safetensors")
     with pytest.raises(LilaError, match="no weights at nosuchmodel"):
         ModelSpec(weights=Path("nosuchmodel")).load(torch.device("cpu"))
