@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from lila_cues.inputs import InputFile
     from lila_train.inference.features import Extractor
 
-Weights = Annotated[str, typer.Option(help="Folder of a run, its weights.safetensors, a published .pt file or a published name.")]
+Weights = Annotated[
+    str, typer.Option(help="Folder of a run, its weights.safetensors, a published .pt file or a published name.")
+]
 EncoderWeights = Annotated[Path | None, typer.Option(help="Weight file of the encoder, if it has moved.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …, or mps (Apple).")]
 
