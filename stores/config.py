@@ -57,8 +57,7 @@ class Config(BaseModel):
 
     def differences(self, other: Config) -> list[str]:
         """Return where another config differs from this one, as `name: this, not other`."""
-        pairs = [(name, getattr(self, name), getattr(other, name)) for name in type(self).model_fields]
-        return [f"{name}: {_format(own)}, not {_format(its)}" for name, own, its in pairs if own != its]
+        return differences(self.to_dict(), other.to_dict())
 
     def assignments(self) -> list[str]:
         """Return every field as the `NAME=VALUE` that --set takes."""
@@ -120,6 +119,17 @@ class Config(BaseModel):
         return f"{option} must be {_range(cls, name)}, found {found}"
 
 
+def differences(recorded: Any, requested: Any, name: str = "") -> list[str]:
+    """Return where two JSON documents differ, one phrase `name: recorded, not requested` per place."""
+    if isinstance(recorded, dict) and isinstance(requested, dict):
+        return [
+            line
+            for key in dict.fromkeys([*recorded, *requested])
+            for line in differences(recorded.get(key), requested.get(key), f"{name}.{key}" if name else key)
+        ]
+    return [] if recorded == requested else [f"{name}: {_format(recorded)}, not {_format(requested)}"]
+
+
 def _range(cls: type[Config], name: str) -> str:
     """Return the values that a field takes, in words."""
     field = cls.model_fields[name]
@@ -150,6 +160,8 @@ def _without_none(kind: Any) -> Any:
 
 
 def _format(value: Any) -> str:
+    if isinstance(value, dict) and "name" in value:  # of a list of named entries, only their names
+        return str(value["name"])
     if isinstance(value, tuple | list):
         return ",".join(_format(part) for part in value)
     if value is None or isinstance(value, bool):

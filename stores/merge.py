@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from stores.config import differences
 from stores.errors import StoreError
 from stores.ledger import ABSENT, COMPLETE, FAILED
-from stores.opening import create, differences
+from stores.opening import create
 from stores.shards import EncodedClip, digest, open_shards, read_clip
 from stores.store import CueStore
 

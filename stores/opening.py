@@ -10,6 +10,7 @@ from typing import Any
 
 from stores import metadata
 from stores.atomic import atomic_write, explain_os_errors, sync_to_disk
+from stores.config import differences
 from stores.encodings import canonical_json, with_checksum
 from stores.errors import StoreError
 from stores.ledger import writer_id
@@ -79,20 +80,3 @@ def require_same(
             f"{store.path} was built with other settings: {'; '.join(changes)}; use the store's settings to continue, "
             "or name another store"
         )
-
-
-def differences(stored: Any, requested: Any, name: str = "") -> list[str]:
-    """Return where two JSON documents differ, one phrase per place."""
-    if isinstance(stored, dict) and isinstance(requested, dict):
-        return [
-            line
-            for key in sorted({*stored, *requested})
-            for line in differences(stored.get(key), requested.get(key), f"{name}.{key}" if name else key)
-        ]
-    if stored == requested:
-        return []
-    shown = [repr(stored), repr(requested)]
-    for position, value in enumerate((stored, requested)):  # of a list of named entries, only their names
-        if isinstance(value, list) and value and all(isinstance(entry, dict) and "name" in entry for entry in value):
-            shown[position] = ", ".join(str(entry["name"]) for entry in value)
-    return [f"{name}: {shown[0]} in the store, {shown[1]} requested"]

@@ -15,6 +15,7 @@ import pytest
 
 import stores
 from stores import StoreError, StoreSpec
+from stores.config import differences
 from stores.encodings import canonical_json, crc32c
 from stores.shards import encode_clip
 from tests.stores import worlds
@@ -49,8 +50,8 @@ def test_other_settings_are_refused_and_listed(tmp_path: Path) -> None:
     with pytest.raises(StoreError) as refused:
         stores.open_or_create(path, spec, worlds.names(6), settings, {})
     message = str(refused.value)
-    assert "settings.profile.name: 'tiny' in the store, 'small' requested" in message
-    assert "spec.shard_clips: 4 in the store, 8 requested" in message
+    assert "settings.profile.name: tiny, not small" in message
+    assert "spec.shard_clips: 4, not 8" in message
     assert "clips: 5 in the store, 6 requested" in message
     assert "was built with other settings" in message
     assert "encoder" not in message
@@ -58,7 +59,7 @@ def test_other_settings_are_refused_and_listed(tmp_path: Path) -> None:
 
 def test_different_extra_cues_are_listed_by_name() -> None:
     extra = [{"name": "normals", "encoding": {"kind": "steps"}}]
-    assert stores.opening.differences({}, {"extra": extra}) == ["extra: None in the store, normals requested"]
+    assert differences({}, {"extra": extra}) == ["extra: none, not normals"]
 
 
 def test_an_existing_path_is_not_overwritten(tmp_path: Path) -> None:
