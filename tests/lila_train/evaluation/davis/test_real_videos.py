@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from lila_train.cli import app
 from lila_cues.networks.weights import file_sha256
+from lila_train.cli import app
 from lila_train.evaluation.model_spec import ModelSpec
 from stores.errors import LilaError
 
