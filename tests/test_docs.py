@@ -126,8 +126,8 @@ def save(array: np.ndarray, path: Path) -> None:
 def test_the_data_set_of_the_documents_reads_its_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lila_cues.datasets import DATASETS, open_dataset
 
-    monkeypatch.setitem(sys.modules, "lila_cues.datasets.flat", ModuleType("replaced"))
-    module = module_of("adding-a-data-set.md", "python dataset", "lila_cues.datasets.flat")
+    monkeypatch.setitem(sys.modules, "lila_cues.flat", ModuleType("replaced"))
+    module = module_of("adding-a-data-set.md", "python dataset", "lila_cues.flat")
     monkeypatch.setitem(DATASETS, "flat", module.Flat)
     for clip, count in (("a_dog", 11), ("cat", 2)):
         for number in range(count):

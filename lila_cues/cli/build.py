@@ -19,7 +19,6 @@ from lila_cues import console, devices
 from lila_cues.cli import messages
 from lila_cues.config import BuildConfig, RunOptions, parse_shard, spread
 from lila_cues.datasets import locate, open_dataset
-from lila_cues.datasets.base import DatasetOptions
 from stores import plan
 from stores.errors import LilaError
 from stores.ledger import ABSENT, COMPLETE, FAILED
@@ -139,7 +138,7 @@ def resolve(arguments: Mapping[str, Any]) -> tuple[BuildConfig, RunOptions]:
 def list_clips(config: BuildConfig, options: RunOptions) -> Sequence[str]:
     """Return the ids of the clips to build."""
     assert options.root is not None
-    dataset = open_dataset(config.dataset, options.root, DatasetOptions(config.decoder, config.seed))
+    dataset = open_dataset(config.dataset, options.root, config.decoder, config.seed)
     return spread(dataset.clips(), config.limit)
 
 

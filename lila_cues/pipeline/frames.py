@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from lila_cues.config import BuildConfig
-from lila_cues.datasets.base import Dataset
+from lila_cues.datasets import Dataset
 from lila_cues.images import read_depth
 from lila_cues.sampling import FrameSelection, select_frames
 from stores.errors import LilaError

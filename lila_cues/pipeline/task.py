@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.datasets import open_dataset
-from lila_cues.datasets.base import DatasetOptions
 from lila_cues.devices import usable_cores
 from lila_cues.pipeline.cues import ClipPredictions, CueExtractor, network_failure
 from lila_cues.pipeline.frames import ClipFrames, load_clip
@@ -127,7 +126,7 @@ class Worker:
     ):
         require_decoder(config.decoder)
         self.config = config
-        self.dataset = open_dataset(config.dataset, options.root, DatasetOptions(config.decoder, config.seed))
+        self.dataset = open_dataset(config.dataset, options.root, config.decoder, config.seed)
         self.extractor = CueExtractor(networks or load_networks(config, options.device), config, options.device)
         self.timer = self.extractor.timer
         self.stop = stop or threading.Event()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lila_cues.datasets.frames import read_images
+from lila_cues.datasets import read_images
 from lila_cues.images import read_depth, read_image, read_mask
 from stores.errors import LilaError
 

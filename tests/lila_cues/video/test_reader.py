@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 
-from lila_cues.datasets.frames import read_images
+from lila_cues.datasets import read_images
 from lila_cues.video import decoders, reader
 from lila_cues.video.decoders import DECODERS, decoder_version, require_decoder, require_torchcodec
 from lila_cues.video.reader import DecodedClip, VideoFrames, count_frames, read_clip

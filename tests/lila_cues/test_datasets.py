@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lila_cues.datasets import DATASETS, open_dataset
-from lila_cues.datasets.base import Dataset, DatasetOptions
+from lila_cues.datasets import DATASETS, Dataset, open_dataset
 from lila_cues.video.reader import DecodedClip
 from stores.errors import LilaError
 from tests.lila_cues import barcodes
@@ -221,7 +220,7 @@ def test_the_demo_is_rendered_when_it_is_listed(tmp_path: Path, monkeypatch: pyt
         touch(root / "train" / "scene.mp4", root / "heldout" / "other.mp4")
 
     monkeypatch.setattr("lila_cues.demo.dataset.render_demo", render)
-    dataset = open_dataset("demo", options=DatasetOptions(seed=3))
+    dataset = open_dataset("demo", seed=3)
     assert not calls
     assert dataset.clips() == ["scene.mp4"]
     assert calls == [(tmp_path / "data" / "demo", 3)]

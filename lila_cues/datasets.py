@@ -1,0 +1,288 @@
+"""The data sets that stage one reads clips from: video files, folders of images, and published ones in their layout.
+
+A new one is a subclass of `Dataset` and a row in `DATASETS` (docs/adding-a-data-set.md).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lila_cues.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_dataset, list_files, walk_files
+from stores.errors import LilaError
+
+if TYPE_CHECKING:
+    from lila_cues.video.reader import DecodedClip, Keep, Select
+
+KINETICS_LIST = re.compile(r"(kinetics[-_]?\d*[-_]?(2020)?[-_])?train(_list)?\.(csv|json)", re.IGNORECASE)
+KINETICS_FOLDERS = (
+    "train", "train_256", "videos_train", "videos_train_256", "train_videos", "videos/train", "train/videos",
+    "raw/train", "kinetics_train", "compress/train_256",
+)  # fmt: skip
+KINETICS_RELEASES = (
+    "", "k400", "k600", "k700", "k700-2020", "kinetics400", "kinetics600", "kinetics700", "Kinetics-400",
+    "Kinetics-600", "Kinetics-700", "kinetics_400", "kinetics_600", "kinetics_700", "kinetics_700_2020",
+)  # fmt: skip
+REPLACEMENTS = "replacement"
+
+
+@dataclass
+class Dataset(ABC):
+    """Clips by id. `clips` runs once, in the process that plans; workers only call `read`.
+
+    `decoder` is that of video files, `seed` that of the demo's scenes.
+    """
+
+    root: Path
+    decoder: str = "pyav"
+    seed: int = 0
+
+    def __post_init__(self) -> None:  # noqa: B027 (many have no layout)
+        """Find the layout in `root`; LilaError for another one."""
+
+    @abstractmethod
+    def clips(self) -> Sequence[str]:
+        """Return all clip ids in an order that depends on the files alone; LilaError if there are none."""
+
+    @abstractmethod
+    def read(self, clip_id: str, select: Select, keep: Keep) -> DecodedClip:
+        """Read the frames that `select(n_frames)` names, each through `keep`; LilaError where a clip cannot be read."""
+
+    def path(self, clip_id: str) -> Path:
+        """Return the file or folder of a clip whose id is its path below `root`; LilaError if it leaves `root`."""
+        relative = PurePosixPath(clip_id)
+        if relative.is_absolute() or ".." in relative.parts or not relative.parts:
+            raise LilaError(
+                f"expected a clip id within {self.root}, found {clip_id!r}; ids are paths below that folder"
+            )
+        return self.root / relative
+
+
+class Videos(Dataset):
+    """Every video file below `root`; a clip's id is its path from there."""
+
+    def clips(self) -> Sequence[str]:
+        names = list(walk_files(self.root, VIDEO_SUFFIXES, natural=False))
+        if not names:
+            raise LilaError(
+                f"expected video files ({', '.join(sorted(VIDEO_SUFFIXES))}) in {self.root} or below, found none; "
+                "pass --root with the folder that holds them"
+            )
+        return names
+
+    def read(self, clip_id: str, select: Select, keep: Keep) -> DecodedClip:
+        from lila_cues.video.reader import read_clip  # imports PyAV, which a command line need not wait for
+
+        return read_clip(self.path(clip_id), select, keep, self.decoder)
+
+
+class Demo(Videos):
+    """The training split of the rendered clips; listing them renders those that are missing."""
+
+    def __post_init__(self) -> None:
+        self.root /= "train"
+
+    def clips(self) -> Sequence[str]:
+        from lila_cues.demo.dataset import render_demo
+
+        render_demo(self.root.parent, seed=self.seed)
+        return super().clips()
+
+
+class Kinetics(Videos):
+    """Training clips of Kinetics-400, 600 or 700; a clip's id is its path from `root`.
+
+    The official training list, where there is one beside the clips, in `annotations/` or in `list/`, selects the clips.
+    Files are named `YOUTUBEID_000010_000020.mp4` (the official crawler and its mirrors) or `YOUTUBEID.mp4`. Files under
+    `replacement/` (repaired copies of clips known to be corrupt) are read in place of the originals.
+    """
+
+    def clips(self) -> Sequence[str]:
+        releases = [self.root / release for release in KINETICS_RELEASES]
+        folders = (release / train for release in releases for train in KINETICS_FOLDERS)
+        folder = next((place for place in folders if place.is_dir()), self.root)
+        prefix = "" if folder == self.root else folder.relative_to(self.root).as_posix() + "/"
+        found = walk_files(folder, VIDEO_SUFFIXES, natural=False)
+        names = [prefix + name for name in found if REPLACEMENTS not in name.split("/")]
+        places = (release / place for release in releases for place in ("", "annotations", "list"))
+        files = (path for place in places for path in list_files(place, {".csv", ".json"}, natural=False))
+        train_list = next((path for path in files if KINETICS_LIST.fullmatch(path.name) and path.is_file()), None)
+        if train_list is not None:
+            listed = read_kinetics_list(train_list)
+            names = [name for name in names if re.sub(r"(?<=.)_\d{6}_\d{6}$", "", PurePosixPath(name).stem) in listed]
+        if not names:
+            raise LilaError(
+                f"expected Kinetics clips (video files in a training folder, by class or flat) in {self.root}, "
+                "found none; pass --root with the folder that holds them"
+            )
+        return names
+
+    def path(self, clip_id: str) -> Path:
+        """Return the clip's file, or its repaired copy below `replacement/` in `root` or beside the training folder."""
+        path = super().path(clip_id)
+        for folder in (home / REPLACEMENTS for home in (*path.parents[1:3], self.root)):
+            if folder.is_dir():
+                for place in (folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir())):
+                    if (place / path.name).is_file():
+                        return place / path.name
+        return path
+
+
+def read_kinetics_list(path: Path) -> set[str]:
+    """Return the YouTube ids of a training list of Kinetics, which has one clip per video.
+
+    A list is CSV (`label,youtube_id,time_start,time_end,split`; 400 also with `is_cc`, some mirrors omit columns) or
+    JSON (`{youtube_id: {"annotations": {"label": …, "segment": [start, end]}, "subset": …, "url": …}}`). Raises
+    LilaError for a file in another format.
+    """
+    try:
+        if path.suffix.lower() == ".json":
+            entries = json.loads(path.read_text()).items()
+            return {video for video, entry in entries if str(entry.get("subset", "train")).startswith("train")}
+        with path.open(newline="") as file:
+            rows = csv.DictReader(file)
+            if "youtube_id" not in (rows.fieldnames or ()):
+                raise ValueError("no column youtube_id")
+            return {row["youtube_id"] for row in rows if (row.get("split") or "train").startswith("train")}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LilaError(
+            f"{path}: expected a list of Kinetics (CSV with a column youtube_id, or the official JSON), found "
+            f"something else ({error}); restore it, or take it away to use all clips of the training folder"
+        ) from error
+
+
+class Frames(Dataset):
+    """Every folder below `root` that holds images; a clip's id is its path, its frames in natural order of name."""
+
+    rate = 24.0
+    broken_images: frozenset[str] = frozenset()  # to skip, as `CLIP/FILE`
+    train_list: Path | None = None  # file with a clip per line, or with an image `…/CLIP/FILE` first in each line
+
+    def clips(self) -> Sequence[str]:
+        if self.train_list is not None:
+            entries = [line.split()[0] for line in self.train_list.read_text().splitlines() if line.strip()]
+            names = sorted({entry.strip("/").split("/")[-2] if "/" in entry else entry for entry in entries})
+        else:
+            files = walk_files(self.root, IMAGE_SUFFIXES)
+            names = list(dict.fromkeys(path.rpartition("/")[0] for path in files if "/" in path))
+        if not names:
+            loose = list_files(self.root, IMAGE_SUFFIXES)
+            found = "only images without a folder of their own" if loose else "none"
+            raise LilaError(
+                f"expected folders of images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {self.root}, found {found}; "
+                "pass --root with the folder above the clips' folders"
+            )
+        return names
+
+    def read(self, clip_id: str, select: Select, keep: Keep) -> DecodedClip:
+        folder = self.path(clip_id)
+        if not folder.is_dir():
+            raise LilaError(f"{folder}: expected a folder of frames, found none; check the list of clips or --root")
+        files = list_files(folder, IMAGE_SUFFIXES)
+        paths = [path for path in files if f"{clip_id}/{path.name}" not in self.broken_images]
+        if not paths:
+            raise LilaError(f"{folder}: expected images, found none; copy the clip again or take it out")
+        return read_images(paths, self.rate, select, keep)
+
+
+def read_images(paths: Sequence[Path], rate: float, select: Select, keep: Keep) -> DecodedClip:
+    """Read the selected ones of a clip's images, given in order, without an alpha channel.
+
+    Raises LilaError for a file that is not an image, or of another size than the others.
+    """
+    from lila_cues.images import read_image  # imports torch, which a command line need not wait for
+    from lila_cues.video.reader import DecodedClip, selected
+
+    indices = selected(select, len(paths))
+    kept: dict[int, np.ndarray] = {}
+    size = (0, 0)
+    for index in sorted(set(indices)):
+        image = read_image(paths[index], background=None)
+        height, width = image.shape[:2]
+        if kept and (height, width) != size:
+            raise LilaError(
+                f"{paths[index]}: expected {size[1]}×{size[0]} like the frames before it, found {width}×{height}; "
+                "the frames of a clip must have one size"
+            )
+        size = (height, width)
+        kept[index] = keep(image)
+    frames, names = np.stack([kept[index] for index in indices]), [paths[index].stem for index in indices]
+    return DecodedClip(len(paths), size, names, np.array(indices) / rate, frames)
+
+
+class Davis(Frames):
+    """The training sequences of DAVIS 2016 or 2017 at 480p; the validation sequences are for evaluation.
+
+    `JPEGImages/480p/SEQUENCE` in `root` or in the `DAVIS` folder of the archive: those of the first training list that
+    exists, all if there is none.
+    """
+
+    def __post_init__(self) -> None:
+        places = (self.root, self.root / "DAVIS")
+        home = next((place for place in places if (place / "JPEGImages" / "480p").is_dir()), None)
+        if home is None:
+            raise LilaError(
+                f"expected DAVIS with JPEGImages/480p in {self.root}, found no such folder; pass --root with the "
+                "folder that holds JPEGImages, Annotations and ImageSets"
+            )
+        self.root = home / "JPEGImages" / "480p"
+        lists = (home / "ImageSets" / name for name in ("2017/train.txt", "2016/train.txt", "480p/train.txt"))
+        self.train_list = next((path for path in lists if path.is_file()), None)
+
+
+class YoutubeVos(Frames):
+    """Every frame of the YouTube-VOS training videos, at 30 frames per second, as the published models were trained.
+
+    `train_all_frames/JPEGImages/VIDEO` in `root`, in `root` itself, or in the folder that doubles on unpacking.
+    """
+
+    rate = 30.0
+    broken_images = frozenset({"ef45ce3035/00099.jpg"})  # broken in the published archive
+
+    def __post_init__(self) -> None:
+        root, name = self.root, "train_all_frames"
+        places = [*([root] if root.name == name else []), root / name, root / name / name]
+        home = next((place / "JPEGImages" for place in places if (place / "JPEGImages").is_dir()), None)
+        if home is None:
+            also = f" but {root / 'train'}, which has every fifth frame only" if (root / "train").is_dir() else ""
+            raise LilaError(
+                f"expected YouTube-VOS with {name}/JPEGImages in {root}, found no such folder{also}; unpack "
+                f"{name}.zip there or pass --root with the folder that holds {name}"
+            )
+        self.root = home
+
+
+DATASETS: dict[str, type[Dataset]] = {
+    "demo": Demo,
+    "videos": Videos,
+    "frames": Frames,
+    "kinetics": Kinetics,
+    "youtube-vos": YoutubeVos,
+    "davis": Davis,
+}
+
+
+def open_dataset(name: str, root: Path | None = None, decoder: str = "pyav", seed: int = 0) -> Dataset:
+    """Open the data set `name` in the folder that `locate` returns; LilaError if that has another layout."""
+    folder = locate(name, root)
+    return DATASETS[name](folder, decoder, seed)
+
+
+def locate(name: str, root: Path | None = None) -> Path:
+    """Return the folder that `find_dataset` finds; the demo's need not exist, since its clips are rendered there.
+
+    Raises LilaError for an unknown name or a missing folder.
+    """
+    if name not in DATASETS:
+        raise LilaError(
+            f"expected a data set among {', '.join(DATASETS)}, found {name!r}; pass one of these as --dataset"
+        )
+    return find_dataset(name, root, create=name == "demo")
