@@ -20,9 +20,9 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import shutil
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,7 +33,9 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import normalize
 
 from lila_cues.networks import FrozenEncoder, hub, load_encoder
 from lila_cues.networks.weights import file_sha256, load_strictly, random_seed, read_content, seeded
@@ -46,7 +48,6 @@ FOLDER = Path(__file__).parent
 ARCHIVE_URL = "https://github.com/{repository}/archive/{revision}.zip"
 HUB = "hf:"
 REPOSITORY_OPTION, WEIGHTS_OPTION = "--baseline-repo", "--baseline-weights"
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 CONSTANTS = ("REPOSITORY", "REVISION", "MARKER", "WEIGHTS", "PREFIXES", "ENCODER", "LICENSE")
 
 Call = Callable[[nn.Module, FrozenEncoder, Float[Tensor, "b 3 H W"]], Float[Tensor, "b d y x"]]
@@ -122,7 +123,8 @@ class Baseline:
             if options.encoder is not None or options.repository is not None:
                 raise LilaError(f"--encoder and {REPOSITORY_OPTION} do not apply to {self.name}, which is an encoder")
             transformer = self.transformer(str(options.weights or self.weights))
-            return transformer.requires_grad_(False).eval().to(device).as_model(device, about)
+            transformer.about = about
+            return transformer.requires_grad_(False).eval().to(device)
         assert self.build is not None
         assert self.call is not None
         encoder = load_encoder(self._encoder(options), options.encoder_weights, device)
@@ -145,25 +147,21 @@ class Baseline:
             return clone.resolve()
         cached = hub.torch_cache().parent / "lila" / f"{self.repository.replace('/', '_')}_{str(self.revision)[:12]}"
         if not (cached / self.marker).is_file():
-            self._download(cached)
+            url = ARCHIVE_URL.format(repository=self.repository, revision=self.revision)
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=cached.parent) as folder:
+                archive = Path(folder) / f"{cached.name}.zip"
+                hub.download(url, archive, f"pass a clone of {self.repository} with {REPOSITORY_OPTION}")
+                try:
+                    shutil.unpack_archive(archive, Path(folder) / "code")
+                except (OSError, shutil.ReadError) as error:
+                    raise LilaError(
+                        f"expected the code of {self.repository} as a zip file at {url}, but it cannot be unpacked "
+                        f"({error}); pass a clone with {REPOSITORY_OPTION}"
+                    ) from error
+                (top,) = (Path(folder) / "code").iterdir()
+                os.replace(top, cached)
         return cached
-
-    def _download(self, target: Path) -> None:
-        url = ARCHIVE_URL.format(repository=self.repository, revision=self.revision)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            archive = Path(folder) / f"{target.name}.zip"
-            hub.download(url, archive, f"pass a clone of {self.repository} with {REPOSITORY_OPTION}")
-            try:
-                with zipfile.ZipFile(archive) as packed:
-                    packed.extractall(Path(folder) / "code")
-            except (OSError, zipfile.BadZipFile) as error:
-                raise LilaError(
-                    f"expected the code of {self.repository} as a zip file at {url}, but it cannot be unpacked "
-                    f"({error}); pass a clone with {REPOSITORY_OPTION}"
-                ) from error
-            (top,) = (Path(folder) / "code").iterdir()
-            os.replace(top, target)
 
     def _encoder(self, options: BaselineOptions) -> str:
         name = options.encoder or self.encoder
@@ -183,8 +181,22 @@ def find(name: str) -> Baseline:
     path = None
     if name.endswith(".py"):
         path = Path(name)
-        module = _module_of(path)
         name = path.stem
+        if not path.is_file():
+            raise LilaError(
+                f"expected a Python file with a baseline at {path}, found none; pass its path with --baseline"
+            )
+        if name == ENCODER:
+            raise LilaError(
+                f"expected another name than {path}, since {ENCODER} names the grid in results; rename the file"
+            )
+        module = ModuleType(f"lila_baseline_{name}")
+        sys.modules[module.__name__] = module  # dataclasses look their module up
+        try:
+            SourceFileLoader(module.__name__, str(path)).exec_module(module)
+        except Exception as error:  # the user's code may raise anything
+            reason = f"{type(error).__name__}: {error}"
+            raise LilaError(f"the baseline {path} cannot be imported ({reason}); fix it") from error
     elif name in names():
         module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     else:
@@ -197,22 +209,6 @@ def find(name: str) -> Baseline:
         )
     constants = {key.lower(): getattr(module, key) for key in CONSTANTS if hasattr(module, key)}
     return Baseline(name, **functions, **constants, path=path)
-
-
-def _module_of(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise LilaError(f"expected a Python file with a baseline at {path}, found none; pass its path with --baseline")
-    if path.stem == ENCODER:
-        raise LilaError(
-            f"expected another name than {path}, since {ENCODER} names the grid in results; rename the file"
-        )
-    module = ModuleType(f"lila_baseline_{path.stem}")
-    sys.modules[module.__name__] = module  # dataclasses look their module up
-    try:
-        SourceFileLoader(module.__name__, str(path)).exec_module(module)
-    except Exception as error:  # the user's code may raise anything
-        raise LilaError(f"the baseline {path} cannot be imported ({type(error).__name__}: {error}); fix it") from error
-    return module
 
 
 @dataclass(frozen=True)
@@ -255,6 +251,21 @@ def importable(root: Path | None) -> Iterator[None]:
                 del sys.modules[name]
 
 
+@contextmanager
+def replaced_modules(*names: str, **functions: Callable[..., Any]) -> Iterator[None]:
+    """Replace compiled modules by ones with these functions, while code that keeps references to them is imported."""
+    before = {name: sys.modules[name] for name in names if name in sys.modules}
+    for name in names:
+        sys.modules[name] = ModuleType(name)
+        vars(sys.modules[name]).update(functions)
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
 def load_weights(network: nn.Module, place: Path | str | None, prefixes: Mapping[str, str]) -> None:
     """Load all tensors of a network from a file, a URL or the hub; nothing for random weights or None.
 
@@ -262,7 +273,14 @@ def load_weights(network: nn.Module, place: Path | str | None, prefixes: Mapping
     """
     if place is None or random_seed(place) is not None:
         return
-    path = _downloaded(place) if str(place).startswith((HUB, "https://", "file://")) else Path(place)
+    path, text = Path(place), str(place)
+    if text.startswith(HUB):
+        owner, name, file = text.removeprefix(HUB).split("/")
+        path = hub.fetch(f"{owner}/{name}", file, None, WEIGHTS_OPTION)[0]
+    elif text.startswith(("https://", "file://")):
+        path = hub.torch_cache() / "lila" / text.partition("://")[2].replace("/", "_")
+        if not path.is_file():
+            hub.download(text, path, f"give a local file with {WEIGHTS_OPTION}")
     tensors = {
         ours + name.removeprefix(theirs): tensor
         for name, tensor in read_nested(path).items()
@@ -270,16 +288,6 @@ def load_weights(network: nn.Module, place: Path | str | None, prefixes: Mapping
         if name.startswith(theirs)
     }
     load_strictly(network, tensors, str(path), WEIGHTS_OPTION)
-
-
-def _downloaded(place: Path | str) -> Path:
-    if str(place).startswith(HUB):
-        owner, name, file = str(place).removeprefix(HUB).split("/")
-        return hub.fetch(f"{owner}/{name}", file, None, WEIGHTS_OPTION)[0]
-    path = hub.torch_cache() / "lila" / str(place).partition("://")[2].replace("/", "_")
-    if not path.is_file():
-        hub.download(str(place), path, f"give a local file with {WEIGHTS_OPTION}")
-    return path
 
 
 def read_nested(path: Path) -> dict[str, Tensor]:
@@ -297,5 +305,4 @@ def read_nested(path: Path) -> dict[str, Tensor]:
 
 def normalized(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:
     """Return images in [0, 1] with ImageNet's mean and standard deviation removed."""
-    mean, std = (images.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return (images - mean) / std
+    return normalize(images, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,10 +19,11 @@ Tokens = Float[Tensor, "b n e"]
 
 
 class FrameTransformer(nn.Module, ABC):
-    """A transformer in parts, to be run block by block."""
+    """A transformer in parts, run block by block: a model under test with a grid, and no map of the pixels."""
 
     patch_size: int
     norm: nn.Module
+    about: Mapping[str, Any]
 
     @abstractmethod
     def tokens(self, frames: Images) -> Tokens:
@@ -33,10 +33,15 @@ class FrameTransformer(nn.Module, ABC):
     def blocks(self, grid: tuple[int, int]) -> list[Callable[[Tokens], Any]]:
         """Return the blocks for a grid of rows and columns; each gives the tokens, or a tuple that begins with them."""
 
-    def as_model(self, device: torch.device, about: dict[str, Any]) -> VideoModel:
-        return VideoModel(self, device, about)
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
-    def forward(self, images: Images) -> tuple[Float[Tensor, "b e h w"], ...]:
+    def encoder_grid(self, images: Images) -> Float[Tensor, "b e h w"]:
+        return self.encoder_taps(images)[-1]
+
+    @torch.no_grad()
+    def encoder_taps(self, images: Images) -> tuple[Float[Tensor, "b e h w"], ...]:
         """Return four blocks, spread like those of an image encoder, each through the final norm."""
         grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
         tokens = self.tokens(normalized(images))
@@ -48,26 +53,6 @@ class FrameTransformer(nn.Module, ABC):
             if index in taps(len(blocks)):
                 tapped[index] = self.norm(tokens).mT.unflatten(2, grid).contiguous()
         return tuple(tapped[index] for index in taps(len(blocks)))
-
-
-@dataclass(frozen=True)
-class VideoModel:
-    """Frame-wise features of a video transformer: a grid, and no map of the pixels."""
-
-    transformer: FrameTransformer
-    device: torch.device
-    about: dict[str, Any]
-
-    @property
-    def patch_size(self) -> int:
-        return self.transformer.patch_size
-
-    def encoder_grid(self, images: Images) -> Float[Tensor, "b e h w"]:
-        return self.encoder_taps(images)[-1]
-
-    @torch.no_grad()
-    def encoder_taps(self, images: Images) -> tuple[Float[Tensor, "b e h w"], ...]:
-        return self.transformer(images)
 
     def describe(self) -> dict[str, Any]:
         return {"encoder": self.about["name"], "patch_size": self.patch_size, "baseline": self.about}

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
-from types import ModuleType
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder
-from lila_train.evaluation.baselines import normalized
+from lila_train.evaluation.baselines import normalized, replaced_modules
 
 REPOSITORY = "mhamilton723/FeatUp"
 REVISION = "6b5a6c0e91f75e69194807128dcbc39c3084a30d"
@@ -26,12 +22,11 @@ WEIGHTS = (
 )
 PREFIXES = {"state_dict.upsampler.": "upsampler.", "state_dict.model.1.": "norm."}
 
-EXTENSIONS = ("adaptive_conv_cuda_impl", "adaptive_conv_cpp_impl")
-
 
 def build(encoder: FrozenEncoder) -> nn.ModuleDict:
     """Build a norm over channels and four upsamplers by 2 that follow the image's edges."""
-    with _extension_in_pytorch():
+    extension = replaced_modules("adaptive_conv_cuda_impl", "adaptive_conv_cpp_impl", forward=adaptive_convolution)
+    with torch.random.fork_rng(devices=[]), extension:  # FeatUp seeds PyTorch when it is imported
         upsamplers, layers = import_module("featup.upsamplers"), import_module("featup.layers")
         norm = layers.ChannelNorm(encoder.width)
         return nn.ModuleDict({"norm": norm, "upsampler": upsamplers.get_upsampler("jbu_stack", encoder.width)})
@@ -52,23 +47,3 @@ def adaptive_convolution(
         for dx in range(side):
             result.addcmul_(padded[:, :, dy : dy + height, dx : dx + width], filters[:, None, :, :, dy, dx])
     return result
-
-
-@contextmanager
-def _extension_in_pytorch() -> Iterator[None]:
-    """Replace both halves of the extension while FeatUp, which keeps a reference to them, is imported."""
-    before = {name: sys.modules.get(name) for name in EXTENSIONS}
-    state = torch.get_rng_state()  # FeatUp seeds PyTorch when it is imported
-    for name in EXTENSIONS:
-        module = ModuleType(name)
-        module.forward = adaptive_convolution  # type: ignore[attr-defined]
-        sys.modules[name] = module
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
-        for name, module_before in before.items():
-            if module_before is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = module_before

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from importlib import import_module
 from importlib.util import find_spec
-from types import ModuleType
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder
-from lila_train.evaluation.baselines import normalized
+from lila_train.evaluation.baselines import normalized, replaced_modules
 from stores.errors import LilaError
 
 REPOSITORY = "valeoai/NAF"
@@ -24,7 +22,6 @@ LICENSE = "apache-2.0"
 ENCODER = "dinov2_vits14"
 WEIGHTS = "https://github.com/valeoai/NAF/releases/download/model/naf_release.pth"
 
-NATTEN = "natten"
 ROWS_AT_ONCE = 32  # bounds the memory of the scores
 
 Heads = Float[Tensor, "b _ w n _"]  # queries and keys of one width, values of another
@@ -32,7 +29,8 @@ Heads = Float[Tensor, "b _ w n _"]  # queries and keys of one width, values of a
 
 def build(encoder: FrozenEncoder) -> nn.Module:
     """Build the network; it fits any encoder."""
-    with _natten():
+    missing = find_spec("natten") is None
+    with replaced_modules("natten", na2d=neighborhood_attention) if missing else nullcontext():
         return import_module("src.model.naf").NAF()
 
 
@@ -90,18 +88,3 @@ def _attend(queries: Heads, keys: Heads, values: Heads, rows: Tensor, columns: T
     for weight, (row, column) in zip(weights, window, strict=True):
         result.addcmul_(weight[..., None], values[:, row][:, :, column])
     return result
-
-
-@contextmanager
-def _natten() -> Iterator[None]:
-    """Replace NATTEN, unless it is installed, while NAF, which keeps a reference to it, is imported."""
-    if find_spec(NATTEN) is not None:
-        yield
-        return
-    module = ModuleType(NATTEN)
-    module.na2d = neighborhood_attention  # type: ignore[attr-defined]
-    sys.modules[NATTEN] = module
-    try:
-        yield
-    finally:
-        del sys.modules[NATTEN]

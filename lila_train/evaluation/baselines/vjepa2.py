@@ -30,8 +30,7 @@ class VJepa2(FrameTransformer):
         return self.encoder.embeddings(frames[:, None])  # which repeats the frame to a tubelet
 
     def blocks(self, grid: tuple[int, int]) -> list[Callable[[Tokens], Any]]:
-        device = next(self.encoder.parameters()).device
-        rows, columns = (torch.arange(count, device=device) for count in grid)
+        rows, columns = (torch.arange(count, device=self.device) for count in grid)
         positions = (rows[:, None] * ROW + columns).flatten()
 
         def positioned(layer: Any) -> Callable[[Tokens], Any]:
