@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lila_cues.networks.encoder import FrozenEncoder
 from lila_train.model.lila import Lila, require_finite
+from stores.errors import LilaError
 
 ENCODER = "encoder"
 
@@ -60,6 +61,19 @@ def feature_map(model: GridModel, head: str) -> FeatureMap:
         return lambda images: require_finite(model.encoder_grid(images), head)
     assert isinstance(model, PixelModel), f"{head} is no head of {model.describe()}"
     return lambda images: require_finite(model.pixel_map(images), head)
+
+
+def from_transformers(kind: str, place: str, expected: str, hint: str, **options: Any) -> Any:
+    """Load a class of `transformers` from the hub or a folder in its form; LilaError (with `hint`) where it fails."""
+    import transformers
+
+    try:
+        return getattr(transformers, kind).from_pretrained(place, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        raise LilaError(
+            f"expected {expected} at {place}, but it cannot be loaded ({reason}); go online once, or pass {hint}"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lila_cues.networks.encoder import taps
 from lila_train.evaluation.baselines import WEIGHTS_OPTION, normalized
-from stores.errors import LilaError
+from lila_train.evaluation.models import from_transformers
 
 Images = Float[Tensor, "b 3 H W"]
 Tokens = Float[Tensor, "b n e"]
@@ -58,15 +58,7 @@ class FrameTransformer(nn.Module, ABC):
         return {"encoder": self.about["name"], "patch_size": self.patch_size, "baseline": self.about}
 
 
-def pretrained(network_class: str, place: str) -> Any:
+def pretrained(kind: str, place: str) -> Any:
     """Load a network of `transformers` from the hub or from a folder in the hub's form; only safetensors are read."""
-    import transformers
-
-    try:
-        return getattr(transformers, network_class).from_pretrained(place, use_safetensors=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n", maxsplit=1)[0]
-        raise LilaError(
-            f"expected a {network_class} as safetensors at {place}, but it cannot be loaded ({reason}); go online "
-            f"once, or pass a folder with config.json and model.safetensors with {WEIGHTS_OPTION}"
-        ) from error
+    hint = f"a folder with config.json and model.safetensors with {WEIGHTS_OPTION}"
+    return from_transformers(kind, place, f"a {kind} as safetensors", hint, use_safetensors=True)

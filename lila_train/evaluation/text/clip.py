@@ -15,14 +15,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from torch import Tensor
+from torchvision.transforms.v2.functional import normalize
 
 from lila_cues.networks.weights import file_sha256
+from lila_train.evaluation.models import from_transformers
 from stores.errors import LilaError
 
 COCO_CLASSES = 182
 ADE_CLASSES = 150
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training images
+HINT = "a folder of it with --clip (or embeddings of the classes with --texts)"
 
 _BOTH_ARTICLES = (
     *("bad photo", "sculpture", "low resolution photo", "cropped photo", "bright photo", "dark photo", "drawing"),
@@ -45,10 +48,8 @@ IMAGENET = (
     *("a photo of the {}.", "a photo of a {}.", "a photo of many {}.", "a photo of one {}.", "a photo of my {}."),
     *("itap of my {}.", "a {} in a video game.", "the {} in a video game."),
 )
-SCENES = tuple(
-    f"{start} in the scene."
-    for start in ("there is a {}", "there is the {}", "this is a {}", "this is the {}", "this is one {}")
-)
+_SCENES = ("there is a {}", "there is the {}", "this is a {}", "this is the {}", "this is one {}")
+SCENES = tuple(f"{start} in the scene." for start in _SCENES)
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,8 @@ class ClassTexts:
 
 def text_encoder(place: str) -> Callable[[Sequence[str]], Float[Tensor, "n t"]]:
     """Load CLIP's text encoder; it maps sentences to embeddings that are not normalized."""
-    from transformers import AutoTokenizer, CLIPTextModelWithProjection
-
-    network = _pretrained(CLIPTextModelWithProjection, place, use_safetensors=True)
-    tokenizer = _pretrained(AutoTokenizer, place)
+    network = from_transformers("CLIPTextModelWithProjection", place, "CLIP", HINT, use_safetensors=True)
+    tokenizer = from_transformers("AutoTokenizer", place, "CLIP", HINT)
 
     def encode(sentences: Sequence[str]) -> Float[Tensor, "n t"]:
         tokens = tokenizer(list(sentences), padding=True, truncation=True, return_tensors="pt")
@@ -125,9 +124,7 @@ class ClipImages:
     @classmethod
     def load(cls, place: str) -> ClipImages:
         """Load it by a hub name or from a folder in the hub's form, on the CPU."""
-        from transformers import CLIPVisionModelWithProjection
-
-        network = _pretrained(CLIPVisionModelWithProjection, place, use_safetensors=True)
+        network = from_transformers("CLIPVisionModelWithProjection", place, "CLIP", HINT, use_safetensors=True)
         return cls(network.requires_grad_(False))
 
     @property
@@ -138,9 +135,9 @@ class ClipImages:
     def values(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b v h w"]:
         """Return the values that the last attention would average, for RGB in [0, 1] whose sides are whole patches."""
         grid = (images.shape[2] // self.patch_size, images.shape[3] // self.patch_size)
-        mean, std = (images.new_tensor(channels).view(1, 3, 1, 1) for channels in (MEAN, STD))
         model = self.network.vision_model
-        states = model((images - mean) / std, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states
+        normed = normalize(images, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+        states = model(normed, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states
         last = model.encoder.layers[-1]
         return last.self_attn.v_proj(last.layer_norm1(states[-2]))[:, 1:].mT.unflatten(2, grid)
 
@@ -151,18 +148,6 @@ class ClipImages:
         projected = model.post_layernorm(model.encoder.layers[-1].self_attn.out_proj(attended))
         embeddings: Tensor = self.network.visual_projection(projected)
         return embeddings
-
-
-def _pretrained(kind: Any, place: str, **options: Any) -> Any:
-    try:
-        loaded = kind.from_pretrained(place, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n", maxsplit=1)[0]
-        raise LilaError(
-            f"expected CLIP at {place}, but it cannot be loaded ({reason}); go online once, or pass a folder of it "
-            "with --clip (or embeddings of the classes with --texts)"
-        ) from error
-    return loaded.eval() if isinstance(loaded, nn.Module) else loaded
 
 
 def coco_names(path: Path) -> list[str]:

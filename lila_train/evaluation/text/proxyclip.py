@@ -52,14 +52,13 @@ class OpenVocabulary:
 
     data: DenseData
     texts: ClassTexts
-    clip: str
     shape: ProxySettings
 
     protocol = "openvocab@proxyclip"
 
     @property
     def settings(self) -> dict[str, Any]:
-        return asdict(self.shape) | {"clip": self.clip, "templates": len(self.texts.templates)}
+        return asdict(self.shape) | {"clip": self.texts.clip, "templates": len(self.texts.templates)}
 
     def parts(self) -> dict[str, int]:
         """Return runs of a hundred images, named by the index of their first."""
@@ -81,7 +80,7 @@ class OpenVocabulary:
     @cached_property
     def clip_images(self) -> ClipImages:
         """CLIP, loaded once for all parts."""
-        return ClipImages.load(self.clip)
+        return ClipImages.load(self.texts.clip)
 
     def run(self, model: GridModel, head: str, part: str, folder: Path, advance: Callable[[], None]) -> Json:
         clip = self.clip_images
@@ -126,10 +125,9 @@ class OpenVocabulary:
 
 def open_vocabulary_task(data: Path, options: Options) -> OpenVocabulary:
     """Open an ADE20K folder for `openvocab@proxyclip`: its validation set, classes named by objectInfo150.txt."""
-    clip = options.clip or CLIP
-    texts = ClassTexts(ade_names(data / "objectInfo150.txt"), IMAGENET, clip, options.texts)
+    texts = ClassTexts(ade_names(data / "objectInfo150.txt"), IMAGENET, options.clip or CLIP, options.texts)
     images = segmentation.open_ade(segmentation.ADE_150_LABELS, 150, data, options.limit, train=False)
-    return OpenVocabulary(images, texts, clip, ProxySettings())
+    return OpenVocabulary(images, texts, ProxySettings())
 
 
 def proxy_attention(

@@ -17,12 +17,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lila_train.evaluation.dense.data import TrainView, ValView, flip_labels
 from lila_train.evaluation.dense.metrics import IGNORED, Confusion
 from lila_train.evaluation.dense.probes import FrozenFeatures
-from lila_train.evaluation.dense.segmentation import COCO_FINE, open_coco
-from lila_train.evaluation.dense.task import DenseTask, dense_task, draw_classes
-from lila_train.evaluation.dense.training import DenseProtocol, ProbeRecipe
+from lila_train.evaluation.dense.segmentation import COCO_FINE, COCO_LILA, open_coco
+from lila_train.evaluation.dense.task import DenseTask, dense_task
+from lila_train.evaluation.dense.training import ProbeRecipe
 from lila_train.evaluation.harness import Options
 from lila_train.evaluation.text.clip import IMAGENET, SCENES, ClassTexts, coco_names
 from lila_train.model.resize import size_of, to_size
@@ -52,18 +51,15 @@ def zero_shot_task(data: Path, options: Options) -> DenseTask:
                 f"expected {name} as class {label + 1} of {data / LABELS}, found {names[label]}; use its own list"
             )
     texts = ClassTexts(names, (*IMAGENET, *SCENES), options.clip or CLIP, options.texts, UNUSED)
-    protocol = DenseProtocol(
+    protocol = replace(
+        COCO_LILA,
         name="cocostuff-zs@lila",
         build=partial(TextProbe, texts=texts),
         n_outputs=COCO_FINE,
         recipe=ProbeRecipe(epochs=5, batch=32, lr=3e-4, weight_decay=0.01),
-        train_view=TrainView(224),
-        val_view=ValView(224, 224),
         loss=partial(zero_shot_loss, unseen=tuple(UNSEEN)),
-        flip=flip_labels,
         measure=SeenAndUnseen.of,
         from_json=SeenAndUnseen.from_json,
-        draw=draw_classes,
     )
     task = dense_task(protocol, partial(open_coco, fine=True), data, options)
     return replace(task, data=replace(task.data, about=task.data.about | texts.identity()))

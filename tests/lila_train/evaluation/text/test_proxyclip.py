@@ -72,7 +72,7 @@ def test_each_pixel_has_the_class_whose_text_matches_its_color(head: str):
     image = torch.zeros(3, 48, 80, dtype=torch.uint8)
     image[0, :, :40], image[2, :, 40:] = 220, 200
     shape = ProxySettings(short_side=48, window=48, stride=16)
-    task = OpenVocabulary(DenseData(Path(), [], [], lambda files: None, {}), ClassTexts([], [], ""), "", shape)
+    task = OpenVocabulary(DenseData(Path(), [], [], lambda files: None, {}), ClassTexts([], [], ""), shape)
     texts = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
     logits = task.logits(ColorModel(), head, ColorClip(None), texts, image)[0]
     assert logits.shape == (3, 48, 80)
