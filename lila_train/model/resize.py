@@ -15,7 +15,7 @@ Image = UInt8[np.ndarray, "H W 3"]
 Labels = UInt8[np.ndarray, "H W"]
 
 
-def size_of(maps: Tensor) -> Size:
+def size_of(maps: Tensor | np.ndarray) -> Size:
     """Return height and width, the last two axes."""
     return maps.shape[-2], maps.shape[-1]
 

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lila_train.evaluation.davis.task import DavisTask, Video, open_davis
+from lila_train.evaluation.davis.task import DavisTask, Frames, open_davis
 from lila_train.evaluation.harness import Options
 from lila_train.evaluation.models import GridModel, feature_map
 from lila_train.model.propagation import Propagation, Sizes, unit_features
-from lila_train.model.resize import Labels, Size, to_size
+from lila_train.model.resize import Labels, Size, size_of, to_size
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,10 @@ class KnnTask(DavisTask):
     def settings(self) -> dict[str, Any]:
         return asdict(self.propagation)
 
-    def segment(self, model: GridModel, head: str, video: Video) -> Iterator[Labels]:
-        native = (video.reference.shape[0], video.reference.shape[1])
-        sizes = self.propagation.sizes(native, model.patch_size)
+    def segment(self, model: GridModel, head: str, name: str, frames: Frames, first: Labels) -> Iterator[Labels]:
+        sizes = self.propagation.sizes(size_of(first), model.patch_size)
         features_of = partial(unit_features, feature_map=feature_map(model, head), sizes=sizes, device=model.device)
-        return self.propagation.follow(video.frames, video.reference, features_of, sizes, self.memory)
+        return self.propagation.follow(frames, first, features_of, sizes, self.memory)
 
     def derived(self, model: GridModel) -> dict[str, Any]:
         """Return the sizes of the first sequence, and the radius of the window."""

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lila_train.evaluation.davis.task import DavisTask, Video, open_davis
+from lila_train.evaluation.davis.task import DavisTask, Frames, open_davis
 from lila_train.evaluation.harness import Options
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
 from lila_train.model.resize import Labels, Size, as_input, network_size, size_of, to_size
@@ -103,19 +103,19 @@ class LinearProbeTask(DavisTask):
         return asdict(self.probe) | ({} if self.fit is fit else {"fast_probe": True})
 
     @torch.no_grad()
-    def segment(self, model: GridModel, head: str, video: Video) -> Iterator[Labels]:
+    def segment(self, model: GridModel, head: str, name: str, frames: Frames, first: Labels) -> Iterator[Labels]:
         """Train on the first frame, predict the others one by one."""
-        size = self._frame_size((video.reference.shape[0], video.reference.shape[1]), model.patch_size)
-        feature_maps = [feature_map(model, name) for name in dict.fromkeys((ENCODER, head))]
-        images = (as_input(frame, size, model.device) for frame in video.frames)
+        size = self._frame_size(size_of(first), model.patch_size)
+        feature_maps = [feature_map(model, each) for each in dict.fromkeys((ENCODER, head))]
+        images = (as_input(frame, size, model.device) for frame in frames)
         maps = ([features(image)[0] for features in feature_maps] for image in images)
-        first = next(maps)
-        labels = torch.from_numpy(video.reference.astype(np.int64)).to(model.device)
-        problem = Problem(first, F.one_hot(labels).movedim(-1, 0).float())
-        channels = [len(features) for features in first]
-        initial = initial_parameters(len(problem.target), channels, self.probe.seed, video.name)
+        reference = next(maps)
+        labels = torch.from_numpy(first.astype(np.int64)).to(model.device)
+        problem = Problem(reference, F.one_hot(labels).movedim(-1, 0).float())
+        channels = [len(features) for features in reference]
+        initial = initial_parameters(len(problem.target), channels, self.probe.seed, name)
         parameters = self.fit(problem, initial.to(model.device), self.probe)
-        del first
+        del reference
         problem = replace(problem, maps=[])  # the first frame's maps, hundreds of MB, are needed no longer
         for frame_maps in maps:
             logits = replace(problem, maps=frame_maps).logits(parameters)

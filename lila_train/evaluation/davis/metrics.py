@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,16 +23,7 @@ TOLERANCE = 0.008  # of the image's diagonal
 
 Mask = Bool[np.ndarray, "h w"]
 AnyLabels = Integer[np.ndarray, "h w"]
-
-
-@dataclass(frozen=True)
-class LabelPair:
-    """Truth and prediction of one frame (0 = background, n = object n), and their names for error messages."""
-
-    truth: Integer[np.ndarray, "h w"]
-    prediction: Integer[np.ndarray, "y x"]
-    truth_name: str
-    prediction_name: str
+NamedLabels = tuple[Integer[np.ndarray, "_ _"], Path | str]  # 0 = background, n = object n; name for error messages
 
 
 @dataclass(frozen=True)
@@ -71,39 +63,38 @@ def statistics(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(curve.mean()), "recall": recall, "decay": float(first.mean()) - float(last.mean())}
 
 
-def score_sequence(sequence: str, frames: Iterable[LabelPair]) -> list[ObjectScore]:
-    """Return J and F of every object of one sequence, from its frames in order; one frame at a time is in memory.
+def score_sequence(sequence: str, frames: Iterable[tuple[NamedLabels, NamedLabels]]) -> list[ObjectScore]:
+    """Return J and F of every object of one sequence, from truth and prediction of its frames, one at a time.
 
     LilaError, naming the file, for an empty first mask, sizes that differ and ids beyond the first mask's.
     """
     curves: list[tuple[list[float], list[float]]] = []
     n_frames = 0
-    for pair in frames:
+    for (truth, truth_name), (prediction, prediction_name) in frames:
         if n_frames == 0:
-            n_objects = int(without_void(pair.truth).max())
+            n_objects = int(without_void(truth).max())
             if n_objects == 0:
                 raise LilaError(
-                    f"expected at least one object in the first mask {pair.truth_name}, found none; "
+                    f"expected at least one object in the first mask {truth_name}, found none; "
                     "annotate the objects to follow there, or take the sequence off the list"
                 )
             curves = [([], []) for _ in range(n_objects)]
         n_frames += 1
-        if pair.truth.shape != pair.prediction.shape:
-            truth, prediction = (f"{labels.shape[1]}×{labels.shape[0]}" for labels in (pair.truth, pair.prediction))
+        if truth.shape != prediction.shape:
+            expected, found = (f"{labels.shape[1]}×{labels.shape[0]}" for labels in (truth, prediction))
             raise LilaError(
-                f"expected a prediction of the truth's size {truth} ({pair.truth_name}), found {prediction} in "
-                f"{pair.prediction_name}; save predictions at the native size"
+                f"expected a prediction of the truth's size {expected} ({truth_name}), found {found} in "
+                f"{prediction_name}; save predictions at the native size"
             )
-        for labels, name in ((pair.truth, pair.truth_name), (pair.prediction, pair.prediction_name)):
+        for labels, name in ((truth, truth_name), (prediction, prediction_name)):
             if (largest := int(without_void(labels).max())) > len(curves):
                 raise LilaError(
                     f"expected ids up to {len(curves)}, the objects of the sequence's first mask, found {largest} in "
                     f"{name}; correct that mask"
                 )
         for number, (region, boundary) in enumerate(curves, start=1):
-            masks = pair.truth == number, pair.prediction == number
-            region.append(region_similarity(*masks))
-            boundary.append(boundary_accuracy(*masks))
+            region.append(region_similarity(truth == number, prediction == number))
+            boundary.append(boundary_accuracy(truth == number, prediction == number))
     if n_frames < 3:
         raise LilaError(
             f"expected at least 3 frames to score in sequence {sequence} (the first and the last are not scored), "

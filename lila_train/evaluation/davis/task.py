@@ -17,14 +17,15 @@ import numpy as np
 from lila_cues.images import read_image, read_mask
 from lila_cues.inputs import list_files, natural_order
 from lila_cues.viz.pictures import write_label_png
-from lila_train.evaluation.davis.metrics import VOID, LabelPair, ObjectScore, score_sequence, summarize, without_void
+from lila_train.evaluation.davis.metrics import VOID, ObjectScore, score_sequence, summarize, without_void
 from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.results import Json, files_sha256
-from lila_train.model.resize import Image, Labels, Size
+from lila_train.model.resize import Image, Labels, Size, size_of
 from stores.errors import LilaError
 
 FRAMES = Path("JPEGImages/480p")
 MASKS = Path("Annotations/480p")
+Frames = Iterable[Image]  # of one video, in order
 LISTS = {"DAVIS-2017": "ImageSets/2017/{split}.txt", "DAVIS-2016": "ImageSets/480p/{split}.txt"}
 
 
@@ -102,15 +103,6 @@ class DavisData:
 
 
 @dataclass(frozen=True)
-class Video:
-    """The input of a protocol: the sequence's name, its frames in order, and the labels of the first one."""
-
-    name: str
-    frames: Iterable[Image]
-    reference: Labels
-
-
-@dataclass(frozen=True)
 class DavisTask(ABC):
     """A protocol on DAVIS; a subclass adds its settings and how it segments a video."""
 
@@ -122,8 +114,8 @@ class DavisTask(ABC):
     def settings(self) -> dict[str, Any]: ...
 
     @abstractmethod
-    def segment(self, model: GridModel, head: str, video: Video) -> Iterator[Labels]:
-        """Yield the labels of every frame after the first, at native size."""
+    def segment(self, model: GridModel, head: str, name: str, frames: Frames, first: Labels) -> Iterator[Labels]:
+        """Yield the labels of each later frame of sequence `name` at native size; `first` has those of the first."""
 
     @abstractmethod
     def derived(self, model: GridModel) -> dict[str, Any]: ...
@@ -149,16 +141,14 @@ class DavisTask(ABC):
         saved = folder / "predictions" / head / part
         saved.mkdir(parents=True, exist_ok=True)
         reference = self._reference(sequence)
-        video = Video(part, self._frames(sequence, (reference.shape[0], reference.shape[1])), reference)
-        write_label_png(saved / f"{sequence.masks[0].stem}.png", reference)
-        for mask, labels in zip(sequence.masks[1:], self.segment(model, head, video), strict=True):
-            write_label_png(saved / f"{mask.stem}.png", labels)
+        files = [saved / mask.name for mask in sequence.masks]
+        write_label_png(files[0], reference)
+        labels = self.segment(model, head, part, self._frames(sequence, size_of(reference)), reference)
+        for file, frame_labels in zip(files[1:], labels, strict=True):
+            write_label_png(file, frame_labels)
             advance()
-        pairs = (
-            LabelPair(without_void(self.data.labels(mask)), read_mask(file), str(mask), str(file))
-            for mask, file in ((mask, saved / f"{mask.stem}.png") for mask in sequence.masks)
-        )
-        scores = score_sequence(part, pairs)
+        truths = ((without_void(self.data.labels(mask)), mask) for mask in sequence.masks)
+        scores = score_sequence(part, zip(truths, ((read_mask(file), file) for file in files), strict=True))
         return {"frames": len(sequence.frames), "objects": [asdict(score) for score in scores]}
 
     def metrics(self, records: Iterable[Json]) -> dict[str, float | None]:
@@ -169,8 +159,7 @@ class DavisTask(ABC):
 
     def native_size(self) -> Size:
         """Return the size of the first sequence's frames."""
-        height, width = self._reference(next(iter(self.data.sequences.values()))).shape
-        return height, width
+        return size_of(self._reference(next(iter(self.data.sequences.values()))))
 
     def _frames(self, sequence: DavisSequence, size: Size) -> Iterator[Image]:
         for path in sequence.frames:

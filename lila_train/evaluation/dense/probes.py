@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lila_cues.networks import weights
 from lila_train.evaluation.models import ENCODER, GridModel, PixelModel
 from lila_train.model.lila import require_finite
 from lila_train.model.resize import Size, size_of, to_size, to_whole_patches
@@ -58,8 +59,7 @@ def features_of(model: GridModel, head: str, images: Float[Tensor, "b 3 H W"]) -
 
 def seeded(build: BuildProbe, widths: tuple[int, int | None], n_outputs: int, seed: int) -> nn.Module:
     """Return a probe whose initial weights depend on the seed alone; other random draws are not affected."""
-    with _SEEDING, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _SEEDING, weights.seeded(seed):
         return build(*widths, n_outputs)
 
 

@@ -41,11 +41,9 @@ class Sums(Protocol):
 
     def __add__(self, other: Any) -> Any: ...
 
-    def metrics(self) -> dict[str, float | None]:
-        """Return metrics by name: fractions, counts, or in the unit of the name; None where nothing was measured."""
+    def metrics(self) -> dict[str, float | None]: ...  # fractions, counts, or in the unit of the name; None: unmeasured
 
-    def to_json(self) -> Json:
-        """Return the sums for a record; the protocol's `from_json` is the inverse."""
+    def to_json(self) -> Json: ...  # the protocol's `from_json` is the inverse
 
 
 @dataclass(frozen=True)

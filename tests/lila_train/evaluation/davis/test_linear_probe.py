@@ -11,7 +11,7 @@ from torch import nn
 from lila_train.evaluation import protocols
 from lila_train.evaluation.davis.fast_probe import coarsened, fit_fast
 from lila_train.evaluation.davis.linear_probe import LinearProbeTask, LpSettings, Problem, fit, initial_parameters
-from lila_train.evaluation.davis.task import Video, open_davis
+from lila_train.evaluation.davis.task import open_davis
 from lila_train.evaluation.harness import Options
 from stores.errors import LilaError
 from tests.lila_train.evaluation.test_harness import CPU, StandIn
@@ -116,10 +116,10 @@ def test_initial_parameters_depend_on_seed_and_sequence_only():
 @pytest.mark.parametrize("solver", [fit, fit_fast])
 def test_colors_are_segmented_in_every_later_frame(solver, tmp_path):
     truth = moving_squares(4)
-    video = Video("squares", (COLORS[labels] for labels in truth), truth[0])
+    frames = (COLORS[labels] for labels in truth)
     settings = LpSettings(short_side_px=48, lr=0.05, iterations=300)
     task = LinearProbeTask("davis-lp@lila", open_davis(write_davis(tmp_path)), settings, solver)
-    predicted = list(task.segment(ColorModel(), "lila", video))
+    predicted = list(task.segment(ColorModel(), "lila", "squares", frames, truth[0]))
     assert len(predicted) == 3
     for labels, expected in zip(predicted, truth[1:], strict=True):
         assert labels.dtype == np.uint8

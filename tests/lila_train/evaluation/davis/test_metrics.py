@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lila_train.evaluation.davis import metrics as scorer
-from lila_train.evaluation.davis.metrics import LabelPair, ObjectScore
+from lila_train.evaluation.davis.metrics import ObjectScore
 from lila_train.evaluation.dense.metrics import MeanSums
 from stores.errors import LilaError
 
 
 def pairs_of(truths, predictions):
     return [
-        LabelPair(scorer.without_void(truth), prediction, f"truth/{n:05d}.png", f"prediction/{n:05d}.png")
+        ((scorer.without_void(truth), f"truth/{n:05d}.png"), (prediction, f"prediction/{n:05d}.png"))
         for n, (truth, prediction) in enumerate(zip(truths, predictions, strict=True))
     ]
 
