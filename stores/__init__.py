@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stores.public import lazy_names
 
 if TYPE_CHECKING:
     from stores.cues import ClipCues as ClipCues
@@ -20,24 +21,14 @@ if TYPE_CHECKING:
     from stores.store import CueStore as CueStore
     from stores.store import open as open
 
-_PUBLIC = {  # module → names, imported when they are first used: `stores.errors` must not import Zarr
-    "cues": ("ClipCues", "PairCues"),
-    "errors": ("LilaError", "StoreError"),
-    "ledger": ("ABSENT", "COMPLETE", "FAILED"),
-    "opening": ("create", "open_or_create"),
-    "spec": ("Geometry", "StoreSpec"),
-    "store": ("CueStore", "open"),
-}
-
-__all__ = sorted(name for names in _PUBLIC.values() for name in names)
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _PUBLIC.items():
-        if name in names:
-            return getattr(importlib.import_module(f"stores.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "cues": ("ClipCues", "PairCues"),
+        "errors": ("LilaError", "StoreError"),
+        "ledger": ("ABSENT", "COMPLETE", "FAILED"),
+        "opening": ("create", "open_or_create"),
+        "spec": ("Geometry", "StoreSpec"),
+        "store": ("CueStore", "open"),
+    },
+)

@@ -6,8 +6,9 @@ records where its weights came from.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stores.public import lazy_names
 
 if TYPE_CHECKING:
     from lila_cues.networks.depth import load_depth as load_depth
@@ -21,21 +22,13 @@ if TYPE_CHECKING:
     from lila_cues.networks.frozen import FlowNetwork as FlowNetwork
     from lila_cues.networks.weights import WeightSource as WeightSource
 
-_PUBLIC = {  # name → its module, imported when the name is first used: PyTorch takes seconds to import
-    **dict.fromkeys(("FrozenEncoder", "encoder_from_tensors", "load_encoder", "restore_encoder"), "encoder"),
-    **dict.fromkeys(("DepthNetwork", "Execution", "FlowNetwork"), "frozen"),
-    "load_depth": "depth",
-    "load_flow": "flow",
-    "WeightSource": "weights",
-}
-__all__ = sorted(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_PUBLIC])
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "depth": ("load_depth",),
+        "encoder": ("FrozenEncoder", "encoder_from_tensors", "load_encoder", "restore_encoder"),
+        "flow": ("load_flow",),
+        "frozen": ("DepthNetwork", "Execution", "FlowNetwork"),
+        "weights": ("WeightSource",),
+    },
+)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stores.public import lazy_names
 
 if TYPE_CHECKING:
     from lila_train.model.lila import Lila as Lila
     from lila_train.model.lila import load as load
 
-__all__ = ["Lila", "load"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lila_train.model import lila  # PyTorch takes seconds to import
-
-    return getattr(lila, name)
+__getattr__, __dir__, __all__ = lazy_names(__name__, {"lila": ("Lila", "load")})
