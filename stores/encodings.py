@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import field
+from typing import Any, Literal
 
 import google_crc32c
 import numpy as np
 from numcodecs import blosc
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 
 CHECKSUM_BYTES = 4
+NO_OTHERS = ConfigDict(extra="forbid")  # a spec of JSON values has no unknown fields
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 _LARGEST_PER_MAP = np.float32(1e38)  # beyond it, scale · 127 might be infinite
 
@@ -25,7 +28,7 @@ class ChecksumError(Exception):
     """The bytes are not those that were written."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=NO_OTHERS)
 class Blosc:
     """Parameters of the `blosc` codec; `shuffle` is one of noshuffle, shuffle, bitshuffle.
 
@@ -59,46 +62,35 @@ class Blosc:
         return with_checksum(blosc.compress(contiguous, name, self.level, shuffle, self.block))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=NO_OTHERS)
 class Cast:
     """Stored in `dtype`: relative rounding error 2⁻¹¹ for float16, none for integers."""
 
+    kind: Literal["plain"] = field(default="plain", kw_only=True)
     dtype: str
     codec: Blosc = Blosc()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=NO_OTHERS)
 class FixedPoint:
     """Stored as a whole number of `step`s: error at most step / 2 within ± (max − 1) · step."""
 
+    kind: Literal["steps"] = field(default="steps", kw_only=True)
     step: float
     dtype: str = "int16"
     codec: Blosc = Blosc()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=NO_OTHERS)
 class PerMapInt8:
     """int8 with one scale per map (a channel of a frame), max|map| / 127, in the array `…_scale`: error ≤ scale / 2."""
 
+    kind: Literal["rows"] = field(default="rows", kw_only=True)
     dtype: str = "int8"
     codec: Blosc = Blosc()
 
 
 Encoding = Cast | FixedPoint | PerMapInt8
-_KINDS: dict[str, type[Encoding]] = {"plain": Cast, "steps": FixedPoint, "rows": PerMapInt8}
-
-
-def to_dict(encoding: Encoding) -> dict[str, Any]:
-    """Return the JSON form of an encoding in a store's attributes."""
-    kind = next(name for name, cls in _KINDS.items() if type(encoding) is cls)
-    return {"kind": kind, **asdict(encoding)}
-
-
-def from_dict(entry: dict[str, Any]) -> Encoding:
-    """Return the encoding that `to_dict` described."""
-    fields = dict(entry)
-    cls = _KINDS[fields.pop("kind")]
-    return cls(**{**fields, "codec": Blosc(**fields["codec"])})
 
 
 def encode(encoding: Encoding, values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

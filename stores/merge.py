@@ -12,7 +12,7 @@ from stores.opening import create
 from stores.shards import EncodedClip, digest, open_shards, read_clip
 from stores.store import CueStore
 
-_RANK = {COMPLETE: 0, FAILED: 1, ABSENT: 2}
+_RANKED = (COMPLETE, FAILED, ABSENT)  # the best first
 
 
 def merge(path: Path, sources: Sequence[CueStore], on_task: Callable[[int], None] = lambda n_clips: None) -> CueStore:
@@ -29,14 +29,19 @@ def merge(path: Path, sources: Sequence[CueStore], on_task: Callable[[int], None
                 f"{source.path} was built with other settings than {sources[0].path}: {'; '.join(changes)}; "
                 "merge only stores of the same settings"
             )
-    origins = _origins(sources)
+    best: dict[str, tuple[int, CueStore, int]] = {}  # by clip name: rank, store and number of its best copy
+    for source in sources:
+        for clip, status in enumerate(source.statuses().tolist()):
+            name, rank = source.clip_id(clip), _RANKED.index(status)
+            if name not in best or rank < best[name][0]:
+                best[name] = (rank, source, clip)
     provenance = {**sources[0].provenance, "merged_from": [source.provenance for source in sources]}
-    merged = create(path, sources[0].spec, list(origins), sources[0].fingerprint, provenance)
+    merged = create(path, sources[0].spec, list(best), sources[0].fingerprint, provenance)
     for task in merged.pending_tasks():
         with merged.lock_task(task) as writer:
             assert writer is not None
             for clip in writer.pending():
-                source, number = origins[merged.clip_id(clip)]
+                _, source, number = best[merged.clip_id(clip)]
                 record = source.clip_record(number)
                 if record.status == FAILED:
                     writer.fail(clip, record.reason or "unknown")
@@ -45,17 +50,6 @@ def merge(path: Path, sources: Sequence[CueStore], on_task: Callable[[int], None
         on_task(len(merged.task_clips(task)))
     merged.publish_statuses()
     return merged
-
-
-def _origins(sources: Sequence[CueStore]) -> dict[str, tuple[CueStore, int]]:
-    """Return where the best copy of each clip is, by clip name in the order of the sources."""
-    best: dict[str, tuple[int, CueStore, int]] = {}
-    for source in sources:
-        for clip, status in enumerate(source.statuses().tolist()):
-            name = source.clip_id(clip)
-            if name not in best or _RANK[status] < best[name][0]:
-                best[name] = (_RANK[status], source, clip)
-    return {name: (source, clip) for name, (_, source, clip) in best.items()}
 
 
 def _read_recorded(source: CueStore, clip: int, recorded: int | None) -> EncodedClip:

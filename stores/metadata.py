@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from stores.backends import Files, LocalFiles
-from stores.encodings import ChecksumError, canonical_json, crc32c, verified
+from stores.encodings import Cast, ChecksumError, canonical_json, crc32c, verified
 from stores.errors import StoreError
-from stores.spec import FORMAT, VERSION, StoreSpec, arrays
+from stores.spec import FORMAT, VERSION, ArraySpec, StoreSpec, arrays
 
 ROOT_KEY = "zarr.json"
 ROOT_COPY_KEY = "clips/header.json"
@@ -59,7 +59,10 @@ class Header:
         members = {
             name: array.metadata(self.n_clips, self.spec.shard_clips) for name, array in arrays(self.spec).items()
         }
-        members["status"] = _status_metadata(self.n_clips)
+        members["status"] = ArraySpec("status", (), (), Cast("uint8")).metadata(self.n_clips, self.n_clips) | {
+            "codecs": [{"name": "bytes"}, {"name": "crc32c"}],  # one file
+            "attributes": {"flag_values": [0, 1, 2], "flag_meanings": "absent complete failed"},
+        }
         body = {
             "format": FORMAT,
             "version": VERSION,
@@ -104,22 +107,6 @@ def parse_header(data: bytes, location: str) -> Header:
             f"the attributes in {location}/zarr.json are damaged ({error}); "
             "run `lila-cues repair` on it, which restores the copy that every store keeps"
         ) from error
-
-
-def _status_metadata(n_clips: int) -> dict[str, Any]:
-    return {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": [n_clips],
-        "data_type": "uint8",
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [n_clips]}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
-        "fill_value": 0,
-        "codecs": [{"name": "bytes"}, {"name": "crc32c"}],
-        "dimension_names": ["clip"],
-        "attributes": {"flag_values": [0, 1, 2], "flag_meanings": "absent complete failed"},
-        "storage_transformers": [],
-    }
 
 
 def decode_statuses(data: bytes, location: str) -> np.ndarray:

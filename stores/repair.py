@@ -78,22 +78,17 @@ def _usable_record(store: CueStore, task: int) -> tuple[TaskRecord | None, bool]
 
     An unreadable record is rebuilt from its name and the shards; one of other settings is replaced by an empty one.
     """
-    try:
-        record = store.ledger.latest(task)
-    except StoreError:
-        return _rebuilt_record(store, task), True
     n_clips = len(store.task_clips(task))
-    if record is None or (record.fingerprint == store.header.digest and len(record.clips) == n_clips):
-        return record, False
-    return replace(record, fingerprint=store.header.digest, clips=(ClipRecord(ABSENT),) * n_clips), True
-
-
-def _rebuilt_record(store: CueStore, task: int) -> TaskRecord:
+    with contextlib.suppress(StoreError):
+        record = store.ledger.latest(task)
+        if record is None or (record.fingerprint == store.header.digest and len(record.clips) == n_clips):
+            return record, False
+        return replace(record, fingerprint=store.header.digest, clips=(ClipRecord(ABSENT),) * n_clips), True
     key = (store.ledger.keys(only=task) or {}).get(task)
     attempt, statuses = (int(key[2]), [int(digit) for digit in key[3]]) if key else (0, [])
     shards = open_shards(store.files, store.arrays, task, store.spec.shard_clips)
     clips = []
-    for position in range(len(store.task_clips(task))):
+    for position in range(n_clips):
         status = statuses[position] if position < len(statuses) else ABSENT
         chunks = read_clip(shards, store.arrays, position) if status == COMPLETE else None
         if chunks is not None:
@@ -103,7 +98,7 @@ def _rebuilt_record(store: CueStore, task: int) -> TaskRecord:
         else:
             clips.append(ClipRecord(ABSENT, attempts=int(status == COMPLETE)))
     sizes = {name: shard.blob.size for name, shard in shards.items()}
-    return TaskRecord(task, attempt, store.header.digest, tuple(clips), sizes, seconds=0.0)
+    return TaskRecord(task, attempt, store.header.digest, tuple(clips), sizes, seconds=0.0), True
 
 
 def sweep(store: CueStore) -> int:

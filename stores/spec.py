@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import math
 import re
 import struct
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
-from stores import encodings
-from stores.encodings import Blosc, Cast, Encoding, FixedPoint, PerMapInt8, missing_value
+from stores.encodings import NO_OTHERS, Blosc, Cast, Encoding, FixedPoint, PerMapInt8, missing_value
 from stores.errors import StoreError
 
 FORMAT = "lila-cue-store"
@@ -23,12 +25,11 @@ RGB = Cast("uint8", Blosc("zstd", 3, "noshuffle"))
 DEPTH = Cast("float16", Blosc("zstd", 1, "bitshuffle"))
 FLOW = FixedPoint(1 / 64, "int16", Blosc("zstd", 3, "shuffle"))
 FEATURES = PerMapInt8("int8", Blosc("zstd", 1, "bitshuffle"))
-_ENCODINGS = ("rgb", "depth", "flow", "features")
 
 STANDARD_CUES = ("rgb", "depth", "flow_forward", "flow_backward", "features", "features_raw")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=NO_OTHERS)
 class Geometry:
     """Sizes that all clips of a store share; pairs of numbers are (y, x)."""
 
@@ -41,7 +42,7 @@ class Geometry:
     channels: int  # encoder channels stored per clip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=NO_OTHERS)
 class FrameMaps:
     """An extra cue: maps of every frame on the cue grid, in addition to STANDARD_CUES."""
 
@@ -57,7 +58,7 @@ class FrameMaps:
             raise ValueError(f"expected a cue's name in lower-case letters, digits and _, found {self.name!r}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=NO_OTHERS)
 class StoreSpec:
     """Geometry, clips per shard, the encoding of each cue, and extra cues."""
 
@@ -71,26 +72,19 @@ class StoreSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form in a store's attributes; `extra` is left out if there are no extra cues."""
-        document: dict[str, Any] = {"geometry": asdict(self.geometry), "shard_clips": self.shard_clips}
-        document |= {name: encodings.to_dict(getattr(self, name)) for name in _ENCODINGS}
-        if self.extra:
-            document["extra"] = [vars(maps) | {"encoding": encodings.to_dict(maps.encoding)} for maps in self.extra]
-        return document
+        return {name: value for name, value in asdict(self).items() if name != "extra" or value}
 
     @classmethod
-    def from_dict(cls, document: dict[str, Any]) -> StoreSpec:
-        """Return the spec that `to_dict` described; KeyError or TypeError if a field is missing or unknown."""
-        extra = []
-        for maps in document.get("extra", ()):
-            encoding = encodings.from_dict(maps["encoding"])
-            fields = {**maps, "axis": tuple(maps["axis"]), "limits": tuple(maps["limits"]), "encoding": encoding}
-            extra.append(FrameMaps(**fields))
-        cues: dict[str, Any] = {name: encodings.from_dict(document[name]) for name in _ENCODINGS}
-        sizes: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in document["geometry"].items()}
-        return cls(geometry=Geometry(**sizes), shard_clips=document["shard_clips"], extra=tuple(extra), **cues)
+    def from_dict(cls, document: Any) -> StoreSpec:
+        """Return the spec that `to_dict` described; ValueError if a field is missing, unknown or of another type."""
+        try:
+            return TypeAdapter(cls).validate_python(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ArraySpec:
     """One array over all clips; `shape` and `dimensions` are those of one clip, the dimension `clip` precedes them.
 

@@ -68,9 +68,6 @@ class CueStore:
     def __reduce__(self) -> tuple[Any, ...]:
         return open, (self.files.root.absolute() if isinstance(self.files, LocalFiles) else self.path,)
 
-    def __repr__(self) -> str:
-        return f"CueStore({self.path!r}, {self.n_clips} clips)"
-
     @cached_property
     def clips(self) -> ClipList:
         return ClipList(self.files)

@@ -109,28 +109,22 @@ def check_clips(store: CueStore, record: TaskRecord, level: Thoroughness) -> Ite
             shards[name] = open_shard(store.files, spec, record.task, store.spec.shard_clips)
         except ChecksumError as error:
             yield Finding("shard", spec.shard_key(record.task), str(error), complete)
-    if len(shards) == len(store.arrays) and level >= Thoroughness.CHECKSUMS:
-        for clip in complete:
-            yield from _check_clip(store, shards, record, clip, level)
-
-
-def _check_clip(
-    store: CueStore, shards: Mapping[str, Shard], record: TaskRecord, clip: int, level: Thoroughness
-) -> Iterator[Finding]:
-    position = clip % store.spec.shard_clips
-    chunks: dict[str, list[bytes]] = {}
-    for name, shard in shards.items():
-        try:
-            chunks[name] = shard.read_clip(position)
-        except ChecksumError as error:
-            yield Finding("chunk", store.arrays[name].shard_key(record.task), str(error), (clip,))
-    if len(chunks) < len(shards):
+    if len(shards) < len(store.arrays) or level < Thoroughness.CHECKSUMS:
         return
-    if digest(chunks) != record.clips[position].digest:
-        yield Finding("chunk", f"clip {clip}", "its bytes are not those that were recorded", (clip,))
-    elif level >= Thoroughness.VALUES:
-        for name, problem in wrong_values(store.arrays, chunks):
-            yield Finding("value", f"{name} of clip {clip}", problem, (clip,))
+    for clip in complete:
+        position, chunks = clip - first, dict[str, list[bytes]]()
+        for name, shard in shards.items():
+            try:
+                chunks[name] = shard.read_clip(position)
+            except ChecksumError as error:
+                yield Finding("chunk", store.arrays[name].shard_key(record.task), str(error), (clip,))
+        if len(chunks) < len(shards):
+            continue
+        if digest(chunks) != record.clips[position].digest:
+            yield Finding("chunk", f"clip {clip}", "its bytes are not those that were recorded", (clip,))
+        elif level >= Thoroughness.VALUES:
+            for name, problem in wrong_values(store.arrays, chunks):
+                yield Finding("value", f"{name} of clip {clip}", problem, (clip,))
 
 
 def wrong_values(arrays: Mapping[str, ArraySpec], chunks: EncodedClip) -> Iterator[tuple[str, str]]:

@@ -37,7 +37,8 @@ class TaskWriter:
         self._root = root
         self._header = header
         self._names = names
-        self._first = task * header.spec.shard_clips
+        shard_clips = header.spec.shard_clips
+        self._first = task * shard_clips
         self._specs = arrays(header.spec)
         self._start = time.perf_counter()
         self._attempt = 1 if previous is None else previous.attempt + 1
@@ -46,29 +47,24 @@ class TaskWriter:
         self._scratch = root / SCRATCH / str(task)
         self._shards: dict[str, ShardWriter] = {}
         try:
-            self._open()
+            shutil.rmtree(self._scratch, ignore_errors=True)  # of a dead worker
+            self._scratch.mkdir(parents=True)
+            for name, spec in self._specs.items():
+                self._shards[name] = ShardWriter(self._scratch / name, shard_clips, spec.clip_chunks)
+            shards = open_shards(LocalFiles(root), self._specs, task, shard_clips)
+            for position, record in enumerate(self._records):
+                if record.status != COMPLETE:
+                    continue
+                chunks = read_clip(shards, self._specs, position)
+                if chunks is None or digest(chunks) != record.digest:
+                    self._records[position] = replace(record, status=ABSENT, digest=None)
+                    self._pending.add(position)
+                else:
+                    for name, parts in chunks.items():
+                        self._shards[name].write(position, parts)
         except BaseException:
             self.discard()
             raise
-
-    def _open(self) -> None:
-        """Create the scratch files, in place of those of a dead worker, and copy the complete clips."""
-        shard_clips = self._header.spec.shard_clips
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        self._scratch.mkdir(parents=True)
-        for name, spec in self._specs.items():
-            self._shards[name] = ShardWriter(self._scratch / name, shard_clips, spec.clip_chunks)
-        shards = open_shards(LocalFiles(self._root), self._specs, self.task, shard_clips)
-        for position, record in enumerate(self._records):
-            if record.status != COMPLETE:
-                continue
-            chunks = read_clip(shards, self._specs, position)
-            if chunks is None or digest(chunks) != record.digest:
-                self._records[position] = replace(record, status=ABSENT, digest=None)
-                self._pending.add(position)
-            else:
-                for name, parts in chunks.items():
-                    self._shards[name].write(position, parts)
 
     def pending(self) -> list[int]:
         """Return the clips that remain to be done."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from stores import encodings
+from stores import StoreSpec, encodings
 from stores.encodings import (
     Blosc,
     Cast,
@@ -21,6 +24,7 @@ from stores.encodings import (
     error_bound,
 )
 from stores.spec import DEPTH, FEATURES, FLOW, RGB
+from tests.stores import worlds
 
 FLOATS = st.floats(width=32, allow_nan=True, allow_infinity=True)
 MAPS = arrays.arrays(np.float32, st.tuples(*[st.integers(1, 5)] * 3), elements=FLOATS)
@@ -84,7 +88,8 @@ def test_colors_are_lossless() -> None:
 
 @pytest.mark.parametrize("encoding", [Cast("float16", Blosc("lz4", 5, "bitshuffle")), FixedPoint(0.25), PerMapInt8()])
 def test_encoding_to_json_and_back(encoding: encodings.Encoding) -> None:
-    assert encodings.from_dict(encodings.to_dict(encoding)) == encoding
+    spec = replace(worlds.SPEC, depth=encoding)
+    assert StoreSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 
 @settings(deadline=None)
