@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stores import metadata
-from stores.atomic import atomic_write, explain_os_errors, sync_to_disk
+from stores.atomic import explain_os_errors, sync_to_disk
 from stores.config import differences
 from stores.encodings import canonical_json, with_checksum
 from stores.errors import StoreError
@@ -43,7 +43,11 @@ def create(
     with explain_os_errors(root.parent, f"creating the store {root.name}"):
         try:
             for key, data in files.items():
-                atomic_write(data, draft / key)
+                path = draft / key
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+                sync_to_disk(path)
+                sync_to_disk(path.parent)
             (draft / metadata.LOCKS).touch()
             (draft / metadata.SCRATCH).mkdir()
             draft.rename(root)
