@@ -28,6 +28,7 @@ from stores.errors import LilaError
 from tests.lila_train.evaluation import worlds
 from tests.lila_train.training import world
 
+pytestmark = pytest.mark.timeout(900)  # a process takes seconds to import PyTorch, and four of them share the cores
 OPTIONS = ["--recipe", "demo", "--batch-size", "8", "--crop-size", "64", "--device", "cpu", "--lr", "1e-4"]
 OPTIONS += ["--set", "decoder_width=32", "--set", "channels=4", "--pictures-every", "2", "--checkpoint-every", "2"]
 
@@ -54,7 +55,7 @@ def launcher(ranks: int, *torchrun: str) -> list[str]:
 
 def run(ranks: int, store: stores.CueStore, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [*launcher(ranks), "run", "--store", str(store.path), "--out", str(out), *OPTIONS, *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, capture_output=True, text=True, timeout=800)
 
 
 def losses(out: Path) -> list[float]:
