@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Train both networks, validate, save the weights and their record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--out", type=Path, default=tiny.WEIGHTS, help="folder for the weight files (default: %(default)s)"
+        "--out", type=Path, default=tiny.RECORD.parent, help="folder for the weight files (default: %(default)s)"
     )
     for name, value in asdict(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help="default: %(default)s")

@@ -190,11 +190,12 @@ def inspect(
 
     opened = stores.open(store)
     rows = [inspection.pair_row(opened, *place) for place in _shown_pairs(opened, clip, pair, count, seed)]
-    found = inspection.inspect(opened, sample(opened, sample_size, seed), rows)
-    html.render("inspection.html", out / "index.html", title=found.path, inspection=found)
+    arrays, numbers = inspection.tables(opened, sample(opened, sample_size, seed))
+    shown = {"title": opened.path, "summary": inspection.summary(opened)}
+    html.render("inspection.html", out / "index.html", **shown, rows=rows, arrays=arrays, numbers=numbers)
     atomic_write(picture_sheet(rows), out / "sheet.png")
-    console.out.print(f"{found.path}\n{found.summary}", markup=False)
-    for head, lines in (found.arrays, found.numbers):
+    console.out.print("\n".join(shown.values()), markup=False)
+    for head, lines in (arrays, numbers):
         widths = [max(len(line[column]) for line in (head, *lines)) for column in range(len(head))]
         console.out.print()
         for line in (head, *lines):  # plain lines, since a rich table would be cut at the terminal's width

@@ -42,13 +42,11 @@ def load_encoder(
     Args:
         name: "tiny", a short name such as dinov2_vits14, or any plain ViT of timm; "@REVISION" may follow for the hub.
         weights: a local file in timm's or the original naming, "random:SEED" for untrained ones, or None for the hub.
-        device: where the network goes.
         attention: backend, "sdpa" or "xformers".
         execution: how it is run; float32 and eager if None.
         sha256: the recorded hash that the weights must have.
 
-    Raises:
-        LilaError: an unknown name, or weights that are missing, unreadable, of another network or of another hash.
+    Raises LilaError for an unknown name, or weights that are missing, unreadable, of another network or another hash.
     """
     name, _, revision = name.partition("@")
     entry = _entry(name)
@@ -62,16 +60,12 @@ def load_encoder(
 def encoder_sizes(name: str) -> tuple[int, int]:
     """Return the patch size in px and the number of channels of an encoder, without its weights."""
     with torch.device("meta"):
-        vit = _build(_entry(name.partition("@")[0]))
+        vit: Any = _build(_entry(name.partition("@")[0]))
     return int(vit.patch_embed.feat_ratio()), int(vit.embed_dim)
 
 
 def restore_encoder(
-    source: WeightSource,
-    weights: Path | str | None = None,
-    device: torch.device | str = "cpu",
-    attention: str = "sdpa",
-    execution: Execution | None = None,
+    source: WeightSource, weights: Path | str | None = None, device: torch.device | str = "cpu"
 ) -> FrozenEncoder:
     """Load the encoder that a checkpoint or a store has recorded, from `weights` where its file has moved.
 
@@ -80,21 +74,15 @@ def restore_encoder(
     if weights is None and source.origin in ("file", "random"):
         weights = source.location
     name = f"{source.network}@{source.revision}" if source.origin == "hub" else source.network
-    return load_encoder(name, weights, device, attention, execution, source.sha256)
+    return load_encoder(name, weights, device, sha256=source.sha256)
 
 
-def encoder_from_tensors(
-    name: str,
-    tensors: Mapping[str, Tensor],
-    source: WeightSource,
-    attention: str = "sdpa",
-    execution: Execution | None = None,
-) -> FrozenEncoder:
+def encoder_from_tensors(name: str, tensors: Mapping[str, Tensor], source: WeightSource) -> FrozenEncoder:
     """Return a frozen encoder with the given tensors, in timm's or the original naming, such as a checkpoint's."""
     entry = _entry(name)
     vit = _build(entry)
     load_strictly(vit, state_dicts.to_timm(tensors, vit.state_dict().keys()), source.location, OPTION)
-    return FrozenEncoder(vit, *_input_settings(entry, vit), source, attention, execution)
+    return FrozenEncoder(vit, *_input_settings(entry, vit), source)
 
 
 def _entry(name: str) -> Entry:

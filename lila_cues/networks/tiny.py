@@ -19,10 +19,9 @@ from lila_cues.networks.frozen import DepthNetwork, Execution
 from lila_cues.networks.registry import PACKAGED
 from lila_cues.networks.weights import WeightSource
 
-WEIGHTS = PACKAGED
-ENCODER_WEIGHTS = WEIGHTS / "tiny_encoder.safetensors"
-DEPTH_WEIGHTS = WEIGHTS / "tiny_depth.safetensors"
-RECORD = WEIGHTS / "tiny.json"  # per weight file: its SHA-256 and how it was made
+ENCODER_WEIGHTS = PACKAGED / "tiny_encoder.safetensors"
+DEPTH_WEIGHTS = PACKAGED / "tiny_depth.safetensors"
+RECORD = PACKAGED / "tiny.json"  # per weight file: its SHA-256 and how it was made
 
 PATCH_SIZE = 8
 WIDTH = 96

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,21 +16,10 @@ from stores.store import CueStore
 Table = tuple[list[str], list[list[str]]]  # headings and rows
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """A store's path, clips by status in a line, arrays with sizes, statistics over some clips, pictures of pairs."""
+def tables(store: CueStore, clips: Sequence[int]) -> tuple[Table, Table]:
+    """Return the arrays of a store with their sizes, and the values of every array, scales left out, over `clips`.
 
-    path: str
-    summary: str
-    arrays: Table
-    numbers: Table
-    rows: Sequence[Row]
-
-
-def inspect(store: CueStore, clips: Sequence[int], rows: Sequence[Row]) -> Inspection:
-    """Compute the tables and put them beside pictures that are already drawn.
-
-    Stored sizes are those of the tasks of `clips`; values of every array, scales left out, are those of `clips`.
+    Stored sizes are those of the tasks of `clips`.
     """
     stored = stored_bytes(store, sorted({clip // store.spec.shard_clips for clip in clips}))
     arrays, numbers = [], []
@@ -43,13 +31,8 @@ def inspect(store: CueStore, clips: Sequence[int], rows: Sequence[Row]) -> Inspe
         if not name.endswith("_scale"):
             *values, missing = statistics(store.read(name, clip) for clip in clips)
             numbers.append([name, *(f"{value:.4g}" for value in values), f"{missing:.2%}"])
-    return Inspection(
-        path=store.path,
-        summary=summary(store),
-        arrays=(["array", "per clip", "stored as", "raw", "stored", "compressed"], arrays),
-        numbers=(["cue", "min", "mean", "max", "std", "missing"], numbers),
-        rows=rows,
-    )
+    array_heads = ["array", "per clip", "stored as", "raw", "stored", "compressed"]
+    return (array_heads, arrays), (["cue", "min", "mean", "max", "std", "missing"], numbers)
 
 
 def pair_row(store: CueStore, clip: int, pair: int) -> Row:

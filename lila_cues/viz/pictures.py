@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image
+from scipy.ndimage import map_coordinates
 
 from stores.atomic import atomic_path
 
@@ -71,19 +72,13 @@ def confidence(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
     is missing.
     """
     height, width = forward.shape[1:]
-    y, x = np.mgrid[:height, :width].astype(np.float32)
-    x, y = x + forward[0], y + forward[1]
-    known = np.isfinite(x) & np.isfinite(y)
-    x, y = np.clip(np.where(known, x, 0), 0, width - 1), np.clip(np.where(known, y, 0), 0, height - 1)
-    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
-    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    across, down = x - left, y - top
-    upper = backward[:, top, left] * (1 - across) + backward[:, top, right] * across
-    lower = backward[:, bottom, left] * (1 - across) + backward[:, bottom, right] * across
-    returned = np.where(known, upper * (1 - down) + lower * down, np.nan)
-    half = np.array([2 / width, 2 / height], np.float32)[:, None, None]
-    error = np.linalg.norm((forward + returned) * half, axis=0)
-    return np.asarray(np.exp(-error / CONFIDENCE_SCALE))
+    places = np.mgrid[:height, :width] + forward[::-1]
+    known = np.isfinite(places).all(axis=0)
+    places = np.where(known, places, 0)
+    sampled = [map_coordinates(channel, places, order=1, mode="nearest") for channel in backward]
+    returned = np.where(known, sampled, np.nan)
+    half = np.array([2 / width, 2 / height])[:, None, None]
+    return np.asarray(np.exp(-np.linalg.norm((forward + returned) * half, axis=0) / CONFIDENCE_SCALE))
 
 
 def confidence_picture(values: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
@@ -172,12 +167,9 @@ def mask_overlay(rgb: Picture, labels: Integer[np.ndarray, "h w"]) -> Picture:
     """Draw each label's color over the image at half opacity, with a white outline; label 0 stays as it is."""
     mixed = 0.5 * rgb + 0.5 * label_palette()[labels.astype(np.uint8)]
     painted = np.where((labels > 0)[..., None], mixed, rgb)
-    edge = np.zeros(labels.shape, bool)
-    across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
-    edge[:, 1:] |= across
-    edge[:, :-1] |= across
-    edge[1:] |= down
-    edge[:-1] |= down
+    padded = np.pad(labels, 1, mode="edge")
+    neighbors = padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]
+    edge = np.any([labels != neighbor for neighbor in neighbors], axis=0)
     painted[edge & (labels > 0)] = 255
     return np.rint(painted).astype(np.uint8)
 

@@ -109,7 +109,7 @@ def test_data_for_a_script_cannot_end_it(tmp_path: Path):
 def test_a_name_that_a_page_lacks_is_an_error_and_leaves_the_page(tmp_path: Path):
     page = tmp_path / "page.html"
     page.write_text("before")
-    with pytest.raises(jinja2.UndefinedError, match="'inspection' is undefined"):
+    with pytest.raises(jinja2.UndefinedError, match="'summary' is undefined"):
         html.render("inspection.html", page, title="x")
     assert page.read_text() == "before"
 

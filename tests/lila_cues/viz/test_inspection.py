@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import stores
 from lila_cues.viz import html, pictures
-from lila_cues.viz.inspection import inspect, pair_row, statistics
+from lila_cues.viz.inspection import pair_row, statistics, summary, tables
 from lila_cues.viz.pictures import confidence
 from tests.lila_cues.viz.test_html import check_self_contained
 from tests.stores import worlds
@@ -73,11 +73,10 @@ def test_missing_flow_has_no_confidence() -> None:
 
 
 def test_tables_have_a_row_for_every_array(store: stores.CueStore) -> None:
-    found = inspect(store, [0, 2], [])
-    heads, lines = found.arrays
+    (heads, lines), (_, numbers) = tables(store, [0, 2])
     assert [line[0] for line in lines] == list(store.arrays)
     assert {len(line) for line in lines} == {len(heads)}
-    depth = next(line for line in found.numbers[1] if line[0] == "depth")
+    depth = next(line for line in numbers if line[0] == "depth")
     values = np.stack([worlds.cues(clip).depth for clip in (0, 2)])
     assert float(depth[2]) == pytest.approx(np.nanmean(values), rel=1e-3)
     assert depth[5] == f"{np.isnan(values).mean():.2%}"
@@ -99,11 +98,12 @@ def test_a_pair_is_drawn_with_all_its_cues(store: stores.CueStore) -> None:
 
 
 def test_the_page_is_self_contained(store: stores.CueStore, tmp_path: Path) -> None:
-    found = inspect(store, [0, 2], [pair_row(store, 0, 1)])
-    html.render("inspection.html", tmp_path / "index.html", title=found.path, inspection=found)
+    (arrays, numbers), rows = tables(store, [0, 2]), [pair_row(store, 0, 1)]
+    content = {"summary": summary(store), "rows": rows, "arrays": arrays, "numbers": numbers}
+    html.render("inspection.html", tmp_path / "index.html", title=store.path, **content)
     text = (tmp_path / "index.html").read_text()
     check_self_contained(text)
     assert text.count("data:image/png;base64,") == 7
     assert text.count("data:image/jpeg;base64,") == 2
-    assert text.count("<tr><td>") == len(found.arrays[1]) + len(found.numbers[1])
+    assert text.count("<tr><td>") == len(arrays[1]) + len(numbers[1])
     assert "5 complete, 1 failed" in text
