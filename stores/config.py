@@ -23,6 +23,7 @@ class Config(BaseModel):
 
     Attributes:
         own_options: fields that the command line sets by an option of their name; --set NAME=VALUE sets the others.
+        places: fields that only say where a file is.
 
     Raises:
         LilaError: a value is outside its range; the sentence names the option as a user types it.
@@ -30,6 +31,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     own_options: ClassVar[frozenset[str]] = frozenset()
+    places: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -41,9 +43,18 @@ class Config(BaseModel):
         """Return a config with some fields replaced, checked like a new one."""
         return type(self)(**(dict(self) | values))
 
+    @classmethod
+    def from_options(cls: type[C], **options: Any) -> C:
+        """Return the config of a command's options; None stands for the default."""
+        return cls(**{name: value for name, value in options.items() if value is not None})
+
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as JSON values."""
         return self.model_dump(mode="json")
+
+    def shaping(self) -> dict[str, Any]:
+        """Return the fields that shape the result, as JSON values: all but places."""
+        return {name: value for name, value in self.to_dict().items() if name not in self.places}
 
     @classmethod
     def from_dict(cls: type[C], record: Mapping[str, Any], place: object) -> C:
@@ -98,6 +109,13 @@ class Config(BaseModel):
         return f"--{name.replace('_', '-')}" if name in cls.own_options else f"--set {name}"
 
     @classmethod
+    def help(cls, name: str) -> str:
+        """Return the help text of a field's option: its description, and its default unless that is none or false."""
+        field = cls.model_fields[name]
+        shown = not field.is_required() and field.default is not None and field.default is not False
+        return f"{field.description} Default: {_format(field.default)}." if shown else field.description or ""
+
+    @classmethod
     def markdown_table(cls) -> str:
         """Return the table of all fields for docs/: option, default, values, meaning."""
         rows = ["| option | default | values | |", "|---|---|---|---|"]
@@ -127,7 +145,10 @@ def differences(recorded: Any, requested: Any, name: str = "") -> list[str]:
             for key in dict.fromkeys([*recorded, *requested])
             for line in differences(recorded.get(key), requested.get(key), f"{name}.{key}" if name else key)
         ]
-    return [] if recorded == requested else [f"{name}: {_format(recorded)}, not {_format(requested)}"]
+    if recorded == requested:
+        return []
+    found, wanted = (text if len(text) <= 60 else f"{text[:56]}…" for text in map(_format, (recorded, requested)))
+    return [f"{name}: {found}, not {wanted}"]
 
 
 def _range(cls: type[Config], name: str) -> str:
@@ -139,10 +160,11 @@ def _range(cls: type[Config], name: str) -> str:
         kind, *metadata = get_args(kind)
     limits = {key: getattr(m, key) for m in metadata for key in ("gt", "ge", "lt", "le") if hasattr(m, key)}
     if get_origin(kind) is Literal:
-        *first, last = get_args(kind)
-        return f"{', '.join(first)} or {last}"
+        return _either(kind)
     if get_origin(kind) is tuple:
         parts = get_args(kind)
+        if get_origin(parts[0]) is Literal:
+            return f"{_either(parts[0])}, or several with commas between"
         values = {float: "numbers", int: "whole numbers"}.get(parts[0], "names")
         return f"{values} with commas between" if parts[-1] is ... else f"{len(parts)} {values} with a comma between"
     if {"ge", "le"} <= limits.keys():
@@ -151,6 +173,11 @@ def _range(cls: type[Config], name: str) -> str:
     words = [f"above {limits['gt']}"] if "gt" in limits else []
     words += [f"of {limits['ge']} or more"] if "ge" in limits else []
     return " ".join([number, *words, *(["or none"] if kind is not field.annotation else [])])
+
+
+def _either(literal: Any) -> str:
+    *first, last = get_args(literal)
+    return f"{', '.join(first)} or {last}"
 
 
 def _without_none(kind: Any) -> Any:

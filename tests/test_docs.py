@@ -19,8 +19,8 @@ from PIL import Image
 
 import stores
 from lila_train.evaluation import harness, protocols
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.dense.training import ProbeRecipe
-from lila_train.evaluation.harness import Options
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.protocols import open_task
 from stores.errors import LilaError
@@ -151,7 +151,7 @@ def test_the_protocol_of_the_documents_scores(tmp_path: Path, monkeypatch: pytes
         for name in "abc":
             save(np.repeat(labels[..., None], 3, axis=2), tmp_path / "roofs" / split / f"{name}.jpg")
             save(labels, tmp_path / "roofs" / split / f"{name}.png")
-    task = open_task("roofs", tmp_path / "roofs", Options(limit=2))
+    task = open_task("roofs", tmp_path / "roofs", EvalConfig(limit=2))
     assert task.counts() == {"train images": 2, "images": 2}
     short = replace(task, rule=replace(module.ROOFS, recipe=ProbeRecipe(1, 2, 1e-3, 0.0)))
     result = harness.evaluate(short, ModelSpec(encoder="tiny"), tmp_path / "out", CPU)
@@ -168,7 +168,7 @@ def test_the_model_of_the_documents_is_scored(tmp_path: Path) -> None:
     model = spec.load(CPU)
     assert isinstance(model, PixelModel)
     assert model.pixel_map(torch.rand(2, 3, 16, 24)).shape == (2, 9, 16, 24)
-    task = open_task("davis-knn@lila", write_davis(tmp_path / "davis", ("one",), 4), Options(short_side_px=48))
+    task = open_task("davis-knn@lila", write_davis(tmp_path / "davis", ("one",), 4), EvalConfig(short_side=48))
     result = harness.evaluate(task, spec, tmp_path / "out", CPU)
     assert result["scores"]["my_model"]["JF"] > 0.8  # squares of one color each
     assert set(result["scores"]) == {"encoder", "my_model"}

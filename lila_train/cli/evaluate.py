@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from lila_cues import console
-from lila_train.cli.inference import Device, EncoderWeights
+from lila_train.cli.inference import Device, EncoderWeights, Overwrite
+from lila_train.evaluation.config import EvalConfig
 from stores.errors import LilaError
 
 MIB = 2**20
@@ -40,24 +41,17 @@ def evaluate(
     baseline_weights: Annotated[
         Path | None, typer.Option(help="Its weight file. Default: downloaded from its authors.")
     ] = None,
-    texts: Annotated[
-        Path | None, typer.Option(help="Text embeddings of the classes as .npy, for zero-shot protocols.")
-    ] = None,
-    clip: Annotated[
-        str | None, typer.Option(help="CLIP for zero-shot protocols: hub name or folder. Default: the protocol's.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Number of sequences or images to score. Default: all.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of trained probes; k-NN has none.")] = 0,
-    short_side: Annotated[
-        int | None, typer.Option(min=16, help="Short side of the frames in pixels. Default: the protocol's.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(help=EvalConfig.help("limit"))] = None,
+    seed: Annotated[int | None, typer.Option(help=EvalConfig.help("seed"))] = None,
+    short_side: Annotated[int | None, typer.Option(help=EvalConfig.help("short_side"))] = None,
+    texts: Annotated[Path | None, typer.Option(help=EvalConfig.help("texts"))] = None,
+    clip: Annotated[str | None, typer.Option(help=EvalConfig.help("clip"))] = None,
+    fast_probe: Annotated[bool, typer.Option("--fast-probe", help=EvalConfig.help("fast_probe"))] = False,
+    overwrite: Overwrite = False,
     memory_mb: Annotated[
         int | None,
         typer.Option(min=1, help="Limit of temporary memory in MiB; changes no result. Default: CPU 48, GPU 512."),
     ] = None,
-    fast_probe: Annotated[
-        bool, typer.Option("--fast-probe", help="Accelerated solver of davis-lp@lila: J&F to 0.01 points, much faster.")
-    ] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Parts computed in parallel. Default: the number of cores on a CPU.")
     ] = None,
@@ -67,7 +61,7 @@ def evaluate(
 
     Writes result.json (metrics, settings, counts, fingerprint) and the predictions as indexed PNGs into --out. With
     --weights the encoder alone and the trained model are scored in one run. Run the same command again to resume; a
-    finished result is shown without computing, and a folder with another evaluation is refused.
+    finished result is shown without computing, and a folder with an evaluation of other settings is refused.
     """
     from rich.table import Table
 
@@ -78,11 +72,14 @@ def evaluate(
     from lila_train.report.tables import metric_text
 
     spec = ModelSpec(weights, encoder, encoder_weights, baseline, baseline_repo, baseline_weights)
-    options = harness.Options(limit, seed, short_side, memory_mb and memory_mb * MIB, texts, clip, fast_probe)
-    task = open_task(protocol, data, options)
+    config = EvalConfig.from_options(
+        limit=limit, seed=seed, short_side=short_side, texts=texts, clip=clip, fast_probe=fast_probe
+    )
+    task = open_task(protocol, data, config, memory_mb and memory_mb * MIB)
     console.out.print(f"[bold]{task.protocol}[/]: {_listed(task.counts())}\nsettings: {_listed(task.settings)}")
     target = devices.choose(device)
-    result = harness.evaluate(task, spec, out, target, workers or harness.default_workers(target))
+    parallel = workers or harness.default_workers(target)
+    result = harness.evaluate(task, spec, out, target, parallel, overwrite=overwrite)
     console.out.print(f"sizes: {_listed(result['derived'])}")
     names = list(next(iter(result["scores"].values())))
     table = Table("", *names, title=f"{result['protocol']} ({_listed(result['counts'])})", title_justify="left")
@@ -112,8 +109,9 @@ def ablate(
         list[str] | None,
         typer.Option(help="davis-knn@lila or davis-lp@lila; may be repeated. Default: davis-knn@lila."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Number of sequences to score. Default: all.")] = None,
-    fast_probe: Annotated[bool, typer.Option("--fast-probe", help="Accelerated solver of davis-lp@lila.")] = False,
+    limit: Annotated[int | None, typer.Option(help=EvalConfig.help("limit"))] = None,
+    fast_probe: Annotated[bool, typer.Option("--fast-probe", help=EvalConfig.help("fast_probe"))] = False,
+    overwrite: Overwrite = False,
     score_every: Annotated[
         int | None, typer.Option(min=1, help="Steps between scores during training, for curves. Default: none.")
     ] = None,
@@ -124,15 +122,18 @@ def ablate(
     """Repeat the paper's ablations on a store, and compare the differences with the published ones.
 
     Every row is trained with every seed and scored by local k-NN label propagation, or by the protocols given. Run the
-    same command again to resume. Writes ablations.html, .md and .csv, and charts, into --out.
+    same command again to resume; a folder of other settings is refused. Writes ablations.html, .md and .csv, and
+    charts, into --out.
     """
     import stores
     from lila_cues import devices
-    from lila_train.evaluation.harness import Options
+    from lila_train.evaluation.models import ENCODER
     from lila_train.evaluation.protocols import open_task
     from lila_train.model.decoder import DecoderWidths
+    from lila_train.outputs import open_folder
     from lila_train.report.ablations import PUBLISHED_FIELDS, markdown, write_ablations
     from lila_train.training.ablation_study import Study
+    from lila_train.training.ablations import ROWS
     from lila_train.training.ablations import rows as rows_named
     from lila_train.training.config import RunOptions, TrainConfig, find_recipe
     from lila_train.training.distributed import Rank
@@ -148,8 +149,12 @@ def ablate(
         if name not in PUBLISHED_FIELDS:
             raise LilaError(f"expected --protocol to be one of {', '.join(PUBLISHED_FIELDS)}, found {name}")
     target = devices.choose(device)
-    task_options = {name: Options(limit=limit, fast_probe=fast_probe and name == "davis-lp@lila") for name in protocols}
-    tasks = [open_task(name, data, task_options[name]) for name in protocols]
+    choice = EvalConfig(limit=limit, fast_probe=fast_probe)
+    configs = {name: choice if name == "davis-lp@lila" else choice.replace(fast_probe=False) for name in protocols}
+    tasks = [open_task(name, data, configs[name]) for name in protocols]
+    own = [out / ENCODER, *(path for name in ROWS for path in (out / name).glob("seed-*"))]
+    shaping = {"training": config.shaping(), "store": opened.fingerprint, "evaluation": choice.shaping()}
+    open_folder(out, "ablate.json", shaping, own, overwrite)
     encoder = encoder_of_store(opened, encoder_weights, target)
     options = RunOptions(num_workers=num_workers, encoder_weights=encoder_weights)
     study = Study(opened, encoder, config, tasks, out, Rank(device=target), options, score_every)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import numpy as np
 import typer
 
 from lila_cues import console
+from lila_train.inference.config import FeatureConfig
 from stores.errors import LilaError
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ Weights = Annotated[
     str, typer.Option(help="Folder of a run, its weights.safetensors, a published .pt file or a published name.")
 ]
 EncoderWeights = Annotated[Path | None, typer.Option(help="Weight file of the encoder, if it has moved.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Delete the results of this command in --out and start again.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …, or mps (Apple).")]
 
 
@@ -27,44 +30,53 @@ def features(
     sources: Annotated[list[Path], typer.Argument(metavar="INPUT…", help="Images, videos, folders or globs of them.")],
     weights: Weights,
     out: Annotated[Path, typer.Option(help="Folder for arrays and pictures.")],
-    formats: Annotated[
-        list[str] | None,
-        typer.Option("--format", help="npz, safetensors, zarr or pca; may be repeated. Default: npz and pca."),
-    ] = None,
-    size: Annotated[int | None, typer.Option(min=1, help="Short side in pixels. Default: the input's own.")] = None,
-    tile: Annotated[int | None, typer.Option(min=1, help="Side of tiles in pixels, to save memory.")] = None,
-    overlap: Annotated[
-        int | None, typer.Option(min=0, help="Least overlap of tiles in pixels. Default: a quarter of a tile.")
-    ] = None,
+    format_: Annotated[list[str] | None, typer.Option("--format", help=FeatureConfig.help("format"))] = None,
+    size: Annotated[int | None, typer.Option(help=FeatureConfig.help("size"))] = None,
+    tile: Annotated[int | None, typer.Option(help=FeatureConfig.help("tile"))] = None,
+    overlap: Annotated[int | None, typer.Option(help=FeatureConfig.help("overlap"))] = None,
+    max_frames: Annotated[int | None, typer.Option(help=FeatureConfig.help("max_frames"))] = None,
+    precision: Annotated[str | None, typer.Option(help=FeatureConfig.help("precision"))] = None,
+    dtype: Annotated[str | None, typer.Option(help=FeatureConfig.help("dtype"))] = None,
     batch: Annotated[int, typer.Option(min=1, help="Frames, or images of one size, computed at once.")] = 1,
-    precision: Annotated[str, typer.Option(help="Of the computation: float32, bfloat16 or float16.")] = "float32",
-    dtype: Annotated[str, typer.Option(help="Of the arrays: float16 or float32.")] = "float16",
     pca_from: Annotated[
         list[Path] | None, typer.Option(help="Images or videos to compute one PCA basis for all files from.")
     ] = None,
-    max_frames: Annotated[int | None, typer.Option(min=1, help="Most frames of a video.")] = None,
+    overwrite: Overwrite = False,
     encoder_weights: EncoderWeights = None,
     device: Device = "auto",
 ) -> None:
     """Compute pixel features of images and videos, with a picture of their three principal components.
 
     An image gives NAME.npz (`features`, d×H×W) and NAME_pca.png; a video gives NAME/00000.npz, … and NAME_pca.mp4, or
-    one array NAME.zarr. Memory does not grow with the length of a video. Run the same command again to resume; a file
-    that cannot be read is reported at the end, after all others are done.
+    one array NAME.zarr. Memory does not grow with the length of a video. Run the same command again to resume; a folder
+    with features of other settings is refused. A file that cannot be read is reported at the end, after all others are
+    done.
     """
     from lila_cues import devices
     from lila_cues.inputs import list_inputs
-    from lila_train.inference.feature_cache import FeatureCache, FeatureSettings
-    from lila_train.inference.features import Extractor, basis_fingerprint, shared_basis
+    from lila_train.inference.feature_cache import FeatureCache
+    from lila_train.inference.features import Extractor, shared_basis
+    from lila_train.model import released
     from lila_train.model.lila import load
+    from lila_train.outputs import files_state
 
+    config = FeatureConfig.from_options(
+        format=tuple(dict.fromkeys(",".join(format_).split(","))) if format_ else None,
+        size=size,
+        tile=tile,
+        overlap=overlap,
+        max_frames=max_frames,
+        precision=precision,
+        dtype=dtype,
+    )
     files = list_inputs(sources, out=out)
-    model = load(weights, device=devices.choose(device, mps=True), encoder_weights=encoder_weights)
-    chosen = tuple(dict.fromkeys(formats)) if formats else ("npz", "pca")
-    settings = FeatureSettings(model.identity, chosen, size, tile, overlap, max_frames, precision, dtype)
-    basis = shared_basis(model, settings, list_inputs(pca_from, unique_names=False, out=out)) if pca_from else None
-    settings = replace(settings, pca_from=basis_fingerprint(basis) if basis else None)
-    failures = _extract(Extractor(model, FeatureCache(out, settings), batch, basis), files)
+    basis_files = list_inputs(pca_from, unique_names=False, out=out) if pca_from else []
+    pca_files = files_state(file.path for file in basis_files) if pca_from else None
+    target = devices.choose(device, mps=True)
+    cache = FeatureCache(out, config, released.identity(weights, encoder_weights), pca_files, overwrite)
+    model = load(weights, device=target, encoder_weights=encoder_weights)
+    basis = shared_basis(model, config, basis_files) if pca_from else None
+    failures = _extract(Extractor(model, cache, batch, basis), files)
     if failures:
         raise LilaError(f"{len(files) - len(failures)} of {len(files)} files done, in {out}; " + "; ".join(failures))
     console.out.print(f"{len(files)} file{'s' * (len(files) > 1)} done, in {out}")
@@ -76,7 +88,7 @@ def _extract(extractor: Extractor, files: list[InputFile]) -> list[str]:
 
     pending = [file for file in files if extractor.cache.state(file) != "done"]
     images = [file for file in pending if not file.is_video]
-    limit = extractor.settings.max_frames
+    limit = extractor.config.max_frames
     frames: dict[InputFile, int] = {}  # by video, as far as the file says
     failures = []
     with console.progress("frames") as bar:
@@ -112,21 +124,27 @@ def track(
         int, typer.Option(min=1, help="Side of the search window in cells, of 60 on the short side; odd.")
     ] = 25,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Most frames to track.")] = None,
+    overwrite: Overwrite = False,
     encoder_weights: EncoderWeights = None,
     device: Device = "auto",
 ) -> None:
     """Track objects through a video from a mask of its first frame.
 
     Writes OUT/00000.png, … (indexed, like the annotations of DAVIS) and OUT/overlay.mp4. Labels are propagated by
-    nearest neighbors in feature space, as in the protocol davis-knn@lila; memory does not grow with the length.
+    nearest neighbors in feature space, as in the protocol davis-knn@lila; memory does not grow with the length. The
+    same command starts again; a folder with masks of other settings is refused.
     """
     from lila_cues import devices
     from lila_train.inference import tracking
+    from lila_train.model import released
     from lila_train.model.lila import load
     from lila_train.model.propagation import Propagation
 
     stream, marked = tracking.open_frames(video), tracking.read_mask(mask)
     propagation = Propagation(short_side_px=size, context_frames=context, window=window)
+    settings = {"size": size, "context": context, "window": window, "max_frames": max_frames}
+    settings |= {"video": str(video.resolve()), "mask": str(mask.resolve())}
+    tracking.open_output(out, {"settings": settings, "model": released.identity(weights, encoder_weights)}, overwrite)
     model = load(weights, device=devices.choose(device, mps=True), encoder_weights=encoder_weights)
     total = min(stream.count, max_frames) if stream.count and max_frames else stream.count or max_frames
     with console.progress("frames") as bar:

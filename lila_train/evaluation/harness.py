@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any, Protocol, runtime_checkable
@@ -14,21 +13,10 @@ import torch
 
 from lila_cues import console
 from lila_cues.devices import usable_cores
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.models import GridModel
-from lila_train.evaluation.results import Json, ResultFolder, as_json, fingerprint, read_json, write_json
-
-
-@dataclass(frozen=True)
-class Options:
-    """Command-line options of a protocol."""
-
-    limit: int | None = None  # first sequences or images
-    seed: int = 0  # of probes
-    short_side_px: int | None = None  # of DAVIS frames, in place of the protocol's
-    memory: int | None = None  # bytes of temporary tensors of k-NN; changes no score
-    texts: Path | None = None  # embeddings of the classes, in place of CLIP's
-    clip: str | None = None  # hub name or folder, in place of the protocol's
-    fast_probe: bool = False  # accelerated solver of davis-lp
+from lila_train.evaluation.results import ResultFolder, fingerprint
+from lila_train.outputs import Json, as_json, open_folder, read_json, write_json
 
 
 @runtime_checkable
@@ -38,6 +26,10 @@ class Task(Protocol):
     @property
     def protocol(self) -> str:
         """The id, such as davis-knn@lila."""
+
+    @property
+    def config(self) -> EvalConfig:
+        """What the command chose."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -80,15 +72,19 @@ class Spec(Protocol):
         """Load the model; LilaError where that fails."""
 
 
-def evaluate(task: Task, spec: Spec, out: Path, device: torch.device, workers: int = 1) -> Json:
+def evaluate(
+    task: Task, spec: Spec, out: Path, device: torch.device, workers: int = 1, *, overwrite: bool = False
+) -> Json:
     """Return the result of `task` for a model: read from `out` if finished, else computed and written there.
 
-    `workers` parts are computed at once, in threads; their number changes no score.
+    Args:
+        workers: parts computed at once, in threads; their number changes no score.
+        overwrite: delete the evaluation in `out`, if there is one, and start again.
     """
-    identity: Json = {"protocol": task.protocol, "model": spec.identity(), "settings": task.settings}
-    identity = as_json(identity | {"data": task.data_identity()})
+    identity: Json = {"protocol": task.protocol, "config": task.config.shaping(), "model": spec.identity()}
+    identity = as_json(identity | {"settings": task.settings, "data": task.data_identity()})
     folder = ResultFolder(out)
-    folder.claim(identity)
+    open_folder(out, folder.identity.name, identity, folder.own(), overwrite)
     if (finished := read_json(folder.result)) is not None:
         return finished
     model = spec.load(device)
@@ -99,6 +95,7 @@ def evaluate(task: Task, spec: Spec, out: Path, device: torch.device, workers: i
         "fingerprint": fingerprint(identity),
         "scores": {head: task.metrics(parts.values()) for head, parts in records.items()},
         "counts": task.counts(),
+        "config": task.config.to_dict(),
         "settings": task.settings,
         "derived": derived,
         "model": identity["model"] | model.describe(),

@@ -3,42 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from lila_cues.inputs import find_dataset
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.davis.fast_probe import fit_fast
-from lila_train.evaluation.davis.knn import DinoPropagation, knn_task
+from lila_train.evaluation.davis.knn import DinoPropagation, KnnTask, knn_task
 from lila_train.evaluation.davis.linear_probe import fit, linear_probe_task
 from lila_train.evaluation.dense import normals, segmentation
 from lila_train.evaluation.dense.task import dense_task
-from lila_train.evaluation.harness import Options, Task
+from lila_train.evaluation.harness import Task
 from lila_train.evaluation.text import proxyclip, zero_shot
 from lila_train.model.propagation import Propagation
 from stores.errors import LilaError
 
 
-def open_task(protocol: str, data: Path | None, options: Options) -> Task:
+def open_task(protocol: str, data: Path | None, config: EvalConfig, memory: int | None = None) -> Task:
     """Open a protocol on a data folder (default: as `find_dataset`).
+
+    `memory` bounds temporary tensors of k-NN (bytes) and changes no score.
 
     Raises:
         LilaError: an unknown id, a missing folder, or an option that the protocol does not have.
     """
     if protocol not in PROTOCOLS:
         raise LilaError(f"expected a protocol, one of {', '.join(PROTOCOLS)}, found {protocol}")
-    if options.limit is not None and options.limit < 1:
-        raise LilaError(f"expected --limit of at least 1, found {options.limit}")
-    if options.fast_probe and protocol != "davis-lp@lila":
+    if config.fast_probe and protocol != "davis-lp@lila":
         raise LilaError(f"--fast-probe is for davis-lp@lila; {protocol} has no accelerated solver")
     dataset, open_data = PROTOCOLS[protocol]
-    return open_data(find_dataset(dataset, data, "--data"), options)
+    task = open_data(find_dataset(dataset, data, "--data"), config)
+    return replace(task, memory=memory) if isinstance(task, KnnTask) else task
 
 
 _open_ade_150 = partial(segmentation.open_ade, segmentation.ADE_150_LABELS, 150)
 _open_ade_151 = partial(segmentation.open_ade, segmentation.ADE_151_LABELS, 151)
 
-PROTOCOLS: dict[str, tuple[str, Callable[[Path, Options], Task]]] = {  # by id: name of the data folder, how to open it
-    "davis-lp@lila": ("davis", lambda data, opts: linear_probe_task(data, opts, fit_fast if opts.fast_probe else fit)),
+PROTOCOLS: dict[
+    str, tuple[str, Callable[[Path, EvalConfig], Task]]
+] = {  # by id: name of the data folder, how to open it
+    "davis-lp@lila": (
+        "davis",
+        lambda data, config: linear_probe_task(data, config, fit_fast if config.fast_probe else fit),
+    ),
     "davis-knn@lila": ("davis", partial(knn_task, "davis-knn@lila", Propagation())),
     "davis-knn@dino": ("davis", partial(knn_task, "davis-knn@dino", DinoPropagation())),
     "nyuv2-normals@lila": ("nyuv2", partial(dense_task, normals.NYU_LILA, normals.open_nyu)),

@@ -7,8 +7,9 @@ per frame (npz, safetensors), or one Zarr array per image or video.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,71 +19,55 @@ import zarr
 from jaxtyping import Float
 
 from lila_cues.inputs import InputFile
-from stores.atomic import atomic_path, atomic_write
-from stores.errors import LilaError
-
-FORMATS = ("npz", "safetensors", "zarr", "pca")
-PRECISIONS = ("float32", "bfloat16", "float16")
-DTYPES = ("float16", "float32")
+from lila_train.inference.config import FeatureConfig
+from lila_train.outputs import Json, open_folder
+from stores.atomic import atomic_path
 
 Features = Float[np.ndarray, "d h w"]
 State = Literal["begun", "done"]
 
-
-@dataclass(frozen=True)
-class FeatureSettings:
-    """Settings that change the features of a file or their pictures; the cache refuses to mix them.
-
-    `model` is the model's identity, `size` the short side that features are computed at in pixels (None: the image's
-    own), `precision` that of the computation, `dtype` that of the arrays; `pca_from` identifies a shared PCA basis.
-    """
-
-    model: str
-    formats: tuple[str, ...] = ("npz", "pca")
-    size: int | None = None
-    tile: int | None = None
-    overlap: int | None = None
-    max_frames: int | None = None
-    precision: str = "float32"
-    dtype: str = "float16"
-    pca_from: str | None = None
-
-    def __post_init__(self) -> None:
-        for name, given, known in (
-            ("--format", self.formats, FORMATS),
-            ("--precision", (self.precision,), PRECISIONS),
-            ("--dtype", (self.dtype,), DTYPES),
-        ):
-            if unknown := set(given) - set(known):
-                raise LilaError(f"expected {name} among {', '.join(known)}, found {', '.join(sorted(unknown))}")
-        if not self.formats:
-            raise LilaError(f"expected at least one --format among {', '.join(FORMATS)}, found none")
+PICTURES = ("_pca.png", "_pca.mp4")
 
 
 class FeatureCache:
     """Features of one setting in a folder, so that an interrupted extraction can be resumed."""
 
-    def __init__(self, folder: Path, settings: FeatureSettings) -> None:
-        """Create or open the folder; LilaError if it holds features of other settings."""
-        self.folder, self.settings = folder, settings
-        self._arrays = [ARRAY_FORMATS[name] for name in settings.formats if name in ARRAY_FORMATS]
+    def __init__(
+        self, folder: Path, config: FeatureConfig, model: Json, pca_from: str | None = None, overwrite: bool = False
+    ) -> None:
+        """Create or open the folder.
+
+        Args:
+            model: identity of the model.
+            pca_from: identity of the files of a shared PCA basis.
+            overwrite: delete the features in it, if there are any.
+
+        Raises:
+            LilaError: it holds features of other settings, or something else.
+        """
+        self.folder, self.config = folder, config
+        self._arrays = [ARRAY_FORMATS[name] for name in config.format if name in ARRAY_FORMATS]
         self._journal = folder / "files.jsonl"
-        record = folder / "features.json"
-        wanted: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
-        found = json.loads(record.read_text()) if record.exists() else wanted
-        different = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
-        if different:
-            differences = "; ".join(f"{name} was {found.get(name)}, now {wanted.get(name)}" for name in different)
-            raise LilaError(
-                f"{folder} holds features of other settings ({differences}); pass the same settings to resume, or "
-                "another --out"
-            )
-        atomic_write(json.dumps(wanted, indent=1), record)
         self._entries: dict[str, Any] = {}
-        for line in self._journal.read_text().splitlines() if self._journal.exists() else []:
+        self._read_journal()
+        wanted = {"config": config.shaping(), "model": model, "pca_from": pca_from}
+        open_folder(folder, "features.json", wanted, self._own(), overwrite)
+        self._read_journal()
+
+    def _read_journal(self) -> None:
+        self._entries = {}
+        for line in self._journal.read_text().splitlines() if self._journal.is_file() else []:
             with suppress(json.JSONDecodeError):  # of a line that was cut short
                 entry = json.loads(line)
                 self._entries[entry["name"]] = entry
+
+    def _own(self) -> Iterator[Path]:
+        """Yield all that was written for the files of the journal, in any format, and the journal."""
+        for name in self._entries:
+            base = self.folder / name
+            yield from (base.with_name(f"{base.name}{s}") for s in (".npz", ".safetensors", ".zarr", *PICTURES))
+            yield from (path for s in ("npz", "safetensors") for path in base.glob(f"[0-9][0-9][0-9][0-9][0-9]*.{s}"))
+        yield self._journal
 
     def state(self, file: InputFile) -> State | None:
         """Return what is recorded of a file; None if nothing is, or if the file has changed since."""

@@ -5,7 +5,6 @@ Reading, computing and writing overlap. PCA pictures use one basis per file, or 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
@@ -23,7 +22,8 @@ from lila_cues.prefetch import batched, map_ordered, prefetch
 from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
 from lila_cues.viz.pictures import Basis, Picture, pca_basis, write_png
-from lila_train.inference.feature_cache import FeatureCache, Features, FeatureSettings
+from lila_train.inference.config import FeatureConfig
+from lila_train.inference.feature_cache import FeatureCache, Features
 from lila_train.model.lila import MAX_UNTILED_PIXELS, Lila, require_finite
 from stores.errors import LilaError
 
@@ -39,14 +39,14 @@ class Extractor:
 
     Args:
         model: the model, on its device.
-        cache: where arrays and pictures go; its settings shape them.
+        cache: where arrays and pictures go; its config shapes them.
         batch: frames, or images of one size, computed at once.
         basis: PCA basis of all pictures; None for one of each file.
     """
 
     def __init__(self, model: Lila, cache: FeatureCache, batch: int = 1, basis: Basis | None = None) -> None:
         self.model, self.cache, self.batch, self.basis = model, cache, batch, basis
-        self.settings = cache.settings
+        self.config = cache.config
 
     def images(self, files: Iterable[InputFile], on_frame: OnFrame) -> Iterator[str]:
         """Extract images; yields a message for each one that cannot be read."""
@@ -62,19 +62,19 @@ class Extractor:
             for group in batched(same_size, self.batch):
                 if shape is None:
                     yield from group
-                elif needs_tiles(self.settings, shape):
+                elif needs_tiles(self.config, shape):
                     for file, picture in group:
                         with TemporaryDirectory(dir=self.cache.folder, prefix=".tiles") as scratch:
-                            self._write((file, compute_tiled(self.model, self.settings, picture, Path(scratch))))
+                            self._write((file, compute_tiled(self.model, self.config, picture, Path(scratch))))
                         yield file, None
                 else:
-                    features = compute(self.model, self.settings, [picture for _, picture in group])
+                    features = compute(self.model, self.config, [picture for _, picture in group])
                     yield from zip((file for file, _ in group), features.cpu().numpy(), strict=True)
 
     def _read(self, file: InputFile) -> tuple[InputFile, Any]:
         """Return a file with its picture, or with the LilaError that says why it cannot be read."""
         try:
-            return file, resize_short_side(read_image(file.path), self.settings.size)
+            return file, resize_short_side(read_image(file.path), self.config.size)
         except LilaError as error:
             return file, error
 
@@ -85,7 +85,7 @@ class Extractor:
             return str(features)
         if features is not None:
             self.cache.write(file, None, features)
-            if "pca" in self.settings.formats:
+            if "pca" in self.config.format:
                 basis = self.basis or pca_basis(spread_pixels(features))
                 write_png(self.cache.path(file, "_pca.png"), pca_colors(features, basis, self.model.device))
             self.cache.record(file, "done")
@@ -93,29 +93,29 @@ class Extractor:
 
     def video(self, file: InputFile, on_frame: OnFrame) -> None:
         """Extract a video; arrays that an interrupted run has stored are read, not computed again."""
-        model, settings = self.model, self.settings
+        model, config = self.model, self.config
         basis: Basis | None = None
         video = VideoFrames(file.path)
         resume = self.cache.state(file) == "begun"
         self.cache.record(file, "begun")
 
         def computed() -> Iterator[tuple[int, Features, bool]]:
-            frames = prefetch(enumerate(islice(video, settings.max_frames)), max(PENDING, self.batch))
+            frames = prefetch(enumerate(islice(video, config.max_frames)), max(PENDING, self.batch))
             for group in batched(frames, self.batch):
                 stored = {index: self.cache.read(file, index) if resume else None for index, _ in group}
-                missing = [resize_short_side(p, settings.size) for index, p in group if stored[index] is None]
+                missing = [resize_short_side(p, config.size) for index, p in group if stored[index] is None]
                 new: Iterator[Features] = iter(())
-                if missing and needs_tiles(settings, missing[0].shape):
+                if missing and needs_tiles(config, missing[0].shape):
                     with TemporaryDirectory(dir=self.cache.folder, prefix=".tiles") as scratch:
-                        new = iter([np.array(compute_tiled(model, settings, p, Path(scratch))) for p in missing])
+                        new = iter([np.array(compute_tiled(model, config, p, Path(scratch))) for p in missing])
                 elif missing:
-                    new = iter(compute(model, settings, missing).cpu().numpy())
+                    new = iter(compute(model, config, missing).cpu().numpy())
                 for index, found in stored.items():
                     yield index, next(new) if found is None else found, found is not None
 
         with VideoWriter(self.cache.path(file, "_pca.mp4"), video.rate) as writer:
-            if "pca" in settings.formats:
-                basis = self.basis or _basis(model, settings, spread_frames(video, settings.max_frames))
+            if "pca" in config.format:
+                basis = self.basis or _basis(model, config, spread_frames(video, config.max_frames))
 
             def write(item: tuple[int, Features, bool]) -> None:
                 index, features, stored = item
@@ -129,60 +129,52 @@ class Extractor:
 
 
 @torch.inference_mode()
-def compute(model: Lila, settings: FeatureSettings, pictures: Sequence[Picture]) -> Float[Tensor, "b d h w"]:
+def compute(model: Lila, config: FeatureConfig, pictures: Sequence[Picture]) -> Float[Tensor, "b d h w"]:
     """Return features of pictures of one size, on the model's device, in the type of the arrays."""
     images = torch.from_numpy(np.stack(pictures)).movedim(-1, 1).to(model.device)
-    precision = getattr(torch, settings.precision)
+    precision = getattr(torch, config.precision)
     with torch.autocast(model.device.type, precision, enabled=precision != torch.float32):
-        return require_finite(model(images).to(getattr(torch, settings.dtype)), "the model")
+        return require_finite(model(images).to(getattr(torch, config.dtype)), "the model")
 
 
 @torch.inference_mode()
-def compute_tiled(model: Lila, settings: FeatureSettings, picture: Picture, scratch: Path) -> Features:
+def compute_tiled(model: Lila, config: FeatureConfig, picture: Picture, scratch: Path) -> Features:
     """Return features of a picture that is cut into tiles, as a memory map of a file in `scratch`."""
     shape = (model.decoder.widths.out, *picture.shape[:2])
-    out = np.lib.format.open_memmap(scratch / "features.npy", "w+", np.dtype(settings.dtype), shape)
-    tile = settings.tile or 64 * model.encoder.patch_size
-    precision = getattr(torch, settings.precision)
+    out = np.lib.format.open_memmap(scratch / "features.npy", "w+", np.dtype(config.dtype), shape)
+    tile = config.tile or 64 * model.encoder.patch_size
+    precision = getattr(torch, config.precision)
     with torch.autocast(model.device.type, precision, enabled=precision != torch.float32):
-        model.features(picture, tile=tile, overlap=settings.overlap, out=out)
+        model.features(picture, tile=tile, overlap=config.overlap, out=out)
     return out
 
 
-def needs_tiles(settings: FeatureSettings, shape: tuple[int, ...]) -> bool:
+def needs_tiles(config: FeatureConfig, shape: tuple[int, ...]) -> bool:
     """Return whether a picture of this shape is larger than a tile, or than what is computed in one piece."""
     height, width = shape[:2]
-    return height * width > MAX_UNTILED_PIXELS if settings.tile is None else max(height, width) > settings.tile
+    return height * width > MAX_UNTILED_PIXELS if config.tile is None else max(height, width) > config.tile
 
 
-def shared_basis(model: Lila, settings: FeatureSettings, files: Sequence[InputFile]) -> Basis:
+def shared_basis(model: Lila, config: FeatureConfig, files: Sequence[InputFile]) -> Basis:
     """Return one PCA basis for all of these files: of each image, and of a few frames of each video."""
     pictures = (
         picture
         for file in files
         for picture in (spread_frames(VideoFrames(file.path)) if file.is_video else [read_image(file.path)])
     )
-    return _basis(model, settings, pictures)
+    return _basis(model, config, pictures)
 
 
-def _basis(model: Lila, settings: FeatureSettings, pictures: Iterable[Picture]) -> Basis:
+def _basis(model: Lila, config: FeatureConfig, pictures: Iterable[Picture]) -> Basis:
     pixels = []
     for picture in pictures:
-        picture = resize_short_side(picture, settings.size)
-        if needs_tiles(settings, picture.shape):
+        picture = resize_short_side(picture, config.size)
+        if needs_tiles(config, picture.shape):
             with TemporaryDirectory() as scratch:
-                pixels.append(spread_pixels(compute_tiled(model, settings, picture, Path(scratch))))
+                pixels.append(spread_pixels(compute_tiled(model, config, picture, Path(scratch))))
         else:
-            pixels.append(spread_pixels(compute(model, settings, [picture])[0].cpu().numpy()))
+            pixels.append(spread_pixels(compute(model, config, [picture])[0].cpu().numpy()))
     return pca_basis(np.concatenate(pixels))
-
-
-def basis_fingerprint(basis: Basis) -> str:
-    """Return 16 hex digits that identify a basis: a hash of its values, rounded to four decimals."""
-    digest = hashlib.sha256()
-    for part in (basis.mean, basis.axes, basis.low, basis.high):
-        digest.update(np.round(part, 4).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def spread_frames(video: VideoFrames, limit: int | None = None) -> Iterator[Picture]:

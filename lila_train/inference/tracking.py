@@ -21,8 +21,10 @@ from lila_cues.viz.pictures import Picture, mask_overlay, write_label_png
 from lila_train.model.lila import Lila, require_finite
 from lila_train.model.propagation import Propagation, unit_features
 from lila_train.model.resize import Labels
+from lila_train.outputs import Json, open_folder
 from stores.errors import LilaError
 
+RECORD = "track.json"
 PENDING = 4  # frames read ahead, and frames waiting to be written
 
 
@@ -43,6 +45,13 @@ class MarkedObjects:
     values: UInt8[np.ndarray, " n"]
 
 
+def open_output(out: Path, wanted: Json, overwrite: bool) -> None:
+    """Create the folder of the masks, or open one of the same settings, to replace its masks; else LilaError."""
+    overlay = out / "overlay.mp4"
+    ours = overlay.exists() or (out / RECORD).exists()  # numbered PNGs alone may be annotations
+    open_folder(out, RECORD, wanted, [overlay, *out.glob(f"{'[0-9]' * 5}*.png")] if ours else [], overwrite)
+
+
 def track(
     model: Lila,
     stream: FrameStream,
@@ -53,9 +62,6 @@ def track(
     limit: int | None,
 ) -> int:
     """Write OUT/00000.png, … (indexed) and OUT/overlay.mp4 of the first `limit` frames; return how many there are."""
-    if out.exists() and any(out.iterdir()):
-        raise LilaError(f"{out} holds files already; pass another --out, or empty it")
-    out.mkdir(parents=True, exist_ok=True)
     count = 0
     with VideoWriter(out / "overlay.mp4", stream.rate) as writer:
 

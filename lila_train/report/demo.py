@@ -18,7 +18,7 @@ from lila_cues.viz import html
 from lila_cues.viz.charts import loss_curves
 from lila_cues.viz.pictures import flow_wheel
 from lila_train.evaluation.model_spec import ModelSpec
-from lila_train.evaluation.results import Json, read_json, write_json
+from lila_train.outputs import Json, read_json, write_json
 from lila_train.report import sections
 from lila_train.report.sections import DavisResult
 from lila_train.report.tables import HEAD_NAMES, METRICS, MISSING, percent, signed

@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 
 from lila_cues.networks.weights import tensors_sha256
 from lila_cues.viz.pictures import pca_basis, pca_picture, write_png
-from lila_train.evaluation.harness import Options, Task, evaluate
+from lila_train.evaluation.config import EvalConfig
+from lila_train.evaluation.harness import Task, evaluate
 from lila_train.evaluation.models import LilaModel
 from lila_train.evaluation.protocols import open_task
 from lila_train.model.lila import Lila
@@ -104,7 +105,7 @@ def _join(pictures: Sequence[Picture], axis: int) -> Picture:
 def open_tasks(data: Path, limit: int | None) -> list[Task]:
     """Open k-NN and linear probe (fast solver) on the first `limit` sequences of a folder in the DAVIS layout."""
     names = "davis-knn@lila", "davis-lp@lila"
-    return [open_task(name, data, Options(limit=limit, fast_probe=name == "davis-lp@lila")) for name in names]
+    return [open_task(name, data, EvalConfig(limit=limit, fast_probe=name == "davis-lp@lila")) for name in names]
 
 
 @dataclass(frozen=True)

@@ -54,16 +54,17 @@ def measure(case: Case) -> Measured:
     """Run one case in this process."""
     from lila_cues.inputs import list_inputs
     from lila_train import load
-    from lila_train.inference.feature_cache import FeatureCache, FeatureSettings
+    from lila_train.inference.config import FeatureConfig
+    from lila_train.inference.feature_cache import FeatureCache
     from lila_train.inference.features import Extractor
 
     torch.set_num_threads(1)
     model = load(case.weights)
-    settings = FeatureSettings(model.identity, case.formats or ("pca",), case.size, max_frames=case.frames)
+    config = FeatureConfig(format=case.formats or ("pca",), size=case.size, max_frames=case.frames)
     if not case.formats:
-        return _alone(model, settings, case)
+        return _alone(model, config, case)
     with tempfile.TemporaryDirectory() as folder:
-        extractor = Extractor(model, FeatureCache(Path(folder), settings))
+        extractor = Extractor(model, FeatureCache(Path(folder), config, {}))
         (medium,) = list_inputs([case.video])
         began, worked = time.perf_counter(), time.process_time()
         extractor.video(medium, lambda: None)

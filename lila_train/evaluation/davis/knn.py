@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.davis.task import DavisTask, Frames, open_davis
-from lila_train.evaluation.harness import Options
 from lila_train.evaluation.models import GridModel, feature_map
 from lila_train.model.propagation import Propagation, Sizes, unit_features
 from lila_train.model.resize import Labels, Size, size_of, to_size
@@ -80,8 +80,8 @@ class KnnTask(DavisTask):
         }
 
 
-def knn_task(protocol: str, propagation: Propagation, data: Path, options: Options) -> KnnTask:
+def knn_task(protocol: str, propagation: Propagation, data: Path, config: EvalConfig) -> KnnTask:
     """Open a DAVIS folder for a k-NN protocol."""
-    if options.short_side_px:
-        propagation = replace(propagation, short_side_px=options.short_side_px)
-    return KnnTask(protocol, open_davis(data, limit=options.limit), propagation, options.memory)
+    if config.short_side:
+        propagation = replace(propagation, short_side_px=config.short_side)
+    return KnnTask(protocol, open_davis(data, limit=config.limit), config, propagation)

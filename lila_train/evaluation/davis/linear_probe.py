@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.davis.task import DavisTask, Frames, open_davis
-from lila_train.evaluation.harness import Options
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
 from lila_train.model.resize import Labels, Size, as_input, network_size, size_of, to_size
 
@@ -130,7 +130,7 @@ class LinearProbeTask(DavisTask):
         return network_size(native, patch_size, short_side_px)
 
 
-def linear_probe_task(data: Path, options: Options, fit: Fit = fit) -> LinearProbeTask:
+def linear_probe_task(data: Path, config: EvalConfig, fit: Fit = fit) -> LinearProbeTask:
     """Open a DAVIS folder for `davis-lp@lila`; `fit` trains the probes."""
-    settings = LpSettings(seed=options.seed, short_side_px=options.short_side_px)
-    return LinearProbeTask("davis-lp@lila", open_davis(data, limit=options.limit), settings, fit)
+    settings = LpSettings(seed=config.seed, short_side_px=config.short_side)
+    return LinearProbeTask("davis-lp@lila", open_davis(data, limit=config.limit), config, settings, fit)

@@ -17,10 +17,12 @@ import numpy as np
 from lila_cues.images import read_image, read_mask
 from lila_cues.inputs import list_files, natural_order
 from lila_cues.viz.pictures import write_label_png
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.davis.metrics import VOID, ObjectScore, score_sequence, summarize, without_void
 from lila_train.evaluation.models import GridModel
-from lila_train.evaluation.results import Json, files_sha256
+from lila_train.evaluation.results import files_sha256
 from lila_train.model.resize import Image, Labels, Size, size_of
+from lila_train.outputs import Json
 from stores.errors import LilaError
 
 FRAMES = Path("JPEGImages/480p")
@@ -108,6 +110,7 @@ class DavisTask(ABC):
 
     protocol: str
     data: DavisData
+    config: EvalConfig
 
     @property
     @abstractmethod

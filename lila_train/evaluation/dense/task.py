@@ -20,13 +20,14 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
 from lila_cues.viz.pictures import write_label_png, write_png
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.dense.data import DenseData, Files
 from lila_train.evaluation.dense.probes import features_of, seeded
 from lila_train.evaluation.dense.training import DenseProtocol, Sums, read_batches, train
-from lila_train.evaluation.harness import Options
 from lila_train.evaluation.models import GridModel
-from lila_train.evaluation.results import Json, ResultFolder, files_sha256, fingerprint, read_json
+from lila_train.evaluation.results import ResultFolder, files_sha256, fingerprint
 from lila_train.model.resize import size_of, to_size
+from lila_train.outputs import Json, read_json
 from stores.errors import LilaError
 
 EXAMPLE_SIDE_PX = 640  # at most
@@ -36,11 +37,11 @@ Stored = UInt8[np.ndarray, "h w *rgb"]
 
 @dataclass(frozen=True)
 class DenseTask:
-    """A probe of `rule`, trained with `seed` on frozen features, and measured on `data`."""
+    """A probe of `rule`, trained on frozen features, and measured on `data`."""
 
     rule: DenseProtocol
     data: DenseData
-    seed: int
+    config: EvalConfig
 
     @property
     def protocol(self) -> str:
@@ -53,7 +54,7 @@ class DenseTask:
         return {
             "probe": getattr(build, "__name__", str(build)),
             "outputs": self.rule.n_outputs,
-            "seed": self.seed,
+            "seed": self.config.seed,
             **asdict(self.rule.recipe),
             "train_view": {"kind": type(view).__name__, **asdict(view)},
             "val_view": asdict(self.rule.val_view),
@@ -79,9 +80,9 @@ class DenseTask:
         identity = read_json(ResultFolder(folder).identity) or {}
         side = self.rule.train_view.side
         widths = features_of(model, head, torch.zeros(1, 3, side, side, device=model.device)).widths
-        probe = seeded(self.rule.build, widths, self.rule.n_outputs, self.seed).to(model.device)
+        probe = seeded(self.rule.build, widths, self.rule.n_outputs, self.config.seed).to(model.device)
         checkpoint = folder / "probes" / f"{head}.pt"
-        train(probe, model, head, self.rule, self.data, self.seed, checkpoint, fingerprint(identity), advance)
+        train(probe, model, head, self.rule, self.data, self.config.seed, checkpoint, fingerprint(identity), advance)
         return {"sums": self._measure(probe, model, head, folder / "examples", advance).to_json()}
 
     def metrics(self, records: Iterable[Json]) -> dict[str, float | None]:
@@ -127,16 +128,16 @@ class DenseTask:
 
 
 def dense_task(
-    protocol: DenseProtocol, open_data: Callable[[Path, int | None], DenseData], data: Path, options: Options
+    protocol: DenseProtocol, open_data: Callable[[Path, int | None], DenseData], data: Path, config: EvalConfig
 ) -> DenseTask:
     """Open a data folder for a protocol with a probe.
 
     Raises:
         LilaError: the options ask for another size of images.
     """
-    if options.short_side_px is not None:
+    if config.short_side is not None:
         raise LilaError(f"--short-side is for the DAVIS protocols; the sizes of {protocol.name} are fixed")
-    return DenseTask(protocol, open_data(data, options.limit), options.seed)
+    return DenseTask(protocol, open_data(data, config.limit), config)
 
 
 def sliding_window(

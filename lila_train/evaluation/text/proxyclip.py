@@ -18,15 +18,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.dense import segmentation
 from lila_train.evaluation.dense.data import NO_CROP, DenseData, Example, ValView
 from lila_train.evaluation.dense.metrics import Confusion
 from lila_train.evaluation.dense.task import draw_classes, example_indices, keep_example, sliding_window
-from lila_train.evaluation.harness import Options
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
-from lila_train.evaluation.results import Json, files_sha256
+from lila_train.evaluation.results import files_sha256
 from lila_train.evaluation.text.clip import IMAGENET, ClassTexts, ClipImages, ade_names
 from lila_train.model.resize import size_of, to_size, to_whole_patches
+from lila_train.outputs import Json
 
 CLIP = "openai/clip-vit-base-patch16"
 IMAGES_PER_PART = 100
@@ -51,6 +52,7 @@ class OpenVocabulary:
     """A task without training: one part per hundred images."""
 
     data: DenseData
+    config: EvalConfig
     texts: ClassTexts
     shape: ProxySettings
 
@@ -123,11 +125,11 @@ class OpenVocabulary:
         return sliding_window(forward, resized[None].to(model.device), self.shape.window, self.shape.stride)
 
 
-def open_vocabulary_task(data: Path, options: Options) -> OpenVocabulary:
+def open_vocabulary_task(data: Path, config: EvalConfig) -> OpenVocabulary:
     """Open an ADE20K folder for `openvocab@proxyclip`: its validation set, classes named by objectInfo150.txt."""
-    texts = ClassTexts(ade_names(data / "objectInfo150.txt"), IMAGENET, options.clip or CLIP, options.texts)
-    images = segmentation.open_ade(segmentation.ADE_150_LABELS, 150, data, options.limit, train=False)
-    return OpenVocabulary(images, texts, ProxySettings())
+    texts = ClassTexts(ade_names(data / "objectInfo150.txt"), IMAGENET, config.clip or CLIP, config.texts)
+    images = segmentation.open_ade(segmentation.ADE_150_LABELS, 150, data, config.limit, train=False)
+    return OpenVocabulary(images, config, texts, ProxySettings())
 
 
 def proxy_attention(

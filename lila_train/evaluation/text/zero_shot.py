@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.dense.metrics import IGNORED, Confusion
 from lila_train.evaluation.dense.probes import FrozenFeatures
 from lila_train.evaluation.dense.segmentation import COCO_FINE, COCO_LILA, open_coco
 from lila_train.evaluation.dense.task import DenseTask, dense_task
 from lila_train.evaluation.dense.training import ProbeRecipe
-from lila_train.evaluation.harness import Options
 from lila_train.evaluation.text.clip import IMAGENET, SCENES, ClassTexts, coco_names
 from lila_train.model.resize import size_of, to_size
 from stores.errors import LilaError
@@ -38,7 +38,7 @@ UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)  # in the list, in no imag
 UNNAMED_LOGIT = -1e4  # of a class without an embedding
 
 
-def zero_shot_task(data: Path, options: Options) -> DenseTask:
+def zero_shot_task(data: Path, config: EvalConfig) -> DenseTask:
     """Open a COCO-Stuff folder with its 182 labels, and `labels.txt` for their names, for `cocostuff-zs@lila`.
 
     Raises:
@@ -50,7 +50,7 @@ def zero_shot_task(data: Path, options: Options) -> DenseTask:
             raise LilaError(
                 f"expected {name} as class {label + 1} of {data / LABELS}, found {names[label]}; use its own list"
             )
-    texts = ClassTexts(names, (*IMAGENET, *SCENES), options.clip or CLIP, options.texts, UNUSED)
+    texts = ClassTexts(names, (*IMAGENET, *SCENES), config.clip or CLIP, config.texts, UNUSED)
     protocol = replace(
         COCO_LILA,
         name="cocostuff-zs@lila",
@@ -61,7 +61,7 @@ def zero_shot_task(data: Path, options: Options) -> DenseTask:
         measure=SeenAndUnseen.of,
         from_json=SeenAndUnseen.from_json,
     )
-    task = dense_task(protocol, partial(open_coco, fine=True), data, options)
+    task = dense_task(protocol, partial(open_coco, fine=True), data, config)
     return replace(task, data=replace(task.data, about=task.data.about | texts.identity()))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from lila_train.evaluation import harness, protocols, results
+from lila_train.evaluation import harness, protocols
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.davis.knn import KnnTask, knn_task
-from lila_train.evaluation.harness import Options
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.model.propagation import Propagation
+from stores.config import differences
 from stores.errors import LilaError
 from tests.lila_train.evaluation.worlds import ColorModel, moving_squares, write_davis
 
@@ -64,12 +65,12 @@ def davis(tmp_path: Path) -> Path:
 
 def task_of(davis: Path, **changed) -> KnnTask:
     """davis-knn@lila on a coarse grid."""
-    options = Options(**{"short_side_px": 48, **changed})
-    return knn_task("davis-knn@lila", Propagation(grid_short_side=24, window=9), davis, options)
+    config = EvalConfig(**{"short_side": 48, **changed})
+    return knn_task("davis-knn@lila", Propagation(grid_short_side=24, window=9), davis, config)
 
 
-def run(davis: Path, out: Path, spec=None, **changed):
-    return harness.evaluate(task_of(davis, **changed), spec or StandIn(), out, CPU)
+def run(davis: Path, out: Path, spec=None, overwrite=False, **changed):
+    return harness.evaluate(task_of(davis, **changed), spec or StandIn(), out, CPU, overwrite=overwrite)
 
 
 def test_a_result_records_protocol_counts_settings_and_scores(davis: Path, tmp_path: Path):
@@ -130,22 +131,24 @@ def test_an_interrupted_run_resumes_with_the_unfinished_part(davis: Path, tmp_pa
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"spec": StandIn(name="other")}, r"model\.name \(there: colours, now: other\)"),
-        ({"short_side_px": 40}, r"settings\.short_side_px \(there: 48, now: 40\)"),
-        ({"limit": 1}, r"data\.files_sha256 .*data\.sequences"),
+        ({"spec": StandIn(name="other")}, r"model\.name: colours, not other"),
+        ({"short_side": 40}, r"config\.short_side: 48, not 40; settings\.short_side_px: 48, not 40"),
+        ({"limit": 1}, r"config\.limit: none, not 1; data\.sequences: one,two, not one; data\.files_sha256: "),
     ],
 )
 def test_a_folder_of_another_evaluation_is_refused(davis: Path, tmp_path: Path, change, named):
     run(davis, tmp_path / "out")
-    with pytest.raises(LilaError, match=rf"same thing in .*out, found one that differs in {named}.*another --out"):
+    with pytest.raises(
+        LilaError, match=rf"out holds results of other settings \({named}.*with --overwrite, or pass an"
+    ):
         run(davis, tmp_path / "out", **change)
 
 
 def test_memory_changes_neither_identity_nor_scores(davis: Path, tmp_path: Path):
     first = run(davis, tmp_path / "out")
-    small = run(davis, tmp_path / "small", memory=1)
-    assert small["scores"] == first["scores"]
-    assert run(davis, tmp_path / "out", memory=1) == first
+    small = replace(task_of(davis), memory=1)
+    assert harness.evaluate(small, StandIn(), tmp_path / "small", CPU)["scores"] == first["scores"]
+    assert harness.evaluate(small, StandIn(), tmp_path / "out", CPU) == first
 
 
 def test_a_run_that_ended_before_it_computed_anything_leaves_the_folder_free(davis: Path, tmp_path: Path):
@@ -161,8 +164,38 @@ def test_a_run_that_ended_before_it_computed_anything_leaves_the_folder_free(dav
 def test_a_folder_with_other_files_is_refused(davis: Path, tmp_path: Path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").touch()
-    with pytest.raises(LilaError, match=r"an empty folder or an evaluation in .*out, found neither"):
+    with pytest.raises(LilaError, match=r"an empty folder or results of this command in .*out, found neither"):
+        run(davis, tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out/thesis.tex").exists()
+
+
+def test_overwrite_deletes_the_evaluation_alone_and_starts_again(davis: Path, tmp_path: Path):
+    run(davis, tmp_path / "out")
+    (tmp_path / "out/predictions/lila/two/00009.png").touch()
+    (tmp_path / "out/thesis.tex").touch()
+    again = StandIn(name="other")
+    run(davis, tmp_path / "out", again, overwrite=True)
+    assert json.loads((tmp_path / "out/identity.json").read_text())["model"] == {"name": "other"}
+    assert len(again.calls) == 20
+    assert not (tmp_path / "out/predictions/lila/two/00009.png").exists()
+    assert (tmp_path / "out/thesis.tex").exists()
+
+
+def test_an_evaluation_of_version_0_1_is_named(davis: Path, tmp_path: Path):
+    run(davis, tmp_path / "out")
+    identity = tmp_path / "out/identity.json"
+    record = json.loads(identity.read_text())
+    del record["config"]
+    identity.write_text(json.dumps(record))
+    with pytest.raises(LilaError, match=r"out holds .* written by 0\.1; start again with --overwrite"):
         run(davis, tmp_path / "out")
+    assert run(davis, tmp_path / "out", overwrite=True)["config"]["short_side"] == 48
+
+
+def test_the_place_of_text_embeddings_is_no_setting(davis: Path, tmp_path: Path):
+    first = run(davis, tmp_path / "out", texts=tmp_path / "a.npy")
+    assert first["config"]["texts"] == str(tmp_path / "a.npy")
+    assert run(davis, tmp_path / "out", texts=tmp_path / "b.npy") == first
 
 
 def test_a_file_in_place_of_the_folder_is_refused(davis: Path, tmp_path: Path):
@@ -206,7 +239,7 @@ def test_changed_data_are_noticed(davis: Path, tmp_path: Path):
     run(davis, tmp_path / "out")
     frame = davis / "JPEGImages/480p/two/00003.jpg"
     frame.write_bytes(frame.read_bytes() + b" ")
-    with pytest.raises(LilaError, match=r"differs in data\.files_sha256"):
+    with pytest.raises(LilaError, match=r"other settings \(data\.files_sha256: "):
         run(davis, tmp_path / "out")
 
 
@@ -218,26 +251,22 @@ def test_a_frame_of_another_size_is_named(davis: Path, tmp_path: Path):
 
 def test_unknown_protocols_and_missing_data_are_named(davis: Path, tmp_path: Path, monkeypatch):
     with pytest.raises(LilaError, match=r"one of davis-lp@lila, .*found davis-knn@"):
-        protocols.open_task("davis-knn@", davis, Options())
-    with pytest.raises(LilaError, match=r"at least 1, found 0"):
-        protocols.open_task("davis-knn@lila", davis, Options(limit=0))
+        protocols.open_task("davis-knn@", davis, EvalConfig())
+    with pytest.raises(LilaError, match=r"--limit must be a whole number above 0 or none, found 0"):
+        EvalConfig(limit=0)
     monkeypatch.setenv("LILA_DATA", str(tmp_path / "here"))
     with pytest.raises(
         LilaError, match=r"data set davis, found no folder at .*here/davis and data/davis; pass --data with the folder"
     ):
-        protocols.open_task("davis-knn@lila", None, Options())
+        protocols.open_task("davis-knn@lila", None, EvalConfig())
     (tmp_path / "here").mkdir()
     (tmp_path / "davis").rename(tmp_path / "here/davis")
-    assert protocols.open_task("davis-knn@lila", None, Options()).counts()["sequences"] == 2
+    assert protocols.open_task("davis-knn@lila", None, EvalConfig()).counts()["sequences"] == 2
 
 
 def test_differences_name_the_leaves():
     there, now = {"a": 1, "b": {"c": 1, "d": 2}}, {"b": {"c": 1, "d": 3}, "e": 4}
-    assert results.differences(there, now) == [
-        "a (there: 1, now: nothing)",
-        "b.d (there: 2, now: 3)",
-        "e (there: nothing, now: 4)",
-    ]
+    assert differences(there, now) == ["a: 1, not none", "b.d: 2, not 3", "e: none, not 4"]
 
 
 def test_exactly_one_model_is_required(tmp_path: Path):

@@ -19,11 +19,12 @@ from lila_cues.images import read_image
 from lila_cues.video.reader import VideoFrames
 from lila_train.cli import app
 from lila_train.inference import features as extraction
-from lila_train.inference.feature_cache import FeatureSettings
+from lila_train.inference.config import FeatureConfig
 from stores.errors import LilaError
-from tests.lila_train.inference.models import write_test_video
+from tests.lila_train.inference.models import small_model, write_test_video, write_weights
 
 FORMATS = ["--format", "npz", "--format", "safetensors", "--format", "zarr", "--format", "pca"]
+SEVERAL = "npz, safetensors, zarr or pca, or several with commas between"
 
 
 def features(weights: Path, out: Path, *arguments: object) -> Result:
@@ -144,27 +145,36 @@ def test_an_interrupted_video_is_resumed(
 
 
 def test_an_empty_list_of_formats_is_refused() -> None:
-    with pytest.raises(LilaError, match="expected at least one --format among npz, safetensors, zarr, pca, found none"):
-        FeatureSettings("model", formats=())
+    with pytest.raises(LilaError, match=f"--format must be {SEVERAL}, found nothing"):
+        FeatureConfig(format=())
 
 
-def test_other_settings_are_refused(folder: Path, weights: Path, tmp_path: Path) -> None:
+def test_other_settings_are_refused_before_a_network_is_loaded(
+    folder: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done(weights, tmp_path, folder / "a.png", "--size", 24)
     before = (tmp_path / "a.npz").read_bytes()
+    monkeypatch.setattr("lila_train.model.lila.load", None)
     for arguments in ([], ["--size", 32], ["--size", 24, "--dtype", "float32"], ["--size", 24, "--tile", 16]):
         result = features(weights, tmp_path, folder / "a.png", *arguments)
         assert isinstance(result.exception, LilaError)
-        assert "holds features of other settings" in str(result.exception)
-    assert "size was 24, now None" in str(features(weights, tmp_path, folder / "a.png").exception)
+        assert "holds results of other settings" in str(result.exception)
+    assert "config.size: 24, not none" in str(features(weights, tmp_path, folder / "a.png").exception)
+    other = write_weights(tmp_path / "other.safetensors", small_model(1))
+    assert "(model.weights_sha256: " in str(features(other, tmp_path, folder / "a.png", "--size", 24).exception)
     assert (tmp_path / "a.npz").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--format", "hdf5"], "expected --format among npz, safetensors, zarr, pca, found hdf5"),
-        (["--precision", "int8"], "expected --precision among float32, bfloat16, float16, found int8"),
-        (["--dtype", "float64"], "expected --dtype among float16, float32, found float64"),
+        (
+            ["--format", "hdf5"],
+            "--format must be npz, safetensors, zarr or pca, or several with commas between, found hdf5",
+        ),
+        (["--precision", "int8"], "--precision must be float32, bfloat16 or float16, found int8"),
+        (["--dtype", "float64"], "--dtype must be float16 or float32, found float64"),
+        (["--size", "0"], "--size must be a whole number above 0 or none, found 0"),
     ],
 )
 def test_unknown_choices_are_refused(
@@ -173,6 +183,27 @@ def test_unknown_choices_are_refused(
     result = features(weights, tmp_path, folder / "a.png", *arguments)
     assert isinstance(result.exception, LilaError)
     assert str(result.exception) == message
+
+
+def test_overwrite_deletes_the_features_alone_and_starts_again(folder: Path, weights: Path, tmp_path: Path) -> None:
+    done(weights, tmp_path, folder, *FORMATS)
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "v/notes.txt").touch()
+    done(weights, tmp_path, folder / "a.png", "--format", "npz", "--size", 24, "--overwrite")
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"features.json", "files.jsonl", "a.npz", "notes.txt", "v/notes.txt"}
+
+
+def test_folders_of_others_and_of_version_0_1_are_refused(folder: Path, weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/notes.txt").touch()
+    result = features(weights, tmp_path / "out", folder / "a.png", "--overwrite")
+    assert "expected an empty folder or results of this command in" in str(result.exception)
+    done(weights, tmp_path / "old", folder / "a.png", "--format", "npz")
+    (tmp_path / "old/features.json").write_text('{"model": "1-tiny-2", "formats": ["npz"], "size": null}')
+    result = features(weights, tmp_path / "old", folder / "a.png", "--format", "npz")
+    assert "written by 0.1; start again with --overwrite" in str(result.exception)
+    done(weights, tmp_path / "old", folder / "a.png", "--format", "npz", "--overwrite")
 
 
 def test_bad_files_are_reported_after_the_others_are_done(folder: Path, weights: Path, tmp_path: Path) -> None:
@@ -216,7 +247,7 @@ def test_a_shared_basis_gives_equal_colors_to_equal_pixels(folder: Path, weights
     }
     assert apart["shared"] < apart["own"]
     result = features(weights, tmp_path / "shared", *both, "--format", "pca", "--pca-from", folder / "b.png")
-    assert "pca_from was" in str(result.exception)
+    assert "(pca_from: " in str(result.exception)
     done(weights, tmp_path / "film", folder / "b.png", "--format", "pca", "--pca-from", folder / "v.mp4")
 
 
@@ -246,7 +277,7 @@ def test_a_panorama_is_cut_into_tiles(weights: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     wide = rng.integers(0, 256, (4, 300, 3), dtype=np.uint8).repeat(10, axis=0).repeat(10, axis=1)
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    done(weights, tmp_path / "out", tmp_path / "wide.png", "--tile", 128, "--format", "zarr", "--format", "pca")
+    done(weights, tmp_path / "out", tmp_path / "wide.png", "--tile", 128, "--format", "zarr,pca")
     found = zarr.open_array(tmp_path / "out/wide.zarr", mode="r")[...]
     assert found.shape == (8, 40, 3000)
     assert np.isfinite(found).all()

@@ -77,9 +77,39 @@ def test_a_video_file_is_tracked_up_to_max_frames(weights: Path, tmp_path: Path)
         "00001.png",
         "00002.png",
         "overlay.mp4",
+        "track.json",
     ]
-    again = track(weights, tmp_path, tmp_path / "v.mp4")
-    assert "holds files already" in str(again.exception)
+
+
+def test_the_same_command_starts_again_and_others_are_refused(
+    scene: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def masks() -> list[str]:
+        return sorted(path.name for path in (scene / "out").glob("0*.png"))
+
+    arguments = (weights, scene, scene / "frames", "--size", 64, "--max-frames")
+    assert track(*arguments, 3).exception is None
+    (scene / "out/00001.png").unlink()
+    assert track(*arguments, 3).exception is None
+    assert masks() == ["00000.png", "00001.png", "00002.png"]
+    with monkeypatch.context() as patch:
+        patch.setattr("lila_train.model.lila.load", None)  # refused before it is called
+        assert "(settings.max_frames: 3, not 2); pass those, start again with --overwrite" in str(
+            track(*arguments, 2).exception
+        )
+    (scene / "out/track.json").unlink()
+    assert "written by 0.1; start again with --overwrite" in str(track(*arguments, 2).exception)
+    (scene / "out/thesis.tex").touch()
+    assert track(*arguments, 2, "--overwrite").exception is None
+    assert masks() == ["00000.png", "00001.png"]
+    assert (scene / "out/thesis.tex").exists()
+
+
+def test_numbered_pictures_of_others_are_never_replaced(scene: Path, weights: Path) -> None:
+    (scene / "frames").rename(scene / "out")
+    for arguments in ((), ("--overwrite",)):
+        result = track(weights, scene, scene / "out", *arguments)
+        assert "expected an empty folder or results of this command in" in str(result.exception)
 
 
 def test_frames_are_read_one_by_one(scene: Path) -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from lila_cues.viz.pictures import confidence
 from lila_train.cli import app
 from lila_train.evaluation import harness, protocols
-from lila_train.evaluation.harness import Options
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.report import demo, sections, tables
 from lila_train.report.demo import DemoInputs
@@ -46,7 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     run.record.write_text(json.dumps({"settings": {"crop_size": 112}, "seconds": {"steps": 7.0}}))
     data = write_davis(base / "heldout", ("one", "two", "three"), count=4)
-    task = protocols.open_task("davis-knn@lila", data, Options(short_side_px=48))
+    task = protocols.open_task("davis-knn@lila", data, EvalConfig(short_side=48))
     harness.evaluate(task, ModelSpec(weights=run.weights), root / "eval", CPU)
     return root
 

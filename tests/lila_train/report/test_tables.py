@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from lila_train.cli import app
 from lila_train.evaluation import harness, protocols
-from lila_train.evaluation.harness import Options
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.results import read_result
 from lila_train.report import tables
@@ -101,7 +101,7 @@ def test_the_command_writes_page_markdown_and_spreadsheets(tmp_path: Path):
     data = write_davis(tmp_path / "davis", ("one",), count=4)
     weights = write_checkpoint(tmp_path / "weights.safetensors")
     for protocol in ("davis-knn@lila", "davis-knn@dino"):
-        task = protocols.open_task(protocol, data, Options(short_side_px=48))
+        task = protocols.open_task(protocol, data, EvalConfig(short_side=48))
         harness.evaluate(task, ModelSpec(weights=weights), tmp_path / protocol, torch.device("cpu"))
     asked = ["report", str(tmp_path / "davis-knn@lila"), str(tmp_path / "davis-knn@dino/result.json")]
     shown = CliRunner().invoke(app, [*asked, "--out", str(tmp_path / "report")], catch_exceptions=False)

@@ -106,9 +106,18 @@ def test_a_study_trains_and_scores_and_resumes(
     table = list(csv.reader((tmp_path / "out/ablations.csv").read_text().splitlines()))
     assert [row[1] for row in table[1:]] == ["frozen encoder", "LILA", "A: ERM distillation"]
     assert [row[4] for row in table[2:]] == ["2", "2"]
-    other = CliRunner().invoke(app, [*arguments, "--seeds", "1", "--set", "ridge=1"])
-    assert isinstance(other.exception, LilaError)
-    assert "ridge: 0.1, not 1)" in str(other.exception)
+    restored.clear()
+    for changed, named in ((["--set", "ridge=1"], "training.ridge: 0.1, not 1"), (["--limit", "2"], "limit: 1, not 2")):
+        other = CliRunner().invoke(app, [*arguments, "--seeds", "1", *changed])
+        assert isinstance(other.exception, LilaError)
+        assert f"{named}); pass those, start again with --overwrite" in str(other.exception)
+    assert restored == [], "refused before a network is loaded"
+    (tmp_path / "out/thesis.tex").touch()
+    again = CliRunner().invoke(app, [*arguments, "--seeds", "1", "--set", "ridge=1", "--overwrite"])
+    assert again.exit_code == 0, again.output
+    found = {str(path.relative_to(tmp_path / "out").parent) for path in (tmp_path / "out").rglob("weights.safetensors")}
+    assert found == {"full/seed-0", "erm/seed-0"}
+    assert (tmp_path / "out/thesis.tex").exists()
 
 
 def test_a_protocol_without_published_ablations_is_refused(store: stores.CueStore, tmp_path: Path) -> None:

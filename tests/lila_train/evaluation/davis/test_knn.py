@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.davis.knn import DinoPropagation
-from lila_train.evaluation.harness import Options
 from lila_train.evaluation.protocols import open_task
 from lila_train.model.propagation import Propagation, Sizes, unit_features
 from tests.lila_train.evaluation.worlds import COLORS, HEIGHT, WIDTH, ColorModel, moving_squares, write_davis
@@ -42,7 +42,7 @@ def test_published_settings(tmp_path):
     data = write_davis(tmp_path)
     for name, protocol in (("davis-knn@lila", LILA), ("davis-knn@dino", DINO)):
         assert (protocol.window, protocol.context_frames, protocol.top, protocol.temperature) == (25, 8, 5, 0.1)
-        assert open_task(name, data, Options()).propagation == protocol
+        assert open_task(name, data, EvalConfig()).propagation == protocol
     assert (LILA.border, DINO.border) == ("replicate", "cut")
 
 

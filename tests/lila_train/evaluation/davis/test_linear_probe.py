@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from lila_train.evaluation import protocols
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.davis.fast_probe import coarsened, fit_fast
 from lila_train.evaluation.davis.linear_probe import LinearProbeTask, LpSettings, Problem, fit, initial_parameters
 from lila_train.evaluation.davis.task import open_davis
-from lila_train.evaluation.harness import Options
 from stores.errors import LilaError
 from tests.lila_train.evaluation.test_harness import CPU, StandIn
 from tests.lila_train.evaluation.worlds import COLORS, ColorModel, moving_squares, write_davis
@@ -118,7 +118,7 @@ def test_colors_are_segmented_in_every_later_frame(solver, tmp_path):
     truth = moving_squares(4)
     frames = (COLORS[labels] for labels in truth)
     settings = LpSettings(short_side_px=48, lr=0.05, iterations=300)
-    task = LinearProbeTask("davis-lp@lila", open_davis(write_davis(tmp_path)), settings, solver)
+    task = LinearProbeTask("davis-lp@lila", open_davis(write_davis(tmp_path)), EvalConfig(), settings, solver)
     predicted = list(task.segment(ColorModel(), "lila", "squares", frames, truth[0]))
     assert len(predicted) == 3
     for labels, expected in zip(predicted, truth[1:], strict=True):
@@ -128,7 +128,7 @@ def test_colors_are_segmented_in_every_later_frame(solver, tmp_path):
 
 def test_the_protocol_uses_the_grid_alone_or_both_maps(tmp_path):
     data = write_davis(tmp_path, ("one",), count=4)
-    task = protocols.open_task("davis-lp@lila", data, Options(seed=5, fast_probe=True))
+    task = protocols.open_task("davis-lp@lila", data, EvalConfig(seed=5, fast_probe=True))
     model = StandIn().load(CPU)
     assert task.settings["seed"] == 5
     assert task.settings["iterations"] == 2000
@@ -142,8 +142,8 @@ def test_the_protocol_uses_the_grid_alone_or_both_maps(tmp_path):
 
 def test_the_fast_solver_is_an_option_of_this_protocol_only(tmp_path):
     data = write_davis(tmp_path, ("one",), count=4)
-    plain, fast = (protocols.open_task("davis-lp@lila", data, Options(fast_probe=value)) for value in (False, True))
+    plain, fast = (protocols.open_task("davis-lp@lila", data, EvalConfig(fast_probe=value)) for value in (False, True))
     assert (plain.fit, fast.fit) == (fit, fit_fast)
     assert fast.settings == plain.settings | {"fast_probe": True}
     with pytest.raises(LilaError, match=r"--fast-probe is for davis-lp@lila; davis-knn@lila has no"):
-        protocols.open_task("davis-knn@lila", data, Options(fast_probe=True))
+        protocols.open_task("davis-knn@lila", data, EvalConfig(fast_probe=True))

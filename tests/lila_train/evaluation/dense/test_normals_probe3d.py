@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lila_train.evaluation import harness
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.dense import normals
 from lila_train.evaluation.dense.data import CenterView, Example, generator
 from lila_train.evaluation.dense.normals import NYU_PROBE3D, uncertain_angular_loss
@@ -84,7 +85,7 @@ def test_real_frames_end_to_end(shared: Path, tmp_path: Path):
         val_view=replace(NYU_PROBE3D.val_view, short_side=64, side=64),
     )
     spec = ModelSpec(weights=write_checkpoint(tmp_path / "weights.safetensors"))
-    task = DenseTask(rule, normals.open_nyu(root, None), seed=0)
+    task = DenseTask(rule, normals.open_nyu(root, None), EvalConfig())
     result = harness.evaluate(task, spec, tmp_path / "out", torch.device("cpu"))
     assert result["settings"]["probe"] == "DptProbe"
     assert result["settings"]["train_view"]["kind"] == "CenterView"

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from lila_train.evaluation import harness, protocols
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.dense import segmentation
 from lila_train.evaluation.dense.metrics import IGNORED
 from lila_train.evaluation.dense.segmentation import ADE_150_LABELS, ADE_151_LABELS
 from lila_train.evaluation.dense.task import DenseTask, sliding_window, window_starts
-from lila_train.evaluation.harness import Options
 from lila_train.evaluation.model_spec import ModelSpec
 from stores.errors import LilaError
 from tests.lila_train.evaluation.small_models import write_checkpoint
@@ -163,7 +163,7 @@ def short(protocol, side: int):
 
 @pytest.mark.parametrize("protocol", [segmentation.COCO_LILA, segmentation.COCO_FEATUP, segmentation.COCO_JAFAR])
 def test_coco_end_to_end(protocol, coco: Path, tmp_path: Path):
-    task = DenseTask(short(protocol, 32), segmentation.open_coco(coco, None), seed=0)
+    task = DenseTask(short(protocol, 32), segmentation.open_coco(coco, None), EvalConfig())
     spec = ModelSpec(weights=write_checkpoint(tmp_path / "weights.safetensors"))
     result = harness.evaluate(task, spec, tmp_path / "out", CPU)
     for head in ("encoder", "lila"):
@@ -188,7 +188,7 @@ def test_ade_end_to_end_on_real_images(protocol, rule, shared: Path, tmp_path: P
             (root / kind / split).mkdir(parents=True)
             shutil.copy(shared / f"data/ade/ADE_val_0000000{number}.{suffix}", root / kind / split)
     classes = protocol.n_outputs
-    task = DenseTask(short(protocol, 64), segmentation.open_ade(rule, classes, root, None), seed=0)
+    task = DenseTask(short(protocol, 64), segmentation.open_ade(rule, classes, root, None), EvalConfig())
     spec = ModelSpec(weights=write_checkpoint(tmp_path / "weights.safetensors"))
     result = harness.evaluate(task, spec, tmp_path / "out", CPU)
     with Image.open(shared / "data/ade/ADE_val_00000002.png") as picture:
@@ -212,7 +212,7 @@ def test_a_real_coco_image_goes_through_its_panoptic_labels(shared: Path, tmp_pa
         labels[ids == segment["id"]] = category - 1 if category <= 182 else 255
     with Image.open(shared / "data/coco/000000142238.jpg") as picture:
         root = write_coco(tmp_path / "coco", labels, np.asarray(picture.convert("RGB")), count=1)
-    task = DenseTask(short(segmentation.COCO_FEATUP, 56), segmentation.open_coco(root, None), seed=0)
+    task = DenseTask(short(segmentation.COCO_FEATUP, 56), segmentation.open_coco(root, None), EvalConfig())
     result = harness.evaluate(
         task, ModelSpec(weights=write_checkpoint(tmp_path / "weights.safetensors")), tmp_path / "out", CPU
     )
@@ -224,7 +224,7 @@ def test_a_real_coco_image_goes_through_its_panoptic_labels(shared: Path, tmp_pa
 
 def test_image_protocols_have_fixed_sizes(coco: Path):
     with pytest.raises(LilaError, match=r"--short-side is for the DAVIS protocols; the sizes of cocostuff27@lila"):
-        protocols.open_task("cocostuff27@lila", coco, Options(short_side_px=100))
+        protocols.open_task("cocostuff27@lila", coco, EvalConfig(short_side=100))
 
 
 def test_published_settings():

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from lila_train.evaluation import harness, protocols
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.dense.data import DenseData
-from lila_train.evaluation.harness import Options
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.text import proxyclip
 from lila_train.evaluation.text.clip import ClassTexts, ClipImages
@@ -72,7 +72,8 @@ def test_each_pixel_has_the_class_whose_text_matches_its_color(head: str):
     image = torch.zeros(3, 48, 80, dtype=torch.uint8)
     image[0, :, :40], image[2, :, 40:] = 220, 200
     shape = ProxySettings(short_side=48, window=48, stride=16)
-    task = OpenVocabulary(DenseData(Path(), [], [], lambda files: None, {}), ClassTexts([], [], ""), shape)
+    data = DenseData(Path(), [], [], lambda files: None, {})
+    task = OpenVocabulary(data, EvalConfig(), ClassTexts([], [], ""), shape)
     texts = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
     logits = task.logits(ColorModel(), head, ColorClip(None), texts, image)[0]
     assert logits.shape == (3, 48, 80)
@@ -102,7 +103,7 @@ def test_real_images_end_to_end(ade: Path, shared: Path, tmp_path: Path, monkeyp
     texts = np.load(shared / "data/text/cocostuff171_clip_text.npy")[:150]
     np.save(tmp_path / "texts.npy", texts)
     clip = str(write_image_encoder(tmp_path / "clip"))
-    task = protocols.open_task("openvocab@proxyclip", ade, Options(texts=tmp_path / "texts.npy", clip=clip))
+    task = protocols.open_task("openvocab@proxyclip", ade, EvalConfig(texts=tmp_path / "texts.npy", clip=clip))
     assert isinstance(task, OpenVocabulary)
     assert isinstance(task, harness.Task)
     spec = ModelSpec(weights=write_checkpoint(tmp_path / "weights.safetensors"))
@@ -124,7 +125,7 @@ def test_real_images_end_to_end(ade: Path, shared: Path, tmp_path: Path, monkeyp
 
 
 def test_published_settings(ade: Path):
-    task = protocols.open_task("openvocab@proxyclip", ade, Options(limit=1))
+    task = protocols.open_task("openvocab@proxyclip", ade, EvalConfig(limit=1))
     chosen = task.settings
     assert (chosen["beta"], chosen["gamma"], chosen["logit_scale"]) == (1.2, 3.0, 40.0)
     assert (chosen["window"], chosen["stride"], chosen["templates"]) == (336, 112, 80)

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from lila_train.evaluation import harness, protocols
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.dense.probes import FrozenFeatures
 from lila_train.evaluation.dense.task import DenseTask
-from lila_train.evaluation.harness import Options
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.text import zero_shot
 from lila_train.evaluation.text.clip import ClassTexts
@@ -84,7 +84,7 @@ def test_the_unseen_classes_are_checked_by_name(tmp_path: Path):
     assert not set(zero_shot.UNSEEN) & set(zero_shot.UNUSED)
     write_names(tmp_path, n21="horse")
     with pytest.raises(LilaError, match=r"expected cow as class 21 of .*labels\.txt, found horse"):
-        zero_shot.zero_shot_task(tmp_path, Options())
+        zero_shot.zero_shot_task(tmp_path, EvalConfig())
 
 
 def test_a_real_image_and_real_texts_end_to_end(shared: Path, tmp_path: Path):
@@ -94,7 +94,7 @@ def test_a_real_image_and_real_texts_end_to_end(shared: Path, tmp_path: Path):
     labels[:20], labels[20:40], labels[40:60] = 0, 123, 156  # person, grass (unseen), sky
     root = write_coco(tmp_path / "coco", labels, image, count=2)
     write_names(root)
-    options = Options(texts=shared / "data/text/cocostuff171_clip_text.npy")
+    options = EvalConfig(texts=shared / "data/text/cocostuff171_clip_text.npy")
     task = protocols.open_task("cocostuff-zs@lila", root, options)
     assert isinstance(task, DenseTask)
     recipe = task.rule.recipe
@@ -106,7 +106,7 @@ def test_a_real_image_and_real_texts_end_to_end(shared: Path, tmp_path: Path):
         val_view=replace(task.rule.val_view, short_side=32, side=32),
     )
     spec = ModelSpec(weights=write_checkpoint(tmp_path / "weights.safetensors"))
-    result = harness.evaluate(DenseTask(rule, task.data, 0), spec, tmp_path / "out", CPU)
+    result = harness.evaluate(DenseTask(rule, task.data, options), spec, tmp_path / "out", CPU)
     for metrics in result["scores"].values():
         assert metrics["absent_classes"] == 182 - 3
         assert {"miou_seen", "miou_unseen", "miou_harmonic"} <= set(metrics)
@@ -117,4 +117,4 @@ def test_a_real_image_and_real_texts_end_to_end(shared: Path, tmp_path: Path):
 def test_a_missing_file_of_texts_is_an_error(tmp_path: Path):
     write_names(tmp_path)
     with pytest.raises(LilaError, match=r"embeddings of the classes at .*none\.npy, found none; pass a \.npy"):
-        protocols.open_task("cocostuff-zs@lila", tmp_path, Options(texts=tmp_path / "none.npy"))
+        protocols.open_task("cocostuff-zs@lila", tmp_path, EvalConfig(texts=tmp_path / "none.npy"))

@@ -1,0 +1,86 @@
+"""Output folders: the same command continues, other settings are refused, --overwrite starts again; JSON files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from stores.atomic import atomic_write
+from stores.config import differences
+from stores.errors import LilaError
+
+Json = dict[str, Any]
+
+
+def open_folder(root: Path, record: str, wanted: Json, own: Iterable[Path], overwrite: bool = False) -> None:
+    """Create the folder of a command's results, or open it to continue the same work.
+
+    Args:
+        record: name of the JSON file in it that holds what shapes the results.
+        wanted: that, for this command.
+        own: files and folders that the command writes; if `overwrite`, those that exist are deleted.
+
+    Raises:
+        LilaError: `root` is a file, holds something else, or results of other settings, which are named.
+    """
+    if root.exists() and not root.is_dir():
+        raise LilaError(f"expected a folder for --out, found a file at {root}; pass another --out")
+    file = root / record
+    if root.is_dir() and {path.name for path in root.iterdir()} - {record}:  # the record alone: nothing was computed
+        existing = [] if file.exists() and not overwrite else [path for path in own if path.exists()]
+        if not existing and not file.exists():
+            raise LilaError(
+                f"expected an empty folder or results of this command in {root}, found neither; pass another --out"
+            )
+        if overwrite:
+            for path in existing:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        else:
+            _check_same(root, read_json(file), as_json(wanted))
+    write_json(file, wanted)
+
+
+def _check_same(root: Path, recorded: Json | None, wanted: Json) -> None:
+    again = "start again with --overwrite, or pass another --out"
+    if recorded is None or recorded.keys() != wanted.keys():
+        raise LilaError(f"{root} holds results without the settings of this version, written by 0.1; {again}")
+    if changes := differences(recorded, wanted):
+        raise LilaError(f"{root} holds results of other settings ({'; '.join(changes)}); pass those, {again}")
+
+
+def read_json(path: Path) -> Json | None:
+    """Read a JSON object; None where there is no file, LilaError where it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise LilaError(f"{path} is damaged ({error}); delete it, its content is computed again") from error
+    if not isinstance(content, dict):
+        raise LilaError(f"{path} is damaged (no JSON object); delete it, its content is computed again")
+    return content
+
+
+def write_json(path: Path, content: Json) -> Json:
+    """Write atomically, and return the content as it is read back: new and resumed runs continue with equal values."""
+    atomic_write(json.dumps(content, indent=1, ensure_ascii=False) + "\n", path)
+    return as_json(content)
+
+
+def as_json(content: Json) -> Json:
+    """Return the content as JSON gives it back: lists for tuples, strings as keys."""
+    stored: Json = json.loads(json.dumps(content))
+    return stored
+
+
+def files_state(paths: Iterable[Path]) -> str:
+    """Return the hex SHA-256 of the files' places, sizes and times of change, in order; contents are not read."""
+    digest = hashlib.sha256()
+    for path in paths:
+        found = path.stat()
+        digest.update(f"{path.resolve()} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
