@@ -33,7 +33,11 @@ def write_ablations(folder: Path, findings: Sequence[Finding], caption: str, los
     Args:
         caption: the data, the counts and the settings.
     """
-    charts = {finding.protocol: scores_chart(finding) for finding in findings}
+    charts = {}
+    for finding in findings:  # each row's seeds with mean and standard deviation, beside the encoder's score
+        scores = {one.row.label: list(one.by_seed.values()) for one in finding.scores}
+        encoder = ("encoder", finding.encoder)
+        charts[finding.protocol] = score_dots(scores, encoder, f"J&F, {finding.protocol}, %")
     over_steps = steps_chart(findings, losses)
     explained = _explain([scores.row for scores in findings[0].scores])
     tables = [*map(markdown, findings), markdown_table(*explained, TEXT_COLUMNS)]
@@ -103,12 +107,6 @@ def _explain(rows: Sequence[Ablation]) -> tuple[list[str], list[list[str]]]:
         texts = ["–" if value is None else f"{value:g}" for value in published]
         cells.append([row.label, row.why, settings or "–", *texts])
     return head, cells
-
-
-def scores_chart(finding: Finding) -> bytes:
-    """Return an SVG of each row's seeds with mean and standard deviation, beside the encoder's score."""
-    scores = {one.row.label: list(one.by_seed.values()) for one in finding.scores}
-    return score_dots(scores, ("encoder", finding.encoder), f"J&F, {finding.protocol}, %")
 
 
 def steps_chart(findings: Sequence[Finding], losses: Losses) -> bytes:

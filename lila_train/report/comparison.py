@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lila_cues.viz import html
-from lila_train.evaluation.results import Json, read_result
+from lila_train.evaluation.results import read_result
 from lila_train.report import sections
 from lila_train.report.tables import MEASURED, tables, task_of
 from stores.atomic import atomic_write
 
-TITLE = "LILA: results"
 NOTE = (
     "Scores compare only under one protocol, whose id is in every row. Rows in italics are published scores, "
     "copied and not measured here; a missing score was not measured."
@@ -26,7 +25,14 @@ def write_comparison(results: Sequence[Path], out: Path) -> list[Path]:
     galleries: dict[str, list[html.Gallery]] = {}
     settings = []
     for folder, content in zip(folders, contents, strict=True):
-        galleries.setdefault(task_of(content["protocol"]), []).append(_pictures(folder, content))
+        name = f"{content['protocol']}, {content.get('model', {}).get('encoder', folder.name)}"
+        if (folder / "examples").is_dir():
+            pictures = sections.example_section(folder, list(content["scores"]), name)
+        elif (folder / "predictions").is_dir() and Path(content["data_root"]).is_dir():
+            pictures = sections.masks(sections.DavisResult(folder), f"Masks, predicted and true: {name}")
+        else:
+            pictures = html.Gallery(name, f"The predictions or the data behind {folder} are no longer available.")
+        galleries.setdefault(task_of(content["protocol"]), []).append(pictures)
         keys = ("settings", "derived", "counts", "model", "fingerprint")
         shown = {key: content[key] for key in keys if key in content}
         settings.append((f"{content['protocol']}, {content.get('fingerprint', '')[:12]}", shown))
@@ -35,7 +41,7 @@ def write_comparison(results: Sequence[Path], out: Path) -> list[Path]:
         for each in task_tables
     ]
     page = out / "index.html"
-    html.render("comparison.html", page, title=TITLE, note=NOTE, tasks=tasks, settings=settings)
+    html.render("comparison.html", page, title="LILA: results", note=NOTE, tasks=tasks, settings=settings)
     files = {
         out / "tables.md": f"{NOTE}\n\n" + "\n".join(each.markdown() for each in task_tables),
         **{out / f"{each.task}.csv": each.csv() for each in task_tables},
@@ -43,13 +49,3 @@ def write_comparison(results: Sequence[Path], out: Path) -> list[Path]:
     for path, text in files.items():
         atomic_write(text, path)
     return [page, *files]
-
-
-def _pictures(folder: Path, content: Json) -> html.Gallery:
-    """Return examples, or masks of DAVIS, or a note that predictions or data are no longer there."""
-    name = f"{content['protocol']}, {content.get('model', {}).get('encoder', folder.name)}"
-    if (folder / "examples").is_dir():
-        return sections.example_section(folder, list(content["scores"]), name)
-    if (folder / "predictions").is_dir() and Path(content["data_root"]).is_dir():
-        return sections.masks(sections.DavisResult(folder), f"Masks, predicted and true: {name}")
-    return html.Gallery(name, f"The predictions or the data behind {folder} are no longer available.")

@@ -6,8 +6,6 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,12 +36,16 @@ def write_demo_report(root: Path, device: torch.device) -> tuple[Path, bool]:
     if page.is_file() and existing is not None and existing.get("fingerprint") == inputs.fingerprint():
         return page, False
     began = time.monotonic()
-    model, result, log = ModelSpec(weights=inputs.weights).load(device), inputs.result, inputs.run.rows()
+    model, log = ModelSpec(weights=inputs.weights).load(device), inputs.run.rows()
+    davis, result = inputs.davis, inputs.result
     content = {
         "clips": len(inputs.store.complete_clips()),
-        "sequences": [_sequence(inputs.davis, name) for name in inputs.davis.names],
-        "masks": sections.masks(inputs.davis),
-        "features": sections.features(inputs.davis, model),
+        "sequences": [
+            (name, len(davis.objects("lila", name)), *(davis.metrics(head, name)["JF"] for head in ("encoder", "lila")))
+            for name in davis.names
+        ],
+        "masks": sections.masks(davis),
+        "features": sections.features(davis, model),
         "cues": sections.cue_section(inputs.store),
         "steps": len(log),
         "losses": loss_curves(log, loss_titles()),
@@ -74,40 +76,21 @@ def write_demo_report(root: Path, device: torch.device) -> tuple[Path, bool]:
     return page, True
 
 
-@dataclass(frozen=True)
 class DemoInputs:
-    """The folder of a demo run: the store `cues.zarr`, the training run `train`, the evaluation `eval`."""
+    """The folder of a demo run: the store `cues.zarr`, the training run `train`, the evaluation `eval`.
 
-    root: Path
+    LilaError names what is missing and the command that makes it.
+    """
 
-    @property
-    def run(self) -> RunDir:
-        return RunDir(self.root / "train")
-
-    @property
-    def weights(self) -> Path:
-        return _existing(self.run.weights, "the trained weights", "lila-train run")
-
-    @cached_property
-    def davis(self) -> DavisResult:
-        _existing(self.root / "eval" / "result.json", "the evaluation's result", "lila-train eval davis-knn@lila")
-        return DavisResult(self.root / "eval")
-
-    @property
-    def result(self) -> Json:
-        return self.davis.content
-
-    @cached_property
-    def store(self) -> stores.CueStore:
-        return stores.open(_existing(self.root / "cues.zarr", "the cue store", "lila-cues build"))
-
-    @cached_property
-    def record(self) -> Json:
-        """Settings and seconds of the training run."""
-        path = _existing(self.run.record, "the record of the training run", "lila-train run")
-        record = read_json(path)
-        assert record is not None
-        return record
+    def __init__(self, root: Path) -> None:
+        self.root, self.run = root, RunDir(root / "train")
+        self.store = stores.open(_existing(root / "cues.zarr", "the cue store", "lila-cues build"))
+        self.weights = _existing(self.run.weights, "the trained weights", "lila-train run")
+        record = _existing(self.run.record, "the record of the training run", "lila-train run")
+        self.record: Json = json.loads(record.read_text())  # settings and seconds
+        _existing(root / "eval" / "result.json", "the evaluation's result", "lila-train eval davis-knn@lila")
+        self.davis = DavisResult(root / "eval")
+        self.result = self.davis.content
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of stage one with its parts, of the steps of stage two, and of each head's evaluation."""
@@ -139,12 +122,6 @@ def points(before: float | None, after: float | None, lower_is_better: bool = Fa
         return MISSING, ""
     gain = after - before
     return signed(100 * gain), "gain" if (gain < 0 if lower_is_better else gain > 0) else "loss"
-
-
-def _sequence(davis: DavisResult, name: str) -> tuple[str, int, float | None, float | None]:
-    """Return the name, the number of objects, and J&F of the encoder and of LILA."""
-    encoder, lila = (davis.metrics(head, name)["JF"] for head in ("encoder", "lila"))
-    return name, len(davis.objects("lila", name)), encoder, lila
 
 
 def _summary(inputs: DemoInputs, seconds: Mapping[str, float]) -> Json:

@@ -17,7 +17,7 @@ from lila_cues.viz.html import Figure, Gallery, Row
 from lila_cues.viz.inspection import pair_row
 from lila_cues.viz.pictures import Picture, mask_overlay, pca_basis, pca_picture, ramp_picture
 from lila_train.evaluation.davis.metrics import ObjectScore, summarize, without_void
-from lila_train.evaluation.davis.task import DavisData, DavisSequence, open_davis
+from lila_train.evaluation.davis.task import DavisData, open_davis
 from lila_train.evaluation.dense.metrics import IGNORED
 from lila_train.evaluation.dense.task import Stored
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
@@ -29,7 +29,7 @@ from stores.errors import LilaError
 
 MAX_ERROR_DEG = 60.0
 ERROR_RAMP = np.array([[24, 30, 52], [54, 82, 140], [216, 120, 62], [252, 236, 190]], np.float64)  # from 0 to the max
-PCA_PIXELS = 4000  # of each map
+PCA_PIXELS = 4000  # of each map, evenly spread
 
 
 def cue_section(store: CueStore, examples: int = 2) -> Gallery:
@@ -80,29 +80,24 @@ class DavisResult:
     def data(self) -> DavisData:
         return open_davis(Path(self.content["data_root"]))
 
-    def sequence(self, name: str) -> DavisSequence:
-        return self.data.sequences[name]
-
     def objects(self, head: str, name: str) -> list[dict[str, Any]]:
         """Return the scores of a sequence's objects, frame by frame."""
         return list(self.content["parts"][head][name]["objects"])
 
     def prediction(self, head: str, name: str, frame: int) -> Path:
         """Return the indexed PNG with the labels predicted for a frame, counted from 0."""
-        return self.root / "predictions" / head / name / f"{self.sequence(name).masks[frame].stem}.png"
+        return self.root / "predictions" / head / name / f"{self.data.sequences[name].masks[frame].stem}.png"
 
     def metrics(self, head: str, name: str) -> dict[str, float | None]:
         """Return J, F and JF over the objects of one sequence."""
         return summarize(ObjectScore(**entry) for entry in self.objects(head, name))
 
-    def gain(self, name: str) -> float:
-        """Return a sequence's J&F by the last head minus that by the first; with a single head its J&F."""
-        first, last = (self.metrics(head, name)["JF"] or 0.0 for head in (self.heads[0], self.heads[-1]))
-        return last - first if len(self.heads) > 1 else last
-
     def examples(self) -> list[tuple[str, str]]:
         """Return the sequences with the largest, the median and the smallest gain, each with that as text."""
-        gains = {name: self.gain(name) for name in self.names}
+        gains = {}  # J&F by the last head minus that by the first; with a single head its J&F
+        for name in self.names:
+            first, last = (self.metrics(head, name)["JF"] or 0.0 for head in (self.heads[0], self.heads[-1]))
+            gains[name] = last - first if len(self.heads) > 1 else last
         ranked = sorted(gains, key=lambda name: gains[name])
         ranks = {0: "smallest", len(ranked) // 2: "median", len(ranked) - 1: "largest"}  # of one: the largest
         if len(self.heads) > 1:
@@ -121,7 +116,7 @@ def masks(result: DavisResult, title: str = "Masks, predicted and true") -> Gall
     )
     rows = []
     for name, rank in result.examples():
-        sequence = result.sequence(name)
+        sequence = result.data.sequences[name]
         n = len(sequence.frames) - 2
         frame = read_image(sequence.frames[n], upright=False, background=None)
         truth = mask_overlay(frame, without_void(result.data.labels(sequence.masks[n])))
@@ -139,8 +134,8 @@ def masks(result: DavisResult, title: str = "Masks, predicted and true") -> Gall
 
 def features(result: DavisResult, model: GridModel) -> Gallery:
     """Return PCA colors of every head's features, for the first and the last frame of three sequences."""
-    shown = [(name, n) for name, _ in result.examples() for n in (0, len(result.sequence(name).frames) - 1)]
-    paths = (result.sequence(name).frames[n] for name, n in shown)
+    shown = [(name, n) for name, _ in result.examples() for n in (0, len(result.data.sequences[name].frames) - 1)]
+    paths = (result.data.sequences[name].frames[n] for name, n in shown)
     frames = [read_image(path, upright=False, background=None) for path in paths]
     size = tuple(result.content["derived"]["frame_px"])
     maps = {}
@@ -149,7 +144,10 @@ def features(result: DavisResult, model: GridModel) -> Gallery:
             extract = feature_map(model, head)
             inputs = (as_input(frame, size, model.device) for frame in frames)
             maps[head] = [extract(one)[0].float().cpu().numpy() for one in inputs]
-    bases = {head: pca_basis(np.concatenate([_pixels(each) for each in found])) for head, found in maps.items()}
+    bases = {}
+    for head, found in maps.items():
+        pixels = [each.reshape(len(each), -1).T for each in found]
+        bases[head] = pca_basis(np.concatenate([rows[:: max(1, len(rows) // PCA_PIXELS)] for rows in pixels]))
     text = (
         "Three principal components as red, green and blue, in one basis for all frames of a column, so that equal "
         "colors mean equal features. The encoder's grid is shown as it is, one square per token."
@@ -162,12 +160,6 @@ def features(result: DavisResult, model: GridModel) -> Gallery:
             figures.append(Figure(picture, head_title(head), detail, enlarge=head == ENCODER))
         rows.append(Row("" if n % 2 else name, figures, 3))
     return Gallery("Features on held-out frames", text, rows)
-
-
-def _pixels(features: Float[np.ndarray, "c h w"]) -> Float[np.ndarray, "n c"]:
-    """Return about PCA_PIXELS feature vectors of a map, evenly spread."""
-    pixels = features.reshape(len(features), -1).T
-    return pixels[:: max(1, len(pixels) // PCA_PIXELS)]
 
 
 def example_section(root: Path, heads: Sequence[str], name: str) -> Gallery:
