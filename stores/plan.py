@@ -1,4 +1,4 @@
-"""Estimates for a store before anything is written: frames, bytes, files, memory and hours; and whether it fits."""
+"""Estimates for a store before anything is written: frames, bytes, files and memory; and whether it fits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ _RECORD_BYTES = 4096
 class Plan:
     """Counts and sizes in bytes of a store with all its clips."""
 
-    clips: int
     frames: int
     pairs: int
     tasks: int
@@ -35,21 +34,16 @@ class Plan:
     total_bytes: int  # estimate for the entire store
     largest_bytes: int  # of all arrays if nothing compresses
     clip_memory_bytes: int  # of one clip in memory: cues as float32, and encoded; shards are streamed
-    gpu_hours: float
 
 
-def plan(spec: StoreSpec, n_clips: int, frames_per_second: float) -> Plan:
-    """Return the plan for `n_clips` clips, given how many frames per second one device takes through all networks."""
-    if frames_per_second <= 0:
-        raise StoreError(f"the rate is {frames_per_second} frames per second; give one above 0")
+def plan(spec: StoreSpec, n_clips: int) -> Plan:
+    """Return the plan for `n_clips` clips."""
     specs, tasks = arrays(spec), -(-n_clips // spec.shard_clips)
     clip_bytes = {name: array.clip_bytes for name, array in specs.items()}
     cue_bytes = sum(math.prod(array.shape) * (1 if name == "rgb" else 4) for name, array in specs.items())
     array_bytes = {name: round(n_clips * size * COMPRESSED_SHARE.get(name, 1.0)) for name, size in clip_bytes.items()}
-    frames = n_clips * spec.geometry.frames
     return Plan(
-        clips=n_clips,
-        frames=frames,
+        frames=n_clips * spec.geometry.frames,
         pairs=n_clips * spec.geometry.pairs,
         tasks=tasks,
         files=(len(specs) + 1) * tasks + len(specs) + 7,
@@ -57,7 +51,6 @@ def plan(spec: StoreSpec, n_clips: int, frames_per_second: float) -> Plan:
         total_bytes=sum(array_bytes.values()) + tasks * _RECORD_BYTES,
         largest_bytes=n_clips * sum(clip_bytes.values()),
         clip_memory_bytes=cue_bytes + sum(clip_bytes.values()),
-        gpu_hours=frames / frames_per_second / 3600,
     )
 
 

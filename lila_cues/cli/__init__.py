@@ -10,12 +10,7 @@ import typer
 from lila_cues import console
 from lila_cues.cli import build, plan, store
 
-app = typer.Typer(
-    name="lila-cues",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
+app = typer.Typer(name="lila-cues", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 for command in (
     build.build, plan.plan, store.status, store.verify, store.repair, store.inspect, store.merge,
     plan.models, plan.profiles,

@@ -160,7 +160,7 @@ def run(config: BuildConfig, options: RunOptions) -> int:
     from lila_cues.pipeline import build, setup
 
     spec = build.store_spec(config, *encoder_sizes(config.encoder))
-    plan.require_room(plan.plan(spec, len(clips), frames_per_second=1.0), path, done)
+    plan.require_room(plan.plan(spec, len(clips)), path, done)
     networks = setup.setup(config, options, messages.note)
     store = build.open_store(path, config, options, networks, clips)
     del clips  # the names of all clips, which the build reads from the store

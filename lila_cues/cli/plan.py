@@ -11,6 +11,7 @@ from lila_cues.cli import build as options
 from lila_cues.config import PROFILES, BuildConfig
 from lila_cues.console import out
 from lila_cues.networks import registry
+from stores.errors import StoreError
 from stores.ledger import ABSENT
 from stores.plan import plan as make_plan
 from stores.plan import readable, require_room
@@ -55,6 +56,8 @@ def plan(
     Takes every option of `lila-cues build`: replace `build` by `plan` in a command to see what it will take.
     """
     resolved, run_options = options.resolve(locals())
+    if rate <= 0:
+        raise StoreError(f"the rate is {rate} frames per second; give one above 0")
     from lila_cues.networks.encoder import encoder_sizes
     from lila_cues.pipeline.build import store_spec
 
@@ -65,10 +68,10 @@ def plan(
     if path.exists():
         existing = stores.open(path)
         n_clips, spec, done = existing.n_clips, existing.spec, float((existing.statuses() != ABSENT).mean())
-    wanted = make_plan(spec, n_clips, rate)
+    wanted = make_plan(spec, n_clips)
     free = require_room(wanted, path, done)
     out.print(f"[bold]{path}[/]" + (f", {done:.0%} of it done" if done else ""))
-    out.print(f"clips        {wanted.clips:,}")
+    out.print(f"clips        {n_clips:,}")
     out.print(f"frames       {wanted.frames:,}, {wanted.pairs:,} pairs")
     out.print(
         f"bytes        about {readable(wanted.total_bytes)}, {readable(wanted.largest_bytes)} if nothing compresses"
@@ -82,7 +85,8 @@ def plan(
         f"memory       about {memory} per clip in progress, at most {CLIPS_IN_MEMORY} of them, beside the networks"
     )
     out.print(f"free disk    {readable(free)}")
-    hours = f"{wanted.gpu_hours:.3g}" if wanted.gpu_hours >= 0.001 else "under 0.001"
+    gpu_hours = wanted.frames / rate / 3600
+    hours = f"{gpu_hours:.3g}" if gpu_hours >= 0.001 else "under 0.001"
     out.print(f"GPU hours    {hours} at {rate:g} frames/s on one device (--rate)")
 
 

@@ -83,7 +83,7 @@ def verify(
     opened = stores.open(store)
     findings = _check(opened, quick, jobs)
     if deep:
-        from lila_cues.pipeline.recompute import load_recompute
+        from lila_cues.pipeline.task import load_recompute
 
         recompute = load_recompute(opened, root, device)
         with console.progress("clips") as bar:

@@ -41,11 +41,7 @@ def store_spec(config: BuildConfig, patch_size: int, width: int) -> stores.Store
 
 
 def open_store(
-    path: Path,
-    config: BuildConfig,
-    options: RunOptions,
-    networks: Networks,
-    clips: Sequence[str],
+    path: Path, config: BuildConfig, options: RunOptions, networks: Networks, clips: Sequence[str]
 ) -> CueStore:
     """Open the store of that config, or create it."""
     encoder, records = networks.encoder, networks.records()

@@ -18,7 +18,6 @@ from lila_cues.images import read_depth
 from lila_cues.sampling import FrameSelection, select_frames
 from stores.errors import LilaError
 
-"""Prefix of --depth DIR."""
 INVERSE_DEPTH_OF_1_M = 100.0
 """q = 100 / z[m]: s = 0.01 q of docs/method.md is then 1/z."""
 

@@ -1,4 +1,7 @@
-"""A task: the clips of one shard, from their ids to shard files and a ledger record. Independent of any scheduler."""
+"""A task: the clips of one shard, from their ids to shard files and a ledger record. Independent of any scheduler.
+
+`load_recompute` computes a stored clip's cues again, by the recipe in the store: for `lila-cues verify --deep`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.datasets import open_dataset
@@ -17,6 +21,7 @@ from lila_cues.pipeline.frames import ClipFrames, load_clip
 from lila_cues.pipeline.setup import Networks, load_networks
 from lila_cues.prefetch import map_ordered
 from lila_cues.video.decoders import require_decoder
+from stores.cues import ClipCues
 from stores.errors import LilaError
 from stores.shards import EncodedClip, encode_clip
 from stores.store import CueStore
@@ -110,7 +115,7 @@ def failure_reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:MAX_REASON]
 
 
-class Worker:
+class Worker(AbstractContextManager["Worker"]):
     """What one process needs to build tasks: dataset, networks, and pools of threads that decode and encode.
 
     `TASKS_AT_ONCE` threads may build tasks with one worker; the networks serve one clip after another.
@@ -135,13 +140,7 @@ class Worker:
         self.encode_pool = ThreadPoolExecutor(max(2, self.threads // 2), "encode")
         self._predict_lock = threading.Lock()
 
-    def __enter__(self) -> Worker:
-        return self
-
     def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         """Start no other clip, and wait for those that are begun."""
         self.stop.set()
         self.decode_pool.shutdown(cancel_futures=True)
@@ -165,3 +164,37 @@ class Worker:
             return reason
         with self.timer.host("compress"):
             return encode_clip(predictions.frames.clip_id, store.arrays, cues)
+
+
+def load_recompute(
+    store: CueStore, root: Path | None = None, device: str | None = None, networks: Networks | None = None
+) -> Callable[[CueStore, int], ClipCues]:
+    """Load the networks that a store was built with; return a function of (store, clip): cues before quantization.
+
+    `root`, `device` and `networks` replace the recorded ones.
+
+    Raises:
+        LilaError: no recipe in the store, or networks that are not those of the build.
+    """
+    recorded = store.provenance
+    if "settings" not in recorded:
+        raise LilaError(
+            f"expected the settings of its build in {store.path}, found none; only stores that `lila-cues build` of "
+            "this version wrote can be recomputed"
+        )
+    config = BuildConfig.from_dict(recorded["settings"], store.path)
+    options = RunOptions(root or Path(recorded["root"]), device=device or recorded["device"])
+    # PyAV gives the same frames as the recorded decoder
+    worker = Worker(config.replace(decoder="pyav"), options, networks, threads=1)
+    weights = config.fingerprint(worker.extractor.networks.records())["weights"]
+    changed = [kind for kind, hashes in store.fingerprint["weights"].items() if hashes != weights.get(kind)]
+    if changed:
+        raise LilaError(
+            f"expected the networks that {store.path} was built with, found others ({', '.join(changed)} differ); "
+            "restore the weight files at the places in its provenance"
+        )
+
+    def recompute(store: CueStore, clip: int) -> ClipCues:
+        return worker.extractor.finish(worker.predict(worker.load_clip(store.clip_id(clip))))
+
+    return recompute

@@ -140,10 +140,10 @@ def sample(maps: Sequence[Map]) -> Float[np.ndarray, "n c"]:
     return np.concatenate([features.reshape(len(features), -1)[:, ::step].T for features in maps])
 
 
-def cosine_error(rows: Float[np.ndarray, "n c"], decoded: Float[np.ndarray, "n k"], pairs: int = 4000) -> float:
-    """Return the 99th percentile of the error that the codes make in the cosines of random pairs of vectors."""
+def cosine_error(rows: Float[np.ndarray, "n c"], decoded: Float[np.ndarray, "n k"]) -> float:
+    """Return the 99th percentile of the error that the codes make in the cosines of 4,000 random pairs of vectors."""
     rng = np.random.Generator(np.random.Philox(0))
-    first, second = rng.integers(0, len(rows), (2, pairs))
+    first, second = rng.integers(0, len(rows), (2, 4000))
     cosines = []
     for vectors in (rows, decoded):
         unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

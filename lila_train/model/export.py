@@ -27,6 +27,7 @@ TOLERANCE = 1e-3  # of features of unit variance
 Run = Callable[[Float[np.ndarray, "b 3 H W"]], Float[np.ndarray, "b d H W"]]
 
 
+@torch.no_grad()
 def export(model: Lila, path: Path, sizes: Sequence[tuple[int, int, int]] | None = None) -> float:
     """Write the model to a .onnx or .pt2 file, run the file and return its largest difference to the model.
 
@@ -44,29 +45,21 @@ def export(model: Lila, path: Path, sizes: Sequence[tuple[int, int, int]] | None
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise LilaError(f"{', '.join(missing)} must be installed for ONNX; pip install 'lila-pixels[export]'")
-    portable = Portable(model).cpu().eval()
+    portable, patch = Portable(model).cpu().eval(), model.encoder.patch_size
+    sizes = sizes or [(1, 4 * patch, 6 * patch), (3, 5 * patch + 3, 3 * patch + 1), (2, 9 * patch - 1, 3 * patch)]
+    rng, difference = torch.Generator().manual_seed(0), 0.0
     with atomic_path(path) as temporary:
         _write(portable, temporary, model)
-        return _difference(portable, temporary, sizes)
-
-
-@torch.no_grad()
-def _difference(portable: Portable, path: Path, sizes: Sequence[tuple[int, int, int]] | None) -> float:
-    """Run a file and return its largest difference to the model; LilaError if it is above TOLERANCE."""
-    run = load_exported(path)
-    patch = portable.encoder.patch_size
-    sizes = sizes or [(1, 4 * patch, 6 * patch), (3, 5 * patch + 3, 3 * patch + 1), (2, 9 * patch - 1, 3 * patch)]
-    rng = torch.Generator().manual_seed(0)
-    difference = 0.0
-    for count, height, width in sizes:
-        images = torch.rand(count, 3, height, width, generator=rng)
-        expected = require_finite(portable(images), "the model").numpy()
-        difference = float(np.maximum(difference, np.abs(run(images.numpy()) - expected).max()))
-    if not difference <= TOLERANCE:
-        raise LilaError(
-            f"the exported file gives features that differ from the model's by up to {difference:.2g}, expected at "
-            f"most {TOLERANCE}; report this with the versions of torch and onnxruntime"
-        )
+        run = load_exported(temporary)
+        for count, height, width in sizes:
+            images = torch.rand(count, 3, height, width, generator=rng)
+            expected = require_finite(portable(images), "the model").numpy()
+            difference = float(np.maximum(difference, np.abs(run(images.numpy()) - expected).max()))
+        if not difference <= TOLERANCE:
+            raise LilaError(
+                f"the exported file gives features that differ from the model's by up to {difference:.2g}, expected "
+                f"at most {TOLERANCE}; report this with the versions of torch and onnxruntime"
+            )
     return difference
 
 

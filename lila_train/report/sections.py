@@ -32,12 +32,12 @@ ERROR_RAMP = np.array([[24, 30, 52], [54, 82, 140], [216, 120, 62], [252, 236, 1
 PCA_PIXELS = 4000  # of each map, evenly spread
 
 
-def cue_section(store: CueStore, examples: int = 2) -> Gallery:
-    """Return the cues of a few clips, each at the pair of frames with the most motion."""
+def cue_section(store: CueStore) -> Gallery:
+    """Return the cues of two clips, each at the pair of frames with the most motion."""
     clips = store.complete_clips()
     if not len(clips):
         raise LilaError(f"expected a complete clip in {store.path}, found none; build it with `lila-cues build`")
-    chosen = clips[np.linspace(0, len(clips) - 1, min(examples, len(clips))).astype(int)]
+    chosen = clips[np.linspace(0, len(clips) - 1, min(2, len(clips))).astype(int)]
     text = (
         "Stage one reads each video once and keeps these maps. Stage two never sees a label: it learns features from "
         "which one linear map predicts depth, motion and the encoder's own refined features in both frames of a pair."

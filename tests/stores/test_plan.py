@@ -15,13 +15,12 @@ from tests.stores import worlds
 
 
 def test_counts_equal_those_of_the_store(tmp_path: Path) -> None:
-    wanted = plan(worlds.SPEC, 11, frames_per_second=2.0)
+    wanted = plan(worlds.SPEC, 11)
     store = worlds.create(tmp_path / "cues.zarr", 11)
     worlds.fill(store)
     files = sum(path.is_file() for path in Path(store.path).rglob("*"))
     assert (wanted.tasks, wanted.frames, wanted.pairs) == (store.n_tasks, 44, 33)
     assert wanted.files == files
-    assert wanted.gpu_hours == pytest.approx(44 / 2 / 3600)
 
 
 def test_bytes_are_close_to_those_of_the_store(tmp_path: Path) -> None:
@@ -31,7 +30,7 @@ def test_bytes_are_close_to_those_of_the_store(tmp_path: Path) -> None:
         assert writer is not None
         worlds.add(store, writer, 0, store_scenes.clip(0))
     found = {name: (Path(store.path) / array.shard_key(0)).stat().st_size for name, array in store.arrays.items()}
-    wanted = plan(store.spec, 1, 1.0)
+    wanted = plan(store.spec, 1)
     for name in ("rgb", "depth", "flow_forward", "features"):
         assert wanted.array_bytes[name] == pytest.approx(found[name], rel=0.35)
     assert sum(found.values()) < wanted.largest_bytes * 1.01
@@ -39,17 +38,12 @@ def test_bytes_are_close_to_those_of_the_store(tmp_path: Path) -> None:
 
 
 def test_a_plan_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = plan(worlds.SPEC, 1000, 1.0)
+    wanted = plan(worlds.SPEC, 1000)
     room = SimpleNamespace(free=wanted.total_bytes // 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: room)
     with pytest.raises(StoreError, match=r"needs about .* more, and .* has .* free; take fewer clips"):
         require_room(wanted, tmp_path / "not" / "yet" / "cues.zarr")
     assert require_room(wanted, tmp_path / "cues.zarr", done_share=0.6) == wanted.total_bytes // 2
-
-
-def test_a_rate_of_zero_is_refused() -> None:
-    with pytest.raises(StoreError, match=r"the rate is 0.* frames per second; give one above 0"):
-        plan(worlds.SPEC, 10, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ class Again:
 
 @pytest.mark.parametrize("wrong", [False, True])
 def test_deep_verification_computes_again(store: CueStore, monkeypatch: pytest.MonkeyPatch, wrong: bool) -> None:
-    monkeypatch.setattr("lila_cues.pipeline.recompute.load_recompute", lambda *arguments: Again(wrong))
+    monkeypatch.setattr("lila_cues.pipeline.task.load_recompute", lambda *arguments: Again(wrong))
     result = run("verify", store.path, "--deep", 2)
     assert result.exit_code == int(wrong)
     assert ("recomputed, 1 % of it deviates by more than" in result.stdout) == wrong
@@ -226,6 +226,9 @@ def test_plan_before_and_within_a_build(tmp_path: Path) -> None:
     result = run("plan", *options)
     assert "57% of it done" in result.stdout
     assert "clips        7" in result.stdout
+    result = run("plan", *options, "--rate", 0)
+    assert isinstance(result.exception, StoreError)
+    assert "the rate is 0.0 frames per second; give one above 0" in str(result.exception)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 import stores
 from lila_cues.pipeline.build import build_local, open_store, store_spec
 from lila_cues.pipeline.cues import DERIVED, surface_normals
-from lila_cues.pipeline.recompute import load_recompute
-from lila_cues.pipeline.task import Worker
+from lila_cues.pipeline.task import Worker, load_recompute
 from lila_cues.viz import inspection
 from stores.encodings import FixedPoint
 from stores.errors import LilaError, StoreError

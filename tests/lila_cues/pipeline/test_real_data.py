@@ -14,9 +14,8 @@ from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.datasets import open_dataset
 from lila_cues.pipeline import build
 from lila_cues.pipeline.frames import base_box, crop
-from lila_cues.pipeline.recompute import load_recompute
 from lila_cues.pipeline.setup import load_networks
-from lila_cues.pipeline.task import Worker
+from lila_cues.pipeline.task import Worker, load_recompute
 from stores.errors import LilaError
 
 SIDE, BASE, FRAMES = 160, (320, 320), 4

@@ -10,8 +10,7 @@ import pytest
 
 import stores
 from lila_cues.pipeline import build
-from lila_cues.pipeline.recompute import load_recompute
-from lila_cues.pipeline.task import Worker
+from lila_cues.pipeline.task import Worker, load_recompute
 from stores.errors import LilaError
 from tests.lila_cues import barcodes, small_networks
 from tests.lila_cues.barcodes import Clip
