@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -28,20 +26,17 @@ EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 INTERRUPTED = "interrupted; completed work is kept, and the same command resumes it"
 
 
-class Interrupted(BaseException):
-    """Ctrl-C or SIGTERM. Not a KeyboardInterrupt, for which typer has a message and an exit status of its own."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(INTERRUPTED)
-        self.status = status
-
-
 def run(app: typer.Typer) -> None:
     """Run a command line; a user's or the system's error is one sentence and an exit status, not a traceback.
 
-    INFO messages of our packages' loggers go to stderr. Ctrl-C and SIGTERM raise Interrupted in the command.
+    INFO messages of our packages' loggers go to stderr. Ctrl-C and SIGTERM raise SystemExit in the command, not
+    KeyboardInterrupt, for which typer has a message and an exit status of its own.
     """
-    _show_log_messages()
+    for package in ("stores", "lila_cues", "lila_train"):
+        logger = logging.getLogger(package)
+        logger.setLevel(logging.INFO)
+        if not any(isinstance(handler, _ConsoleHandler) for handler in logger.handlers):
+            logger.addHandler(_ConsoleHandler())
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for number, handler in previous.items():
@@ -52,21 +47,19 @@ def run(app: typer.Typer) -> None:
         _fail(str(error), EXIT_BAD_INPUT)
     except OSError as error:
         _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_SYSTEM)
-    except Interrupted as error:
-        _end_interrupted(error.status)
     except KeyboardInterrupt:
-        _end_interrupted(EXIT_INTERRUPTED)
+        err.print(INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)
     except SystemExit as ended:
         if ended.code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
-            _end_interrupted(int(ended.code))
+            err.print(INTERRUPTED)
         raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def show_version(wanted: bool | None) -> None:
-    """Print the version and exit, if that is wanted."""
+def _show_version(wanted: bool | None) -> None:
     if wanted:
         out.print(f"lila-pixels {version('lila-pixels')}")
         raise typer.Exit
@@ -74,7 +67,7 @@ def show_version(wanted: bool | None) -> None:
 
 def common_options(
     _version: Annotated[
-        bool | None, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version.")
+        bool | None, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = None,
 ) -> None:
     """Options of both command lines, before the command."""
@@ -83,25 +76,12 @@ def common_options(
 def _interrupt(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGTERM:
         signal.signal(number, signal.SIG_IGN)  # a batch system may send it twice; the work done is published meanwhile
-    raise Interrupted(128 + number)
+    raise SystemExit(128 + number)
 
 
 def _fail(message: str, status: int) -> NoReturn:
     err.print(f"[bold red]error:[/] {escape(message)}")
     sys.exit(status)
-
-
-def _end_interrupted(status: int) -> NoReturn:
-    err.print(INTERRUPTED)
-    sys.exit(status)
-
-
-def _show_log_messages() -> None:
-    for package in ("stores", "lila_cues", "lila_train"):
-        logger = logging.getLogger(package)
-        logger.setLevel(logging.INFO)
-        if not any(isinstance(handler, _ConsoleHandler) for handler in logger.handlers):
-            logger.addHandler(_ConsoleHandler())
 
 
 class _ConsoleHandler(logging.Handler):
@@ -111,12 +91,10 @@ class _ConsoleHandler(logging.Handler):
         err.print(record.getMessage(), markup=False)
 
 
-@contextmanager
-def progress(unit: str) -> Iterator[bars.Progress]:
-    """Show a bar with the count, the rate in `unit` per second and the time left."""
+def progress(unit: str) -> bars.Progress:
+    """Return the context of a bar with the count, the rate in `unit` per second and the time left."""
     start = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn())
-    with bars.Progress(*start, _Rate(unit), bars.TimeRemainingColumn(), console=err, transient=False) as bar:
-        yield bar
+    return bars.Progress(*start, _Rate(unit), bars.TimeRemainingColumn(), console=err)
 
 
 class _Rate(bars.ProgressColumn):

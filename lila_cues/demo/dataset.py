@@ -16,8 +16,7 @@ import cv2
 import numpy as np
 
 from lila_cues import console
-from lila_cues.demo.render import render_frame, render_scene
-from lila_cues.demo.scenes import HEIGHT, WIDTH, Scene, draw_scene
+from lila_cues.demo.scenes import HEIGHT, WIDTH, Scene, draw_scene, render_frame, render_scene
 from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter, video_codec
 from lila_cues.viz.pictures import write_label_png

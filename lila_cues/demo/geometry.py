@@ -105,7 +105,7 @@ class Truth:
 
     def flow(self, t: int, other: int) -> Float32[np.ndarray, "2 y x"]:
         """Return the displacement in pixels, x first, of the surface at each pixel from frame t to frame `other`."""
-        there = _transformed(self.homographies[other], self.layers[t].reshape(-1), self._texels(t))
+        there = np.einsum("nij,jn->in", self.homographies[other][self.layers[t].ravel()], self._texels(t))
         moved = (there[:2] / there[2]).reshape(2, *self.layers.shape[1:])
         return (moved - np.indices(self.layers.shape[1:])[::-1]).astype(np.float32)
 
@@ -131,13 +131,4 @@ class Truth:
         """Each pixel's point on its layer, times inverse depth: 3 × pixels."""
         y, x = np.indices(self.layers.shape[1:], float).reshape(2, -1)
         pixels = np.stack([x, y, np.ones_like(x)])
-        return _transformed(np.linalg.inv(self.homographies[t]), self.layers[t].reshape(-1), pixels)
-
-
-def _transformed(matrices: np.ndarray, layers: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Multiply each point (a column) by the matrix of its layer."""
-    result = np.empty_like(points)
-    for layer in np.unique(layers):
-        chosen = layers == layer
-        result[:, chosen] = matrices[layer] @ points[:, chosen]
-    return result
+        return np.einsum("nij,jn->in", np.linalg.inv(self.homographies[t])[self.layers[t].ravel()], pixels)

@@ -10,8 +10,7 @@ import pytest
 
 from lila_cues.demo.dataset import SceneSeed, Split, render_demo, visible_scene
 from lila_cues.demo.geometry import Truth
-from lila_cues.demo.render import render_scene
-from lila_cues.demo.scenes import Scene
+from lila_cues.demo.scenes import Scene, render_scene
 
 
 @dataclass(frozen=True)
