@@ -46,7 +46,7 @@ class BuildConfig(Config):
     max_gap: PositiveInt = Field(5, description="T: largest distance of the frames of a pair, in source frames.")
     extra_cues: tuple[str, ...] = Field((), description="Additional cues, comma-separated: normals.")
 
-    profile: str | None = Field(None, description="Networks and sizes under one name: `lila-cues profiles`.")
+    profile: str | None = Field(None, description="Networks and sizes: tiny, small, base or large.")
     encoder: str = Field(description="A ViT of timm, or dinov2_vits14 and variants.")
     encoder_weights: str | None = Field(None, description="Weight file, or random:SEED; none: published weights.")
     depth: str = Field(description="Depth network, or files:DIR with 16-bit PNGs in mm, DIR/CLIP/FRAME.png.")

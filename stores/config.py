@@ -162,7 +162,7 @@ def _range(cls: type[Config], name: str) -> str:
     if get_origin(kind) is Literal:
         return _either(kind)
     if get_origin(kind) is tuple:
-        parts = get_args(kind)
+        parts = tuple(get_args(part)[0] if get_origin(part) is Annotated else part for part in get_args(kind))
         if get_origin(parts[0]) is Literal:
             return f"{_either(parts[0])}, or several with commas between"
         values = {float: "numbers", int: "whole numbers"}.get(parts[0], "names")

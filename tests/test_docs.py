@@ -24,6 +24,7 @@ from lila_train.evaluation.dense.training import ProbeRecipe
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.protocols import open_task
 from stores.errors import LilaError
+from tests import settings_page
 from tests.test_readme import PROGRAMS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,6 +86,11 @@ def test_every_protocol_is_described() -> None:
     text = (ROOT / "docs/protocols.md").read_text()
     names = {name: name if name in text else f"`@{name.partition('@')[2]}`" for name in protocols.PROTOCOLS}
     assert [name for name, shown in names.items() if shown not in text] == []
+
+
+def test_the_tables_of_settings_are_those_of_the_code() -> None:
+    found = (ROOT / "docs/settings.md").read_text()
+    assert found == settings_page.page(), "run `python -m tests.settings_page > docs/settings.md`"
 
 
 def test_the_arrays_of_the_format_are_those_of_a_store() -> None:

@@ -22,7 +22,7 @@ class FeatureConfig(Config):
         ("npz", "pca"), description="Of arrays, and pca for pictures; comma-separated, or given more than once."
     )
     size: PositiveInt | None = Field(None, description="Short side in pixels; none: the input's own.")
-    tile: PositiveInt | None = Field(None, description="Side of tiles in pixels, to save memory; none: as few as fit.")
+    tile: PositiveInt | None = Field(None, description="Side of tiles in pixels, to save memory; none: only as needed.")
     overlap: NonNegativeInt | None = Field(
         None, description="Least overlap of tiles in pixels; none: a quarter of a tile."
     )
