@@ -9,9 +9,8 @@ from pathlib import Path
 
 from lila_cues.inputs import find_dataset
 from lila_train.evaluation.config import EvalConfig
-from lila_train.evaluation.davis.fast_probe import fit_fast
 from lila_train.evaluation.davis.knn import DinoPropagation, KnnTask, knn_task
-from lila_train.evaluation.davis.linear_probe import fit, linear_probe_task
+from lila_train.evaluation.davis.linear_probe import linear_probe_task
 from lila_train.evaluation.dense import normals, segmentation
 from lila_train.evaluation.dense.task import dense_task
 from lila_train.evaluation.harness import Task
@@ -40,13 +39,9 @@ def open_task(protocol: str, data: Path | None, config: EvalConfig, memory: int 
 _open_ade_150 = partial(segmentation.open_ade, segmentation.ADE_150_LABELS, 150)
 _open_ade_151 = partial(segmentation.open_ade, segmentation.ADE_151_LABELS, 151)
 
-PROTOCOLS: dict[
-    str, tuple[str, Callable[[Path, EvalConfig], Task]]
-] = {  # by id: name of the data folder, how to open it
-    "davis-lp@lila": (
-        "davis",
-        lambda data, config: linear_probe_task(data, config, fit_fast if config.fast_probe else fit),
-    ),
+OpenTask = Callable[[Path, EvalConfig], Task]
+PROTOCOLS: dict[str, tuple[str, OpenTask]] = {  # by id: name of the data folder, how to open it
+    "davis-lp@lila": ("davis", linear_probe_task),
     "davis-knn@lila": ("davis", partial(knn_task, "davis-knn@lila", Propagation())),
     "davis-knn@dino": ("davis", partial(knn_task, "davis-knn@dino", DinoPropagation())),
     "nyuv2-normals@lila": ("nyuv2", partial(dense_task, normals.NYU_LILA, normals.open_nyu)),

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lila_train.evaluation.davis.fast_probe import fit_fast
-from lila_train.evaluation.davis.linear_probe import LpSettings, Problem, fit, initial_parameters
+from lila_train.evaluation.davis.linear_probe import LpSettings, Problem, fit, fit_fast, initial_parameters
 from tests.benchmarks import figures, meter
 from tests.benchmarks.figures import Bar, Quantity
 

@@ -58,10 +58,15 @@ def neighborhood_attention(
         neighbors(length, side, step).to(queries.device)
         for length, side, step in zip((height, width), kernel_size, dilation, strict=True)
     )
-    parts = [
-        _attend(queries[:, top : top + ROWS_AT_ONCE], keys, values, rows[top : top + ROWS_AT_ONCE], columns)
-        for top in range(0, height, ROWS_AT_ONCE)
-    ]
+    parts = []
+    for part, part_rows in zip(queries.split(ROWS_AT_ONCE, dim=1), rows.split(ROWS_AT_ONCE), strict=True):
+        window = [(row, column) for row in part_rows.T for column in columns.T]
+        scores = torch.stack([(part * keys[:, row][:, :, column]).sum(dim=-1) for row, column in window])
+        weights = torch.softmax(queries.shape[-1] ** -0.5 * scores, dim=0)
+        attended = values.new_zeros(*part.shape[:-1], values.shape[-1])
+        for weight, (row, column) in zip(weights, window, strict=True):
+            attended.addcmul_(weight[..., None], values[:, row][:, :, column])
+        parts.append(attended)
     return torch.cat(parts, dim=1)
 
 
@@ -77,14 +82,3 @@ def neighbors(length: int, side: int, step: int) -> Int[Tensor, "length side"]:
         )
     first = torch.minimum((within - side // 2).clamp_min(0), size - side)
     return (first[:, None] + torch.arange(side)) * step + group[:, None]
-
-
-def _attend(queries: Heads, keys: Heads, values: Heads, rows: Tensor, columns: Tensor) -> Heads:
-    scale = queries.shape[-1] ** -0.5
-    window = [(row, column) for row in rows.T for column in columns.T]
-    scores = [(queries * keys[:, row][:, :, column]).sum(dim=-1) for row, column in window]
-    weights = torch.softmax(scale * torch.stack(scores), dim=0)
-    result = torch.zeros(*queries.shape[:-1], values.shape[-1], dtype=values.dtype, device=values.device)
-    for weight, (row, column) in zip(weights, window, strict=True):
-        result.addcmul_(weight[..., None], values[:, row][:, :, column])
-    return result

@@ -54,9 +54,8 @@ def _sequence(root: Path, name: str, list_file: Path) -> DavisSequence:
     for folder in (frames, masks):
         if not folder.is_dir():
             raise LilaError(f"expected the folder {folder} of the sequence {name} that {list_file} lists, found none")
-    stems = sorted(
-        {path.stem for path in (*list_files(frames, {".jpg"}), *list_files(masks, {".png"}))}, key=natural_order
-    )
+    found = (*list_files(frames, {".jpg"}), *list_files(masks, {".png"}))
+    stems = sorted({path.stem for path in found}, key=natural_order)
     if not stems:
         raise LilaError(f"expected frames 00000.jpg, 00001.jpg, … in {frames}, found none")
     for stem in stems:
@@ -65,13 +64,11 @@ def _sequence(root: Path, name: str, list_file: Path) -> DavisSequence:
     numbers = {int(stem) for stem in stems}
     if gaps := sorted(set(range(max(numbers) + 1)) - numbers):
         raise LilaError(f"expected frames numbered from 0 without a gap in {frames}, found no frame {gaps[0]:05d}")
-    sequence = DavisSequence(
-        tuple(frames / f"{stem}.jpg" for stem in stems), tuple(masks / f"{stem}.png" for stem in stems)
-    )
-    for path in (*sequence.frames, *sequence.masks):
+    images, labels = [frames / f"{stem}.jpg" for stem in stems], [masks / f"{stem}.png" for stem in stems]
+    for path in (*images, *labels):
         if not path.is_file():
             raise LilaError(f"expected a frame and a mask for every number, found no {path}; restore the file")
-    return sequence
+    return DavisSequence(tuple(images), tuple(labels))
 
 
 @dataclass(frozen=True)
@@ -112,16 +109,9 @@ class DavisTask(ABC):
     data: DavisData
     config: EvalConfig
 
-    @property
-    @abstractmethod
-    def settings(self) -> dict[str, Any]: ...
-
     @abstractmethod
     def segment(self, model: GridModel, head: str, name: str, frames: Frames, first: Labels) -> Iterator[Labels]:
         """Yield the labels of each later frame of sequence `name` at native size; `first` has those of the first."""
-
-    @abstractmethod
-    def derived(self, model: GridModel) -> dict[str, Any]: ...
 
     def parts(self) -> dict[str, int]:
         """Return the number of frames to predict, by sequence."""

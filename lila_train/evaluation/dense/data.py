@@ -14,7 +14,7 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 from torchvision.transforms import v2
 
-from lila_train.model.resize import Size
+from lila_train.model.resize import Size, size_of
 from stores.errors import LilaError
 
 NO_CROP = 100_000  # side of a view in pixels, larger than any image
@@ -53,8 +53,8 @@ class TrainView:
     jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)  # brightness, contrast, saturation
 
     def apply(self, example: Example, flip: Flip, rng: np.random.Generator) -> View:
-        box = _box(*random_box(example.image.shape[1], example.image.shape[2], self.area, self.ratio, rng))
-        image, target = _resize(example.image[box], example.target[box], (self.side, self.side))
+        box = _box(*random_box(*size_of(example.image), self.area, self.ratio, rng))
+        image, target = _resize(example.image[box] / 255, example.target[box], (self.side, self.side))
         if rng.random() < 0.5:
             image, target = image.flip(-1), flip(target)
         return _jitter(image, self.jitter, rng), target
@@ -97,10 +97,8 @@ class CenterView:
     def apply(self, example: Example, flip: Flip, rng: np.random.Generator) -> View:
         image, target = ValView(self.side, self.side).apply(example)
         if rng.random() < self.zoom:
-            height, width = image.shape[1:]
-            box = _box(*random_box(height, width, self.area, (1.0, 1.0), rng))
-            image = F.interpolate(image[box][None], (height, width), mode="bilinear", antialias=True)[0].clamp(0, 1)
-            target = _nearest(target[box], (height, width))
+            box = _box(*random_box(*size_of(image), self.area, (1.0, 1.0), rng))
+            image, target = _resize(image[box], target[box], size_of(image))
         if rng.random() < self.recolor:
             image = _jitter(image, self.jitter, rng)
         return image, target
@@ -178,16 +176,12 @@ def _box(top: int, left: int, height: int, width: int) -> tuple[slice, slice, sl
 def _scaled(example: Example, short_side: float | int) -> View:
     height, width = example.image.shape[1:]
     scale = short_side / min(height, width)
-    return _resize(example.image, example.target, (max(1, round(height * scale)), max(1, round(width * scale))))
+    return _resize(example.image / 255, example.target, (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
-def _resize(image: UInt8[Tensor, "3 a b"], target: Shaped[Tensor, "t a b"], size: Size) -> View:
-    resized = F.interpolate(image[None].float() / 255, size, mode="bilinear", align_corners=False, antialias=True)
-    return resized[0].clamp(0, 1), _nearest(target, size)
-
-
-def _nearest(target: Shaped[Tensor, "t a b"], size: Size) -> Shaped[Tensor, "t h w"]:
-    return F.interpolate(target[None].double(), size, mode="nearest-exact")[0].to(target.dtype)
+def _resize(image: Float[Tensor, "3 a b"], target: Shaped[Tensor, "t a b"], size: Size) -> View:
+    resized = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0].clamp(0, 1)
+    return resized, F.interpolate(target[None].double(), size, mode="nearest-exact")[0].to(target.dtype)
 
 
 def _jitter(

@@ -10,8 +10,15 @@ from torch import nn
 
 from lila_train.evaluation import protocols
 from lila_train.evaluation.config import EvalConfig
-from lila_train.evaluation.davis.fast_probe import coarsened, fit_fast
-from lila_train.evaluation.davis.linear_probe import LinearProbeTask, LpSettings, Problem, fit, initial_parameters
+from lila_train.evaluation.davis.linear_probe import (
+    LinearProbeTask,
+    LpSettings,
+    Problem,
+    coarsened,
+    fit,
+    fit_fast,
+    initial_parameters,
+)
 from lila_train.evaluation.davis.task import open_davis
 from stores.errors import LilaError
 from tests.lila_train.evaluation.test_harness import CPU, StandIn
