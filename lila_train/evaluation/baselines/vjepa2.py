@@ -32,9 +32,11 @@ class VJepa2(FrameTransformer):
     def blocks(self, grid: tuple[int, int]) -> list[Callable[[Tokens], Any]]:
         rows, columns = (torch.arange(count, device=self.device) for count in grid)
         positions = (rows[:, None] * ROW + columns).flatten()
-        return [
-            lambda tokens, layer=layer: layer(tokens, positions.expand(len(tokens), -1)) for layer in self.encoder.layer
-        ]
+
+        def positioned(layer: Any) -> Callable[[Tokens], Any]:
+            return lambda tokens: layer(tokens, positions.expand(len(tokens), -1))
+
+        return [positioned(layer) for layer in self.encoder.layer]
 
 
 def transformer(place: str) -> VJepa2:

@@ -46,9 +46,8 @@ def summarize(scores: Iterable[ObjectScore]) -> dict[str, float | None]:
         curves = {"J": statistics(score.region), "F": statistics(score.boundary)}
         sums += MeanSums.of({f"{key}_{name}": x for key, curve in curves.items() for name, x in curve.items()})
     j, f = sums.mean("J_mean"), sums.mean("F_mean")
-    joint = None if j is None or f is None else (j + f) / 2
     others = {name: sums.mean(name) for name in ("J_recall", "J_decay", "F_recall", "F_decay")}
-    return {"J": j, "F": f, "JF": joint, **others}
+    return {"J": j, "F": f, "JF": None if j is None or f is None else (j + f) / 2, **others}
 
 
 def statistics(values: Sequence[float]) -> dict[str, float]:

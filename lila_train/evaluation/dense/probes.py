@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_cues.networks import weights
-from lila_train.evaluation.models import ENCODER, GridModel, PixelModel
+from lila_train.evaluation.models import ENCODER, GridModel, feature_map
 from lila_train.model.lila import require_finite
 from lila_train.model.resize import Size, size_of, to_size, to_whole_patches
 
@@ -44,17 +44,10 @@ class FrozenFeatures:
 
 @torch.no_grad()
 def features_of(model: GridModel, head: str, images: Float[Tensor, "b 3 H W"]) -> FrozenFeatures:
-    """Return the model's features; images whose sides are no multiples of the patch are resized to the nearest.
-
-    Raises:
-        LilaError: a feature is NaN or infinite.
-    """
+    """Return the model's features, LilaError if one is not finite; images are resized to the nearest whole patches."""
     fitted = to_whole_patches(images, model.patch_size)
-    taps = model.encoder_taps(fitted)
-    pixels = model.pixel_map(fitted) if head != ENCODER and isinstance(model, PixelModel) else None
-    for features in taps if pixels is None else (*taps, pixels):
-        require_finite(features, head)
-    return FrozenFeatures(size_of(images), taps, pixels)
+    taps = tuple(require_finite(grid, head) for grid in model.encoder_taps(fitted))
+    return FrozenFeatures(size_of(images), taps, None if head == ENCODER else feature_map(model, head)(fitted))
 
 
 def seeded(build: BuildProbe, widths: tuple[int, int | None], n_outputs: int, seed: int) -> nn.Module:

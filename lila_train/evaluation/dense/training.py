@@ -105,10 +105,9 @@ def train(
     fingerprint: str,
     advance: Callable[[], None],
 ) -> None:
-    """Train to the last step, from the checkpoint if there is one; `advance` is called per step, done or skipped.
+    """Train to the last step, from the checkpoint if there is one; LilaError if that has another fingerprint.
 
-    Raises:
-        LilaError: the checkpoint has another fingerprint.
+    `advance` is called per step, done or skipped.
     """
     recipe, n_examples = protocol.recipe, len(data.train)
     optimizer = OPTIMIZERS[recipe.optimizer](probe.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)

@@ -54,11 +54,7 @@ SCENES = tuple(f"{start} in the scene." for start in _SCENES)
 
 @dataclass(frozen=True)
 class ClassTexts:
-    """Unit embeddings of classes: from a .npy file in order, or CLIP's of their names in sentences.
-
-    Raises:
-        LilaError: there is no such file.
-    """
+    """Unit embeddings of classes: from a .npy file in order (LilaError if missing), or CLIP's of names in sentences."""
 
     names: Sequence[str]
     templates: Sequence[str]
