@@ -35,6 +35,7 @@ class BuildConfig(Config):
     own_options: ClassVar[frozenset[str]] = frozenset((
         "dataset", "limit", "seed", "decoder", "max_gap", "extra_cues", "profile", "encoder", "encoder_weights",
         "depth", "depth_weights", "flow", "flow_weights", "flow_updates", "attention", "precision", "compile",
+        "rgb_codec", "base_size", "feature_size", "shard_clips",
     ))  # fmt: skip
 
     dataset: str = Field(description="demo, videos, frames, kinetics, youtube-vos or davis.")
@@ -58,9 +59,12 @@ class BuildConfig(Config):
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Of depth and flow.")
     compile: bool = Field(False, description="Compile depth and flow: slow start, then faster.")
 
-    base_size: PositiveInt = Field(480, description="Of the stored RGB, the base crop.")
+    rgb_codec: Literal["zstd", "jpeg"] = Field(
+        "zstd", description="Of the stored RGB: lossless, or JPEG 4:4:4 of quality 95, a sixth of the bytes."
+    )
+    base_size: PositiveInt = Field(480, description="Side of the stored RGB, the base crop, in px.")
     cue_size: PositiveInt = Field(224, description="Of depth and flow, and of the last PAMR scale.")
-    feature_size: PositiveInt = Field(112, description="Of the stored refined features.")
+    feature_size: PositiveInt = Field(112, description="Side of the stored refined features.")
     channels: PositiveInt = Field(64, description="Encoder channels stored per clip.")
     frames: PositiveInt = Field(16, description="Frames stored per clip.")
     pairs: PositiveInt = Field(12, description="Pairs of frames stored per clip.")

@@ -2,11 +2,12 @@
 
 An encoding casts or quantizes values. Values that it cannot represent (NaN, infinite, out of range) are stored as
 *missing* and decoded to NaN. A chunk is then stored as `compressed ‖ crc32c` (4 bytes, little endian), as the Zarr v3
-codecs `blosc` and `crc32c` define it. Only this module calls the compressor and the checksum.
+codecs `blosc` and `crc32c` define it; frames may be JPEG instead. Only this module calls compressors and checksum.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from dataclasses import field
@@ -15,10 +16,12 @@ from typing import Any, Literal
 import google_crc32c
 import numpy as np
 from numcodecs import blosc
+from PIL import Image
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 CHECKSUM_BYTES = 4
+JPEG_CODEC = "lila.jpeg"  # its name in Zarr metadata
 NO_OTHERS = ConfigDict(extra="forbid")  # a spec of JSON values has no unknown fields
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 _LARGEST_PER_MAP = np.float32(1e38)  # beyond it, scale · 127 might be infinite
@@ -61,14 +64,58 @@ class Blosc:
         name, shuffle = self.compressor.encode(), _SHUFFLES[self.shuffle]
         return with_checksum(blosc.compress(contiguous, name, self.level, shuffle, self.block))
 
+    def decode_into(self, encoded: np.ndarray, chunk: np.ndarray) -> None:
+        """Verify encoded bytes (uint8) and decompress them into `chunk`, contiguous and of the right size.
+
+        Raises:
+            ChecksumError: the bytes are damaged, or those of a chunk of another size.
+        """
+        body = verified(encoded)
+        if int.from_bytes(body[4:8].tobytes(), "little") != chunk.nbytes:  # blosc's header: bytes when decompressed
+            raise ChecksumError(f"it does not hold the {chunk.nbytes} bytes of a chunk")
+        try:
+            blosc.decompress(body, chunk)
+        except (RuntimeError, ValueError) as error:
+            raise ChecksumError(str(error)) from error
+
+
+@dataclass(frozen=True, config=NO_OTHERS)
+class Jpeg:
+    """A frame y×x×3 of uint8 as JPEG without chroma subsampling (4:4:4); of rgb alone.
+
+    At quality 95 the mean error is 0.8 to 1.1 gray levels on frames of DAVIS, and a file has a fifth of zstd's size.
+    """
+
+    quality: int
+
+    def metadata(self, itemsize: int) -> list[dict[str, Any]]:
+        """Return the Zarr v3 codecs of an inner chunk; zarr-python finds the first in stores/jpeg.py."""
+        return [{"name": JPEG_CODEC, "configuration": {"quality": self.quality}}, {"name": "crc32c"}]
+
+    def encode(self, chunk: np.ndarray) -> bytes:
+        """Compress a frame and append its checksum."""
+        file = io.BytesIO()
+        Image.fromarray(chunk).save(file, "JPEG", quality=self.quality, subsampling=0)
+        return with_checksum(file.getvalue())
+
+    def decode_into(self, encoded: np.ndarray, chunk: np.ndarray) -> None:
+        """Verify encoded bytes (uint8) and decompress them into `chunk`; ChecksumError as `Blosc.decode_into`."""
+        try:
+            frame = np.asarray(Image.open(io.BytesIO(verified(encoded)), formats=["JPEG"]))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ChecksumError(f"it is no JPEG: {error}") from error
+        if frame.shape != chunk.shape:
+            raise ChecksumError(f"it holds a frame of {frame.shape}, not {chunk.shape}")
+        chunk[...] = frame
+
 
 @dataclass(frozen=True, config=NO_OTHERS)
 class Cast:
-    """Stored in `dtype`: relative rounding error 2⁻¹¹ for float16, none for integers."""
+    """Stored in `dtype`: relative rounding error 2⁻¹¹ for float16, none for integers; uint8 frames may be JPEG."""
 
     kind: Literal["plain"] = field(default="plain", kw_only=True)
     dtype: str
-    codec: Blosc = Blosc()
+    codec: Blosc | Jpeg = Blosc()
 
 
 @dataclass(frozen=True, config=NO_OTHERS)
@@ -149,21 +196,6 @@ def error_bound(encoding: Encoding, values: np.ndarray) -> np.ndarray:
         return np.zeros_like(values)
     info = np.finfo(dtype)
     return np.maximum(np.abs(values) * 2.0 ** -(info.nmant + 1), float(info.smallest_subnormal) / 2)
-
-
-def decode_into(encoded: np.ndarray, chunk: np.ndarray) -> None:
-    """Verify encoded bytes (uint8) and decompress them into `chunk`, contiguous and of the right size.
-
-    Raises:
-        ChecksumError: the bytes are damaged, or those of a chunk of another size.
-    """
-    body = verified(encoded)
-    if int.from_bytes(body[4:8].tobytes(), "little") != chunk.nbytes:  # blosc's header: bytes when decompressed
-        raise ChecksumError(f"it does not hold the {chunk.nbytes} bytes of a chunk")
-    try:
-        blosc.decompress(body, chunk)
-    except (RuntimeError, ValueError) as error:
-        raise ChecksumError(str(error)) from error
 
 
 def with_checksum(body: bytes) -> bytes:

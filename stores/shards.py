@@ -21,7 +21,7 @@ import numpy as np
 from stores.atomic import write_all
 from stores.backends import Blob, Files
 from stores.cues import ClipCues
-from stores.encodings import CHECKSUM_BYTES, ChecksumError, crc32c, decode_into, encode, verified, with_checksum
+from stores.encodings import CHECKSUM_BYTES, ChecksumError, crc32c, encode, verified, with_checksum
 from stores.errors import StoreError
 from stores.spec import ArraySpec
 
@@ -161,7 +161,7 @@ class ShardReader(threading.local):
                     self._shards.popitem(last=False)
             self._shards.move_to_end(key)
             for part, chunk in zip(self._shards[key].read(position, parts), out, strict=True):
-                decode_into(np.frombuffer(part, np.uint8), chunk)
+                spec.encoding.codec.decode_into(np.frombuffer(part, np.uint8), chunk)
         except ChecksumError as error:
             raise StoreError(
                 f"the shard {self._files.location}/{spec.shard_key(task)} is damaged (clip {clip}: {error}); "

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from stores.encodings import NO_OTHERS, Blosc, Cast, Encoding, FixedPoint, PerMapInt8, missing_value
+from stores.encodings import NO_OTHERS, Blosc, Cast, Encoding, FixedPoint, Jpeg, PerMapInt8, missing_value
 from stores.errors import StoreError
 
 FORMAT = "lila-cue-store"
@@ -22,6 +22,7 @@ VERSION = 1
 
 # chosen by tests/benchmarks/store_encodings.py
 RGB = Cast("uint8", Blosc("zstd", 3, "noshuffle"))
+RGB_CODECS = {"zstd": RGB, "jpeg": Cast("uint8", Jpeg(95))}
 DEPTH = Cast("float16", Blosc("zstd", 1, "bitshuffle"))
 FLOW = FixedPoint(1 / 64, "int16", Blosc("zstd", 3, "shuffle"))
 FEATURES = PerMapInt8("int8", Blosc("zstd", 1, "bitshuffle"))

@@ -11,7 +11,7 @@ import numpy as np
 
 from stores import encodings, metadata
 from stores.cues import ClipCues, first_not_finite
-from stores.encodings import ChecksumError, crc32c, decode_into
+from stores.encodings import ChecksumError, crc32c
 from stores.errors import StoreError
 from stores.ledger import COMPLETE, TaskRecord
 from stores.metadata import NAMES_KEY, OFFSETS_KEY, STATUS_KEY
@@ -132,7 +132,7 @@ def wrong_values(arrays: Mapping[str, ArraySpec], chunks: EncodedClip) -> Iterat
     stored = {name: np.empty(spec.shape, spec.dtype) for name, spec in arrays.items()}
     for name, parts in chunks.items():
         for part, chunk in zip(parts, stored[name] if arrays[name].split else [stored[name]], strict=True):
-            decode_into(np.frombuffer(part, np.uint8), chunk)
+            arrays[name].encoding.codec.decode_into(np.frombuffer(part, np.uint8), chunk)
     values: dict[str, np.ndarray] = {}
     for name, spec in arrays.items():
         values[name] = encodings.decode(spec.encoding, stored[name], stored.get(f"{name}_scale"))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 ALL_COMPLETE, SOME_FAILED = 0, 1
 data = partial(typer.Option, rich_help_panel="Data")
 network = partial(typer.Option, rich_help_panel="Networks")
+stored = partial(typer.Option, rich_help_panel="Store")
 running = partial(typer.Option, rich_help_panel="Run")
 
 
@@ -41,7 +42,7 @@ def _field(name: str, default: str = "") -> str:
 
 # The options of `build` and of `plan`. None: as the profile has it, or the setting's own default.
 PROFILE = "Networks and sizes: tiny, small, base or large. Default: small on a GPU; tiny on a CPU and for the demo."
-SET = "Any other setting, such as base_size=256; may be given more than once. `lila-cues profiles NAME` lists them."
+SET = "Any other setting, such as channels=32; may be given more than once. `lila-cues profiles NAME` lists them."
 WORKERS = "Number of processes on this machine, sharing its GPUs or cores. Default: this process."
 SHARD = "Build share I of N of the tasks, I from 0; a SLURM array needs no scheduler. Default: all tasks."
 
@@ -67,6 +68,10 @@ Compile = Annotated[bool | None, network("--compile", help=_field("compile"))]
 Set = Annotated[list[str] | None, network("--set", metavar="NAME=VALUE", help=SET)]
 ConfigFile = Annotated[Path | None, network("--config", help="Another store, to take its settings; no --profile then.")]
 Device = Annotated[str, running(help="auto (a GPU if there is one), cpu, cuda, cuda:1 …")]
+RgbCodec = Annotated[str | None, stored(help=_field("rgb_codec", "zstd"))]
+BaseSize = Annotated[int | None, stored(help=_field("base_size", "the profile's"))]
+FeatureSize = Annotated[int | None, stored(help=_field("feature_size", "the profile's"))]
+ShardClips = Annotated[int | None, stored(help=_field("shard_clips", "16"))]
 OnlyFailed = Annotated[bool, running("--only-failed", help="Retry the failed clips, build no others.")]
 MaxFailures = Annotated[int | None, running(min=0, help="Stop when more clips than this fail. Default: no limit.")]
 Workers = Annotated[int | None, running(min=1, help=WORKERS)]
@@ -94,6 +99,10 @@ def build(
     attention: Attention = None,
     precision: Precision = None,
     compile: Compile = None,
+    rgb_codec: RgbCodec = None,
+    base_size: BaseSize = None,
+    feature_size: FeatureSize = None,
+    shard_clips: ShardClips = None,
     set_: Set = None,
     config: ConfigFile = None,
     device: Device = "auto",

@@ -22,6 +22,7 @@ from lila_cues.pipeline.setup import Networks
 from lila_cues.pipeline.task import TASKS_AT_ONCE, OnClipDone, TaskReport, Worker, build_task
 from lila_cues.video.decoders import decoder_version
 from stores.errors import LilaError
+from stores.spec import RGB_CODECS
 from stores.store import CueStore
 
 LOG = "build.jsonl"
@@ -37,7 +38,8 @@ def store_spec(config: BuildConfig, patch_size: int, width: int) -> stores.Store
     if unknown := [name for name in config.extra_cues if name not in DERIVED]:
         raise LilaError(f"expected --extra-cues to be some of {', '.join(DERIVED)}, found {', '.join(unknown)}")
     extra = tuple(DERIVED[name].maps for name in config.extra_cues)
-    return stores.StoreSpec(config.geometry(patch_size, width), config.shard_clips, extra=extra)
+    rgb = RGB_CODECS[config.rgb_codec]
+    return stores.StoreSpec(config.geometry(patch_size, width), config.shard_clips, rgb, extra=extra)
 
 
 def open_store(

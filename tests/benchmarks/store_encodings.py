@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numcodecs import blosc
 
-from stores.encodings import Blosc, Cast, Encoding, FixedPoint, decode_into
+from stores.encodings import Blosc, Cast, Encoding, FixedPoint
 from stores.spec import DEPTH, FEATURES, FLOW, RGB
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Quantity
@@ -89,7 +89,9 @@ def measure(maps: np.ndarray, encoding: Encoding) -> Measured:
         encoded_chunks = [encoding.codec.encode(each) for each in arrays]
         encode_s.append(time.process_time() - start)
         start = time.process_time()
-        chunks = [_decompressed(payload, array) for payload, array in zip(encoded_chunks, arrays, strict=True)]
+        chunks = [
+            _decompressed(encoding, payload, array) for payload, array in zip(encoded_chunks, arrays, strict=True)
+        ]
         decode_s.append(time.process_time() - start)
         decoded = [decode(encoding, chunk, scales) for chunk, (_, scales) in zip(chunks, stored, strict=True)]
     size = float(np.mean([len(payload) for payload in encoded_chunks]))
@@ -106,9 +108,9 @@ def measure(maps: np.ndarray, encoding: Encoding) -> Measured:
     )
 
 
-def _decompressed(payload: bytes, like: np.ndarray) -> np.ndarray:
+def _decompressed(encoding: Encoding, payload: bytes, like: np.ndarray) -> np.ndarray:
     chunk = np.empty(like.shape, like.dtype)  # in C order, as stored, whatever the order of `like`
-    decode_into(np.frombuffer(payload, np.uint8), chunk)
+    encoding.codec.decode_into(np.frombuffer(payload, np.uint8), chunk)
     return chunk
 
 

@@ -367,6 +367,7 @@ GIVEN = {
     "dataset": "videos", "limit": 7, "seed": 3, "decoder": "decord", "max_gap": 2, "extra_cues": "normals",
     "profile": "base", "encoder": "e", "encoder_weights": "ew", "depth": "d", "depth_weights": "dw", "flow": "f",
     "flow_weights": "fw", "flow_updates": 9, "attention": "xformers", "precision": "bfloat16", "compile": True,
+    "rgb_codec": "jpeg", "base_size": 64, "feature_size": 8, "shard_clips": 3,
 }  # fmt: skip
 
 
@@ -385,25 +386,15 @@ def test_every_option_of_a_build_reaches_its_config(
     monkeypatch.setattr(build_command, "resolve", record)
     words = [word for name, value in GIVEN.items() if name != "compile" for word in (_option(name), str(value))]
     run = ["--root", str(tmp_path), "--store", "s", "--device", "cpu", "--only-failed", "--max-failures", "4"]
-    run += [
-        "--workers",
-        "2",
-        "--scheduler",
-        "tcp://x",
-        "--shard",
-        "1/3",
-        "--set",
-        "channels=9",
-        "--set",
-        "base_size=64",
-    ]
+    run += ["--workers", "2", "--scheduler", "tcp://x", "--shard", "1/3"]
+    run += ["--set", "channels=9", "--set", "frames=4"]
     for given in (["--dataset", "demo", "--root", str(tmp_path)], [*words, "--compile", *run]):
         cli.app([command, *given], standalone_mode=False)
     (plain, by_default), (config, options) = calls
     assert plain == BuildConfig.resolve({"dataset": "demo"})
     assert by_default == RunOptions(tmp_path, Path("cues/demo.zarr"), "cpu")
     assert options == RunOptions(tmp_path, Path("s"), "cpu", True, 4, 2, "tcp://x", (1, 3))
-    expected = {**GIVEN, "extra_cues": ("normals",), "channels": 9, "base_size": 64}
+    expected = {**GIVEN, "extra_cues": ("normals",), "channels": 9, "frames": 4}
     assert {name: value for name, value in dict(config).items() if name in expected} == expected
     assert set(GIVEN) == BuildConfig.own_options
 
