@@ -37,7 +37,7 @@ def test_the_error_and_the_size_are_those_that_are_stated(frames: np.ndarray) ->
     assert np.quantile(error, 0.99) <= 5
     share = sum(map(len, encoded)) / frames.nbytes
     assert share == pytest.approx(0.115, abs=0.04)
-    whole, small = (plan(replace(spec, geometry=worlds.GEOMETRY), 10, 1.0) for spec in (worlds.SPEC, JPEG))
+    whole, small = (plan(replace(spec, geometry=worlds.GEOMETRY), 10) for spec in (worlds.SPEC, JPEG))
     assert small.array_bytes["rgb"] < 0.2 * whole.array_bytes["rgb"]
 
 
