@@ -20,11 +20,8 @@ _MEMBERSHIP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 def choose(name: str, mps: bool = False) -> torch.device:
     """Return the device of a --device option: auto (a GPU where there is one), cpu, cuda, cuda:N or mps.
 
-    Args:
-        mps: whether the command can run on Apple's GPUs, which have no float64.
-
-    Raises:
-        LilaError: another name, or a GPU that PyTorch does not find.
+    `mps` says whether the command can run on Apple's GPUs, which have no float64. Raises LilaError for another name, or
+    a GPU that PyTorch does not find.
     """
     import torch  # takes seconds, which a command that only counts cores need not wait for
 

@@ -24,15 +24,9 @@ _MAX_16_BIT = 65535
 def read_image(path: Path, *, upright: bool = True, background: str | None = "white") -> Rgb:
     """Read an image file of any mode as RGB.
 
-    Evaluation and stage one read data sets with `background=None`, evaluation also with `upright=False`, since the
-    masks and published scores belong to the images as they are stored.
-
-    Args:
-        upright: turn the image by its EXIF tag.
-        background: color that transparent pixels are laid over; None drops the alpha channel.
-
-    Raises:
-        LilaError: as `decode`.
+    `upright` turns the image by its EXIF tag; transparent pixels are laid over `background`, and None drops the alpha
+    channel. Evaluation and stage one read data sets with `background=None`, evaluation also with `upright=False`, since
+    the masks and published scores belong to the images as they are stored. Raises LilaError as `decode`.
     """
     image = decode(path)
     return to_rgb(ImageOps.exif_transpose(image) if upright else image, background)

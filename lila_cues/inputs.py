@@ -37,15 +37,10 @@ class InputFile:
 
 
 def list_inputs(sources: Iterable[Path], unique_names: bool = True, out: Path | None = None) -> list[InputFile]:
-    """List the images and videos of files, folders (with all below them) and globs, each once.
+    """List the images and videos of files, folders (with all below them) and globs (`*`, `?`, `[`, `**`), each once.
 
-    Args:
-        sources: paths, and patterns with `*`, `?`, `[` and `**`.
-        unique_names: refuse two files whose results would have the same name.
-        out: folder of the results, which is left out.
-
-    Raises:
-        LilaError: a source that is missing, of another kind or without images and videos, or that is `out` itself.
+    `unique_names` refuses two files whose results would have the same name; `out`, the folder of results, is left out.
+    Raises LilaError for a source that is missing, of another kind, without images and videos, or `out` itself.
     """
     files = list(dict.fromkeys(file for source in sources for file in _list_source(source, out)))
     taken: dict[Path, Path] = {}
@@ -111,16 +106,13 @@ def walk_files(
     """Yield the visible files below `root` as paths with "/": a folder's files, then those of its subfolders.
 
     Linked folders are followed, except where the folder is listed anyway: a link to a parent, or to a place below
-    `root`, multiplies nothing.
+    `root`, multiplies nothing. Raises LilaError for a folder that cannot be listed.
 
     Args:
         suffixes: of the files to list, in lower case with the dot; those on disk may be in upper case.
         natural: frame_9 before frame_10, instead of the order of characters.
         below: list subfolders too.
         out: a folder to leave out.
-
-    Raises:
-        LilaError: a folder that cannot be listed.
     """
     key = natural_order if natural else str
     top = Path(os.path.realpath(root))
@@ -154,16 +146,10 @@ def _refuse_folder(error: OSError) -> None:
 
 
 def find_dataset(name: str, root: Path | None = None, option: str = "--root", create: bool = False) -> Path:
-    """Return the absolute path of a data set: `root`, else `$LILA_DATA/NAME`, else `data/NAME`.
+    """Return the absolute path of a data set: `root` if given, else `$LILA_DATA/NAME`, else `data/NAME`.
 
-    Args:
-        name: of the data set.
-        root: value of `option`; the other places are not searched if it is given.
-        option: of the command line, for the error.
-        create: return the first place if there is no such folder.
-
-    Raises:
-        LilaError: there is no such folder.
+    Where there is no such folder, return the first place if `create` is set, else raise LilaError, which names `option`
+    as the command line's option for `root`.
     """
     lila_data = os.environ.get("LILA_DATA")
     places = [Path(root)] if root is not None else [*([Path(lila_data, name)] if lila_data else []), Path("data", name)]

@@ -80,35 +80,27 @@ def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _weights(guide: Float[Tensor, "b 3 h w"], affinity: Affinity) -> Float[Tensor, "b n h w"]:
     """Return a(p, ·): a softmax over the neighbors, in the order of `_offsets`."""
-    offsets = _offsets(affinity.dilations)
-    reach = max(affinity.dilations)
+    (height, width), reach = guide.shape[-2:], max(affinity.dilations)
     padded = F.pad(guide, (reach,) * 4, mode="replicate")
-    scale = 1 / (affinity.eps + affinity.sigma * _deviation(guide, padded, affinity.dilations))
-    similarity = guide.new_empty(len(guide), len(offsets), *guide.shape[-2:])
-    for index, offset in enumerate(offsets):
-        difference = _neighbor(padded, offset, reach, guide.shape).clone().sub_(guide).abs_().mul_(scale)
+    neighbors = [padded[..., reach + y :, reach + x :][..., :height, :width] for y, x in _offsets(affinity.dilations)]
+    scale = 1 / (affinity.eps + affinity.sigma * _deviation(guide, neighbors, len(affinity.dilations)))
+    similarity = guide.new_empty(len(guide), len(neighbors), height, width)
+    for index, neighbor in enumerate(neighbors):
+        difference = neighbor.clone().sub_(guide).abs_().mul_(scale)
         torch.mean(difference, dim=1, out=similarity[:, index])
     return torch.softmax(similarity.neg_(), dim=1)
 
 
-def _deviation(guide: Tensor, padded: Tensor, dilations: tuple[int, ...]) -> Float[Tensor, "b 3 h w"]:
+def _deviation(guide: Tensor, neighbors: Sequence[Tensor], windows: int) -> Float[Tensor, "b 3 h w"]:
     """Return s_c, unbiased, over the samples of all windows (the center once per window); two passes, for exactness."""
-    reach, windows = max(dilations), len(dilations)
-    offsets = _offsets(dilations)
     mean = guide * windows
-    for offset in offsets:
-        mean += _neighbor(padded, offset, reach, guide.shape)
-    mean /= len(offsets) + windows
+    for neighbor in neighbors:
+        mean += neighbor
+    mean /= len(neighbors) + windows
     squares = (guide - mean).square_().mul_(windows)
-    for offset in offsets:
-        squares += _neighbor(padded, offset, reach, guide.shape).clone().sub_(mean).square_()
-    return squares.div_(len(offsets) + windows - 1).sqrt_()
-
-
-def _neighbor(padded: Tensor, offset: Offset, reach: int, shape: torch.Size) -> Tensor:
-    """Return a view of each pixel's neighbor at an offset."""
-    top, left = reach + offset[0], reach + offset[1]
-    return padded[..., top : top + shape[-2], left : left + shape[-1]]
+    for neighbor in neighbors:
+        squares += neighbor.clone().sub_(mean).square_()
+    return squares.div_(len(neighbors) + windows - 1).sqrt_()
 
 
 def _iterate(maps: Tensor, weights: Tensor, offsets: Sequence[Offset], iterations: int) -> Tensor:

@@ -27,12 +27,9 @@ class Stream(IntEnum):
 class FrameSelection:
     """The F frames and P pairs that are stored of one clip."""
 
-    frame_index: Int64[np.ndarray, " frames"]
-    """Positions in the source, ascending; a clip shorter than F repeats some."""
-    pair_frames: Int64[np.ndarray, "pairs 2"]
-    """The earlier and the later frame of each pair, as positions in `frame_index`."""
-    pair_gap: Int64[np.ndarray, " pairs"]
-    """Δ in source frames."""
+    frame_index: Int64[np.ndarray, " frames"]  # positions in the source, ascending; a clip shorter than F repeats some
+    pair_frames: Int64[np.ndarray, "pairs 2"]  # the earlier and the later frame, as positions in `frame_index`
+    pair_gap: Int64[np.ndarray, " pairs"]  # Δ in source frames
 
 
 def select_frames(seed: int, clip_id: str, length: int, frames: int, pairs: int, max_gap: int = 5) -> FrameSelection:
@@ -53,9 +50,7 @@ def select_frames(seed: int, clip_id: str, length: int, frames: int, pairs: int,
     first = low + np.floor(random.random(anchors) * (high - low + 1)).astype(np.int64)
     positions = np.concatenate([first[:, None], first[:, None] + gaps], axis=1)  # anchor × (itself, its G partners)
     order = np.argsort(positions, axis=None, kind="stable")
-    ranks = np.empty(order.size, np.int64)
-    ranks[order] = np.arange(order.size)
-    rank = ranks.reshape(positions.shape)
+    rank = np.argsort(order).reshape(positions.shape)
     pair_frames = np.stack([np.repeat(rank[:, 0], gaps_each), rank[:, 1:].ravel()], axis=1)
     return FrameSelection(positions.ravel()[order], pair_frames, gaps.ravel())
 

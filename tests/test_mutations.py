@@ -101,8 +101,8 @@ MUTATIONS = (
     Mutation(
         "PAMR's deviation is the unbiased one",
         "lila_cues/pamr.py",
-        "squares.div_(len(offsets) + windows - 1)",
-        "squares.div_(len(offsets) + windows)",
+        "squares.div_(len(neighbors) + windows - 1)",
+        "squares.div_(len(neighbors) + windows)",
         ("tests/lila_cues/test_pamr.py",),
     ),
     Mutation(

@@ -67,10 +67,7 @@ def render_demo(root: Path, train: int = 24, heldout: int = 6, seed: int = 0) ->
     """Render all clips into `root`, unless they exist already.
 
     `root/train` and `root/heldout` hold `NAME.mp4` and `truth/NAME.npz`; `root/heldout` is a DAVIS-2017 folder as well.
-    `root/demo.json` is written last.
-
-    Raises:
-        LilaError: `root` holds anything that these settings do not produce.
+    `root/demo.json` is written last. Raises LilaError where `root` holds anything that these settings do not produce.
     """
     settings = {
         "train": train, "heldout": heldout, "seed": seed, "train_frames": TRAIN_FRAMES,
