@@ -165,6 +165,14 @@ def run(config: BuildConfig, options: RunOptions) -> int:
             console.out.print(messages.finished(store, options.shard))
             return ALL_COMPLETE
         done = float((store.statuses() == COMPLETE).mean())
+    else:
+        builders = (options.workers or 1) * options.shard[1]
+        tasks = -(-len(clips) // config.shard_clips)
+        if tasks < builders:
+            messages.note(
+                f"{len(clips)} clips are {tasks} task{'s' * (tasks != 1)}: {builders - tasks} of {builders} workers "
+                f"have nothing to do; --shard-clips {max(1, len(clips) // builders)} gives each one"
+            )
     from lila_cues.networks.encoder import encoder_sizes
     from lila_cues.pipeline import build, setup
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -361,6 +362,17 @@ def test_an_interrupt_outside_of_any_command_ends_with_130(capsys: pytest.Captur
 
 def interrupt(*arguments: object) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("small")
+def test_workers_without_a_task_are_named(command: Command, tmp_path: Path) -> None:
+    write_videos(tmp_path / "clips", 6)
+    command_line = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM, "--shard", "0/4")
+    _, _, err = command(*command_line)
+    note = "6 clips are 1 task: 3 of 4 workers have nothing to do; --shard-clips 1 gives each one"
+    assert note in " ".join(err.split())
+    shutil.rmtree("s.zarr")
+    assert "nothing to do" not in command(*command_line, "--shard-clips", "1")[2]
 
 
 GIVEN = {
