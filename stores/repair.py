@@ -29,8 +29,7 @@ def restore_header(path: Path) -> bool:
         return False
     data = copy.read_bytes()
     metadata.parse_header(data, str(path))
-    with explain_os_errors(path, f"repairing {ROOT_KEY}"):
-        atomic_write(data, path / ROOT_KEY)
+    atomic_write(data, path / ROOT_KEY)
     return True
 
 
@@ -44,8 +43,7 @@ def repair_documents(store: CueStore) -> Iterator[str]:
     expected[ROOT_COPY_KEY] = expected[ROOT_KEY]
     for key, data in expected.items():
         if not (root / key).exists() or (root / key).read_bytes() != data:
-            with explain_os_errors(root, f"repairing {key}"):
-                atomic_write(data, root / key)
+            atomic_write(data, root / key)
             yield key
 
 

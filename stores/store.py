@@ -137,9 +137,8 @@ class CueStore:
     def publish_statuses(self) -> None:
         """Update the array `status` from the ledger, for readers over HTTP and for xarray."""
         root = self._folder()
-        with explain_os_errors(root, "recording the statuses"):
-            data = encodings.with_checksum(self.statuses().tobytes())
-            atomic_write(data, root / metadata.STATUS_KEY, root / metadata.SCRATCH / f"status-{writer_id()}")
+        data = encodings.with_checksum(self.statuses().tobytes())
+        atomic_write(data, root / metadata.STATUS_KEY, root / metadata.SCRATCH / f"status-{writer_id()}")
 
     def _folder(self) -> Path:
         if not isinstance(self.files, LocalFiles):

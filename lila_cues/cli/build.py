@@ -156,7 +156,16 @@ def run(config: BuildConfig, options: RunOptions) -> int:
     path = options.store
     assert path is not None
     clips = list_clips(config, options)
-    _require_place(path)
+    if path.exists() and not (path / "zarr.json").is_file():
+        raise LilaError(
+            f"expected a cue store or nothing at {path}, found {'another folder' if path.is_dir() else 'a file'}; name "
+            "another place with --store"
+        )
+    above = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not above.is_dir():
+        raise LilaError(f"expected a folder for {path}, found a file at {above}; name another place with --store")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise LilaError(f"expected to write {path}, found no permission in {above}; name another place with --store")
     done = 0.0
     if path.exists():
         store = stores.open(path)
@@ -237,17 +246,3 @@ def _pending_clips(store: CueStore, options: RunOptions) -> int:
     tasks = np.arange(store.n_clips) // store.spec.shard_clips
     wanted = store.statuses() == (FAILED if options.only_failed else ABSENT)
     return int((wanted & (tasks % count == index)).sum())
-
-
-def _require_place(path: Path) -> None:
-    """Refuse a place where no store can be, before anything is read."""
-    if path.exists() and not (path / "zarr.json").is_file():
-        raise LilaError(
-            f"expected a cue store or nothing at {path}, found {'another folder' if path.is_dir() else 'a file'}; name "
-            "another place with --store"
-        )
-    above = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-    if not above.is_dir():
-        raise LilaError(f"expected a folder for {path}, found a file at {above}; name another place with --store")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise LilaError(f"expected to write {path}, found no permission in {above}; name another place with --store")

@@ -234,6 +234,4 @@ NORMALS = FrameMaps(
     limits=(-1.0, 1.0),
     tolerance=0.25,
 )
-DERIVED: dict[str, Derived] = {
-    row.maps.name: row for row in (Derived(NORMALS, lambda predictions: surface_normals(predictions.depth)),)
-}
+DERIVED = {NORMALS.name: Derived(NORMALS, lambda predictions: surface_normals(predictions.depth))}

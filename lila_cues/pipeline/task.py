@@ -194,7 +194,4 @@ def load_recompute(
             "restore the weight files at the places in its provenance"
         )
 
-    def recompute(store: CueStore, clip: int) -> ClipCues:
-        return worker.extractor.finish(worker.predict(worker.load_clip(store.clip_id(clip))))
-
-    return recompute
+    return lambda store, clip: worker.extractor.finish(worker.predict(worker.load_clip(store.clip_id(clip))))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -64,8 +64,7 @@ class Extractor:
                     yield from group
                 elif needs_tiles(self.config, shape):
                     for file, picture in group:
-                        with TemporaryDirectory(dir=self.cache.folder, prefix=".tiles") as scratch:
-                            self._write((file, compute_tiled(self.model, self.config, picture, Path(scratch))))
+                        self._write((file, compute_tiled(self.model, self.config, picture, self.cache.folder)))
                         yield file, None
                 else:
                     features = compute(self.model, self.config, [picture for _, picture in group])
@@ -106,8 +105,7 @@ class Extractor:
                 missing = [resize_short_side(p, config.size) for index, p in group if stored[index] is None]
                 new: Iterator[Features] = iter(())
                 if missing and needs_tiles(config, missing[0].shape):
-                    with TemporaryDirectory(dir=self.cache.folder, prefix=".tiles") as scratch:
-                        new = iter([np.array(compute_tiled(model, config, p, Path(scratch))) for p in missing])
+                    new = (compute_tiled(model, config, picture, self.cache.folder) for picture in missing)
                 elif missing:
                     new = iter(compute(model, config, missing).cpu().numpy())
                 for index, found in stored.items():
@@ -138,10 +136,11 @@ def compute(model: Lila, config: FeatureConfig, pictures: Sequence[Picture]) -> 
 
 
 @torch.inference_mode()
-def compute_tiled(model: Lila, config: FeatureConfig, picture: Picture, scratch: Path) -> Features:
-    """Return features of a picture that is cut into tiles, as a memory map of a file in `scratch`."""
+def compute_tiled(model: Lila, config: FeatureConfig, picture: Picture, folder: Path | None = None) -> Features:
+    """Return features of a picture that is cut into tiles, mapped from an unnamed file in `folder`."""
     shape = (model.decoder.widths.out, *picture.shape[:2])
-    out = np.lib.format.open_memmap(scratch / "features.npy", "w+", np.dtype(config.dtype), shape)
+    with TemporaryFile(dir=folder) as file:  # the map keeps it; the default folder may be small
+        out = np.memmap(file, np.dtype(config.dtype), "w+", shape=shape)
     tile = config.tile or 64 * model.encoder.patch_size
     precision = getattr(torch, config.precision)
     with torch.autocast(model.device.type, precision, enabled=precision != torch.float32):
@@ -170,8 +169,7 @@ def _basis(model: Lila, config: FeatureConfig, pictures: Iterable[Picture]) -> B
     for picture in pictures:
         picture = resize_short_side(picture, config.size)
         if needs_tiles(config, picture.shape):
-            with TemporaryDirectory() as scratch:
-                pixels.append(spread_pixels(compute_tiled(model, config, picture, Path(scratch))))
+            pixels.append(spread_pixels(compute_tiled(model, config, picture)))
         else:
             pixels.append(spread_pixels(compute(model, config, [picture])[0].cpu().numpy()))
     return pca_basis(np.concatenate(pixels))

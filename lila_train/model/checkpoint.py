@@ -69,8 +69,7 @@ def read(path: Path) -> Checkpoint:
     found = record.pop("format", None)
     if found != FORMAT:
         raise LilaError(f"expected a LILA checkpoint of format {FORMAT}, found format {found} in {path}")
-    widths = record["widths"]
-    record["widths"] = DecoderWidths(widths["encoder"], tuple(widths["levels"]), widths["inner"], widths["out"])
+    record["widths"] = DecoderWidths(**record["widths"] | {"levels": tuple(record["widths"]["levels"])})
     record["encoder"] = WeightSource.from_dict(record["encoder"])
     return Checkpoint(under(tensors, _DECODER), Provenance(**record), under(tensors, _EXTRA))
 
