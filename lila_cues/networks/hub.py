@@ -43,7 +43,7 @@ def cached(repository: str, filename: str, revision: str | None = None) -> Path 
     return Path(path) if isinstance(path, str) else None
 
 
-def download(url: str, path: Path, remedy: str, digest: str | None = None) -> None:
+def download(url: str, path: Path, remedy: str, digest: str | None = None, progress: bool = False) -> None:
     """Download a file atomically and check that its hex SHA-256 begins with `digest`, if given.
 
     Raises LilaError where the download fails; `remedy` is what its message says the user can do instead.
@@ -53,7 +53,7 @@ def download(url: str, path: Path, remedy: str, digest: str | None = None) -> No
     path.parent.mkdir(parents=True, exist_ok=True)
     logger.info("downloading %s from %s", path.name, url.rpartition("/")[0])
     try:
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=False)
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=progress)
     except (OSError, RuntimeError) as error:
         raise LilaError(
             f"expected {path.name} in {path.parent} or at {url}, found neither ({error}); go online once, or {remedy}"
