@@ -71,7 +71,7 @@ def evaluate(
     from lila_train.evaluation.protocols import open_task
     from lila_train.report.tables import metric_text
 
-    spec = ModelSpec(weights, encoder, encoder_weights, baseline, baseline_repo, baseline_weights)
+    spec = ModelSpec(encoder, encoder_weights, baseline_repo, baseline_weights, weights, baseline)
     config = EvalConfig.from_options(
         limit=limit, seed=seed, short_side=short_side, texts=texts, clip=clip, fast_probe=fast_probe
     )

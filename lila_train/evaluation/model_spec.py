@@ -18,15 +18,11 @@ from stores.errors import LilaError
 
 
 @dataclass(frozen=True)
-class ModelSpec:
+class ModelSpec(BaselineOptions):
     """Model options. `weights` is a run's folder or file, a published file, or a published name."""
 
     weights: Path | None = None
-    encoder: str | None = None
-    encoder_weights: Path | None = None
     baseline: str | None = None
-    baseline_repo: Path | None = None
-    baseline_weights: Path | None = None
 
     def __post_init__(self) -> None:
         named = [self.weights is not None, self.baseline is not None, self.encoder is not None]
@@ -41,7 +37,7 @@ class ModelSpec:
                 "expected --baseline NAME beside --baseline-repo and --baseline-weights, found none; add it"
             )
         path = self.encoder_weights
-        if path is not None and random_seed(path) is None and not path.is_file():
+        if path is not None and random_seed(path) is None and not Path(path).is_file():
             raise LilaError(f"expected a weight file at {path}, found none; give its place with --encoder-weights")
         if self.weights is not None and str(self.weights) not in released.RELEASED_FILES:
             released.find(self.weights)
@@ -55,7 +51,7 @@ class ModelSpec:
     def identity(self) -> dict[str, Any]:
         """Return what determines the features: hashes of the files, else the names that a hub resolves."""
         if self.baseline is not None:
-            return find(self.baseline).identity(self._baseline_options())
+            return find(self.baseline).identity(self)
         if self.weights is None:
             return {"encoder": str(self.encoder)} | released.encoder_weights_identity(self.encoder_weights)
         return released.identity(self.weights, self.encoder_weights)
@@ -63,11 +59,8 @@ class ModelSpec:
     def load(self, device: torch.device) -> GridModel:
         """Load the model; LilaError where weights, code or hub are not available."""
         if self.baseline is not None:
-            return find(self.baseline).load(self._baseline_options(), device)
+            return find(self.baseline).load(self, device)
         if self.weights is None:
             return EncoderAlone(load_encoder(str(self.encoder), self.encoder_weights, device), device)
         lila = load(self.weights, device=device, encoder_weights=self.encoder_weights)
         return LilaModel(lila.encoder, device, lila)
-
-    def _baseline_options(self) -> BaselineOptions:
-        return BaselineOptions(self.encoder, self.encoder_weights, self.baseline_repo, self.baseline_weights)

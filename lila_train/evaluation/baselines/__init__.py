@@ -62,16 +62,16 @@ class BaselineOptions:
 
     encoder: str | None = None
     encoder_weights: Path | str | None = None
-    repository: Path | None = None
-    weights: Path | str | None = None
+    baseline_repo: Path | None = None
+    baseline_weights: Path | str | None = None
 
     def weights_identity(self) -> dict[str, Any]:
         """Return what decides the result of the weights given: hashes of the files, or "random:SEED"."""
-        if self.weights is None:
+        if self.baseline_weights is None:
             return {}
-        if random_seed(self.weights) is not None:
-            return {"baseline_weights": str(self.weights)}
-        path = Path(self.weights)
+        if random_seed(self.baseline_weights) is not None:
+            return {"baseline_weights": str(self.baseline_weights)}
+        path = Path(self.baseline_weights)
         if path.is_dir():
             return {"baseline_weights_sha256": {file.name: file_sha256(file) for file in sorted(path.glob("[!.]*.*"))}}
         if not path.is_file():
@@ -109,7 +109,7 @@ class Baseline:
         if self.path is not None:
             chosen["baseline_sha256"] = file_sha256(self.path)
         if self.repository is not None:
-            revision = self.revision if options.repository is None else "a local clone"
+            revision = self.revision if options.baseline_repo is None else "a local clone"
             chosen |= {"repository": self.repository, "revision": revision}
         chosen |= options.weights_identity() or ({"baseline_weights": self.weights} if self.weights else {})
         if self.transformer is None:
@@ -120,17 +120,17 @@ class Baseline:
         """Load the network and, below it, the encoder; LilaError where code, weights or hub are not available."""
         about = {"name": self.name, "licence": self.license, **self.identity(options)}
         if self.transformer is not None:
-            if options.encoder is not None or options.repository is not None:
+            if options.encoder is not None or options.baseline_repo is not None:
                 raise LilaError(f"--encoder and {REPOSITORY_OPTION} do not apply to {self.name}, which is an encoder")
-            transformer = self.transformer(str(options.weights or self.weights))
+            transformer = self.transformer(str(options.baseline_weights or self.weights))
             transformer.about = about
             return transformer.requires_grad_(False).eval().to(device)
         assert self.build is not None
         assert self.call is not None
         encoder = load_encoder(self._encoder(options), options.encoder_weights, device)
-        with seeded(random_seed(options.weights)), importable(self.code(options.repository)):
+        with seeded(random_seed(options.baseline_weights)), importable(self.code(options.baseline_repo)):
             network = self.build(encoder)
-        load_weights(network, options.weights or self.weights, self.prefixes)
+        load_weights(network, options.baseline_weights or self.weights, self.prefixes)
         network.requires_grad_(False).eval().to(device)
         return UpsampledModel(encoder, device, network, self.call, self.name, about)
 

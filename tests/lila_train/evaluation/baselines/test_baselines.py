@@ -68,7 +68,7 @@ def image() -> torch.Tensor:
 
 
 def test_a_clone_becomes_a_pixel_model_on_our_encoder(tmp_path: Path, image: torch.Tensor):
-    asked = BaselineOptions(repository=clone_of(tmp_path / "clone"), weights="random:1")
+    asked = BaselineOptions(baseline_repo=clone_of(tmp_path / "clone"), baseline_weights="random:1")
     model = stand_in().load(asked, CPU)
     assert isinstance(model, PixelModel)
     grid = model.encoder_grid(image)
@@ -85,7 +85,7 @@ def test_weights_are_taken_from_their_prefix_and_must_be_complete(tmp_path: Path
     root = clone_of(tmp_path / "clone")
     trained = {"jafar": {"mix.weight": torch.ones(5, 96, 1, 1), "mix.bias": torch.zeros(5)}, "optimiser": {"step": 3}}
     torch.save(trained, tmp_path / "weights.pth")
-    asked = BaselineOptions(repository=root, weights=tmp_path / "weights.pth")
+    asked = BaselineOptions(baseline_repo=root, baseline_weights=tmp_path / "weights.pth")
     model = stand_in(prefixes={"jafar.": ""}).load(asked, CPU)
     assert model.network.mix.weight.unique().tolist() == [1]
     with pytest.raises(LilaError, match=r"2 missing \(mix\.weight, mix\.bias\).*--baseline-weights"):
@@ -113,12 +113,12 @@ def test_clones_with_equal_module_names_do_not_mix(tmp_path: Path):
 def test_a_missing_package_of_a_clone_is_named(tmp_path: Path):
     root = clone_of(tmp_path / "clone", "import no_such_package_at_all")
     with pytest.raises(LilaError, match=r"not installed or does not work here \(No module named 'no_such_package"):
-        stand_in().load(BaselineOptions(repository=root, weights="random"), CPU)
+        stand_in().load(BaselineOptions(baseline_repo=root, baseline_weights="random"), CPU)
 
 
 def test_a_folder_without_the_code_is_refused(tmp_path: Path):
     with pytest.raises(LilaError, match=r"a clone of nobody/nothing, with src/net\.py in it, found none at .*empty"):
-        stand_in().load(BaselineOptions(repository=tmp_path / "empty", weights="random"), CPU)
+        stand_in().load(BaselineOptions(baseline_repo=tmp_path / "empty", baseline_weights="random"), CPU)
 
 
 def test_code_is_fetched_once_at_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -158,10 +158,12 @@ def test_the_identity_names_code_weights_and_encoder(tmp_path: Path):
     assert fetched["revision"] == "0" * 40
     assert fetched["baseline_weights"] == "https://nowhere.invalid/x.pth"
     assert fetched["encoder"] == "tiny"
-    local = stand_in().identity(BaselineOptions(repository=tmp_path, weights="random:4", encoder_weights="random:5"))
+    local = stand_in().identity(
+        BaselineOptions(baseline_repo=tmp_path, baseline_weights="random:4", encoder_weights="random:5")
+    )
     assert (local["baseline_weights"], local["encoder_weights"]) == ("random:4", "random:5")
     with pytest.raises(LilaError, match=r"the baseline's weights at .*none\.pth, found none"):
-        stand_in().identity(BaselineOptions(weights=tmp_path / "none.pth"))
+        stand_in().identity(BaselineOptions(baseline_weights=tmp_path / "none.pth"))
 
 
 def test_every_shipped_baseline_is_complete():
@@ -311,7 +313,7 @@ def test_the_real_code_gives_a_map_of_the_pixels(name: str):
 
 def test_hidden_files_are_no_weights(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    options = BaselineOptions(weights=tmp_path)
+    options = BaselineOptions(baseline_weights=tmp_path)
     identity = options.weights_identity()
     assert list(identity["baseline_weights_sha256"]) == ["model.safetensors"]
     (tmp_path / ".DS_Store").touch()
