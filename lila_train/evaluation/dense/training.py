@@ -19,7 +19,7 @@ from lila_cues.prefetch import batched, map_ordered
 from lila_train.evaluation.dense.data import Augmentation, DenseData, Flip, ValView, View, generator
 from lila_train.evaluation.dense.probes import BuildProbe, features_of
 from lila_train.evaluation.models import GridModel
-from lila_train.evaluation.results import Json
+from lila_train.outputs import Json
 from stores.atomic import atomic_write
 from stores.errors import LilaError
 
