@@ -95,7 +95,7 @@ def plan(
 
 
 def models() -> None:
-    """List networks and profiles: source, size, licence, and whether the weights are on this machine."""
+    """List networks: source, size, licence, and whether the weights are on this machine."""
     columns = "{:<8} {:<24} {:>7}  {:<15} {:<5} {}"  # of fixed width: a rich table would be cut at the terminal's width
     out.print(f"[bold]{columns.format('', 'name', 'MB', 'licence', 'here', 'weights, revision')}[/]")
     for network in registry.ENTRIES:

@@ -88,7 +88,7 @@ class DepthAnything(DepthNetwork):
         super().__init__(source, execution, attention)
         self.network = network
         self.side = side
-        self._run = self.execution.prepare(self._predict)
+        self._run = self.execution.prepare(network.forward)
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
@@ -106,13 +106,9 @@ class DepthAnything(DepthNetwork):
             if size != (height, width):
                 piece = F.interpolate(piece, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
             with self._attention(), self.execution.autocast(piece.device):
-                q = self._run((piece - self.mean) / self.std).float()[:, None]
+                q = self._run(pixel_values=(piece - self.mean) / self.std).predicted_depth.float()[:, None]
             maps.append(F.interpolate(q, size=(height, width), mode="bilinear", align_corners=True)[:, 0])
         return torch.cat(maps)
-
-    def _predict(self, normalized: Tensor) -> Tensor:
-        predicted: Tensor = self.network(pixel_values=normalized).predicted_depth
-        return predicted
 
 
 def working_size(size: tuple[int, int], side: int | None) -> tuple[int, int]:

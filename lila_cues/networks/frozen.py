@@ -32,21 +32,14 @@ Settings = dict[str, str | bool | int | None]
 
 
 class FrozenNetwork(nn.Module):
-    """A network in eval mode for good, without gradients: `__init__` of a subclass ends by `requires_grad_` and `eval`.
-
-    Attributes:
-        name: the name that loads it again.
-        source: where its weights came from; for a store's provenance.
-        execution: how it is run.
-        attention: its attention backend, "sdpa" or "xformers".
-    """
+    """A network in eval mode for good, without gradients: a subclass ends `__init__` by `requires_grad_` and `eval`."""
 
     def __init__(self, source: WeightSource, execution: Execution | None = None, attention: str = "sdpa") -> None:
         super().__init__()
-        self.source = source
-        self.name = source.network
+        self.source = source  # for a store's provenance
+        self.name = source.network  # that loads it again
         self.execution = execution or Execution()
-        self.attention = attention
+        self.attention = attention  # backend, "sdpa" or "xformers"
         self._attention = attention_backend(attention)
 
     def train(self, mode: bool = True) -> FrozenNetwork:
@@ -85,17 +78,11 @@ class FlowNetwork(FrozenNetwork):
 
 @dataclass(frozen=True)
 class Execution:
-    """How a network is run; outputs are float32 in any case.
+    """How a network is run; outputs are float32 in any case."""
 
-    Attributes:
-        precision: "float32", or "bfloat16" or "float16" by autocast.
-        compiled: whether to run `torch.compile`.
-        max_batch: images (pairs, for flow) per pass; None means the caller's default, or else all that are given.
-    """
-
-    precision: str = "float32"
-    compiled: bool = False
-    max_batch: int | None = None
+    precision: str = "float32"  # or "bfloat16" or "float16", by autocast
+    compiled: bool = False  # by `torch.compile`
+    max_batch: int | None = None  # images (pairs, for flow) per pass; None: the caller's default, or all that are given
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

@@ -125,11 +125,9 @@ def random_seed(weights: Path | str | None) -> int | None:
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
     """Seed PyTorch's CPU generator inside the context and restore it afterwards; do nothing for None."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
         yield
 
 
@@ -213,13 +211,11 @@ def load_strictly(network: nn.Module, tensors: Mapping[str, Tensor], place: str,
     """Load the tensors into the network; any missing, unexpected or misshapen one is a LilaError that names them."""
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in tensors.items()}
-    shared = [name for name in expected if name in found]
+    other = [name for name in expected if name in found and found[name] != expected[name]]
     differences = {
         "missing": [name for name in expected if name not in found],
         "unexpected": [name for name in found if name not in expected],
-        "of another shape": [
-            f"{name} {found[name]} for {expected[name]}" for name in shared if found[name] != expected[name]
-        ],
+        "of another shape": [f"{name} {found[name]} for {expected[name]}" for name in other],
     }
     listed = [
         f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"

@@ -26,16 +26,13 @@ ENVIRONMENT = jinja2.Environment(
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its caption, a name in bold and a detail.
-
-    kind: "png" (lossless) or "jpeg" (for photos); enlarge: keep the cells of a coarse grid visible as squares.
-    """
+    """A picture with its caption, a name in bold and a detail."""
 
     picture: Picture
     name: str
     detail: str = ""
-    kind: str = "png"
-    enlarge: bool = False
+    kind: str = "png"  # lossless, or "jpeg" for photos
+    enlarge: bool = False  # keep the cells of a coarse grid visible as squares
 
 
 @dataclass(frozen=True)

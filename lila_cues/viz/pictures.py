@@ -34,7 +34,7 @@ _DEPTH_COLORS = np.array(
 )  # fmt: skip
 
 
-def flow_picture(flow_px: Float[np.ndarray, "2 h w"], max_px: float | None = None) -> UInt8[np.ndarray, "h w 3"]:
+def flow_picture(flow_px: Float[np.ndarray, "2 h w"], max_px: float | None = None) -> Picture:
     """Draw direction as hue (right is red, down yellow) and length as saturation, white for no motion.
 
     `max_px` is the length at full saturation, beyond which the color darkens; default: `flow_scale`.
@@ -81,14 +81,14 @@ def confidence(forward: np.ndarray, backward: np.ndarray) -> np.ndarray:
     return np.asarray(np.exp(-np.linalg.norm((forward + returned) * half, axis=0) / CONFIDENCE_SCALE))
 
 
-def confidence_picture(values: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+def confidence_picture(values: Float[np.ndarray, "h w"]) -> Picture:
     """Draw confidence as gray levels, orange where flow is missing or too uncertain to be used."""
     picture = np.repeat(np.rint(255 * np.nan_to_num(values)).astype(np.uint8)[..., None], 3, axis=2)
     picture[~(values > MIN_CONFIDENCE)] = EXCLUDED
     return picture
 
 
-def depth_picture(q: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+def depth_picture(q: Float[np.ndarray, "h w"]) -> Picture:
     """Draw relative inverse depth q, near light and far dark, linear in log(1 + q) from the 1st to 99th percentile."""
     known = np.isfinite(q)
     scale = np.log1p(np.maximum(np.where(known, q, 0), 0))
@@ -97,16 +97,14 @@ def depth_picture(q: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     return ramp_picture(position, _DEPTH_COLORS, known)
 
 
-def ramp_picture(
-    position: Float[np.ndarray, "h w"], colors: np.ndarray, known: Bool[np.ndarray, "h w"]
-) -> UInt8[np.ndarray, "h w 3"]:
+def ramp_picture(position: Float[np.ndarray, "h w"], colors: np.ndarray, known: Bool[np.ndarray, "h w"]) -> Picture:
     """Draw 0 to 1 as a ramp through n×3 `colors`, 0 to 255; gray where the value is not known."""
     nodes = np.linspace(0, 1, len(colors))
     color = np.stack([np.interp(position, nodes, channel) for channel in colors.T], axis=-1)
     return _as_bytes(color / 255, known)
 
 
-def scaled_picture(maps: Float[np.ndarray, "c h w"], limits: tuple[float, float]) -> UInt8[np.ndarray, "h w 3"]:
+def scaled_picture(maps: Float[np.ndarray, "c h w"], limits: tuple[float, float]) -> Picture:
     """Draw one channel as gray or three as RGB, the first limit at 0, the second at 255; others by `pca_picture`."""
     if len(maps) not in (1, 3):
         return pca_picture(maps)
@@ -143,7 +141,7 @@ def pca_basis(features: Float[np.ndarray, "n c"]) -> Basis:
     return Basis(mean=mean, axes=axes, low=low, high=high)
 
 
-def pca_picture(features: Float[np.ndarray, "c h w"], basis: Basis | None = None) -> UInt8[np.ndarray, "h w 3"]:
+def pca_picture(features: Float[np.ndarray, "c h w"], basis: Basis | None = None) -> Picture:
     """Draw the first three principal components; give one `basis` to maps that are to be compared."""
     channels, height, width = features.shape
     rows = features.reshape(channels, -1).T
@@ -174,7 +172,7 @@ def mask_overlay(rgb: Picture, labels: Integer[np.ndarray, "h w"]) -> Picture:
     return np.rint(painted).astype(np.uint8)
 
 
-def write_png(path: Path, rgb: UInt8[np.ndarray, "h w 3"]) -> None:
+def write_png(path: Path, rgb: Picture) -> None:
     """Write an RGB PNG file, 8 bits per channel."""
     with atomic_path(path, sync=False) as temporary:
         Image.fromarray(rgb).save(temporary, "png")
@@ -188,7 +186,7 @@ def write_label_png(path: Path, labels: UInt8[np.ndarray, "h w"]) -> None:
         indexed.save(temporary, "png")
 
 
-def _as_bytes(color: np.ndarray, known: np.ndarray) -> UInt8[np.ndarray, "h w 3"]:
+def _as_bytes(color: np.ndarray, known: np.ndarray) -> Picture:
     picture = np.rint(np.clip(color, 0, 1) * 255).astype(np.uint8)
     picture[~known] = MISSING
     return picture

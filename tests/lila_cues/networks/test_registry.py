@@ -35,8 +35,9 @@ def test_flow_weights_are_those_of_torchvision() -> None:
         assert known.place == weights.DEFAULT.url
 
 
-def test_table_lists_every_network_and_profile(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_list_every_network_and_profile(capsys: pytest.CaptureFixture[str]) -> None:
     plan.models()
+    plan.profiles()
     printed = capsys.readouterr().out
     for network in registry.ENTRIES:
         assert re.search(rf"^{network.kind} +{network.name} +.* {network.licence} +(yes|no) ", printed, re.MULTILINE)
