@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from lila_cues.networks.weights import tensors_sha256
@@ -26,8 +25,7 @@ from lila_train.training.step import TrainStep
 from lila_train.training.targets import active_cues
 from lila_train.training.trainer import Callback, RunState, StepRecord
 
-Picture = UInt8[np.ndarray, "_ _ 3"]  # of any size
-MARGIN = 6  # px of white between pictures
+MARGIN, HEADING = 6, 14  # px of white between pictures, and above them for titles
 
 
 class TensorBoardLogger(Callback):
@@ -71,35 +69,25 @@ class PictureCallback(Callback):
         x_context, x_query, predicted, query = run.train_step.predict(context, query)
         shown = (context.image, query.image, x_context, x_query, query.target, predicted)
         titles = ["context", "query", "our features", "", *(t for cue in cues for t in (cue.name, "predicted"))]
-        step = run.config.crop_size + MARGIN
-        heading = Image.new("RGB", (len(titles) * step - MARGIN, 14), "white")
-        for n, title in enumerate(titles):
-            ImageDraw.Draw(heading).text((n * step, 0), title, fill="black")
-        rows = [np.array(heading)]
-        for *views, f_context, f_query, true, guess in zip(*(t.float().cpu().numpy() for t in shown), strict=True):
+        step, n_pairs = run.config.crop_size + MARGIN, len(context.image)
+        sheet = Image.new("RGB", (len(titles) * step - MARGIN, HEADING + n_pairs * step), "white")
+        for column, title in enumerate(titles):
+            ImageDraw.Draw(sheet).text((column * step, 0), title, fill="black")
+        for n, (*views, x_c, x_q, true, guess) in enumerate(
+            zip(*(t.float().cpu().numpy() for t in shown), strict=True)
+        ):
             row = [np.rint(255 * view.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0) for view in views]
-            both = np.concatenate((f_context, f_query), axis=2)
-            components = pca_picture(both, pca_basis(both.reshape(len(both), -1).T))
-            row += np.split(components, 2, axis=1)
-            first = 0
-            for cue in cues:
-                channels = slice(first, first + cue.channels)
-                row += cue.draw(true[channels], guess[channels])
-                first = channels.stop
-            rows.append(_join(row, axis=1))
-        picture = _join(rows, axis=0)
+            both = np.concatenate((x_c, x_q), axis=2)
+            row += np.split(pca_picture(both, pca_basis(both.reshape(len(both), -1).T)), 2, axis=1)
+            channels = np.cumsum([0, *(cue.channels for cue in cues)])
+            for cue, first, end in zip(cues, channels, channels[1:], strict=False):
+                row += cue.draw(true[first:end], guess[first:end])
+            for column, picture in enumerate(row):
+                sheet.paste(Image.fromarray(picture), (column * step, HEADING + n * step))
         path = run.run_dir.root / "pictures" / f"step-{run.step:08d}.png"
         path.parent.mkdir(exist_ok=True)
-        write_png(path, picture)
-        self.board.writer.add_image("cues", picture, run.step, dataformats="HWC")
-
-
-def _join(pictures: Sequence[Picture], axis: int) -> Picture:
-    """Place pictures side by side (axis 1) or below each other (axis 0), with a margin."""
-    shape = list(pictures[0].shape)
-    shape[axis] = MARGIN
-    gap = np.full(shape, 255, np.uint8)
-    return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis)
+        write_png(path, np.asarray(sheet))
+        self.board.writer.add_image("cues", np.asarray(sheet), run.step, dataformats="HWC")
 
 
 def open_tasks(data: Path, limit: int | None) -> list[Task]:
