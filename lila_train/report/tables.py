@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lila_train.evaluation.models import ENCODER, LilaModel
-from lila_train.evaluation.results import Json
+from lila_train.outputs import Json
 
 MISSING = "missing"  # in place of a metric that was not measured; never 0
 MEASURED = "measured"

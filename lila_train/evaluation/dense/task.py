@@ -130,11 +130,7 @@ class DenseTask:
 def dense_task(
     protocol: DenseProtocol, open_data: Callable[[Path, int | None], DenseData], data: Path, config: EvalConfig
 ) -> DenseTask:
-    """Open a data folder for a protocol with a probe.
-
-    Raises:
-        LilaError: the options ask for another size of images.
-    """
+    """Open a data folder for a protocol with a probe; LilaError where the options ask for another size of images."""
     if config.short_side is not None:
         raise LilaError(f"--short-side is for the DAVIS protocols; the sizes of {protocol.name} are fixed")
     return DenseTask(protocol, open_data(data, config.limit), config)

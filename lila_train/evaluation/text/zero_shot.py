@@ -39,10 +39,9 @@ UNNAMED_LOGIT = -1e4  # of a class without an embedding
 
 
 def zero_shot_task(data: Path, config: EvalConfig) -> DenseTask:
-    """Open a COCO-Stuff folder with its 182 labels, and `labels.txt` for their names, for `cocostuff-zs@lila`.
+    """Open a COCO-Stuff folder with its 182 labels for `cocostuff-zs@lila`; `labels.txt` names them.
 
-    Raises:
-        LilaError: an unseen class has another name in the list.
+    LilaError where an unseen class has another name there.
     """
     names = coco_names(data / LABELS)
     for label, name in UNSEEN.items():
