@@ -29,27 +29,21 @@ def open_folder(root: Path, record: str, wanted: Json, own: Iterable[Path], over
     """
     if root.exists() and not root.is_dir():
         raise LilaError(f"expected a folder for --out, found a file at {root}; pass another --out")
-    file = root / record
+    file, wanted, again = root / record, as_json(wanted), "start again with --overwrite, or pass another --out"
     if root.is_dir() and {path.name for path in root.iterdir()} - {record}:  # the record alone: nothing was computed
         existing = [] if file.exists() and not overwrite else [path for path in own if path.exists()]
         if not existing and not file.exists():
             raise LilaError(
                 f"expected an empty folder or results of this command in {root}, found neither; pass another --out"
             )
-        if overwrite:
-            for path in existing:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        else:
-            _check_same(root, read_json(file), as_json(wanted))
+        recorded = wanted if overwrite else read_json(file) or {}
+        if recorded.keys() != wanted.keys():
+            raise LilaError(f"{root} holds results without the settings of this version, written by 0.1; {again}")
+        if changes := differences(recorded, wanted):
+            raise LilaError(f"{root} holds results of other settings ({'; '.join(changes)}); pass those, {again}")
+        for path in existing:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     write_json(file, wanted)
-
-
-def _check_same(root: Path, recorded: Json | None, wanted: Json) -> None:
-    again = "start again with --overwrite, or pass another --out"
-    if recorded is None or recorded.keys() != wanted.keys():
-        raise LilaError(f"{root} holds results without the settings of this version, written by 0.1; {again}")
-    if changes := differences(recorded, wanted):
-        raise LilaError(f"{root} holds results of other settings ({'; '.join(changes)}); pass those, {again}")
 
 
 def read_json(path: Path) -> Json | None:

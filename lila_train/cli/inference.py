@@ -142,8 +142,14 @@ def track(
 
     stream, marked = tracking.open_frames(video), tracking.read_mask(mask)
     propagation = Propagation(short_side_px=size, context_frames=context, window=window)
-    settings = {"size": size, "context": context, "window": window, "max_frames": max_frames}
-    settings |= {"video": str(video.resolve()), "mask": str(mask.resolve())}
+    settings = {
+        "video": str(video.resolve()),
+        "mask": str(mask.resolve()),
+        "size": size,
+        "context": context,
+        "window": window,
+        "max_frames": max_frames,
+    }
     tracking.open_output(out, {"settings": settings, "model": released.identity(weights, encoder_weights)}, overwrite)
     model = load(weights, device=devices.choose(device, mps=True), encoder_weights=encoder_weights)
     total = min(stream.count, max_frames) if stream.count and max_frames else stream.count or max_frames

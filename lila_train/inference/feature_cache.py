@@ -49,17 +49,14 @@ class FeatureCache:
         self._arrays = [ARRAY_FORMATS[name] for name in config.format if name in ARRAY_FORMATS]
         self._journal = folder / "files.jsonl"
         self._entries: dict[str, Any] = {}
-        self._read_journal()
-        wanted = {"config": config.shaping(), "model": model, "pca_from": pca_from}
-        open_folder(folder, "features.json", wanted, self._own(), overwrite)
-        self._read_journal()
-
-    def _read_journal(self) -> None:
-        self._entries = {}
         for line in self._journal.read_text().splitlines() if self._journal.is_file() else []:
             with suppress(json.JSONDecodeError):  # of a line that was cut short
                 entry = json.loads(line)
                 self._entries[entry["name"]] = entry
+        wanted = {"config": config.shaping(), "model": model, "pca_from": pca_from}
+        open_folder(folder, "features.json", wanted, self._own(), overwrite)
+        if overwrite:
+            self._entries = {}
 
     def _own(self) -> Iterator[Path]:
         """Yield all that was written for the files of the journal, in any format, and the journal."""
