@@ -22,7 +22,7 @@ from torch import Tensor
 from lila_cues.config import BuildConfig
 from lila_cues.networks.frozen import default_batch
 from lila_cues.pamr import Affinity, refine, three_scales
-from lila_cues.pipeline.frames import ClipFrames
+from lila_cues.pipeline.frames import ClipFrames, DepthFiles
 from lila_cues.pipeline.setup import Networks
 from lila_cues.sampling import select_channels
 from stores.cues import ClipCues, first_not_finite
@@ -72,8 +72,9 @@ class CueExtractor:
                 if frames.depth is not None:
                     depth = torch.from_numpy(frames.depth)
                 else:
-                    assert self.networks.depth is not None
-                    depth = torch.cat([self.networks.depth(part).float() for part in images.split(self._batch)])
+                    network = self.networks.depth
+                    assert not isinstance(network, DepthFiles)
+                    depth = torch.cat([network(part).float() for part in images.split(self._batch)])
             with self.timer.device("flow"):
                 forward, backward = self.networks.flow.between(images, torch.cat([pairs, pairs.flip(1)])).chunk(2)
             refined = self._refine(raw, images) if self.device.type == "cuda" else None

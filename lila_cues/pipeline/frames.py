@@ -15,6 +15,7 @@ from jaxtyping import Float32
 from lila_cues.config import BuildConfig
 from lila_cues.datasets import Dataset
 from lila_cues.images import read_depth
+from lila_cues.networks.weights import WeightSource
 from lila_cues.sampling import FrameSelection, select_frames
 from stores.errors import LilaError
 
@@ -104,7 +105,8 @@ class DepthFiles:
     """
 
     def __init__(self, root: Path):
-        self.root = root
+        self.root, self.settings = root, {"inverse_depth_of_1_m": INVERSE_DEPTH_OF_1_M}
+        self.source = WeightSource("files", "file", str(root), None, None, "of the user's own maps")
         if not root.is_dir():
             raise LilaError(f"expected depth maps in {root}, found no such folder; give it with --depth files:DIR")
 

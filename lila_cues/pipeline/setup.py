@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lila_cues.config import DEPTH_FILES, BuildConfig, Records, RunOptions
 from lila_cues.networks import registry
-from lila_cues.pipeline.frames import INVERSE_DEPTH_OF_1_M, DepthFiles
+from lila_cues.pipeline.frames import DepthFiles
 from lila_cues.sampling import anchors_and_gaps
 from lila_cues.video.decoders import require_decoder
 
@@ -23,32 +23,20 @@ class Networks:
 
     encoder: FrozenEncoder
     flow: FlowNetwork
-    depth: DepthNetwork | None
-    depth_files: DepthFiles | None
+    depth: DepthNetwork | DepthFiles
 
     def records(self) -> Records:
         """Return name, origin, revision, hash and licence of each network's weights, and how it is run."""
-        records: Records = {
-            "encoder": {**self.encoder.source.to_dict(), "settings": {"attention": self.encoder.attention}}
+        attention = {"attention": self.encoder.attention}
+        return {
+            "encoder": {**self.encoder.source.to_dict(), "settings": attention},
+            "depth": {**self.depth.source.to_dict(), "settings": self.depth.settings},
+            "flow": {**self.flow.source.to_dict(), "settings": self.flow.settings},
         }
-        if self.depth is not None:
-            records["depth"] = {**self.depth.source.to_dict(), "settings": self.depth.settings}
-        if self.depth_files is not None:
-            records["depth"] = {
-                "network": "files",
-                "origin": "file",
-                "location": str(self.depth_files.root),
-                "revision": None,
-                "sha256": None,
-                "licence": "of the user's own maps",
-                "settings": {"inverse_depth_of_1_m": INVERSE_DEPTH_OF_1_M},
-            }
-        records["flow"] = {**self.flow.source.to_dict(), "settings": self.flow.settings}
-        return records
 
     def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
         """Return warnings about images of that size (y, x)."""
-        return self.flow.notes(size) + (self.depth.notes(size) if self.depth is not None else ())
+        return self.flow.notes(size) + (() if isinstance(self.depth, DepthFiles) else self.depth.notes(size))
 
 
 def setup(config: BuildConfig, options: RunOptions, notify: Callable[[str], None] = lambda note: None) -> Networks:
@@ -74,11 +62,11 @@ def load_networks(config: BuildConfig, device: str) -> Networks:
     from lila_cues.networks.frozen import Execution
 
     attention, execution = config.attention, Execution(config.precision, config.compile)
-    depth, depth_files = None, None
-    if config.depth.startswith(DEPTH_FILES):
-        depth_files = DepthFiles(Path(config.depth.removeprefix(DEPTH_FILES)))
+    depth: DepthNetwork | DepthFiles | None = None
+    if config.depth.startswith(DEPTH_FILES):  # checked before networks are loaded
+        depth = DepthFiles(Path(config.depth.removeprefix(DEPTH_FILES)))
     encoder = load_encoder(config.encoder, config.encoder_weights, device, attention)
     flow = load_flow(config.flow, config.flow_weights, device, updates=config.flow_updates, execution=execution)
-    if depth_files is None:
+    if depth is None:
         depth = load_depth(config.depth, config.depth_weights, device, attention, execution=execution)
-    return Networks(encoder, flow, depth, depth_files)
+    return Networks(encoder, flow, depth)

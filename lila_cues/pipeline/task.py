@@ -17,7 +17,7 @@ from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.datasets import open_dataset
 from lila_cues.devices import usable_cores
 from lila_cues.pipeline.cues import ClipPredictions, CueExtractor, network_failure
-from lila_cues.pipeline.frames import ClipFrames, load_clip
+from lila_cues.pipeline.frames import ClipFrames, DepthFiles, load_clip
 from lila_cues.pipeline.setup import Networks, load_networks
 from lila_cues.prefetch import map_ordered
 from lila_cues.video.decoders import require_decoder
@@ -148,9 +148,10 @@ class Worker(AbstractContextManager["Worker"]):
 
     def load_clip(self, clip_id: str) -> ClipFrames:
         """Runs in the decode pool."""
-        size, depth_files = self.extractor.encoder_input, self.extractor.networks.depth_files
+        size, depth = self.extractor.encoder_input, self.extractor.networks.depth
         with self.timer.host("decode"):
-            return load_clip(self.dataset, clip_id, self.config, size, depth_files)
+            files = depth if isinstance(depth, DepthFiles) else None
+            return load_clip(self.dataset, clip_id, self.config, size, files)
 
     def predict(self, frames: ClipFrames) -> ClipPredictions:
         """Runs the networks, for one clip at a time."""

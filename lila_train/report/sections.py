@@ -52,10 +52,6 @@ def pair_with_most_motion(store: CueStore, clip: int) -> int:
     return int(np.nan_to_num(np.nanmean(lengths, axis=(1, 2))).argmax())
 
 
-def _size(picture: np.ndarray) -> str:
-    return f"{picture.shape[1]}×{picture.shape[0]}"
-
-
 @dataclass(frozen=True)
 class DavisResult:
     """The folder of an evaluation on DAVIS, with the data that it scored, which must still be where it was."""
@@ -156,8 +152,11 @@ def features(result: DavisResult, model: GridModel) -> Gallery:
     for n, ((name, number), frame) in enumerate(zip(shown, frames, strict=True)):
         figures = [Figure(frame, "Frame", str(number), "jpeg")]
         for head, found in maps.items():
-            picture, detail = pca_picture(found[n], bases[head]), f"{_size(found[n][0])}, {len(found[n])} channels"
-            figures.append(Figure(picture, head_title(head), detail, enlarge=head == ENCODER))
+            channels, height, width = found[n].shape
+            detail = f"{width}×{height}, {channels} channels"
+            figures.append(
+                Figure(pca_picture(found[n], bases[head]), head_title(head), detail, enlarge=head == ENCODER)
+            )
         rows.append(Row("" if n % 2 else name, figures, 3))
     return Gallery("Features on held-out frames", text, rows)
 

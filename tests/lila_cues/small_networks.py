@@ -55,8 +55,8 @@ class Difference:
 
 
 def networks(depth_files: Path | None = None) -> Networks:
-    files = DepthFiles(depth_files) if depth_files else None
-    return Networks(Patches(), Difference(), None if files else Brightness(), files)  # type: ignore[arg-type]
+    depth = DepthFiles(depth_files) if depth_files else Brightness()
+    return Networks(Patches(), Difference(), depth)  # type: ignore[arg-type]
 
 
 def run_options(root: Path) -> RunOptions:
