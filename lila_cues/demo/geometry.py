@@ -119,13 +119,13 @@ class Truth:
 
     def save(self, path: Path) -> None:
         """Write as npz: `layers`, `homographies`, `labels`."""
-        np.savez_compressed(path, layers=self.layers, homographies=self.homographies, labels=self.labels)
+        np.savez_compressed(path, **vars(self))
 
     @staticmethod
     def load(path: Path) -> Truth:
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as file:
-            return Truth(layers=file["layers"], homographies=file["homographies"], labels=file["labels"])
+            return Truth(**file)
 
     def _texels(self, t: int) -> np.ndarray:
         """Each pixel's point on its layer, times inverse depth: 3 × pixels."""
