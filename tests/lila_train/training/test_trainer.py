@@ -110,6 +110,47 @@ def test_resuming_gives_bitwise_the_same_run(store: stores.CueStore, tmp_path: P
     assert [r["loss"] for r in second.run_dir.rows()] == [r["loss"] for r in straight.run_dir.rows()]
 
 
+def test_more_steps_continue_a_finished_run(store: stores.CueStore, tmp_path: Path) -> None:
+    straight = trainer(store, tmp_path / "straight", SETTINGS.replace(steps=6))
+    straight.fit()
+    trainer(store, tmp_path / "run", SETTINGS.replace(steps=4)).fit()
+    longer = trainer(store, tmp_path / "run", SETTINGS.replace(steps=6))
+    assert not longer.is_finished()
+    assert longer.restore()
+    assert longer.step == 4
+    longer.fit()
+    assert [row["loss"] for row in longer.run_dir.rows()] == [row["loss"] for row in straight.run_dir.rows()]
+    for path in longer.run_dir.checkpoints():
+        path.unlink()
+    again = trainer(store, tmp_path / "run", SETTINGS.replace(steps=8))
+    with pytest.raises(LilaError, match="holds the weights of a run, but no checkpoint to continue from"):
+        again.restore()
+    assert len(again.run_dir.rows()) == 6
+
+
+def test_a_run_beside_a_build_keeps_the_clips_that_it_began_with(tmp_path: Path) -> None:
+    """In loader processes, and after it is resumed; a clip that is lost meanwhile is named."""
+    store = world.build(tmp_path / "cues.zarr", clips=20, tasks=1)
+    began_with = store.complete_clips().tolist()
+    assert len(began_with) == 16
+    config = SETTINGS.replace(steps=8, batch_size=4)
+    first = trainer(store, tmp_path / "run", config)
+    world.fill(store)
+    assert len(stores.open(store.path).complete_clips()) == 20
+    drawn = [int(clip) for batch in load_pairs(first.dataset(), range(8), num_workers=1) for clip in batch.clips]
+    assert set(drawn) <= set(began_with)
+    first.save()
+    second = trainer(stores.open(store.path), tmp_path / "run", config)
+    assert len(second.clips) == 20
+    second.restore()
+    assert second.clips.tolist() == began_with
+    for record in Path(store.path, "ledger").rglob("0000000-*.json"):
+        record.unlink()
+    lost = trainer(stores.open(store.path), tmp_path / "run", config)
+    with pytest.raises(LilaError, match="found 16 of 16 incomplete, such as clip-0"):
+        lost.restore()
+
+
 def test_only_the_decoder_is_trained(store: stores.CueStore, tmp_path: Path) -> None:
     run = trainer(store, tmp_path / "run")
     before = {name: t.clone() for name, t in run.train_step.encoder.state_dict().items()}

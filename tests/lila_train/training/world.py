@@ -45,14 +45,19 @@ def clip_cues(seed: int, gap: int = 1) -> stores.ClipCues:
     )
 
 
-def build(path: Path, clips: int = 5, gap: int = 1) -> stores.CueStore:
-    """A complete store of that world; the encoder it names has random weights."""
+def build(path: Path, clips: int = 5, gap: int = 1, tasks: int | None = None) -> stores.CueStore:
+    """A store of that world, of which the first `tasks` tasks are complete; its encoder has random weights."""
     names = [f"clip-{i}" for i in range(clips)]
     provenance = {"networks": {"encoder": encoder().source.to_dict()}}
     store = stores.create(path, stores.StoreSpec(GEOMETRY), names, {"world": 1}, provenance)
-    for task in range(store.n_tasks):
+    return fill(store, gap, tasks)
+
+
+def fill(store: stores.CueStore, gap: int = 1, tasks: int | None = None) -> stores.CueStore:
+    """Complete the pending tasks, at most `tasks` of them."""
+    for task in list(store.pending_tasks())[:tasks]:
         with store.lock_task(task) as writer:
             assert writer is not None
             for clip in writer.pending():
-                writer.add(clip, encode_clip(names[clip], store.arrays, clip_cues(clip, gap)))
+                writer.add(clip, encode_clip(store.clip_id(clip), store.arrays, clip_cues(clip, gap)))
     return store
