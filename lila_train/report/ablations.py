@@ -12,7 +12,7 @@ import numpy as np
 from lila_cues.viz.charts import Curve, Panel, running_mean, score_dots, step_curves
 from lila_cues.viz.html import render
 from lila_train.report.tables import MISSING, markdown_table
-from lila_train.training.ablation_study import Finding, RowScores
+from lila_train.training.ablation_study import Finding
 from lila_train.training.ablations import FULL, Ablation
 from stores.atomic import atomic_write
 
@@ -110,12 +110,22 @@ def _explain(rows: Sequence[Ablation]) -> tuple[list[str], list[list[str]]]:
 
 
 def steps_chart(findings: Sequence[Finding], losses: Losses) -> bytes:
-    """Return an SVG with the smoothed losses, and a panel for each protocol that was scored during training."""
+    """Return an SVG with the smoothed losses, and a panel for each protocol that was scored during training.
+
+    A panel shows the scores of each seed over steps, and their mean over the steps that all seeds have.
+    """
     smoothed = {label: mean_loss(seeds) for label, seeds in losses.items()}
     curves = [Curve(label, (np.arange(1, len(values) + 1), values)) for label, values in smoothed.items()]
     panels = [Panel("loss", curves)]
     for finding in findings:
-        if curves := [_score_curve(one) for one in finding.scores if one.by_step]:
+        curves = []
+        for scores in (one for one in finding.scores if one.by_step):
+            seeds = list(scores.by_step.values())
+            shared = sorted(set.intersection(*map(set, seeds)))
+            means = np.array([np.mean([seed[step] for seed in seeds]) for step in shared])
+            samples = [(np.array(list(seed)), np.array(list(seed.values()))) for seed in seeds]
+            curves.append(Curve(scores.row.label, (np.array(shared), means), samples))
+        if curves:
             panels.append(Panel(f"J&F, {finding.protocol}, %", curves, ("frozen encoder", finding.encoder)))
     return step_curves(panels)
 
@@ -125,12 +135,3 @@ def mean_loss(seeds: Sequence[Sequence[float]]) -> np.ndarray:
     length = min(map(len, seeds), default=0)
     mean = np.mean([seed[:length] for seed in seeds], axis=0) if length else np.zeros(0)
     return running_mean(mean, SMOOTHING_STEPS)
-
-
-def _score_curve(scores: RowScores) -> Curve:
-    """Return the seeds' scores over steps, and their mean over the steps that all of them have."""
-    seeds = list(scores.by_step.values())
-    shared = sorted(set.intersection(*map(set, seeds)))
-    means = np.array([np.mean([seed[step] for seed in seeds]) for step in shared])
-    samples = [(np.array(list(seed)), np.array(list(seed.values()))) for seed in seeds]
-    return Curve(scores.row.label, (np.array(shared), means), samples)

@@ -153,10 +153,8 @@ def features(result: DavisResult, model: GridModel) -> Gallery:
         figures = [Figure(frame, "Frame", str(number), "jpeg")]
         for head, found in maps.items():
             channels, height, width = found[n].shape
-            detail = f"{width}×{height}, {channels} channels"
-            figures.append(
-                Figure(pca_picture(found[n], bases[head]), head_title(head), detail, enlarge=head == ENCODER)
-            )
+            picture, detail = pca_picture(found[n], bases[head]), f"{width}×{height}, {channels} channels"
+            figures.append(Figure(picture, head_title(head), detail, enlarge=head == ENCODER))
         rows.append(Row("" if n % 2 else name, figures, 3))
     return Gallery("Features on held-out frames", text, rows)
 
