@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lila_cues.images import AnyImage, to_float, to_tensor
 from lila_cues.networks import FrozenEncoder, WeightSource, encoder_from_tensors, load_encoder, restore_encoder
-from lila_cues.networks.weights import file_sha256, tensors_sha256
+from lila_cues.networks.weights import file_sha256, float32_default, tensors_sha256
 from lila_train.model import checkpoint, released
 from lila_train.model.checkpoint import Provenance
 from lila_train.model.decoder import Decoder
@@ -41,6 +41,7 @@ DINOV2_LICENSE = "apache-2.0"  # of the encoder inside published files
 ENCODER_FILE = "encoder.safetensors"  # only where the encoder is a local file, which nobody else could find
 
 
+@float32_default()
 def load(
     weights: str | Path,
     *,

@@ -53,6 +53,19 @@ def test_a_loaded_model_builds_no_graph_unless_asked(weights: Path) -> None:
     assert images.grad is not None
 
 
+def test_the_default_dtype_of_other_code_changes_nothing(weights: Path) -> None:
+    image = picture(24, 32)
+    expected = lila_train.load(weights).features(image)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        loaded = lila_train.load(weights)
+        assert {tensor.dtype for tensor in (*loaded.parameters(), *loaded.buffers())} == {torch.float32}
+        np.testing.assert_array_equal(loaded.features(image), expected)
+        assert torch.get_default_dtype() == torch.bfloat16
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("scale", [255.0, -3.0])
 def test_floats_that_are_no_rgb_are_refused(model: Lila, scale: float) -> None:
     image = picture(24, 32).astype(np.float32) / 255 * scale
