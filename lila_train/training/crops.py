@@ -39,8 +39,8 @@ class View:
     counts: Float[Tensor, " t"]
 
     def __getitem__(self, rows: slice) -> View:
-        maps = (maps[rows] for maps in (self.image, self.target, self.valid, self.weight, self.channels))
-        return View(*maps, self.counts)
+        names = ("image", "target", "valid", "weight", "channels")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def with_features(self, tokens: Float[Tensor, "b e h w"]) -> View:
         """Return the view with its own tokens as targets: the sampled channels, refined by PAMR, L2-normalized."""

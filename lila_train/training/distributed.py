@@ -20,6 +20,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from lila_cues import console, devices
 from stores.errors import LilaError
@@ -131,7 +133,7 @@ def init(device_name: str, backend: str | None = None, join_timeout: float = 600
     backend = backend or ("nccl" if device.type == "cuda" else "gloo")
     timeout = timedelta(seconds=join_timeout)
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+        store, _, _ = next(rendezvous("env://", timeout=timeout))
         store = _meet(store, rank, world_size, timeout)
     except (RuntimeError, ValueError) as error:
         raise LilaError(
@@ -159,7 +161,7 @@ def init(device_name: str, backend: str | None = None, join_timeout: float = 600
         dist.destroy_process_group()
 
 
-def _meet(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> dist.Store:
+def _meet(store: Store, rank: int, world_size: int, timeout: timedelta) -> Store:
     """Wait for all ranks of this start; return a store of theirs alone.
 
     After an elastic restart torchrun's store still holds the addresses of the processes before, which gloo would try.
@@ -180,7 +182,7 @@ def _meet(store: dist.Store, rank: int, world_size: int, timeout: timedelta) -> 
         for found in tokens:
             store.set(f"met/{found}", token)
     store.wait([f"met/{token}"], timeout)
-    return dist.PrefixStore(store.get(f"met/{token}").decode(), store)
+    return PrefixStore(store.get(f"met/{token}").decode(), store)
 
 
 _UNSET = (
