@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +17,7 @@ from stores import StoreError
 from stores.backends import RemoteFiles
 from stores.store import CueStore
 from tests.stores import worlds
+from tests.stores.http_server import serve
 
 FAILED = 5
 
@@ -33,35 +30,10 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
     return store
 
 
-class RangeHandler(SimpleHTTPRequestHandler):
-    """Answers `Range: bytes=a-b` and `bytes=-n`, which Python's own handler does not."""
-
-    def do_GET(self) -> None:
-        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
-        path = Path(self.translate_path(self.path))
-        if asked is None or not path.is_file():
-            super().do_GET()
-            return
-        data = path.read_bytes()
-        first = int(asked[1]) if asked[1] else max(0, len(data) - int(asked[2]))
-        last = min(int(asked[2]), len(data) - 1) if asked[1] and asked[2] else len(data) - 1
-        self.send_response(206)
-        self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
-        self.send_header("Content-Length", str(last + 1 - first))
-        self.end_headers()
-        self.wfile.write(data[first : last + 1])
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Log nothing."""
-
-
 @pytest.fixture(scope="module")
 def server(local: stores.CueStore) -> Iterator[str]:
-    folder = Path(local.path).parent
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(RangeHandler, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serve(Path(local.path).parent) as url:
+        yield url
 
 
 def assert_same(remote: CueStore, local: CueStore) -> None:

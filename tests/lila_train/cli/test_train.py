@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 import stores
 from lila_train.cli import app
+from lila_train.training import trainer as trainer_module
 from lila_train.training.config import RECIPES, TrainConfig, find_recipe
 from lila_train.training.distributed import Rank
 from lila_train.training.step import TrainStep
@@ -25,6 +27,7 @@ from lila_train.training.trainer import oom_hint
 from stores.errors import LilaError
 from tests.lila_train.evaluation import worlds
 from tests.lila_train.training import world
+from tests.stores.http_server import serve
 
 OPTIONS = ["--recipe", "demo", "--batch-size", "2", "--crop-size", "32"]
 OPTIONS += ["--set", "decoder_width=16", "--set", "channels=4"]
@@ -84,6 +87,68 @@ def test_a_signal_writes_a_checkpoint_and_resume_finishes_the_run(
     done = subprocess.run([*command], capture_output=True, text=True, check=True)
     assert f"resuming at step {steps} of {steps + 2}" in done.stdout
     assert len((out / "log.jsonl").read_text().splitlines()) == steps + 2
+
+
+def test_a_signal_to_the_process_group_writes_a_checkpoint_and_leaves_no_process(
+    store: stores.CueStore, tmp_path: Path
+) -> None:
+    """SLURM and systemd send SIGTERM to the loader processes as well."""
+    log = tmp_path / "run/log.jsonl"
+    command = [sys.executable, "-m", "lila_train", "run", "--store", str(store.path), "--out", str(log.parent)]
+    command += ["--steps", "100000", "--num-workers", "2", *OPTIONS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0) as run:
+        wait_for(lambda: log.exists() and len(log.read_text().splitlines()) > 2)
+        os.killpg(run.pid, signal.SIGTERM)
+        printed, errors = run.communicate(timeout=60)
+    assert run.returncode == 143, errors
+    assert "the same command continues" in printed
+    (written,) = (log.parent / "checkpoints").iterdir()
+    assert int(written.stem.removeprefix("step-")) == len(log.read_text().splitlines())
+    wait_for(lambda: not is_alive(run.pid), seconds=30)  # multiprocessing's resource tracker ends last
+
+
+def test_a_first_step_that_diverges_leaves_no_weights(store: stores.CueStore, tmp_path: Path) -> None:
+    run = ["run", "--store", str(store.path), "--out", str(tmp_path / "run"), *OPTIONS, "--steps", "1", "--lr", "1e30"]
+    expected = r"stopped after step 1: weights or features are not finite: .* lower --lr \(now 1e\+30\)"
+    assert re.match(expected, refusal(*run))
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("bad_step", "message"),
+    [
+        (2, r"stopped at step 3: the loss is NaN for clip-\d, clip-\d, .* diverged; lower --lr \(now 0.001\)"),
+        (3, r"stopped after step 4: weights or features are not finite: training diverged; lower --lr"),
+    ],
+)
+def test_divergence_names_the_step_and_keeps_the_last_checkpoint(
+    store: stores.CueStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad_step: int, message: str
+) -> None:
+    monkeypatch.setattr(trainer_module, "learning_rate", lambda step, config: 1e30 if step == bad_step else 1e-3)
+    run = ["run", "--store", str(store.path), "--out", str(tmp_path / "run"), *OPTIONS, "--steps", "6"]
+    assert re.match(message, refusal(*run, "--checkpoint-every", "2"))
+    assert [path.name for path in (tmp_path / "run").rglob("*.safetensors")] == ["step-00000002.safetensors"]
+
+
+def test_a_store_is_trained_on_by_its_url(store: stores.CueStore, tmp_path: Path) -> None:
+    store.publish_statuses()  # as a build does at its end; a web server lists no folders
+    with serve(Path(store.path).parent) as address:
+        url = f"{address}/cues.zarr"
+        arguments = ["run", "--store", url, "--out", str(tmp_path / "run"), "--steps", "1", *OPTIONS]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        study = ["ablate", "--store", url, "--data", str(tmp_path), "--out", str(tmp_path / "study")]
+        opened = refusal(*study, "--set", "channels=4", "--protocol", "davis")
+    assert json.loads((tmp_path / "run/run.json").read_text())["store"]["path"] == url
+    assert opened.startswith("expected --protocol to be one of")  # which is checked after the store
+
+
+def is_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def wait_for(condition: object, seconds: float = 120) -> None:

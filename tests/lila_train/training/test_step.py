@@ -64,6 +64,28 @@ def assert_alike(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
     assert (off / own).max() < 1e-3
 
 
+def test_a_training_step_saves_no_tensor_of_the_encoder(store: stores.CueStore) -> None:
+    """Bytes saved for the backward pass are those of an encoder in `no_grad`, and more where it is trained."""
+    train_step, views = step_of(SETTINGS), make_views(batch_of(store, SETTINGS), SETTINGS)
+
+    def saved() -> list[int]:
+        sizes: list[int] = []
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            train_step.losses(*views)
+        return sizes
+
+    found = saved()
+    train_step.encoder.requires_grad_(True)
+    assert sum(saved()) > 1.1 * sum(found)
+    train_step.encoder.forward = torch.no_grad()(train_step.encoder.forward)  # type: ignore[method-assign]
+    assert saved() == found
+
+
 @pytest.mark.parametrize("objective", ["in-context", "erm"])
 def test_micro_batches_equal_the_batch(store: stores.CueStore, objective: str) -> None:
     settings = SETTINGS.replace(objective=objective)
