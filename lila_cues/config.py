@@ -23,7 +23,6 @@ Records = dict[str, dict[str, Any]]
 """By kind (encoder, depth, flow): origin, revision, hash and licence of the weights, and how the network is run."""
 
 DEPTH_FILES = "files:"
-PLACES = frozenset(("profile", "limit", "encoder_weights", "depth_weights", "flow_weights"))
 
 
 class BuildConfig(Config):
@@ -37,6 +36,10 @@ class BuildConfig(Config):
         "depth", "depth_weights", "flow", "flow_weights", "flow_updates", "attention", "precision", "compile",
         "rgb_codec", "base_size", "feature_size", "shard_clips",
     ))  # fmt: skip
+
+    places: ClassVar[frozenset[str]] = frozenset(
+        ("profile", "limit", "encoder_weights", "depth_weights", "flow_weights")
+    )
 
     dataset: str = Field(description="demo, videos, frames, kinetics, youtube-vos or davis.")
     limit: PositiveInt | None = Field(None, description="Number of clips, spread evenly over the dataset; none: all.")
@@ -134,10 +137,7 @@ class BuildConfig(Config):
 
     def shaping(self) -> dict[str, Any]:
         """Return the settings that shape the data, as JSON values: all but the places of files."""
-        settings = {name: value for name, value in self.to_dict().items() if name not in PLACES}
-        if self.depth.startswith(DEPTH_FILES):
-            settings["depth"] = DEPTH_FILES
-        return settings
+        return super().shaping() | ({"depth": DEPTH_FILES} if self.depth.startswith(DEPTH_FILES) else {})
 
     def fingerprint(self, records: Records) -> dict[str, Any]:
         """Return what a store must share to be continued: the shaping settings, and the hash of each network's weights.

@@ -20,8 +20,8 @@ def open_folder(root: Path, record: str, wanted: Json, own: Iterable[Path], over
     """Create the folder of a command's results, or open it to continue the same work.
 
     Args:
-        record: name of the JSON file in it that holds what shapes the results.
-        wanted: that, for this command.
+        record: name of the JSON file in it that holds what shapes the results, and may hold more.
+        wanted: what shapes them, for this command.
         own: files and folders that the command writes; if `overwrite`, those that exist are deleted.
 
     Raises:
@@ -30,20 +30,20 @@ def open_folder(root: Path, record: str, wanted: Json, own: Iterable[Path], over
     if root.exists() and not root.is_dir():
         raise LilaError(f"expected a folder for --out, found a file at {root}; pass another --out")
     file, wanted, again = root / record, as_json(wanted), "start again with --overwrite, or pass another --out"
+    recorded = {} if overwrite else read_json(file) or {}
     if root.is_dir() and {path.name for path in root.iterdir()} - {record}:  # the record alone: nothing was computed
         existing = [] if file.exists() and not overwrite else [path for path in own if path.exists()]
         if not existing and not file.exists():
             raise LilaError(
                 f"expected an empty folder or results of this command in {root}, found neither; pass another --out"
             )
-        recorded = wanted if overwrite else read_json(file) or {}
-        if recorded.keys() != wanted.keys():
+        if not overwrite and wanted.keys() - recorded.keys():
             raise LilaError(f"{root} holds results without the settings of this version, written by 0.1; {again}")
-        if changes := differences(recorded, wanted):
+        if changes := not overwrite and differences({name: recorded[name] for name in wanted}, wanted):
             raise LilaError(f"{root} holds results of other settings ({'; '.join(changes)}); pass those, {again}")
         for path in existing:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    write_json(file, wanted)
+    write_json(file, recorded | wanted)
 
 
 def read_json(path: Path) -> Json | None:

@@ -36,8 +36,8 @@ stored = partial(typer.Option, rich_help_panel="Store")
 running = partial(typer.Option, rich_help_panel="Run")
 
 
-def _field(name: str, default: str = "") -> str:
-    return f"{BuildConfig.model_fields[name].description}{f' Default: {default}.' * bool(default)}"
+def _of_profile(name: str) -> str:
+    return f"{BuildConfig.model_fields[name].description} Default: the profile's."
 
 
 # The options of `build` and of `plan`. None: as the profile has it, or the setting's own default.
@@ -46,32 +46,32 @@ SET = "Any other setting, such as channels=32; may be given more than once. `lil
 WORKERS = "Number of processes on this machine, sharing its GPUs or cores. Default: this process."
 SHARD = "Build share I of N of the tasks, I from 0; a SLURM array needs no scheduler. Default: all tasks."
 
-Dataset = Annotated[str, data(metavar="NAME", help=_field("dataset"))]
+Dataset = Annotated[str, data(metavar="NAME", help=BuildConfig.help("dataset"))]
 Root = Annotated[Path | None, data(help="Dataset directory. Default: $LILA_DATA/NAME, else data/NAME.")]
 StorePath = Annotated[Path | None, data("--store", help="Store directory. Default: cues/NAME.zarr.")]
-Limit = Annotated[int | None, data(help=_field("limit"))]
-Seed = Annotated[int | None, data(help=_field("seed", "0"))]
-Decoder = Annotated[str | None, data(help=_field("decoder", "pyav"))]
-MaxGap = Annotated[int | None, data(help=_field("max_gap", "5"))]
-ExtraCues = Annotated[str | None, data(metavar="NAMES", help=_field("extra_cues"))]
+Limit = Annotated[int | None, data(help=BuildConfig.help("limit"))]
+Seed = Annotated[int | None, data(help=BuildConfig.help("seed"))]
+Decoder = Annotated[str | None, data(help=BuildConfig.help("decoder"))]
+MaxGap = Annotated[int | None, data(help=BuildConfig.help("max_gap"))]
+ExtraCues = Annotated[str | None, data(metavar="NAMES", help=BuildConfig.help("extra_cues"))]
 Profile = Annotated[str | None, network(help=PROFILE)]
-Encoder = Annotated[str | None, network(help=_field("encoder", "the profile's"))]
-EncoderWeights = Annotated[str | None, network(help=_field("encoder_weights"))]
-Depth = Annotated[str | None, network(help=_field("depth", "the profile's"))]
-DepthWeights = Annotated[str | None, network(help=_field("depth_weights"))]
-Flow = Annotated[str | None, network(help=_field("flow", "the profile's"))]
-FlowWeights = Annotated[str | None, network(help=_field("flow_weights"))]
-FlowUpdates = Annotated[int | None, network(help=_field("flow_updates", "the profile's"))]
-Attention = Annotated[str | None, network(help=_field("attention", "sdpa"))]
-Precision = Annotated[str | None, network(help=_field("precision", "float32"))]
-Compile = Annotated[bool | None, network("--compile", help=_field("compile"))]
+Encoder = Annotated[str | None, network(help=_of_profile("encoder"))]
+EncoderWeights = Annotated[str | None, network(help=BuildConfig.help("encoder_weights"))]
+Depth = Annotated[str | None, network(help=_of_profile("depth"))]
+DepthWeights = Annotated[str | None, network(help=BuildConfig.help("depth_weights"))]
+Flow = Annotated[str | None, network(help=_of_profile("flow"))]
+FlowWeights = Annotated[str | None, network(help=BuildConfig.help("flow_weights"))]
+FlowUpdates = Annotated[int | None, network(help=_of_profile("flow_updates"))]
+Attention = Annotated[str | None, network(help=BuildConfig.help("attention"))]
+Precision = Annotated[str | None, network(help=BuildConfig.help("precision"))]
+Compile = Annotated[bool | None, network("--compile", help=BuildConfig.help("compile"))]
 Set = Annotated[list[str] | None, network("--set", metavar="NAME=VALUE", help=SET)]
 ConfigFile = Annotated[Path | None, network("--config", help="Another store, to take its settings; no --profile then.")]
 Device = Annotated[str, running(help="auto (a GPU if there is one), cpu, cuda, cuda:1 …")]
-RgbCodec = Annotated[str | None, stored(help=_field("rgb_codec", "zstd"))]
-BaseSize = Annotated[int | None, stored(help=_field("base_size", "the profile's"))]
-FeatureSize = Annotated[int | None, stored(help=_field("feature_size", "the profile's"))]
-ShardClips = Annotated[int | None, stored(help=_field("shard_clips", "16"))]
+RgbCodec = Annotated[str | None, stored(help=BuildConfig.help("rgb_codec"))]
+BaseSize = Annotated[int | None, stored(help=_of_profile("base_size"))]
+FeatureSize = Annotated[int | None, stored(help=_of_profile("feature_size"))]
+ShardClips = Annotated[int | None, stored(help=BuildConfig.help("shard_clips"))]
 OnlyFailed = Annotated[bool, running("--only-failed", help="Retry the failed clips, build no others.")]
 MaxFailures = Annotated[int | None, running(min=0, help="Stop when more clips than this fail. Default: no limit.")]
 Workers = Annotated[int | None, running(min=1, help=WORKERS)]

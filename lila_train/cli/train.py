@@ -29,10 +29,6 @@ _execution = partial(typer.Option, rich_help_panel="Execution")
 _logging = partial(typer.Option, rich_help_panel="Logging and validation")
 
 
-def _about(name: str) -> str:
-    return TrainConfig.model_fields[name].description or ""
-
-
 DEVICE_BATCH_SIZE = "Most pairs of one forward pass, to save memory; same result. Default: a rank's share of the batch."
 JOIN_TIMEOUT = "Seconds to wait for the other ranks of torchrun."
 RECIPE = f"Named settings; `lila-train recipes` lists them. Default: {DEFAULT_RECIPE}."
@@ -47,12 +43,12 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Delete the run in --out and start again.")] = False,
     recipe: Annotated[str | None, _objective(help=RECIPE)] = None,
     config: Annotated[Path | None, _objective(help="Instead: run.json of a run, to take its settings.")] = None,
-    steps: Annotated[int | None, _objective(help=_about("steps"))] = None,
-    seed: Annotated[int | None, _objective(help=_about("seed"))] = None,
-    batch_size: Annotated[int | None, _objective(help=_about("batch_size"))] = None,
-    lr: Annotated[float | None, _objective(help=_about("lr"))] = None,
-    precision: Annotated[str | None, _objective(help=_about("precision"))] = None,
-    crop_size: Annotated[int | None, _objective(help=_about("crop_size"))] = None,
+    steps: Annotated[int | None, _objective(help=TrainConfig.help("steps"))] = None,
+    seed: Annotated[int | None, _objective(help=TrainConfig.help("seed"))] = None,
+    batch_size: Annotated[int | None, _objective(help=TrainConfig.help("batch_size"))] = None,
+    lr: Annotated[float | None, _objective(help=TrainConfig.help("lr"))] = None,
+    precision: Annotated[str | None, _objective(help=TrainConfig.help("precision"))] = None,
+    crop_size: Annotated[int | None, _objective(help=TrainConfig.help("crop_size"))] = None,
     set_: Annotated[list[str] | None, _objective("--set", metavar="NAME=VALUE", help=SET)] = None,
     device: Annotated[str, _execution(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     num_workers: Annotated[int, _execution(min=0, help="Loader processes; 0: load in the main process.")] = 0,
@@ -206,14 +202,16 @@ def _write_summary(trainer: Trainer, seconds: float) -> None:
 
     rows = trainer.run_dir.rows()
     atomic_write(loss_curves(rows, loss_titles(), "png"), trainer.run_dir.root / "loss.png")
-    result = {
-        "device": str(trainer.rank.device),
-        "ranks": trainer.rank.world_size,
-        "steps": trainer.step,
-        "final_loss": rows[-1]["loss"],
-        "seconds": {"this_call": round(seconds, 2), "steps": round(sum(row["seconds"] for row in rows), 2)},
-    }
-    trainer.run_dir.write_record(trainer.config, trainer.store, result)
+    trainer.run_dir.add_to_record(
+        store=str(trainer.store.path),
+        encoder=trainer.train_step.encoder.source.to_dict(),
+        versions=trainer.provenance().versions,
+        device=str(trainer.rank.device),
+        ranks=trainer.rank.world_size,
+        steps=trainer.step,
+        final_loss=rows[-1]["loss"],
+        seconds={"this_call": round(seconds, 2), "steps": round(sum(row["seconds"] for row in rows), 2)},
+    )
     console.out.print(f"{trainer.step} steps, loss {rows[-1]['loss']:.3f}: {trainer.run_dir.weights}")
 
 

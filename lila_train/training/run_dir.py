@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import stores
+from lila_train.outputs import open_folder, read_json, write_json
 from lila_train.training.config import TrainConfig
 from stores.atomic import atomic_write
-from stores.errors import LilaError
 
-FILES = ("weights.safetensors", "run.json", "log.jsonl", "scores.jsonl", "loss.png")
+FILES = ("weights.safetensors", "log.jsonl", "scores.jsonl", "loss.png")
 FOLDERS = ("checkpoints", "pictures", "scores", "tensorboard")
 
 
@@ -39,52 +37,20 @@ class RunDir:
         Raises:
             LilaError: `root` is a file, holds something else, or a run of other settings, which are named.
         """
-        if root.exists() and not root.is_dir():
-            raise LilaError(f"expected a folder for --out, found a file at {root}")
-        run_dir = cls(root)
-        found = {path.name for path in root.iterdir()} if root.is_dir() else set()
-        if found and not found & {*FILES, *FOLDERS}:
-            raise LilaError(f"expected a run or an empty folder for --out, found other files in {root}; pass another")
-        if overwrite:
-            for name in FILES:
-                (root / name).unlink(missing_ok=True)
-            for name in FOLDERS:
-                shutil.rmtree(root / name, ignore_errors=True)
-        if overwrite or not found or run_dir._continue(config, store):
-            run_dir.write_record(config, store)
+        run_dir, wanted = cls(root), config
+        recorded = (read_json(run_dir.record) or {}).get("settings", {}) if root.is_dir() and not overwrite else {}
+        if config.schedule == "constant" and recorded.get("steps", config.steps) != config.steps:
+            wanted = config.replace(steps=recorded["steps"])  # a longer run continues a shorter one
+        shaping = {"settings": wanted.to_dict(), "store_fingerprint": store.fingerprint}
+        own = [root / name for name in (*FILES, *FOLDERS)]
+        open_folder(root, run_dir.record.name, shaping, own, overwrite)
+        if config.steps > wanted.steps:
+            run_dir.add_to_record(settings=config.to_dict())
         return run_dir
 
-    def _continue(self, config: TrainConfig, store: stores.CueStore) -> bool:
-        """Check that the folder holds this run; return whether `config` has more steps than recorded."""
-        again = "start again with --overwrite, or pass another --out"
-        try:
-            record = json.loads(self.record.read_text())
-            recorded = TrainConfig.from_dict(record["settings"], self.record)
-            fingerprint = record["store"]["fingerprint"]
-        except (FileNotFoundError, TypeError, KeyError, json.JSONDecodeError) as error:
-            raise LilaError(f"{self.root} holds a run without settings, written by version 0.1; {again}") from error
-        steps = config.steps if config.schedule == "constant" else recorded.steps  # a longer run continues a shorter
-        differences = recorded.replace(steps=steps).differences(config)
-        if fingerprint != store.fingerprint:
-            differences.append(f"the store: {record['store']['path']}, not {store.path}")
-        if differences:
-            raise LilaError(
-                f"{self.root} is of a run with other settings ({'; '.join(differences)}); pass those, {again}"
-            )
-        return config.steps > recorded.steps
-
-    def write_record(
-        self, config: TrainConfig, store: stores.CueStore, result: Mapping[str, Any] | None = None
-    ) -> None:
-        """Write run.json: what shapes the run, and its `result` once it is finished."""
-        record = {
-            "version": version("lila-pixels"),
-            "settings": config.to_dict(),
-            "store": {"path": str(store.path), "fingerprint": store.fingerprint},
-            "encoder": store.provenance["networks"]["encoder"],
-            **(result or {}),
-        }
-        atomic_write((json.dumps(record, indent=2, sort_keys=True) + "\n").encode(), self.record)
+    def add_to_record(self, **facts: Any) -> None:
+        """Add to run.json, or replace in it."""
+        write_json(self.record, (read_json(self.record) or {}) | facts)
 
     def checkpoint(self, step: int) -> Path:
         return self.root / "checkpoints" / f"step-{step:08d}.safetensors"

@@ -212,10 +212,10 @@ def test_inputs_that_are_not_images_are_refused(images: torch.Tensor, message: s
 
 def test_other_settings_and_other_stores_are_refused(store: stores.CueStore, tmp_path: Path) -> None:
     trainer(store, tmp_path / "run").fit()
-    with pytest.raises(LilaError, match=r"lr: 0\.001, not 0\.01; ridge: 0\.1, not 1"):
+    with pytest.raises(LilaError, match=r"lr: 0\.001, not 0\.01; settings\.ridge: 0\.1, not 1"):
         RunDir.open(tmp_path / "run", SETTINGS.replace(lr=1e-2, ridge=1.0), store)
     elsewhere = stores.create(tmp_path / "b.zarr", store.spec, ["x"], {"world": 2}, dict(store.provenance))
-    with pytest.raises(LilaError, match="the store: "):
+    with pytest.raises(LilaError, match=r"store_fingerprint.world: 1, not 2"):
         RunDir.open(tmp_path / "run", SETTINGS, elsewhere)
     RunDir.open(tmp_path / "run", SETTINGS.replace(lr=1e-2), store, overwrite=True)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json"}
@@ -223,12 +223,11 @@ def test_other_settings_and_other_stores_are_refused(store: stores.CueStore, tmp
 
 def test_a_run_of_version_0_1_is_named(store: stores.CueStore, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"settings": {"steps": 6, "learning_rate": 1e-3}, "store": "x"}))
-    with pytest.raises(LilaError, match=r"record that differs in .*learning_rate"):
-        RunDir.open(tmp_path, SETTINGS, store)
-    (tmp_path / "run.json").unlink()
     (tmp_path / "log.jsonl").write_text("")
-    with pytest.raises(LilaError, match=r"written by version 0\.1; start again with --overwrite"):
-        RunDir.open(tmp_path, SETTINGS, store)
+    for _ in range(2):
+        with pytest.raises(LilaError, match=r"written by 0\.1; start again with --overwrite"):
+            RunDir.open(tmp_path, SETTINGS, store)
+        (tmp_path / "run.json").unlink(missing_ok=True)  # of a run that was not finished
 
 
 def test_an_unreadable_checkpoint_is_skipped(store: stores.CueStore, tmp_path: Path) -> None:
@@ -263,7 +262,7 @@ def test_nan_stops_the_run_before_the_weights_change(store: stores.CueStore, tmp
 def test_a_folder_of_other_files_is_refused_and_kept(store: stores.CueStore, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     for overwrite in (False, True):
-        with pytest.raises(LilaError, match="found other files"):
+        with pytest.raises(LilaError, match="found neither"):
             RunDir.open(tmp_path, SETTINGS, store, overwrite=overwrite)
     with pytest.raises(LilaError, match="found a file"):
         RunDir.open(tmp_path / "file", SETTINGS, store)
