@@ -101,7 +101,7 @@ class Jpeg:
     def decode_into(self, encoded: np.ndarray, chunk: np.ndarray) -> None:
         """Verify encoded bytes (uint8) and decompress them into `chunk`; ChecksumError as `Blosc.decode_into`."""
         try:
-            frame = np.asarray(Image.open(io.BytesIO(verified(encoded)), formats=["JPEG"]))
+            frame = np.asarray(Image.open(io.BytesIO(verified(encoded).tobytes()), formats=["JPEG"]))
         except (OSError, ValueError, SyntaxError) as error:
             raise ChecksumError(f"it is no JPEG: {error}") from error
         if frame.shape != chunk.shape:
