@@ -34,8 +34,8 @@ class LocalFiles:
     """The files in a folder, by key such as `rgb/c.0.0.0.0.0`. A missing file raises FileNotFoundError."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self.location = str(root)
+        self.root = root.absolute()  # a process may change its directory
+        self.location = str(self.root)
 
     def read(self, key: str) -> bytes:
         return (self.root / key).read_bytes()
@@ -56,7 +56,11 @@ class LocalFiles:
         """Return the names in a folder, empty if there is no such folder; None if names cannot be listed."""
         try:
             return os.listdir(self.root / folder)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if not self.root.is_dir():
+                raise StoreError(
+                    f"the store {self.root} is gone since it was opened; open it where it is now"
+                ) from error
             return []
 
 

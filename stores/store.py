@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from stores.shards import ShardReader
 from stores.spec import STANDARD_CUES, ArraySpec, arrays
 from stores.writer import TaskWriter
 
-Index = int | slice | Sequence[int] | None
+Index = SupportsIndex | slice | Sequence[int] | np.ndarray | None
 
 
 def open(path: Path | str) -> CueStore:  # called as `stores.open`
@@ -72,9 +73,9 @@ class CueStore:
     def clips(self) -> ClipList:
         return ClipList(self.files)
 
-    def clip_id(self, clip: int) -> str:
+    def clip_id(self, clip: SupportsIndex) -> str:
         """Return the name of a clip."""
-        return self.clips[clip]
+        return self.clips[_number(clip, self.n_clips, "clip")]
 
     def task_clips(self, task: int) -> range:
         """Return the clips of a task."""
@@ -92,12 +93,13 @@ class CueStore:
         """Return the numbers of the complete clips, ascending."""
         return np.flatnonzero(self.statuses() == COMPLETE)
 
-    def clip_record(self, clip: int) -> ClipRecord:
+    def clip_record(self, clip: SupportsIndex) -> ClipRecord:
         """Return status, attempts and reason of failure of one clip."""
-        record = self.ledger.latest(clip // self.spec.shard_clips)
+        number = _number(clip, self.n_clips, "clip")
+        record = self.ledger.latest(number // self.spec.shard_clips)
         if record is None:  # none yet, or a URL whose ledger cannot be listed
-            return ClipRecord(int(self.statuses()[clip]))
-        return record.clips[clip % self.spec.shard_clips]
+            return ClipRecord(int(self.statuses()[number]))
+        return record.clips[number % self.spec.shard_clips]
 
     def pending_tasks(self, only_failed: bool = False) -> Iterator[int]:
         """Yield the tasks with an absent clip, or with `only_failed` those with a failed one."""
@@ -145,24 +147,34 @@ class CueStore:
             raise StoreError(f"{self.path} is read-only; write to a store in a folder and copy it there")
         return self.files.root
 
-    def read(self, name: str, clip: int, index: Index = None) -> np.ndarray:
+    def read(self, name: str, clip: SupportsIndex, index: Index = None) -> np.ndarray:
         """Return one array of a complete clip, decoded: cues that are not integers as float32, NaN where missing.
 
         `index` selects frames or pairs: one (that axis is dropped), a slice, or several.
         """
-        spec = self._array(name)
-        self._require_complete(clip)
+        spec, clip = self._array(name), self._complete(clip)
+        index = slice(None) if index is None else index
+        try:
+            if isinstance(index, bool | np.bool_):
+                raise IndexError("one truth value selects nothing")
+            selected = np.arange(spec.shape[0])[index]
+        except IndexError as error:
+            raise StoreError(
+                f"expected indices of the {spec.shape[0]} {spec.dimensions[0]}s of {name}, found {index!r} ({error})"
+            ) from error
         if not spec.split:
-            values = encodings.decode(spec.encoding, self._reader.read(name, clip)[0])
-            return values if index is None else np.asarray(values[index])
-        selected = np.arange(spec.shape[0])[slice(None) if index is None else index]
+            return np.asarray(encodings.decode(spec.encoding, self._reader.read(name, clip)[0])[selected])
         parts: list[int] = np.atleast_1d(selected).tolist()
         values = self._reader.read(name, clip, parts)
         values = encodings.decode(spec.encoding, values, self._scales(name, clip, parts))
         return values if np.ndim(selected) else values[0]
 
     def pair(
-        self, clip: int, pair: int, cues: Sequence[str] | None = None, channels: Sequence[int] | None = None
+        self,
+        clip: SupportsIndex,
+        pair: SupportsIndex,
+        cues: Sequence[str] | None = None,
+        channels: Sequence[int] | None = None,
     ) -> PairCues:
         """Return the named cues (None: all) of one pair of frames, decoded.
 
@@ -177,10 +189,14 @@ class CueStore:
         return replace(stored, features_scale=None, features_raw_scale=None, extra=extra, **decoded)
 
     def stored_pair(
-        self, clip: int, pair: int, cues: Sequence[str] | None = None, channels: Sequence[int] | None = None
+        self,
+        clip: SupportsIndex,
+        pair: SupportsIndex,
+        cues: Sequence[str] | None = None,
+        channels: Sequence[int] | None = None,
     ) -> PairCues:
         """Return the same as `pair` in the types of the store, to be decoded elsewhere."""
-        self._require_complete(clip)
+        clip, pair = self._complete(clip), _number(pair, self.spec.geometry.pairs, "pair")
         names = self.cue_names if cues is None else cues
         for name in names:
             if name not in self.cue_names:
@@ -223,15 +239,25 @@ class CueStore:
             raise StoreError(f"{self.path} has no array {name!r}; it has {', '.join(self.arrays)}")
         return self.arrays[name]
 
-    def _require_complete(self, clip: int) -> None:
-        if not 0 <= clip < self.n_clips:
-            raise StoreError(
-                f"clip {clip} is not in {self.path}, which has clips 0 to {self.n_clips - 1}; choose one of those"
-            )
-        if self._statuses is None or self._statuses[clip] != COMPLETE:
-            status = int(self.statuses()[clip])
+    def _complete(self, clip: SupportsIndex) -> int:
+        """Return the number of a complete clip; StoreError for another one."""
+        number = _number(clip, self.n_clips, "clip")
+        if self._statuses is None or self._statuses[number] != COMPLETE:
+            status = int(self.statuses()[number])
             if status != COMPLETE:
                 raise StoreError(
-                    f"clip {clip} of {self.path} is {STATUS_NAMES[status]}; read one of `complete_clips()`, "
+                    f"clip {number} of {self.path} is {STATUS_NAMES[status]}; read one of `complete_clips()`, "
                     "or build it with `lila-cues build`"
                 )
+        return number
+
+
+def _number(value: SupportsIndex, count: int, what: str) -> int:
+    """Return an index as an int; StoreError for another type, and beyond 0 to count − 1."""
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise StoreError(f"expected the number of one {what}, found {value!r}; give an integer") from error
+    if isinstance(value, bool | np.bool_) or not 0 <= number < count:
+        raise StoreError(f"expected a {what} from 0 to {count - 1}, found {value!r}; choose one of those")
+    return number

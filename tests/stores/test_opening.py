@@ -184,12 +184,14 @@ def test_cues_of_another_shape(tmp_path: Path) -> None:
 
 def test_missing_clips(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 4)
-    with pytest.raises(StoreError, match=r"clip 4 is not in .*, which has clips 0 to 3; choose one of those"):
+    with pytest.raises(StoreError, match="expected a clip from 0 to 3, found 4; choose one of those"):
         store.read("rgb", 4)
     with pytest.raises(StoreError, match=r"clip 1 of .* is absent; read one of `complete_clips\(\)`"):
         store.pair(1, 0)
-    with pytest.raises(IndexError):
+    with pytest.raises(StoreError, match="expected a clip from 0 to 3, found 4"):
         store.clip_id(4)
+    with pytest.raises(IndexError):
+        store.clips[4]
 
 
 def test_an_array_that_is_not_a_cue_of_a_pair(tmp_path: Path) -> None:

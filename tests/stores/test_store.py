@@ -80,3 +80,59 @@ def test_a_relative_path_is_pickled_as_absolute(store: stores.CueStore, monkeypa
 def test_a_failed_clip_cannot_be_read(store: stores.CueStore) -> None:
     with pytest.raises(StoreError, match=r"clip 5 of .* is failed; read one of"):
         store.read("rgb", 5)
+
+
+def test_a_store_opened_by_a_relative_path_survives_a_change_of_directory(
+    store: stores.CueStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    opened = stores.open("cues.zarr")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(opened.complete_clips()) == 9
+    assert np.array_equal(opened.read("rgb", 3), store.read("rgb", 3))
+
+
+def test_a_store_that_has_gone_says_so(store: stores.CueStore, tmp_path: Path) -> None:
+    (tmp_path / "cues.zarr").rename(tmp_path / "moved.zarr")
+    with pytest.raises(StoreError, match=r"the store .*cues\.zarr is gone"):
+        store.complete_clips()
+
+
+@pytest.mark.parametrize(
+    ("index", "selected"),
+    [
+        (np.int64(1), 1),
+        (np.array(2), 2),
+        (-1, 3),
+        (np.array([True, False, True, False]), [0, 2]),
+        ([True, False, True, False], [0, 2]),
+        (slice(1, 3), [1, 2]),
+        (np.array([3, 0]), [3, 0]),
+    ],
+)
+def test_indices_have_numpys_meaning(store: stores.CueStore, index: object, selected: object) -> None:
+    for name in ("rgb", "frame_index"):
+        assert np.array_equal(store.read(name, np.int64(2), index), store.read(name, 2)[selected])
+    assert store.pair(np.array(2), np.int64(1)).frames == store.pair(2, 1).frames
+    assert store.clip_id(np.int64(2)) == store.clip_id(2)
+
+
+@pytest.mark.parametrize("index", [True, 4, [True, False], np.array([9])])
+def test_other_indices_are_refused(store: stores.CueStore, index: object) -> None:
+    for name in ("rgb", "frame_index"):
+        with pytest.raises(StoreError, match=f"expected indices of the 4 frames of {name}"):
+            store.read(name, 2, index)
+
+
+@pytest.mark.parametrize("number", [True, np.array([1, 2]), 99])
+def test_what_is_no_number_is_refused(store: stores.CueStore, number: object) -> None:
+    for refused in (lambda: store.read("rgb", number), lambda: store.clip_id(number), lambda: store.pair(2, number)):
+        with pytest.raises(StoreError, match=r"expected the number of one|expected a (clip|pair) from 0 to"):
+            refused()
+
+
+def test_a_pair_before_the_first_is_refused(store: stores.CueStore) -> None:
+    """Its flow would be that of the clip before."""
+    with pytest.raises(StoreError, match="expected a pair from 0 to 2, found -1"):
+        store.pair(2, -1)
