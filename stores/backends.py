@@ -34,15 +34,14 @@ class LocalFiles:
     """The files in a folder, by key such as `rgb/c.0.0.0.0.0`. A missing file raises FileNotFoundError."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.absolute()  # a process may change its directory
-        self.location = str(self.root)
+        self.root, self.location = root.absolute(), str(root)  # a process may change its directory
 
     def read(self, key: str) -> bytes:
         return (self.root / key).read_bytes()
 
     def open(self, key: str, tail: int) -> tuple[Blob, bytes]:
         """Open a file; return it and its last `tail` bytes, fewer if it is shorter."""
-        fd = os.open(f"{self.location}/{key}", os.O_RDONLY)
+        fd = os.open(f"{self.root}/{key}", os.O_RDONLY)
         size = os.fstat(fd).st_size
         if size > _SMALL_FILE:
             return Blob(size, _OpenFile(fd).read), os.pread(fd, tail, max(0, size - tail))

@@ -10,7 +10,6 @@ import math
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -169,6 +168,8 @@ class DisFlow(FlowNetwork):
     """OpenCV's medium preset, searched down to the full resolution, which matters on grids as small as ours."""
 
     def __init__(self) -> None:
+        import cv2
+
         super().__init__(WeightSource("dis", "code", "opencv", cv2.__version__, None, "apache-2.0"))
 
     @property
@@ -176,6 +177,8 @@ class DisFlow(FlowNetwork):
         return {"preset": "medium", "finest_scale": 0}
 
     def between(self, images: Float[Tensor, "f 3 H W"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p 2 H W"]:
+        import cv2
+
         if min(images.shape[-2:]) < DIS_SMALLEST:
             raise LilaError(
                 f"expected images of at least {DIS_SMALLEST}×{DIS_SMALLEST} px for {self.name}, "
