@@ -46,7 +46,10 @@ def export(model: Lila, path: Path, sizes: Sequence[tuple[int, int, int]] | None
     if missing:
         raise LilaError(f"{', '.join(missing)} must be installed for ONNX; pip install 'lila-pixels[export]'")
     portable, patch = Portable(model).cpu().eval(), model.encoder.patch_size
-    sizes = sizes or [(1, 4 * patch, 6 * patch), (3, 5 * patch + 3, 3 * patch + 1), (2, 9 * patch - 1, 3 * patch)]
+    if sizes is None:
+        sizes = [(1, 4 * patch, 6 * patch), (3, 5 * patch + 3, 3 * patch + 1), (2, 9 * patch - 1, 3 * patch)]
+        if path.suffix == ".onnx":  # a .pt2 refuses images of one or two patches
+            sizes += [(1, patch, 80 * patch), (1, 80 * patch, 1)]
     rng, difference = torch.Generator().manual_seed(0), 0.0
     with atomic_path(path) as temporary:
         _write(portable, temporary, model)

@@ -144,7 +144,11 @@ class Lila(nn.Module, ModelHubMixin):
         tokens = self.encoder(fitted)
         if self.fit == "resize":
             return self.decoder(tokens, (height, width))
-        return self.decoder(tokens, size_of(fitted))[..., :height, :width]
+        features = self.decoder(tokens, size_of(fitted))
+        if torch.compiler.is_compiling():
+            # inductor leaves out a slice that keeps all, and its cache then serves that graph to other sizes
+            return F.pad(features, (0, width - features.shape[-1], 0, height - features.shape[-2]))
+        return features[..., :height, :width]
 
     def encode(self, images: Shaped[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
         """Return the encoder's last tokens after the final LayerNorm, on its own grid."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 import safetensors.torch
@@ -216,3 +217,16 @@ def test_half_precision_weights_take_any_image(model: Lila) -> None:
     found = half(torch.randint(0, 256, (1, 3, 40, 24), dtype=torch.uint8))
     assert found.dtype == torch.bfloat16
     assert torch.isfinite(found).all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_compiled_model_takes_images_of_any_size(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Symbolic sizes, whole patches first; with one block of the encoder, since a block compiles for some seconds."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the compiler cannot look into its checks
+    loaded = lila_train.load(weights)
+    loaded.encoder.vit.blocks, loaded.encoder.taps = loaded.encoder.vit.blocks[:1], (0, 0, 0, 0)
+    compiled = torch.compile(loaded, dynamic=True)
+    for size in ((24, 32), (45, 31), (100, 70)):
+        images = torch.rand(1, 3, *size)
+        torch.testing.assert_close(compiled(images), loaded(images), atol=1e-4, rtol=0)
