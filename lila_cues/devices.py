@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
+import shutil
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +45,16 @@ def choose(name: str, mps: bool = False) -> torch.device:
             "pass one that is there"
         )
     return device
+
+
+def require_compiler(device: str | torch.device) -> None:
+    """Raise LilaError where --compile would fail on a CPU: PyTorch finds no C++ compiler."""
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch._inductor.config
+    if str(device) == "cpu" and not shutil.which(name):
+        raise LilaError(
+            f"expected a C++ compiler for --compile on a CPU, found no {name or 'name in $CXX'}; install g++, set CXX "
+            "to another, or leave --compile out"
+        )
 
 
 def usable_cores() -> int:

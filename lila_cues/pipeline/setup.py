@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lila_cues import devices
 from lila_cues.config import DEPTH_FILES, BuildConfig, Records, RunOptions
 from lila_cues.networks import registry
 from lila_cues.pipeline.frames import DepthFiles
@@ -45,6 +46,8 @@ def setup(config: BuildConfig, options: RunOptions, notify: Callable[[str], None
     notify: receives what the user should know before anything is loaded.
     """
     require_decoder(config.decoder)
+    if config.compile:
+        devices.require_compiler(options.device)
     anchors_and_gaps(config.frames, config.pairs)
     for kind in (registry.ENCODER, registry.DEPTH, registry.FLOW):
         entry = registry.entry(kind, getattr(config, kind).partition("@")[0])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lila_cues import console
+from lila_cues import console, devices
 from lila_train.training.config import DEFAULT_RECIPE, RECIPES, RunOptions, TrainConfig, find_recipe
 from stores.errors import LilaError
 
@@ -152,6 +152,8 @@ def train(
 
     started = time.monotonic()
     with rank.together():
+        if options.compile:
+            devices.require_compiler(rank.device)
         tasks = open_tasks(options.score_data, options.score_limit) if options.score_data and rank.is_main else []
         run_dir = RunDir.open(out, config, store, overwrite=options.overwrite) if rank.is_main else RunDir(out)
     if rank.is_main and rank.device.type == "cpu" and config.steps >= 5000:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,18 @@ def test_cores_are_counted_on_macos(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "cpu_count", lambda: 5)
     monkeypatch.setattr(devices, "_MEMBERSHIP", tmp_path / "none")
     assert devices.usable_cores() == 5
+
+
+@pytest.mark.parametrize(("cxx", "found"), [(None, "no g++"), ("", "no name in $CXX"), ("icpx", "no icpx")])
+def test_compilation_without_a_compiler_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cxx: str | None, found: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("CXX", raising=False) if cxx is None else monkeypatch.setenv("CXX", cxx)
+    devices.require_compiler("cuda")
+    with pytest.raises(LilaError, match=rf"for --compile on a CPU, found {re.escape(found)}; install g\+\+"):
+        devices.require_compiler("cpu")
 
 
 def test_counting_cores_does_not_import_torch() -> None:

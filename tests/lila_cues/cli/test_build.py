@@ -245,6 +245,17 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(
     assert not Path("s.zarr").exists()
 
 
+def test_compilation_without_a_compiler_is_refused(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_videos(tmp_path / "clips", 1)
+    monkeypatch.setenv("CXX", "")
+    status, _, err = command("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM, "--compile")
+    assert status == 2
+    assert "expected a C++ compiler for --compile" in err
+    assert not Path("s.zarr").exists()
+
+
 def test_non_commercial_licences_are_noted_before_networks_are_loaded(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

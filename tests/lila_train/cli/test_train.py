@@ -158,7 +158,8 @@ def wait_for(condition: object, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def test_invalid_options_are_refused(store: stores.CueStore, tmp_path: Path) -> None:
+def test_invalid_options_are_refused(store: stores.CueStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "")
     on = ["run", "--store", str(store.path), "--out", str(tmp_path / "run")]
     assert "--set channels asks for 32" in refusal(*on, "--recipe", "demo", "--crop-size", "32")
     assert "one of s14-youtube-vos" in refusal(*on, "--recipe", "nothing")
@@ -169,6 +170,7 @@ def test_invalid_options_are_refused(store: stores.CueStore, tmp_path: Path) -> 
     assert "--set clip_norm must be a number above 0" in refusal(*on, *OPTIONS, "--set", "clip_norm=0")
     assert "expected a GPU for --device cuda, found none" in refusal(*on, *OPTIONS, "--device", "cuda") or _has_gpu()
     assert "expected --device" in refusal(*on, *OPTIONS, "--device", "abacus")
+    assert "expected a C++ compiler for --compile" in refusal(*on, *OPTIONS, "--device", "cpu", "--compile")
     assert not (tmp_path / "run").exists()
 
 

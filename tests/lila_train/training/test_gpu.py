@@ -27,7 +27,7 @@ def on_gpu(settings: TrainConfig, **how: object) -> TrainStep:
     return train_step
 
 
-@pytest.mark.parametrize("how", [{}, {"chunks": 2}, {"compile": True}], ids=["plain", "chunks", "compiled"])
+@pytest.mark.parametrize("how", [{}, {"device_batch_size": 2}, {"compile": True}], ids=["plain", "parts", "compiled"])
 @pytest.mark.parametrize("objective", ["in-context", "erm"])
 def test_a_step_equals_that_on_the_cpu(store: stores.CueStore, how: dict[str, object], objective: str) -> None:
     settings = SETTINGS.replace(objective=objective)  # type: ignore[arg-type]
