@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numcodecs import blosc
 
-from stores.encodings import Blosc, Cast, Encoding, FixedPoint
+from stores.encodings import Blosc, Cast, Encoding, FixedPoint, decode, encode
 from stores.spec import DEPTH, FEATURES, FLOW, RGB
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Quantity

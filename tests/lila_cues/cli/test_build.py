@@ -250,7 +250,8 @@ def test_compilation_without_a_compiler_is_refused(
 ) -> None:
     write_videos(tmp_path / "clips", 1)
     monkeypatch.setenv("CXX", "")
-    status, _, err = command("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM, "--compile")
+    options = ["--root", "clips", "--store", "s.zarr", "--device", "cpu", "--compile"]
+    status, _, err = command("--dataset", "videos", *options, *RANDOM)
     assert status == 2
     assert "expected a C++ compiler for --compile" in err
     assert not Path("s.zarr").exists()
