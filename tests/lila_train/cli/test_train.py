@@ -139,7 +139,7 @@ def test_a_store_is_trained_on_by_its_url(store: stores.CueStore, tmp_path: Path
         assert result.exit_code == 0, result.output
         study = ["ablate", "--store", url, "--data", str(tmp_path), "--out", str(tmp_path / "study")]
         opened = refusal(*study, "--set", "channels=4", "--protocol", "davis")
-    assert json.loads((tmp_path / "run/run.json").read_text())["store"]["path"] == url
+    assert json.loads((tmp_path / "run/run.json").read_text())["store"] == url
     assert opened.startswith("expected --protocol to be one of")  # which is checked after the store
 
 
