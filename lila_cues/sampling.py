@@ -32,7 +32,7 @@ class FrameSelection:
     pair_gap: Int64[np.ndarray, " pairs"]  # Δ in source frames
 
 
-def select_frames(seed: int, clip_id: str, length: int, frames: int, pairs: int, max_gap: int = 5) -> FrameSelection:
+def select_frames(seed: int, clip_id: str, length: int, frames: int, pairs: int, max_gap: int) -> FrameSelection:
     """Select frames and pairs of a clip of `length` frames; `max_gap` is T. LilaError for fewer than two frames."""
     anchors, gaps_each = anchors_and_gaps(frames, pairs)
     if length < 2:

@@ -46,7 +46,9 @@ class DecoderWidths:
         levels, published_inner = _PUBLISHED.get(width, default)
         inner = inner or published_inner
         if inner % 2 or inner < 4:
-            raise LilaError(f"expected an even number from 4 on as decoder width, found {inner}; pass another --width")
+            raise LilaError(
+                f"expected an even number from 4 on as decoder width, found {inner}; pass another --set decoder_width"
+            )
         return cls(width, levels, inner, inner // 2)
 
 

@@ -63,7 +63,7 @@ class PairPool:
                 return clip, int(eligible[rng.integers(len(eligible))])
         raise LilaError(
             f"expected pairs at most {self.max_gap} frames apart, found none in {_MAX_TRIES} clips drawn; "
-            "raise --max-gap"
+            "raise --set max_gap"
         )
 
 

@@ -64,17 +64,17 @@ def test_the_choice_depends_on_the_seed_and_the_clip_alone() -> None:
     def same(one: FrameSelection, other: FrameSelection) -> bool:
         return np.array_equal(one.frame_index, other.frame_index) and np.array_equal(one.pair_frames, other.pair_frames)
 
-    first = select_frames(0, "a.mp4", 300, 16, 12)
-    select_frames(5, "z.mp4", 300, 16, 12)
-    assert same(first, select_frames(0, "a.mp4", 300, 16, 12))
-    assert not same(first, select_frames(1, "a.mp4", 300, 16, 12))
-    assert not same(first, select_frames(0, "b.mp4", 300, 16, 12))
+    first = select_frames(0, "a.mp4", 300, 16, 12, 5)
+    select_frames(5, "z.mp4", 300, 16, 12, 5)
+    assert same(first, select_frames(0, "a.mp4", 300, 16, 12, 5))
+    assert not same(first, select_frames(1, "a.mp4", 300, 16, 12, 5))
+    assert not same(first, select_frames(0, "b.mp4", 300, 16, 12, 5))
 
 
 @settings(max_examples=5, deadline=None)
 @given(SEEDS)
 def test_over_many_clips_gaps_and_positions_are_uniform(seed: int) -> None:
-    choices = [select_frames(seed, str(clip), 301, 16, 12) for clip in range(300)]
+    choices = [select_frames(seed, str(clip), 301, 16, 12, 5) for clip in range(300)]
     gaps = np.bincount(np.concatenate([choice.pair_gap for choice in choices]), minlength=6)[1:]
     assert np.all(np.abs(gaps / gaps.sum() - 0.2) < 0.02)
     thirds, _ = np.histogram(np.concatenate([choice.frame_index for choice in choices]), [0, 100, 200, 301])
@@ -84,8 +84,8 @@ def test_over_many_clips_gaps_and_positions_are_uniform(seed: int) -> None:
 def test_one_frame_cannot_make_a_pair() -> None:
     for length in (0, 1):
         with pytest.raises(LilaError, match=rf"expected a clip of two frames or more, found {length} in a\.mp4"):
-            select_frames(0, "a.mp4", length, 16, 12)
-    choice = select_frames(0, "a.mp4", 2, 4, 3)
+            select_frames(0, "a.mp4", length, 16, 12, 5)
+    choice = select_frames(0, "a.mp4", 2, 4, 3, 5)
     assert choice.frame_index.tolist() == [0, 1, 1, 1]
     assert choice.pair_gap.tolist() == [1, 1, 1]
 
