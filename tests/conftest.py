@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,15 +18,6 @@ def shared() -> Path:
     if not (folder / "conformance").is_dir():
         pytest.skip(f"no shared data at {folder}; set LILA_SHARED to the folder that holds data/ and conformance/")
     return folder
-
-
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    """No file can become larger than 4 KiB: the system refuses it like a write to a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

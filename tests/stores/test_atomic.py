@@ -10,6 +10,7 @@ import pytest
 
 from stores.atomic import atomic_path, atomic_write
 from stores.errors import StoreError
+from tests.full_disk import full_disk
 
 
 def test_the_file_is_renamed_when_the_block_ends(tmp_path: Path) -> None:
@@ -67,9 +68,9 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_is_a_sentence_with_the_path(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=rf"no space left in {tmp_path} while writing a\.bin; free some space"):
+    expected = rf"no space left in {tmp_path} while writing a\.bin; free some space"
+    with pytest.raises(StoreError, match=expected), full_disk():
         atomic_write(b"x" * 5000, tmp_path / "a.bin")
     assert not list(tmp_path.iterdir())
 

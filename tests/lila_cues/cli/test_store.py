@@ -25,6 +25,7 @@ from stores import StoreError
 from stores.cues import ClipCues
 from stores.store import CueStore
 from stores.verify import Finding
+from tests.full_disk import full_disk
 from tests.stores import worlds
 
 CLIPS, FAILED = 7, 5
@@ -122,12 +123,11 @@ def test_what_is_no_report(store: CueStore, tmp_path: Path) -> None:
         raise result.exception or AssertionError
 
 
-def test_a_full_disk_leaves_no_half_report(
-    store: CueStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_disk: None
-) -> None:
+def test_a_full_disk_leaves_no_half_report(store: CueStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = Finding("chunk", "x" * 5000, "damaged")
     monkeypatch.setattr(store_command, "_check", lambda *arguments: [finding])
-    result = run("verify", store.path, "--report", tmp_path / "report.json")
+    with full_disk():
+        result = run("verify", store.path, "--report", tmp_path / "report.json")
     assert f"no space left in {tmp_path} while writing report.json" in str(result.exception)
     assert not (tmp_path / "report.json").exists()
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from lila_cues.viz import pictures
 from stores.errors import StoreError
+from tests.full_disk import full_disk
 
 
 def _uniform_flow(x: float, y: float) -> np.ndarray:
@@ -149,11 +150,10 @@ def test_an_indexed_png_keeps_labels_and_palette(tmp_path: Path) -> None:
         assert image.getpalette()[:768] == pictures.label_palette().reshape(-1).tolist()
 
 
-@pytest.mark.usefixtures("full_disk")
 @pytest.mark.parametrize("labels", [False, True])
 def test_a_full_disk_leaves_no_half_picture(tmp_path: Path, labels: bool) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
     write, values = (pictures.write_label_png, noise[..., 0]) if labels else (pictures.write_png, noise)
-    with pytest.raises(StoreError, match=r"no space left in .* while writing a\.png"):
+    with pytest.raises(StoreError, match=r"no space left in .* while writing a\.png"), full_disk():
         write(tmp_path / "a.png", values)
     assert not list(tmp_path.iterdir())
