@@ -1,7 +1,8 @@
-"""Videos that several tests build from."""
+"""Videos that several tests build from, and folders that cannot be listed."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,16 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         barcodes.write(root / f"{index}.mp4", Clip(frames=20 + index, size=(72, 96)))
     (root / "3.mp4").write_text("nothing to see")
     return root
+
+
+@pytest.fixture
+def closed_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders named `closed` cannot be listed; simulated, since root may list everything."""
+    scandir = os.scandir
+
+    def refusing(place: os.PathLike[str] | str) -> object:
+        if Path(place).name == "closed":
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refusing)

@@ -73,17 +73,9 @@ def test_an_empty_folder_is_an_error(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["videos", "frames", "kinetics"])
-def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """The refusal is simulated: root may list everything."""
+@pytest.mark.usefixtures("closed_folders")
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "closed").mkdir()
-    scandir = os.scandir
-
-    def refusing(place: os.PathLike[str] | str) -> object:
-        if Path(place).name == "closed":
-            raise PermissionError(13, "Permission denied", str(place))
-        return scandir(place)
-
-    monkeypatch.setattr(os, "scandir", refusing)
     with pytest.raises(LilaError, match=r"closed, found one that cannot be listed \(permission denied\); change its"):
         open_dataset(name, tmp_path).clips()
 

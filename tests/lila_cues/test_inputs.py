@@ -162,16 +162,9 @@ def test_the_results_are_no_input(tmp_path: Path) -> None:
     assert names_of(root / "a.png", out=root) == ["a"]
 
 
-def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("closed_folders")
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
     touch(tmp_path, "closed/a.png")
-    scandir = os.scandir
-
-    def refusing(place: os.PathLike[str] | str) -> object:
-        if Path(place).name == "closed":
-            raise PermissionError(13, "Permission denied", str(place))
-        return scandir(place)
-
-    monkeypatch.setattr(os, "scandir", refusing)
     for read in (lambda: list_inputs([tmp_path]), lambda: list_files(tmp_path / "closed", {".png"})):
         with pytest.raises(LilaError, match=r"closed, found one that cannot be listed \(permission denied\); change"):
             read()
