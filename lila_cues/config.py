@@ -5,7 +5,6 @@ Plain data: importing this module loads neither PyTorch nor a network.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +98,9 @@ class BuildConfig(Config):
         if config is not None:
             if "profile" in given:
                 raise LilaError("expected --profile or --config, found both; leave one out")
-            return cls.from_file(config).replace(**given)
+            if config.is_dir():
+                return cls.from_dict(stores.open(config).provenance.get("settings", {}), config).replace(**given)
+            return cls.from_file(config, "a cue store or a JSON file of settings").replace(**given)
         default = "small" if device.startswith("cuda") and given.get("dataset") != "demo" else "tiny"
         name = given.setdefault("profile", default)
         if name not in PROFILES:
@@ -108,15 +109,6 @@ class BuildConfig(Config):
         if "flow" in given:  # the profile's updates are those of its own network
             settings = {**settings, "flow_updates": None}
         return cls(**(settings | given))
-
-    @classmethod
-    def from_file(cls, path: Path) -> BuildConfig:
-        """Return the settings of a store, or those in a JSON file."""
-        try:
-            record = stores.open(path).provenance if path.is_dir() else json.loads(path.read_text())
-            return cls.from_dict(record.get("settings", record), path)
-        except (OSError, ValueError, AttributeError) as error:
-            raise LilaError(f"expected a cue store or a JSON file of settings, found {path} ({error!r})") from error
 
     def encoder_input(self, patch_size: int) -> tuple[int, int]:
         """Return the size (y, x) of the encoder's images: the multiple of its patch that is nearest to the cue grid."""

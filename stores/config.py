@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import types
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,6 +18,7 @@ from pydantic_core import ErrorDetails
 from stores.errors import LilaError
 
 C = TypeVar("C", bound="Config")
+MAX_SEED = 2**32 - 1
 
 
 class Config(BaseModel):
@@ -65,6 +68,15 @@ class Config(BaseModel):
                 f"{', '.join(sorted(unlike))}; use the version that wrote it, or start again in another place"
             )
         return cls(**record)
+
+    @classmethod
+    def from_file(cls: type[C], path: Path, expected: str) -> C:
+        """Return the settings in a JSON file, alone or under the name `settings`; `expected` is for the error."""
+        try:
+            record = json.loads(path.read_text())
+            return cls.from_dict(record.get("settings", record), path)
+        except (OSError, ValueError, AttributeError) as error:
+            raise LilaError(f"expected {expected} for --config, found {path}: {error}") from error
 
     def differences(self, other: Config) -> list[str]:
         """Return where another config differs from this one, as `name: this, not other`."""

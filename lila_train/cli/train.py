@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections.abc import Callable
@@ -27,7 +26,6 @@ DEFAULT_STORE = "cues/kinetics.zarr"
 _objective = partial(typer.Option, rich_help_panel="Objective and optimization")
 _execution = partial(typer.Option, rich_help_panel="Execution")
 _logging = partial(typer.Option, rich_help_panel="Logging and validation")
-
 
 DEVICE_BATCH_SIZE = "Most pairs of one forward pass, to save memory; same result. Default: a rank's share of the batch."
 JOIN_TIMEOUT = "Seconds to wait for the other ranks of torchrun."
@@ -117,11 +115,7 @@ def _base(recipe: str | None, config: Path | None) -> TrainConfig:
         return find_recipe(recipe or DEFAULT_RECIPE).config
     if recipe is not None:
         raise LilaError("expected --recipe or --config, found both; leave one out")
-    try:
-        record = json.loads(config.read_text())
-        return TrainConfig.from_dict(record.get("settings", record), config)
-    except (OSError, ValueError, AttributeError) as error:
-        raise LilaError(f"expected the run.json of a run for --config, found {config}: {error}") from error
+    return TrainConfig.from_file(config, "the run.json of a run")
 
 
 def _open_store(place: str, config: TrainConfig) -> stores.CueStore:

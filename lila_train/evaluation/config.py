@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field, PositiveInt
 
-from stores.config import Config
+from stores.config import MAX_SEED, Config
 
 
 class EvalConfig(Config):
@@ -17,7 +17,7 @@ class EvalConfig(Config):
     places: ClassVar[frozenset[str]] = frozenset(("texts",))
 
     limit: PositiveInt | None = Field(None, description="Number of sequences or images to score; none: all.")
-    seed: int = Field(0, ge=0, le=2**32 - 1, description="Seed of trained probes; k-NN has none.")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of trained probes; k-NN has none.")
     short_side: int | None = Field(
         None, ge=16, description="Short side of DAVIS frames in pixels; none: the protocol's."
     )

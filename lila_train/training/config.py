@@ -12,11 +12,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from stores.config import Config
+from stores.config import MAX_SEED, Config
 from stores.errors import LilaError
 
 FLOW, DEPTH, NORMALS, FEATURES = "flow", "depth", "normals", "features"
-MAX_SEED = 2**32 - 1
 
 
 def _area_range(area: tuple[float, float]) -> tuple[float, float]:

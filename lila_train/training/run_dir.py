@@ -67,7 +67,7 @@ class RunDir:
         for path, last in ((self.log, steps - 1), (self.scores, steps)):
             if path.exists():
                 kept = [row for row in read_lines(path) if row["step"] <= last]
-                atomic_write("".join(json.dumps(row) + "\n" for row in kept).encode(), path)
+                atomic_write("".join(json.dumps(row) + "\n" for row in kept), path)
 
 
 def append_line(log: Path, row: Mapping[str, Any]) -> None:

@@ -124,8 +124,8 @@ class Trainer:
                 self.step = saved.provenance.step
             self.clips = np.array(chosen["clips"], dtype=np.int64)
             statuses = self.store.statuses()
-            lost = [clip for clip in self.clips if statuses[clip] != COMPLETE]
-            if lost:
+            lost = self.clips[statuses[self.clips] != COMPLETE]
+            if len(lost):
                 raise LilaError(
                     f"expected the clips that this run began with in {self.store.path}, found {len(lost)} of "
                     f"{len(self.clips)} incomplete, such as {self.store.clip_id(int(lost[0]))}; build them again, or "
@@ -176,8 +176,9 @@ class Trainer:
                 lr = learning_rate(self.step - 1, self.config)
                 record = StepRecord(self.step - 1, losses.total.item(), terms, lr, seconds)
                 append_line(self.run_dir.log, record.to_row())
+                state = self.state()
                 for callback in callbacks:
-                    callback.on_step_end(self.state(), record)
+                    callback.on_step_end(state, record)
             started = time.monotonic()
             if self.stop or self.step % self.options.checkpoint_every == 0 or self.step == self.config.steps:
                 self.save()
@@ -230,10 +231,12 @@ class Trainer:
                 raise SystemExit(console.EXIT_BAD_INPUT)  # the message is that of the rank with the broken clips
             found = "cues or loss are NaN on another rank"
         else:
-            found = f"the loss is NaN for {', '.join(clips)}, whose cues are finite: training diverged; {self._tamer()}"
+            found = (
+                f"the loss is NaN for {', '.join(clips)}, whose cues are finite: training diverged; {self._remedy()}"
+            )
         raise LilaError(f"stopped at step {self.step}: {found}. The last checkpoint is kept")
 
-    def _tamer(self) -> str:
+    def _remedy(self) -> str:
         return f"lower --lr (now {self.config.lr:g}) or pass --set clip_norm=1, in another --out"
 
     def check_weights(self) -> None:
@@ -246,7 +249,7 @@ class Trainer:
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
             raise LilaError(
                 f"stopped after step {self.step}: weights or features are not finite: training diverged; "
-                f"{self._tamer()}. The last checkpoint is kept"
+                f"{self._remedy()}. The last checkpoint is kept"
             )
 
     def batches(self) -> DataLoader[PairBatch]:
