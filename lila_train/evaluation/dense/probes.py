@@ -98,8 +98,11 @@ class NormalsProbe(nn.Module):
 class AttentionProbe(nn.Module):
     """1×1 on the grid + learned queries that attend to the rectified pixel map; logits are dot products.
 
-    One query per class, drawn from N(0, 1); 8 heads over the map downsampled ×4; no norms.
+    One query per class, drawn from N(0, 1); 8 heads over the map at a quarter of its size; projections of queries, keys
+    and values have no bias; no norms.
     """
+
+    heads = 8
 
     def __init__(self, grid_width: int, pixel_width: int | None, n_outputs: int) -> None:
         super().__init__()
@@ -107,16 +110,20 @@ class AttentionProbe(nn.Module):
         self.queries: nn.Parameter | None = None
         if pixel_width is not None:
             self.queries = nn.Parameter(torch.randn(n_outputs, pixel_width))
-            self.attention = nn.MultiheadAttention(pixel_width, num_heads=8, batch_first=True)
+            self.to_q, self.to_k, self.to_v = (nn.Linear(pixel_width, pixel_width, bias=False) for _ in range(3))
+            self.out = nn.Linear(pixel_width, pixel_width)
 
     def forward(self, features: FrozenFeatures) -> Float[Tensor, "b k H W"]:
         logits = to_size(self.grid(features.grid), features.size)
         if self.queries is None or features.pixels is None:
             return logits
         pixels = F.relu(features.pixels)
-        keys = F.avg_pool2d(pixels, kernel_size=4, ceil_mode=True).flatten(2).mT
-        queries = self.queries.expand(len(pixels), -1, -1)
-        attended = self.attention(queries, keys, keys, need_weights=False)[0]
+        quarter = (max(1, pixels.shape[2] // 4), max(1, pixels.shape[3] // 4))
+        cells = to_size(pixels, quarter).flatten(2).mT
+        queries = self.to_q(self.queries).expand(len(pixels), -1, -1)
+        projected = queries, self.to_k(cells), self.to_v(cells)
+        by_head = (x.unflatten(2, (self.heads, -1)).transpose(1, 2) for x in projected)
+        attended = self.out(F.scaled_dot_product_attention(*by_head).transpose(1, 2).flatten(2))
         return logits + to_size(torch.einsum("bkd,bdhw->bkhw", attended, pixels), features.size)
 
 

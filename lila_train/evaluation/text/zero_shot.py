@@ -24,7 +24,7 @@ from lila_train.evaluation.dense.segmentation import COCO_FINE, COCO_LILA, open_
 from lila_train.evaluation.dense.task import DenseTask, dense_task
 from lila_train.evaluation.dense.training import ProbeRecipe
 from lila_train.evaluation.text.clip import IMAGENET, SCENES, ClassTexts, coco_names
-from lila_train.model.resize import size_of, to_size
+from lila_train.model.resize import Size, to_size
 from stores.errors import LilaError
 
 CLIP = "openai/clip-vit-base-patch32"
@@ -65,7 +65,10 @@ def zero_shot_task(data: Path, config: EvalConfig) -> DenseTask:
 
 
 class TextProbe(nn.Module):
-    """Features to the space of text embeddings, cosine with each class's; the scale of the logits is learned."""
+    """Cosines with the text embedding of each class, of the grid and of the pixel map, each projected on its own.
+
+    Both are upsampled, added, and multiplied by a learned scale.
+    """
 
     texts: Tensor
     unnamed: Tensor
@@ -82,13 +85,13 @@ class TextProbe(nn.Module):
 
     def forward(self, features: FrozenFeatures) -> Float[Tensor, "b k H W"]:
         """Return a logit per class; −10⁴ for a class without an embedding."""
-        projected = self.grid(self.norm(features.grid))
+        cosines = self._cosines(self.grid(self.norm(features.grid)), features.size)
         if self.pixels is not None and features.pixels is not None:
-            fine = self.pixels(features.pixels)
-            projected = fine + to_size(projected, size_of(fine))
-        cosine = torch.einsum("kt,bthw->bkhw", self.texts, F.normalize(projected, dim=1))
-        logits = to_size(self.log_scale.exp() * cosine, features.size)
-        return logits.masked_fill(self.unnamed[:, None, None], UNNAMED_LOGIT)
+            cosines = cosines + self._cosines(self.pixels(features.pixels), features.size)
+        return (self.log_scale.exp() * cosines).masked_fill(self.unnamed[:, None, None], UNNAMED_LOGIT)
+
+    def _cosines(self, projected: Float[Tensor, "b t h w"], size: Size) -> Float[Tensor, "b k H W"]:
+        return to_size(torch.einsum("kt,bthw->bkhw", self.texts, F.normalize(projected, dim=1)), size)
 
 
 def zero_shot_loss(logits: Float[Tensor, "b k h w"], target: Tensor, unseen: Sequence[int]) -> Float[Tensor, ""]:

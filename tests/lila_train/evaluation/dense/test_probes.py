@@ -77,19 +77,27 @@ def test_the_features_that_a_probe_depends_on(build, used):
         assert torch.equal(probe(replace(seen, **change)), expected) == (name not in used), name
 
 
-def test_the_attention_probe_is_a_dot_product_with_attended_queries():
+def test_the_attention_probe_equals_a_float64_oracle():
     seen = features()
     probe = seeded(AttentionProbe, seen.widths, 5, seed=0)
-    pixels = seen.pixels.clamp_min(0)
-    keys = F.avg_pool2d(pixels, 4)[0].flatten(1).T
-    weights, biases = probe.attention.in_proj_weight.chunk(3), probe.attention.in_proj_bias.chunk(3)
-    q, k, v = (x @ w.T + b for x, w, b in zip((probe.queries, keys, keys), weights, biases, strict=True))
+    biases = {name for name, _ in probe.named_parameters() if name.endswith("bias")}
+    assert biases == {"grid.bias", "out.bias"}
+    limit = 1 / 16**0.5  # nn.Linear's default: uniform in ± 1 / √inputs
+    assert all(0.9 * limit < layer.weight.abs().max() <= limit for layer in (probe.to_q, probe.to_k, probe.to_v))
+    state = {name: value.detach().double().numpy() for name, value in probe.state_dict().items()}
+    pixels = seen.pixels[0].clamp_min(0).double().numpy()
+    cells = np.empty((6 * 8, 16))
+    for y in range(6):
+        for x in range(8):  # bilinear at a quarter without antialias: the four pixels around (4y + 1.5, 4x + 1.5)
+            cells[8 * y + x] = pixels[:, 4 * y + 1 : 4 * y + 3, 4 * x + 1 : 4 * x + 3].mean(axis=(1, 2))
+    q, k, v = (x @ state[f"to_{n}.weight"].T for n, x in (("q", state["queries"]), ("k", cells), ("v", cells)))
     heads = []
     for part in range(8):
         of = slice(2 * part, 2 * part + 2)
-        heads.append(torch.softmax(q[:, of] @ k[:, of].T / 2**0.5, dim=1) @ v[:, of])
-    gathered = torch.cat(heads, dim=1) @ probe.attention.out_proj.weight.T + probe.attention.out_proj.bias
-    expected = torch.einsum("kd,dhw->khw", gathered, pixels[0])
+        weights = np.exp(q[:, of] @ k[:, of].T / 2**0.5)
+        heads.append(weights / weights.sum(axis=1, keepdims=True) @ v[:, of])
+    gathered = np.concatenate(heads, axis=1) @ state["out.weight"].T + state["out.bias"]
+    expected = torch.from_numpy(np.einsum("kd,dhw->khw", gathered, pixels)).float()
     expected = expected + F.interpolate(probe.grid(seen.grid), (24, 32), mode="bilinear")[0]
     torch.testing.assert_close(probe(seen)[0], expected, atol=1e-5, rtol=1e-4)
 

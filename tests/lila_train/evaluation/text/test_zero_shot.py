@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from lila_train.evaluation import harness, protocols
@@ -77,6 +78,26 @@ def test_logits_are_scaled_cosines_to_the_texts(tmp_path: Path):
     assert logits[2] == zero_shot.UNNAMED_LOGIT
     assert probe.grid.bias is None
     assert "texts" not in probe.state_dict()
+
+
+def test_the_logits_of_grid_and_pixel_map_are_added(tmp_path: Path):
+    draw = np.random.default_rng(0)
+    np.save(tmp_path / "texts.npy", draw.standard_normal((4, 5)).astype(np.float32))
+    texts = ClassTexts(list("abcd"), [], "", tmp_path / "texts.npy")
+    probe = TextProbe(3, 2, 4, texts).eval()
+    grid, pixels = torch.randn(1, 3, 2, 2), torch.randn(1, 2, 4, 4)
+    state = {name: value.detach().double().numpy() for name, value in probe.named_parameters()}
+    unit = texts.embeddings.double().numpy()
+
+    def cosines(weight: np.ndarray, maps: torch.Tensor) -> torch.Tensor:
+        projected = np.einsum("tc,chw->thw", weight[:, :, 0, 0], maps[0].double().numpy())
+        cosine = np.einsum("kt,thw->khw", unit, projected / np.linalg.norm(projected, axis=0))
+        return F.interpolate(torch.from_numpy(cosine)[None], (4, 4), mode="bilinear")[0]
+
+    normed = grid / (1 + probe.norm.eps) ** 0.5  # batch norm before its first batch
+    expected = 100 * (cosines(state["grid.weight"], normed) + cosines(state["pixels.weight"], pixels))
+    found = probe(FrozenFeatures((4, 4), (grid,) * 4, pixels))[0]
+    torch.testing.assert_close(found, expected.float(), atol=1e-3, rtol=1e-4)
 
 
 def test_the_unseen_classes_are_checked_by_name(tmp_path: Path):
