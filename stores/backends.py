@@ -5,7 +5,9 @@ Remote files are read by ranges, with the credentials of the environment.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,12 @@ from stores.errors import StoreError
 
 SCHEMES = ("s3", "gs", "http", "https")
 Range = tuple[int, int]  # offset, length
+_NO_FILE = {
+    errno.ENOENT: "it is missing",
+    errno.ENOTDIR: "its folder is a file",
+    errno.ELOOP: "a loop of links is in its place",
+    errno.ENXIO: "a socket is in its place",
+}
 _SMALL_FILE = 32 * 1024  # bytes; read at once and kept in memory
 _RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
 _CLIENT: Any = {"connect_timeout": "5s", "timeout": "60s", "allow_http": True}
@@ -31,17 +39,40 @@ class Blob:
 
 
 class LocalFiles:
-    """The files in a folder, by key such as `rgb/c.0.0.0.0.0`. A missing file raises FileNotFoundError."""
+    """The files in a folder, by key such as `rgb/c.0.0.0.0.0`.
+
+    FileNotFoundError, with the reason as `strerror`, if there is no file or something else is in its place.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root, self.location = root.absolute(), str(root)  # a process may change its directory
 
     def read(self, key: str) -> bytes:
-        return (self.root / key).read_bytes()
+        with os.fdopen(self.descriptor(key), "rb", buffering=0) as file:
+            return file.readall()
+
+    def descriptor(self, key: str) -> int:
+        """Open a file for reading and return its descriptor."""
+        path = f"{self.root}/{key}"
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would block
+        except OSError as error:
+            if error.errno in _NO_FILE:
+                raise FileNotFoundError(error.errno, _NO_FILE[error.errno], path) from error
+            raise StoreError(
+                f"{path} cannot be read ({(error.strerror or 'refused').lower()}); make it readable for this user, or "
+                "if the disk is faulty delete it, and run `lila-cues repair` on the store"
+            ) from error
+        mode = os.fstat(fd).st_mode
+        if not stat.S_ISREG(mode):
+            os.close(fd)
+            found = "a folder" if stat.S_ISDIR(mode) else "a FIFO or a device"
+            raise FileNotFoundError(errno.ENOENT, f"{found} is in its place", path)
+        return fd
 
     def open(self, key: str, tail: int) -> tuple[Blob, bytes]:
         """Open a file; return it and its last `tail` bytes, fewer if it is shorter."""
-        fd = os.open(f"{self.root}/{key}", os.O_RDONLY)
+        fd = self.descriptor(key)
         size = os.fstat(fd).st_size
         if size > _SMALL_FILE:
             return Blob(size, _OpenFile(fd).read), os.pread(fd, tail, max(0, size - tail))
@@ -55,12 +86,17 @@ class LocalFiles:
         """Return the names in a folder, empty if there is no such folder; None if names cannot be listed."""
         try:
             return os.listdir(self.root / folder)
-        except FileNotFoundError as error:
+        except OSError as error:
             if not self.root.is_dir():
                 raise StoreError(
                     f"the store {self.root} is gone since it was opened; open it where it is now"
                 ) from error
-            return []
+            if error.errno in _NO_FILE:
+                return []
+            raise StoreError(
+                f"the folder {self.root}/{folder} cannot be read ({(error.strerror or 'refused').lower()}); "
+                "make it readable for this user"
+            ) from error
 
 
 @dataclass
@@ -131,7 +167,7 @@ class RemoteFiles:
         try:
             yield obstore
         except (obstore.exceptions.NotFoundError, FileNotFoundError) as error:
-            raise FileNotFoundError(f"{self.location}/{key}") from error
+            raise FileNotFoundError(errno.ENOENT, _NO_FILE[errno.ENOENT], f"{self.location}/{key}") from error
         except obstore.exceptions.BaseError as error:
             reason = str(error).strip().split("\n")[0][:200]
             raise StoreError(

@@ -8,7 +8,6 @@ current. It appears by a rename, after the shards that it records, and never cha
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -81,10 +80,7 @@ def decode(data: bytes, key: str) -> TaskRecord:
         if record.key != key:
             raise ValueError("name")
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"the ledger record {key} is damaged ({error}); "
-            "run `lila-cues verify` and then `lila-cues repair` on the store"
-        ) from error
+        raise _damaged(key, error) from error
     return record
 
 
@@ -144,10 +140,20 @@ class Ledger:
         return current
 
     def latest(self, task: int) -> TaskRecord | None:
-        """Return the current record of a task."""
-        while True:
-            key = (self.keys(only=task) or {}).get(task)
-            if key is None:
-                return None
-            with contextlib.suppress(FileNotFoundError):  # replaced by a later attempt since it was listed
+        """Return the current record of a task; StoreError if it is listed and cannot be read."""
+        missing = None
+        while key := (self.keys(only=task) or {}).get(task):
+            if key[0] == missing:
+                raise _damaged(missing, "it is listed, but there is no such file")
+            try:
                 return decode(self._files.read(key[0]), key[0])
+            except FileNotFoundError:  # replaced by a later attempt since it was listed
+                missing = key[0]
+        return None
+
+
+def _damaged(key: str, reason: object) -> StoreError:
+    return StoreError(
+        f"the ledger record {key} is damaged ({reason}); "
+        "run `lila-cues verify` and then `lila-cues repair` on the store"
+    )

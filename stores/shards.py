@@ -112,7 +112,7 @@ def open_shard(files: Files, spec: ArraySpec, task: int, shard_clips: int) -> Sh
     try:
         blob, tail = files.open(spec.shard_key(task), length)
     except FileNotFoundError as error:
-        raise ChecksumError("it is missing") from error
+        raise ChecksumError(error.strerror) from error
     if blob.size < length or len(tail) < length:
         raise ChecksumError(f"it has {blob.size} bytes, too few for its index")
     index = verified(np.frombuffer(tail, np.uint8)[-length:]).view("<u8").reshape(entries, 2)

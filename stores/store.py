@@ -32,14 +32,10 @@ def open(path: Path | str) -> CueStore:  # called as `stores.open`
     files = RemoteFiles(str(path)) if "://" in str(path) else LocalFiles(Path(path))
     try:
         root = files.read(metadata.ROOT_KEY)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except FileNotFoundError as error:
         raise StoreError(
             f"no cue store at {files.location}: a folder with {metadata.ROOT_KEY} was expected; "
-            "name the folder that `lila-cues build` wrote"
-        ) from error
-    except PermissionError as error:
-        raise StoreError(
-            f"{files.location}/{metadata.ROOT_KEY} may not be read by this user; change its permissions"
+            "name the folder that `lila-cues build` wrote, or run `lila-cues repair` on it if the file was lost"
         ) from error
     return CueStore(files, metadata.parse_header(root, files.location))
 

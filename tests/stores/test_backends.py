@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from zarr.storage import ObjectStore
 
 import stores
 from stores import StoreError
-from stores.backends import RemoteFiles
+from stores.backends import LocalFiles, RemoteFiles
 from stores.store import CueStore
 from tests.stores import worlds
 from tests.stores.http_server import serve
@@ -34,6 +36,28 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
 def server(local: stores.CueStore) -> Iterator[str]:
     with serve(Path(local.path).parent) as url:
         yield url
+
+
+def in_place_of_a_file(kind: str, path: Path) -> None:
+    """Put something at `path` that is no file; opening some of it would block."""
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "FIFO":
+            os.mkfifo(path)
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as bound, contextlib.chdir(path.parent):  # whose paths are short
+                bound.bind(path.name)
+        case "loop of links":
+            path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("kind", ["folder", "FIFO", "socket", "loop of links"])
+def test_what_is_no_file_is_missing(tmp_path: Path, kind: str) -> None:
+    in_place_of_a_file(kind, tmp_path / "file")
+    for read in (lambda files: files.read("file"), lambda files: files.open("file", 10)):
+        with pytest.raises(FileNotFoundError, match=rf"a {kind} (or a device )?is in its place"):
+            read(LocalFiles(tmp_path))
 
 
 def assert_same(remote: CueStore, local: CueStore) -> None:

@@ -136,11 +136,11 @@ def test_invalid_attributes(tmp_path: Path, change: dict[str, object], message: 
 def test_unreadable_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = worlds.create(tmp_path / "cues.zarr", 5)
 
-    def forbidden(path: Path) -> bytes:
-        raise PermissionError(13, "Permission denied", str(path))
+    def forbidden(path: str, flags: int) -> int:
+        raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(Path, "read_bytes", forbidden)
-    with pytest.raises(StoreError, match=r"zarr\.json may not be read by this user; change its permissions"):
+    monkeypatch.setattr(os, "open", forbidden)
+    with pytest.raises(StoreError, match=r"zarr\.json cannot be read \(permission denied\); make it readable"):
         stores.open(store.path)
 
 
