@@ -9,7 +9,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import islice
@@ -19,7 +19,7 @@ import stores
 from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.pipeline.cues import DERIVED
 from lila_cues.pipeline.setup import Networks
-from lila_cues.pipeline.task import TASKS_AT_ONCE, OnClipDone, TaskReport, Worker, build_task
+from lila_cues.pipeline.task import OnClipDone, TaskReport, Worker, tasks_at_once
 from lila_cues.video.decoders import decoder_version
 from stores.errors import LilaError
 from stores.spec import RGB_CODECS
@@ -78,22 +78,21 @@ def build_local(
     only_failed: bool = False,
     on_clip_done: OnClipDone = lambda clip_id, reason: None,
 ) -> Iterator[TaskReport]:
-    """Build tasks in this process, `TASKS_AT_ONCE` at a time; yield a report of each when it is published."""
+    """Build tasks in this process; yield a report of each when it is published."""
     remaining = iter(tasks)
     running: set[Future[TaskReport | None]] = set()
-    with ThreadPoolExecutor(TASKS_AT_ONCE, "task") as pool:
-        try:
-            while True:
-                for task in islice(remaining, TASKS_AT_ONCE - len(running)):
-                    running.add(pool.submit(build_task, store, task, worker, only_failed, on_clip_done))
-                if not running:
-                    return
-                done, running = wait(running, SIGNAL_SECONDS, FIRST_COMPLETED)
-                reports = [future.result() for future in done]
-                yield from (report for report in reports if report is not None)
-        except BaseException:
-            worker.stop.set()
-            raise
+    try:
+        while True:
+            for task in islice(remaining, tasks_at_once(store.spec.shard_clips) - len(running)):
+                running.add(worker.submit(store, task, only_failed, on_clip_done))
+            if not running:
+                return
+            done, running = wait(running, SIGNAL_SECONDS, FIRST_COMPLETED)
+            reports = [future.result() for future in done]
+            yield from (report for report in reports if report is not None)
+    except BaseException:
+        worker.stop.set()
+        raise
 
 
 @dataclass

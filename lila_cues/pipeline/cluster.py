@@ -25,7 +25,7 @@ from distributed.worker import Worker as DaskWorker
 import stores
 from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.devices import usable_cores
-from lila_cues.pipeline.task import TASKS_AT_ONCE, TaskReport, Worker, build_task
+from lila_cues.pipeline.task import TaskReport, Worker, tasks_at_once
 from stores.errors import LilaError
 from stores.store import CueStore
 
@@ -44,7 +44,7 @@ def build_distributed(
     """
     path, waiting, lost = str(Path(store.path).absolute()), iter(tasks), []
     numbers: dict[Hashable, int] = {}  # the tasks at the scheduler by their futures' keys
-    with _client(options) as client:
+    with _client(options, store.spec.shard_clips) as client:
         client.register_plugin(WorkerSetup(config, options), name=PLUGIN)
         done = as_completed(loop=client.loop)
 
@@ -109,9 +109,9 @@ class WorkerSetup(WorkerPlugin):
 
 
 def build_remote(path: str, task: int, only_failed: bool) -> TaskReport | None:
-    """Build one task; runs on a worker."""
+    """Build one task in the stream of this process; runs on a worker, in one of its threads per task in the stream."""
     plugin = cast(WorkerSetup, get_worker().plugins[PLUGIN])
-    return None if plugin.stop.is_set() else build_task(stores.open(path), task, plugin.worker(), only_failed)
+    return None if plugin.stop.is_set() else plugin.worker().submit(stores.open(path), task, only_failed).result()
 
 
 def stop_worker(dask_worker: DaskWorker) -> None:
@@ -120,7 +120,7 @@ def stop_worker(dask_worker: DaskWorker) -> None:
 
 
 @contextmanager
-def _client(options: RunOptions) -> Iterator[Client]:
+def _client(options: RunOptions, shard_clips: int) -> Iterator[Client]:
     """Connect to the scheduler, or start processes on this machine that share its cores.
 
     Threads and processes started here never receive Ctrl-C and SIGTERM, which a terminal, SLURM and systemd send to all
@@ -135,7 +135,7 @@ def _client(options: RunOptions) -> Iterator[Client]:
             target = options.scheduler or stack.enter_context(
                 LocalCluster(
                     n_workers=workers,
-                    threads_per_worker=TASKS_AT_ONCE,
+                    threads_per_worker=tasks_at_once(shard_clips),
                     processes=True,
                     memory_limit=0,  # none but the machine's
                     dashboard_address=":0",

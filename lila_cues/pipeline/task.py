@@ -1,5 +1,6 @@
-"""A task: the clips of one shard, from their ids to shard files and a ledger record. Independent of any scheduler.
+"""The stream of stage one: clips of one task after the other pass decoding, networks, encoding and writing, in order.
 
+A task is the clips of one shard, from their ids to shard files and a ledger record; it knows no scheduler.
 `load_recompute` computes a stored clip's cues again, by the recipe in the store: for `lila-cues verify --deep`.
 """
 
@@ -7,9 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,18 +20,20 @@ from lila_cues.devices import usable_cores
 from lila_cues.pipeline.cues import ClipPredictions, CueExtractor, network_failure
 from lila_cues.pipeline.frames import ClipFrames, DepthFiles, load_clip
 from lila_cues.pipeline.setup import Networks, load_networks
-from lila_cues.prefetch import map_ordered
 from lila_cues.video.decoders import require_decoder
+from stores import plan
 from stores.cues import ClipCues
 from stores.errors import LilaError
 from stores.shards import EncodedClip, encode_clip
+from stores.spec import StoreSpec
 from stores.store import CueStore
+from stores.writer import TaskWriter
 
-TASKS_AT_ONCE = 2
-"""While one task is finished and published, the next one already has frames for the networks."""
-MAX_THREADS = 12
-MAX_ENCODING = 2
-"""Clips per task that are predicted and not yet written."""
+MAX_THREADS = 18
+CLIPS_AHEAD = 32
+"""About as many clips as a stream of `MAX_THREADS` threads holds."""
+ENCODING_BYTES = 2 << 30
+"""Memory of the clips that are predicted and not yet written."""
 MAX_REASON = 400  # characters
 
 OnClipDone = Callable[[str, str | None], None]
@@ -49,61 +52,9 @@ class TaskReport:
     seconds: dict[str, float] = field(default_factory=dict)  # per part, of this worker since its last report
 
 
-def build_task(
-    store: CueStore,
-    task: int,
-    worker: Worker,
-    only_failed: bool = False,
-    on_clip_done: OnClipDone = lambda clip_id, reason: None,
-) -> TaskReport | None:
-    """Build the pending clips of a task. Return None if another builder holds it or nothing is pending.
-
-    A clip that cannot be read, or for which a network gives NaN or infinity, is recorded with its reason and affects
-    no other. When the worker is stopped, the clips that are predicted are published and the others stay pending.
-    """
-    start, complete, size, failed = time.perf_counter(), 0, 0, dict[str, str]()
-    with store.lock_task(task, only_failed) as writer:
-        if writer is None:
-            return None
-        for clip, encoded in _encoded_clips(store, writer.pending(), worker):
-            clip_id, reason = store.clip_id(clip), None
-            if isinstance(encoded, str):
-                failed[clip_id] = reason = encoded
-                writer.fail(clip, reason)
-            else:
-                with worker.timer.host("write"):
-                    writer.add(clip, encoded)
-                complete += 1
-                size += sum(len(part) for parts in encoded.values() for part in parts)
-            on_clip_done(clip_id, reason)
-    seconds = worker.timer.take()
-    return TaskReport(task, complete, failed, size, time.perf_counter() - start, seconds)
-
-
-def _encoded_clips(store: CueStore, clips: Iterable[int], worker: Worker) -> Iterator[tuple[int, EncodedClip | str]]:
-    """Decode ahead, predict in turn, encode behind; each clip in order, or the reason why it cannot be read."""
-
-    def load(clip: int) -> tuple[int, ClipFrames | str]:
-        try:
-            return clip, worker.load_clip(store.clip_id(clip))
-        except BaseException as error:
-            return clip, failure_reason(error)
-
-    def predicted() -> Iterator[tuple[int, ClipPredictions | str]]:
-        with closing(map_ordered(load, clips, worker.threads, pool=worker.decode_pool)) as loaded:
-            while not worker.stop.is_set():
-                with worker.timer.host("wait for frames"):
-                    item = next(loaded, None)
-                if item is None:
-                    return
-                clip, frames = item
-                yield clip, frames if isinstance(frames, str) else worker.predict(frames)
-
-    def encode(item: tuple[int, ClipPredictions | str]) -> tuple[int, EncodedClip | str]:
-        clip, predictions = item
-        return clip, predictions if isinstance(predictions, str) else worker.encode(store, predictions)
-
-    return map_ordered(encode, predicted(), MAX_ENCODING, pool=worker.encode_pool)
+def tasks_at_once(shard_clips: int) -> int:
+    """Return how many tasks to submit to a worker so that its stream is full: one more begins, two more are ended."""
+    return 3 + -(-CLIPS_AHEAD // shard_clips)
 
 
 def failure_reason(error: BaseException) -> str:
@@ -115,10 +66,39 @@ def failure_reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"[:MAX_REASON]
 
 
-class Worker(AbstractContextManager["Worker"]):
-    """What one process needs to build tasks: dataset, networks, and pools of threads that decode and encode.
+@dataclass
+class _Task:
+    """A task in the stream."""
 
-    `TASKS_AT_ONCE` threads may build tasks with one worker; the networks serve one clip after another.
+    store: CueStore
+    number: int
+    only_failed: bool
+    on_clip_done: OnClipDone
+    start: float = field(default_factory=time.perf_counter)
+    lock: ExitStack = field(default_factory=ExitStack)
+    writer: TaskWriter | None = None
+    remaining: int = 0  # clips that are not through
+    complete: int = 0
+    bytes: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    intact: bool = True  # no clip was written in part
+    error: BaseException | None = None
+    result: Future[TaskReport | None] = field(default_factory=Future)
+
+
+class Worker(AbstractContextManager["Worker"]):
+    """What one process needs to build tasks: dataset, networks, and the threads of its stream.
+
+    One thread each locks tasks, runs the networks, writes clips and publishes tasks; pools decode and encode. Each
+    hands its clips on in order, so that shards do not depend on the number of threads. While a task is finished, the
+    networks have clips of the next ones.
+
+    Setting `stop` ends the stream: clips that are predicted are published, the others stay pending. So does an error
+    that is not a clip's own, which is raised from the result of its task.
+
+    Args:
+        threads: threads that decode and encode; None: by the usable cores.
+        stop: an event to share.
     """
 
     def __init__(
@@ -135,16 +115,43 @@ class Worker(AbstractContextManager["Worker"]):
         self.extractor = CueExtractor(networks or load_networks(config, options.device), config, options.device)
         self.timer = self.extractor.timer
         self.stop = stop or threading.Event()
-        self.threads = threads or max(2, min(MAX_THREADS, usable_cores() - 2))
-        self.decode_pool = ThreadPoolExecutor(self.threads, "decode")
-        self.encode_pool = ThreadPoolExecutor(max(2, self.threads // 2), "encode")
-        self._predict_lock = threading.Lock()
+        self.clips_per_pass = 1
+        threads = threads or max(2, min(MAX_THREADS, usable_cores() - 1))
+        decoding = max(1, 2 * threads // 3)  # a clip takes about twice as long to decode as to encode
+        encoding = max(1, threads - decoding)
+        clip_bytes = plan.plan(StoreSpec(self.extractor.geometry), 1).clip_memory_bytes
+        self._decoding = threading.Semaphore(2 * decoding)
+        self._encoding = threading.Semaphore(self.clips_per_pass + min(2 * encoding, ENCODING_BYTES // clip_bytes))
+        self._pass: list[tuple[_Task, int, ClipFrames | str | None]] = []
+        self._begun = self._taken = 0  # clips handed to the networks' thread, and taken by it
+        self._intake, self.decode_pool, self._networks, self.encode_pool, self._write, self._publish = self._pools = [
+            ThreadPoolExecutor(count, name)
+            for name, count in (
+                ("intake", 1), ("decode", decoding), ("networks", 1), ("encode", encoding), ("write", 1), ("publish", 1)
+            )
+        ]  # fmt: skip
 
     def __exit__(self, *error: object) -> None:
-        """Start no other clip, and wait for those that are begun."""
+        """End the stream and wait for it."""
         self.stop.set()
-        self.decode_pool.shutdown(cancel_futures=True)
-        self.encode_pool.shutdown()
+        for pool in self._pools:
+            pool.shutdown()
+
+    def submit(
+        self,
+        store: CueStore,
+        task: int,
+        only_failed: bool = False,
+        on_clip_done: OnClipDone = lambda clip_id, reason: None,
+    ) -> Future[TaskReport | None]:
+        """Build the pending clips of a task. The result is None if another builder holds it or nothing was done.
+
+        A clip that cannot be read, or for which a network gives NaN or infinity, is recorded with its reason and
+        affects no other.
+        """
+        job = _Task(store, task, only_failed, on_clip_done)
+        self._intake.submit(self._begin, job)
+        return job.result
 
     def load_clip(self, clip_id: str) -> ClipFrames:
         """Runs in the decode pool."""
@@ -153,10 +160,9 @@ class Worker(AbstractContextManager["Worker"]):
             files = depth if isinstance(depth, DepthFiles) else None
             return load_clip(self.dataset, clip_id, self.config, size, files)
 
-    def predict(self, frames: ClipFrames) -> ClipPredictions:
-        """Runs the networks, for one clip at a time."""
-        with self._predict_lock:
-            return self.extractor.predict(frames)
+    def predict(self, clips: Sequence[ClipFrames]) -> list[ClipPredictions]:
+        """Runs in the networks' thread."""
+        return [self.extractor.predict(frames) for frames in clips]
 
     def encode(self, store: CueStore, predictions: ClipPredictions) -> EncodedClip | str:
         """Runs in the encode pool: PAMR on a CPU, quantization and compression, or the reason why they fail."""
@@ -165,6 +171,116 @@ class Worker(AbstractContextManager["Worker"]):
             return reason
         with self.timer.host("compress"):
             return encode_clip(predictions.frames.clip_id, store.arrays, cues)
+
+    def _begin(self, job: _Task) -> None:
+        """Lock a task and hand on its clips, as many as there is room for."""
+        clips: list[int] = []
+        try:
+            if not self.stop.is_set():
+                job.writer = job.lock.enter_context(job.store.lock_task(job.number, job.only_failed))
+            if job.writer is not None:
+                clips = job.writer.pending()
+        except BaseException as error:
+            self._fail(error, job)
+        job.remaining = len(clips)
+        if not clips:
+            self._publish.submit(self._end, job)
+        for clip in clips:
+            self._decoding.acquire()
+            frames = self.decode_pool.submit(self._decode, job.store, clip)
+            self._begun += 1
+            self._networks.submit(self._predict, job, clip, frames)
+
+    def _decode(self, store: CueStore, clip: int) -> ClipFrames | str | None:
+        try:
+            return None if self.stop.is_set() else self.load_clip(store.clip_id(clip))
+        except BaseException as error:
+            return failure_reason(error)
+
+    def _predict(self, job: _Task, clip: int, decoded: Future[ClipFrames | str | None]) -> None:
+        """Add a clip to the pass; run it when it is full or nothing else is coming."""
+        frames = None
+        with self.timer.host("wait for frames"):
+            try:
+                frames = decoded.result()
+            except BaseException as error:
+                self._fail(error, job)
+        self._decoding.release()
+        self._taken += 1
+        with self.timer.host("wait for encoding"):
+            self._encoding.acquire()
+        self._pass.append((job, clip, frames))
+        if len(self._pass) < self.clips_per_pass and self._begun > self._taken:
+            return
+        taken, self._pass = self._pass, []
+        predictions: list[ClipPredictions] = []
+        ready = [frames for _, _, frames in taken if isinstance(frames, ClipFrames)]
+        if ready and not self.stop.is_set():
+            try:
+                predictions = self.predict(ready)
+            except BaseException as error:
+                self._fail(error, *(job for job, _, _ in taken))
+        for job, clip, frames in taken:
+            outcome: Future[EncodedClip | str] | str | None = None
+            if isinstance(frames, str):
+                outcome = frames
+            elif frames is not None and predictions:
+                outcome = self.encode_pool.submit(self.encode, job.store, predictions.pop(0))
+            self._write.submit(self._add, job, clip, outcome)
+
+    def _add(self, job: _Task, clip: int, outcome: Future[EncodedClip | str] | str | None) -> None:
+        """Write a clip or its reason; hand on the task after its last clip."""
+        try:
+            encoded = outcome.result() if isinstance(outcome, Future) else outcome
+            if encoded is not None and job.intact:
+                job.intact = False
+                self._record(job, clip, encoded)
+                job.intact = True
+        except BaseException as error:
+            self._fail(error, job)
+        self._encoding.release()
+        job.remaining -= 1
+        if not job.remaining:
+            self._publish.submit(self._end, job)
+
+    def _record(self, job: _Task, clip: int, encoded: EncodedClip | str) -> None:
+        assert job.writer is not None
+        clip_id, reason = job.store.clip_id(clip), encoded if isinstance(encoded, str) else None
+        if isinstance(encoded, str):
+            job.writer.fail(clip, encoded)
+            job.failed[clip_id] = encoded
+        else:
+            with self.timer.host("write"):
+                job.writer.add(clip, encoded)
+            job.complete += 1
+            job.bytes += sum(len(part) for parts in encoded.values() for part in parts)
+        job.on_clip_done(clip_id, reason)
+
+    def _end(self, job: _Task) -> None:
+        """Publish a task, or discard it if nothing was done; release its lock, and set its result."""
+        done = bool(job.complete or job.failed)
+        try:
+            with self.timer.host("publish"):
+                if done and job.intact:
+                    job.lock.close()
+                else:
+                    job.lock.__exit__(CancelledError, CancelledError(), None)
+        except BaseException as error:
+            self._fail(error, job)
+        if job.error is not None:
+            job.result.set_exception(job.error)
+        elif not done:
+            job.result.set_result(None)
+        else:
+            wall = time.perf_counter() - job.start
+            seconds = self.timer.take()
+            job.result.set_result(TaskReport(job.number, job.complete, job.failed, job.bytes, wall, seconds))
+
+    def _fail(self, error: BaseException, *jobs: _Task) -> None:
+        """Stop, and raise the error from the result of each task."""
+        self.stop.set()
+        for job in jobs:
+            job.error = job.error or error
 
 
 def load_recompute(
@@ -195,4 +311,4 @@ def load_recompute(
             "restore the weight files at the places in its provenance"
         )
 
-    return lambda store, clip: worker.extractor.finish(worker.predict(worker.load_clip(store.clip_id(clip))))
+    return lambda store, clip: worker.extractor.finish(worker.predict([worker.load_clip(store.clip_id(clip))])[0])

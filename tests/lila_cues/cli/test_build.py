@@ -284,14 +284,14 @@ def test_a_signal_publishes_the_clips_that_are_predicted(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, status: int
 ) -> None:
     write_videos(tmp_path / "clips", 6)
-    predict, predicted = Worker.predict, []
+    predict, predicted = Worker.predict, list[ClipFrames]()
 
-    def signalled(worker: Worker, frames: ClipFrames) -> ClipPredictions:
-        predicted.append(frames.clip_id)
+    def signalled(worker: Worker, clips: Sequence[ClipFrames]) -> list[ClipPredictions]:
+        predicted.extend(clips)
         if len(predicted) == 3:
             os.kill(os.getpid(), sent)
             assert worker.stop.wait(5)
-        return predict(worker, frames)
+        return predict(worker, clips)
 
     monkeypatch.setattr(Worker, "predict", signalled)
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background

@@ -19,7 +19,7 @@ from lila_cues.config import BuildConfig
 from lila_cues.pamr import Stage, refine
 from lila_cues.pipeline import build
 from lila_cues.pipeline.frames import FULL, base_box, crop
-from lila_cues.pipeline.task import Worker, build_task, failure_reason
+from lila_cues.pipeline.task import Worker, failure_reason
 from lila_cues.sampling import select_channels, select_frames
 from stores.errors import LilaError
 from tests.lila_cues import barcodes, small_networks
@@ -163,7 +163,7 @@ def test_a_network_that_gives_nan_fails_the_clip(
 
 def test_a_task_is_built_once(built: stores.CueStore, videos: Path) -> None:
     with worker_of(videos) as worker:
-        assert build_task(built, 0, worker) is None
+        assert worker.submit(built, 0).result() is None
         assert list(build.build_local(built, worker, range(built.n_tasks))) == []
 
 
@@ -171,11 +171,11 @@ def test_a_stopped_worker_publishes_its_completed_clips(built: stores.CueStore, 
     store = make_store(tmp_path / "s.zarr", names(), shard_clips=7)
     uninterrupted = make_store(tmp_path / "uninterrupted.zarr", names(), shard_clips=7)
     with worker_of(videos) as worker:
-        report = build_task(store, 0, worker, on_clip_done=lambda *clip: worker.stop.set())
+        report = worker.submit(store, 0, on_clip_done=lambda *clip: worker.stop.set()).result()
     assert report is not None
-    done = report.complete
-    assert 1 <= done < 6
-    assert store.statuses().tolist() == [1] * done + [0] * (7 - done)
+    done = report.complete + len(report.failed)
+    assert 1 <= done < 7
+    assert store.statuses().tolist() == [1, 1, 1, 2, 1, 1, 1][:done] + [0] * (7 - done)
     for target in (store, uninterrupted):
         with worker_of(videos) as worker:
             list(build.build_local(target, worker, target.pending_tasks()))
@@ -194,7 +194,7 @@ def test_only_failed_clips_are_tried_again(videos: Path, tmp_path: Path) -> None
     barcodes.write(root / "3.mp4", Clip(frames=23, size=(72, 96)))
     calls: list[tuple[str, str | None]] = []
     with worker_of(root) as worker:
-        report = build_task(store, 1, worker, only_failed=True, on_clip_done=lambda *clip: calls.append(clip))
+        report = worker.submit(store, 1, only_failed=True, on_clip_done=lambda *clip: calls.append(clip)).result()
     assert report is not None
     assert (report.complete, report.failed, calls) == (1, {}, [("3.mp4", None)])
     assert store.statuses().tolist() == [1, 1, 1, 1]
