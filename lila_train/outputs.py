@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,17 @@ from stores.config import differences
 from stores.errors import LilaError
 
 Json = dict[str, Any]
+
+
+@contextmanager
+def name_kept(out: Path, count: Callable[[], int]) -> Iterator[None]:
+    """Add to a LilaError of the block how many frames before it have results in `out`."""
+    try:
+        yield
+    except LilaError as error:
+        if not (kept := count()):
+            raise
+        raise LilaError(f"{error}; the results of the {kept} frame{'s' * (kept > 1)} before it are in {out}") from error
 
 
 def open_folder(root: Path, record: str, wanted: Json, own: Iterable[Path], overwrite: bool = False) -> None:

@@ -90,7 +90,7 @@ def count_frames(path: Path) -> int:
 class VideoFrames:
     """The frames of a video in order, as upright RGB, one at a time, so that memory does not grow with its length.
 
-    `rate` is in frames per second; `count` is what the file or its duration announces, None where neither does.
+    `rate` is in frames per second; `count` is a hint, what the file or its duration announces, None where neither does.
     Iterating raises LilaError where the file turns out to be damaged, cut short, or to change its size.
     """
 
@@ -153,7 +153,7 @@ class VideoPass:
 
     def packets(self) -> Generator[av.Packet, None, None]:
         """Yield the packets of the video, and raise LilaError if there are fewer than the file announces."""
-        stamps: list[int] = []
+        stamps, end = list[int](), 0
         with open_container(self.path) as container:
             stream = video_stream(container, self.path)
             self.rate, self.time_base = float(stream.average_rate or 25), float(stream.time_base or 1)
@@ -164,6 +164,7 @@ class VideoPass:
                     self.counts["marked as key frames"] += packet.is_keyframe and not packet.is_discard
                     if packet.pts is not None:
                         stamps.append(packet.pts)
+                        end = max(end, packet.pts + (packet.duration or 0))
                     yield packet
             except av.FFmpegError as error:
                 raise self._not_intact(f"one cut short ({_reason(error)})") from error
@@ -171,11 +172,11 @@ class VideoPass:
             self.pixel_format = stream.codec_context.pix_fmt or ""
             count = self.counts["packets"]
             announced = len(stream.index_entries) if "mp4" in self.container else 0  # others have no full index
-            seconds = (max(stamps) - min(stamps)) * self.time_base if stamps else 0
-            length = _announced_seconds(container, stream)
+            spacing = (max(stamps) - min(stamps)) * self.time_base / count if stamps else 0
+            seconds, length = end * self.time_base, _announced_seconds(container, stream)
             if count < announced:
                 raise self._not_intact(f"{count} of the {announced} frames it announces")
-            if count and seconds + 0.1 + 2 * seconds / count < length:
+            if count and seconds + 0.1 + 2 * spacing < length:
                 raise self._not_intact(f"{seconds:.1f} of the {length:.1f} seconds it announces")
 
     @property
@@ -185,9 +186,10 @@ class VideoPass:
 
     def times(self) -> Float64[np.ndarray, " n"]:
         """Return the seconds from the first frame to each frame."""
-        if None in self.stamps or np.any(np.diff(np.array(self.stamps, np.int64)) <= 0):  # no usable time stamps
+        ticks = np.array([0 if stamp is None else stamp for stamp in self.stamps], np.int64)
+        # Matroska rounds to milliseconds, so that two frames may have one time stamp
+        if None in self.stamps or np.any(np.diff(ticks) < 0) or ticks[0] == ticks[-1]:  # no usable time stamps
             return np.arange(len(self.stamps)) / self.rate
-        ticks = np.array(self.stamps, np.int64)
         return (ticks - ticks[0]) * self.time_base  # a transport stream begins at any time
 
     def _not_intact(self, found: str) -> LilaError:
@@ -247,7 +249,7 @@ def video_stream(container: av.container.InputContainer, path: Path) -> av.Video
 
 
 def _announced_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
-    """Return the length that the header of an AVI or Matroska file announces for this stream, 0.0 where it has none.
+    """Return when this stream ends by the header of an AVI or Matroska file, from time 0; 0.0 where it says nothing.
 
     Matroska: the container's length includes a longer sound track, and the stream's tag may be a leftover of an earlier
     file: the shorter of the two is used.

@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 
 from lila_cues.viz.pictures import Picture
 from stores.atomic import atomic_path
+from stores.errors import LilaError
 
 HIGH_QUALITY = {"crf": "18"}
 
@@ -25,9 +26,10 @@ def video_codec() -> str:
 
 
 class VideoWriter:
-    """A video file made of RGB frames of one size; it gets its name when the block ends without an error.
+    """A video file made of RGB frames of one size; it gets its name when the block ends.
 
-    `rate` is in frames per second, `options` are those of the codec. Without a frame there is no file.
+    After a LilaError, such as that of an input that is damaged from here on, it holds the frames before; after any
+    other error, or without a frame, there is none. `rate` is in frames per second, `options` are those of the codec.
     """
 
     def __init__(self, path: Path, rate: Fraction, options: Mapping[str, str] = HIGH_QUALITY) -> None:
@@ -56,6 +58,9 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and self._container is not None:
+        if kind is not None and not issubclass(kind, LilaError):
+            self._file.__exit__(kind, error, trace)
+            return
+        if self._container is not None:
             self._file.callback(self._encode, None)  # the frames that the codec still holds
-        self._file.__exit__(kind, error, trace)
+        self._file.close()

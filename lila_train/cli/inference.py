@@ -83,31 +83,23 @@ def features(
 
 
 def _extract(extractor: Extractor, files: list[InputFile]) -> list[str]:
-    """Extract the files that are not done, under one progress bar; return why some could not be."""
-    from lila_cues.video.reader import VideoFrames
+    """Extract the files that are not done, under one progress bar; return why some could not be.
 
+    The bar's total is unknown where there are videos, since what they announce is no more than a hint.
+    """
     pending = [file for file in files if extractor.cache.state(file) != "done"]
+    videos = [file for file in pending if file.is_video]
     images = [file for file in pending if not file.is_video]
-    limit = extractor.config.max_frames
-    frames: dict[InputFile, int] = {}  # by video, as far as the file says
-    failures = []
     with console.progress("frames") as bar:
-        task = bar.add_task("features", total=None)
-        for video in (file for file in pending if file.is_video):
-            try:
-                count = VideoFrames(video.path).count or 0
-                frames[video] = min(count, limit) if limit else count
-            except LilaError as error:
-                failures.append(str(error))
-        bar.update(task, total=len(images) + sum(frames.values()))
-        failures += extractor.images(images, lambda: bar.advance(task))
-        for video in frames:
+        task = bar.add_task("features", total=None if videos else len(images))
+        failures = list(extractor.images(images, lambda: bar.advance(task)))
+        for video in videos:
             try:
                 bar.update(task, description=video.path.name)
                 extractor.video(video, lambda: bar.advance(task))
             except LilaError as error:
                 failures.append(str(error))
-        bar.update(task, description="features")
+        bar.update(task, description="features", total=bar.tasks[0].completed)
     return failures
 
 
@@ -152,10 +144,11 @@ def track(
     }
     tracking.open_output(out, {"settings": settings, "model": released.identity(weights, encoder_weights)}, overwrite)
     model = load(weights, device=devices.choose(device, mps=True), encoder_weights=encoder_weights)
-    total = min(stream.count, max_frames) if stream.count and max_frames else stream.count or max_frames
+    total = min(stream.count, max_frames or stream.count) if stream.count else None
     with console.progress("frames") as bar:
         task = bar.add_task(video.name, total=total)
         count = tracking.track(model, stream, marked, out, propagation, lambda: bar.advance(task), max_frames)
+        bar.update(task, total=count)
     objects = len(marked.values) - 1
     console.out.print(f"{count} frames, {objects} object{'s' * (objects > 1)}: {out / 'overlay.mp4'}")
 

@@ -6,6 +6,7 @@ Reading, computing and writing overlap. PCA pictures use one basis per file, or 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import groupby, islice
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -25,6 +26,7 @@ from lila_cues.viz.pictures import Basis, Picture, pca_basis, write_png
 from lila_train.inference.config import FeatureConfig
 from lila_train.inference.feature_cache import FeatureCache, Features
 from lila_train.model.lila import MAX_UNTILED_PIXELS, Lila, require_finite
+from lila_train.outputs import name_kept
 from stores.errors import LilaError
 
 PENDING = 4  # frames read ahead, and frames waiting to be written
@@ -111,9 +113,11 @@ class Extractor:
                 for index, found in stored.items():
                     yield index, next(new) if found is None else found, found is not None
 
-        with VideoWriter(self.cache.path(file, "_pca.mp4"), video.rate) as writer:
+        count = 0
+        path = self.cache.path(file, "_pca.mp4")
+        with name_kept(self.cache.folder, lambda: count), VideoWriter(path, video.rate) as writer:
             if "pca" in config.format:
-                basis = self.basis or _basis(model, config, spread_frames(video, config.max_frames))
+                basis = self.basis or _basis(model, config, _before_damage(spread_frames(video, config.max_frames)))
 
             def write(item: tuple[int, Features, bool]) -> None:
                 index, features, stored = item
@@ -122,6 +126,7 @@ class Extractor:
                     writer.write(pca_colors(features, basis, model.device))
 
             for _ in map_ordered(write, computed(), PENDING):
+                count += 1
                 on_frame()
         self.cache.record(file, "done")
 
@@ -172,7 +177,13 @@ def _basis(model: Lila, config: FeatureConfig, pictures: Iterable[Picture]) -> B
             pixels.append(spread_pixels(compute_tiled(model, config, picture)))
         else:
             pixels.append(spread_pixels(compute(model, config, [picture])[0].cpu().numpy()))
-    return pca_basis(np.concatenate(pixels))
+    return pca_basis(np.concatenate(pixels or [np.zeros((0, model.decoder.widths.out), np.float32)]))
+
+
+def _before_damage(pictures: Iterable[Picture]) -> Iterator[Picture]:
+    """Yield the pictures up to an error, which the pass over all frames reports."""
+    with suppress(LilaError):
+        yield from pictures
 
 
 def spread_frames(video: VideoFrames, limit: int | None = None) -> Iterator[Picture]:

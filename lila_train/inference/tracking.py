@@ -21,7 +21,7 @@ from lila_cues.viz.pictures import Picture, mask_overlay, write_label_png
 from lila_train.model.lila import Lila, require_finite
 from lila_train.model.propagation import Propagation, unit_features
 from lila_train.model.resize import Labels
-from lila_train.outputs import Json, open_folder
+from lila_train.outputs import Json, name_kept, open_folder
 from stores.errors import LilaError
 
 RECORD = "track.json"
@@ -30,7 +30,7 @@ PENDING = 4  # frames read ahead, and frames waiting to be written
 
 @dataclass(frozen=True)
 class FrameStream:
-    """Frames in order, their rate per second, and their number as far as it is known."""
+    """Frames in order, their rate per second, and their number, which a video does not tell before its end."""
 
     frames: Iterable[Picture]
     rate: Fraction
@@ -63,7 +63,7 @@ def track(
 ) -> int:
     """Write OUT/00000.png, … (indexed) and OUT/overlay.mp4 of the first `limit` frames; return how many there are."""
     count = 0
-    with VideoWriter(out / "overlay.mp4", stream.rate) as writer:
+    with name_kept(out, lambda: count), VideoWriter(out / "overlay.mp4", stream.rate) as writer:
 
         def write(item: tuple[int, tuple[Picture, Labels]]) -> None:
             index, (picture, labels) = item
@@ -114,7 +114,7 @@ def open_frames(path: Path) -> FrameStream:
         found = f"a {path.suffix or 'nameless'} file" if path.exists() else "nothing"
         raise LilaError(f"expected a video, or a folder of its frames, at {path}; found {found}")
     video = VideoFrames(path)
-    return FrameStream(video, video.rate, video.count)
+    return FrameStream(video, video.rate, None)
 
 
 def read_mask(path: Path) -> MarkedObjects:

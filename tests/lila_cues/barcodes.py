@@ -105,6 +105,17 @@ def insert_packet(path: Path, content: bytes, index: int = 20) -> Path:
     return target
 
 
+def zero_packet(path: Path, index: int) -> Path:
+    """Overwrite most of one packet with zeros in place."""
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][index]
+        assert packet.pos is not None
+        start, end = packet.pos + packet.size // 4, packet.pos + packet.size
+    data = path.read_bytes()
+    path.write_bytes(data[:start] + bytes(end - start) + data[end:])
+    return path
+
+
 def write_sound(path: Path, seconds: float = 0.5) -> Path:
     """A file with sound alone."""
     with av.open(str(path), "w") as container:

@@ -58,9 +58,9 @@ def test_features_that_are_not_finite_stop_a_command(
     assert isinstance(result.exception, LilaError), result.output
     assert "found NaN or infinity; its weights are damaged or their training diverged" in str(result.exception)
     left = [path for pattern in RESULTS for path in tmp_path.rglob(pattern) if "encoder" not in str(path)]
-    assert {path.name for path in left} <= {"features.json", "identity.json", "track.json", "00000.png"}, (
-        "settings; a mask"
-    )
+    assert {path.name for path in left} <= {
+        "features.json", "identity.json", "track.json", "00000.png", "overlay.mp4",
+    }, "settings; the mask that was given"  # fmt: skip
 
 
 def test_probes_refuse_features_that_are_not_finite() -> None:

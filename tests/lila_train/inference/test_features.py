@@ -17,10 +17,13 @@ from typer.testing import CliRunner
 import lila_train
 from lila_cues.images import read_image
 from lila_cues.video.reader import VideoFrames
+from lila_cues.viz.pictures import write_label_png
 from lila_train.cli import app
 from lila_train.inference import features as extraction
 from lila_train.inference.config import FeatureConfig
 from stores.errors import LilaError
+from tests.lila_cues import barcodes
+from tests.lila_cues.barcodes import Clip
 from tests.lila_train.inference.models import small_model, write_test_video, write_weights
 
 FORMATS = ["--format", "npz", "--format", "safetensors", "--format", "zarr", "--format", "pca"]
@@ -218,6 +221,46 @@ def test_bad_files_are_reported_after_the_others_are_done(folder: Path, weights:
     assert "w.mp4: expected a video, found a file that cannot be opened" in str(result.exception)
     for name in ("a_pca.png", "b_pca.png", "sub/c_pca.png", "v_pca.mp4"):
         assert (tmp_path / "out" / name).exists()
+
+
+AS_THEY_ARE = {  # video, and the sentence that it gets, "" where its 22 frames are done
+    "an edit list hides 18 of 40 frames": (
+        lambda root: barcodes.cut_and_copy(barcodes.write(root / "long.mp4"), root / "v.mp4", start=18),
+        "",
+    ),
+    "frames of two sizes": (
+        lambda root: join(root / "v.ts", *(barcodes.write(root / f"{h}.ts", Clip(22, size=(h, 96))) for h in (64, 80))),
+        "v.ts: expected frames of one size, found 96×64 and, from frame 22 on, 96×80; cut the video where its size "
+        "changes; the results of the 22 frames before it are in ",
+    ),
+    "damage that the decoder conceals": (
+        lambda root: barcodes.zero_packet(barcodes.write(root / "v.mp4", Clip(b_frames=0)), 22),
+        "v.mp4: expected an intact video, found damage near frame 22 (invalid data found when processing input); "
+        "copy it again or take it out of the folder; the results of the 22 frames before it are in ",
+    ),
+}
+
+
+def join(path: Path, *parts: Path) -> Path:
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return path
+
+
+@pytest.mark.parametrize("name", AS_THEY_ARE)
+def test_what_can_be_read_of_a_video_is_kept_and_named(weights: Path, tmp_path: Path, name: str) -> None:
+    make, sentence = AS_THEY_ARE[name]
+    video, mask, out = make(tmp_path), tmp_path / "mask.png", tmp_path / "features"
+    write_label_png(mask, np.eye(64, 96, dtype=np.uint8))
+    tracked = ["track", str(video), "--mask", str(mask), "--weights", str(weights), "--out", str(tmp_path / "tracked")]
+    for result, names in (
+        (features(weights, out, video, *FORMATS), ("v/*.npz", "v/*.safetensors", "v_pca.mp4")),
+        (CliRunner().invoke(app, tracked), ("[0-9]*.png", "overlay.mp4")),
+    ):
+        assert sentence in str(result.exception) if sentence else result.exception is None, result.exception
+        folder = tmp_path / "tracked" if "overlay.mp4" in names else out
+        for kept in names:
+            count = len(list(folder.glob(kept)))
+            assert count == 22 or (count == 1 and len(list(VideoFrames(folder / kept))) == 22)
 
 
 def test_size_and_frames_are_limited(folder: Path, weights: Path, tmp_path: Path) -> None:
