@@ -62,7 +62,7 @@ class BuildConfig(Config):
     compile: bool = Field(False, description="Compile depth and flow: slow start, then faster.")
 
     rgb_codec: Literal["zstd", "jpeg"] = Field(
-        "zstd", description="Of the stored RGB: lossless, or JPEG 4:4:4 of quality 95, a sixth of the bytes."
+        "zstd", description="Of the stored RGB: lossless, or JPEG 4:4:4 of quality 95, a quarter of the bytes."
     )
     base_size: PositiveInt = Field(480, description="Side of the stored RGB, the base crop, in px.")
     cue_size: PositiveInt = Field(224, description="Of depth and flow, and of the last PAMR scale.")

@@ -56,6 +56,21 @@ class Dataset(ABC):
     def read(self, clip_id: str, select: Select, keep: Keep) -> DecodedClip:
         """Read the frames that `select(n_frames)` names, each through `keep`; LilaError where a clip cannot be read."""
 
+    def frame_size(self, clip_id: str) -> tuple[int, int]:
+        """Return the height and width of a clip's frames, in px, from the header of its file or from its first image.
+
+        LilaError where that cannot be read.
+        """
+        path = self.path(clip_id)
+        if path.is_dir():
+            from lila_cues.images import read_image
+
+            height, width, _ = read_image(next(iter(list_files(path, IMAGE_SUFFIXES)), path)).shape
+            return height, width
+        from lila_cues.video.reader import VideoFrames
+
+        return VideoFrames(path).size
+
     def path(self, clip_id: str) -> Path:
         """Return the file or folder of a clip whose id is its path below `root`; LilaError if it leaves `root`."""
         relative = PurePosixPath(clip_id)

@@ -120,6 +120,10 @@ class Config(BaseModel):
         """Return how the command line sets a field."""
         return f"--{name.replace('_', '-')}" if name in cls.own_options else f"--set {name}"
 
+    def assignment(self, name: str) -> str:
+        """Return what the command line takes to set a field to its value here."""
+        return f"{self.option(name)}{' ' if name in self.own_options else '='}{_format(getattr(self, name))}"
+
     @classmethod
     def help(cls, name: str) -> str:
         """Return the help text of a field's option: its description, and its default unless that is none or false."""

@@ -83,7 +83,8 @@ class Blosc:
 class Jpeg:
     """A frame y×x×3 of uint8 as JPEG without chroma subsampling (4:4:4); of rgb alone.
 
-    At quality 95 the mean error is 0.8 to 1.1 gray levels on frames of DAVIS, and a file has a fifth of zstd's size.
+    At quality 95 the mean error is 1.1 gray levels on frames of DAVIS at 480² (0.7 to 1.5 by sequence) and 1.4 at 256²;
+    a file has a quarter of zstd's size.
     """
 
     quality: int

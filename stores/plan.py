@@ -9,18 +9,23 @@ from pathlib import Path
 
 from stores.encodings import Jpeg
 from stores.errors import StoreError
-from stores.spec import StoreSpec, arrays
+from stores.spec import ArraySpec, StoreSpec, arrays
 
-# Compressed share of the raw bytes, measured on real video by tests/benchmarks/store_encodings.py.
+# Compressed share of the raw bytes, and the side in px at which tests/benchmarks/store_encodings.py measured it.
 COMPRESSED_SHARE = {
-    "rgb": 0.74,
-    "depth": 0.37,
-    "flow_forward": 0.22,
-    "flow_backward": 0.22,
-    "features": 0.65,
-    "features_raw": 0.9,
+    "rgb": (0.70, 480),
+    "depth": (0.37, 224),
+    "flow_forward": (0.21, 224),
+    "flow_backward": (0.21, 224),
+    "features": (0.64, 112),
+    "features_raw": (0.64, 112),
 }
-JPEG_SHARE = 0.115  # of rgb at quality 95: 71 to 88 kB a frame of 480² on DAVIS
+JPEG_SHARE = 0.16, 480
+DETAIL = 0.23
+"""Smaller maps have more detail per pixel: at a side s the share is (measured side / s)^DETAIL times as large.
+
+It gives the measured shares of rgb at 256² (0.82, JPEG 0.19) and of features at 56² (0.73) and 14² (1.0) within 0.02.
+"""
 _RECORD_BYTES = 4096
 
 
@@ -43,8 +48,7 @@ def plan(spec: StoreSpec, n_clips: int) -> Plan:
     specs, tasks = arrays(spec), -(-n_clips // spec.shard_clips)
     clip_bytes = {name: array.clip_bytes for name, array in specs.items()}
     cue_bytes = sum(math.prod(array.shape) * (1 if name == "rgb" else 4) for name, array in specs.items())
-    shares = COMPRESSED_SHARE | ({"rgb": JPEG_SHARE} if isinstance(spec.rgb.codec, Jpeg) else {})
-    array_bytes = {name: round(n_clips * size * shares.get(name, 1.0)) for name, size in clip_bytes.items()}
+    array_bytes = {name: round(n_clips * size * _share(specs[name])) for name, size in clip_bytes.items()}
     return Plan(
         frames=n_clips * spec.geometry.frames,
         pairs=n_clips * spec.geometry.pairs,
@@ -55,6 +59,15 @@ def plan(spec: StoreSpec, n_clips: int) -> Plan:
         largest_bytes=n_clips * sum(clip_bytes.values()),
         clip_memory_bytes=cue_bytes + sum(clip_bytes.values()),
     )
+
+
+def _share(array: ArraySpec) -> float:
+    """Return the estimated size of an array after compression, of its raw bytes."""
+    if array.name not in COMPRESSED_SHARE:
+        return 1.0
+    share, side = JPEG_SHARE if isinstance(array.encoding.codec, Jpeg) else COMPRESSED_SHARE[array.name]
+    height = next(size for name, size in zip(array.dimensions, array.shape, strict=True) if name.endswith("y"))
+    return min(1.0, share * (side / height) ** DETAIL)
 
 
 def require_room(planned: Plan, path: Path, done_share: float = 0.0) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lila_cues.pipeline.task import TaskReport
 
 ALL_COMPLETE, SOME_FAILED = 0, 1
+PROBED_CLIPS = 5  # whose size is compared with the base size
 data = partial(typer.Option, rich_help_panel="Data")
 network = partial(typer.Option, rich_help_panel="Networks")
 stored = partial(typer.Option, rich_help_panel="Store")
@@ -151,6 +152,16 @@ def list_clips(config: BuildConfig, options: RunOptions) -> Sequence[str]:
     return spread(dataset.clips(), config.limit)
 
 
+def enlarged_side(config: BuildConfig, options: RunOptions, clips: Sequence[str]) -> int | None:
+    """Return the largest short side of a few clips, in px, if the base crop enlarges all of them; else None."""
+    assert options.root is not None
+    dataset, sides = open_dataset(config.dataset, options.root, config.decoder, config.seed), [0]
+    for clip_id in spread(clips, PROBED_CLIPS):
+        with suppress(LilaError):  # the build reports a clip that cannot be read
+            sides.append(min(dataset.frame_size(clip_id)))
+    return max(sides) if 0 < max(sides) < config.base_size else None
+
+
 def run(config: BuildConfig, options: RunOptions) -> int:
     """Build what is missing and return the exit status."""
     path = options.store
@@ -166,7 +177,9 @@ def run(config: BuildConfig, options: RunOptions) -> int:
         raise LilaError(f"expected a folder for {path}, found a file at {above}; name another place with --store")
     if not os.access(above, os.W_OK | os.X_OK):
         raise LilaError(f"expected to write {path}, found no permission in {above}; name another place with --store")
-    done = 0.0
+    from lila_cues.pipeline import build, setup
+
+    planned, done = build.plan_build(config, len(clips)), 0.0
     if path.exists():
         store = stores.open(path)
         require_same(store, config.shaping(), clips)
@@ -182,11 +195,10 @@ def run(config: BuildConfig, options: RunOptions) -> int:
                 f"{len(clips)} clips are {tasks} task{'s' * (tasks != 1)}: {builders - tasks} of {builders} workers "
                 f"have nothing to do; --shard-clips {max(1, len(clips) // builders)} gives each one"
             )
-    from lila_cues.networks.encoder import encoder_sizes
-    from lila_cues.pipeline import build, setup
-
-    spec = build.store_spec(config, *encoder_sizes(config.encoder))
-    plan.require_room(plan.plan(spec, len(clips)), path, done)
+        if side := enlarged_side(config, options, clips):
+            smaller = build.plan_build(config.replace(base_size=side), len(clips))
+            messages.note(messages.enlarged(side, config.base_size, planned.total_bytes - smaller.total_bytes))
+    plan.require_room(planned, path, done)
     networks = setup.setup(config, options, messages.note)
     store = build.open_store(path, config, options, networks, clips)
     del clips  # the names of all clips, which the build reads from the store

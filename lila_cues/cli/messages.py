@@ -13,6 +13,7 @@ from rich.table import Table
 
 from lila_cues import console
 from stores.ledger import COMPLETE, FAILED
+from stores.plan import readable
 from stores.store import CueStore
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ CHECKED_TASKS = 1000
 def note(text: str) -> None:
     """Print a note to the error stream."""
     console.err.print(f"[bold yellow]note:[/] {escape(text)}")
+
+
+def enlarged(side: int, base_size: int, saved_bytes: int) -> str:
+    """Say that frames are stored larger than they are, and what their own size saves."""
+    return f"frames of {side} px are enlarged to {base_size}: --base-size {side} saves {readable(saved_bytes)}"
 
 
 def announcement(

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
 
 import stores
 from lila_cues.cli import build as options
+from lila_cues.cli import messages
 from lila_cues.config import PROFILES, BuildConfig
 from lila_cues.console import out
 from lila_cues.networks import registry
+from lila_cues.sampling import anchors_and_gaps
 from stores.errors import StoreError
 from stores.ledger import ABSENT
+from stores.plan import Plan, readable, require_room
 from stores.plan import plan as make_plan
-from stores.plan import readable, require_room
 
 CLIPS_IN_MEMORY = 18  # decoded ahead of the networks or compressed behind them, on many cores; fewer on few
 
-RATE = "Frames per second that one device takes through all networks; a short build's summary shows yours."
+RATE = "Frames per second of one device through all networks, which a short build tells. Default: none, and no hours."
 
 
 def plan(
@@ -53,26 +56,27 @@ def plan(
     workers: options.Workers = None,
     scheduler: options.Scheduler = None,
     shard: options.Shard = None,
-    rate: Annotated[float, options.running(help=RATE)] = 50.0,
+    rate: Annotated[float | None, options.running(help=RATE)] = None,
 ) -> None:
-    """Print frames, bytes, files, memory, hours and free disk of a build; exit status 2 if it cannot fit.
+    """Print frames, bytes, files, memory and free disk of a build, and what saves most; exit status 2 if it cannot fit.
 
     Takes every option of `lila-cues build`: replace `build` by `plan` in a command to see what it will take.
     """
     resolved, run_options = options.resolve(locals())
-    if rate <= 0:
+    if rate is not None and rate <= 0:
         raise StoreError(f"the rate is {rate} frames per second; give one above 0")
-    from lila_cues.networks.encoder import encoder_sizes
-    from lila_cues.pipeline.build import store_spec
+    from lila_cues.pipeline.build import plan_build
 
     path = run_options.store
     assert path is not None
-    n_clips, done = len(options.list_clips(resolved, run_options)), 0.0
-    spec = store_spec(resolved, *encoder_sizes(resolved.encoder))
+    clips, done, levers = options.list_clips(resolved, run_options), 0.0, list[str]()
     if path.exists():
         existing = stores.open(path)
-        n_clips, spec, done = existing.n_clips, existing.spec, float((existing.statuses() != ABSENT).mean())
-    wanted = make_plan(spec, n_clips)
+        wanted = make_plan(existing.spec, existing.n_clips)
+        n_clips, done = existing.n_clips, float((existing.statuses() != ABSENT).mean())
+    else:
+        n_clips, wanted = len(clips), plan_build(resolved, len(clips))
+        levers = list(_levers(resolved, wanted, n_clips, rate, options.enlarged_side(resolved, run_options, clips)))
     free = require_room(wanted, path, done)
     out.print(f"[bold]{path}[/]" + (f", {done:.0%} of it done" if done else ""))
     out.print(f"clips        {n_clips:,}")
@@ -89,9 +93,41 @@ def plan(
         f"memory       about {memory} per clip in progress, at most {CLIPS_IN_MEMORY} of them, beside the networks"
     )
     out.print(f"free disk    {readable(free)}")
-    gpu_hours = wanted.frames / rate / 3600
-    hours = f"{gpu_hours:.3g}" if gpu_hours >= 0.001 else "under 0.001"
-    out.print(f"GPU hours    {hours} at {rate:g} frames/s on one device (--rate)")
+    if rate is not None:
+        gpu_hours = wanted.frames / rate / 3600
+        hours = f"{gpu_hours:.3g}" if gpu_hours >= 0.001 else "under 0.001"
+        out.print(f"GPU hours    {hours} at {rate:g} frames/s on one device (--rate)")
+    out.print("\n".join(levers), markup=False)
+
+
+def _levers(
+    config: BuildConfig, wanted: Plan, n_clips: int, rate: float | None, enlarged_side: int | None
+) -> Iterator[str]:
+    """Yield a table of what single changes of the settings save, largest first."""
+    from lila_cues.pipeline.build import plan_build
+
+    anchors, gaps = anchors_and_gaps(config.frames, config.pairs)
+    fewer = max(1, anchors // 2)
+    changes: list[dict[str, Any]] = [
+        {"rgb_codec": "jpeg"},
+        {"base_size": min(config.base_size, enlarged_side or config.cue_size)},
+        {"feature_size": max(1, config.feature_size // 2)},
+        {"channels": max(1, config.channels // 2)},
+        {"frames": fewer * (1 + gaps), "pairs": fewer * gaps},
+        {"shard_clips": 128},
+    ]
+    plans = [(change, plan_build(config.replace(**change), n_clips)) for change in changes]
+    row = "{:<32} {:>9} {:>9} {:>9}".format
+    yield row("one change saves", "bytes", "files", "" if rate is None else "hours").rstrip()
+    for change, other in sorted(plans, key=lambda item: item[1].total_bytes):
+        saved = wanted.total_bytes - other.total_bytes, wanted.files - other.files, wanted.frames - other.frames
+        if any(saved):
+            hours = "" if rate is None else f"{saved[2] / rate / 3600:.3g}"
+            option = " ".join(map(config.replace(**change).assignment, change))
+            yield row(option, readable(saved[0]), f"{saved[1]:,}", hours)
+    if enlarged_side:
+        smaller = plan_build(config.replace(base_size=enlarged_side), n_clips).total_bytes
+        yield messages.enlarged(enlarged_side, config.base_size, wanted.total_bytes - smaller)
 
 
 def models() -> None:

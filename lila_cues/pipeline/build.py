@@ -17,11 +17,13 @@ from pathlib import Path
 
 import stores
 from lila_cues.config import BuildConfig, RunOptions
+from lila_cues.networks.encoder import encoder_sizes
 from lila_cues.pipeline.cues import DERIVED
 from lila_cues.pipeline.setup import Networks
 from lila_cues.pipeline.task import OnClipDone, TaskReport, Worker, tasks_at_once
 from lila_cues.video.decoders import decoder_version
 from stores.errors import LilaError
+from stores.plan import Plan, plan
 from stores.spec import RGB_CODECS
 from stores.store import CueStore
 
@@ -40,6 +42,11 @@ def store_spec(config: BuildConfig, patch_size: int, width: int) -> stores.Store
     extra = tuple(DERIVED[name].maps for name in config.extra_cues)
     rgb = RGB_CODECS[config.rgb_codec]
     return stores.StoreSpec(config.geometry(patch_size, width), config.shard_clips, rgb, extra=extra)
+
+
+def plan_build(config: BuildConfig, n_clips: int) -> Plan:
+    """Return the plan of a new store of that config."""
+    return plan(store_spec(config, *encoder_sizes(config.encoder)), n_clips)
 
 
 def open_store(

@@ -91,6 +91,7 @@ class VideoFrames:
     """The frames of a video in order, as upright RGB, one at a time, so that memory does not grow with its length.
 
     `rate` is in frames per second; `count` is a hint, what the file or its duration announces, None where neither does.
+    `size` is the announced height and width, before a rotation.
     Iterating raises LilaError where the file turns out to be damaged, cut short, or to change its size.
     """
 
@@ -99,6 +100,7 @@ class VideoFrames:
         with open_container(path) as container:
             stream = video_stream(container, path)
             self.rate = Fraction(stream.average_rate or 25)
+            self.size = stream.height, stream.width
             self.count = stream.frames or round((container.duration or 0) / 1_000_000 * self.rate) or None
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "y x 3"]]:

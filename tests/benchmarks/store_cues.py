@@ -15,11 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-SEQUENCES = ("bear", "bus", "camel", "dog", "hike", "train")
-
-
 def cues() -> tuple[str, dict[str, np.ndarray]]:
-    """What they are from, and rgb n y x 3, depth n y x, flow n 2 y x, features n c y x."""
+    """What they are from, and rgb n y x 3, depth n y x, flow n 2 y x, features n c y x; some at two sizes."""
     shared = Path(os.environ.get("LILA_SHARED", Path(__file__).resolve().parents[3] / "shared")) / "data"
     if (shared / "davis").is_dir():
         return "DAVIS frames, METER depth sharpened by PAMR, RAFT small, ViT-Ti with PAMR", _real(shared)
@@ -30,25 +27,34 @@ def cues() -> tuple[str, dict[str, np.ndarray]]:
 
 def _real(shared: Path) -> dict[str, np.ndarray]:
     import torch
+    import torch.nn.functional as F
 
     from lila_cues.networks import load_encoder, load_flow
     from lila_cues.pamr import Stage, refine, three_scales
 
     torch.set_num_threads(1)
-    frames = [frame for name in SEQUENCES for frame in _frames(shared / "davis" / "JPEGImages" / "480p" / name)]
+    davis = shared / "davis"
+    sequences = sorted(folder.name for folder in (davis / "Depth" / "480p").iterdir())
+    frames = [frame for name in sequences for frame in _frames(davis / "JPEGImages" / "480p" / name)]
     rgb = np.stack([_square(cv2.cvtColor(cv2.imread(str(frame)), cv2.COLOR_BGR2RGB), 480) for frame in frames])
     depth = np.stack([_square(_inverse_depth(frame), 224) for frame in frames])
-    guides = {size: _tensor(np.stack([_square(image, size) for image in rgb])) for size in (112, 224)}
+    guide = _tensor(np.stack([_square(image, 224) for image in rgb]))
     weights = shared / "weights"
     with torch.no_grad():
         encoder = load_encoder("vit_tiny_patch16_224", weights / "vit_tiny_patch16_224.pth", device="cpu")
         flow = load_flow("raft_small", weights / "raft_small.pth", device="cpu")
-        raw = encoder.grid(guides[224])[:, :64]
+        raw = encoder.grid(guide)[:, :64]
+        parts = zip(raw.split(1), guide.split(1), strict=True)
+        refined = [refine(part, images, three_scales((224, 224))) for part, images in parts]
+        features = torch.cat([F.adaptive_avg_pool2d(part, 112) for part in refined])
         return {
             "rgb": rgb,
-            "depth": refine(torch.from_numpy(depth)[:, None], guides[224], (Stage(None, 3),))[:, 0].numpy(),
-            "flow": flow(guides[224][::2], guides[224][1::2]).numpy(),
-            "features": refine(raw, guides[112], three_scales((112, 112))).numpy(),
+            "rgb 256": np.stack([_square(image, 256) for image in rgb]),
+            "depth": refine(torch.from_numpy(depth)[:, None], guide, (Stage(None, 3),))[:, 0].numpy(),
+            "flow": flow(guide[::2], guide[1::2]).numpy(),
+            "features": features.numpy(),
+            "features 56": F.avg_pool2d(features, 2).numpy(),
+            "features_raw": raw.numpy(),
         }
 
 

@@ -53,6 +53,19 @@ def test_missing_data_are_an_error_that_names_places_and_options(
         open_dataset(name, tmp_path / "elsewhere")
 
 
+def test_the_size_of_frames_is_read_from_a_header_or_an_image(tmp_path: Path) -> None:
+    write_images(tmp_path / "clips" / "b", range(2))
+    barcodes.write(tmp_path / "clips" / "a.mp4", Clip(frames=2, size=(64, 80)))
+    touch(tmp_path / "clips" / "c" / "0.png", tmp_path / "clips" / "d.mp4")
+    (tmp_path / "clips" / "e").mkdir()
+    dataset = open_dataset("videos", tmp_path / "clips")
+    assert dataset.frame_size("a.mp4") == (64, 80)
+    assert dataset.frame_size("b") == barcodes.picture(0).shape[:2]
+    for clip_id, found in (("c", "an empty file"), ("d.mp4", "an empty file"), ("e", "one that cannot be decoded")):
+        with pytest.raises(LilaError, match=f"{clip_id}.*found {found}"):
+            dataset.frame_size(clip_id)
+
+
 def test_data_are_found_in_lila_data_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path / "data" / "videos" / "near.mp4", tmp_path / "disk" / "videos" / "far.mp4")
     assert open_dataset("videos").clips() == ["near.mp4"]

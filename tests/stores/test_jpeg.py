@@ -23,7 +23,7 @@ JPEG = replace(worlds.SPEC, rgb=RGB_CODECS["jpeg"])
 @pytest.fixture(scope="module")
 def frames(shared: Path) -> np.ndarray:
     """Base crops of DAVIS frames, 480²."""
-    paths = sorted((shared / "data/davis/JPEGImages/480p").glob("*/00000.jpg"))[:6]
+    paths = sorted((shared / "data/davis/JPEGImages/480p").glob("*/00000.jpg"))[::4]
     return np.stack([np.asarray(Image.open(path).convert("RGB"))[:480, :480] for path in paths])
 
 
@@ -35,10 +35,9 @@ def test_the_error_and_the_size_are_those_that_are_stated(frames: np.ndarray) ->
     error = np.abs(decoded.astype(int) - frames)
     assert error.mean() < 1.2
     assert np.quantile(error, 0.99) <= 5
-    share = sum(map(len, encoded)) / frames.nbytes
-    assert share == pytest.approx(0.115, abs=0.04)
-    whole, small = (plan(replace(spec, geometry=worlds.GEOMETRY), 10) for spec in (worlds.SPEC, JPEG))
-    assert small.array_bytes["rgb"] < 0.2 * whole.array_bytes["rgb"]
+    geometry = replace(worlds.GEOMETRY, base=frames.shape[1:3])
+    planned = plan(replace(JPEG, geometry=geometry), 10).array_bytes["rgb"] / (10 * geometry.frames)
+    assert sum(map(len, encoded)) / len(frames) == pytest.approx(planned, rel=0.3)
 
 
 def test_zarr_python_reads_what_the_shard_reader_reads(tmp_path: Path) -> None:

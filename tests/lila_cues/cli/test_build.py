@@ -69,13 +69,14 @@ def write_videos(root: Path, count: int = 3) -> None:
 @pytest.mark.usefixtures("small")
 def test_a_build_prints_its_settings_and_its_result(command: Command, tmp_path: Path) -> None:
     write_videos(tmp_path / "data" / "videos")
-    status, out, err = command("--dataset", "videos", "--device", "cpu", *RANDOM)
+    status, out, err = command("--dataset", "videos", "--device", "cpu", "--base-size", "80", *RANDOM)
     assert status == 0
     for part in ("3 of videos in", "8 frames, 6 pairs", "depth and flow 32×32", "licence: apache-2.0", "tiny on cpu"):
         assert part in out
     for part in ("3 complete, 0 failed", "24 and 18 pairs", "clips/s", "flow", "pamr", "decode"):
         assert part in out
     assert "no GPU here: profile tiny" in err
+    assert "frames of 64 px are enlarged to 80: --base-size 64 saves" in " ".join(err.split())
     store = stores.open("cues/videos.zarr")
     assert store.complete_clips().tolist() == [0, 1, 2]
     assert Path(store.provenance["root"]) == tmp_path / "data" / "videos"
@@ -374,6 +375,28 @@ def test_an_interrupt_outside_of_any_command_ends_with_130(capsys: pytest.Captur
 
 def interrupt(*arguments: object) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("sizes", "base_size", "side"),
+    [
+        ([(64, 80), (72, 64), None], 80, 64),
+        ([(64, 80), (96, 80)], 80, None),
+        ([(64, 80)], 64, None),
+        ([None], 64, None),
+    ],
+)
+def test_frames_that_the_base_crop_would_enlarge_are_found(
+    tmp_path: Path, sizes: list[tuple[int, int] | None], base_size: int, side: int | None
+) -> None:
+    """None among the sizes: a file that cannot be read."""
+    names = [f"{index}.mp4" for index in range(len(sizes))]
+    for name, size in zip(names, sizes, strict=True):
+        (tmp_path / name).write_text("text")
+        if size is not None:
+            barcodes.write(tmp_path / name, Clip(frames=2, size=size))
+    settings = BuildConfig.resolve({"dataset": "videos", "base_size": base_size})
+    assert build_command.enlarged_side(settings, RunOptions(tmp_path), names) == side
 
 
 @pytest.mark.usefixtures("small")

@@ -26,6 +26,8 @@ from stores.cues import ClipCues
 from stores.store import CueStore
 from stores.verify import Finding
 from tests.full_disk import full_disk
+from tests.lila_cues import barcodes
+from tests.lila_cues.barcodes import Clip
 from tests.stores import worlds
 
 CLIPS, FAILED = 7, 5
@@ -217,14 +219,28 @@ def test_plan_before_and_within_a_build(tmp_path: Path) -> None:
     root.mkdir()
     for number in range(20):
         (root / f"{number}.mp4").write_bytes(b"")
+    barcodes.write(root / "0.mp4", Clip(frames=2, size=(64, 80)))
     options = ["--dataset", "videos", "--root", root, "--store", tmp_path / "cues.zarr", "--profile", "tiny"]
     result = run("plan", *options, "--rate", 10)
     assert result.exit_code == 0, result.exception
     assert "clips        20" in result.stdout
     assert "GPU hours    0.00444 at 10 frames/s" in result.stdout
+    levers = [line.split() for line in result.stdout.splitlines() if line.startswith("--")]
+    saved = {" ".join(words[:-4]): words[-4:] for words in levers}
+    assert list(saved) == [
+        "--set frames=4 --set pairs=3", "--base-size 64", "--rgb-codec jpeg", "--feature-size 28", "--set channels=24",
+        "--shard-clips 128",
+    ]  # fmt: skip
+    assert saved["--set frames=4 --set pairs=3"][2:] == ["0", "0.00222"]
+    assert saved["--shard-clips 128"][2:] == ["14", "0"]
+    assert f"frames of 64 px are enlarged to 240: --base-size 64 saves {' '.join(saved['--base-size 64'][:2])}" in (
+        result.stdout
+    )
     worlds.fill(worlds.create(tmp_path / "cues.zarr", CLIPS), tasks=[0])
     result = run("plan", *options)
     assert "57% of it done" in result.stdout
+    assert "hours" not in result.stdout
+    assert "--base-size" not in result.stdout, "the sizes of a store are fixed"
     assert "clips        7" in result.stdout
     result = run("plan", *options, "--rate", 0)
     assert isinstance(result.exception, StoreError)
