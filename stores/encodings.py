@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import io
 import json
-import struct
+import sys
 from dataclasses import field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -20,6 +20,10 @@ from PIL import Image
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+if TYPE_CHECKING:
+    import torch
+
+Array = TypeVar("Array", np.ndarray, "torch.Tensor")
 CHECKSUM_BYTES = 4
 JPEG_CODEC = "lila.jpeg"  # its name in Zarr metadata
 NO_OTHERS = ConfigDict(extra="forbid")  # a spec of JSON values has no unknown fields
@@ -64,14 +68,14 @@ class Blosc:
         name, shuffle = self.compressor.encode(), _SHUFFLES[self.shuffle]
         return with_checksum(blosc.compress(contiguous, name, self.level, shuffle, self.block))
 
-    def decode_into(self, encoded: np.ndarray, chunk: np.ndarray) -> None:
-        """Verify encoded bytes (uint8) and decompress them into `chunk`, contiguous and of the right size.
+    def decode_into(self, encoded: bytes, chunk: np.ndarray) -> None:
+        """Verify encoded bytes and decompress them into `chunk`, contiguous and of the right size.
 
         Raises:
             ChecksumError: the bytes are damaged, or those of a chunk of another size.
         """
         body = verified(encoded)
-        if int.from_bytes(body[4:8].tobytes(), "little") != chunk.nbytes:  # blosc's header: bytes when decompressed
+        if int.from_bytes(encoded[4:8], "little") != chunk.nbytes:  # blosc's header: bytes when decompressed
             raise ChecksumError(f"it does not hold the {chunk.nbytes} bytes of a chunk")
         try:
             blosc.decompress(body, chunk)
@@ -99,10 +103,10 @@ class Jpeg:
         Image.fromarray(chunk).save(file, "JPEG", quality=self.quality, subsampling=0)
         return with_checksum(file.getvalue())
 
-    def decode_into(self, encoded: np.ndarray, chunk: np.ndarray) -> None:
-        """Verify encoded bytes (uint8) and decompress them into `chunk`; ChecksumError as `Blosc.decode_into`."""
+    def decode_into(self, encoded: bytes, chunk: np.ndarray) -> None:
+        """Verify encoded bytes and decompress them into `chunk`; ChecksumError as `Blosc.decode_into`."""
         try:
-            frame = np.asarray(Image.open(io.BytesIO(verified(encoded).tobytes()), formats=["JPEG"]))
+            frame = np.asarray(Image.open(io.BytesIO(verified(encoded).data), formats=["JPEG"]))
         except (OSError, ValueError, SyntaxError) as error:
             raise ChecksumError(f"it is no JPEG: {error}") from error
         if frame.shape != chunk.shape:
@@ -162,19 +166,21 @@ def encode(encoding: Encoding, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.where(finite, steps, missing).astype(dtype), scales
 
 
-def decode(encoding: Encoding, stored: np.ndarray, scales: np.ndarray | None = None) -> np.ndarray:
-    """Return float32, NaN where missing; of Cast integers and float64 as they are. PerMapInt8 needs its `scales`."""
+def decode(encoding: Encoding, stored: Array, scales: Array | None = None) -> Array:
+    """Return float32, NaN where missing; of Cast integers and float64 as they are. PerMapInt8 needs its `scales`.
+
+    The same for numpy arrays and for torch tensors on any device, bit by bit, without a synchronization.
+    """
+    xp: Any = sys.modules[type(stored).__module__]  # numpy or torch
     if isinstance(encoding, Cast):
-        return stored.astype(np.float32) if stored.dtype == np.float16 else stored
-    values = stored.astype(np.float32)
-    if isinstance(encoding, PerMapInt8):
+        return xp.asarray(stored, dtype=xp.float32) if stored.dtype == xp.float16 else stored
+    values = xp.asarray(stored, dtype=xp.float32)
+    if isinstance(encoding, FixedPoint):
+        values *= encoding.step
+    else:
         assert scales is not None
         values *= scales[..., None, None]
-    else:
-        values *= np.float32(encoding.step)
-    missing = stored == missing_value(encoding)
-    if missing.any():
-        values[missing] = np.nan
+    values[stored == missing_value(encoding)] = xp.nan
     return values
 
 
@@ -201,15 +207,15 @@ def error_bound(encoding: Encoding, values: np.ndarray) -> np.ndarray:
 
 def with_checksum(body: bytes) -> bytes:
     """Return `body` followed by its crc32c."""
-    return body + struct.pack("<I", crc32c(body))
+    return body + crc32c(body).to_bytes(CHECKSUM_BYTES, "little")
 
 
-def verified(encoded: np.ndarray) -> np.ndarray:
+def verified(encoded: bytes) -> np.ndarray:
     """Return the bytes (uint8) before the crc32c at the end, or raise ChecksumError if it does not match."""
     if len(encoded) < CHECKSUM_BYTES:
         raise ChecksumError(f"{len(encoded)} bytes are too few for a chunk")
-    body = encoded[:-CHECKSUM_BYTES]
-    if google_crc32c.value(body) != struct.unpack("<I", encoded[-CHECKSUM_BYTES:].tobytes())[0]:
+    body = np.frombuffer(encoded, np.uint8, len(encoded) - CHECKSUM_BYTES)
+    if google_crc32c.value(body) != int.from_bytes(encoded[-CHECKSUM_BYTES:], "little"):
         raise ChecksumError("its checksum does not match")
     return body
 

@@ -32,8 +32,7 @@ class JpegCodec(ArrayBytesCodec):
 
     async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         frame = np.empty(chunk_spec.shape[-3:], np.uint8)
-        encoded = np.frombuffer(with_checksum(chunk_bytes.to_bytes()), np.uint8)
-        Jpeg(self.quality).decode_into(encoded, frame)
+        Jpeg(self.quality).decode_into(with_checksum(chunk_bytes.to_bytes()), frame)
         return chunk_spec.prototype.nd_buffer.from_numpy_array(frame.reshape(chunk_spec.shape))
 
     async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:

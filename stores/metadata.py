@@ -112,7 +112,7 @@ def parse_header(data: bytes, location: str) -> Header:
 def decode_statuses(data: bytes, location: str) -> np.ndarray:
     """Return uint8 (n_clips,) from the one chunk of the array `status`."""
     try:
-        return verified(np.frombuffer(data, np.uint8))
+        return verified(data)
     except ChecksumError as error:
         raise StoreError(
             f"{location}/{STATUS_KEY} is damaged ({error}); run `lila-cues repair` on the store, which rewrites it"

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
-from collections import OrderedDict
+import resource
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ from stores.errors import StoreError
 from stores.spec import ArraySpec
 
 NO_CHUNK = 2**64 - 1
-_OPEN_SHARDS = 128  # per thread
+_OPEN_SHARDS = max(8, min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))  # of a process, all its threads
+_SMALL_BYTES = 1024  # of a clip: arrays up to this size are read for all clips of a task at once, and kept
 
 EncodedClip = Mapping[str, list[bytes]]  # array → its inner chunks of one clip
 
@@ -101,7 +103,7 @@ class Shard:
         """Return all inner chunks of a clip; ChecksumError if one is damaged."""
         chunks = self.read(position, range(self.clip_chunks))
         for chunk in chunks:
-            verified(np.frombuffer(chunk, np.uint8))
+            verified(chunk)
         return chunks
 
 
@@ -115,7 +117,7 @@ def open_shard(files: Files, spec: ArraySpec, task: int, shard_clips: int) -> Sh
         raise ChecksumError(error.strerror) from error
     if blob.size < length or len(tail) < length:
         raise ChecksumError(f"it has {blob.size} bytes, too few for its index")
-    index = verified(np.frombuffer(tail, np.uint8)[-length:]).view("<u8").reshape(entries, 2)
+    index = verified(tail[-length:]).view("<u8").reshape(entries, 2)
     present = index[index[:, 0] != NO_CHUNK]
     if present.size and int(present.sum(axis=1, dtype=np.uint64).max()) > blob.size - length:
         raise ChecksumError("its index points outside the file")
@@ -139,32 +141,63 @@ def read_clip(shards: Mapping[str, Shard], specs: Mapping[str, ArraySpec], posit
         return None
 
 
-class ShardReader(threading.local):
-    """Reads inner chunks of complete clips as stored, every checksum verified; open shards are cached per thread."""
+@lru_cache(_OPEN_SHARDS)
+def _opened(files: Files, spec: ArraySpec, task: int, shard_clips: int, _reopened: int) -> Shard:
+    return open_shard(files, spec, task, shard_clips)
 
-    def __init__(self, files: Files, arrays: Mapping[str, ArraySpec], shard_clips: int) -> None:
+
+class ShardReader:
+    """Reads inner chunks of complete clips as stored, every checksum verified, in any number of threads.
+
+    The shards that a process used last stay open. Small arrays are decoded once for all clips of a task, and kept.
+    """
+
+    def __init__(self, files: Files, arrays: Mapping[str, ArraySpec], n_clips: int, shard_clips: int) -> None:
         self._files = files
         self._arrays = arrays
         self._shard_clips = shard_clips
-        self._shards: OrderedDict[tuple[str, int], Shard] = OrderedDict()  # the least recently used first
+        self._reopened: Counter[tuple[str, int]] = Counter()
+        self._small = {  # values, and of which clips they are there; pages that nothing is written to take no memory
+            name: (np.zeros((n_clips, *spec.shape), spec.dtype), np.zeros(n_clips, np.bool_))
+            for name, spec in arrays.items()
+            if not spec.split and spec.clip_bytes <= _SMALL_BYTES
+        }
 
     def read(self, name: str, clip: int, parts: Sequence[int] = (0,)) -> np.ndarray:
         """Return the inner chunks `parts` of a clip (frames or pairs; 0 if the chunk is the entire clip), stacked."""
-        spec = self._arrays[name]
-        task, position = divmod(clip, self._shard_clips)
-        key = (name, task)
-        out = np.empty((len(parts), *(spec.shape[1:] if spec.split else spec.shape)), spec.dtype)
+        spec, task = self._arrays[name], clip // self._shard_clips
+        read = self._read_small if name in self._small else self._read_chunks
         try:
-            if key not in self._shards:
-                self._shards[key] = open_shard(self._files, spec, task, self._shard_clips)
-                if len(self._shards) > _OPEN_SHARDS:
-                    self._shards.popitem(last=False)
-            self._shards.move_to_end(key)
-            for part, chunk in zip(self._shards[key].read(position, parts), out, strict=True):
-                spec.encoding.codec.decode_into(np.frombuffer(part, np.uint8), chunk)
+            try:
+                return read(spec, clip, parts)
+            except ChecksumError:  # perhaps in a shard that another process has replaced since it was opened here
+                self._reopened[name, task] += 1
+                return read(spec, clip, parts)
         except ChecksumError as error:
             raise StoreError(
                 f"the shard {self._files.location}/{spec.shard_key(task)} is damaged (clip {clip}: {error}); "
                 "run `lila-cues verify` and then `lila-cues repair` on the store, and build again"
             ) from error
+
+    def _read_chunks(self, spec: ArraySpec, clip: int, parts: Sequence[int]) -> np.ndarray:
+        task, position = divmod(clip, self._shard_clips)
+        shard = _opened(self._files, spec, task, self._shard_clips, self._reopened[spec.name, task])
+        out = np.empty((len(parts), *(spec.shape[1:] if spec.split else spec.shape)), spec.dtype)
+        for encoded, chunk in zip(shard.read(position, parts), out, strict=True):
+            spec.encoding.codec.decode_into(encoded, chunk)
         return out
+
+    def _read_small(self, spec: ArraySpec, clip: int, parts: Sequence[int]) -> np.ndarray:
+        values, known = self._small[spec.name]
+        if not known[clip]:
+            task, position = divmod(clip, self._shard_clips)
+            shard = open_shard(self._files, spec, task, self._shard_clips)
+            spec.encoding.codec.decode_into(shard.read(position, parts)[0], values[clip])
+            present = np.flatnonzero(shard.index[:, 0] != NO_CHUNK)
+            for other, encoded in zip(
+                present, shard.blob.read(list(map(tuple, shard.index[present].tolist()))), strict=True
+            ):
+                with contextlib.suppress(ChecksumError):  # of another clip
+                    spec.encoding.codec.decode_into(encoded, values[clip - position + other])
+                    known[clip - position + other] = True
+        return values[clip : clip + 1].copy()

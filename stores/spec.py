@@ -8,6 +8,7 @@ import math
 import re
 import struct
 from dataclasses import asdict, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -97,9 +98,9 @@ class ArraySpec:
     shape: tuple[int, ...]
     encoding: Encoding
     split: bool = False
-    attributes: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict, hash=False)
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[Any]:
         return np.dtype(self.encoding.dtype)
 

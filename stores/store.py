@@ -59,7 +59,7 @@ class CueStore:
         self.cue_names = tuple(name for name, array in self.arrays.items() if array.split)
         self.ledger = Ledger(files, header.n_clips, header.spec.shard_clips)
         self.n_tasks = self.ledger.n_tasks
-        self._reader = ShardReader(files, self.arrays, header.spec.shard_clips)
+        self._reader = ShardReader(files, self.arrays, header.n_clips, header.spec.shard_clips)
         self._statuses: np.ndarray | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:

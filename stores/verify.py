@@ -132,7 +132,7 @@ def wrong_values(arrays: Mapping[str, ArraySpec], chunks: EncodedClip) -> Iterat
     stored = {name: np.empty(spec.shape, spec.dtype) for name, spec in arrays.items()}
     for name, parts in chunks.items():
         for part, chunk in zip(parts, stored[name] if arrays[name].split else [stored[name]], strict=True):
-            arrays[name].encoding.codec.decode_into(np.frombuffer(part, np.uint8), chunk)
+            arrays[name].encoding.codec.decode_into(part, chunk)
     values: dict[str, np.ndarray] = {}
     for name, spec in arrays.items():
         values[name] = encodings.decode(spec.encoding, stored[name], stored.get(f"{name}_scale"))

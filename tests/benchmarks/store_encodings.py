@@ -133,7 +133,7 @@ def measure(maps: np.ndarray, encoding: Encoding) -> Measured:
 
 def _decompressed(encoding: Encoding, payload: bytes, like: np.ndarray) -> np.ndarray:
     chunk = np.empty(like.shape, like.dtype)  # in C order, as stored, whatever the order of `like`
-    encoding.codec.decode_into(np.frombuffer(payload, np.uint8), chunk)
+    encoding.codec.decode_into(payload, chunk)
     return chunk
 
 

@@ -6,6 +6,8 @@ Each reader is made from the folder that `write_all` filled, and gives a dict of
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,19 @@ import numpy as np
 import stores
 from stores.cues import PairCues
 from stores.shards import encode_clip
+from stores.spec import RGB_CODECS
 from stores.spec import STANDARD_CUES as CUES
 from stores.store import CueStore
 
 Arrays = dict[str, np.ndarray]
 Reader = Callable[[int, int], Arrays]
-STORE, MAPPED, HDF5, LITDATA = "cues.zarr", "mapped", "cues.h5", "litdata"
+STORE, JPEG, MAPPED, HDF5, LITDATA = "cues.zarr", "jpeg.zarr", "mapped", "cues.h5", "litdata"
 SCALES = ("features_scale", "features_raw_scale")
 
 
-def ours(folder: Path) -> Reader:
+def ours(folder: Path, store_name: str = STORE) -> Reader:
     """The store's own reader, arrays as stored."""
-    store = stores.open(folder / STORE)
+    store = stores.open(folder / store_name)
     return lambda clip, pair: as_arrays(store.stored_pair(clip, pair))
 
 
@@ -109,6 +112,7 @@ def litdata(folder: Path) -> Reader:
 READERS: dict[str, Callable[[Path], Reader]] = {
     "ours": ours,
     "ours, decoded": ours_decoded,
+    "ours, JPEG": partial(ours, store_name=JPEG),
     "zarr-python": zarr_python,
     "zarrs": zarrs,
     "tensorstore": tensorstore,
@@ -119,13 +123,15 @@ READERS: dict[str, Callable[[Path], Reader]] = {
 
 
 def write_all(folder: Path, n_clips: int, clip: Callable[[int], Any], spec: stores.StoreSpec) -> None:
-    """The store, and the same content in the other formats."""
-    store = stores.create(folder / STORE, spec, [f"clip-{number}" for number in range(n_clips)], {}, {})
-    for task in store.pending_tasks():
-        with store.lock_task(task) as writer:
-            assert writer is not None
-            for number in writer.pending():
-                writer.add(number, encode_clip(store.clip_id(number), store.arrays, clip(number)))
+    """The store, one with JPEG frames, and the same content in the other formats."""
+    for name, rgb in ((JPEG, RGB_CODECS["jpeg"]), (STORE, spec.rgb)):
+        names = [f"clip-{number}" for number in range(n_clips)]
+        store = stores.create(folder / name, replace(spec, rgb=rgb), names, {}, {})
+        for task in store.pending_tasks():
+            with store.lock_task(task) as writer:
+                assert writer is not None
+                for number in writer.pending():
+                    writer.add(number, encode_clip(store.clip_id(number), store.arrays, clip(number)))
     _write_others(folder, store)
 
 
@@ -139,7 +145,13 @@ def _write_others(folder: Path, store: CueStore) -> None:
             shape = (store.n_clips, *spec.shape)
             mapped = open_memmap(folder / MAPPED / f"{name}.npy", "w+", spec.dtype, shape)
             chunks = file.create_dataset(
-                name, shape, spec.dtype, chunks=(1, *spec.chunk_shape), compression="lzf", shuffle=True, fletcher32=True
+                name,
+                shape,
+                spec.dtype,
+                chunks=(1, 1, *spec.shape[1:]) if spec.split else (1, *spec.shape),
+                compression="lzf",
+                shuffle=True,
+                fletcher32=True,
             )
             for clip in range(store.n_clips):
                 parts = store._reader.read(name, clip, range(spec.clip_chunks))

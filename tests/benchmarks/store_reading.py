@@ -21,7 +21,7 @@ from tests.benchmarks.figures import Bar, Figure, Quantity
 from tests.benchmarks.store_readers import READERS, Arrays, Reader, write_all
 
 BESIDE = "zarr-python"
-CPU_TIME = Quantity("a random pair of all cues: CPU time, of zarr-python's", "×", Bar("at most", 0.4))
+CPU_TIME = Quantity("a random pair of all cues: CPU time, of zarr-python's", "×", Bar("at most", 0.15))
 OTHERS = Quantity("a random pair by another reader: CPU time, of zarr-python's", "×")
 SPEED = Quantity("random pairs of all cues: speed, of zarr-python's", "×")
 FIGURES = {"cpu": (CPU_TIME, OTHERS, SPEED)}
@@ -96,7 +96,7 @@ def assert_same(readers: dict[str, Pairs]) -> None:
         expected = readers["ours"][index]
         for name, data in readers.items():
             found = data[index]
-            if name != "ours, decoded":
+            if name not in ("ours, decoded", "ours, JPEG"):
                 assert found.keys() >= expected.keys(), name
                 for key, values in expected.items():
                     np.testing.assert_array_equal(np.asarray(found[key]), values, err_msg=f"{key} by {name}")

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -85,6 +86,30 @@ def test_colors_are_lossless() -> None:
     assert not error_bound(RGB, values).any()
 
 
+EVERY_INT8 = np.arange(-128, 128).astype(np.int8).reshape(1, 16, 16)
+EVERY_HALF = np.arange(2**16).astype(np.uint16).view(np.float16)
+SCALES = np.array([0, 2.0**-149, 1e-40, 0.1, 1 / 3, 1e38 / 127], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "stored", "scales"),
+    [
+        (RGB, EVERY_INT8.view(np.uint8), None),
+        (DEPTH, np.where(np.isnan(EVERY_HALF), np.nan, EVERY_HALF).astype(np.float16), None),  # one NaN, as encoded
+        (FLOW, np.arange(-(2**15), 2**15).astype(np.int16), None),
+        (FixedPoint(0.1, "int8"), EVERY_INT8, None),
+        (FEATURES, np.repeat(EVERY_INT8, len(SCALES), axis=0), SCALES),
+    ],
+)
+def test_torch_decodes_the_same_bits(
+    encoding: encodings.Encoding, stored: np.ndarray, scales: np.ndarray | None
+) -> None:
+    decoded = decode(encoding, stored, scales)
+    other = decode(encoding, torch.from_numpy(stored), None if scales is None else torch.from_numpy(scales)).numpy()
+    assert other.dtype == decoded.dtype
+    np.testing.assert_array_equal(other.view(np.uint8), decoded.view(np.uint8))
+
+
 @pytest.mark.parametrize("encoding", [Cast("float16", Blosc("lz4", 5, "bitshuffle")), FixedPoint(0.25), PerMapInt8()])
 def test_encoding_to_json_and_back(encoding: encodings.Encoding) -> None:
     spec = replace(worlds.SPEC, depth=encoding)
@@ -99,9 +124,9 @@ def test_any_flipped_bit_of_a_chunk_is_detected(content: bytes, data: st.DataObj
     bit = data.draw(st.integers(0, 8 * len(payload) - 1))
     payload[bit // 8] ^= 1 << bit % 8
     with pytest.raises(ChecksumError, match="its checksum does not match"):
-        Blosc().decode_into(np.frombuffer(bytes(payload), np.uint8), np.empty_like(chunk))
+        Blosc().decode_into(bytes(payload), np.empty_like(chunk))
 
 
 def test_too_few_bytes_for_a_chunk() -> None:
     with pytest.raises(ChecksumError, match="3 bytes are too few for a chunk"):
-        Blosc().decode_into(np.zeros(3, np.uint8), np.empty(1, np.uint8))
+        Blosc().decode_into(bytes(3), np.empty(1, np.uint8))

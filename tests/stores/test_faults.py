@@ -126,6 +126,24 @@ def test_repair_keeps_intact_clips(store: stores.CueStore) -> None:
     assert store.clip_record(1).attempts == 1
 
 
+def test_a_reader_beside_a_repair_and_a_build(store: stores.CueStore) -> None:
+    """The shards that it has open are replaced: one was damaged, of the other a clip had failed."""
+    before, reader = read_all(store), stores.open(store.path)
+    shutil.rmtree(Path(store.path) / "ledger")
+    worlds.fill(store, failing=[2])
+    for spec in store.arrays.values():
+        flip(Path(store.path) / spec.shard_key(1), 8 * 20)
+    for name in store.arrays:
+        np.testing.assert_array_equal(reader.read(name, 0), before[name][0])
+        with pytest.raises(StoreError, match="is damaged"):
+            reader.read(name, 4)
+    assert repair_and_rebuild(store) == (1, 1)
+    assert worlds.fill(store, only_failed=True) == 1
+    for name in store.arrays:
+        for clip in (2, 4):
+            np.testing.assert_array_equal(reader.read(name, clip), before[name][clip])
+
+
 def test_shards_of_another_task_are_detected(store: stores.CueStore) -> None:
     for spec in store.arrays.values():
         shutil.copy(Path(store.path) / spec.shard_key(0), Path(store.path) / spec.shard_key(1))
