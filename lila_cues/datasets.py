@@ -9,6 +9,7 @@ import csv
 import json
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,7 +17,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lila_cues.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_dataset, list_files, walk_files
+from lila_cues.inputs import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    find_dataset,
+    list_files,
+    list_frames,
+    log_left_out,
+    walk_files,
+)
 from stores.errors import LilaError
 
 if TYPE_CHECKING:
@@ -32,6 +41,14 @@ KINETICS_RELEASES = (
     "Kinetics-600", "Kinetics-700", "kinetics_400", "kinetics_600", "kinetics_700", "kinetics_700_2020",
 )  # fmt: skip
 REPLACEMENTS = "replacement"
+
+
+_ESCAPED = re.compile(r"\\u(dc[89a-f][0-9a-f]|00[01][0-9a-f]|007f|005c)")
+
+
+def clip_id(name: str) -> str:
+    """Return a path as the id that a store can hold: bytes that are not UTF-8 and control characters as `\\uXXXX`."""
+    return re.sub(r"[\udc80-\udcff\0-\x1f\x7f]|\\(?=u)", lambda found: f"\\u{ord(found[0]):04x}", name)
 
 
 @dataclass
@@ -73,7 +90,7 @@ class Dataset(ABC):
 
     def path(self, clip_id: str) -> Path:
         """Return the file or folder of a clip whose id is its path below `root`; LilaError if it leaves `root`."""
-        relative = PurePosixPath(clip_id)
+        relative = PurePosixPath(_ESCAPED.sub(lambda found: chr(int(found[1], 16)), clip_id))
         if relative.is_absolute() or ".." in relative.parts or not relative.parts:
             raise LilaError(
                 f"expected a clip id within {self.root}, found {clip_id!r}; ids are paths below that folder"
@@ -85,10 +102,12 @@ class Videos(Dataset):
     """Every video file below `root`; a clip's id is its path from there."""
 
     def clips(self) -> Sequence[str]:
-        names = list(walk_files(self.root, VIDEO_SUFFIXES, natural=False))
+        left_out: Counter[str] = Counter()
+        names = [clip_id(name) for name in walk_files(self.root, VIDEO_SUFFIXES, natural=False, left_out=left_out)]
+        found = f"none{log_left_out(self.root, left_out)}"
         if not names:
             raise LilaError(
-                f"expected video files ({', '.join(sorted(VIDEO_SUFFIXES))}) in {self.root} or below, found none; "
+                f"expected video files ({', '.join(sorted(VIDEO_SUFFIXES))}) in {self.root} or below, found {found}; "
                 "pass --root with the folder that holds them"
             )
         return names
@@ -186,8 +205,10 @@ class Frames(Dataset):
             entries = [line.split()[0] for line in self.train_list.read_text().splitlines() if line.strip()]
             names = sorted({entry.strip("/").split("/")[-2] if "/" in entry else entry for entry in entries})
         else:
-            files = walk_files(self.root, IMAGE_SUFFIXES)
-            names = list(dict.fromkeys(path.rpartition("/")[0] for path in files if "/" in path))
+            left_out: Counter[str] = Counter()
+            files = walk_files(self.root, IMAGE_SUFFIXES, left_out=left_out)
+            names = list(dict.fromkeys(clip_id(path.rpartition("/")[0]) for path in files if "/" in path))
+            log_left_out(self.root, left_out)
         if not names:
             loose = list_files(self.root, IMAGE_SUFFIXES)
             found = "only images without a folder of their own" if loose else "none"
@@ -201,7 +222,7 @@ class Frames(Dataset):
         folder = self.path(clip_id)
         if not folder.is_dir():
             raise LilaError(f"{folder}: expected a folder of frames, found none; check the list of clips or --root")
-        files = list_files(folder, IMAGE_SUFFIXES)
+        files = list_frames(folder)
         paths = [path for path in files if f"{clip_id}/{path.name}" not in self.broken_images]
         if not paths:
             raise LilaError(f"{folder}: expected images, found none; copy the clip again or take it out")

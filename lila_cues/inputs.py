@@ -1,27 +1,34 @@
 """Images, videos and data sets on disk: suffixes, listing of files, names of results, and where data sets are searched.
 
-One walk serves both stages. It ignores hidden files (so `.DS_Store` and `._name.jpg` of macOS), and follows links to
-folders without listing a folder twice.
+One walk serves both stages. It ignores hidden files (so `.DS_Store` and `._name.jpg` of macOS) and those of other
+systems, leaves out results of our commands, and follows links to folders without listing a folder twice.
 """
 
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from pathlib import Path
 
 from stores.errors import LilaError
+
+log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 VIDEO_SUFFIXES = frozenset({
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg",
     ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv", ".vob",
 })  # fmt: skip
+SYSTEM_FILES = frozenset({"Thumbs.db", "desktop.ini", "@eaDir"})  # of Windows and of Synology's file servers
+RESULTS = frozenset({"features.json", "track.json"})  # what marks a folder of results
 
 
 @dataclass(frozen=True)
@@ -40,13 +47,17 @@ def list_inputs(sources: Iterable[Path], unique_names: bool = True, out: Path | 
     """List the images and videos of files, folders (with all below them) and globs (`*`, `?`, `[`, `**`), each once.
 
     `unique_names` refuses two files whose results would have the same name; `out`, the folder of results, is left out.
+    What else is left out of a folder is counted in the log.
     Raises LilaError for a source that is missing, of another kind, without images and videos, or `out` itself.
     """
     files = list(dict.fromkeys(file for source in sources for file in _list_source(source, out)))
     taken: dict[Path, Path] = {}
-    for file in files:
+    videos = {file.name: file.path for file in files if file.is_video}
+    for file in files if unique_names else []:
         other = taken.setdefault(file.name, file.path)
-        if unique_names and other != file.path:
+        if other == file.path and file.name.name.isdecimal():  # a video's frames are written as NAME/00000
+            other = videos.get(file.name.parent, file.path)
+        if other != file.path:
             raise LilaError(f"{other} and {file.path} would both be written as {file.name}; rename one of them")
     return files
 
@@ -56,9 +67,14 @@ def _list_source(source: Path, out: Path | None) -> list[InputFile]:
     if source.is_dir():
         if out is not None and source.resolve() == out.resolve():
             raise LilaError(f"{source} would receive its own results; pass another folder with --out")
-        root, paths = source, [source / name for name in walk_files(source, suffixes, out=out)]
-        problem = f"no image or video under {source}"
-    elif source.exists():
+        left_out: Counter[str] = Counter()
+        root, paths = source, [source / name for name in walk_files(source, suffixes, out=out, left_out=left_out)]
+        problem = f"no image or video under {source}{log_left_out(source, left_out)}"
+    elif source.exists() or source.is_symlink():
+        if source.exists() and not source.is_file():
+            raise LilaError(
+                f"expected a file or a folder at {source}, found a pipe or a device; save it as a file first"
+            )
         if source.suffix.lower() not in suffixes:
             kind = source.suffix or "nameless"
             raise LilaError(f"expected an image or a video, found a {kind} file at {source}")
@@ -101,7 +117,13 @@ def list_files(folder: Path, suffixes: AbstractSet[str], natural: bool = True) -
 
 
 def walk_files(
-    root: Path, suffixes: AbstractSet[str], natural: bool = True, *, below: bool = True, out: Path | None = None
+    root: Path,
+    suffixes: AbstractSet[str],
+    natural: bool = True,
+    *,
+    below: bool = True,
+    out: Path | None = None,
+    left_out: Counter[str] | None = None,
 ) -> Iterator[str]:
     """Yield the visible files below `root` as paths with "/": a folder's files, then those of its subfolders.
 
@@ -113,7 +135,9 @@ def walk_files(
         natural: frame_9 before frame_10, instead of the order of characters.
         below: list subfolders too.
         out: a folder to leave out.
+        left_out: counts what is visible and not listed, by suffix; broken links and folders of results by name.
     """
+    left_out = Counter() if left_out is None else left_out
     key = natural_order if natural else str
     top = Path(os.path.realpath(root))
     listed = set() if out is None else {Path(os.path.realpath(out))}
@@ -124,11 +148,55 @@ def walk_files(
             subfolders.clear()
             continue
         listed.add(place)
-        subfolders[:] = sorted((name for name in subfolders if below and not name.startswith(".")), key=key)
         base = "" if Path(folder) == root else Path(folder).relative_to(root).as_posix() + "/"
-        for name in sorted(files, key=key):
-            if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
+        if base and not RESULTS.isdisjoint(files):
+            left_out[f"folder of results ({base})"] += 1
+            subfolders.clear()
+            continue
+        subfolders[:] = sorted((name for name in subfolders if below and _is_visible(name)), key=key)
+        for name in sorted(filter(_is_visible, files), key=key):
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in suffixes:
                 yield base + name
+            elif os.path.exists(path := os.path.join(folder, name)) or not os.path.islink(path):
+                left_out[suffix or "without a suffix"] += 1
+            else:
+                left_out[f"link that leads nowhere ({base}{name})"] += 1
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and name not in SYSTEM_FILES
+
+
+def log_left_out(root: Path, left_out: Counter[str]) -> str:
+    """Log what `walk_files` did not list; return it in brackets, for the error where nothing was."""
+    if not left_out:
+        return ""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in left_out.most_common(8))
+    more = f", {len(left_out) - 8} other kinds" if len(left_out) > 8 else ""
+    log.info("left out under %s: %s%s", root, kinds, more)
+    return f" ({kinds}{more} left out)"
+
+
+def list_frames(folder: Path) -> list[Path]:
+    """Return the images of a folder in natural order, as the frames of one clip.
+
+    LilaError where two have one name but for the suffix, such as an image and its mask; missing numbers are logged.
+    """
+    files = list_files(folder, IMAGE_SUFFIXES)
+    for name, count in Counter(path.stem for path in files).items():
+        if count > 1:
+            same = " and ".join(path.name for path in files if path.stem == name)
+            raise LilaError(f"expected one image for each frame in {folder}, found {same}; move the masks elsewhere")
+    numbers = [int(found[-1]) for path in files if (found := re.findall(r"[0-9]+", path.stem))]
+    steps = Counter(after - before for before, after in pairwise(numbers))
+    usual = steps.most_common(1)[0][0] if steps else 1
+    missing = sum(count * (step // usual - 1) for step, count in steps.items() if step > usual > 0)
+    if missing and len(numbers) == len(files):
+        log.info(
+            "%s: %d frame%s missing in the numbers of its images", folder, missing, "s are" if missing > 1 else " is"
+        )
+    return files
 
 
 def natural_order(name: str) -> tuple[list[tuple[int, int | str]], str]:

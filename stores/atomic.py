@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stores.errors import StoreError
+from stores.errors import LilaError, StoreError
 
 _COUNT = itertools.count()
 
@@ -65,7 +65,10 @@ def sync_to_disk(path: Path) -> None:
 
 @contextmanager
 def explain_os_errors(path: Path | str, action: str) -> Iterator[None]:
-    """Turn a full disk or a missing permission into a StoreError; `action` is what is being done to `path`."""
+    """Turn a full disk or a missing permission into a StoreError, a name that cannot be written into a LilaError.
+
+    `action` is what is being done to `path`.
+    """
     try:
         yield
     except OSError as error:
@@ -78,5 +81,9 @@ def explain_os_errors(path: Path | str, action: str) -> Iterator[None]:
             raise StoreError(
                 f"{(error.strerror or 'refused').lower()} while {action} in {error.filename or path}; "
                 "make it writable for this user or name another place"
+            ) from error
+        if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ):
+            raise LilaError(
+                f"{(error.strerror or 'refused').lower()} while {action} in {path}; rename the input"
             ) from error
         raise

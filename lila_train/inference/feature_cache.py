@@ -21,7 +21,7 @@ from jaxtyping import Float
 from lila_cues.inputs import InputFile
 from lila_train.inference.config import FeatureConfig
 from lila_train.outputs import Json, open_folder
-from stores.atomic import atomic_path
+from stores.atomic import atomic_path, explain_os_errors
 
 Features = Float[np.ndarray, "d h w"]
 State = Literal["begun", "done"]
@@ -69,7 +69,7 @@ class FeatureCache:
     def state(self, file: InputFile) -> State | None:
         """Return what is recorded of a file; None if nothing is, or if the file has changed since."""
         entry = self._entries.get(str(file.name))
-        return entry["state"] if entry and entry == _entry(file, entry["state"]) else None
+        return entry["state"] if entry and file.path.exists() and entry == _entry(file, entry["state"]) else None
 
     def record(self, file: InputFile, state: State) -> None:
         """Append the state of a file to the journal."""
@@ -86,13 +86,16 @@ class FeatureCache:
 
     def write(self, file: InputFile, index: int | None, features: Features, only_missing: bool = False) -> None:
         """Write the features of frame `index` of a video, or of an image for None, in every array format."""
-        for arrays in self._arrays:
-            if not only_missing or arrays.read(self.folder / file.name, index) is None:
-                arrays.write(self.folder / file.name, index, features)
+        base = self.folder / file.name
+        with explain_os_errors(base.parent, f"writing the features of {file.path}"):
+            for arrays in self._arrays:
+                if not only_missing or arrays.read(base, index) is None:
+                    arrays.write(base, index, features)
 
     def read(self, file: InputFile, index: int | None) -> Features | None:
         """Return stored features; None if they are not stored completely, or no array format was chosen."""
-        return self._arrays[0].read(self.folder / file.name, index) if self._arrays else None
+        with explain_os_errors(self.folder, f"reading the features of {file.path}"):
+            return self._arrays[0].read(self.folder / file.name, index) if self._arrays else None
 
 
 def _entry(file: InputFile, state: str) -> dict[str, Any]:

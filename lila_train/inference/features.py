@@ -27,7 +27,7 @@ from lila_train.inference.config import FeatureConfig
 from lila_train.inference.feature_cache import FeatureCache, Features
 from lila_train.model.lila import MAX_UNTILED_PIXELS, Lila, require_finite
 from lila_train.outputs import name_kept
-from stores.errors import LilaError
+from stores.errors import LilaError, StoreError
 
 PENDING = 4  # frames read ahead, and frames waiting to be written
 BASIS_FRAMES = 6  # of a video, spread over it
@@ -57,8 +57,8 @@ class Extractor:
             if message is not None:
                 yield message
 
-    def _computed(self, files: Iterable[InputFile]) -> Iterator[tuple[InputFile, Features | LilaError | None]]:
-        """Yield each file with its features, with the error that says why it cannot be read, or None if written."""
+    def _computed(self, files: Iterable[InputFile]) -> Iterator[tuple[InputFile, Features | str | None]]:
+        """Yield each file with its features, with the message that says why it failed, or None if written."""
         pictures = map_ordered(self._read, files, max(PENDING, self.batch))
         for shape, same_size in groupby(pictures, key=lambda item: getattr(item[1], "shape", None)):
             for group in batched(same_size, self.batch):
@@ -66,30 +66,34 @@ class Extractor:
                     yield from group
                 elif needs_tiles(self.config, shape):
                     for file, picture in group:
-                        self._write((file, compute_tiled(self.model, self.config, picture, self.cache.folder)))
-                        yield file, None
+                        tiled = compute_tiled(self.model, self.config, picture, self.cache.folder)
+                        yield file, self._write((file, tiled))
                 else:
                     features = compute(self.model, self.config, [picture for _, picture in group])
                     yield from zip((file for file, _ in group), features.cpu().numpy(), strict=True)
 
     def _read(self, file: InputFile) -> tuple[InputFile, Any]:
-        """Return a file with its picture, or with the LilaError that says why it cannot be read."""
+        """Return a file with its picture, or with the message that says why it cannot be read."""
         try:
             return file, resize_short_side(read_image(file.path), self.config.size)
         except LilaError as error:
-            return file, error
+            return file, str(error)
 
-    def _write(self, item: tuple[InputFile, Features | LilaError | None]) -> str | None:
-        """Write features; return the message of an error in their place."""
+    def _write(self, item: tuple[InputFile, Features | str | None]) -> str | None:
+        """Write features; return the message of an error, their own or the one in their place."""
         file, features = item
-        if isinstance(features, LilaError):
-            return str(features)
-        if features is not None:
+        if features is None or isinstance(features, str):
+            return features
+        try:
             self.cache.write(file, None, features)
             if "pca" in self.config.format:
                 basis = self.basis or pca_basis(spread_pixels(features))
                 write_png(self.cache.path(file, "_pca.png"), pca_colors(features, basis, self.model.device))
             self.cache.record(file, "done")
+        except StoreError:  # no file could be written
+            raise
+        except LilaError as error:
+            return str(error)
         return None
 
     def video(self, file: InputFile, on_frame: OnFrame) -> None:

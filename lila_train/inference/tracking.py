@@ -13,7 +13,7 @@ import torch
 from jaxtyping import UInt8
 
 from lila_cues.images import decode, read_image
-from lila_cues.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, list_files
+from lila_cues.inputs import VIDEO_SUFFIXES, list_frames
 from lila_cues.prefetch import map_ordered, prefetch
 from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
@@ -106,7 +106,7 @@ def follow(
 def open_frames(path: Path) -> FrameStream:
     """Open a video file, or a folder of images in natural order of their names, 25 per second."""
     if path.is_dir():
-        files = list_files(path, IMAGE_SUFFIXES)
+        files = list_frames(path)
         if not files:
             raise LilaError(f"no image in {path}; expected a video, or a folder of its frames")
         return FrameStream((read_image(file) for file in files), Fraction(25), len(files))

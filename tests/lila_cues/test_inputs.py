@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -17,7 +18,16 @@ from lila_train.evaluation.dense.segmentation import ADE_150_LABELS, open_ade
 from lila_train.inference.tracking import open_frames
 from stores.errors import LilaError
 
-JUNK = ("._b.jpg", "._b.mp4", ".DS_Store", "Thumbs.db", ".hidden.jpg", ".cache/c.mp4", "__MACOSX/._a.jpg")
+JUNK = (
+    "._b.jpg",
+    "._b.mp4",
+    ".DS_Store",
+    "Thumbs.db",
+    ".hidden.jpg",
+    ".cache/c.mp4",
+    "__MACOSX/._a.jpg",
+    "@eaDir/b.jpg/S.jpg",
+)
 
 
 def touch(root: Path, *names: str) -> Path:
@@ -55,12 +65,14 @@ def test_missing_inputs_are_errors(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("a.png", "a.mp4", "notes.txt"):
         (tmp_path / name).touch()
+    os.mkfifo(tmp_path / "pipe.png")
     for source, message in (
         ("none", "no file or folder at"),
         ("notes.txt", "expected an image or a video, found a .txt file"),
         ("empty", "no image or video under"),
         ("*.webp", "no image or video matches"),
         ("*.*", "would both be written as a"),
+        ("pipe.png", "expected a file or a folder at .*, found a pipe or a device"),
     ):
         with pytest.raises(LilaError, match=message):
             list_inputs([tmp_path / source])
@@ -149,6 +161,74 @@ def test_a_folder_of_frames_is_tracked_in_natural_order(tmp_path: Path) -> None:
     for number in range(12):
         Image.new("RGB", (4, 4), (20 * number, 0, 0)).save(tmp_path / f"frame_{number}.png")
     assert [int(picture[0, 0, 0]) for picture in open_frames(tmp_path).frames] == [20 * n for n in range(12)]
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    root = touch(tmp_path, "a.mp4", "b/0.png", "c.HEIC", "d.heic", "old/features.json", "old/v_pca.mp4", *JUNK)
+    link(root / "b/gone", "nowhere")
+    others = "2 .heic, 1 folder of results (old/), 1 link that leads nowhere (b/gone)"
+    assert names_of(root) == ["a", "b/0"]
+    assert open_dataset("videos", root).clips() == ["a.mp4"]
+    counts = [set(record.getMessage().partition(": ")[2].split(", ")) for record in caplog.records]
+    assert counts == [{*others.split(", ")}, {*others.split(", "), "1 .png"}]
+    (root / "a.mp4").unlink()
+    with pytest.raises(LilaError, match=r"or below, found none \(2 \.heic.* left out\); pass --root"):
+        open_dataset("videos", root).clips()
+    assert names_of(root / "old") == ["v_pca"]
+
+
+FRAMES = {  # names of a folder of frames, and the sentence that they get
+    "without a gap": (["9.png", "10.png", "11.jpg"], ""),
+    "every fifth": (["00000.jpg", "00005.jpg", "00010.jpg"], ""),
+    "no numbers": (["a.png", "b.png", "10².png"], ""),
+    "a gap": (["f1.png", "f2.png", "f3.png", "f6.png", "f7.png"], "2 frames are missing in the numbers of its images"),
+    "gaps of a step": (["0.png", "5.png", "10.png", "20.png"], "1 frame is missing in the numbers"),
+    "a mask beside": (
+        ["00000.jpg", "00000.png"],
+        "one image for each frame in .*, found 00000.jpg and 00000.png; move",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_frames_are_checked_by_name(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    names, sentence = FRAMES[name]
+    for file in names:
+        Image.new("RGB", (4, 4)).save(touch(tmp_path, f"c/{file}") / f"c/{file}")
+    for read in (
+        lambda: open_dataset("frames", tmp_path).read("c", lambda n_frames: [0], np.asarray).n_frames,
+        lambda: open_frames(tmp_path / "c").count,
+    ):
+        caplog.clear()
+        if sentence.startswith("one image"):
+            with pytest.raises(LilaError, match=sentence):
+                read()
+        else:
+            assert read() == len(names)
+            assert [sentence in record.getMessage() for record in caplog.records] == [True] * bool(sentence)
+
+
+@pytest.mark.parametrize(
+    "name", ["n\nl", "tab\t", "x\udcff", "\udcfe/k", "a\\u000a", "b\\", "[bold]", "é", "\x1b[2J", "\x7f"]
+)
+def test_any_name_is_a_clip_that_a_store_can_hold(tmp_path: Path, name: str) -> None:
+    for suffix, dataset in ((".mp4", "videos"), ("/0.png", "frames")):
+        root = touch(tmp_path / dataset, name + suffix)
+        opened = open_dataset(dataset, root)
+        (clip,) = opened.clips()
+        assert clip.encode().decode().isprintable()
+        assert opened.path(clip) == root / (name + suffix.removesuffix("/0.png"))
+
+
+def test_results_of_one_name_are_refused_before_the_work(tmp_path: Path) -> None:
+    for names in (("a.png", "a.jpg"), ("clip.mp4", "clip/00000.png"), ("v.mov", "v.mkv"), ("b/c.mp4", "b/c.png")):
+        root = touch(tmp_path / names[0], *names)
+        with pytest.raises(LilaError, match=r"would both be written as .*; rename one of them"):
+            list_inputs([root])
+    touch(tmp_path / "fine", "clip.mp4", "clip/frame.png", "clip.d/00000.png")
+    assert len(list_inputs([tmp_path / "fine"])) == 3
 
 
 def test_the_results_are_no_input(tmp_path: Path) -> None:

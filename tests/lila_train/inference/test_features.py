@@ -214,12 +214,17 @@ def test_bad_files_are_reported_after_the_others_are_done(folder: Path, weights:
     shutil.copytree(folder, media)
     (media / "aa.png").write_text("hello")
     (media / "w.mp4").write_bytes((media / "v.mp4").read_bytes()[:200])
+    for source, name in (("a.png", f"{251 * 'x'}.png"), ("v.mp4", f"{251 * 'y'}.mp4"), ("a.png", "\udcff\n.png")):
+        shutil.copy(media / source, media / name)
+    (media / "z.png").symlink_to("nowhere")
     result = features(weights, tmp_path / "out", media, "--batch", 3)
     assert isinstance(result.exception, LilaError)
-    assert str(result.exception).startswith(f"4 of 6 files done, in {tmp_path / 'out'}; ")
+    assert str(result.exception).startswith(f"5 of 10 files done, in {tmp_path / 'out'}; ")
     assert "aa.png: expected an image, found" in str(result.exception)
     assert "w.mp4: expected a video, found a file that cannot be opened" in str(result.exception)
-    for name in ("a_pca.png", "b_pca.png", "sub/c_pca.png", "v_pca.mp4"):
+    assert str(result.exception).count("file name too long while writing") == 2
+    assert "z.png: expected an image, found" in str(result.exception)
+    for name in ("a_pca.png", "b_pca.png", "\udcff\n_pca.png", "sub/c_pca.png", "v_pca.mp4"):
         assert (tmp_path / "out" / name).exists()
 
 
