@@ -1,21 +1,30 @@
-"""Output folders: the same command continues, other settings are refused, --overwrite starts again; JSON files."""
+"""Output folders: the same command continues, other settings are refused, --overwrite starts again; JSON files.
+
+A process that has opened a folder keeps it locked until it ends.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stores.atomic import atomic_write
+from stores.atomic import atomic_write, explain_os_errors, remove_temporary
 from stores.config import differences
 from stores.errors import LilaError
+from stores.ledger import writer_id
 
 Json = dict[str, Any]
 
+_LOCK = ".lock"
+_LOCKED: dict[Path, int] = {}  # lock file → its descriptor, open until this process ends
 
 @contextmanager
 def name_kept(out: Path, count: Callable[[], int]) -> Iterator[None]:
@@ -28,22 +37,32 @@ def name_kept(out: Path, count: Callable[[], int]) -> Iterator[None]:
         raise LilaError(f"{error}; the results of the {kept} frame{'s' * (kept > 1)} before it are in {out}") from error
 
 
-def open_folder(root: Path, record: str, wanted: Json, own: Iterable[Path], overwrite: bool = False) -> None:
+def open_folder(
+    root: Path, record: str, wanted: Json, own: Iterable[Path], overwrite: bool = False, replace_damaged: bool = False
+) -> None:
     """Create the folder of a command's results, or open it to continue the same work.
 
     Args:
         record: name of the JSON file in it that holds what shapes the results, and may hold more.
         wanted: what shapes them, for this command.
         own: files and folders that the command writes; if `overwrite`, those that exist are deleted.
+        replace_damaged: overwrite results whose record cannot be read.
 
     Raises:
-        LilaError: `root` is a file, holds something else, or results of other settings, which are named.
+        LilaError: `root` is a file, holds something else, or results of other settings, which are named; or another
+            process works in it.
     """
     if root.exists() and not root.is_dir():
         raise LilaError(f"expected a folder for --out, found a file at {root}; pass another --out")
+    own = list(own)
     file, wanted, again = root / record, as_json(wanted), "start again with --overwrite, or pass another --out"
-    recorded = {} if overwrite else read_json(file) or {}
-    if root.is_dir() and {path.name for path in root.iterdir()} - {record}:  # the record alone: nothing was computed
+    try:
+        recorded = {} if overwrite else read_json(file) or {}
+    except LilaError as error:
+        if not replace_damaged:
+            raise LilaError(f"{file}, the record of these results, is damaged; {again}") from error
+        recorded, overwrite = {}, True
+    if root.is_dir() and {path.name for path in root.iterdir()} - {record, _LOCK}:  # nothing was computed
         existing = [] if file.exists() and not overwrite else [path for path in own if path.exists()]
         if not existing and not file.exists():
             raise LilaError(
@@ -53,9 +72,44 @@ def open_folder(root: Path, record: str, wanted: Json, own: Iterable[Path], over
             raise LilaError(f"{root} holds results without the settings of this version, written by 0.1; {again}")
         if changes := not overwrite and differences({name: recorded[name] for name in wanted}, wanted):
             raise LilaError(f"{root} holds results of other settings ({'; '.join(changes)}); pass those, {again}")
+        _lock(root)
         for path in existing:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    _lock(root)
+    for folder in {root, *(path if path.is_dir() else path.parent for path in own)}:
+        remove_temporary(folder)
     write_json(file, recorded | wanted)
+
+
+def _lock(root: Path) -> None:
+    """Lock a folder until this process ends, for whatever reason; LilaError if another process holds it.
+
+    A file system without locks is used without.
+    """
+    path = root.resolve() / _LOCK
+    with explain_os_errors(root, "locking the folder"):
+        root.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        held = _LOCKED.get(path)
+        if held is not None and os.path.sameopenfile(fd, held):
+            os.close(fd)
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(fd, 100, 0).decode(errors="replace").strip()
+            os.close(fd)
+            raise LilaError(
+                f"{root} is in use by another process ({holder or 'unknown'}); wait for its end, or pass another --out"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, writer_id().encode(), 0)
+    if held is not None:  # of a folder that was deleted
+        os.close(held)
+    _LOCKED[path] = fd
 
 
 def read_json(path: Path) -> Json | None:

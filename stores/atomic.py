@@ -1,17 +1,21 @@
-"""Atomic file writes: a temporary file, fsync, then a rename."""
+"""Atomic file writes: a temporary file, fsync, then a rename; and journals, which grow by a line of JSON at a time."""
 
 from __future__ import annotations
 
 import errno
 import itertools
+import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from stores.errors import LilaError, StoreError
 
 _COUNT = itertools.count()
+_TEMPORARY = re.compile(r"\..{1,40}\.\d+-\d+(\.\w+)?")  # a name that `atomic_path` chose
 
 
 @contextmanager
@@ -47,6 +51,40 @@ def atomic_write(data: bytes | str, path: Path, temporary: Path | None = None) -
         write_all(file.fileno(), data.encode() if isinstance(data, str) else data)
 
 
+def remove_temporary(folder: Path) -> None:
+    """Remove what a kill has left in `folder` of `atomic_path`; only for a process that alone writes there."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def append_line(path: Path, row: Mapping[str, Any]) -> None:
+    """Append a row to a journal as one line of JSON, in one write; a symbolic link is not followed."""
+    with explain_os_errors(path.parent, f"writing {path.name}"):
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            size = os.fstat(fd).st_size
+            after_cut_line = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+            write_all(fd, b"\n" * after_cut_line + json.dumps(row).encode() + b"\n")
+        finally:
+            os.close(fd)
+
+
+def read_lines(path: Path, key: str) -> tuple[list[dict[str, Any]], int]:
+    """Return the rows of a journal that have `key`, and how many lines are no such row: damaged, or cut by a kill."""
+    rows, damaged = [], 0
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:  # no JSON, or no UTF-8
+            row = None
+        if isinstance(row, dict) and key in row:
+            rows.append(row)
+        else:
+            damaged += bool(line.strip())
+    return rows, damaged
+
+
 def write_all(fd: int, data: bytes) -> None:
     """Write all of `data`, in as many calls as the system takes."""
     view = memoryview(data)
@@ -65,7 +103,7 @@ def sync_to_disk(path: Path) -> None:
 
 @contextmanager
 def explain_os_errors(path: Path | str, action: str) -> Iterator[None]:
-    """Turn a full disk or a missing permission into a StoreError, a name that cannot be written into a LilaError.
+    """Turn a full disk, a missing permission or a link for a file into a StoreError, a bad name into a LilaError.
 
     `action` is what is being done to `path`.
     """
@@ -86,4 +124,6 @@ def explain_os_errors(path: Path | str, action: str) -> Iterator[None]:
             raise LilaError(
                 f"{(error.strerror or 'refused').lower()} while {action} in {path}; rename the input"
             ) from error
+        if error.errno == errno.ELOOP:
+            raise StoreError(f"expected a file, found a symbolic link at {error.filename}; delete it") from error
         raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import socket
 import time
@@ -22,6 +21,7 @@ from lila_cues.pipeline.cues import DERIVED
 from lila_cues.pipeline.setup import Networks
 from lila_cues.pipeline.task import OnClipDone, TaskReport, Worker, tasks_at_once
 from lila_cues.video.decoders import decoder_version
+from stores.atomic import append_line
 from stores.errors import LilaError
 from stores.plan import Plan, plan
 from stores.spec import RGB_CODECS
@@ -123,5 +123,4 @@ class Tally:
 def log_report(store: CueStore, report: TaskReport) -> None:
     """Append a report to the store's log in one write, so that builders side by side do not mix lines."""
     line = {"when": round(time.time(), 3), "host": socket.gethostname(), "process": os.getpid(), **asdict(report)}
-    with open(Path(store.path) / LOG, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    append_line(Path(store.path) / LOG, line)

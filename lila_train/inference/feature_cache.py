@@ -6,9 +6,7 @@ per frame (npz, safetensors), or one Zarr array per image or video.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +19,7 @@ from jaxtyping import Float
 from lila_cues.inputs import InputFile
 from lila_train.inference.config import FeatureConfig
 from lila_train.outputs import Json, open_folder
-from stores.atomic import atomic_path, explain_os_errors
+from stores.atomic import append_line, atomic_path, explain_os_errors, read_lines
 
 Features = Float[np.ndarray, "d h w"]
 State = Literal["begun", "done"]
@@ -48,13 +46,9 @@ class FeatureCache:
         self.folder, self.config = folder, config
         self._arrays = [ARRAY_FORMATS[name] for name in config.format if name in ARRAY_FORMATS]
         self._journal = folder / "files.jsonl"
-        self._entries: dict[str, Any] = {}
-        for line in self._journal.read_text().splitlines() if self._journal.is_file() else []:
-            with suppress(json.JSONDecodeError):  # of a line that was cut short
-                entry = json.loads(line)
-                self._entries[entry["name"]] = entry
+        self._entries: Json = {entry["name"]: entry for entry in read_lines(self._journal, "name")[0]}
         wanted = {"config": config.shaping(), "model": model, "pca_from": pca_from}
-        open_folder(folder, "features.json", wanted, self._own(), overwrite)
+        open_folder(folder, "features.json", wanted, self._own(), overwrite, replace_damaged=True)
         if overwrite:
             self._entries = {}
 
@@ -74,8 +68,7 @@ class FeatureCache:
     def record(self, file: InputFile, state: State) -> None:
         """Append the state of a file to the journal."""
         entry = _entry(file, state)
-        with self._journal.open("a") as journal:
-            journal.write(json.dumps(entry) + "\n")
+        append_line(self._journal, entry)
         self._entries[entry["name"]] = entry
 
     def path(self, file: InputFile, suffix: str) -> Path:

@@ -1,10 +1,13 @@
 """Checkpoints: the decoder as safetensors, with what is needed to load it again and its provenance in the header.
 
+The header also holds the SHA-256 of the decoder, of the other tensors, and of the provenance; reading checks them.
+
 The encoder and the networks that made the cues are not in the file; the encoder is recorded by name and weight hash.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,12 +21,14 @@ import torch
 from torch import Tensor
 
 from lila_cues.networks import WeightSource
+from lila_cues.networks.weights import tensors_sha256
 from lila_train.model.decoder import Decoder, DecoderWidths
 from stores.atomic import atomic_write
 from stores.errors import LilaError
 
-FORMAT = 1
+FORMAT = 2  # 1, of version 0.1, has no digests
 _HEADER = "lila"  # key of the provenance in the safetensors metadata
+_DIGESTS = "sha256"
 _DECODER = "decoder."
 _EXTRA = "training."
 
@@ -61,26 +66,44 @@ def read(path: Path) -> Checkpoint:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, OSError) as error:
         raise LilaError(f"{path} is not an intact safetensors file ({error}); was the copy cut short?") from error
     if _HEADER not in metadata:
         raise LilaError(f"expected weights that lila-train wrote, found a safetensors file of something else in {path}")
-    record = json.loads(metadata[_HEADER])
-    found = record.pop("format", None)
-    if found != FORMAT:
-        raise LilaError(f"expected a LILA checkpoint of format {FORMAT}, found format {found} in {path}")
-    record["widths"] = DecoderWidths(**record["widths"] | {"levels": tuple(record["widths"]["levels"])})
-    record["encoder"] = WeightSource.from_dict(record["encoder"])
-    return Checkpoint(under(tensors, _DECODER), Provenance(**record), under(tensors, _EXTRA))
+    checkpoint = under(tensors, _DECODER), under(tensors, _EXTRA)
+    try:
+        record = json.loads(metadata[_HEADER])
+        found = record.pop("format")
+        if isinstance(found, int) and found > FORMAT:
+            raise LilaError(f"expected a LILA checkpoint of format {FORMAT}, found format {found} in {path}")
+        digests = {_DIGESTS: metadata[_DIGESTS]} if found != 1 else {}
+        if digests and digests != _digests(metadata[_HEADER], *checkpoint):
+            raise ValueError("its contents are not those that were written")
+        record["widths"] = DecoderWidths(**record["widths"] | {"levels": tuple(record["widths"]["levels"])})
+        record["encoder"] = WeightSource.from_dict(record["encoder"])
+        return Checkpoint(checkpoint[0], Provenance(**record), checkpoint[1])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LilaError(f"{path} is damaged ({error}); copy it again, or use another checkpoint of the run") from error
+
+
+def _digests(header: str, decoder: Mapping[str, Tensor], extra: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the metadata that holds the SHA-256 of provenance, decoder and other tensors."""
+    digests = hashlib.sha256(header.encode()).hexdigest(), tensors_sha256(decoder), tensors_sha256(extra)
+    return {_DIGESTS: json.dumps(dict(zip(("provenance", "decoder", "extra"), digests, strict=True)))}
 
 
 def write(path: Path, decoder: Decoder, provenance: Provenance, extra: Mapping[str, Tensor] | None = None) -> None:
     """Write a checkpoint atomically; `extra` are tensors to resume training from."""
-    tensors = {f"{_DECODER}{name}": t for name, t in decoder.state_dict().items()}
-    tensors |= {f"{_EXTRA}{name}": t for name, t in (extra or {}).items()}
-    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    parts = [
+        {name: t.detach().cpu().contiguous() for name, t in part.items()}
+        for part in (decoder.state_dict(), extra or {})
+    ]
+    tensors = {
+        f"{prefix}{name}": t for prefix, part in zip((_DECODER, _EXTRA), parts, strict=True) for name, t in part.items()
+    }
     record = asdict(provenance) | {"format": FORMAT, "encoder": provenance.encoder.to_dict()}
-    atomic_write(safetensors.torch.save(tensors, metadata={_HEADER: json.dumps(record, sort_keys=True)}), path)
+    header = json.dumps(record, sort_keys=True)
+    atomic_write(safetensors.torch.save(tensors, metadata={_HEADER: header} | _digests(header, *parts)), path)
 
 
 def versions() -> dict[str, str]:

@@ -22,6 +22,7 @@ from lila_train.report.sections import DavisResult
 from lila_train.report.tables import HEAD_NAMES, METRICS, MISSING, percent, signed
 from lila_train.training.losses import loss_titles
 from lila_train.training.run_dir import RunDir
+from stores.atomic import read_lines
 from stores.errors import LilaError
 
 NOTE = "A demonstration on rendered scenes with small networks; its scores do not compare with published ones."
@@ -98,9 +99,9 @@ class DemoInputs:
         """Return the seconds of stage one with its parts, of the steps of stage two, and of each head's evaluation."""
         seconds: dict[str, float] = {}
         log = self.root / "cues.zarr" / "build.jsonl"
-        for line in map(json.loads, log.read_text().splitlines() if log.is_file() else ()):
+        for line in read_lines(log, "wall")[0]:
             parts = {f"cues: {part}": value for part, value in line.get("seconds", {}).items()}
-            for part, value in ({"cues": line.get("wall", 0.0)} | parts).items():
+            for part, value in ({"cues": line["wall"]} | parts).items():
                 seconds[part] = seconds.get(part, 0.0) + float(value)
         seconds["training"] = float(self.record["seconds"]["steps"])
         seconds |= {f"evaluation: {head}": float(value) for head, value in self.result["seconds"].items()}

@@ -22,8 +22,9 @@ from lila_train.training.ablations import FULL, Ablation
 from lila_train.training.callbacks import ScoreCallback
 from lila_train.training.config import RunOptions, TrainConfig
 from lila_train.training.distributed import Rank
-from lila_train.training.run_dir import RunDir, read_lines
+from lila_train.training.run_dir import RunDir
 from lila_train.training.trainer import Callback, RunState, StepRecord, Trainer
+from stores.atomic import read_lines
 
 Progress = Callable[[str, int, float | None], None]
 """Called with a run's name, the number of new steps, and the last one's loss; None for steps of an earlier call."""
@@ -146,7 +147,7 @@ class Study:
         """Return J&F by step of the seeds that were scored on the way."""
         scores = {}
         for seed, score in final.items():
-            lines = read_lines(self.run_dir(row, seed).scores)
+            lines = read_lines(self.run_dir(row, seed).scores, "protocol")[0]
             lines = [n for n in lines if (n["protocol"], n.get("counts")) == (task.protocol, task.counts())]
             if lines:
                 scores[seed] = {n["step"]: 100 * n["figures"]["JF"] for n in lines} | {self.config.steps: score}

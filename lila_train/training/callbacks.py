@@ -20,10 +20,10 @@ from lila_train.evaluation.models import LilaModel
 from lila_train.evaluation.protocols import open_task
 from lila_train.model.lila import Lila
 from lila_train.training.crops import make_views
-from lila_train.training.run_dir import append_line
 from lila_train.training.step import TrainStep
 from lila_train.training.targets import active_cues
 from lila_train.training.trainer import Callback, RunState, StepRecord
+from stores.atomic import append_line
 
 MARGIN, HEADING = 6, 14  # px of white between pictures, and above them for titles
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import stores
+from lila_cues import console
 from lila_train.outputs import open_folder, read_json, write_json
 from lila_train.training.config import TrainConfig
-from stores.atomic import atomic_write
+from stores.atomic import atomic_write, read_lines
 
 FILES = ("weights.safetensors", "log.jsonl", "scores.jsonl", "loss.png")
 FOLDERS = ("checkpoints", "pictures", "scores", "tensorboard")
@@ -60,28 +60,13 @@ class RunDir:
         return sorted((self.root / "checkpoints").glob("step-*.safetensors"))
 
     def rows(self) -> list[dict[str, Any]]:
-        return read_lines(self.log)
+        return read_lines(self.log, "step")[0]
 
     def truncate_logs(self, steps: int) -> None:
-        """Drop what was logged after `steps` steps; the steps that follow are computed again."""
+        """Drop what was logged after `steps` steps, which are computed again; damaged lines are left out, and said."""
         for path, last in ((self.log, steps - 1), (self.scores, steps)):
             if path.exists():
-                kept = [row for row in read_lines(path) if row["step"] <= last]
-                atomic_write("".join(json.dumps(row) + "\n" for row in kept), path)
-
-
-def append_line(log: Path, row: Mapping[str, Any]) -> None:
-    """Append a row to a log as a line of JSON."""
-    with log.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-
-
-def read_lines(log: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log, up to the first one that a kill cut short."""
-    rows = []
-    for line in log.read_text().splitlines() if log.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+                rows, damaged = read_lines(path, "step")
+                if damaged:
+                    console.err.print(f"note: left out {damaged} damaged lines of {path}")
+                atomic_write("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= last), path)

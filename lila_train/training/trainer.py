@@ -28,9 +28,10 @@ from lila_train.training.crops import make_views
 from lila_train.training.data import PairBatch, PairDataset, load_pairs
 from lila_train.training.distributed import Rank
 from lila_train.training.losses import Losses
-from lila_train.training.run_dir import RunDir, append_line
+from lila_train.training.run_dir import RunDir
 from lila_train.training.step import TrainStep
 from lila_train.training.targets import stored_arrays
+from stores.atomic import append_line
 from stores.errors import LilaError
 from stores.ledger import COMPLETE
 

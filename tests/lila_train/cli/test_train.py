@@ -56,6 +56,7 @@ def test_a_run_writes_its_files_and_a_finished_one_is_left_alone(store: stores.C
         "tensorboard",
         "pictures",
         "checkpoints",
+        ".lock",
     }
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["steps"] == 3

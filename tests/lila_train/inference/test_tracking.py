@@ -73,6 +73,7 @@ def test_a_video_file_is_tracked_up_to_max_frames(weights: Path, tmp_path: Path)
     assert result.exception is None, result.exception
     assert "3 frames, 1 object:" in result.output
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        ".lock",
         "00000.png",
         "00001.png",
         "00002.png",

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import random
+import subprocess
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +27,7 @@ from lila_train.training.distributed import Rank
 from lila_train.training.run_dir import RunDir
 from lila_train.training.targets import stored_arrays
 from lila_train.training.trainer import Callback, RunState, StepRecord, Trainer, encoder_of_store
+from stores.atomic import append_line
 from stores.errors import LilaError
 from tests.lila_train.training import world
 
@@ -218,7 +224,7 @@ def test_other_settings_and_other_stores_are_refused(store: stores.CueStore, tmp
     with pytest.raises(LilaError, match=r"store_fingerprint.world: 1, not 2"):
         RunDir.open(tmp_path / "run", SETTINGS, elsewhere)
     RunDir.open(tmp_path / "run", SETTINGS.replace(lr=1e-2), store, overwrite=True)
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", ".lock"}
 
 
 def test_a_run_of_version_0_1_is_named(store: stores.CueStore, tmp_path: Path) -> None:
@@ -230,14 +236,83 @@ def test_a_run_of_version_0_1_is_named(store: stores.CueStore, tmp_path: Path) -
         (tmp_path / "run.json").unlink(missing_ok=True)  # of a run that was not finished
 
 
-def test_an_unreadable_checkpoint_is_skipped(store: stores.CueStore, tmp_path: Path) -> None:
+def cut(data: bytes) -> bytes:
+    return data[:1000]
+
+
+def flip_a_weight(data: bytes) -> bytes:
+    return data[:-40_000] + bytes([data[-40_000] ^ 1]) + data[-39_999:]
+
+
+def rename_a_tensor(data: bytes) -> bytes:
+    return data.replace(b"decoder.head.weight", b"decoder.heap.weight")
+
+
+def break_the_record(data: bytes) -> bytes:
+    return data.replace(b"levels", b"lovels")
+
+
+@pytest.mark.parametrize("damage", [cut, flip_a_weight, rename_a_tensor, break_the_record])
+def test_a_damaged_newest_checkpoint_is_skipped(
+    store: stores.CueStore, tmp_path: Path, damage: Callable[[bytes], bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
     run = trainer(store, tmp_path / "run", every=2)
     run.fit()
     newest = run.run_dir.checkpoints()[-1]
-    newest.write_bytes(newest.read_bytes()[:1000])
+    newest.write_bytes(damage(newest.read_bytes()))
+    left = newest.with_name(f".{newest.stem}.4711-0.safetensors")  # of a kill
+    left.touch()
     again = trainer(store, tmp_path / "run")
     assert again.restore()
     assert again.step == 4
+    assert "skipped a checkpoint that cannot be read" in capsys.readouterr().err
+    assert not left.exists()
+
+
+def test_no_flipped_bit_of_a_weight_file_gives_other_features_in_silence(
+    store: stores.CueStore, tmp_path: Path
+) -> None:
+    run = trainer(store, tmp_path / "run", SETTINGS.replace(steps=1))
+    run.fit()
+    intact, damaged = run.run_dir.weights.read_bytes(), tmp_path / "damaged.safetensors"
+    expected = checkpoint.read(run.run_dir.weights)
+    draw = random.Random(0)
+    header = 8 + int.from_bytes(intact[:8], "little")
+    for position in [*draw.choices(range(header), k=60), *draw.choices(range(header, len(intact)), k=40)]:
+        data = bytearray(intact)
+        data[position] ^= 1 << draw.randrange(8)
+        damaged.write_bytes(data)
+        with contextlib.suppress(LilaError):
+            found = checkpoint.read(damaged)  # white space after the header
+            assert found.provenance == expected.provenance
+            assert all(torch.equal(found.decoder[name], expected.decoder[name]) for name in expected.decoder)
+
+
+def test_a_second_process_in_the_same_folder_is_refused(store: stores.CueStore, tmp_path: Path) -> None:
+    script = "import sys, pathlib; from lila_train.outputs import open_folder; "
+    script += "open_folder(pathlib.Path(sys.argv[1]), 'run.json', {}, []); print('open', flush=True); input()"
+    command = [sys.executable, "-c", script, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(LilaError, match=rf"run is in use by another process \(.*:{other.pid}\)"):
+            RunDir.open(tmp_path / "run", SETTINGS, store, overwrite=True)
+        other.kill()
+        other.wait()
+        RunDir.open(tmp_path / "run", SETTINGS, store, overwrite=True)
+
+
+def test_damaged_lines_of_a_log_cost_no_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_dir = RunDir(tmp_path)
+    lines = [b'{"step": 0}', b'{"st', b"\xff\xfe", b"[1]", b'"step"', b'{"step": 1}', b'{"step": 2}', b'{"step": 3']
+    run_dir.log.write_bytes(b"\n".join(lines))
+    append_line(run_dir.log, {"step": 4})
+    assert [row["step"] for row in run_dir.rows()] == [0, 1, 2, 4]
+    run_dir.truncate_logs(2)
+    assert [row["step"] for row in run_dir.rows()] == [0, 1]
+    assert "left out 5 damaged lines" in capsys.readouterr().err
+    run_dir.scores.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(LilaError, match=r"found a symbolic link at .*scores\.jsonl"):
+        append_line(run_dir.scores, {"step": 0})
 
 
 def test_nan_stops_the_run_before_the_weights_change(store: stores.CueStore, tmp_path: Path) -> None:
