@@ -26,6 +26,7 @@ Json = dict[str, Any]
 _LOCK = ".lock"
 _LOCKED: dict[Path, int] = {}  # lock file → its descriptor, open until this process ends
 
+
 @contextmanager
 def name_kept(out: Path, count: Callable[[], int]) -> Iterator[None]:
     """Add to a LilaError of the block how many frames before it have results in `out`."""
