@@ -47,6 +47,15 @@ def choose(name: str, mps: bool = False) -> torch.device:
     return device
 
 
+def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor of the host to a device; to a GPU through pinned memory, without making the host wait."""
+    import torch
+
+    if device.type == "cuda" and values.device.type == "cpu":
+        values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values)
+    return values.to(device, non_blocking=True)
+
+
 def require_compiler(device: str | torch.device) -> None:
     """Raise LilaError where --compile would fail on a CPU: PyTorch finds no C++ compiler."""
     name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch._inductor.config

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+
+Array = Any  # numpy, or a torch tensor
 
 
 @dataclass(frozen=True)
 class ClipCues:
-    """All cues of one clip: F frames, P pairs, C channels. Missing values are NaN."""
+    """All cues of one clip: F frames, P pairs, C channels. Missing values are NaN. Arrays, or tensors."""
 
-    rgb: np.ndarray  # uint8 F y x 3
-    depth: np.ndarray  # float32 F y x, relative inverse depth
-    flow_forward: np.ndarray  # float32 P 2 y x, px of the cue grid, t → t+Δ; channel 0 is x, 1 is y
-    flow_backward: np.ndarray  # float32 P 2 y x, t+Δ → t
-    features: np.ndarray  # float32 F C y x, refined
-    features_raw: np.ndarray  # float32 F C y x, the encoder's own grid
-    feature_channels: np.ndarray  # int C, which channels of the encoder
-    frame_index: np.ndarray  # int64 F, positions in the source
-    frame_time: np.ndarray  # float64 F, s
-    pair_frames: np.ndarray  # int P 2, which two of the F frames
-    pair_gap: np.ndarray  # int P, Δ in source frames
-    extra: Mapping[str, np.ndarray] = field(default_factory=dict)  # float32 F c y x, extra cues by name
+    rgb: Array  # uint8 F y x 3
+    depth: Array  # float32 F y x, relative inverse depth
+    flow_forward: Array  # float32 P 2 y x, px of the cue grid, t → t+Δ; channel 0 is x, 1 is y
+    flow_backward: Array  # float32 P 2 y x, t+Δ → t
+    features: Array  # float32 F C y x, refined
+    features_raw: Array  # float32 F C y x, the encoder's own grid
+    feature_channels: Array  # int C, which channels of the encoder
+    frame_index: Array  # int64 F, positions in the source
+    frame_time: Array  # float64 F, s
+    pair_frames: Array  # int P 2, which two of the F frames
+    pair_gap: Array  # int P, Δ in source frames
+    extra: Mapping[str, Array] = field(default_factory=dict)  # float32 F c y x, extra cues by name
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        values: np.ndarray = self.extra[name] if name in self.extra else getattr(self, name)
+    def __getitem__(self, name: str) -> Array:
+        values: Array = self.extra[name] if name in self.extra else getattr(self, name)
         return values
 
 

@@ -33,21 +33,25 @@ _SMALL_BYTES = 1024  # of a clip: arrays up to this size are read for all clips 
 EncodedClip = Mapping[str, list[bytes]]  # array → its inner chunks of one clip
 
 
-def encode_clip(clip_id: str, specs: Mapping[str, ArraySpec], cues: ClipCues) -> EncodedClip:
-    """Return all inner chunks of one clip; StoreError if a cue has another shape than the store declares."""
-    stored: dict[str, np.ndarray] = {}
+def stored_values(specs: Mapping[str, ArraySpec], cues: ClipCues) -> dict[str, Any]:
+    """Return what a store keeps of a clip's cues, not yet compressed: arrays, or of tensors tensors on their device."""
+    stored: dict[str, Any] = {}
     for name, spec in specs.items():
-        if name.endswith("_scale"):  # encoded with the array that it scales
-            continue
-        value = np.asarray(cues[name])
-        if value.shape != spec.shape:
+        if not name.endswith("_scale"):  # encoded with the array that it scales
+            stored[name], scales = encode(spec.encoding, cues[name])
+            if scales is not None:
+                stored[f"{name}_scale"] = scales
+    return stored
+
+
+def encode_clip(clip_id: str, specs: Mapping[str, ArraySpec], stored: Mapping[str, np.ndarray]) -> EncodedClip:
+    """Return all inner chunks of one clip's `stored_values`; StoreError if one has another shape than declared."""
+    for name, spec in specs.items():
+        if stored[name].shape != spec.shape:
             raise StoreError(
-                f"{name} of clip {clip_id} has shape {value.shape}, but this store keeps {spec.shape} "
+                f"{name} of clip {clip_id} has shape {stored[name].shape}, but this store keeps {spec.shape} "
                 f"({' '.join(spec.dimensions)}); build into a store that was created for these sizes"
             )
-        stored[name], scales = encode(spec.encoding, value)
-        if scales is not None:
-            stored[f"{name}_scale"] = scales
     return {
         name: [spec.encoding.codec.encode(part) for part in (stored[name] if spec.split else [stored[name]])]
         for name, spec in specs.items()

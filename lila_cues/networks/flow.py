@@ -7,6 +7,7 @@ RAFT: recurrent all-pairs field transforms (Teed and Deng, ECCV 2020), of torchv
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.models import optical_flow
 
+from lila_cues import devices
 from lila_cues.networks import registry, state_dicts
 from lila_cues.networks.frozen import Execution, FlowNetwork, Settings, default_batch
 from lila_cues.networks.weights import WeightSource, load_network
@@ -74,6 +76,8 @@ class RaftFlow(FlowNetwork):
     enlarged, aspect kept, and its flow scaled back; or refused, where `enlarge` is False.
     """
 
+    window: Tensor
+
     def __init__(
         self,
         network: optical_flow.RAFT,
@@ -86,6 +90,9 @@ class RaftFlow(FlowNetwork):
         self.network = network
         self.updates = updates
         self.enlarge = enlarge
+        offsets = torch.arange(-network.corr_block.radius, network.corr_block.radius + 1).float()
+        window = torch.stack(torch.meshgrid(offsets, offsets, indexing="ij"), dim=-1)
+        self.register_buffer("window", window, persistent=False)  # n×n offsets in x, y
         self._features = self.execution.prepare(network.feature_encoder.forward)
         self._context = self.execution.prepare(network.context_encoder.forward)
         self._run = self.execution.prepare(self._refine)
@@ -125,19 +132,18 @@ class RaftFlow(FlowNetwork):
         down, across = -working[0] % STRIDE, -working[1] % STRIDE
         top, left = down // 2, across // 2
         padded = F.pad(resized * 2 - 1, (left, across - left, top, down - top), mode="replicate")
-        starts, start_of = torch.unique(pairs[:, 0].cpu(), return_inverse=True)
-        starts, start_of, pairs = (indices.to(images.device) for indices in (starts, start_of, pairs))
+        pairs = devices.upload(pairs, images.device)
         batches = partial(self.execution.batches, default=default_batch(images.device))
         with self.execution.autocast(images.device):
             features = torch.cat([self._features(piece) for (piece,) in batches(padded)])
-            context = torch.cat([self._context(piece) for (piece,) in batches(padded[starts])])
+            context = torch.cat([self._context(piece) for (piece,) in batches(padded)])
             flows = [
-                self._run(features[one], features[other], context[start])
-                for one, other, start in batches(pairs[:, 0], pairs[:, 1], start_of)
+                self._run(features[one], features[other], context[one])
+                for one, other in batches(pairs[:, 0], pairs[:, 1])
             ]
         flow = torch.cat(flows)[..., top : top + working[0], left : left + working[1]]
         flow = F.interpolate(flow, size=size, mode="bilinear", align_corners=False)
-        return flow * flow.new_tensor([width / working[1], height / working[0]]).view(1, 2, 1, 1)
+        return torch.stack([flow[:, 0] * (width / working[1]), flow[:, 1] * (height / working[0])], dim=1)
 
     def _refine(self, first: Tensor, second: Tensor, context: Tensor) -> Tensor:
         """Return flow between feature maps (figure 1 of the paper); only the last update is upsampled.
@@ -145,16 +151,15 @@ class RaftFlow(FlowNetwork):
         That is done bilinearly, or by RAFT's learned convex combination of the 3×3 neighbors.
         """
         model = self.network
-        model.corr_block.build_pyramid(first, second)
+        pyramid = correlation_pyramid(first, second, model.corr_block.num_levels)
         channels = model.update_block.hidden_state_size
         hidden, context = torch.tanh(context[:, :channels]), F.relu(context[:, channels:])
         grid = torch.meshgrid(*(torch.arange(n, device=first.device) for n in first.shape[-2:]), indexing="ij")
         start = end = torch.stack(grid[::-1]).float().expand(len(first), -1, -1, -1)  # x, y of every cell
         for _ in range(self.updates):
-            correlation = model.corr_block.index_pyramid(centroids_coords=end)
+            correlation = look_up(pyramid, end, self.window)
             hidden, step = model.update_block(hidden, context, correlation, end - start)
             end = end + step
-        model.corr_block.corr_pyramid = []
         flow = (end - start).float()
         if model.mask_predictor is None:
             return STRIDE * F.interpolate(flow, scale_factor=STRIDE, mode="bilinear", align_corners=True)
@@ -162,6 +167,38 @@ class RaftFlow(FlowNetwork):
         mask = model.mask_predictor(hidden).float().view(-1, 1, 9, STRIDE**2, height, width).softmax(dim=2)
         near = F.unfold(STRIDE * flow, 3, padding=1).view(-1, 2, 9, 1, height, width)
         return F.pixel_shuffle((mask * near).sum(dim=2).flatten(1, 2), STRIDE)
+
+
+def correlation_pyramid(
+    first: Float[Tensor, "b c h w"], second: Float[Tensor, "b c h w"], levels: int
+) -> list[Float[Tensor, "n 1 y x"]]:
+    """Return the correlation of each of the b·h·w cells of one map with all cells of the other, halved per level."""
+    batch, channels, height, width = first.shape
+    products = first.flatten(2).mT @ second.flatten(2) / math.sqrt(channels)
+    pyramid = [products.view(batch * height * width, 1, height, width)]
+    for _ in range(levels - 1):
+        pyramid.append(F.avg_pool2d(pyramid[-1], 2))
+    return pyramid
+
+
+def look_up(
+    pyramid: Sequence[Tensor], centers: Float[Tensor, "b 2 h w"], window: Float[Tensor, "n n 2"]
+) -> Float[Tensor, "b k h w"]:
+    """Return the correlations in a window around each cell's x, y in the other map, bilinearly; 0 outside.
+
+    As torchvision's `CorrBlock`, which builds the window on the CPU in every update, so that a GPU waits.
+    """
+    batch, _, height, width = centers.shape
+    places = centers.permute(0, 2, 3, 1).reshape(-1, 1, 1, 2)
+    found = []
+    for level in pyramid:
+        grid = places + window
+        x, y = (2 * grid[..., axis] / (level.shape[-1 - axis] - 1) - 1 for axis in (0, 1))
+        found.append(
+            F.grid_sample(level, torch.stack((x, y), dim=-1), align_corners=True).view(batch, height, width, -1)
+        )
+        places = places / 2
+    return torch.cat(found, dim=-1).permute(0, 3, 1, 2).contiguous()
 
 
 class DisFlow(FlowNetwork):

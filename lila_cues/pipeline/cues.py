@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -19,15 +19,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from lila_cues import devices
 from lila_cues.config import BuildConfig
 from lila_cues.networks.frozen import default_batch
 from lila_cues.pamr import Affinity, refine, three_scales
 from lila_cues.pipeline.frames import ClipFrames, DepthFiles
 from lila_cues.pipeline.setup import Networks
 from lila_cues.sampling import select_channels
-from stores.cues import ClipCues, first_not_finite
-from stores.encodings import Blosc, FixedPoint
-from stores.spec import FrameMaps
+from stores.cues import Array, ClipCues
+from stores.encodings import Blosc, FixedPoint, namespace
+from stores.shards import stored_values
+from stores.spec import ArraySpec, FrameMaps
 
 FIELD_OF_VIEW_DEG = 45.0
 """Of the base crop, which no file states: between a phone's long side (65°) and a telephoto lens."""
@@ -41,74 +43,157 @@ class ClipPredictions:
     channels: np.ndarray  # int32 C
     images: Float[Tensor, "f 3 y x"]
     raw: Float[Tensor, "f c h w"]
-    refined: Float[Tensor, "f c y x"] | None  # None: left to `finish`
+    refined: Float[Tensor, "f c v u"] | None  # None: left to `cues`
     depth: Float[Tensor, "f y x"]
     forward: Float[Tensor, "p 2 y x"]
     backward: Float[Tensor, "p 2 y x"]
 
 
+@dataclass(frozen=True)
+class ClipValues:
+    """What a store keeps of one clip, not yet compressed; of a GPU on its way to the host."""
+
+    frames: ClipFrames
+    stored: Mapping[str, Array]  # by array
+    finite: Mapping[str, Array]  # bool per frame or pair, of the networks' results
+    await_copies: Callable[[], object] | None = None
+
+    def wait(self) -> dict[str, np.ndarray]:
+        """Wait for the device and return the stored values."""
+        if self.await_copies is not None:
+            self.await_copies()
+        return {name: np.asarray(values) for name, values in self.stored.items()}
+
+    def failure(self) -> str | None:
+        """Return which network gave NaN or infinity, and for which frame or pair of the source; None if none did."""
+        index = self.frames.selection.frame_index
+        pairs = index[self.frames.selection.pair_frames]
+        for name, network, frames in (
+            ("features_raw", "encoder", index),
+            ("depth", "depth network", index),
+            ("flow_forward", "flow network", pairs),
+            ("flow_backward", "flow network", pairs[:, ::-1]),
+        ):
+            for frame in frames[~np.asarray(self.finite[name])]:
+                where = " to ".join(str(number) for number in np.atleast_1d(frame))
+                return (
+                    f"expected finite numbers from the {network}, found NaN or infinity for frame {where}; check its "
+                    "weights, or pass --precision float32"
+                )
+        return None
+
+
 class CueExtractor:
-    """The networks and how they are applied. `predict` is for one thread at a time, `finish` for any."""
+    """The networks and how they are applied. `predict` is for one thread at a time, the other methods for any.
+
+    On a GPU, `predict` and `quantize` only queue work, and never make the host wait.
+    """
 
     def __init__(self, networks: Networks, config: BuildConfig, device: str):
         self.networks, self.config, self.device = networks, config, torch.device(device)
+        self.on_gpu = self.device.type == "cuda"
         self.encoder_input = config.encoder_input(networks.encoder.patch_size)
         self.geometry = config.geometry(networks.encoder.patch_size, networks.encoder.width)
         self.timer = Timer(self.device)
-        self._batch = default_batch(self.device) or config.frames
+        self._batch = default_batch(self.device)
+        self._downloads = torch.cuda.Stream(self.device) if self.on_gpu else None
 
-    def predict(self, frames: ClipFrames) -> ClipPredictions:
-        """Run the networks; on a GPU this only queues the work."""
-        encoder, pairs = self.networks.encoder, torch.from_numpy(frames.selection.pair_frames).long()
-        channels = select_channels(self.config.seed, frames.clip_id, encoder.width, self.geometry.channels)
+    def predict(self, clips: Sequence[ClipFrames]) -> list[ClipPredictions]:
+        """Run the networks on some clips in one pass."""
+        encoder, config, frames = self.networks.encoder, self.config, self.geometry.frames
+        channels = [select_channels(config.seed, clip.clip_id, encoder.width, self.geometry.channels) for clip in clips]
+        pairs = [torch.from_numpy(clip.selection.pair_frames).long() for clip in clips]
+        pairs = [torch.cat([own, own.flip(1)]) + index * frames for index, own in enumerate(pairs)]
         with torch.no_grad(), self._current_device():
-            images = _to_device(frames.images, self.device)
-            same = frames.encoder_images is frames.images
-            encoder_images = images if same else _to_device(frames.encoder_images, self.device)
+            with self.timer.device("to device"):
+                images = self._upload([clip.images for clip in clips])
+                encoder_images = images
+                if any(clip.encoder_images is not clip.images for clip in clips):
+                    encoder_images = self._upload([clip.encoder_images for clip in clips])
+                kept = devices.upload(torch.from_numpy(np.stack(channels)).long(), self.device)
             with self.timer.device("encoder"):
-                kept = torch.from_numpy(channels).to(self.device, torch.long)
-                raw = torch.cat([encoder.grid(part)[:, kept].float() for part in encoder_images.split(self._batch)])
+                tokens = torch.cat([encoder.grid(part) for part in self._parts(encoder_images)])
+                tokens = tokens.unflatten(0, (len(clips), frames))
+                raw = tokens.take_along_dim(kept[:, None, :, None, None], dim=2).float()
             with self.timer.device("depth"):
-                if frames.depth is not None:
-                    depth = torch.from_numpy(frames.depth)
+                if isinstance(self.networks.depth, DepthFiles):
+                    depth = torch.from_numpy(np.stack([clip.depth for clip in clips if clip.depth is not None]))
                 else:
-                    network = self.networks.depth
-                    assert not isinstance(network, DepthFiles)
-                    depth = torch.cat([network(part).float() for part in images.split(self._batch)])
+                    depth = torch.cat([self.networks.depth(part).float() for part in self._parts(images)])
+                    depth = depth.unflatten(0, (len(clips), frames))
             with self.timer.device("flow"):
-                forward, backward = self.networks.flow.between(images, torch.cat([pairs, pairs.flip(1)])).chunk(2)
-            refined = self._refine(raw, images) if self.device.type == "cuda" else None
-        return ClipPredictions(frames, channels, images, raw, refined, depth, forward, backward)
+                flow = self.networks.flow.between(images, torch.cat(pairs)).unflatten(0, (len(clips), 2, -1))
+            images = images.unflatten(0, (len(clips), frames))
+            refined: Tensor | list[None] = [None] * len(clips)
+            if self.on_gpu:
+                refined = self._refine(raw.flatten(0, 1), images.flatten(0, 1)).unflatten(0, (len(clips), frames))
+        return [
+            ClipPredictions(clip, channels[i], images[i], raw[i], refined[i], depth[i], *flow[i])
+            for i, clip in enumerate(clips)
+        ]
 
-    def finish(self, predictions: ClipPredictions) -> ClipCues:
-        """Refine what is not yet refined, wait for the device, and return numpy arrays as a store expects them."""
+    def cues(self, predictions: ClipPredictions) -> ClipCues:
+        """Return the cues before quantization, as tensors on the device: refined where that is left, and extra cues."""
         frames, selection = predictions.frames, predictions.frames.selection
+        refined, extra = predictions.refined, dict[str, Tensor]()
         with torch.no_grad(), self._current_device():
-            refined, extra = predictions.refined, dict[str, Tensor]()
             if refined is None:
                 refined = self._refine(predictions.raw, predictions.images)
             if self.config.extra_cues:
                 with self.timer.device("extra cues"):
                     extra = {name: DERIVED[name].compute(predictions) for name in self.config.extra_cues}
-            with self.timer.host("to host"):
-                return ClipCues(
-                    rgb=frames.rgb,
-                    depth=_to_host(predictions.depth),
-                    flow_forward=_to_host(predictions.forward),
-                    flow_backward=_to_host(predictions.backward),
-                    features=_to_host(refined),
-                    features_raw=_to_host(predictions.raw),
-                    feature_channels=predictions.channels,
-                    frame_index=selection.frame_index,
-                    frame_time=frames.times,
-                    pair_frames=selection.pair_frames.astype(np.int32),
-                    pair_gap=selection.pair_gap.astype(np.int32),
-                    extra={name: _to_host(maps) for name, maps in extra.items()},
-                )
+        return ClipCues(
+            rgb=frames.rgb,
+            depth=predictions.depth,
+            flow_forward=predictions.forward,
+            flow_backward=predictions.backward,
+            features=refined,
+            features_raw=predictions.raw,
+            feature_channels=predictions.channels,
+            frame_index=selection.frame_index,
+            frame_time=frames.times,
+            pair_frames=selection.pair_frames,
+            pair_gap=selection.pair_gap,
+            extra=extra,
+        )
+
+    def on_host(self, predictions: ClipPredictions) -> ClipCues:
+        """Return the cues before quantization, as arrays."""
+        cues = self.cues(predictions)
+        values = {each.name: getattr(cues, each.name) for each in fields(cues)}
+        arrays = {name: value.float().cpu().numpy() for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(cues, **arrays, extra={name: maps.float().cpu().numpy() for name, maps in cues.extra.items()})
+
+    def quantize(self, predictions: ClipPredictions, arrays: Mapping[str, ArraySpec]) -> ClipValues:
+        """Return what a store keeps; on a GPU, integers are copied to the host on a stream of their own."""
+        cues = self.cues(predictions) if self.on_gpu else self.on_host(predictions)
+        with torch.no_grad(), self._current_device(), self.timer.device("quantize"):
+            stored = stored_values(arrays, cues)
+            finite = {name: _finite(cues[name]) for name in ("features_raw", "depth", "flow_forward", "flow_backward")}
+            if self._downloads is None:
+                return ClipValues(predictions.frames, stored, finite)
+            self._downloads.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._downloads):
+                stored, finite = ({k: _download(v) for k, v in part.items()} for part in (stored, finite))
+                done = torch.cuda.Event(blocking=True)
+                done.record()
+        return ClipValues(predictions.frames, stored, finite, done.synchronize)
+
+    def _upload(self, clips: Sequence[np.ndarray]) -> Float[Tensor, "b 3 y x"]:
+        """Return uint8 F y x 3 of some clips as float32 in [0, 1] on the device, in channels-last order there."""
+        images = torch.empty((len(clips), *clips[0].shape), dtype=torch.uint8, pin_memory=self.on_gpu)
+        for clip, part in zip(clips, images, strict=True):
+            part.copy_(torch.from_numpy(clip))
+        images = images.to(self.device, non_blocking=True).flatten(0, 1).permute(0, 3, 1, 2).float().div_(255)
+        return images if self.on_gpu else images.contiguous()
+
+    def _parts(self, maps: Tensor) -> Sequence[Tensor]:
+        """Split a pass into the batches of a CPU."""
+        return maps.split(self._batch or len(maps))
 
     def _refine(self, raw: Tensor, images: Tensor) -> Tensor:
         """PAMR on the cue grid, then the mean over the cells of the feature grid."""
-        config, parts = self.config, zip(raw.split(self._batch), images.split(self._batch), strict=True)
+        config, parts = self.config, zip(self._parts(raw), self._parts(images), strict=True)
         scales = three_scales(self.geometry.cue, config.pamr_iterations)
         affinity = Affinity(dilations=config.pamr_dilations, sigma=config.pamr_sigma)
         with self.timer.device("pamr"):
@@ -121,7 +206,7 @@ class CueExtractor:
 
     def _current_device(self) -> AbstractContextManager[object]:
         """Make the extractor's GPU the calling thread's, which is where a thread's events and kernels go."""
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+        return torch.cuda.device(self.device) if self.on_gpu else nullcontext()
 
 
 class Timer:
@@ -158,44 +243,29 @@ class Timer:
             self._events.append((part, start, end))
 
     def take(self) -> dict[str, float]:
-        """Return the sums since the last call; on a GPU this waits for the measured work."""
+        """Return the sums since the last call; of a GPU, of the work that is done."""
         with self._lock:
-            for part, start, end in self._events:
-                end.synchronize()
-                self._sums[part] = self._sums.get(part, 0.0) + start.elapsed_time(end) / 1000
-            self._events.clear()
+            events, self._events = self._events, []
+            for part, start, end in events:
+                if end.query():
+                    self._sums[part] = self._sums.get(part, 0.0) + start.elapsed_time(end) / 1000
+                else:
+                    self._events.append((part, start, end))
             sums, self._sums = self._sums, {}
         return sums
 
 
-def _to_device(images: np.ndarray, device: torch.device) -> Tensor:
-    """Return uint8 F y x 3 as float32 F 3 y x in [0, 1] on the device."""
-    host = torch.from_numpy(images)
-    if device.type == "cuda":
-        host = host.pin_memory()
-    return host.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255).contiguous()
+def _finite(maps: Array) -> Array:
+    """Return for each map along the first axis whether all of it is finite."""
+    return namespace(maps).isfinite(maps).reshape(len(maps), -1).all(-1)
 
 
-def network_failure(cues: ClipCues) -> str | None:
-    """Return which network gave NaN or infinity, and for which frame or pair of the source; None if all is finite."""
-    pairs = cues.frame_index[cues.pair_frames]
-    for name, network, frames in (
-        ("features_raw", "encoder", cues.frame_index),
-        ("depth", "depth network", cues.frame_index),
-        ("flow_forward", "flow network", pairs),
-        ("flow_backward", "flow network", pairs[:, ::-1]),
-    ):
-        if (index := first_not_finite(cues[name])) is not None:
-            where = " to ".join(str(frame) for frame in np.atleast_1d(frames[index]))
-            return (
-                f"expected finite numbers from the {network}, found NaN or infinity for frame {where}; check its "
-                "weights, or pass --precision float32"
-            )
-    return None
-
-
-def _to_host(values: Tensor) -> np.ndarray:
-    return values.float().cpu().numpy()
+def _download(values: Array) -> Array:
+    """Copy a GPU's tensor to pinned memory, queued on the current stream; return other values as they are."""
+    if not isinstance(values, Tensor) or values.device.type != "cuda":
+        return values
+    values.record_stream(torch.cuda.current_stream())
+    return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
 
 
 def surface_normals(
@@ -215,7 +285,8 @@ def surface_normals(
     u = torch.arange(width, device=q.device, dtype=q.dtype) - (width - 1) / 2
     facing = (q - u * along_u - v * along_v).clamp(min=0)  # below 0, by an error of the depth: seen edge-on
     inward = torch.stack((focal * along_u, focal * along_v, facing), dim=1)
-    flat = inward.new_tensor((0, 0, -1.0)).view(1, 3, 1, 1).expand_as(inward)
+    flat = torch.zeros_like(inward)
+    flat[:, 2] = -1
     return torch.where(inward.norm(dim=1, keepdim=True) > 1e-6, -F.normalize(inward, dim=1), flat)
 
 

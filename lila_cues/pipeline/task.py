@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from pathlib import Path
 from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.datasets import open_dataset
 from lila_cues.devices import usable_cores
-from lila_cues.pipeline.cues import ClipPredictions, CueExtractor, network_failure
+from lila_cues.pipeline.cues import ClipPredictions, ClipValues, CueExtractor
 from lila_cues.pipeline.frames import ClipFrames, DepthFiles, load_clip
 from lila_cues.pipeline.setup import Networks, load_networks
 from lila_cues.video.decoders import require_decoder
@@ -160,17 +160,22 @@ class Worker(AbstractContextManager["Worker"]):
             files = depth if isinstance(depth, DepthFiles) else None
             return load_clip(self.dataset, clip_id, self.config, size, files)
 
-    def predict(self, clips: Sequence[ClipFrames]) -> list[ClipPredictions]:
-        """Runs in the networks' thread."""
-        return [self.extractor.predict(frames) for frames in clips]
+    def predict(self, store: CueStore, clips: Sequence[ClipFrames]) -> list[ClipPredictions] | list[ClipValues]:
+        """Runs in the networks' thread; on a GPU, what `store` keeps is quantized there."""
+        predictions = self.extractor.predict(clips)
+        if self.extractor.on_gpu:
+            return [self.extractor.quantize(each, store.arrays) for each in predictions]
+        return predictions
 
-    def encode(self, store: CueStore, predictions: ClipPredictions) -> EncodedClip | str:
-        """Runs in the encode pool: PAMR on a CPU, quantization and compression, or the reason why they fail."""
-        cues = self.extractor.finish(predictions)
-        if (reason := network_failure(cues)) is not None:
+    def encode(self, store: CueStore, predicted: ClipPredictions | ClipValues) -> EncodedClip | str:
+        """Runs in the encode pool: PAMR and quantization of a CPU, compression; or the reason why they fail."""
+        values = predicted if isinstance(predicted, ClipValues) else self.extractor.quantize(predicted, store.arrays)
+        with self.timer.host("wait for the device"):
+            stored = values.wait()
+        if (reason := values.failure()) is not None:
             return reason
         with self.timer.host("compress"):
-            return encode_clip(predictions.frames.clip_id, store.arrays, cues)
+            return encode_clip(values.frames.clip_id, store.arrays, stored)
 
     def _begin(self, job: _Task) -> None:
         """Lock a task and hand on its clips, as many as there is room for."""
@@ -213,19 +218,20 @@ class Worker(AbstractContextManager["Worker"]):
         if len(self._pass) < self.clips_per_pass and self._begun > self._taken:
             return
         taken, self._pass = self._pass, []
-        predictions: list[ClipPredictions] = []
+        predictions: Iterable[ClipPredictions | ClipValues] = ()
         ready = [frames for _, _, frames in taken if isinstance(frames, ClipFrames)]
         if ready and not self.stop.is_set():
             try:
-                predictions = self.predict(ready)
+                predictions = self.predict(job.store, ready)
             except BaseException as error:
                 self._fail(error, *(job for job, _, _ in taken))
+        remaining = iter(predictions)
         for job, clip, frames in taken:
             outcome: Future[EncodedClip | str] | str | None = None
             if isinstance(frames, str):
                 outcome = frames
-            elif frames is not None and predictions:
-                outcome = self.encode_pool.submit(self.encode, job.store, predictions.pop(0))
+            elif frames is not None and (predicted := next(remaining, None)) is not None:
+                outcome = self.encode_pool.submit(self.encode, job.store, predicted)
             self._write.submit(self._add, job, clip, outcome)
 
     def _add(self, job: _Task, clip: int, outcome: Future[EncodedClip | str] | str | None) -> None:
@@ -311,4 +317,8 @@ def load_recompute(
             "restore the weight files at the places in its provenance"
         )
 
-    return lambda store, clip: worker.extractor.finish(worker.predict([worker.load_clip(store.clip_id(clip))])[0])
+    def recompute(store: CueStore, clip: int) -> ClipCues:
+        (predictions,) = worker.extractor.predict([worker.load_clip(store.clip_id(clip))])
+        return worker.extractor.on_host(predictions)
+
+    return recompute

@@ -72,7 +72,7 @@ def networks_alone(worker: Worker, taken: list[ClipFrames]) -> float:
     """Seconds of the networks on frames that are in memory."""
     worker.timer.take()
     for frames in taken:
-        worker.extractor.predict(frames)
+        worker.extractor.predict([frames])
     if worker.extractor.device.type == "cuda":
         torch.cuda.synchronize()
     parts = worker.timer.take()

@@ -17,7 +17,7 @@ from pathlib import Path
 import stores
 from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.pipeline import build
-from lila_cues.pipeline.cues import ClipPredictions
+from lila_cues.pipeline.cues import ClipPredictions, ClipValues
 from lila_cues.pipeline.frames import ClipFrames
 from lila_cues.pipeline.setup import Networks
 from lila_cues.pipeline.task import Worker
@@ -51,13 +51,13 @@ class SleepingWorker(Worker):
         time.sleep(DECODE / self.speed)
         return replace(self.frames, clip_id=clip_id)
 
-    def predict(self, clips: Sequence[ClipFrames]) -> list[ClipPredictions]:
+    def predict(self, store: stores.CueStore, clips: Sequence[ClipFrames]) -> list[ClipPredictions] | list[ClipValues]:
         time.sleep(NETWORKS * len(clips) / self.speed)
-        return super().predict(clips)
+        return super().predict(store, clips)
 
-    def encode(self, store: stores.CueStore, predictions: ClipPredictions) -> EncodedClip | str:
+    def encode(self, store: stores.CueStore, predicted: ClipPredictions | ClipValues) -> EncodedClip | str:
         time.sleep(ENCODE / self.speed)
-        self.encoded = self.encoded or super().encode(store, predictions)
+        self.encoded = self.encoded or super().encode(store, predicted)
         return self.encoded
 
 

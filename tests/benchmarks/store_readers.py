@@ -15,7 +15,7 @@ import numpy as np
 
 import stores
 from stores.cues import PairCues
-from stores.shards import encode_clip
+from stores.shards import encode_clip, stored_values
 from stores.spec import RGB_CODECS
 from stores.spec import STANDARD_CUES as CUES
 from stores.store import CueStore
@@ -131,7 +131,8 @@ def write_all(folder: Path, n_clips: int, clip: Callable[[int], Any], spec: stor
             with store.lock_task(task) as writer:
                 assert writer is not None
                 for number in writer.pending():
-                    writer.add(number, encode_clip(store.clip_id(number), store.arrays, clip(number)))
+                    values = stored_values(store.arrays, clip(number))
+                    writer.add(number, encode_clip(store.clip_id(number), store.arrays, values))
     _write_others(folder, store)
 
 

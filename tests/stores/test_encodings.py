@@ -80,6 +80,26 @@ def test_stated_bound_of_per_map_int8_holds() -> None:
     assert (error > 0.8 * error_bound(FEATURES, scales)).all()
 
 
+EDGES = np.array(
+    [0, -0.0, np.nan, -np.nan, np.inf, -np.inf, 3e38, -1e38, 1e-45, 65504, 65520, 511.99, -512, 0.5, 1.5],
+    np.float32,
+)
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("encoding", [FLOW, DEPTH, FEATURES, FixedPoint(1 / 127, "int8")])
+def test_a_tensor_is_encoded_to_the_bits_of_an_array(encoding: encodings.Encoding, device: str) -> None:
+    random = np.random.default_rng(0).normal(0, 1, (3, len(EDGES), 400)) * np.logspace(-4, 4, 400)
+    random *= np.logspace(-40, 34, len(EDGES))[:, None]
+    values = np.concatenate([np.tile(EDGES, (3, 1))[..., None], random.astype(np.float32)], axis=-1)[:, :, None]
+    on_host, scales = encode(encoding, values)
+    on_device, device_scales = encode(encoding, torch.from_numpy(values).to(device))
+    assert on_device.cpu().numpy().tobytes() == on_host.tobytes()
+    if scales is not None:
+        assert device_scales.cpu().numpy().tobytes() == scales.tobytes()
+
+
 def test_colors_are_lossless() -> None:
     values = np.arange(256, dtype=np.uint8)
     np.testing.assert_array_equal(decode(RGB, encode(RGB, values)[0]), values)

@@ -16,7 +16,7 @@ import stores
 from stores import StoreError, StoreSpec
 from stores.config import differences
 from stores.encodings import canonical_json, crc32c
-from stores.shards import encode_clip
+from stores.shards import encode_clip, stored_values
 from tests.stores import worlds
 
 
@@ -174,7 +174,7 @@ def test_cues_of_another_shape(tmp_path: Path) -> None:
         ):
             worlds.add(store, writer, 0, replace(cues, depth=cues.depth[..., 1:]))
         worlds.add(store, writer, 0, cues)
-        encoded = encode_clip(store.clip_id(0), store.arrays, cues)
+        encoded = encode_clip(store.clip_id(0), store.arrays, stored_values(store.arrays, cues))
         for clip in (0, 9):
             with pytest.raises(StoreError, match=f"clip {clip} is not pending in task 0; take clips from"):
                 writer.add(clip, encoded)

@@ -10,7 +10,7 @@ import numpy as np
 
 import stores
 from stores import ClipCues, CueStore, Geometry, StoreSpec
-from stores.shards import encode_clip
+from stores.shards import encode_clip, stored_values
 from stores.writer import TaskWriter
 
 GEOMETRY = Geometry(frames=4, pairs=3, base=(12, 16), cue=(8, 10), features=(4, 5), encoder=(2, 3), channels=6)
@@ -48,7 +48,7 @@ def cues(clip: int, geometry: Geometry = GEOMETRY) -> ClipCues:
 
 def add(store: CueStore, writer: TaskWriter, clip: int, values: ClipCues) -> None:
     """Encode a clip and add it."""
-    writer.add(clip, encode_clip(store.clip_id(clip), store.arrays, values))
+    writer.add(clip, encode_clip(store.clip_id(clip), store.arrays, stored_values(store.arrays, values)))
 
 
 def create(path: Path, n_clips: int, spec: StoreSpec = SPEC, settings: dict[str, Any] = SETTINGS) -> CueStore:

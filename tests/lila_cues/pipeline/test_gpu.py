@@ -24,11 +24,11 @@ def test_cues_of_a_gpu_are_those_of_a_cpu(tmp_path: Path) -> None:
     cues = {}
     for device in ("cpu", f"cuda:{torch.cuda.device_count() - 1}"):
         extractor = CueExtractor(small_networks.networks(), config, device)
-        predictions = extractor.predict(frames)
+        (predictions,) = extractor.predict([frames])
         assert predictions.depth.device.type == torch.device(device).type
-        cues[device[:4]] = extractor.finish(predictions)
+        cues[device[:4]] = extractor.on_host(predictions)
         seconds = extractor.timer.take()
-        assert {"encoder", "depth", "flow", "pamr", "to host"} == set(seconds)
+        assert {"to device", "encoder", "depth", "flow", "pamr"} == set(seconds)
         assert min(seconds.values()) >= 0
     for name in ("depth", "flow_forward", "flow_backward", "features", "features_raw"):
         one, other = getattr(cues["cpu"], name), getattr(cues["cuda"], name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from collections.abc import Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 
 import stores
 from lila_cues.pipeline import build
-from lila_cues.pipeline.cues import CueExtractor
+from lila_cues.pipeline.cues import ClipPredictions, CueExtractor
+from lila_cues.pipeline.frames import ClipFrames
 from lila_cues.pipeline.task import Worker
 from stores import verify
 from tests.lila_cues import barcodes, small_networks
@@ -26,11 +28,11 @@ def build_logged(videos: Path, path: Path, log: Path) -> None:
     """Build what is pending; a line in `log` for each clip that the networks compute."""
     predict, line = CueExtractor.predict, os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-    def logged(extractor: CueExtractor, frames: object) -> object:
-        os.write(line, f"{frames.clip_id}\n".encode())  # type: ignore[attr-defined]
-        return predict(extractor, frames)  # type: ignore[arg-type]
+    def logged(extractor: CueExtractor, clips: Sequence[ClipFrames]) -> list[ClipPredictions]:
+        os.write(line, "".join(f"{frames.clip_id}\n" for frames in clips).encode())
+        return predict(extractor, clips)
 
-    CueExtractor.predict = logged  # type: ignore[assignment,method-assign]
+    CueExtractor.predict = logged  # type: ignore[method-assign]
     store = stores.open(path)
     os.write(line, b"started\n")
     with Worker(small_networks.CONFIG, small_networks.run_options(videos), small_networks.networks(), 2) as worker:

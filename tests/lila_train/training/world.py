@@ -8,7 +8,7 @@ import numpy as np
 
 import stores
 from lila_cues.networks import FrozenEncoder, load_encoder
-from stores.shards import encode_clip
+from stores.shards import encode_clip, stored_values
 
 GEOMETRY = stores.Geometry(
     frames=4, pairs=4, base=(64, 64), cue=(32, 32), features=(16, 16), encoder=(4, 4), channels=6
@@ -59,5 +59,8 @@ def fill(store: stores.CueStore, gap: int = 1, tasks: int | None = None) -> stor
         with store.lock_task(task) as writer:
             assert writer is not None
             for clip in writer.pending():
-                writer.add(clip, encode_clip(store.clip_id(clip), store.arrays, clip_cues(clip, gap)))
+                writer.add(
+                    clip,
+                    encode_clip(store.clip_id(clip), store.arrays, stored_values(store.arrays, clip_cues(clip, gap))),
+                )
     return store
