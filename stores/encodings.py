@@ -150,128 +150,31 @@ def namespace(values: Array) -> Any:
     return sys.modules[type(values).__module__.partition(".")[0]]
 
 
-def encode(self, chunk: np.ndarray) -> bytes:
-        """Compress a chunk (C order, little endian) and append its checksum."""
-        contiguous = np.ascontiguousarray(chunk, dtype=chunk.dtype.newbyteorder("<"))
-        name, shuffle = self.compressor.encode(), _SHUFFLES[self.shuffle]
-        return with_checksum(blosc.compress(contiguous, name, self.level, shuffle, self.block))
-
-    def decode_into(self, encoded: bytes, chunk: np.ndarray) -> None:
-        """Verify encoded bytes and decompress them into `chunk`, contiguous and of the right size.
-
-        Raises:
-            ChecksumError: the bytes are damaged, or those of a chunk of another size.
-        """
-        body = verified(encoded)
-        if int.from_bytes(encoded[4:8], "little") != chunk.nbytes:  # blosc's header: bytes when decompressed
-            raise ChecksumError(f"it does not hold the {chunk.nbytes} bytes of a chunk")
-        try:
-            blosc.decompress(body, chunk)
-        except (RuntimeError, ValueError) as error:
-            raise ChecksumError(str(error)) from error
-
-
-@dataclass(frozen=True, config=NO_OTHERS)
-class Jpeg:
-    """A frame y×x×3 of uint8 as JPEG without chroma subsampling (4:4:4); of rgb alone.
-
-    At quality 95 the mean error is 1.1 gray levels on frames of DAVIS at 480² (0.7 to 1.5 by sequence) and 1.4 at 256²;
-    a file has a quarter of zstd's size.
-    """
-
-    quality: int
-
-    def metadata(self, itemsize: int) -> list[dict[str, Any]]:
-        """Return the Zarr v3 codecs of an inner chunk; zarr-python finds the first in stores/jpeg.py."""
-        return [{"name": JPEG_CODEC, "configuration": {"quality": self.quality}}, {"name": "crc32c"}]
-
-    def encode(self, chunk: np.ndarray) -> bytes:
-        """Compress a frame and append its checksum."""
-        file = io.BytesIO()
-        Image.fromarray(chunk).save(file, "JPEG", quality=self.quality, subsampling=0)
-        return with_checksum(file.getvalue())
-
-    def decode_into(self, encoded: bytes, chunk: np.ndarray) -> None:
-        """Verify encoded bytes and decompress them into `chunk`; ChecksumError as `Blosc.decode_into`."""
-        try:
-            frame = np.asarray(Image.open(io.BytesIO(verified(encoded).data), formats=["JPEG"]))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise ChecksumError(f"it is no JPEG: {error}") from error
-        if frame.shape != chunk.shape:
-            raise ChecksumError(f"it holds a frame of {frame.shape}, not {chunk.shape}")
-        chunk[...] = frame
-
-
-@dataclass(frozen=True, config=NO_OTHERS)
-class Cast:
-    """Stored in `dtype`: relative rounding error 2⁻¹¹ for float16, none for integers; uint8 frames may be JPEG."""
-
-    kind: Literal["plain"] = field(default="plain", kw_only=True)
-    dtype: str
-    codec: Blosc | Jpeg = Blosc()
-
-
-@dataclass(frozen=True, config=NO_OTHERS)
-class FixedPoint:
-    """Stored as a whole number of `step`s: error at most step / 2 within ± (max − 1) · step."""
-
-    kind: Literal["steps"] = field(default="steps", kw_only=True)
-    step: float
-    dtype: str = "int16"
-    codec: Blosc = Blosc()
-
-
-@dataclass(frozen=True, config=NO_OTHERS)
-class PerMapInt8:
-    """int8 with one scale per map (a channel of a frame), max|map| / 127, in the array `…_scale`: error ≤ scale / 2."""
-
-    kind: Literal["rows"] = field(default="rows", kw_only=True)
-    dtype: str = "int8"
-    codec: Blosc = Blosc()
-
-
-Encoding = Cast | FixedPoint | PerMapInt8
-
-
-def namespace(values: Array) -> Any:
-    """Return the module whose functions take an array: numpy, or torch, which this package does not import."""
-    return np if isinstance(values, np.ndarray) else sys.modules["torch"]
-
-
-def cast(values: Array, dtype: str) -> Array:
-    """Return an array or tensor in the type of that name."""
-    return (
-        values.astype(dtype, copy=False)
-        if isinstance(values, np.ndarray)
-        else values.to(getattr(sys.modules["torch"], dtype))
-    )
-
-
 def encode(encoding: Encoding, values: Array) -> tuple[Array, Array | None]:
     """Return stored values and, of PerMapInt8 only, the float32 scales `…` of the maps `… y x`.
 
-    A tensor is encoded on its device, to the same bits as an array, without making the host wait.
+    The same for numpy arrays and for torch tensors on any device, bit by bit, without a synchronization.
     """
-    xp, dtype = namespace(values), np.dtype(encoding.dtype)
-    stored_type = getattr(xp, encoding.dtype)
+    xp = namespace(values)
+    dtype = getattr(xp, encoding.dtype)
     if isinstance(encoding, Cast):
-        if dtype.kind != "f":
-            return xp.asarray(values, dtype=stored_type), None
-        fits = abs(values) <= float(np.finfo(dtype).max)
+        if np.dtype(encoding.dtype).kind != "f":
+            return xp.asarray(values, dtype=dtype), None
+        fits = abs(values) <= float(np.finfo(encoding.dtype).max)
         # NaN after the cast, since the bits of a NaN that is cast depend on the device
-        return xp.where(fits, xp.asarray(xp.where(fits, values, 0), dtype=stored_type), float("nan")), None
-    largest, missing = int(np.iinfo(dtype).max), missing_value(encoding)
+        return xp.where(fits, xp.asarray(xp.where(fits, values, 0), dtype=dtype), xp.nan), None
+    largest, missing = int(np.iinfo(encoding.dtype).max), float(missing_value(encoding))
     values = xp.asarray(values, dtype=xp.float32)
     if isinstance(encoding, FixedPoint):
         with np.errstate(over="ignore"):
             steps = xp.round(values * float(np.float32(1 / encoding.step)))
-        return xp.asarray(xp.where(abs(steps) <= largest, steps, float(missing)), dtype=stored_type), None
+        return xp.asarray(xp.where(abs(steps) <= largest, steps, missing), dtype=dtype), None
     finite = abs(values) <= _LARGEST_PER_MAP
     maps = xp.where(finite, values, 0)
     maxima = xp.amax(abs(maps), axis=(-2, -1))
     scales = maxima / xp.full_like(maxima, largest)  # by a scalar, CUDA would multiply by its rounded reciprocal
     steps = xp.clip(xp.round(maps / xp.where(scales > 0, scales, 1)[..., None, None]), -largest, largest)
-    return xp.asarray(xp.where(finite, steps, float(missing)), dtype=stored_type), scales
+    return xp.asarray(xp.where(finite, steps, missing), dtype=dtype), scales
 
 
 def decode(encoding: Encoding, stored: Array, scales: Array | None = None) -> Array:
