@@ -214,15 +214,15 @@ MUTATIONS = (
     Mutation(
         "flow is rounded to the nearest step",
         "stores/encodings.py",
-        "steps = np.rint(np.asarray(values, np.float32) * np.float32(1 / encoding.step))",
-        "steps = np.trunc(np.asarray(values, np.float32) * np.float32(1 / encoding.step))",
+        "steps = xp.round(values * float(np.float32(1 / encoding.step)))",
+        "steps = xp.trunc(values * float(np.float32(1 / encoding.step)))",
         ("tests/stores/test_encodings.py",),
     ),
     Mutation(
         "flow beyond the range is missing",
         "stores/encodings.py",
-        "np.where(np.abs(steps) <= largest, steps, np.float32(missing)).astype(dtype)",
-        "np.clip(steps, -32767, 32767).astype(dtype)",
+        "xp.where(abs(steps) <= largest, steps, missing)",
+        "xp.clip(steps, -32767, 32767)",
         ("tests/stores/test_encodings.py",),
     ),
 )

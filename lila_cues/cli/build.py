@@ -45,6 +45,7 @@ def _of_profile(name: str) -> str:
 PROFILE = "Networks and sizes: tiny, small, base or large. Default: small on a GPU; tiny on a CPU and for the demo."
 SET = "Any other setting, such as channels=32; may be given more than once. `lila-cues profiles NAME` lists them."
 WORKERS = "Number of processes on this machine, sharing its GPUs or cores. Default: this process."
+CLIPS_PER_PASS = "Clips that pass the networks at once. Default: 1; on a GPU up to 4, by its free memory."
 SHARD = "Build share I of N of the tasks, I from 0; a SLURM array needs no scheduler. Default: all tasks."
 
 Dataset = Annotated[str, data(metavar="NAME", help=BuildConfig.help("dataset"))]
@@ -69,6 +70,7 @@ Compile = Annotated[bool | None, network("--compile", help=BuildConfig.help("com
 Set = Annotated[list[str] | None, network("--set", metavar="NAME=VALUE", help=SET)]
 ConfigFile = Annotated[Path | None, network("--config", help="Another store, to take its settings; no --profile then.")]
 Device = Annotated[str, running(help="auto (a GPU if there is one), cpu, cuda, cuda:1 …")]
+ClipsPerPass = Annotated[int | None, running(min=1, help=CLIPS_PER_PASS)]
 RgbCodec = Annotated[str | None, stored(help=BuildConfig.help("rgb_codec"))]
 BaseSize = Annotated[int | None, stored(help=_of_profile("base_size"))]
 FeatureSize = Annotated[int | None, stored(help=_of_profile("feature_size"))]
@@ -107,6 +109,7 @@ def build(
     set_: Set = None,
     config: ConfigFile = None,
     device: Device = "auto",
+    clips_per_pass: ClipsPerPass = None,
     only_failed: OnlyFailed = False,
     max_failures: MaxFailures = None,
     workers: Workers = None,

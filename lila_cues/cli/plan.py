@@ -51,6 +51,7 @@ def plan(
     set_: options.Set = None,
     config: options.ConfigFile = None,
     device: options.Device = "auto",
+    clips_per_pass: options.ClipsPerPass = None,
     only_failed: options.OnlyFailed = False,
     max_failures: options.MaxFailures = None,
     workers: options.Workers = None,

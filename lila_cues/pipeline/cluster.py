@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Hashable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from multiprocessing import resource_tracker
@@ -25,7 +25,7 @@ from distributed.worker import Worker as DaskWorker
 import stores
 from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.devices import usable_cores
-from lila_cues.pipeline.task import TaskReport, Worker, tasks_at_once
+from lila_cues.pipeline.task import DeviceLost, TaskReport, Worker, tasks_at_once
 from stores.errors import LilaError
 from stores.store import CueStore
 
@@ -111,7 +111,16 @@ class WorkerSetup(WorkerPlugin):
 def build_remote(path: str, task: int, only_failed: bool) -> TaskReport | None:
     """Build one task in the stream of this process; runs on a worker, in one of its threads per task in the stream."""
     plugin = cast(WorkerSetup, get_worker().plugins[PLUGIN])
-    return None if plugin.stop.is_set() else plugin.worker().submit(stores.open(path), task, only_failed).result()
+    if plugin.stop.is_set():
+        return None
+    worker, report = plugin.worker(), None
+    with suppress(DeviceLost):
+        report = worker.submit(stores.open(path), task, only_failed).result()
+    if isinstance(worker.error, DeviceLost):
+        worker.__exit__()  # publishes what is done
+        logging.error("%s", worker.error)
+        os._exit(1)  # Dask starts a new process, and gives it the tasks of this one
+    return report
 
 
 def stop_worker(dask_worker: DaskWorker) -> None:

@@ -34,6 +34,10 @@ from stores.spec import ArraySpec, FrameMaps
 FIELD_OF_VIEW_DEG = 45.0
 """Of the base crop, which no file states: between a phone's long side (65°) and a telephoto lens."""
 
+MAX_PASS = 4  # clips
+NETWORKS_SHARE = 3
+"""Memory of a pass, of that of PAMR: three maps of float32 and the affinity."""
+
 
 @dataclass(frozen=True)
 class ClipPredictions:
@@ -97,6 +101,16 @@ class CueExtractor:
         self.timer = Timer(self.device)
         self._batch = default_batch(self.device)
         self._downloads = torch.cuda.Stream(self.device) if self.on_gpu else None
+
+    def clips_per_pass(self) -> int:
+        """Return how many clips to run in one pass: on a GPU up to 4, by its free memory."""
+        if not self.on_gpu:
+            return 1
+        g = self.geometry
+        clip_bytes = (
+            NETWORKS_SHARE * 4 * g.frames * math.prod(g.cue) * (3 * g.channels + 8 * len(self.config.pamr_dilations))
+        )
+        return max(1, min(MAX_PASS, torch.cuda.mem_get_info(self.device)[0] // clip_bytes))
 
     def predict(self, clips: Sequence[ClipFrames]) -> list[ClipPredictions]:
         """Run the networks on some clips in one pass."""

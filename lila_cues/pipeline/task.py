@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch
 
 from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.datasets import open_dataset
@@ -20,6 +22,7 @@ from lila_cues.devices import usable_cores
 from lila_cues.pipeline.cues import ClipPredictions, ClipValues, CueExtractor
 from lila_cues.pipeline.frames import ClipFrames, DepthFiles, load_clip
 from lila_cues.pipeline.setup import Networks, load_networks
+from lila_cues.prefetch import batched
 from lila_cues.video.decoders import require_decoder
 from stores import plan
 from stores.cues import ClipCues
@@ -38,6 +41,10 @@ MAX_REASON = 400  # characters
 
 OnClipDone = Callable[[str, str | None], None]
 """Receives a clip's id, and the reason if it failed."""
+
+
+class DeviceLost(LilaError):
+    """A GPU on which this process can run nothing any more."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,8 @@ class Worker(AbstractContextManager["Worker"]):
         self.extractor = CueExtractor(networks or load_networks(config, options.device), config, options.device)
         self.timer = self.extractor.timer
         self.stop = stop or threading.Event()
-        self.clips_per_pass = 1
+        self.clips_per_pass = options.clips_per_pass or self.extractor.clips_per_pass()
+        self.error: BaseException | None = None
         threads = threads or max(2, min(MAX_THREADS, usable_cores() - 1))
         decoding = max(1, 2 * threads // 3)  # a clip takes about twice as long to decode as to encode
         encoding = max(1, threads - decoding)
@@ -160,12 +168,26 @@ class Worker(AbstractContextManager["Worker"]):
             files = depth if isinstance(depth, DepthFiles) else None
             return load_clip(self.dataset, clip_id, self.config, size, files)
 
-    def predict(self, store: CueStore, clips: Sequence[ClipFrames]) -> list[ClipPredictions] | list[ClipValues]:
-        """Runs in the networks' thread; on a GPU, what `store` keeps is quantized there."""
-        predictions = self.extractor.predict(clips)
-        if self.extractor.on_gpu:
-            return [self.extractor.quantize(each, store.arrays) for each in predictions]
-        return predictions
+    def predict(self, store: CueStore, clips: Sequence[ClipFrames]) -> Sequence[ClipPredictions | ClipValues]:
+        """Runs in the networks' thread. When the memory of a GPU is exhausted, passes are halved for good."""
+        sizes = [self.clips_per_pass >> halved for halved in range(self.clips_per_pass.bit_length())]
+        for size in (*sizes, 1):
+            self.clips_per_pass = size
+            with suppress(torch.OutOfMemoryError):
+                return [each for part in batched(clips, size) for each in self._run_pass(store, part)]
+            torch.cuda.empty_cache()  # after the error, whose traceback holds tensors
+        raise LilaError(
+            f"expected room on {self.extractor.device} for one clip, found its memory exhausted; end other programs on "
+            "it, or choose smaller networks, a smaller --set cue_size, or fewer --set frames"
+        )
+
+    def _run_pass(self, store: CueStore, clips: list[ClipFrames]) -> Sequence[ClipPredictions | ClipValues]:
+        """On a GPU, the last clip is repeated so that all passes have one shape, and the results are quantized."""
+        if not self.extractor.on_gpu:
+            return self.extractor.predict(clips)
+        full = [*clips, *[clips[-1]] * (self.clips_per_pass - len(clips))]
+        predictions = self.extractor.predict(full)[: len(clips)]
+        return [self.extractor.quantize(each, store.arrays) for each in predictions]
 
     def encode(self, store: CueStore, predicted: ClipPredictions | ClipValues) -> EncodedClip | str:
         """Runs in the encode pool: PAMR and quantization of a CPU, compression; or the reason why they fail."""
@@ -264,26 +286,32 @@ class Worker(AbstractContextManager["Worker"]):
 
     def _end(self, job: _Task) -> None:
         """Publish a task, or discard it if nothing was done; release its lock, and set its result."""
-        done = bool(job.complete or job.failed)
+        report, done = None, bool(job.complete or job.failed)
         try:
             with self.timer.host("publish"):
                 if done and job.intact:
                     job.lock.close()
                 else:
                     job.lock.__exit__(CancelledError, CancelledError(), None)
+            if done and job.error is None:
+                wall, seconds = time.perf_counter() - job.start, self.timer.take()
+                report = TaskReport(job.number, job.complete, job.failed, job.bytes, wall, seconds)
         except BaseException as error:
             self._fail(error, job)
-        if job.error is not None:
-            job.result.set_exception(job.error)
-        elif not done:
-            job.result.set_result(None)
+        if job.error is None:
+            job.result.set_result(report)
         else:
-            wall = time.perf_counter() - job.start
-            seconds = self.timer.take()
-            job.result.set_result(TaskReport(job.number, job.complete, job.failed, job.bytes, wall, seconds))
+            job.result.set_exception(job.error)
 
     def _fail(self, error: BaseException, *jobs: _Task) -> None:
         """Stop, and raise the error from the result of each task."""
+        if isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
+            reason = str(error).strip().split("\n", maxsplit=1)[0]
+            error = DeviceLost(
+                f"expected {self.extractor.device} to work, found that it failed ({reason}); completed clips are "
+                "published: run the same command again, and if it fails again, see nvidia-smi"
+            )
+        self.error = self.error or error
         self.stop.set()
         for job in jobs:
             job.error = job.error or error

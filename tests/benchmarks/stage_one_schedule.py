@@ -51,7 +51,7 @@ class SleepingWorker(Worker):
         time.sleep(DECODE / self.speed)
         return replace(self.frames, clip_id=clip_id)
 
-    def predict(self, store: stores.CueStore, clips: Sequence[ClipFrames]) -> list[ClipPredictions] | list[ClipValues]:
+    def predict(self, store: stores.CueStore, clips: Sequence[ClipFrames]) -> Sequence[ClipPredictions | ClipValues]:
         time.sleep(NETWORKS * len(clips) / self.speed)
         return super().predict(store, clips)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import resource
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,9 @@ import stores
 from lila_cues.config import BuildConfig
 from lila_cues.pamr import Stage, refine
 from lila_cues.pipeline import build
-from lila_cues.pipeline.frames import FULL, base_box, crop
-from lila_cues.pipeline.task import Worker, failure_reason
+from lila_cues.pipeline.cues import ClipPredictions, CueExtractor
+from lila_cues.pipeline.frames import FULL, ClipFrames, base_box, crop
+from lila_cues.pipeline.task import DeviceLost, Worker, failure_reason
 from lila_cues.sampling import select_channels, select_frames
 from stores.errors import LilaError
 from tests.lila_cues import barcodes, small_networks
@@ -118,6 +120,69 @@ def test_the_bytes_do_not_depend_on_threads_or_on_who_builds_which_task(
             list(build.build_local(store, worker, build.tasks_of_shard(range(store.n_tasks), shard)))
     assert cue_bytes(again) == cue_bytes(built)
     assert cue_bytes(store) == cue_bytes(built)
+
+
+def in_passes(path: Path, root: Path, size: int) -> tuple[stores.CueStore, Worker]:
+    """Build with networks of real layers, some clips per pass."""
+    config = small_networks.CONFIG.replace(encoder="tiny", depth="tiny", flow="raft_small", flow_updates=2)
+    config = config.replace(encoder_weights="random:1", depth_weights="random:1", flow_weights="random:1")
+    store = stores.create(path, stores.StoreSpec(config.geometry(8, 96), 7), names(), {}, {})
+    options = replace(small_networks.run_options(root), clips_per_pass=size)
+    with Worker(config, options, threads=2) as worker:
+        list(build.build_local(store, worker, range(store.n_tasks)))
+    return store, worker
+
+
+def test_clips_in_one_pass_give_what_they_give_alone(videos: Path, tmp_path: Path) -> None:
+    alone, together = (in_passes(tmp_path / f"{size}.zarr", videos, size)[0] for size in (1, 4))
+    assert together.statuses().tolist() == [1, 1, 1, 2, 1, 1, 1]
+    for clip in alone.complete_clips().tolist():
+        for name, spec in alone.arrays.items():
+            one, other = alone.read(name, clip), together.read(name, clip)
+            step = 1 / 64 if name.startswith("flow") else np.abs(one).max() / 100 if spec.dtype.kind == "f" else 0
+            np.testing.assert_allclose(other, one, atol=step, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize(("room", "fits"), [(2, True), (1, True), (0, False)])
+def test_passes_are_halved_when_memory_is_exhausted(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, fits: bool
+) -> None:
+    predict = CueExtractor.predict
+
+    def limited(extractor: CueExtractor, clips: Sequence[ClipFrames]) -> list[ClipPredictions]:
+        if len(clips) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return predict(extractor, clips)
+
+    monkeypatch.setattr(CueExtractor, "predict", limited)
+    if fits:
+        store, worker = in_passes(tmp_path / "s.zarr", videos, 4)
+        assert store.statuses().tolist() == [1, 1, 1, 2, 1, 1, 1]
+        assert worker.clips_per_pass == room
+    else:
+        with pytest.raises(LilaError, match="expected room on cpu for one clip, found its memory exhausted"):
+            in_passes(tmp_path / "s.zarr", videos, 4)
+
+
+def test_a_device_that_fails_ends_the_build_with_what_is_done_published(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict, calls = CueExtractor.predict, list[str]()
+
+    def failing(extractor: CueExtractor, clips: Sequence[ClipFrames]) -> list[ClipPredictions]:
+        calls.extend(clip.clip_id for clip in clips)
+        if len(calls) > 2:
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCompile with …")
+        return predict(extractor, clips)
+
+    monkeypatch.setattr(CueExtractor, "predict", failing)
+    with pytest.raises(
+        DeviceLost, match=r"found that it failed \(CUDA error: an illegal memory access was encountered\)"
+    ):
+        in_passes(tmp_path / "s.zarr", videos, 1)
+    store = stores.open(tmp_path / "s.zarr")
+    assert store.complete_clips().tolist() == [0, 1]
+    assert store.locked_by(0) is None
 
 
 def test_another_seed_keeps_other_frames_and_channels(built: stores.CueStore, videos: Path, tmp_path: Path) -> None:
