@@ -6,6 +6,7 @@ Remote files are read by ranges, with the credentials of the environment.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -69,6 +70,11 @@ class LocalFiles:
             found = "a folder" if stat.S_ISDIR(mode) else "a FIFO or a device"
             raise FileNotFoundError(errno.ENOENT, f"{found} is in its place", path)
         return fd
+
+    def mapped(self, key: str) -> bytes | mmap.mmap:
+        """Return a file as a buffer, memory-mapped."""
+        with os.fdopen(self.descriptor(key), "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
 
     def open(self, key: str, tail: int) -> tuple[Blob, bytes]:
         """Open a file; return it and its last `tail` bytes, fewer if it is shorter."""
@@ -136,6 +142,8 @@ class RemoteFiles:
     def read(self, key: str) -> bytes:
         with self._request(key) as obstore:
             return bytes(obstore.get(self.objects, key).bytes())
+
+    mapped = read
 
     def open(self, key: str, tail: int) -> tuple[Blob, bytes]:
         def read(ranges: Sequence[Range]) -> list[bytes]:

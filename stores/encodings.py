@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 import sys
 from dataclasses import field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import google_crc32c
 import numpy as np
 from numcodecs import blosc
 from PIL import Image
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
 
 Array = TypeVar("Array", np.ndarray, "torch.Tensor")
 CHECKSUM_BYTES = 4
+MAX_CHUNK_BYTES = 2**31 - 17  # of one inner chunk: blosc's own limit
 JPEG_CODEC = "lila.jpeg"  # its name in Zarr metadata
-NO_OTHERS = ConfigDict(extra="forbid")  # a spec of JSON values has no unknown fields
+NO_OTHERS = ConfigDict(extra="forbid", allow_inf_nan=False)  # a spec of JSON values has no unknown fields
 _SHUFFLES = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 _LARGEST_PER_MAP = float(np.float32(1e38))  # beyond it, scale · 127 might be infinite
 
@@ -42,10 +44,10 @@ class Blosc:
     One block of up to 1 MiB, mostly the entire chunk, is smaller and faster to decode than blosc's default.
     """
 
-    compressor: str = "zstd"
-    level: int = 3
-    shuffle: str = "shuffle"
-    block: int = 1 << 20  # bytes
+    compressor: Literal["blosclz", "lz4", "lz4hc", "zlib", "zstd"] = "zstd"
+    level: Annotated[int, Field(ge=0, le=9)] = 3
+    shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = "shuffle"
+    block: Annotated[int, Field(ge=0, le=MAX_CHUNK_BYTES)] = 1 << 20  # bytes
 
     def metadata(self, itemsize: int) -> list[dict[str, Any]]:
         """Return the Zarr v3 codecs of an inner chunk."""
@@ -91,7 +93,7 @@ class Jpeg:
     a file has a quarter of zstd's size.
     """
 
-    quality: int
+    quality: Annotated[int, Field(ge=1, le=100)]
 
     def metadata(self, itemsize: int) -> list[dict[str, Any]]:
         """Return the Zarr v3 codecs of an inner chunk; zarr-python finds the first in stores/jpeg.py."""
@@ -119,7 +121,7 @@ class Cast:
     """Stored in `dtype`: relative rounding error 2⁻¹¹ for float16, none for integers; uint8 frames may be JPEG."""
 
     kind: Literal["plain"] = field(default="plain", kw_only=True)
-    dtype: str
+    dtype: Literal["uint8", "int32", "int64", "float16", "float32", "float64"]
     codec: Blosc | Jpeg = Blosc()
 
 
@@ -128,8 +130,8 @@ class FixedPoint:
     """Stored as a whole number of `step`s: error at most step / 2 within ± (max − 1) · step."""
 
     kind: Literal["steps"] = field(default="steps", kw_only=True)
-    step: float
-    dtype: str = "int16"
+    step: Annotated[float, Field(gt=0)]
+    dtype: Literal["int8", "int16", "int32"] = "int16"
     codec: Blosc = Blosc()
 
 
@@ -138,11 +140,11 @@ class PerMapInt8:
     """int8 with one scale per map (a channel of a frame), max|map| / 127, in the array `…_scale`: error ≤ scale / 2."""
 
     kind: Literal["rows"] = field(default="rows", kw_only=True)
-    dtype: str = "int8"
+    dtype: Literal["int8"] = "int8"
     codec: Blosc = Blosc()
 
 
-Encoding = Cast | FixedPoint | PerMapInt8
+Encoding = Annotated[Cast | FixedPoint | PerMapInt8, Field(discriminator="kind")]
 
 
 def namespace(values: Array) -> Any:
@@ -221,7 +223,7 @@ def with_checksum(body: bytes) -> bytes:
     return body + crc32c(body).to_bytes(CHECKSUM_BYTES, "little")
 
 
-def verified(encoded: bytes) -> np.ndarray:
+def verified(encoded: bytes | mmap.mmap) -> np.ndarray:
     """Return the bytes (uint8) before the crc32c at the end, or raise ChecksumError if it does not match."""
     if len(encoded) < CHECKSUM_BYTES:
         raise ChecksumError(f"{len(encoded)} bytes are too few for a chunk")

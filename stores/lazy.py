@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import dask.array
 import numpy as np
+import xarray
+from xarray.backends import BackendArray
+from xarray.core import indexing
 
 from stores.encodings import FixedPoint, PerMapInt8, missing_value
 from stores.ledger import COMPLETE
@@ -18,8 +23,6 @@ _CHUNK_BYTES = 128 * 2**20  # decoded; a larger shard is split into equal runs o
 
 def dask_array(store: CueStore, name: str) -> Any:
     """Return the array `name` as dask.array.Array."""
-    import dask.array
-
     lazy = LazyArray(store, name)
     shard_clips, clip_bytes = store.spec.shard_clips, math.prod(lazy.shape[1:]) * lazy.dtype.itemsize
     divisors = [clips for clips in range(1, shard_clips + 1) if shard_clips % clips == 0]
@@ -30,16 +33,58 @@ def dask_array(store: CueStore, name: str) -> Any:
     )
 
 
-def dataset(store: CueStore) -> Any:
-    """Return all arrays as xarray.Dataset, decoded (`xarray.open_zarr` leaves features in units of their scales)."""
-    import xarray
-
+def dataset(store: CueStore) -> xarray.Dataset:
+    """Return all arrays, decoded (`xarray.open_zarr` leaves features in units of their scales), and names as `clip`."""
     variables = {
         name: (("clip", *spec.dimensions), dask_array(store, name), spec.attributes)
         for name, spec in store.arrays.items()
         if not name.endswith("_scale")
     }
-    return xarray.Dataset({**variables, "status": ("clip", store.statuses())}, attrs={"path": store.path})
+    variables["status"] = (("clip",), store.statuses(), {})
+    names = xarray.Coordinates.from_xindex(ClipIndex(store.clips.encoded))
+    return xarray.Dataset(variables, names, {"path": store.path})
+
+
+class _Names(BackendArray):
+    """Clip names as text, decoded when they are read."""
+
+    def __init__(self, encoded: np.ndarray) -> None:
+        self.encoded, self.shape, self.dtype = encoded, encoded.shape, np.dtype(f"U{encoded.itemsize}")
+
+    def __getitem__(self, key: indexing.ExplicitIndexer) -> np.ndarray:
+        return indexing.explicit_indexing_adapter(
+            key, self.shape, indexing.IndexingSupport.OUTER, lambda index: np.strings.decode(self.encoded[index])
+        )
+
+
+class ClipIndex(xarray.Index):
+    """Selection of clips by name, without an index of all names in memory."""
+
+    def __init__(self, encoded: np.ndarray) -> None:
+        self.encoded = encoded
+
+    def create_variables(self, variables: Mapping[Any, xarray.Variable] | None = None) -> dict[Any, Any]:
+        """Return the coordinate, whose names are decoded when they are read."""
+        return {"clip": xarray.Variable("clip", indexing.LazilyIndexedArray(_Names(self.encoded)))}
+
+    def sel(self, labels: dict[Any, Any], method: Any = None, tolerance: Any = None) -> indexing.IndexSelResult:
+        """Return the positions of one name or several; KeyError for one that is not there."""
+        ((dimension, label),) = labels.items()
+        positions = []
+        for name in np.atleast_1d(np.asarray(label)).tolist():
+            found = np.flatnonzero(self.encoded == str(name).encode())
+            if not len(found):
+                raise KeyError(f"no clip is named {name!r}")
+            positions.append(int(found[0]))
+        return indexing.IndexSelResult({dimension: positions[0] if np.ndim(label) == 0 else np.array(positions)})
+
+    def isel(self, indexers: Mapping[Any, Any]) -> ClipIndex | None:
+        """Return the index of the selected clips; None for a single one."""
+        (index,) = indexers.values()
+        return None if np.ndim(index) == 0 and not isinstance(index, slice) else ClipIndex(self.encoded[index])
+
+    def equals(self, other: xarray.Index, **options: Any) -> bool:
+        return isinstance(other, ClipIndex) and np.array_equal(self.encoded, other.encoded)
 
 
 class LazyArray:

@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +46,18 @@ class ClipRecord:
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """One attempt at a task: its clips in order, the size in bytes of each shard. Field names are those in the file."""
+    """One attempt at a task: its clips in order, and its shards by array. Field names are those in the file."""
 
     task: int
     attempt: int  # from 1
     fingerprint: str  # `Header.digest`, in which the store's fingerprint is one part
     clips: tuple[ClipRecord, ...]
-    shard_bytes: dict[str, int]  # by array
+    shard_bytes: dict[str, int]
     seconds: float  # duration of the attempt
     written: float = 0.0  # s since the epoch, set by `publish`
     writer: str = ""  # host:pid, set by `publish`
+    names: tuple[str, ...] = ()  # of the clips
+    shard_crc32c: dict[str, int] = field(default_factory=dict)  # `Shard.end_crc32c`
 
     @property
     def key(self) -> str:
@@ -76,7 +78,8 @@ def decode(data: bytes, key: str) -> TaskRecord:
         body: dict[str, Any] = document["record"]
         if crc32c(canonical_json(body)) != document["crc32c"]:
             raise ValueError("checksum")
-        record = TaskRecord(**{**body, "clips": tuple(ClipRecord(**clip) for clip in body["clips"])})
+        clips = tuple(ClipRecord(**clip) for clip in body["clips"])
+        record = TaskRecord(**{**body, "clips": clips, "names": tuple(body.get("names", ()))})
         if record.key != key:
             raise ValueError("name")
     except (ValueError, KeyError, TypeError) as error:
@@ -125,7 +128,7 @@ class Ledger:
     def keys(self, only: int | None = None) -> dict[int, re.Match[str]] | None:
         """Return the key of the current record of each task that has one, as a match with task, attempt and statuses.
 
-        None if the files cannot be listed. `only`: list only the folder of this task.
+        None if the files cannot be listed. `only`: of this task alone.
         """
         current: dict[int, re.Match[str]] = {}
         for first in range(0, self.n_tasks, _BUCKET) if only is None else [only]:
@@ -133,6 +136,8 @@ class Ledger:
             listed = self._files.names(folder)
             if listed is None:
                 return None
+            if only is not None:
+                listed = [name for name in listed if name.startswith(f"{only:07d}-")]
             for key in filter(None, (_KEY.fullmatch(f"{folder}/{name}") for name in listed)):
                 task, attempt = int(key[1]), int(key[2])
                 if task < self.n_tasks and (task not in current or attempt > int(current[task][2])):

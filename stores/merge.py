@@ -1,4 +1,7 @@
-"""Merge stores of the same settings that were built on separate machines; inner chunks are copied unchanged."""
+"""Merge stores of the same settings that were built on separate machines; inner chunks are copied unchanged.
+
+A single store is copied so as well, which converts one of version 1 of the format.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,6 @@ def merge(path: Path, sources: Sequence[CueStore], on_task: Callable[[int], None
 
     Clips of the same name are one clip. `on_task` is called after each task with its number of clips.
     """
-    if len(sources) < 2:
-        raise StoreError("a merge takes two stores or more; name the others as well")
     first, *others = [{"spec": source.spec.to_dict(), "settings": source.fingerprint} for source in sources]
     for source, settings in zip(sources[1:], others, strict=True):
         if changes := differences(first, settings):

@@ -1,80 +1,99 @@
-"""The files of a store besides shards and ledger: the root document, the statuses, and the list of clips.
+"""The files of a store besides shards and ledger: the root document, the statuses, and the names of clips.
 
-zarr.json       of the group; attributes: format version, spec, fingerprint, provenance; metadata of all arrays
-NAME/c.TASK.0…  one shard
-status/c.0      statuses of all clips, for readers that cannot list the ledger
-clips/          clip names, one per line, and the offset of each line; a copy of the root document
-claims          the lock file, see `locks`
-scratch/TASK/   shards being written
+zarr.json           of the group; attributes, all strings and numbers: see `Header.attributes`; metadata of all arrays
+NAME/c.TASK.0…      one shard
+status/c.0          statuses of all clips, for readers that cannot list the ledger
+clip_name/c.0.0     names of all clips, in rows of the same number of bytes
+clips/header.json   a copy of the root document
+claims              the lock file, see `locks`
+scratch/TASK/       shards being written
 
-The clip list is memory-mapped, not read: opening 650,000 names takes as long as opening 100.
+The names are memory-mapped, not read: opening 650,000 clips takes as long as opening 100.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import mmap
+import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
-from stores.backends import Files, LocalFiles
-from stores.encodings import Cast, ChecksumError, canonical_json, crc32c, verified
+from stores import version1
+from stores.backends import Files
+from stores.encodings import CHECKSUM_BYTES, Cast, ChecksumError, canonical_json, crc32c, verified
 from stores.errors import StoreError
-from stores.spec import FORMAT, VERSION, ArraySpec, StoreSpec, arrays
+from stores.spec import FORMAT, VERSION, ArraySpec, StoreSpec, about, arrays, first_problem
 
 ROOT_KEY = "zarr.json"
 ROOT_COPY_KEY = "clips/header.json"
 STATUS_KEY = "status/c.0"
-NAMES_KEY = "clips/names.txt"
-OFFSETS_KEY = "clips/offsets.npy"
+NAMES_KEY = "clip_name/c.0.0"
 LOCKS = "claims"
 SCRATCH = "scratch"
-_ATTRIBUTE = "lila"
+_NAME = re.compile(r"[^\n\0\ud800-\udfff]+")  # what UTF-8 encodes
+_CHECKED = (
+    *("format", "format_version", "n_clips", "clip_name_bytes", "clip_name_crc32c"),
+    *("spec", "fingerprint", "provenance"),
+)
+_STATES: dict[str, Any] = {"flag_values": [0, 1, 2], "flag_meanings": "absent complete failed"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True))
 class Header:
     """The attributes of the root document."""
 
     spec: StoreSpec
-    n_clips: int
-    clip_checksums: dict[str, int]  # of the clip list, see `encode_clip_names`
+    n_clips: Annotated[int, Field(ge=1, le=10**8)]
+    name_bytes: Annotated[int, Field(ge=1, le=2**16)]  # of each row of the clip names
+    names_crc32c: int  # of all rows
     fingerprint: dict[str, Any]  # settings that determine the data, besides the spec
     provenance: dict[str, Any]  # any other information
+    version: int = VERSION
 
     @property
     def digest(self) -> str:
         """SHA-256 of everything that determines the data; each ledger record carries it."""
-        document = {"version": VERSION, "spec": self.spec.to_dict(), "fingerprint": self.fingerprint}
+        document = {"version": self.version, "spec": self.spec.to_dict(), "fingerprint": self.fingerprint}
         return hashlib.sha256(canonical_json(document)).hexdigest()
+
+    def attributes(self) -> dict[str, int | str]:
+        """Return the attributes of the root document: strings and numbers, so that netCDF can hold them."""
+        body: dict[str, int | str] = {
+            "format": FORMAT,
+            "format_version": self.version,
+            "n_clips": self.n_clips,
+            "clip_name_bytes": self.name_bytes,
+            "clip_name_crc32c": self.names_crc32c,
+            "spec": canonical_json(self.spec.to_dict()).decode(),
+            "fingerprint": canonical_json(self.fingerprint).decode(),
+            "provenance": canonical_json(self.provenance).decode(),
+        }
+        return {**body, "crc32c": _checksum(body)}
 
     def documents(self) -> dict[str, bytes]:
         """Return every `zarr.json` of the store, by key."""
         members = {
             name: array.metadata(self.n_clips, self.spec.shard_clips) for name, array in arrays(self.spec).items()
         }
-        members["status"] = ArraySpec("status", (), (), Cast("uint8")).metadata(self.n_clips, self.n_clips) | {
-            "codecs": [{"name": "bytes"}, {"name": "crc32c"}],  # one file
-            "attributes": {"flag_values": [0, 1, 2], "flag_meanings": "absent complete failed"},
-        }
-        body = {
-            "format": FORMAT,
-            "version": VERSION,
-            "spec": self.spec.to_dict(),
-            "clips": {"count": self.n_clips, **self.clip_checksums},
-            "fingerprint": self.fingerprint,
-            "provenance": self.provenance,
-        }
+        names = about("name of the clip, UTF-8 padded with 0")
+        for array in (
+            ArraySpec("status", (), (), Cast("uint8"), attributes=about("state of the clip", **_STATES)),
+            ArraySpec("clip_name", ("name_byte",), (self.name_bytes,), Cast("uint8"), attributes=names),
+        ):
+            one_file = {"codecs": [{"name": "bytes"}, {"name": "crc32c"}]}
+            members[array.name] = array.metadata(self.n_clips, self.n_clips) | one_file
         root = {
             "zarr_format": 3,
             "node_type": "group",
-            "attributes": {_ATTRIBUTE: {**body, "crc32c": crc32c(canonical_json(body))}},
+            "attributes": self.attributes(),
             "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": members},
         }
         documents = {ROOT_KEY: root, **{f"{name}/{ROOT_KEY}": document for name, document in members.items()}}
@@ -82,31 +101,45 @@ class Header:
 
 
 def parse_header(data: bytes, location: str) -> Header:
-    """Return the header in the root document `data` of the store at `location`."""
+    """Return the header in the root document `data` of the store at `location`; other attributes are ignored."""
     try:
-        body = json.loads(data)["attributes"][_ATTRIBUTE]
-        form, version = body["format"], body["version"]
-    except (ValueError, KeyError, TypeError) as error:
+        source = json.loads(data)["attributes"]
+        old = version1.ATTRIBUTE in source
+        source = source[version1.ATTRIBUTE] if old else source
+        form, version = source["format"], source["version" if old else "format_version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(
-            f"{location} is not a cue store, or its zarr.json is damaged: it has no attribute {_ATTRIBUTE!r}; "
+            f"{location} is not a cue store, or its zarr.json is damaged: it has no attribute 'format'; "
             "name a folder that `lila-cues build` wrote, or run `lila-cues repair` on it"
         ) from error
-    if form != FORMAT or version != VERSION:
+    if form != FORMAT or version != (version1.VERSION if old else VERSION):
         raise StoreError(
-            f"{location} is in format {form} version {version}, this program reads {FORMAT} version {VERSION}; "
+            f"{location} is in format {form} version {version}, this program reads {FORMAT} up to version {VERSION}; "
             + ("update lila-pixels" if isinstance(version, int) and version > VERSION else "build the store again")
         )
     try:
-        if crc32c(canonical_json({key: body[key] for key in body if key != "crc32c"})) != body["crc32c"]:
+        if (version1.checksum(source) if old else _checksum(source)) != source["crc32c"]:
             raise ValueError("their checksum does not match")
-        checksums = {key: value for key, value in body["clips"].items() if key != "count"}
-        spec = StoreSpec.from_dict(body["spec"])
-        return Header(spec, body["clips"]["count"], checksums, body["fingerprint"], body["provenance"])
-    except (ValueError, KeyError, TypeError) as error:
+        attributes = version1.upgrade(source) if old else source
+        return Header(
+            spec=StoreSpec.from_dict(json.loads(attributes["spec"])),
+            n_clips=attributes["n_clips"],
+            name_bytes=attributes["clip_name_bytes"],
+            names_crc32c=attributes["clip_name_crc32c"],
+            fingerprint=json.loads(attributes["fingerprint"]),
+            provenance=json.loads(attributes["provenance"]),
+            version=version,
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        problem = first_problem(error) if isinstance(error, ValidationError) else error
         raise StoreError(
-            f"the attributes in {location}/zarr.json are damaged ({error}); "
+            f"the attributes in {location}/zarr.json are damaged ({problem}); "
             "run `lila-cues repair` on it, which restores the copy that every store keeps"
         ) from error
+
+
+def _checksum(attributes: dict[str, Any]) -> int:
+    return crc32c(canonical_json({name: attributes[name] for name in _CHECKED}))
 
 
 def decode_statuses(data: bytes, location: str) -> np.ndarray:
@@ -119,53 +152,75 @@ def decode_statuses(data: bytes, location: str) -> np.ndarray:
         ) from error
 
 
-class ClipList:
-    """The names of clips by number."""
+def require_clip_names(files: Files, header: Header) -> None:
+    """Raise StoreError if the file of clip names does not have the size that the header implies."""
+    if header.version == VERSION:
+        expected = header.n_clips * header.name_bytes + CHECKSUM_BYTES
+        with _explain_damage(files, NAMES_KEY):
+            blob, _ = files.open(NAMES_KEY, CHECKSUM_BYTES)
+            if blob.size != expected:
+                raise ChecksumError(f"it has {blob.size:,} bytes, not {expected:,} for {header.n_clips:,} clips")
 
-    def __init__(self, files: Files) -> None:
-        self._names: bytes | mmap.mmap
-        if isinstance(files, LocalFiles):
-            with (files.root / NAMES_KEY).open("rb") as file:
-                self._names = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            self._offsets = np.load(files.root / OFFSETS_KEY, mmap_mode="r", allow_pickle=False)
-        else:
-            self._names = files.read(NAMES_KEY)
-            self._offsets = np.load(io.BytesIO(files.read(OFFSETS_KEY)), allow_pickle=False)
+
+class ClipNames:
+    """The names of clips by number; verified when this is created.
+
+    Attributes:
+        encoded: bytes (n_clips,), memory-mapped.
+    """
+
+    def __init__(self, files: Files, header: Header) -> None:
+        key = NAMES_KEY if header.version == VERSION else version1.NAMES_KEY
+        with _explain_damage(files, key):
+            data = files.mapped(key)
+            if header.version == VERSION:
+                encoded, checksum = verified(data), int.from_bytes(data[-CHECKSUM_BYTES:], "little")
+                encoded = encoded[: header.n_clips * header.name_bytes].view(f"S{header.name_bytes}")
+            else:
+                encoded, checksum = version1.clip_names(data[:])
+            if checksum != header.names_crc32c or len(encoded) != header.n_clips:
+                raise ChecksumError("it is not the list that zarr.json records")
+        self.encoded: np.ndarray = encoded
 
     def __getitem__(self, clip: int) -> str:
-        if not 0 <= clip < len(self._offsets) - 1:
-            raise IndexError(clip)
-        return self._names[int(self._offsets[clip]) : int(self._offsets[clip + 1]) - 1].decode()
+        name: bytes = self.encoded[clip]
+        return name.decode()
 
     def find(self, clip_id: str) -> int | None:
         """Return the number of the clip of this name."""
-        line = clip_id.encode() + b"\n"
-        if self._names[: len(line)] == line:
-            return 0
-        start = self._names.find(b"\n" + line) + 1
-        return int(np.searchsorted(self._offsets, start)) if start else None
+        found = np.flatnonzero(self.encoded == clip_id.encode(errors="surrogateescape"))
+        return int(found[0]) if len(found) else None
 
 
-def encode_clip_names(clips: Sequence[str]) -> tuple[dict[str, bytes], dict[str, int]]:
-    """Return the files of a clip list, by key, and their checksums as the header records them.
+@contextmanager
+def _explain_damage(files: Files, key: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, ChecksumError) as error:
+        reason = error.strerror if isinstance(error, FileNotFoundError) else error
+        raise StoreError(
+            f"the clip names in {files.location}/{key} are damaged ({reason}); "
+            "run `lila-cues repair` on the store, which restores them"
+        ) from error
 
-    Names must be unique, not empty, without line breaks.
+
+def encode_clip_names(clips: Sequence[str]) -> np.ndarray:
+    """Return clip names as bytes (n_clips,), each padded with 0 to the longest.
+
+    Names must be unique, not empty, without line breaks. Two that differ only by Unicode normalization are refused:
+    some file systems take them for one file. Case distinguishes names, as in YouTube's ids, which Kinetics uses; so a
+    name must not be used as that of a file in a folder that may ignore case.
     """
-    name, count = Counter(clips).most_common(1)[0] if clips else ("", 0)
+    invalid = next((clip for clip in clips if not _NAME.fullmatch(clip)), None)
+    if invalid is not None:
+        raise StoreError(
+            f"{invalid!r} cannot name a clip: names are UTF-8, not empty and have no line break; rename the source"
+        )
+    name, count = Counter(unicodedata.normalize("NFC", clip) for clip in clips).most_common(1)[0]
     if count > 1:
-        raise StoreError(f"clip {name!r} is listed twice; every clip of a store needs a different name")
-    bad = next((clip for clip in clips if not clip or "\n" in clip), None)
-    if bad is not None:
-        raise StoreError(f"{bad!r} cannot name a clip: names are not empty and have no line break; rename the source")
-    names = "".join(f"{clip}\n" for clip in clips).encode()
-    offsets = encode_offsets(names)
-    checksums = {"names_crc32c": crc32c(names), "offsets_crc32c": crc32c(offsets)}
-    return {NAMES_KEY: names, OFFSETS_KEY: offsets}, checksums
-
-
-def encode_offsets(names: bytes) -> bytes:
-    """Return the file of offsets for a file of names."""
-    ends = np.flatnonzero(np.frombuffer(names, np.uint8) == ord("\n")) + 1
-    buffer = io.BytesIO()
-    np.save(buffer, np.concatenate([[0], ends]).astype("<i8"))
-    return buffer.getvalue()
+        twins = " and ".join(ascii(clip) for clip in clips if unicodedata.normalize("NFC", clip) == name)
+        raise StoreError(
+            f"clips {twins} have the same name, or one that differs only by Unicode normalization; "
+            "every clip of a store needs a different name"
+        )
+    return np.array([clip.encode() for clip in clips])

@@ -11,7 +11,7 @@ from typing import Any
 from stores import metadata
 from stores.atomic import explain_os_errors, sync_to_disk
 from stores.config import differences
-from stores.encodings import canonical_json, with_checksum
+from stores.encodings import canonical_json, crc32c, with_checksum
 from stores.errors import StoreError
 from stores.ledger import writer_id
 from stores.metadata import Header, encode_clip_names
@@ -33,10 +33,11 @@ def create(
         raise StoreError(f"{root} exists; open it to continue, or name another place for the new store")
     if not clips:
         raise StoreError(f"no clips were given for the store {root}; name a source that has some")
-    files, checksums = encode_clip_names(clips)
+    names = encode_clip_names(clips)
     recorded = [json.loads(canonical_json(document)) for document in (fingerprint, provenance)]
-    header = Header(spec, len(clips), checksums, *recorded)
-    files |= header.documents()
+    header = Header(spec, len(names), names.itemsize, crc32c(names.tobytes()), *recorded)
+    files = header.documents()
+    files[metadata.NAMES_KEY] = with_checksum(names.tobytes())
     files[metadata.ROOT_COPY_KEY] = files[metadata.ROOT_KEY]
     files[metadata.STATUS_KEY] = with_checksum(bytes(len(clips)))
     draft = root.with_name(f".{root.name}.new-{writer_id()}")
@@ -73,11 +74,12 @@ def require_same(
     store: CueStore, fingerprint: dict[str, Any], clips: Sequence[str], spec: StoreSpec | None = None
 ) -> None:
     """Raise StoreError, with the differences, if a store has other clips, or settings other than these of its own."""
+    store.require_current()
     requested = json.loads(canonical_json(fingerprint))
     changes = differences({key: store.fingerprint.get(key) for key in requested}, requested, "settings")
     if spec is not None:
         changes += differences(store.spec.to_dict(), spec.to_dict(), "spec")
-    if store.header.clip_checksums != encode_clip_names(clips)[1]:
+    if crc32c(encode_clip_names(clips).tobytes()) != store.header.names_crc32c:
         changes.append(f"clips: {store.n_clips} in the store, {len(clips)} requested, or other names")
     if changes:
         raise StoreError(

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from stores import ledger, locks, metadata
 from stores.atomic import atomic_write, explain_os_errors
-from stores.encodings import crc32c
 from stores.errors import StoreError
 from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord
-from stores.metadata import NAMES_KEY, OFFSETS_KEY, ROOT_COPY_KEY, ROOT_KEY
+from stores.metadata import ROOT_COPY_KEY, ROOT_KEY
 from stores.shards import digest, open_shards, read_clip
 from stores.store import CueStore
 from stores.verify import Thoroughness, check_clips
@@ -36,10 +35,7 @@ def restore_header(path: Path) -> bool:
 def repair_documents(store: CueStore) -> Iterator[str]:
     """Rewrite the documents that can be derived from others; yield their keys."""
     root = Path(store.path)
-    names = (root / NAMES_KEY).read_bytes()
     expected = store.header.documents()
-    if crc32c(names) == store.header.clip_checksums["names_crc32c"]:
-        expected[OFFSETS_KEY] = metadata.encode_offsets(names)
     expected[ROOT_COPY_KEY] = expected[ROOT_KEY]
     for key, data in expected.items():
         if not (root / key).exists() or (root / key).read_bytes() != data:
@@ -96,7 +92,10 @@ def _usable_record(store: CueStore, task: int) -> tuple[TaskRecord | None, bool]
         else:
             clips.append(ClipRecord(ABSENT, attempts=int(status == COMPLETE)))
     sizes = {name: shard.blob.size for name, shard in shards.items()}
-    return TaskRecord(task, attempt, store.header.digest, tuple(clips), sizes, seconds=0.0), True
+    names = tuple(store.clip_id(clip) for clip in store.task_clips(task))
+    ends = {name: shard.end_crc32c for name, shard in shards.items()}
+    rebuilt = TaskRecord(task, attempt, store.header.digest, tuple(clips), sizes, 0.0, 0.0, "", names, ends)
+    return rebuilt, True
 
 
 def sweep(store: CueStore) -> int:

@@ -1,7 +1,8 @@
 """Shard files: encode the cues of a clip, write shards, and read single chunks from them.
 
-A shard file holds inner chunks in any order, then the index with its crc32c (Zarr codec `sharding_indexed`, index at
-the end): (offset, length) of each inner chunk as little-endian uint64, both 2⁶⁴ − 1 where there is none.
+A shard file holds inner chunks in any order, the crc32c over their checksums, and the index with its crc32c (Zarr codec
+`sharding_indexed`, index at the end): (offset, length) of each inner chunk as little-endian uint64, both 2⁶⁴ − 1 where
+there is none. The task's record holds the crc32c of content checksum and index, which tells the shard from any other.
 
 The reader works in the calling thread, starts none, and holds no lock, so it is safe after a fork.
 """
@@ -25,6 +26,7 @@ from stores.backends import Blob, Files
 from stores.cues import ClipCues
 from stores.encodings import CHECKSUM_BYTES, ChecksumError, crc32c, encode, verified, with_checksum
 from stores.errors import StoreError
+from stores.ledger import Ledger
 from stores.spec import ArraySpec
 
 NO_CHUNK = 2**64 - 1
@@ -71,6 +73,7 @@ class ShardWriter:
         self.file = path.open("xb", buffering=0)
         self._index = np.full((shard_clips, clip_chunks, 2), NO_CHUNK, dtype="<u8")
         self._size = 0
+        self._checksums = bytearray()  # of the chunks as written
 
     def write(self, position: int, chunks: Sequence[bytes]) -> None:
         """Append all inner chunks of the clip at a position."""
@@ -78,14 +81,16 @@ class ShardWriter:
             self._index[position, part] = self._size, len(chunk)
             write_all(self.file.fileno(), chunk)
             self._size += len(chunk)
+            self._checksums += chunk[-CHECKSUM_BYTES:]
 
-    def finish(self) -> int:
-        """Append the index, sync and close the file; return its size in bytes."""
-        index = with_checksum(self._index.tobytes())
-        write_all(self.file.fileno(), index)
+    def finish(self) -> tuple[int, int]:
+        """Append the index, sync and close the file; return its size in bytes, and the checksum of its end."""
+        content, index = crc32c(bytes(self._checksums)).to_bytes(CHECKSUM_BYTES, "little"), self._index.tobytes()
+        end = content + with_checksum(index)
+        write_all(self.file.fileno(), end)
         os.fsync(self.file.fileno())
         self.file.close()
-        return self._size + len(index)
+        return self._size + len(end), crc32c(content + index)
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class Shard:
     blob: Blob
     index: np.ndarray  # uint64 (entries, 2): offset and length
     clip_chunks: int
+    end_crc32c: int  # of content checksum and index
 
     def read(self, position: int, parts: Sequence[int]) -> list[bytes]:
         """Return the inner chunks `parts` of the clip at a position; ChecksumError if one is not there."""
@@ -112,12 +118,12 @@ class Shard:
         return chunks
 
 
-def open_shard(files: Files, spec: ArraySpec, task: int, shard_clips: int) -> Shard:
-    """Open the shard of an array; ChecksumError if it is missing or its index is damaged."""
+def open_shard(files: Files, spec: ArraySpec, task: int, shard_clips: int, recorded: int | None = None) -> Shard:
+    """Open the shard of an array; ChecksumError if it is missing, or has a damaged index or not the `recorded` one."""
     entries = shard_clips * spec.clip_chunks
     length = entries * 16 + CHECKSUM_BYTES  # of the index
     try:
-        blob, tail = files.open(spec.shard_key(task), length)
+        blob, tail = files.open(spec.shard_key(task), CHECKSUM_BYTES + length)
     except FileNotFoundError as error:
         raise ChecksumError(error.strerror) from error
     if blob.size < length or len(tail) < length:
@@ -126,7 +132,10 @@ def open_shard(files: Files, spec: ArraySpec, task: int, shard_clips: int) -> Sh
     present = index[index[:, 0] != NO_CHUNK]
     if present.size and int(present.sum(axis=1, dtype=np.uint64).max()) > blob.size - length:
         raise ChecksumError("its index points outside the file")
-    return Shard(blob, index, spec.clip_chunks)
+    end_crc32c = crc32c(tail[:-CHECKSUM_BYTES])
+    if recorded not in (None, end_crc32c):
+        raise ChecksumError("it is not the shard that was recorded")
+    return Shard(blob, index, spec.clip_chunks, end_crc32c)
 
 
 def open_shards(files: Files, specs: Mapping[str, ArraySpec], task: int, shard_clips: int) -> dict[str, Shard]:
@@ -147,8 +156,8 @@ def read_clip(shards: Mapping[str, Shard], specs: Mapping[str, ArraySpec], posit
 
 
 @lru_cache(_OPEN_SHARDS)
-def _opened(files: Files, spec: ArraySpec, task: int, shard_clips: int, _reopened: int) -> Shard:
-    return open_shard(files, spec, task, shard_clips)
+def _opened(files: Files, spec: ArraySpec, task: int, shard_clips: int, recorded: int | None, _reopened: int) -> Shard:
+    return open_shard(files, spec, task, shard_clips, recorded)
 
 
 class ShardReader:
@@ -157,13 +166,15 @@ class ShardReader:
     The shards that a process used last stay open. Small arrays are decoded once for all clips of a task, and kept.
     """
 
-    def __init__(self, files: Files, arrays: Mapping[str, ArraySpec], n_clips: int, shard_clips: int) -> None:
+    def __init__(self, files: Files, arrays: Mapping[str, ArraySpec], ledger: Ledger) -> None:
         self._files = files
         self._arrays = arrays
-        self._shard_clips = shard_clips
+        self._ledger = ledger
+        self._shard_clips = ledger.shard_clips
+        self._recorded: dict[int, np.ndarray] = {}  # of a task, `Shard.end_crc32c` by array; -1 if there is none
         self._reopened: Counter[tuple[str, int]] = Counter()
         self._small = {  # values, and of which clips they are there; pages that nothing is written to take no memory
-            name: (np.zeros((n_clips, *spec.shape), spec.dtype), np.zeros(n_clips, np.bool_))
+            name: (np.zeros((ledger.n_clips, *spec.shape), spec.dtype), np.zeros(ledger.n_clips, np.bool_))
             for name, spec in arrays.items()
             if not spec.split and spec.clip_bytes <= _SMALL_BYTES
         }
@@ -177,6 +188,7 @@ class ShardReader:
                 return read(spec, clip, parts)
             except ChecksumError:  # perhaps in a shard that another process has replaced since it was opened here
                 self._reopened[name, task] += 1
+                self._recorded.pop(task, None)
                 return read(spec, clip, parts)
         except ChecksumError as error:
             raise StoreError(
@@ -186,7 +198,8 @@ class ShardReader:
 
     def _read_chunks(self, spec: ArraySpec, clip: int, parts: Sequence[int]) -> np.ndarray:
         task, position = divmod(clip, self._shard_clips)
-        shard = _opened(self._files, spec, task, self._shard_clips, self._reopened[spec.name, task])
+        opened = self._reopened[spec.name, task]
+        shard = _opened(self._files, spec, task, self._shard_clips, self._checksum(spec.name, task), opened)
         out = np.empty((len(parts), *(spec.shape[1:] if spec.split else spec.shape)), spec.dtype)
         for encoded, chunk in zip(shard.read(position, parts), out, strict=True):
             spec.encoding.codec.decode_into(encoded, chunk)
@@ -196,7 +209,7 @@ class ShardReader:
         values, known = self._small[spec.name]
         if not known[clip]:
             task, position = divmod(clip, self._shard_clips)
-            shard = open_shard(self._files, spec, task, self._shard_clips)
+            shard = open_shard(self._files, spec, task, self._shard_clips, self._checksum(spec.name, task))
             spec.encoding.codec.decode_into(shard.read(position, parts)[0], values[clip])
             present = np.flatnonzero(shard.index[:, 0] != NO_CHUNK)
             for other, encoded in zip(
@@ -206,3 +219,13 @@ class ShardReader:
                     spec.encoding.codec.decode_into(encoded, values[clip - position + other])
                     known[clip - position + other] = True
         return values[clip : clip + 1].copy()
+
+    def _checksum(self, name: str, task: int) -> int | None:
+        """Return the recorded checksum of a shard; None of version 1, and over HTTP, where no ledger can be listed."""
+        if task not in self._recorded:
+            record = self._ledger.latest(task)
+            self._recorded[task] = np.array(
+                [record.shard_crc32c.get(name, -1) if record else -1 for name in self._arrays]
+            )
+        recorded = int(self._recorded[task][list(self._arrays).index(name)])
+        return None if recorded < 0 else recorded

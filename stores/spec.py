@@ -1,4 +1,7 @@
-"""The specification of a store: geometry, shard length, encodings, and the arrays that follow from them. No I/O."""
+"""The specification of a store: geometry, shard length, encodings, and the arrays that follow from them. No I/O.
+
+The ranges of its fields are those that a store can be read with: a document with other values is refused.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,32 @@ import re
 import struct
 from dataclasses import asdict, field
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from stores.encodings import NO_OTHERS, Blosc, Cast, Encoding, FixedPoint, Jpeg, PerMapInt8, missing_value
+from stores.encodings import (
+    MAX_CHUNK_BYTES,
+    NO_OTHERS,
+    Blosc,
+    Cast,
+    Encoding,
+    FixedPoint,
+    Jpeg,
+    PerMapInt8,
+    canonical_json,
+    missing_value,
+)
 from stores.errors import StoreError
 
 FORMAT = "lila-cue-store"
-VERSION = 1
+VERSION = 2
+
+Side = Annotated[int, Field(ge=1, le=2**14)]  # of a frame or map, in px
+Count = Annotated[int, Field(ge=1, le=2**12)]  # of frames, pairs or channels of one clip
+ShardClips = Annotated[int, Field(ge=1, le=128)]  # a ledger record's name has a digit for each
 
 # chosen by tests/benchmarks/store_encodings.py
 RGB = Cast("uint8", Blosc("zstd", 3, "noshuffle"))
@@ -28,6 +46,7 @@ DEPTH = Cast("float16", Blosc("zstd", 1, "bitshuffle"))
 FLOW = FixedPoint(1 / 64, "int16", Blosc("zstd", 3, "shuffle"))
 FEATURES = PerMapInt8("int8", Blosc("zstd", 1, "bitshuffle"))
 
+OTHER_NAMES = ("status", "clip_name", "clips", "ledger", "claims", "scratch")  # in a store's folder besides arrays
 STANDARD_CUES = ("rgb", "depth", "flow_forward", "flow_backward", "features", "features_raw")
 
 
@@ -35,13 +54,13 @@ STANDARD_CUES = ("rgb", "depth", "flow_forward", "flow_backward", "features", "f
 class Geometry:
     """Sizes that all clips of a store share; pairs of numbers are (y, x)."""
 
-    frames: int
-    pairs: int
-    base: tuple[int, int]  # of rgb, the shared base crop
-    cue: tuple[int, int]  # of depth and flow
-    features: tuple[int, int]  # of the refined features
-    encoder: tuple[int, int]  # of features_raw, the encoder's own grid
-    channels: int  # encoder channels stored per clip
+    frames: Count
+    pairs: Count
+    base: tuple[Side, Side]  # of rgb, the shared base crop
+    cue: tuple[Side, Side]  # of depth and flow
+    features: tuple[Side, Side]  # of the refined features
+    encoder: tuple[Side, Side]  # of features_raw, the encoder's own grid
+    channels: Count  # encoder channels stored per clip
 
 
 @dataclass(frozen=True, config=NO_OTHERS)
@@ -65,7 +84,7 @@ class StoreSpec:
     """Geometry, clips per shard, the encoding of each cue, and extra cues."""
 
     geometry: Geometry
-    shard_clips: int = 16
+    shard_clips: ShardClips = 16
     rgb: Encoding = RGB
     depth: Encoding = DEPTH
     flow: Encoding = FLOW
@@ -78,12 +97,17 @@ class StoreSpec:
 
     @classmethod
     def from_dict(cls, document: Any) -> StoreSpec:
-        """Return the spec that `to_dict` described; ValueError if a field is missing, unknown or of another type."""
+        """Return the spec that `to_dict` described; ValueError if a field is missing, unknown or out of range."""
         try:
-            return TypeAdapter(cls).validate_python(document)
+            return TypeAdapter(cls).validate_json(canonical_json(document), strict=True)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+            raise ValueError(first_problem(error)) from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first problem of a document in one line."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,11 +146,13 @@ class ArraySpec:
         missing = missing_value(self.encoding)
         attributes: dict[str, Any] = {}  # the CF attributes by which xarray and others decode values and NaN
         if isinstance(self.encoding, FixedPoint):
-            attributes = {"scale_factor": self.encoding.step, "_FillValue": missing}
-        elif isinstance(self.encoding, PerMapInt8):
-            attributes = {"_FillValue": missing}
+            attributes["scale_factor"] = self.encoding.step
+        elif self.dtype == np.float16:  # xarray then decodes to float64; netCDF has no float16, and sums overflow in it
+            attributes["scale_factor"] = 1.0
         elif self.dtype.kind == "f":  # xarray's own form of NaN in JSON
-            attributes = {"_FillValue": base64.standard_b64encode(struct.pack("<d", math.nan)).decode()}
+            attributes["_FillValue"] = base64.standard_b64encode(struct.pack("<d", math.nan)).decode()
+        if self.dtype.kind == "i":
+            attributes["_FillValue"] = missing
         sharding = {
             "chunk_shape": [1, *((1, *self.shape[1:]) if self.split else self.shape)],
             "codecs": self.encoding.codec.metadata(self.dtype.itemsize),
@@ -149,36 +175,54 @@ class ArraySpec:
 
 
 def arrays(spec: StoreSpec) -> dict[str, ArraySpec]:
-    """Return all arrays but `status`, in the order in which a task writes them."""
-    g = spec.geometry
-    flow = {"units": "px of the cue grid", "flow_axis": "0 is x (right), 1 is y (down)"}
-    scaled = ("features", "features_raw") if isinstance(spec.features, PerMapInt8) else ()
+    """Return all arrays but `status` and `clip_name`, in the order in which a task writes them."""
+    g, channels = spec.geometry, (spec.geometry.frames, spec.geometry.channels)
+    flow = (("pair", "flow_axis", "y", "x"), (g.pairs, 2, *g.cue), spec.flow, True)
+    forward, backward = (
+        about(f"optical flow, frame {ends}", "px", flow_axis="x (right), y (down)") for ends in ("t to t+Δ", "t+Δ to t")
+    )
     ordered = [
-        ArraySpec("rgb", ("frame", "rgb_y", "rgb_x", "colour"), (g.frames, *g.base, 3), spec.rgb, True),
-        ArraySpec(
-            "depth", ("frame", "y", "x"), (g.frames, *g.cue), spec.depth, True, {"units": "relative inverse depth"}
-        ),
-        ArraySpec("flow_forward", ("pair", "flow_axis", "y", "x"), (g.pairs, 2, *g.cue), spec.flow, True, flow),
-        ArraySpec("flow_backward", ("pair", "flow_axis", "y", "x"), (g.pairs, 2, *g.cue), spec.flow, True, flow),
+        ArraySpec("rgb", ("frame", "rgb_y", "rgb_x", "colour"), (g.frames, *g.base, 3), spec.rgb, True, about("RGB")),
+        ArraySpec("depth", ("frame", "y", "x"), (g.frames, *g.cue), spec.depth, True, about("relative inverse depth")),
+        ArraySpec("flow_forward", *flow, forward),
+        ArraySpec("flow_backward", *flow, backward),
     ]
+    scaled = ("features", "features_raw") if isinstance(spec.features, PerMapInt8) else ()
     for name, grid, size in (("features", "feature", g.features), ("features_raw", "encoder", g.encoder)):
-        dimensions, shape = ("frame", "channel", f"{grid}_y", f"{grid}_x"), (g.frames, g.channels, *size)
         notes = {"scale_array": f"{name}_scale"} if name in scaled else {}
-        ordered.append(ArraySpec(name, dimensions, shape, spec.features, True, notes))
+        meaning = f"channels of the encoder{', refined by PAMR' * (name == 'features')}"
+        dimensions = ("frame", "channel", f"{grid}_y", f"{grid}_x")
+        ordered.append(ArraySpec(name, dimensions, channels + size, spec.features, True, about(meaning, **notes)))
     for maps in spec.extra:
-        dimensions, shape = ("frame", f"{maps.name}_axis", "y", "x"), (g.frames, len(maps.axis), *g.cue)
-        attributes = {"units": maps.units, "axis": list(maps.axis), "limits": list(maps.limits)}
-        ordered.append(ArraySpec(maps.name, dimensions, shape, maps.encoding, True, attributes))
+        axis, shape = f"{maps.name}_axis", (g.frames, len(maps.axis), *g.cue)
+        attributes = about(maps.name, maps.units, limits=list(maps.limits)) | {axis: ", ".join(maps.axis)}
+        ordered.append(ArraySpec(maps.name, ("frame", axis, "y", "x"), shape, maps.encoding, True, attributes))
     for name in scaled:
-        ordered.append(ArraySpec(f"{name}_scale", ("frame", "channel"), (g.frames, g.channels), Cast("float32")))
+        scale = about(f"value of a step of {name}")
+        ordered.append(ArraySpec(f"{name}_scale", ("frame", "channel"), channels, Cast("float32"), attributes=scale))
+    frames, pairs, index = (("frame",), (g.frames,)), (("pair",), (g.pairs,)), Cast("int32")
+    numbers, times = about("number of the frame in the source"), about("time of the frame in the source", "s")
+    chosen, members = about("number of the channel in the encoder"), about("which two of the clip's frames")
+    gap = about("distance Δ of the pair's frames in the source", "frames")
     ordered += [
-        ArraySpec("feature_channels", ("channel",), (g.channels,), Cast("int32")),
-        ArraySpec("frame_index", ("frame",), (g.frames,), Cast("int64")),
-        ArraySpec("frame_time", ("frame",), (g.frames,), Cast("float64"), attributes={"units": "s"}),
-        ArraySpec("pair_frames", ("pair", "end"), (g.pairs, 2), Cast("int32")),
-        ArraySpec("pair_gap", ("pair",), (g.pairs,), Cast("int32"), attributes={"units": "source frames"}),
+        ArraySpec("feature_channels", ("channel",), (g.channels,), index, attributes=chosen),
+        ArraySpec("frame_index", *frames, Cast("int64"), attributes=numbers),
+        ArraySpec("frame_time", *frames, Cast("float64"), attributes=times),
+        ArraySpec("pair_frames", ("pair", "end"), (g.pairs, 2), index, attributes=members),
+        ArraySpec("pair_gap", *pairs, index, attributes=gap),
     ]
-    names = [array.name for array in ordered]
+    names = [*(array.name for array in ordered), *OTHER_NAMES]
     if len(set(names)) < len(names):
-        raise StoreError(f"two arrays have the same name among {', '.join(names)}; give each extra cue another name")
-    return dict(zip(names, ordered, strict=True))
+        raise StoreError(f"two parts of a store have the same name among {', '.join(names)}; rename the extra cue")
+    largest = max(ordered, key=lambda array: array.clip_bytes // array.clip_chunks)
+    if (chunk_bytes := largest.clip_bytes // largest.clip_chunks) > MAX_CHUNK_BYTES:
+        raise StoreError(
+            f"a {largest.dimensions[0]} of {largest.name} would take {chunk_bytes:,} bytes, more than the "
+            f"{MAX_CHUNK_BYTES:,} of a chunk; choose smaller sizes"
+        )
+    return {array.name: array for array in ordered}
+
+
+def about(long_name: str, units: str = "1", **notes: Any) -> dict[str, Any]:
+    """Return attributes of an array as CF names them; `notes` are further ones. All survive in netCDF."""
+    return {"long_name": long_name, "units": units, **notes}

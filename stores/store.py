@@ -12,14 +12,14 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from stores import encodings, lazy, locks, metadata
+from stores import encodings, locks, metadata, version1
 from stores.atomic import atomic_write, explain_os_errors
 from stores.backends import Files, LocalFiles, RemoteFiles
 from stores.cues import PairCues
 from stores.encodings import PerMapInt8
 from stores.errors import StoreError
 from stores.ledger import ABSENT, COMPLETE, FAILED, STATUS_NAMES, ClipRecord, Ledger, writer_id
-from stores.metadata import ClipList, Header
+from stores.metadata import ClipNames, Header
 from stores.shards import ShardReader
 from stores.spec import STANDARD_CUES, ArraySpec, arrays
 from stores.writer import TaskWriter
@@ -37,7 +37,9 @@ def open(path: Path | str) -> CueStore:  # called as `stores.open`
             f"no cue store at {files.location}: a folder with {metadata.ROOT_KEY} was expected; "
             "name the folder that `lila-cues build` wrote, or run `lila-cues repair` on it if the file was lost"
         ) from error
-    return CueStore(files, metadata.parse_header(root, files.location))
+    header = metadata.parse_header(root, files.location)
+    metadata.require_clip_names(files, header)
+    return CueStore(files, header)
 
 
 class CueStore:
@@ -59,15 +61,15 @@ class CueStore:
         self.cue_names = tuple(name for name, array in self.arrays.items() if array.split)
         self.ledger = Ledger(files, header.n_clips, header.spec.shard_clips)
         self.n_tasks = self.ledger.n_tasks
-        self._reader = ShardReader(files, self.arrays, header.n_clips, header.spec.shard_clips)
+        self._reader = ShardReader(files, self.arrays, self.ledger)
         self._statuses: np.ndarray | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open, (self.files.root.absolute() if isinstance(self.files, LocalFiles) else self.path,)
 
     @cached_property
-    def clips(self) -> ClipList:
-        return ClipList(self.files)
+    def clips(self) -> ClipNames:
+        return ClipNames(self.files, self.header)
 
     def clip_id(self, clip: SupportsIndex) -> str:
         """Return the name of a clip."""
@@ -141,7 +143,16 @@ class CueStore:
     def _folder(self) -> Path:
         if not isinstance(self.files, LocalFiles):
             raise StoreError(f"{self.path} is read-only; write to a store in a folder and copy it there")
+        self.require_current()
         return self.files.root
+
+    def require_current(self) -> None:
+        """Raise StoreError if the store is in a version of the format that is only read."""
+        if self.header.version == version1.VERSION:
+            raise StoreError(
+                f"{self.path} is in version 1 of the format, which is read but neither written nor repaired; "
+                f"convert it with `lila-cues merge NEW {self.path}`"
+            )
 
     def read(self, name: str, clip: SupportsIndex, index: Index = None) -> np.ndarray:
         """Return one array of a complete clip, decoded: cues that are not integers as float32, NaN where missing.
@@ -217,11 +228,15 @@ class CueStore:
 
     def dask(self, name: str) -> Any:
         """Return one array over all clips as a dask array: decoded, lazy, NaN where a clip is not complete."""
+        from stores import lazy
+
         self._array(name)
         return lazy.dask_array(self, name)
 
     def xarray(self) -> Any:
-        """Return all arrays as an xarray dataset of such dask arrays."""
+        """Return all arrays as an xarray dataset of such dask arrays; `dataset.sel(clip=name)` selects by name."""
+        from stores import lazy
+
         return lazy.dataset(self)
 
     def _scales(self, name: str, clip: int, frames: list[int]) -> np.ndarray | None:

@@ -11,10 +11,10 @@ import numpy as np
 
 from stores import encodings, metadata
 from stores.cues import ClipCues, first_not_finite
-from stores.encodings import ChecksumError, crc32c
+from stores.encodings import ChecksumError
 from stores.errors import StoreError
 from stores.ledger import COMPLETE, TaskRecord
-from stores.metadata import NAMES_KEY, OFFSETS_KEY, STATUS_KEY
+from stores.metadata import NAMES_KEY, STATUS_KEY
 from stores.shards import EncodedClip, Shard, digest, open_shard
 from stores.spec import ArraySpec
 from stores.store import CueStore
@@ -57,9 +57,10 @@ class Thoroughness(IntEnum):
 
 def check_documents(store: CueStore) -> Iterator[Finding]:
     """Check the metadata of group and arrays, the clip list, and `status` against the ledger."""
+    store.require_current()
     documents = store.header.documents()
     stored: dict[str, bytes] = {}
-    for key in (*documents, NAMES_KEY, OFFSETS_KEY, STATUS_KEY):
+    for key in (*documents, STATUS_KEY):
         with contextlib.suppress(FileNotFoundError):
             stored[key] = store.files.read(key)
     for key, expected in documents.items():
@@ -67,9 +68,10 @@ def check_documents(store: CueStore) -> Iterator[Finding]:
             yield Finding("document", key, "it is missing")
         elif stored[key] != expected:
             yield Finding("document", key, "it differs from what the store's own spec defines")
-    for key, name in ((NAMES_KEY, "names_crc32c"), (OFFSETS_KEY, "offsets_crc32c")):
-        if key not in stored or crc32c(stored[key]) != store.header.clip_checksums[name]:
-            yield Finding("document", key, "its checksum does not match" if key in stored else "it is missing")
+    try:
+        metadata.ClipNames(store.files, store.header)
+    except StoreError as error:
+        yield Finding("document", NAMES_KEY, str(error))
     try:
         statuses = metadata.decode_statuses(stored[STATUS_KEY], store.path) if STATUS_KEY in stored else None
         if statuses is None or not np.array_equal(statuses, store.statuses()):
@@ -106,7 +108,9 @@ def check_clips(store: CueStore, record: TaskRecord, level: Thoroughness) -> Ite
     shards: dict[str, Shard] = {}
     for name, spec in store.arrays.items():
         try:
-            shards[name] = open_shard(store.files, spec, record.task, store.spec.shard_clips)
+            shards[name] = open_shard(
+                store.files, spec, record.task, store.spec.shard_clips, record.shard_crc32c.get(name)
+            )
         except ChecksumError as error:
             yield Finding("shard", spec.shard_key(record.task), str(error), complete)
     if len(shards) < len(store.arrays) or level < Thoroughness.CHECKSUMS:

@@ -88,10 +88,17 @@ class TaskWriter:
     def publish(self) -> None:
         """Sync the shards, rename each into place, then write the record: until then the task is as it was before."""
         with explain_os_errors(self._root, f"finishing task {self.task}"):
-            sizes = {name: shard.finish() for name, shard in self._shards.items()}
-            seconds = round(time.perf_counter() - self._start, 3)
-            clips = tuple(self._records)
-            record = TaskRecord(self.task, self._attempt, self._header.digest, clips, sizes, seconds)
+            finished = {name: shard.finish() for name, shard in self._shards.items()}
+            record = TaskRecord(
+                self.task,
+                self._attempt,
+                self._header.digest,
+                tuple(self._records),
+                {name: size for name, (size, _) in finished.items()},
+                seconds=round(time.perf_counter() - self._start, 3),
+                names=tuple(self._names),
+                shard_crc32c={name: checksum for name, (_, checksum) in finished.items()},
+            )
             for name, spec in self._specs.items():
                 target = self._root / spec.shard_key(self.task)
                 os.replace(self._scratch / name, target)

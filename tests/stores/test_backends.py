@@ -196,7 +196,8 @@ def test_damage_is_detected_remotely(local: stores.CueStore) -> None:
         if name == "rgb":
             data[100] ^= 1
         objects.put(spec.shard_key(0), bytes(data))
-    objects.put("ledger/000/0000000-001-1111.json", b"")
+    record = "ledger/000/0000000-001-1111.json"
+    objects.put(record, (Path(local.path) / record).read_bytes())
     remote = CueStore(RemoteFiles("memory://cues.zarr", objects), local.header)
     with pytest.raises(StoreError, match=r"memory://cues\.zarr/rgb/c\.0.* is damaged"):
         remote.read("rgb", 0)

@@ -148,7 +148,10 @@ def test_shards_of_another_task_are_detected(store: stores.CueStore) -> None:
     for spec in store.arrays.values():
         shutil.copy(Path(store.path) / spec.shard_key(0), Path(store.path) / spec.shard_key(1))
     found = verify_all(store)
-    assert {finding.what for finding in found} == {"its bytes are not those that were recorded"}
+    assert {finding.what for finding in found} == {"it is not the shard that was recorded"}
+    for name in store.arrays:
+        with pytest.raises(StoreError, match="it is not the shard that was recorded"):
+            store.read(name, 4)
     assert repair_and_rebuild(store) == (3, 3)
     assert verify_all(store) == []
 
@@ -194,7 +197,7 @@ def test_a_record_of_other_settings_is_rejected(store: stores.CueStore, tmp_path
     assert verify_all(store) == []
 
 
-@pytest.mark.parametrize("key", ["rgb/zarr.json", "status/zarr.json", "clips/offsets.npy", "status/c.0"])
+@pytest.mark.parametrize("key", ["rgb/zarr.json", "status/zarr.json", "status/c.0"])
 def test_documents_are_rewritten(store: stores.CueStore, key: str) -> None:
     flip(Path(store.path) / key, 8 * 5 + 1)
     assert [finding.where for finding in verify_all(store)] == [key]
@@ -204,7 +207,7 @@ def test_documents_are_rewritten(store: stores.CueStore, key: str) -> None:
 
 def test_the_header_is_restored_from_its_copy(store: stores.CueStore) -> None:
     root = Path(store.path) / "zarr.json"
-    root.write_text(root.read_text().replace('"seed": 0', '"seed": 8', 1))
+    root.write_text(root.read_text().replace('seed\\":0', 'seed\\":8', 1))
     with pytest.raises(StoreError, match=r"attributes in .*zarr\.json are damaged .*run `lila-cues repair`"):
         stores.open(store.path)
     assert repair.restore_header(Path(store.path))

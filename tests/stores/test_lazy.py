@@ -75,7 +75,7 @@ def test_the_dataset_is_decoded(store: stores.CueStore) -> None:
 
 @pytest.mark.parametrize(("megabytes", "clips"), [(1, 16), (8, 16), (9, 8), (40, 2), (100, 1), (500, 1)])
 def test_a_chunk_is_a_shard_or_an_equal_part_of_one(tmp_path: Path, megabytes: int, clips: int) -> None:
-    geometry = stores.Geometry(1, 1, (8, 8), (megabytes * 512, 512), (4, 4), (2, 2), 6)  # depth is decoded to float32
+    geometry = stores.Geometry(1, 1, (8, 8), (megabytes * 32, 8192), (4, 4), (2, 2), 6)  # depth is decoded to float32
     store = worlds.create(tmp_path / "cues.zarr", 16, stores.StoreSpec(geometry, shard_clips=16))
     assert store.dask("depth").chunks[0] == (clips,) * (16 // clips)
 

@@ -11,6 +11,7 @@ import stores
 from stores import StoreError, verify
 from stores.merge import merge
 from tests.stores import worlds
+from tests.stores.version1 import downgrade
 
 
 def build(path: Path, names: list[str], numbers: dict[str, int], failing: set[str] = frozenset()) -> stores.CueStore:
@@ -80,9 +81,32 @@ def test_different_settings_are_refused(tmp_path: Path, numbers: dict[str, int])
     assert not (tmp_path / "all.zarr").exists()
 
 
-def test_a_single_store_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="a merge takes two stores or more"):
-        merge(tmp_path / "all.zarr", [worlds.create(tmp_path / "a.zarr", 4)])
+def test_version_1_is_read_and_converted(tmp_path: Path, numbers: dict[str, int]) -> None:
+    names = list(numbers)
+    new = build(tmp_path / "store.zarr", names, numbers, failing={names[5]})
+    expected = {name: new.read(name, 1) for name in new.arrays}
+    new.publish_statuses()
+    old = stores.open(downgrade(new))
+    assert (old.header.version, old.fingerprint, old.provenance) == (1, worlds.SETTINGS, {"machine": "store.zarr"})
+    assert [old.clip_id(clip) for clip in range(14)] == names
+    assert old.clip_record(5).reason == "broken on this machine"
+    assert old.pair(1, 0).depth.shape == (2, 8, 10)
+    dataset = old.xarray()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(old.read(name, 1), values)
+        if name in dataset:
+            np.testing.assert_array_equal(dataset.sel(clip=names[1])[name], values)
+    with pytest.raises(
+        StoreError, match=r"version 1 of the format.*convert it with `lila-cues merge NEW .*store\.zarr`"
+    ):
+        worlds.fill(old, tasks=[0])
+    with pytest.raises(StoreError, match=r"lila-cues merge"):
+        list(verify.check_documents(old))
+    with pytest.raises(StoreError, match=r"lila-cues merge"):
+        stores.open_or_create(old.path, worlds.SPEC, names, worlds.SETTINGS, {})
+    merged = merge(tmp_path / "new.zarr", [old])
+    assert (merged.header.version, merged.statuses().tolist()) == (2, [1] * 5 + [2] + [1] * 8)
+    assert_intact(merged, numbers)
 
 
 def test_a_damaged_clip_is_refused(tmp_path: Path, numbers: dict[str, int]) -> None:

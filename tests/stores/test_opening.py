@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 import stores
-from stores import StoreError, StoreSpec
+from stores import StoreError, StoreSpec, metadata
 from stores.config import differences
-from stores.encodings import canonical_json, crc32c
+from stores.encodings import Cast
 from stores.shards import encode_clip, stored_values
+from stores.spec import FrameMaps
 from tests.stores import worlds
 
 
@@ -71,7 +72,9 @@ def test_an_existing_path_is_not_overwritten(tmp_path: Path) -> None:
     ("clips", "message"),
     [
         ([], "no clips were given for the store"),
-        (["a", "b", "a"], "clip 'a' is listed twice"),
+        (["a", "b", "a"], "clips 'a' and 'a' have the same name"),
+        (["caf\u00e9", "b", "cafe\u0301"], r"clips 'caf\\xe9' and 'cafe\\u0301' .* differs only by Unicode normal"),
+        (["a", "b\udcff.mp4"], r"'b\\udcff\.mp4' cannot name a clip: names are UTF-8"),
         (["a", ""], "'' cannot name a clip"),
         (["a\nb"], r"'a\\nb' cannot name a clip"),
     ],
@@ -106,23 +109,64 @@ def test_another_kind_of_zarr_group(tmp_path: Path, content: str) -> None:
         stores.open(tmp_path)
 
 
+def test_names_that_differ_by_case_are_different_clips(tmp_path: Path) -> None:
+    store = stores.create(tmp_path / "cues.zarr", worlds.SPEC, ["dQw4w9WgXcQ", "dqw4w9wgxcq"], {}, {})
+    assert [store.clips.find(name) for name in ("dqw4w9wgxcq", "dQw4w9WgXcQ", "d")] == [1, 0, None]
+
+
 def rewrite(store: stores.CueStore, **changes: object) -> None:
     """Change the store's attributes as a program would that knows of the checksum."""
     path = Path(store.path) / "zarr.json"
     document = json.loads(path.read_text())
-    body = {key: value for key, value in document["attributes"]["lila"].items() if key != "crc32c"} | changes
-    document["attributes"]["lila"] = {**body, "crc32c": crc32c(canonical_json(body))}
+    attributes = document["attributes"] | changes
+    document["attributes"] = {**attributes, "crc32c": metadata._checksum(attributes)}
     path.write_text(json.dumps(document))
+
+
+def with_field(place: str, value: object) -> dict[str, object]:
+    """The attribute `spec` with another value of one field."""
+    document = worlds.SPEC.to_dict()
+    *parents, name = place.split(".")
+    inner = document
+    for parent in parents:
+        inner = inner[parent]
+    inner[name] = value
+    return {"spec": json.dumps(document)}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, r"in format lila-cue-store version 2, this program reads .* version 1; update lila-pixels"),
-        ({"version": 0}, r"version 0, this program reads .*; build the store again"),
-        ({"format": "other"}, r"in format other version 1"),
-        ({"spec": {"geometry": {}}}, r"the attributes in .*zarr\.json are damaged"),
-        ({"clips": {}}, r"damaged \('count'\); run `lila-cues repair`"),
+        ({"format_version": 3}, r"in format lila-cue-store version 3, this program reads .* 2; update lila-pixels"),
+        ({"format_version": 0}, r"version 0, this program reads .*; build the store again"),
+        ({"format_version": [1]}, r"version \[1\], this program reads"),
+        ({"format": "other"}, r"in format other version 2"),
+        ({"spec": "{"}, r"the attributes in .*zarr\.json are damaged"),
+        ({"spec": "[" * 9999}, r"damaged \(maximum recursion"),
+        ({"spec": '{"geometry": {}}'}, r"damaged \(geometry\.frames: Field required\); run `lila-cues repair`"),
+        ({"spec": 7}, r"damaged \(the JSON object must be str"),
+        ({"fingerprint": "[]"}, r"damaged \(fingerprint: Input should be a valid dict"),
+        ({"n_clips": 10**13}, "n_clips: Input should be less than"),
+        ({"n_clips": "5"}, "n_clips: Input should be a valid integer"),
+        ({"n_clips": 5.5}, "n_clips: Input should be a valid integer"),
+        ({"n_clips": 0}, "n_clips: Input should be greater than"),
+        (
+            {"n_clips": 10**8},
+            r"clip_name/c\.0\.0 are damaged \(it has 119 bytes, not 2,300,000,004 for 100,000,000 clips",
+        ),
+        ({"clip_name_bytes": 1}, r"it has 119 bytes, not 9 for 5 clips\); run `lila-cues repair`"),
+        (with_field("shard_clips", 0), "shard_clips: Input should be greater"),
+        (with_field("shard_clips", 10**9), "shard_clips: Input should be less"),
+        (with_field("shard_clips", True), "shard_clips: Input should be a valid integer"),
+        (with_field("geometry.frames", 10**12), r"geometry\.frames: Input should be less"),
+        (with_field("geometry.pairs", -3), r"geometry\.pairs: Input should be greater"),
+        (with_field("geometry.base", [8]), r"geometry\.base\.1: Field required"),
+        (with_field("geometry.cue", [8, 1e9]), r"geometry\.cue\.1: Input should be a valid integer"),
+        (with_field("depth.dtype", "object"), r"depth\..*dtype: Input should be"),
+        (with_field("flow.step", 0), r"flow\..*step: Input should be greater than 0"),
+        (with_field("rgb.codec.shuffle", "twice"), r"shuffle: Input should be 'noshuffle'"),
+        (with_field("extra", [{}]), r"extra\.0\.name: Field required"),
+        (with_field("frames", 4), r"frames: Unexpected keyword"),
     ],
 )
 def test_invalid_attributes(tmp_path: Path, change: dict[str, object], message: str) -> None:
@@ -130,6 +174,38 @@ def test_invalid_attributes(tmp_path: Path, change: dict[str, object], message: 
     rewrite(store, **change)
     with pytest.raises(StoreError, match=message):
         stores.open(store.path)
+
+
+def test_chunks_too_large_for_their_codec(tmp_path: Path) -> None:
+    large = replace(worlds.GEOMETRY, features=(16384, 16384), channels=64)
+    with pytest.raises(StoreError, match=r"a frame of features would take 17,179,869,184 bytes, more than the 2,147"):
+        worlds.create(tmp_path / "cues.zarr", 5, replace(worlds.SPEC, geometry=large))
+
+
+def test_an_extra_cue_under_a_name_in_use(tmp_path: Path) -> None:
+    for name in ("depth", "ledger", "status"):
+        maps = FrameMaps(name, ("x",), "", Cast("float16"), (0, 1), 0.1)
+        with pytest.raises(StoreError, match="two parts of a store have the same name"):
+            worlds.create(tmp_path / "cues.zarr", 5, replace(worlds.SPEC, extra=(maps,)))
+
+
+def test_clip_names_are_verified_when_they_are_first_used(tmp_path: Path) -> None:
+    path = Path(worlds.create(tmp_path / "cues.zarr", 5).path) / "clip_name/c.0.0"
+    data = bytearray(path.read_bytes())
+    data[30] ^= 1
+    path.write_bytes(data)
+    store = stores.open(tmp_path / "cues.zarr")
+    with pytest.raises(StoreError, match=r"clip_name/c\.0\.0 are damaged \(its checksum .*; run `lila-cues repair`"):
+        store.clip_id(0)
+    with pytest.raises(StoreError, match=r"are damaged"):
+        worlds.fill(store)
+    others = stores.create(tmp_path / "others.zarr", worlds.SPEC, [name.upper() for name in worlds.names(5)], {}, {})
+    path.write_bytes((Path(others.path) / "clip_name/c.0.0").read_bytes())
+    with pytest.raises(StoreError, match=r"it is not the list that zarr\.json records"):
+        store.clip_id(0)
+    path.unlink()
+    with pytest.raises(StoreError, match="it is missing"):
+        stores.open(tmp_path / "cues.zarr")
 
 
 def test_unreadable_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

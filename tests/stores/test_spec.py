@@ -28,7 +28,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
 @pytest.mark.parametrize("clip", [0, LAST])
 def test_zarr_python_agrees_with_the_shard_reader(store: stores.CueStore, clip: int) -> None:
     group = zarr.open_group(store.path, mode="r")
-    assert set(group.array_keys()) == {*store.arrays, "status"}
+    assert set(group.array_keys()) == {*store.arrays, "status", "clip_name"}
     for name, spec in store.arrays.items():
         stored = store._reader.read(name, clip, range(spec.clip_chunks))
         array = group[name]
@@ -57,9 +57,8 @@ def test_xarray_reads_and_decodes(store: stores.CueStore) -> None:
 
 def test_absent_clips_are_nan_and_not_zero(store: stores.CueStore) -> None:
     dataset = xarray.open_zarr(store.path)
-    for name in ("depth", "flow_forward", "features", "frame_time", "features_scale"):
-        assert np.isnan(dataset[name][FAILED].values).all()
-    assert (dataset.pair_frames[FAILED].values == -1).all()
+    for name in store.arrays:
+        assert name == "rgb" or np.isnan(dataset[name][FAILED].values).all()
 
 
 def test_every_document_is_plain_zarr_v3(store: stores.CueStore) -> None:

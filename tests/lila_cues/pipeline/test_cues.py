@@ -144,5 +144,5 @@ def test_a_name_cannot_lead_out_of_the_store(name: str) -> None:
 
 def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     maps = replace(DERIVED["normals"].maps, name="depth")
-    with pytest.raises(StoreError, match="two arrays have the same name"):
+    with pytest.raises(StoreError, match="two parts of a store have the same name"):
         stores.create(tmp_path / "s.zarr", replace(worlds.SPEC, extra=(maps,)), ["a"], {}, {})
