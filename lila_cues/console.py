@@ -2,32 +2,61 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
+import re
 import signal
 import sys
+import traceback
 from importlib.metadata import version
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich import progress as bars
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 
+from lila_cues.inputs import MAX_PIXELS_VARIABLE
 from stores.errors import LilaError
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-
 EXIT_BAD_INPUT = 2
-EXIT_SYSTEM = 1
+EXIT_INTERNAL = 70
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 INTERRUPTED = "interrupted; completed work is kept, and the same command resumes it"
 
 
+class PlainConsole(Console):
+    """Prints strings as they are, without markup: names of files may hold brackets and control characters."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text, keep="\n"), **options)
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return a text with control characters, line breaks, and bytes that are not UTF-8 as escapes, but for `keep`.
+
+    So the name of a file cannot steer a terminal, or break a message into lines.
+    """
+    unsafe = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+    return re.sub(unsafe, lambda c: c[0] if c[0] in keep else c[0].encode("unicode_escape").decode(), text)
+
+
+out = PlainConsole()
+err = PlainConsole(stderr=True)
+
+
+def bold(text: str, color: str = "") -> Text:
+    """Return a styled text to print before or among plain ones."""
+    return Text(printable(text), f"bold {color}".strip())
+
+
 def run(app: typer.Typer) -> None:
-    """Run a command line; a user's or the system's error is one sentence and an exit status, not a traceback.
+    """Run a command line; any error is one sentence and an exit status; `--debug` anywhere adds the traceback.
 
     INFO messages of our packages' loggers go to stderr. Ctrl-C and SIGTERM raise SystemExit in the command, not
     KeyboardInterrupt, for which typer has a message and an exit status of its own.
@@ -37,16 +66,25 @@ def run(app: typer.Typer) -> None:
         logger.setLevel(logging.INFO)
         if not any(isinstance(handler, _ConsoleHandler) for handler in logger.handlers):
             logger.addHandler(_ConsoleHandler())
+    for stream in (sys.stdout, sys.stderr):  # of any encoding
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    arguments = sys.argv[1:]
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for number, handler in previous.items():
             if handler is not signal.SIG_IGN:  # as in a shell's background
                 signal.signal(number, _interrupt)
-        app()
-    except LilaError as error:
-        _fail(str(error), EXIT_BAD_INPUT)
-    except OSError as error:
-        _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_SYSTEM)
+        app([argument for argument in arguments if argument != "--debug"])
+    except Exception as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        if isinstance(error, LilaError):
+            _fail(str(error), EXIT_BAD_INPUT)
+        if isinstance(error, OSError):
+            _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_INTERNAL)
+        found = f"{type(error).__name__}: {error}".rstrip(": ")
+        _fail(f"unexpected {found}; run the command again with --debug and report what it prints", EXIT_INTERNAL)
     except KeyboardInterrupt:
         err.print(INTERRUPTED)
         sys.exit(EXIT_INTERRUPTED)
@@ -59,6 +97,9 @@ def run(app: typer.Typer) -> None:
             signal.signal(number, handler)
 
 
+MAX_PIXELS = f"Most pixels of an image or a video's frame. Default: ${MAX_PIXELS_VARIABLE}, else 178,956,970."
+
+
 def _show_version(wanted: bool | None) -> None:
     if wanted:
         out.print(f"lila-pixels {version('lila-pixels')}")
@@ -69,8 +110,12 @@ def common_options(
     _version: Annotated[
         bool | None, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = None,
+    _debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error, for a report.")] = False,
+    max_pixels: Annotated[int | None, typer.Option(min=1, help=MAX_PIXELS)] = None,
 ) -> None:
     """Options of both command lines, before the command."""
+    if max_pixels is not None:
+        os.environ[MAX_PIXELS_VARIABLE] = str(max_pixels)  # for worker processes too
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -80,7 +125,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    err.print(f"[bold red]error:[/] {escape(message)}")
+    err.print(bold("error:", "red"), printable(message))
     sys.exit(status)
 
 
@@ -88,13 +133,18 @@ class _ConsoleHandler(logging.Handler):
     """Prints log messages above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        err.print(record.getMessage(), markup=False)
+        err.print(printable(record.getMessage()))
 
 
 def progress(unit: str) -> bars.Progress:
     """Return the context of a bar with the count, the rate in `unit` per second and the time left."""
-    start = (bars.SpinnerColumn(), bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn())
+    start = (bars.SpinnerColumn(), _Description(), bars.BarColumn(), bars.MofNCompleteColumn())
     return bars.Progress(*start, _Rate(unit), bars.TimeRemainingColumn(), console=err)
+
+
+class _Description(bars.ProgressColumn):
+    def render(self, task: bars.Task) -> Text:
+        return Text(printable(task.description))
 
 
 class _Rate(bars.ProgressColumn):

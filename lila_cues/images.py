@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -12,12 +13,12 @@ from jaxtyping import Float, Shaped, UInt8, UInt16
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from lila_cues.inputs import check_pixels, max_pixels, read_bytes
 from stores.errors import LilaError
 
 AnyImage = Image.Image | np.ndarray | Tensor
 Rgb = UInt8[np.ndarray, "h w 3"]
 
-MAX_PIXELS = 2**27  # that an image may be enlarged to
 _MAX_16_BIT = 65535
 
 
@@ -54,21 +55,25 @@ def read_depth(path: Path) -> UInt16[np.ndarray, "h w"]:
 
 
 def decode(path: Path) -> Image.Image:
-    """Read an image file as it is stored; LilaError if that fails or it has more pixels than Pillow's limit."""
-    found = "an empty file"
+    """Read an image file as it is stored; LilaError if that fails or it has more pixels than `max_pixels`."""
+    content = read_bytes(path, "an image")
     try:
-        if content := path.read_bytes():
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # panoramas are legitimate
-                image = Image.open(BytesIO(content))
-            image.load()
-            return image
+        if Image.MAX_IMAGE_PIXELS and max_pixels() > 2 * Image.MAX_IMAGE_PIXELS:
+            Image.MAX_IMAGE_PIXELS = max_pixels()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(BytesIO(content))
+        check_pixels(path, image.width * image.height)
+        image.load()
+        return image
+    except LilaError:
+        raise
     except Image.DecompressionBombError as error:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
-        raise LilaError(f"{path} has more than {limit:.0f} million pixels; crop or shrink it first") from error
+        found = f"one beyond Pillow's limit ({error})"
+        check_pixels(path, max(map(int, re.findall(r"\d+", str(error)))))
     except UnidentifiedImageError:
         found = "a file in no known image format"
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # foreign bytes can raise anything
         found = f"one that cannot be decoded ({getattr(error, 'strerror', None) or error})"
     raise LilaError(f"{path}: expected an image, found {found}; copy it again or take it away")
 
@@ -93,14 +98,14 @@ def to_rgb(image: Image.Image, background: str | None = "white") -> Rgb:
 def resize_short_side(image: Rgb, size: int | None) -> UInt8[np.ndarray, "H W 3"]:
     """Resize to a short side of `size` px, aspect kept, antialiased; None returns the image as it is.
 
-    Raises LilaError where that would enlarge it beyond 2²⁷ pixels.
+    Raises LilaError where that would enlarge it beyond `max_pixels`.
     """
     if size is None:
         return image
     height, width = image.shape[:2]
     scale = size / min(height, width)
     target = (max(1, round(width * scale)), max(1, round(height * scale)))
-    if target[0] * target[1] > max(MAX_PIXELS, height * width):
+    if target[0] * target[1] > max(max_pixels(), height * width):
         raise LilaError(
             f"an image of {height}×{width} px would have {target[1]}×{target[0]} px with a short side of {size}; pass "
             "a smaller --size"

@@ -28,6 +28,7 @@ VIDEO_SUFFIXES = frozenset({
     ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv", ".vob",
 })  # fmt: skip
 SYSTEM_FILES = frozenset({"Thumbs.db", "desktop.ini", "@eaDir"})  # of Windows and of Synology's file servers
+MAX_PIXELS_VARIABLE = "LILA_MAX_PIXELS"
 RESULTS = frozenset({"features.json", "track.json"})  # what marks a folder of results
 
 
@@ -211,6 +212,41 @@ def _refuse_folder(error: OSError) -> None:
         f"expected a folder of files at {error.filename}, found one that cannot be listed "
         f"({(error.strerror or str(error)).lower()}); change its permissions or move it away"
     ) from error
+
+
+def read_bytes(path: Path, expected: str) -> bytes:
+    """Return the content of a file that is not empty; LilaError with the reason where it cannot be read."""
+    found = "an empty file"
+    try:
+        if path.exists() and not path.is_file():
+            found = "a folder" if path.is_dir() else "a pipe or a device"
+        elif content := path.read_bytes():
+            return content
+    except FileNotFoundError:
+        found = "a link that leads nowhere" if path.is_symlink() else "nothing"
+    except OSError as error:
+        found = f"one that cannot be read ({(error.strerror or str(error)).lower()})"
+    raise LilaError(f"{path}: expected {expected}, found {found}; copy it again or take it away")
+
+
+def max_pixels() -> int:
+    """Return the most pixels of an image or a frame that are read: `$LILA_MAX_PIXELS`, else 179 million as in Pillow.
+
+    A compressed file of a few megabytes can hold more pixels than memory does.
+    """
+    value = os.environ.get(MAX_PIXELS_VARIABLE, "178956970")
+    if not value.isdecimal():
+        raise LilaError(f"expected a number of pixels in ${MAX_PIXELS_VARIABLE}, found {value!r}")
+    return int(value)
+
+
+def check_pixels(path: Path, pixels: int) -> None:
+    """Raise LilaError for an image or a frame of more pixels than `max_pixels`."""
+    if pixels > max_pixels():
+        raise LilaError(
+            f"{path} has {pixels / 1e6:.4g} million pixels, more than {max_pixels() / 1e6:.4g}; crop or shrink it, or "
+            f"raise the limit by --max-pixels before the command or ${MAX_PIXELS_VARIABLE}"
+        )
 
 
 def find_dataset(name: str, root: Path | None = None, option: str = "--root", create: bool = False) -> Path:

@@ -114,15 +114,16 @@ def _lock(root: Path) -> None:
 
 
 def read_json(path: Path) -> Json | None:
-    """Read a JSON object; None where there is no file, LilaError where it is damaged."""
+    """Read a JSON object, after a byte order mark or not; None where there is no file, LilaError if it is damaged."""
     if not path.is_file():
         return None
+    again = "restore it, or run the command that wrote it again with --overwrite"
     try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LilaError(f"{path} is damaged ({error}); delete it, its content is computed again") from error
+        content = json.loads(path.read_text("utf-8-sig"))
+    except ValueError as error:
+        raise LilaError(f"{path} is damaged ({error}); {again}") from error
     if not isinstance(content, dict):
-        raise LilaError(f"{path} is damaged (no JSON object); delete it, its content is computed again")
+        raise LilaError(f"{path} is damaged (no JSON object); {again}")
     return content
 
 

@@ -1,7 +1,7 @@
 """Errors that the user can do something about.
 
 Every message states what was expected, what was found, where, and what to do; the console prints it as one sentence.
-Any other exception is a bug and keeps its traceback.
+Any other exception is a bug: one sentence too, exit status 70, and the traceback with `--debug`.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from lila_cues import console
 from stores.ledger import COMPLETE, FAILED
@@ -32,7 +32,7 @@ CHECKED_TASKS = 1000
 
 def note(text: str) -> None:
     """Print a note to the error stream."""
-    console.err.print(f"[bold yellow]note:[/] {escape(text)}")
+    console.err.print(console.bold("note:", "yellow"), console.printable(text))
 
 
 def enlarged(side: int, base_size: int, saved_bytes: int) -> str:
@@ -71,7 +71,7 @@ class ClipProgress:
         self.failed += 1
         self.bar.update(self.line, description=f"building, {self.failed} failed")
         if self.failed <= SHOWN_FAILURES:
-            self.bar.console.print(f"[red]failed[/] {escape(clip_id)}: {escape(reason)}")
+            self.bar.console.print(console.bold("failed", "red"), console.printable(f"{clip_id}: {reason}"))
 
     def on_task_done(self, report: TaskReport) -> None:
         """For tasks of other processes, whose clips are not seen one by one."""
@@ -92,9 +92,9 @@ def summary(store: CueStore, tally: Tally, wall: float) -> RenderableType:
     networks = sum(tally.seconds[part] for part in NETWORKS)
     table.add_row("", f"networks {networks:.1f} of {wall:.1f} s; other parts run beside them, in threads")
     for clip_id, reason in tally.failures[:SHOWN_FAILURES]:
-        table.add_row("[red]failed[/]", f"{escape(clip_id)}: {escape(reason)}")
+        table.add_row(Text("failed", "red"), f"{clip_id}: {reason}")
     if tally.failed > SHOWN_FAILURES:
-        table.add_row("", f"… and {tally.failed - SHOWN_FAILURES} more: lila-cues status {escape(store.path)}")
+        table.add_row("", f"… and {tally.failed - SHOWN_FAILURES} more: lila-cues status {store.path}")
     return table
 
 
@@ -104,7 +104,7 @@ def finished(store: CueStore, shard: tuple[int, int]) -> str:
     share = "" if shard[1] == 1 else f"share {shard[0]}/{shard[1]} of "
     complete, failed = int((statuses == COMPLETE).sum()), int((statuses == FAILED).sum())
     retry = f", {failed} failed (--only-failed retries them)" if failed else ""
-    return f"{share}{escape(store.path)} is finished: {complete} clip{'s' * (complete != 1)} complete{retry}"
+    return f"{share}{store.path} is finished: {complete} clip{'s' * (complete != 1)} complete{retry}"
 
 
 def active_workers(store: CueStore, only_failed: bool = False) -> Counter[str]:
@@ -123,7 +123,7 @@ def other_builders(store: CueStore, only_failed: bool = False) -> Iterator[str]:
 
 
 def _table(title: str) -> Table:
-    table = Table(title=escape(title), title_justify="left", title_style="bold", show_header=False, box=None)
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     return table

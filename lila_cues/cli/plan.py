@@ -11,7 +11,7 @@ import stores
 from lila_cues.cli import build as options
 from lila_cues.cli import messages
 from lila_cues.config import PROFILES, BuildConfig
-from lila_cues.console import out
+from lila_cues.console import bold, out
 from lila_cues.networks import registry
 from lila_cues.sampling import anchors_and_gaps
 from stores.errors import StoreError
@@ -79,7 +79,7 @@ def plan(
         n_clips, wanted = len(clips), plan_build(resolved, len(clips))
         levers = list(_levers(resolved, wanted, n_clips, rate, options.enlarged_side(resolved, run_options, clips)))
     free = require_room(wanted, path, done)
-    out.print(f"[bold]{path}[/]" + (f", {done:.0%} of it done" if done else ""))
+    out.print(bold(str(path)), f"{done:.0%} of it done" if done else "")
     out.print(f"clips        {n_clips:,}")
     out.print(f"frames       {wanted.frames:,}, {wanted.pairs:,} pairs")
     out.print(
@@ -98,7 +98,7 @@ def plan(
         gpu_hours = wanted.frames / rate / 3600
         hours = f"{gpu_hours:.3g}" if gpu_hours >= 0.001 else "under 0.001"
         out.print(f"GPU hours    {hours} at {rate:g} frames/s on one device (--rate)")
-    out.print("\n".join(levers), markup=False)
+    out.print("\n".join(levers))
 
 
 def _levers(
@@ -134,14 +134,14 @@ def _levers(
 def models() -> None:
     """List networks: source, size, licence, and whether the weights are on this machine."""
     columns = "{:<8} {:<24} {:>7}  {:<15} {:<5} {}"  # of fixed width: a rich table would be cut at the terminal's width
-    out.print(f"[bold]{columns.format('', 'name', 'MB', 'licence', 'here', 'weights, revision')}[/]")
+    out.print(bold(columns.format("", "name", "MB", "licence", "here", "weights, revision")))
     for network in registry.ENTRIES:
         size, here = (
             f"{network.megabytes:,.0f}" if network.megabytes else "–",
             "yes" if network.is_available() else "no",
         )
         line = columns.format(network.kind, network.name, size, network.licence, here, network.origin())
-        out.print(f"[yellow]{line}[/]" if network.non_commercial else line)
+        out.print(line, style="yellow" if network.non_commercial else None)
     out.print("\nAny other plain ViT of timm is an encoder by its timm name; NAME@REVISION takes one of the hub.")
     out.print("Depth may also be read from files: --depth files:DIR (16-bit PNG in mm, DIR/CLIP/FRAME.png).")
 
@@ -151,14 +151,15 @@ def profiles(
 ) -> None:
     """List the profiles, and the settings of one. Each can be passed to `lila-cues build` with --set."""
     if name is not None:
-        out.print("\n".join(BuildConfig.resolve({"dataset": "videos", "profile": name}).assignments()), markup=False)
+        out.print("\n".join(BuildConfig.resolve({"dataset": "videos", "profile": name}).assignments()))
         return
     for key, profile in PROFILES.items():
         config = BuildConfig.resolve({"dataset": "videos", "profile": key})
         updates = "" if config.flow_updates is None else f" ({config.flow_updates} updates)"
         out.print(
-            f"[bold]--profile {key}[/]: {profile.about}\n"
+            bold(f"--profile {key}:"),
+            f"{profile.about}\n"
             f"  {config.encoder}, {config.depth}, {config.flow}{updates}; RGB {config.base_size}², "
             f"depth and flow {config.cue_size}², {config.channels} channels at {config.feature_size}²;\n"
-            f"  {config.frames} frames and {config.pairs} pairs of a clip, 1 to {config.max_gap} frames apart"
+            f"  {config.frames} frames and {config.pairs} pairs of a clip, 1 to {config.max_gap} frames apart",
         )

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.markup import escape
 
 import stores
 from lila_cues import console
@@ -38,7 +37,7 @@ def status(store: Store, failures: Annotated[int, typer.Option(min=0, help="Numb
     from lila_cues.viz.inspection import stored_bytes, summary
 
     opened, out = stores.open(store), console.out
-    out.print(f"[bold]{escape(opened.path)}[/]")
+    out.print(console.bold(opened.path))
     out.print(f"  {summary(opened)}, {opened.n_tasks:,} tasks of {opened.spec.shard_clips} clips")
     recorded = opened.ledger.keys()
     if recorded:  # bytes per clip, estimated from about 500 task records
@@ -47,7 +46,7 @@ def status(store: Store, failures: Annotated[int, typer.Option(min=0, help="Numb
         out.print(f"  {readable(round(per_clip * complete))}, {readable(round(per_clip))} per clip")
     if isinstance(opened.files, LocalFiles):
         for worker, tasks in active_workers(opened).items():
-            out.print(f"  active: {escape(worker)} on {tasks} task{'s' * (tasks != 1)}")
+            out.print(f"  active: {worker} on {tasks} task{'s' * (tasks != 1)}")
     reasons: Counter[str] = Counter()
     examples: dict[str, str] = {}  # the first clip of each reason
     for task in opened.pending_tasks(only_failed=True):
@@ -59,7 +58,7 @@ def status(store: Store, failures: Annotated[int, typer.Option(min=0, help="Numb
                 reasons[reason] += 1
                 examples.setdefault(reason, name)
     for reason, clips in reasons.most_common(failures):
-        out.print(f"  [red]failed[/] {clips:,} × {escape(reason)} (first: {escape(examples[reason])})")
+        out.print(console.bold("  failed", "red"), f"{clips:,} × {reason} (first: {examples[reason]})")
     if len(reasons) > failures:
         out.print(f"  … and {len(reasons) - failures} other reasons (--failures N shows more)")
     statuses = opened.statuses()
@@ -93,7 +92,7 @@ def verify(
         document = {"store": opened.path, "findings": [vars(finding) for finding in findings]}
         atomic_write(json.dumps(document, indent=1), report)
     for finding in findings[:SHOWN_FINDINGS]:
-        console.out.print(str(finding), markup=False)
+        console.out.print(str(finding))
     if len(findings) > SHOWN_FINDINGS:
         console.out.print(f"… and {len(findings) - SHOWN_FINDINGS} more (--report FILE keeps them all)")
     complete, damaged = len(opened.complete_clips()), any(finding.kind != "note" for finding in findings)
@@ -194,13 +193,13 @@ def inspect(
     shown = {"title": opened.path, "summary": inspection.summary(opened)}
     html.render("inspection.html", out / "index.html", **shown, rows=rows, arrays=arrays, numbers=numbers)
     atomic_write(picture_sheet(rows), out / "sheet.png")
-    console.out.print("\n".join(shown.values()), markup=False)
+    console.out.print("\n".join(shown.values()))
     for head, lines in (arrays, numbers):
         widths = [max(len(line[column]) for line in (head, *lines)) for column in range(len(head))]
         console.out.print()
         for line in (head, *lines):  # plain lines, since a rich table would be cut at the terminal's width
             cells = [text.ljust(width) for text, width in zip(line, widths, strict=True)]
-            console.out.print("  ".join(cells).rstrip(), markup=False)
+            console.out.print("  ".join(cells).rstrip())
     console.out.print(f"pictures: {out / 'sheet.png'} and {out / 'index.html'}")
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from av.filter import Graph
 from jaxtyping import Float64, UInt8
 
+from lila_cues.inputs import check_pixels
 from lila_cues.video import decoders
 from stores.errors import LilaError
 
@@ -244,6 +245,7 @@ def video_stream(container: av.container.InputContainer, path: Path) -> av.Video
             continue
         if stream.codec_context is None:
             raise LilaError(f"{path}: expected a video, found one in a format that no decoder here knows; {REMEDY}")
+        check_pixels(path, stream.codec_context.width * stream.codec_context.height)
         stream.codec_context.thread_count = 1
         return stream
     held = sorted({str(stream.type) for stream in container.streams}) or ["nothing"]

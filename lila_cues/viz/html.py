@@ -55,7 +55,8 @@ class Gallery:
 
 def render(template: str, out: Path, **content: Any) -> None:
     """Write a page atomically. A template fails if it uses a name that `content` lacks."""
-    atomic_write(ENVIRONMENT.get_template(template).render(content), out)
+    page = ENVIRONMENT.get_template(template).render(content)
+    atomic_write(page.encode(errors="backslashreplace"), out)  # names of files may hold bytes that are not UTF-8
 
 
 def data_url(image: Picture | bytes, kind: str = "png") -> str:

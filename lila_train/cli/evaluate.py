@@ -76,7 +76,8 @@ def evaluate(
         limit=limit, seed=seed, short_side=short_side, texts=texts, clip=clip, fast_probe=fast_probe
     )
     task = open_task(protocol, data, config, memory_mb and memory_mb * MIB)
-    console.out.print(f"[bold]{task.protocol}[/]: {_listed(task.counts())}\nsettings: {_listed(task.settings)}")
+    console.out.print(console.bold(f"{task.protocol}:"), _listed(task.counts()))
+    console.out.print(f"settings: {_listed(task.settings)}")
     target = devices.choose(device)
     parallel = workers or harness.default_workers(target)
     result = harness.evaluate(task, spec, out, target, parallel, overwrite=overwrite)

@@ -151,9 +151,8 @@ def train(
         tasks = open_tasks(options.score_data, options.score_limit) if options.score_data and rank.is_main else []
         run_dir = RunDir.open(out, config, store, overwrite=options.overwrite) if rank.is_main else RunDir(out)
     if rank.is_main and rank.device.type == "cpu" and config.steps >= 5000:
-        console.err.print(
-            f"[bold yellow]note:[/] {config.steps:,} steps on the CPU can take days; --recipe demo takes minutes"
-        )
+        hint = f"{config.steps:,} steps on the CPU can take days; --recipe demo takes minutes"
+        console.err.print(console.bold("note:", "yellow"), hint)
     with ExitStack() as stack:
         with rank.together():
             encoder = encoder_of_store(store, options.encoder_weights, rank.device)
@@ -219,7 +218,8 @@ def recipes(
     Every setting can be passed to `lila-train run` and `lila-train ablate` with --set.
     """
     for key, found in RECIPES.items() if name is None else [(name, find_recipe(name))]:
-        console.out.print(f"[bold]{key}[/]\n  hardware: {found.hardware}\n  expect: {found.expect}")
+        console.out.print(console.bold(key))
+        console.out.print(f"  hardware: {found.hardware}\n  expect: {found.expect}")
     if name is not None:
         for assignment in find_recipe(name).config.assignments():
-            console.out.print(f"  {assignment}", markup=False)
+            console.out.print(f"  {assignment}")

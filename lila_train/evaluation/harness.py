@@ -17,6 +17,7 @@ from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.results import ResultFolder, fingerprint
 from lila_train.outputs import Json, as_json, open_folder, read_json, write_json
+from stores.errors import LilaError
 
 
 @runtime_checkable
@@ -85,7 +86,7 @@ def evaluate(
     identity = as_json(identity | {"settings": task.settings, "data": task.data_identity()})
     folder = ResultFolder(out)
     open_folder(out, folder.identity.name, identity, folder.own(), overwrite)
-    if (finished := read_json(folder.result)) is not None:
+    if (finished := _kept(folder.result)) is not None:
         return finished
     model = spec.load(device)
     derived = task.derived(model)
@@ -106,6 +107,14 @@ def evaluate(
         "parts": records,
     }
     return write_json(folder.result, result)
+
+
+def _kept(record: Path) -> Json | None:
+    """Return a record; None where there is none, or a damaged one, which is computed again."""
+    try:
+        return read_json(record)
+    except LilaError:
+        return None
 
 
 def default_workers(device: torch.device) -> int:
@@ -135,7 +144,7 @@ def _compute_parts(
 
             try:
                 advance(0)
-                if (kept := read_json(folder.part(head, part))) is not None:
+                if (kept := _kept(folder.part(head, part))) is not None:
                     advance(steps[part])
                     return kept
                 start = time.monotonic()

@@ -6,12 +6,15 @@ per frame (npz, safetensors), or one Zarr array per image or video.
 
 from __future__ import annotations
 
+import math
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 import zarr
 from jaxtyping import Float
@@ -61,13 +64,26 @@ class FeatureCache:
         yield self._journal
 
     def state(self, file: InputFile) -> State | None:
-        """Return what is recorded of a file; None if nothing is, or if the file has changed since."""
-        entry = self._entries.get(str(file.name))
-        return entry["state"] if entry and file.path.exists() and entry == _entry(file, entry["state"]) else None
+        """Return what is recorded of a file; None if nothing is, or if the file has changed since.
 
-    def record(self, file: InputFile, state: State) -> None:
-        """Append the state of a file to the journal."""
-        entry = _entry(file, state)
+        A file that is done has only begun if one of its results is missing or was cut short.
+        """
+        entry = self._entries.get(str(file.name))
+        if not entry or not file.path.exists() or entry | _identity(file) != entry:
+            return None
+        return "done" if entry.get("state") == "done" and self._is_complete(file, entry.get("frames")) else "begun"
+
+    def _is_complete(self, file: InputFile, frames: int | None) -> bool:
+        base = self.folder / file.name
+        indices = [None] if frames is None else range(frames)
+        picture = base.with_name(f"{base.name}{PICTURES[file.is_video]}")
+        return (picture.exists() or "pca" not in self.config.format) and all(
+            arrays.is_complete(base, index) for arrays in self._arrays for index in indices
+        )
+
+    def record(self, file: InputFile, state: State, frames: int | None = None) -> None:
+        """Append the state of a file, and the number of a video's frames, to the journal."""
+        entry = _identity(file) | {"state": state, "frames": frames}
         append_line(self._journal, entry)
         self._entries[entry["name"]] = entry
 
@@ -91,11 +107,12 @@ class FeatureCache:
             return self._arrays[0].read(self.folder / file.name, index) if self._arrays else None
 
 
-def _entry(file: InputFile, state: str) -> dict[str, Any]:
-    """Return a line of the journal, which identifies the file by path, size and modification time."""
+def _identity(file: InputFile) -> dict[str, Any]:
+    """Return what identifies a file in the journal: path, size and modification time."""
     found = file.path.stat()
-    source = str(file.path.resolve())
-    return {"name": str(file.name), "source": source, "bytes": found.st_size, "time": found.st_mtime_ns, "state": state}
+    return {
+        "name": str(file.name), "source": str(file.path.resolve()), "bytes": found.st_size, "time": found.st_mtime_ns,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,13 +130,26 @@ class FilePerFrame:
 
     def read(self, base: Path, index: int | None) -> Features | None:
         path = self._path(base, index)
-        if not path.exists():
-            return None
-        if self.suffix == ".safetensors":
-            return safetensors.numpy.load_file(path)["features"]
-        with np.load(path) as file:
-            features: Features = file["features"]
-        return features
+        try:
+            if self.suffix == ".safetensors":
+                return safetensors.numpy.load_file(path)["features"]
+            with path.open("rb") as opened, np.load(opened) as file:
+                features: Features = file["features"]
+            return features
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, safetensors.SafetensorError):
+            return None  # missing, or cut short
+
+    def is_complete(self, base: Path, index: int | None) -> bool:
+        """Return whether the file is there to its end, where a npz has its directory; the values are not read."""
+        path = self._path(base, index)
+        try:
+            if self.suffix == ".npz":
+                with zipfile.ZipFile(path) as archive:
+                    return archive.namelist() == ["features.npy"]
+            with safetensors.safe_open(path, framework="np") as file:
+                return list(file.keys()) == ["features"]
+        except (OSError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError):
+            return False
 
     def _path(self, base: Path, index: int | None) -> Path:
         return base.with_name(f"{base.name}{self.suffix}") if index is None else base / f"{index:05d}{self.suffix}"
@@ -155,14 +185,32 @@ class ZarrArrays:
 
     def read(self, base: Path, index: int | None) -> Features | None:
         """Return a frame; None also if a value is NaN, the mark of a chunk that was not written."""
-        path = base.with_name(f"{base.name}.zarr")
-        if not (path / "zarr.json").exists():
+        array = self._open(base)
+        try:
+            if array is None or (index is not None and index >= array.shape[0]):
+                return None
+            features = np.asarray(array[...] if index is None else array[index])
+        except ValueError:  # a chunk that was cut short
             return None
-        array = zarr.open_array(path, mode="r")
-        if index is not None and index >= array.shape[0]:
-            return None
-        features = np.asarray(array[...] if index is None else array[index])
         return None if np.isnan(features).any() else features
+
+    def is_complete(self, base: Path, index: int | None) -> bool:
+        """Return whether every chunk of a frame has its size; the values are not read."""
+        array = self._open(base)
+        if array is None or (index is not None and index >= array.shape[0]):
+            return False
+        size = math.prod(array.chunks) * array.dtype.itemsize  # not compressed
+        rows = range(math.ceil(array.shape[-2] / array.chunks[-2]))
+        names = ("/".join(map(str, ["c", *([] if index is None else [index]), 0, row, 0])) for row in rows)
+        paths = [base.with_name(f"{base.name}.zarr") / name for name in names]
+        return all(path.is_file() and path.stat().st_size == size for path in paths)
+
+    def _open(self, base: Path) -> zarr.Array[Any] | None:
+        """Return the array; None where it is missing or its description is damaged."""
+        try:
+            return zarr.open_array(base.with_name(f"{base.name}.zarr"), mode="r")
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
 
 ARRAY_FORMATS: dict[str, FilePerFrame | ZarrArrays] = {

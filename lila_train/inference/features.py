@@ -132,7 +132,7 @@ class Extractor:
             for _ in map_ordered(write, computed(), PENDING):
                 count += 1
                 on_frame()
-        self.cache.record(file, "done")
+        self.cache.record(file, "done", count)
 
 
 @torch.inference_mode()

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
 import pytest
 import typer
-from rich.console import Console
 
 from lila_cues import console
+from lila_cues.cli import messages
+from stores.errors import LilaError
 
 
 @pytest.fixture
 def stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     """Print to the stderr that the test captures, for a command line without arguments."""
     monkeypatch.setattr("sys.argv", ["lila-cues"])
-    monkeypatch.setattr(console, "err", Console(stderr=True, highlight=False, width=200))
+    monkeypatch.setattr(console, "err", console.PlainConsole(stderr=True, width=200))
 
 
 def run(command: Callable[[], None]) -> int:
@@ -40,13 +44,63 @@ def test_log_messages_of_the_packages_are_shown_once(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "downloading model[s].safetensors\n" * 2
 
 
-@pytest.mark.usefixtures("stderr")
-def test_an_error_is_one_sentence_with_its_brackets(capsys: pytest.CaptureFixture[str]) -> None:
-    def command() -> None:
-        raise OSError(2, "No such file or directory", "clips[1].mp4")
+ERRORS = (  # error, exit status, sentence
+    (OSError(2, "No such file or directory", "clips[1].mp4"), 70, "No such file or directory: clips[1].mp4"),
+    (LilaError("no video in o [full]\x1b[2J\n\udcff"), 2, r"no video in o [full]\x1b[2J\n\udcff"),
+    (
+        RuntimeError("[/] o"),
+        70,
+        "unexpected RuntimeError: [/] o; run the command again with --debug and report what it",
+    ),
+    (AssertionError(), 70, "unexpected AssertionError; run the command again with --debug"),
+)
 
-    assert run(command) == console.EXIT_SYSTEM
-    assert capsys.readouterr().err == "error: No such file or directory: clips[1].mp4\n"
+
+@pytest.mark.usefixtures("stderr")
+@pytest.mark.parametrize(("error", "status", "sentence"), ERRORS)
+def test_an_error_is_one_sentence_as_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, sentence: str
+) -> None:
+    def command() -> None:
+        raise error
+
+    assert run(command) == status
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: {sentence}")
+    assert printed.count("\n") == 1
+    monkeypatch.setattr("sys.argv", ["lila-cues", "--debug"])
+    assert run(command) == status
+    assert capsys.readouterr().err.startswith("Traceback (most recent call last):")
+
+
+UNSAFE = "o [full] [/] :x: \x1b[2J \x07\u202e\udcff"
+SHOWN = r"o [full] [/] :x: \x1b[2J \x07\u202e\udcff"
+
+
+@pytest.mark.usefixtures("stderr")
+def test_names_of_files_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    messages.note(UNSAFE)
+    console.err.print(UNSAFE)
+    console.err.print(console.bold(UNSAFE))
+    table = messages.Table(UNSAFE, title=UNSAFE)
+    table.add_row(UNSAFE)
+    console.err.print(table)
+    with console.progress("frames") as bar:
+        bar.add_task(UNSAFE, total=None)
+    printed = capsys.readouterr().err
+    assert printed.count(SHOWN) >= 7
+    assert not re.search("\x07|\u202e|\udcff", printed)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_characters_that_a_terminal_lacks_are_replaced(encoding: str) -> None:
+    command = "import logging; from lila_cues import console; from lila_cues.cli import messages, app\n"
+    command += r"app.command('say')(lambda: messages.note('\u2026 \xd7 \udcff')); console.run(app)"
+    environment = {"PYTHONIOENCODING": encoding, "PATH": os.environ["PATH"]}  # no HOME
+    ran = subprocess.run([sys.executable, "-c", command, "say"], capture_output=True, env=environment)
+    assert (ran.returncode, ran.stdout) == (0, b""), ran.stderr
+    shown = {"latin-1": r"\u2026 ×", "ascii": r"\u2026 \xd7", "utf-8": "… ×"}[encoding] + r" \udcff"
+    assert ran.stderr.decode(encoding) == f"note: {shown}\n"
 
 
 @pytest.mark.usefixtures("stderr")

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+import lila_cues.cli
+import lila_train.cli
 from lila_cues.datasets import read_images
 from lila_cues.images import read_depth, read_image, read_mask
+from lila_cues.inputs import max_pixels
+from lila_cues.video.reader import VideoFrames
 from stores.errors import LilaError
+from tests.lila_cues import barcodes
+from tests.lila_cues.barcodes import Clip
 
 
 def read_frame(path: Path) -> np.ndarray:
@@ -44,13 +53,36 @@ def test_transparent_pixels_become_white(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "a.png")[:, 0], [[10, 20, 30], [255, 255, 255]])
 
 
-def test_a_panorama_is_read_and_a_decompression_bomb_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Image.new("RGB", (30_000, 40)).save(tmp_path / "wide.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1_000_000)
-    assert read_image(tmp_path / "wide.png").shape == (40, 30_000, 3)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)
-    with pytest.raises(LilaError, match="has more than 1 million pixels; crop or shrink it first"):
-        read_image(tmp_path / "wide.png")
+@pytest.mark.parametrize("read", [read_image, read_mask, read_depth, read_frame, lambda path: list(VideoFrames(path))])
+def test_one_limit_of_pixels_holds_for_all_and_can_be_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object]
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30_000)  # Pillow refuses twice as many
+    path = tmp_path / "wide.png"
+    if read not in (read_image, read_mask, read_depth, read_frame):
+        path = barcodes.write(tmp_path / "a.mp4", Clip(frames=1, size=(200, 400)))
+    else:
+        Image.fromarray(np.zeros((200, 400), np.uint16 if read is read_depth else np.uint8)).save(path)
+    for limit in ("79999", "1000"):
+        monkeypatch.setenv("LILA_MAX_PIXELS", limit)
+        with pytest.raises(
+            LilaError, match=r"has 0\.08 million pixels, more than .*; crop .*or raise the limit by --max-p"
+        ):
+            read(path)
+    monkeypatch.setenv("LILA_MAX_PIXELS", "80000")
+    read(path)
+    monkeypatch.setenv("LILA_MAX_PIXELS", "many")
+    with pytest.raises(LilaError, match=r"expected a number of pixels in \$LILA_MAX_PIXELS, found 'many'"):
+        read(path)
+
+
+def test_the_limit_of_pixels_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LILA_MAX_PIXELS", "7")
+    for app in (lila_cues.cli.app, lila_train.cli.app):
+        CliRunner().invoke(app, ["--max-pixels", "80000", "--version"])
+        CliRunner().invoke(app, ["--max-pixels", "80000", "profiles" if app is lila_cues.cli.app else "recipes"])
+        assert max_pixels() == 80_000
+        monkeypatch.setenv("LILA_MAX_PIXELS", "7")
 
 
 def save_modes(folder: Path) -> dict[str, Path]:
@@ -103,6 +135,10 @@ def test_only_evaluation_leaves_an_image_as_it_lies(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.jpg", upright=False).shape == (4, 8, 3)
 
 
+def refuse(path: Path) -> bytes:
+    raise PermissionError(13, "Permission denied", str(path))
+
+
 @pytest.mark.parametrize("read", [read_image, read_mask, read_depth, read_frame])
 def test_unreadable_files_are_named(tmp_path: Path, read: object, monkeypatch: pytest.MonkeyPatch) -> None:
     intact, photo = io.BytesIO(), io.BytesIO()
@@ -114,16 +150,26 @@ def test_unreadable_files_are_named(tmp_path: Path, read: object, monkeypatch: p
         ("cut.png", intact.getvalue()[:900], "one that cannot be decoded"),
         ("cut.jpg", photo.getvalue()[:-900], "one that cannot be decoded"),
         ("empty.jpg", b"", "an empty file"),
-        ("absent.png", None, r"one that cannot be decoded \(No such file or directory\)"),
+        ("absent.png", None, "nothing"),
+        ("folder.png", "", "a folder"),
+        ("gone.png", "nowhere", "a link that leads nowhere"),
+        ("loop.png", "loop.png", r"one that cannot be read \(too many levels of symbolic links\)"),
+        ("pipe.png", "pipe", "a pipe or a device"),
+        ("closed.png", "closed", r"one that cannot be read \(permission denied\)"),
     ):
-        if content is not None:
+        if isinstance(content, bytes):
             (tmp_path / name).write_bytes(content)
+        elif content == "":
+            (tmp_path / name).mkdir()
+        elif content == "pipe":
+            os.mkfifo(tmp_path / name)
+        elif content == "closed":
+            (tmp_path / name).touch()
+            monkeypatch.setattr(Path, "read_bytes", refuse)  # root may read everything
+        elif content:
+            (tmp_path / name).symlink_to(content)
         with pytest.raises(LilaError, match=f"{name}: expected an image, found {found}"):
             read(tmp_path / name)
-    (tmp_path / "large.png").write_bytes(intact.getvalue())
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(LilaError, match=r"large\.png has more than 0 million pixels; crop or shrink it first"):
-        read(tmp_path / "large.png")
 
 
 def test_masks_are_read_by_index_and_depth_in_millimeters(tmp_path: Path) -> None:

@@ -98,10 +98,11 @@ def test_text_is_escaped_wherever_it_is_put(picture, tmp_path: Path, monkeypatch
 
 
 def test_data_for_a_script_cannot_end_it(tmp_path: Path):
-    record = {"images": [{"name": EVIL}]}
-    html.render("explore.html", tmp_path / "page.html", title="x", facts="y", record=record)
+    record = {"images": [{"name": f"{EVIL}<!--<script>\udcff"}]}
+    html.render("explore.html", tmp_path / "page.html", title="x\udcff", facts="y", record=record)
     text = (tmp_path / "page.html").read_text()
-    assert text.count("</script>") == 2
+    assert (text.count("</script>"), text.count("<script>"), text.count("<!--")) == (2, 1, 0)
+    assert r"x\udcff</title>" in text
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
     assert json.loads(data) == record
 

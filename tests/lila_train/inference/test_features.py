@@ -147,6 +147,53 @@ def test_an_interrupted_video_is_resumed(
     np.testing.assert_array_equal(*arrays)
 
 
+SUFFIXES = (".npz", ".safetensors", ".png", "")  # of results that are the same each time
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+DAMAGE = {  # what happens to the results of a.png and v.mp4, and how many frames are computed again
+    "nothing": (lambda out: None, 0),
+    "an image's npz cut": (lambda out: cut(out / "a.npz"), 1),
+    "an image's safetensors cut": (lambda out: cut(out / "a.safetensors"), 1),
+    "an image's chunk cut": (lambda out: cut(out / "a.zarr/c/0/0/0"), 1),
+    "an image's array not described": (lambda out: (out / "a.zarr/zarr.json").write_text("{"), 1),
+    "an image's picture gone": (lambda out: (out / "a_pca.png").unlink(), 1),
+    "a frame's npz cut": (lambda out: cut(out / "v/00003.npz"), 1),
+    "a frame's npz empty": (lambda out: (out / "v/00003.npz").write_bytes(b""), 1),
+    "a frame's safetensors cut": (lambda out: cut(out / "v/00003.safetensors"), 0),  # from the npz
+    "a frame's chunk cut": (lambda out: cut(out / "v.zarr/c/3/0/0/0"), 0),
+    "a line of the journal": (lambda out: (out / "files.jsonl").write_bytes(b"\xff{\n[1]\n"), 8),
+    "the journal empty": (lambda out: (out / "files.jsonl").write_text(""), 8),
+    "the journal cut": (lambda out: (out / "files.jsonl").write_text((out / "files.jsonl").read_text()[:-20]), 0),
+    "a byte order mark": (lambda out: mark(out / "files.jsonl", out / "features.json"), 0),
+}
+
+
+def mark(*paths: Path) -> None:
+    for path in paths:
+        path.write_text(path.read_text(), "utf-8-sig")
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_results_are_computed_again(
+    folder: Path, weights: Path, tmp_path: Path, computed: list[int], name: str
+) -> None:
+    damage, again = DAMAGE[name]
+    command = (weights, tmp_path / "out", folder / "a.png", folder / "v.mp4", "--pca-from", folder / "a.png", *FORMATS)
+    done(*command)
+    results = (path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.suffix in SUFFIXES)
+    intact = {path: path.read_bytes() for path in results}
+    damage(tmp_path / "out")
+    for expected in (again, 0):
+        computed.clear()
+        done(*command)
+        assert len(computed) - 1 == expected, "beside the basis"
+        assert {path: path.read_bytes() for path in intact} == intact
+
+
 def test_an_empty_list_of_formats_is_refused() -> None:
     with pytest.raises(LilaError, match=f"--format must be {SEVERAL}, found nothing"):
         FeatureConfig(format=())
