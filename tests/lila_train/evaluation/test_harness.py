@@ -204,13 +204,21 @@ def test_a_file_in_place_of_the_folder_is_refused(davis: Path, tmp_path: Path):
         run(davis, tmp_path / "out")
 
 
-@pytest.mark.parametrize("content", ['{"frames": ', "[1]"])
-def test_a_damaged_record_is_named(davis: Path, tmp_path: Path, content: str):
-    with pytest.raises(KeyboardInterrupt):
-        run(davis, tmp_path / "out", StandIn(breaks_at=8))
-    (tmp_path / "out/parts/encoder/one.json").write_text(content)
-    with pytest.raises(LilaError, match=r"parts/encoder/one\.json is damaged .*delete it"):
-        run(davis, tmp_path / "out")
+@pytest.mark.parametrize("content", [b'{"frames": ', b"[1]", b"", b"\xff"])
+def test_damaged_records_are_computed_again_and_a_damaged_identity_is_named(
+    davis: Path, tmp_path: Path, content: bytes
+):
+    out = tmp_path / "out"
+    expected = run(davis, out)
+    for name in ("parts/encoder/one.json", "result.json"):
+        (out / name).write_bytes(content)
+    assert run(davis, out)["scores"] == expected["scores"]
+    (out / "identity.json").write_text((out / "identity.json").read_text(), "utf-8-sig")
+    assert run(davis, out)["scores"] == expected["scores"]
+    (out / "identity.json").write_bytes(content)
+    with pytest.raises(LilaError, match=r"identity\.json is damaged .*; restore it, or run .* again with --overwrite"):
+        run(davis, out)
+    assert run(davis, out, overwrite=True)["scores"] == expected["scores"]
 
 
 def test_parts_in_parallel_give_the_same_scores(davis: Path, tmp_path: Path):
