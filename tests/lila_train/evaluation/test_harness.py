@@ -216,9 +216,7 @@ def test_damaged_records_are_computed_again_and_a_damaged_identity_is_named(
     (out / "identity.json").write_text((out / "identity.json").read_text(), "utf-8-sig")
     assert run(davis, out)["scores"] == expected["scores"]
     (out / "identity.json").write_bytes(content)
-    with pytest.raises(
-        LilaError, match="the record of these results, is damaged; start again with --overwrite"
-    ):
+    with pytest.raises(LilaError, match="the record of these results, is damaged; start again with --overwrite"):
         run(davis, out)
     assert run(davis, out, overwrite=True)["scores"] == expected["scores"]
 
