@@ -37,7 +37,7 @@ class BuildConfig(Config):
     ))  # fmt: skip
 
     places: ClassVar[frozenset[str]] = frozenset(
-        ("profile", "limit", "encoder_weights", "depth_weights", "flow_weights")
+        ("profile", "limit", "encoder_weights", "depth_weights", "flow_weights", "compile")
     )
 
     dataset: str = Field(description="demo, videos, frames, kinetics, youtube-vos or davis.")
@@ -58,8 +58,10 @@ class BuildConfig(Config):
     flow_weights: str | None = Field(None, description="Weight file; none: published weights.")
     flow_updates: PositiveInt | None = Field(None, description="RAFT's updates per pair; none: the network's own.")
     attention: Literal["sdpa", "xformers"] = Field("sdpa", description="xformers where it is installed.")
-    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Of depth and flow.")
-    compile: bool = Field(False, description="Compile depth and flow: slow start, then faster.")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Of the networks; on a GPU, profiles small, base and large have bfloat16."
+    )
+    compile: bool = Field(False, description="Compile the networks: slow start, then faster.")
 
     rgb_codec: Literal["zstd", "jpeg"] = Field(
         "zstd", description="Of the stored RGB: lossless, or JPEG 4:4:4 of quality 95, a quarter of the bytes."
@@ -106,6 +108,8 @@ class BuildConfig(Config):
         if name not in PROFILES:
             raise LilaError(f"expected a profile among {', '.join(PROFILES)}, found {name}; pass one with --profile")
         settings = PROFILES[name].settings
+        if device.startswith("cuda") and name != "tiny":
+            settings = {**settings, "precision": "bfloat16"}
         if "flow" in given:  # the profile's updates are those of its own network
             settings = {**settings, "flow_updates": None}
         return cls(**(settings | given))

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from lila_cues import devices
 from lila_cues.config import BuildConfig
@@ -101,6 +101,13 @@ class CueExtractor:
         self.timer = Timer(self.device)
         self._batch = default_batch(self.device)
         self._downloads = torch.cuda.Stream(self.device) if self.on_gpu else None
+        if self.on_gpu:
+            torch.backends.cudnn.benchmark = True  # all passes have one shape
+            if config.precision != "float32":
+                torch.set_float32_matmul_precision("high")  # TF32 for what is not autocast
+            for network in (networks.encoder, networks.depth, networks.flow):
+                if isinstance(network, nn.Module):
+                    network.to(memory_format=torch.channels_last)
 
     def clips_per_pass(self) -> int:
         """Return how many clips to run in one pass: on a GPU up to 4, by its free memory."""

@@ -28,9 +28,9 @@ class Networks:
 
     def records(self) -> Records:
         """Return name, origin, revision, hash and licence of each network's weights, and how it is run."""
-        attention = {"attention": self.encoder.attention}
+        settings = {"attention": self.encoder.attention, **self.encoder.settings}
         return {
-            "encoder": {**self.encoder.source.to_dict(), "settings": attention},
+            "encoder": {**self.encoder.source.to_dict(), "settings": settings},
             "depth": {**self.depth.source.to_dict(), "settings": self.depth.settings},
             "flow": {**self.flow.source.to_dict(), "settings": self.flow.settings},
         }
@@ -68,7 +68,7 @@ def load_networks(config: BuildConfig, device: str) -> Networks:
     depth: DepthNetwork | DepthFiles | None = None
     if config.depth.startswith(DEPTH_FILES):  # checked before networks are loaded
         depth = DepthFiles(Path(config.depth.removeprefix(DEPTH_FILES)))
-    encoder = load_encoder(config.encoder, config.encoder_weights, device, attention)
+    encoder = load_encoder(config.encoder, config.encoder_weights, device, attention, execution)
     flow = load_flow(config.flow, config.flow_weights, device, updates=config.flow_updates, execution=execution)
     if depth is None:
         depth = load_depth(config.depth, config.depth_weights, device, attention, execution=execution)

@@ -37,6 +37,16 @@ def test_profiles_name_networks_that_exist_and_sizes_that_fit(profile: str) -> N
     anchors_and_gaps(config.frames, config.pairs)
 
 
+@pytest.mark.parametrize(
+    ("profile", "device", "precision"),
+    [("small", "cpu", "float32"), ("small", "cuda:1", "bfloat16"), ("tiny", "cuda", "float32")],
+)
+def test_networks_run_in_half_precision_on_a_gpu(profile: str, device: str, precision: str) -> None:
+    options = {"dataset": "videos", "profile": profile}
+    assert BuildConfig.resolve(options, device=device).precision == precision
+    assert BuildConfig.resolve({**options, "precision": "float16"}, device=device).precision == "float16"
+
+
 def test_networks_of_a_profile_can_be_replaced() -> None:
     small = BuildConfig.resolve({"dataset": "videos", "profile": "small"})
     given = {"dataset": "videos", "profile": "small", "encoder": None, "depth": "files:maps", "flow": "dis"}
@@ -74,10 +84,11 @@ def test_settings_are_taken_from_a_store_or_a_file(tmp_path: Path) -> None:
 def test_the_fingerprint_is_of_what_shapes_the_data_and_not_of_places() -> None:
     weights = small_networks.networks().records()
     same = CONFIG.fingerprint(weights)
-    changes = {"seed": 1, "max_gap": 1, "decoder": "decord", "dataset": "frames", "pamr_sigma": 0.1, "cue_size": 64}
+    changes = {"seed": 1, "max_gap": 1, "decoder": "decord", "dataset": "frames", "pamr_sigma": 0.1, "cue_size": 64,
+               "precision": "bfloat16"}  # fmt: skip
     for name, value in changes.items():
         assert CONFIG.replace(**{name: value}).fingerprint(weights) != same
-    for name, value in {"encoder_weights": "e.pth", "limit": 3, "profile": "small"}.items():
+    for name, value in {"encoder_weights": "e.pth", "limit": 3, "profile": "small", "compile": True}.items():
         assert CONFIG.replace(**{name: value}).fingerprint(weights) == same
     moved = {kind: {**record, "location": "other"} for kind, record in weights.items()}
     assert CONFIG.fingerprint(moved) == same

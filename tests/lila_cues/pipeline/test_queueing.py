@@ -14,7 +14,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lila_cues.config import BuildConfig
-from lila_cues.networks import load_depth, load_encoder, load_flow
+from lila_cues.networks import Execution, load_depth, load_encoder, load_flow
 from lila_cues.pipeline.cues import CueExtractor
 from lila_cues.pipeline.frames import ClipFrames
 from lila_cues.pipeline.setup import Networks
@@ -47,9 +47,10 @@ class Waits(TorchDispatchMode):
 
 
 def networks(device: str = "cpu") -> Networks:
-    encoder = load_encoder("dinov2_vits14", "random:1", device)
-    flow = load_flow("raft_large", "random:1", device, updates=2)
-    return Networks(encoder, flow, load_depth("depth_anything_v2_small", "random:1", device))
+    how = Execution("bfloat16")
+    encoder = load_encoder("dinov2_vits14", "random:1", device, execution=how)
+    flow = load_flow("raft_large", "random:1", device, updates=2, execution=how)
+    return Networks(encoder, flow, load_depth("depth_anything_v2_small", "random:1", device, execution=how))
 
 
 def clip(name: str = "a") -> ClipFrames:
@@ -87,6 +88,8 @@ class Stub:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorMode:
     for name in ("Stream", "Event", "device", "stream", "current_stream"):
         monkeypatch.setattr(torch.cuda, name, Stub)
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.backends.cudnn, "enabled", False)  # its grid sampler takes no fake tensors
     return FakeTensorMode(allow_non_fake_inputs=True)
 
@@ -94,11 +97,12 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorMode:
 def test_a_pass_of_clips_makes_the_host_wait_for_nothing(fake: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> None:
     pamr_triton = pytest.importorskip("lila_cues.pamr_triton")
     monkeypatch.setattr(pamr_triton, "iterate", lambda maps, *rest: torch.empty_like(maps))
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # which the extractor sets
     loaded = networks()
+    extractor = CueExtractor(loaded, CONFIG, "cuda")
     with fake:
         for network in (loaded.encoder, loaded.flow, loaded.depth):
             move(network)  # type: ignore[arg-type]
-        extractor = CueExtractor(loaded, CONFIG, "cuda")
         specs = arrays(StoreSpec(extractor.geometry, extra=()))
         with Waits() as waits:
             values = [extractor.quantize(each, specs) for each in extractor.predict([clip("a"), clip("b")])]

@@ -35,3 +35,10 @@ def test_licences_are_noted_before_anything_is_loaded(monkeypatch: pytest.Monkey
     config = BuildConfig.resolve({"dataset": "kinetics", "profile": "large"})
     assert setup.setup(config, RunOptions(device="cpu"), notes.append) is loaded
     assert "CC-BY-NC" in notes[0]
+
+
+def test_all_networks_run_in_the_precision_of_the_build() -> None:
+    weights = {"encoder_weights": "random:1", "depth_weights": "random:1", "flow_weights": "random:1"}
+    config = BuildConfig.resolve({"dataset": "videos", "profile": "tiny", "flow": "raft_small", **weights})
+    records = setup.load_networks(config.replace(precision="bfloat16"), "cpu").records()
+    assert [record["settings"]["precision"] for record in records.values()] == ["bfloat16"] * 3
