@@ -151,12 +151,12 @@ class RunOptions:
     root: Path | None = None  # dataset directory
     store: Path | None = None
     device: str = "auto"
-    clips_per_pass: int | None = None  # through the networks at once; None: one, on a GPU by its memory
     only_failed: bool = False  # retry the clips that failed before, and build no others
     max_failures: int | None = None  # stop when more clips than that have failed
     workers: int | None = None  # number of processes on this machine
     scheduler: str | None = None  # address of a Dask scheduler whose workers build
     shard: tuple[int, int] = (0, 1)  # this builder's share of the tasks: index from 0, number of builders
+    clips_per_pass: int | None = None  # through the networks at once; None: one, on a GPU by its memory
 
 
 @dataclass(frozen=True)

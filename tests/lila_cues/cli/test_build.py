@@ -357,7 +357,8 @@ def test_the_bytes_of_a_run_are_those_of_its_own_clips(
     store = stores.open("s.zarr")
     record = store.ledger.latest(0)
     assert record
-    index = sum(16 * 16 * array.clip_chunks + 4 for array in store.arrays.values())  # of each shard of 16 clips
+    # of each shard of 16 clips: the checksum of its chunks, the index and its checksum
+    index = sum(4 + 16 * 16 * array.clip_chunks + 4 for array in store.arrays.values())
     assert one + two == sum(record.shard_bytes.values()) - index
 
 
@@ -432,14 +433,14 @@ def test_every_option_of_a_build_reaches_its_config(
     monkeypatch.setattr(build_command, "resolve", record)
     words = [word for name, value in GIVEN.items() if name != "compile" for word in (_option(name), str(value))]
     run = ["--root", str(tmp_path), "--store", "s", "--device", "cpu", "--only-failed", "--max-failures", "4"]
-    run += ["--workers", "2", "--scheduler", "tcp://x", "--shard", "1/3"]
+    run += ["--workers", "2", "--scheduler", "tcp://x", "--shard", "1/3", "--clips-per-pass", "5"]
     run += ["--set", "channels=9", "--set", "frames=4"]
     for given in (["--dataset", "demo", "--root", str(tmp_path)], [*words, "--compile", *run]):
         cli.app([command, *given], standalone_mode=False)
     (plain, by_default), (config, options) = calls
     assert plain == BuildConfig.resolve({"dataset": "demo"})
     assert by_default == RunOptions(tmp_path, Path("cues/demo.zarr"), "cpu")
-    assert options == RunOptions(tmp_path, Path("s"), "cpu", True, 4, 2, "tcp://x", (1, 3))
+    assert options == RunOptions(tmp_path, Path("s"), "cpu", True, 4, 2, "tcp://x", (1, 3), 5)
     expected = {**GIVEN, "extra_cues": ("normals",), "channels": 9, "frames": 4}
     assert {name: value for name, value in dict(config).items() if name in expected} == expected
     assert set(GIVEN) == BuildConfig.own_options
