@@ -1,4 +1,4 @@
-"""The device that a command runs on, and the number of cores that it may use."""
+"""The device that a command runs on, copies from it, and the number of cores that a process may use."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stores.errors import LilaError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 _MEMBERSHIP, _CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
@@ -54,6 +57,36 @@ def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type == "cuda" and values.device.type == "cpu":
         values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values)
     return values.to(device, non_blocking=True)
+
+
+def to_host(tensors: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, np.ndarray]]:
+    """Queue copies of tensors of one device to the host, beside its later work; the result waits for them."""
+    import torch
+
+    device = next(iter(tensors.values())).device
+    if device.type != "cuda":
+        return lambda: {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+    stream, copies = _copy_stream(device), dict[str, torch.Tensor]()
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for name, tensor in tensors.items():
+            tensor.record_stream(stream)  # its memory is not used again before the copy is done
+            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            copies[name] = host.copy_(tensor, non_blocking=True)
+        done = stream.record_event()
+
+    def wait() -> dict[str, np.ndarray]:
+        done.synchronize()
+        return {name: copied.numpy() for name, copied in copies.items()}
+
+    return wait
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    import torch
+
+    return torch.cuda.Stream(device)
 
 
 def require_compiler(device: str | torch.device) -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from itertools import islice, repeat, takewhile
+from itertools import repeat, takewhile
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -65,7 +65,17 @@ def prefetch(items: Iterable[Item], ahead: int) -> Generator[Item, None, None]:
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield lists of `size` items; the last one may be shorter."""
-    remaining = iter(items)
-    while batch := list(islice(remaining, size)):
+    """Yield lists of `size` items; the last one may be shorter, and so may that before an error of `items`."""
+    batch, error = list[Item](), None
+    try:
+        for item in items:
+            batch.append(item)
+            if len(batch) == size:
+                yield batch
+                batch = []
+    except Exception as raised:
+        error = raised
+    if batch:
         yield batch
+    if error is not None:
+        raise error

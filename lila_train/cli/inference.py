@@ -23,6 +23,7 @@ EncoderWeights = Annotated[Path | None, typer.Option(help="Weight file of the en
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Delete the results of this command in --out and start again.")
 ]
+BATCH = "Frames, or images of one size, computed at once. Default: as many as have about a million pixels."
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …, or mps (Apple).")]
 
 
@@ -37,7 +38,7 @@ def features(
     max_frames: Annotated[int | None, typer.Option(help=FeatureConfig.help("max_frames"))] = None,
     precision: Annotated[str | None, typer.Option(help=FeatureConfig.help("precision"))] = None,
     dtype: Annotated[str | None, typer.Option(help=FeatureConfig.help("dtype"))] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Frames, or images of one size, computed at once.")] = 1,
+    batch: Annotated[int | None, typer.Option(min=1, help=BATCH)] = None,
     pca_from: Annotated[
         list[Path] | None, typer.Option(help="Images or videos to compute one PCA basis for all files from.")
     ] = None,
@@ -54,6 +55,7 @@ def features(
     """
     from lila_cues import devices
     from lila_cues.inputs import list_inputs
+    from lila_train.inference.compute import FeatureComputer
     from lila_train.inference.feature_cache import FeatureCache
     from lila_train.inference.features import Extractor, shared_basis
     from lila_train.model import released
@@ -75,8 +77,9 @@ def features(
     target = devices.choose(device, mps=True)
     cache = FeatureCache(out, config, released.identity(weights, encoder_weights), pca_files, overwrite)
     model = load(weights, device=target, encoder_weights=encoder_weights)
-    basis = shared_basis(model, config, basis_files) if pca_from else None
-    failures = _extract(Extractor(model, cache, batch, basis), files)
+    compute = FeatureComputer(model, config, batch, out)
+    basis = shared_basis(compute, basis_files) if pca_from else None
+    failures = _extract(Extractor(compute, cache, basis), files)
     if failures:
         raise LilaError(f"{len(files) - len(failures)} of {len(files)} files done, in {out}; " + "; ".join(failures))
     console.out.print(f"{len(files)} file{'s' * (len(files) > 1)} done, in {out}")

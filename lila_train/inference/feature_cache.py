@@ -63,6 +63,11 @@ class FeatureCache:
             yield from (path for s in ("npz", "safetensors") for path in base.glob(f"[0-9][0-9][0-9][0-9][0-9]*.{s}"))
         yield self._journal
 
+    @property
+    def has_arrays(self) -> bool:
+        """Whether features are stored, not only drawn."""
+        return bool(self._arrays)
+
     def state(self, file: InputFile) -> State | None:
         """Return what is recorded of a file; None if nothing is, or if the file has changed since.
 

@@ -121,3 +121,7 @@ def test_an_abandoned_prefetch_closes_its_source() -> None:
 
 def test_batches_have_one_size_but_for_the_last() -> None:
     assert list(batched(iter(range(7)), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
+    batches = batched(numbers_then_error(5), 3)
+    assert [next(batches), next(batches)] == [[0, 1, 2], [3, 4]]
+    with pytest.raises(LilaError, match="broken"):
+        next(batches)

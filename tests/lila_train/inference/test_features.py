@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 import zarr
 from click.testing import Result
 from PIL import Image
+from torch import Tensor
 from typer.testing import CliRunner
 
 import lila_train
 from lila_cues.images import read_image
 from lila_cues.video.reader import VideoFrames
-from lila_cues.viz.pictures import write_label_png
+from lila_cues.viz.pictures import Picture, write_label_png
 from lila_train.cli import app
-from lila_train.inference import features as extraction
+from lila_train.inference import compute
+from lila_train.inference.compute import FeatureComputer
 from lila_train.inference.config import FeatureConfig
+from lila_train.model.lila import Lila
 from stores.errors import LilaError
 from tests.lila_cues import barcodes
 from tests.lila_cues.barcodes import Clip
@@ -56,13 +61,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches that went through the network."""
     sizes: list[int] = []
-    original = extraction.compute
+    original = FeatureComputer.whole
 
-    def counting(model, settings, pictures):  # type: ignore[no-untyped-def]
+    def counting(self: FeatureComputer, pictures: Sequence[Picture]) -> Tensor:
         sizes.append(len(pictures))
-        return original(model, settings, pictures)
+        return original(self, pictures)
 
-    monkeypatch.setattr(extraction, "compute", counting)
+    monkeypatch.setattr(FeatureComputer, "whole", counting)
     return sizes
 
 
@@ -92,14 +97,55 @@ def test_every_format_holds_the_features_of_the_model(folder: Path, weights: Pat
     assert [p.shape for p in VideoFrames(tmp_path / "v_pca.mp4")] == [(36, 50, 3)] * 7
 
 
-def test_batches_change_nothing(folder: Path, weights: Path, tmp_path: Path, computed: list[int]) -> None:
-    done(weights, tmp_path / "one", folder, "--format", "npz")
+def test_batches_change_nothing(
+    folder: Path, weights: Path, tmp_path: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done(weights, tmp_path / "one", folder, "--format", "npz", "--batch", 1)
     computed.clear()
     done(weights, tmp_path / "four", folder, "--format", "npz", "--batch", 4)
     assert computed == [2, 1, 4, 3]
+    computed.clear()
+    monkeypatch.setattr(compute, "PASS_PIXELS", 5 * 36 * 50 + 1)
+    done(weights, tmp_path / "pixels", folder, "--format", "npz")
+    assert computed == [2, 1, 5, 2]
     for path in (tmp_path / "one").rglob("*.npz"):
-        other = tmp_path / "four" / path.relative_to(tmp_path / "one")
-        np.testing.assert_allclose(np.load(path)["features"], np.load(other)["features"], atol=4e-3)
+        for name in ("four", "pixels"):
+            other = tmp_path / name / path.relative_to(tmp_path / "one")
+            np.testing.assert_allclose(np.load(path)["features"], np.load(other)["features"], atol=4e-3)
+
+
+def test_memory_that_does_not_suffice_makes_passes_smaller(
+    weights: Path, tmp_path: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer pictures at once, then tiles; the oracle is asked for these at once."""
+    rng, forward, limit = np.random.default_rng(0), Lila.forward, 288 * 160
+    for name, height in (("a", 128), ("b", 128), ("c", 128), ("d", 288)):
+        coarse = Image.fromarray(rng.integers(0, 256, (height // 16, 10, 3), dtype=np.uint8))
+        coarse.resize((160, height), Image.Resampling.BICUBIC).save(tmp_path / f"{name}.png")
+
+    def limited(self: Lila, images: Tensor) -> Tensor:
+        if images[:, 0].numel() > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, images)
+
+    monkeypatch.setattr(Lila, "forward", limited)
+    pictures = tmp_path / "*.png"
+    done(weights, tmp_path / "one", pictures, "--format", "npz", "--batch", 1)
+    done(weights, tmp_path / "tiles", tmp_path / "d.png", "--format", "npz", "--tile", 175)
+    done(weights, tmp_path / "small", tmp_path / "d.png", "--format", "npz", "--tile", 74)
+    computed.clear()
+    limit = 2 * 128 * 160
+    done(weights, tmp_path / "less", pictures, "--format", "npz,pca")
+    assert computed == [3, 1, 1, 1], "half of three pictures is one, and less than d"
+    limit = 10_000
+    done(weights, tmp_path / "least", tmp_path / "d.png", "--format", "npz,pca")
+    same = {"less/a": "one/a", "less/b": "one/b", "less/c": "one/c", "less/d": "tiles/d", "least/d": "small/d"}
+    for found, expected in same.items():
+        kept, asked = (np.load(tmp_path / f"{name}.npz")["features"] for name in (found, expected))
+        np.testing.assert_allclose(kept, asked, atol=4e-3)
+    limit = 1000
+    result = features(weights, tmp_path / "none", pictures)
+    assert "expected memory for 71² pixels at once on cpu, found too little" in str(result.exception)
 
 
 def test_completed_files_are_not_computed_again(
@@ -108,7 +154,7 @@ def test_completed_files_are_not_computed_again(
     media, out = tmp_path / "media", tmp_path / "out"
     shutil.copytree(folder, media)
     done(weights, out, media, "--format", "npz")
-    assert len(computed) == 3 + 7
+    assert sum(computed) == 3 + 7
     computed.clear()
     done(weights, out, media, "--format", "npz")
     assert computed == []
@@ -121,23 +167,24 @@ def test_completed_files_are_not_computed_again(
 def test_an_interrupted_video_is_resumed(
     folder: Path, weights: Path, tmp_path: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done(weights, tmp_path / "straight", folder / "v.mp4", *FORMATS)
+    once = (folder / "v.mp4", *FORMATS, "--batch", 1)
+    done(weights, tmp_path / "straight", *once)
     count = len(computed)
-    original = extraction.compute
+    original = FeatureComputer.whole
 
-    def stopping(model, settings, pictures):  # type: ignore[no-untyped-def]
+    def stopping(self: FeatureComputer, pictures: Sequence[Picture]) -> Tensor:
         if len(computed) >= count + 6 + 4:
             raise KeyboardInterrupt
-        return original(model, settings, pictures)
+        return original(self, pictures)
 
     with monkeypatch.context() as patch:
-        patch.setattr(extraction, "compute", stopping)
-        assert features(weights, tmp_path / "out", folder / "v.mp4", *FORMATS).exit_code != 0
+        patch.setattr(FeatureComputer, "whole", stopping)
+        assert features(weights, tmp_path / "out", *once).exit_code != 0
     kept = len(list((tmp_path / "out/v").glob("*.npz")))
     assert 0 < kept < 7
     assert not (tmp_path / "out/v_pca.mp4").exists()
     computed.clear()
-    done(weights, tmp_path / "out", folder / "v.mp4", *FORMATS)
+    done(weights, tmp_path / "out", *once)
     assert len(computed) == 6 + 7 - kept
     for path in (tmp_path / "straight/v").glob("*.npz"):
         np.testing.assert_array_equal(np.load(path)["features"], np.load(tmp_path / "out/v" / path.name)["features"])
