@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from PIL import Image
 from tests.benchmarks import figures
 from tests.benchmarks.figures import Bar, Figure, Quantity
 from tests.benchmarks.meter import status_mib
+
+if TYPE_CHECKING:
+    from lila_train.inference.compute import FeatureComputer
 
 TIMES = Quantity("features of a video: time, of the model alone", "×", Bar("at most", 1.2))
 # "Independent of its length", but for what an allocator rounds.
@@ -54,34 +58,34 @@ def measure(case: Case) -> Measured:
     """Run one case in this process."""
     from lila_cues.inputs import list_inputs
     from lila_train import load
+    from lila_train.inference.compute import FeatureComputer
     from lila_train.inference.config import FeatureConfig
     from lila_train.inference.feature_cache import FeatureCache
     from lila_train.inference.features import Extractor
 
     torch.set_num_threads(1)
-    model = load(case.weights)
     config = FeatureConfig(format=case.formats or ("pca",), size=case.size, max_frames=case.frames)
+    compute = FeatureComputer(load(case.weights), config)
     if not case.formats:
-        return _alone(model, config, case)
+        return _alone(compute, case)
     with tempfile.TemporaryDirectory() as folder:
-        extractor = Extractor(model, FeatureCache(Path(folder), config, {}))
+        extractor = Extractor(compute, FeatureCache(Path(folder), config, {}))
         (medium,) = list_inputs([case.video])
         began, worked = time.perf_counter(), time.process_time()
         extractor.video(medium, lambda: None)
         return Measured(time.perf_counter() - began, time.process_time() - worked, status_mib("VmHWM"))
 
 
-def _alone(model, settings, case: Case) -> Measured:  # type: ignore[no-untyped-def]
+def _alone(compute: FeatureComputer, case: Case) -> Measured:
     """Only the model's own time, summed over the frames; decoding and resizing do not count."""
     from lila_cues.images import resize_short_side
     from lila_cues.video.reader import VideoFrames
-    from lila_train.inference.features import compute
 
     seconds = cpu = 0.0
     for frame in islice(VideoFrames(case.video), case.frames):
         picture = resize_short_side(frame, case.size)
         began, worked = time.perf_counter(), time.process_time()
-        compute(model, settings, [picture])
+        compute([picture])
         seconds += time.perf_counter() - began
         cpu += time.process_time() - worked
     return Measured(seconds, cpu, status_mib("VmHWM"))
