@@ -23,7 +23,7 @@ EncoderWeights = Annotated[Path | None, typer.Option(help="Weight file of the en
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Delete the results of this command in --out and start again.")
 ]
-BATCH = "Frames, or images of one size, computed at once. Default: as many as have about a million pixels."
+BATCH = "Frames, or images of one size, computed at once. Default: on a GPU about a million pixels, else one."
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …, or mps (Apple).")]
 
 

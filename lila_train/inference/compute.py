@@ -20,7 +20,7 @@ from lila_train.model.lila import MAX_UNTILED_PIXELS, Lila
 from stores.errors import LilaError
 
 PASS_PIXELS = 2**20
-"""Of the pictures of one pass where the number of pictures is not given; a larger picture is a pass of its own."""
+"""Of the pictures of one pass on a GPU where their number is not given; a CPU computes one by one, in less memory."""
 BYTES_PER_CHANNEL = 32
 """Of a GPU's memory, per pixel and channel of the features, in float32: 18 measured on a CPU at 896², and room."""
 MIN_TILE = 8  # patches
@@ -35,7 +35,7 @@ class FeatureComputer:
     Args:
         model: the model, on its device.
         config: what shapes the features.
-        batch: pictures of one size in a pass; None: as many as have PASS_PIXELS.
+        batch: pictures of one size in a pass; None: as many as have PASS_PIXELS, on a CPU one.
         folder: where the features of tiled pictures lie until they are written.
     """
 
@@ -51,7 +51,8 @@ class FeatureComputer:
     def pass_size(self, shape: tuple[int, ...]) -> int:
         """Return how many pictures of this shape (y, x, …) are computed at once, at least 1."""
         pixels = shape[0] * shape[1]
-        return max(1, min(self.batch or PASS_PIXELS // pixels, self.max_pixels // pixels))
+        batch = self.batch or (1 if self.model.device.type == "cpu" else PASS_PIXELS // pixels)
+        return max(1, min(batch, self.max_pixels // pixels))
 
     def tile(self, shape: tuple[int, ...]) -> int | None:
         """Return the side of tiles for a picture of this shape (y, x, …); None if it is computed in one piece."""

@@ -22,7 +22,6 @@ from lila_cues.images import read_image
 from lila_cues.video.reader import VideoFrames
 from lila_cues.viz.pictures import Picture, write_label_png
 from lila_train.cli import app
-from lila_train.inference import compute
 from lila_train.inference.compute import FeatureComputer
 from lila_train.inference.config import FeatureConfig
 from lila_train.model.lila import Lila
@@ -97,21 +96,43 @@ def test_every_format_holds_the_features_of_the_model(folder: Path, weights: Pat
     assert [p.shape for p in VideoFrames(tmp_path / "v_pca.mp4")] == [(36, 50, 3)] * 7
 
 
-def test_batches_change_nothing(
-    folder: Path, weights: Path, tmp_path: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batches_change_nothing(folder: Path, weights: Path, tmp_path: Path, computed: list[int]) -> None:
     done(weights, tmp_path / "one", folder, "--format", "npz", "--batch", 1)
     computed.clear()
     done(weights, tmp_path / "four", folder, "--format", "npz", "--batch", 4)
     assert computed == [2, 1, 4, 3]
-    computed.clear()
-    monkeypatch.setattr(compute, "PASS_PIXELS", 5 * 36 * 50 + 1)
-    done(weights, tmp_path / "pixels", folder, "--format", "npz")
-    assert computed == [2, 1, 5, 2]
     for path in (tmp_path / "one").rglob("*.npz"):
-        for name in ("four", "pixels"):
-            other = tmp_path / name / path.relative_to(tmp_path / "one")
-            np.testing.assert_allclose(np.load(path)["features"], np.load(other)["features"], atol=4e-3)
+        other = tmp_path / "four" / path.relative_to(tmp_path / "one")
+        np.testing.assert_allclose(np.load(path)["features"], np.load(other)["features"], atol=4e-3)
+
+
+@pytest.mark.parametrize(
+    ("device", "batch", "free", "shape", "size", "tile"),
+    [
+        ("cpu", None, 0, (480, 854), 1, None),
+        ("cpu", 4, 0, (480, 854), 4, None),
+        ("cuda", None, 80e9, (480, 854), 2, None),
+        ("cuda", None, 80e9, (224, 224), 20, None),
+        ("cuda", None, 80e9, (2049, 2048), 1, 512),
+        ("cuda", None, 8 * 32 * 300**2, (224, 224), 1, None),
+        ("cuda", None, 8 * 32 * 300**2, (400, 400), 1, 300),
+        ("cuda", 4, 8 * 32 * 300**2, (150, 200), 3, None),
+    ],
+)
+def test_a_pass_follows_the_free_memory(
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    batch: int | None,
+    free: float,
+    shape: tuple[int, int],
+    size: int,
+    tile: int | None,
+) -> None:
+    """The model has 8 channels per pixel and patches of 8 px; a tile has at most 64 of them along a side."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), 0))
+    monkeypatch.setattr(Lila, "device", torch.device(device))
+    computer = FeatureComputer(small_model(), FeatureConfig(), batch)
+    assert (computer.pass_size(shape), computer.tile(shape)) == (size, tile)
 
 
 def test_memory_that_does_not_suffice_makes_passes_smaller(
@@ -135,7 +156,7 @@ def test_memory_that_does_not_suffice_makes_passes_smaller(
     done(weights, tmp_path / "small", tmp_path / "d.png", "--format", "npz", "--tile", 74)
     computed.clear()
     limit = 2 * 128 * 160
-    done(weights, tmp_path / "less", pictures, "--format", "npz,pca")
+    done(weights, tmp_path / "less", pictures, "--format", "npz,pca", "--batch", 3)
     assert computed == [3, 1, 1, 1], "half of three pictures is one, and less than d"
     limit = 10_000
     done(weights, tmp_path / "least", tmp_path / "d.png", "--format", "npz,pca")
