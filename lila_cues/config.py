@@ -17,6 +17,7 @@ import stores
 from stores.config import Config
 from stores.errors import LilaError
 from stores.spec import Geometry
+from stores.store import CueStore
 
 Records = dict[str, dict[str, Any]]
 """By kind (encoder, depth, flow): origin, revision, hash and licence of the weights, and how the network is run."""
@@ -157,6 +158,20 @@ class RunOptions:
     scheduler: str | None = None  # address of a Dask scheduler whose workers build
     shard: tuple[int, int] = (0, 1)  # this builder's share of the tasks: index from 0, number of builders
     clips_per_pass: int | None = None  # through the networks at once; None: one, on a GPU by its memory
+
+
+def recorded_build(
+    store: CueStore, root: Path | None = None, device: str | None = None
+) -> tuple[BuildConfig, RunOptions]:
+    """Return the settings and options of the build of a store; `root` and `device` replace the recorded ones."""
+    recorded = store.provenance
+    if "settings" not in recorded:
+        raise LilaError(
+            f"expected the settings of its build in {store.path}, found none; only stores that `lila-cues build` of "
+            "this version wrote have them"
+        )
+    options = RunOptions(root or Path(recorded["root"]), device=device or recorded["device"])
+    return BuildConfig.from_dict(recorded["settings"], store.path), options
 
 
 @dataclass(frozen=True)

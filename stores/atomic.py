@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +101,23 @@ def sync_to_disk(path: Path) -> None:
         os.close(fd)
 
 
+def discard(path: Path) -> bool:
+    """Remove a file, a link, or a folder with its content; return False if that is not possible."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o700)
+            for entry in path.iterdir():
+                discard(entry)
+            path.rmdir()
+        else:
+            path.unlink()
+        return True
+    return False
+
+
 @contextmanager
 def explain_os_errors(path: Path | str, action: str) -> Iterator[None]:
-    """Turn a full disk, a missing permission or a link for a file into a StoreError, a bad name into a LilaError.
+    """Turn errors that the user can remove into a StoreError, a bad name into a LilaError.
 
     `action` is what is being done to `path`.
     """
@@ -125,5 +139,11 @@ def explain_os_errors(path: Path | str, action: str) -> Iterator[None]:
                 f"{(error.strerror or 'refused').lower()} while {action} in {path}; rename the input"
             ) from error
         if error.errno == errno.ELOOP:
-            raise StoreError(f"expected a file, found a symbolic link at {error.filename}; delete it") from error
+            found = error.filename or path
+            raise StoreError(f"expected a file, found a symbolic link at {found}; delete it") from error
+        if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENXIO):
+            raise StoreError(
+                f"{(error.strerror or 'refused').lower()} while {action}: {error.filename2 or error.filename or path}; "
+                "move away what is in its place (`lila-cues repair` does so in a store), and run the same command again"
+            ) from error
         raise

@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from stores.errors import StoreError
+from stores.errors import StoreError, UnreadableError
 
 SCHEMES = ("s3", "gs", "http", "https")
 Range = tuple[int, int]  # offset, length
@@ -60,7 +60,7 @@ class LocalFiles:
         except OSError as error:
             if error.errno in _NO_FILE:
                 raise FileNotFoundError(error.errno, _NO_FILE[error.errno], path) from error
-            raise StoreError(
+            raise UnreadableError(
                 f"{path} cannot be read ({(error.strerror or 'refused').lower()}); make it readable for this user, or "
                 "if the disk is faulty delete it, and run `lila-cues repair` on the store"
             ) from error
@@ -88,6 +88,14 @@ class LocalFiles:
             os.close(fd)
         return Blob(size, lambda ranges: [data[offset : offset + length] for offset, length in ranges]), data[-tail:]
 
+    def in_the_way(self, key: str) -> Path | None:
+        """Return what prevents that a file is written: something else in its place, or a file in that of its folder."""
+        for part in (*reversed(Path(key).parents), Path(key)):
+            path = self.root / part
+            if os.path.lexists(path) and not (path.is_file() if part == Path(key) else path.is_dir()):
+                return path
+        return None
+
     def names(self, folder: str) -> list[str] | None:
         """Return the names in a folder, empty if there is no such folder; None if names cannot be listed."""
         try:
@@ -99,7 +107,7 @@ class LocalFiles:
                 ) from error
             if error.errno in _NO_FILE:
                 return []
-            raise StoreError(
+            raise UnreadableError(
                 f"the folder {self.root}/{folder} cannot be read ({(error.strerror or 'refused').lower()}); "
                 "make it readable for this user"
             ) from error
@@ -155,6 +163,9 @@ class RemoteFiles:
             answer = obstore.get(self.objects, key, options={"range": {"suffix": tail}})
             return Blob(answer.meta["size"], read), bytes(answer.bytes())
 
+    def in_the_way(self, key: str) -> None:
+        """Return None: an object store has no folders."""
+
     def names(self, folder: str) -> list[str] | None:
         if self.location.startswith("http"):  # HTTP has no listing
             return None
@@ -178,7 +189,7 @@ class RemoteFiles:
             raise FileNotFoundError(errno.ENOENT, _NO_FILE[errno.ENOENT], f"{self.location}/{key}") from error
         except obstore.exceptions.BaseError as error:
             reason = str(error).strip().split("\n")[0][:200]
-            raise StoreError(
+            raise UnreadableError(
                 f"{self.location}/{key} cannot be read ({reason}); check the address, the network, "
                 "and the credentials in the environment"
             ) from error

@@ -59,7 +59,7 @@ class Blosc:
             "blocksize": self.block,
         }
         return [
-            {"name": "bytes", "configuration": {"endian": "little"}},
+            {"name": "bytes", **({"configuration": {"endian": "little"}} if itemsize > 1 else {})},
             {"name": "blosc", "configuration": configuration},
             {"name": "crc32c"},
         ]

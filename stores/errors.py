@@ -13,3 +13,7 @@ class LilaError(Exception):
 
 class StoreError(LilaError):
     """A cue store cannot be opened, read or written as requested."""
+
+
+class UnreadableError(StoreError):
+    """The file system or the network refuses to read a file, which says nothing about its content."""

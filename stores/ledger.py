@@ -63,7 +63,7 @@ class TaskRecord:
     def key(self) -> str:
         """Path of the record within the store."""
         digits = "".join(str(clip.status) for clip in self.clips)
-        return f"{FOLDER}/{self.task // _BUCKET:03d}/{self.task:07d}-{self.attempt:03d}-{digits}.json"
+        return f"{folder(self.task)}/{self.task:07d}-{self.attempt:03d}-{digits}.json"
 
     def encode(self) -> bytes:
         """Return the record as JSON with its own checksum."""
@@ -131,14 +131,13 @@ class Ledger:
         None if the files cannot be listed. `only`: of this task alone.
         """
         current: dict[int, re.Match[str]] = {}
-        for first in range(0, self.n_tasks, _BUCKET) if only is None else [only]:
-            folder = f"{FOLDER}/{first // _BUCKET:03d}"
-            listed = self._files.names(folder)
+        for bucket in folders(self.n_tasks) if only is None else [folder(only)]:
+            listed = self._files.names(bucket)
             if listed is None:
                 return None
             if only is not None:
                 listed = [name for name in listed if name.startswith(f"{only:07d}-")]
-            for key in filter(None, (_KEY.fullmatch(f"{folder}/{name}") for name in listed)):
+            for key in filter(None, (_KEY.fullmatch(f"{bucket}/{name}") for name in listed)):
                 task, attempt = int(key[1]), int(key[2])
                 if task < self.n_tasks and (task not in current or attempt > int(current[task][2])):
                     current[task] = key
@@ -155,6 +154,16 @@ class Ledger:
             except FileNotFoundError:  # replaced by a later attempt since it was listed
                 missing = key[0]
         return None
+
+
+def folder(task: int) -> str:
+    """Return the folder of a task's records."""
+    return f"{FOLDER}/{task // _BUCKET:03d}"
+
+
+def folders(n_tasks: int) -> list[str]:
+    """Return the folders of all records, which exist from the start: a missing one was lost."""
+    return [folder(task) for task in range(0, n_tasks, _BUCKET)]
 
 
 def _damaged(key: str, reason: object) -> StoreError:

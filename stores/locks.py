@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import struct
 import sys
 import threading
@@ -28,7 +29,7 @@ _GUARD = threading.Lock()
 @contextmanager
 def lock(path: Path, task: int) -> Iterator[bool]:
     """Lock a task for the duration of the context; yield False if another worker holds it. `path`: the lock file."""
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     with _GUARD, explain_os_errors(path.parent, f"locking task {task}"):
         acquired = _acquire(path, task)
     try:
@@ -44,8 +45,9 @@ def lock(path: Path, task: int) -> Iterator[bool]:
 
 def holder(path: Path, task: int) -> str | None:
     """Return `host:pid` of the live worker that holds a task, or None."""
-    with _GUARD:
-        fd, locked = _descriptor(path.resolve())
+    path = Path(os.path.realpath(path))
+    with _GUARD, explain_os_errors(path.parent, f"looking up the lock of task {task}"):
+        fd, locked = _descriptor(path)
         if task in locked:
             return writer_id()
         # F_GETLK tests the lock without taking it, which would block a builder for a moment (fcntl(2))
@@ -90,6 +92,9 @@ def _descriptor(path: Path) -> tuple[int, set[int]]:
         if path.exists() and os.path.samestat(os.fstat(fd), path.stat()):
             return fd, locked
         os.close(fd)  # the store was deleted or moved, and another one created in its place
-    fd, locked = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), set()
+    fd, locked = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666), set()
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise StoreError(f"expected the lock file at {path}, found something else; run `lila-cues repair` on the store")
     _OPEN[path] = (os.getpid(), fd, locked)
     return fd, locked

@@ -13,8 +13,9 @@ from stores.atomic import explain_os_errors, sync_to_disk
 from stores.config import differences
 from stores.encodings import canonical_json, crc32c, with_checksum
 from stores.errors import StoreError
-from stores.ledger import writer_id
+from stores.ledger import folders, writer_id
 from stores.metadata import Header, encode_clip_names
+from stores.repair import sweep
 from stores.spec import StoreSpec
 from stores.store import CueStore, open
 
@@ -50,7 +51,8 @@ def create(
                 sync_to_disk(path)
                 sync_to_disk(path.parent)
             (draft / metadata.LOCKS).touch()
-            (draft / metadata.SCRATCH).mkdir()
+            for folder in (metadata.SCRATCH, *folders(-(-len(clips) // spec.shard_clips))):
+                (draft / folder).mkdir(parents=True)
             draft.rename(root)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
@@ -67,6 +69,7 @@ def open_or_create(
         return create(path, spec, clips, fingerprint, provenance)
     store = open(path)
     require_same(store, fingerprint, clips, spec)
+    sweep(store)
     return store
 
 

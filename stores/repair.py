@@ -1,87 +1,236 @@
-"""Repair a store: rewrite documents, and mark damaged clips as absent, so that the next build computes them again."""
+"""Repair a store: restore what follows from its other parts, and mark damaged clips to be built again.
+
+Only `scratch` is emptied. What is in the way of a file, such as a folder, is moved to `set-aside`.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import shutil
-from collections.abc import Iterator
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from stores import ledger, locks, metadata
-from stores.atomic import atomic_write, explain_os_errors
-from stores.errors import StoreError
-from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord
-from stores.metadata import ROOT_COPY_KEY, ROOT_KEY
+from stores.atomic import atomic_write, discard, explain_os_errors
+from stores.backends import LocalFiles
+from stores.encodings import crc32c, with_checksum
+from stores.errors import LilaError, StoreError, UnreadableError
+from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord, writer_id
+from stores.metadata import LOCKS, NAMES_KEY, ROOT_COPY_KEY, ROOT_KEY, SCRATCH, STATUS_KEY, encode_clip_names
 from stores.shards import digest, open_shards, read_clip
-from stores.store import CueStore
-from stores.verify import Thoroughness, check_clips
+from stores.store import CueStore, open
+from stores.verify import Finding, Thoroughness, check_clips, contains, published_statuses, tasks_of
+
+SET_ASIDE = "set-aside"
+_DAY = 86400.0  # s
 
 
-def restore_header(path: Path) -> bool:
-    """Restore the root document from its copy if it is damaged; return True if it was."""
-    copy = path / ROOT_COPY_KEY
-    if not copy.exists():
-        return False
-    with contextlib.suppress(StoreError, FileNotFoundError):
-        metadata.parse_header((path / ROOT_KEY).read_bytes(), str(path))
-        return False
-    data = copy.read_bytes()
-    metadata.parse_header(data, str(path))
-    atomic_write(data, path / ROOT_KEY)
-    return True
+def open_damaged(path: Path) -> CueStore:
+    """Open a store by its root document or the copy of it: by that which agrees with the records and the clip names."""
+    files, found = LocalFiles(path), list[CueStore]()
+    for key in (ROOT_KEY, ROOT_COPY_KEY):
+        try:
+            found.append(CueStore(files, metadata.parse_header(files.read(key), files.location)))
+        except UnreadableError:
+            raise
+        except (StoreError, FileNotFoundError):
+            continue
+    if not found:
+        return open(path)  # which says what is wrong
+    recorded = next(_recorded_digests(files), None)
+    return max(found, key=lambda store: (store.header.digest == recorded, _has_its_names(store)))
 
 
-def repair_documents(store: CueStore) -> Iterator[str]:
-    """Rewrite the documents that can be derived from others; yield their keys."""
+def _recorded_digests(files: LocalFiles) -> Iterator[str]:
+    for path in files.root.glob(f"{ledger.FOLDER}/*/*.json"):
+        with contextlib.suppress(StoreError, FileNotFoundError):
+            key = str(path.relative_to(files.root))
+            yield ledger.decode(files.read(key), key).fingerprint
+
+
+def _has_its_names(store: CueStore) -> bool:
+    with contextlib.suppress(StoreError):
+        metadata.require_clip_names(store.files, store.header)
+        return store.clips is not None
+    return False
+
+
+def repair(store: CueStore, findings: Iterable[Finding], list_clips: Callable[[], Sequence[str]]) -> Iterator[Finding]:
+    """Repair what was found; yield what is done, with the clips that have to be built again.
+
+    `list_clips` returns the clips of the data set, for names that are lost.
+    """
+    findings = list(findings)
+    with explain_os_errors(store.path, "repairing"):
+        yield from _clear_places(store, _document_keys(store))
+        published = published_statuses(store)
+        yield from _repair_documents(store)
+        yield from _repair_names(store, list_clips)
+        suspects = frozenset(clip for finding in findings for clip in finding.clips if finding.kind == "value")
+        for task in tasks_of(findings, store):
+            yield from _repair_task(store, task, suspects, published)
+        if swept := sweep(store):
+            yield Finding("repaired", SCRATCH, f"removed {swept} entr{'ies' if swept > 1 else 'y'} of dead builders")
+        for folder in ledger.folders(store.n_tasks):
+            Path(store.path, folder).mkdir(parents=True, exist_ok=True)
+        store.publish_statuses()
+
+
+def _document_keys(store: CueStore) -> list[str]:
+    folders = [f"{folder}/file" for folder in (SCRATCH, *ledger.folders(store.n_tasks))]
+    return [*store.header.documents(), ROOT_COPY_KEY, NAMES_KEY, STATUS_KEY, LOCKS, *folders]
+
+
+def _clear_places(store: CueStore, keys: Iterable[str]) -> Iterator[Finding]:
+    """Move aside what is in the way of files."""
     root = Path(store.path)
-    expected = store.header.documents()
-    expected[ROOT_COPY_KEY] = expected[ROOT_KEY]
-    for key, data in expected.items():
-        if not (root / key).exists() or (root / key).read_bytes() != data:
-            atomic_write(data, root / key)
-            yield key
+    for key in keys:
+        while (path := store.files.in_the_way(key)) is not None:
+            aside = root / SET_ASIDE / f"{'-'.join(path.relative_to(root.absolute()).parts)}-{time.time_ns()}"
+            aside.parent.mkdir(exist_ok=True)
+            path.rename(aside)
+            yield Finding("repaired", key, f"moved {path}, which was in its way, to {aside}")
 
 
-def repair_task(store: CueStore, task: int, suspects: frozenset[int] = frozenset()) -> list[int]:
-    """Mark as absent, and return, the complete clips of a task that are damaged or among `suspects`.
+def _repair_documents(store: CueStore) -> Iterator[Finding]:
+    """Rewrite the documents that can be derived; attributes and arrays that a user added are kept."""
+    documents = store.header.documents()
+    for key, data in documents.items():
+        expected, found = json.loads(data), _json(store, key)
+        if contains(found, expected):
+            continue
+        if isinstance(found, dict) and isinstance(found.get("attributes"), dict):
+            expected["attributes"] = found["attributes"] | expected["attributes"]
+        if key == ROOT_KEY:
+            listing = expected["consolidated_metadata"]["metadata"]
+            members = _members(store)
+            listing |= {name: each for name, each in members.items() if contains(each, listing.get(name, each))}
+        yield _rewrite(store, key, json.dumps(expected, indent=1).encode())
+    try:
+        intact = metadata.parse_header(store.files.read(ROOT_COPY_KEY), store.path) == store.header
+    except (StoreError, FileNotFoundError):
+        intact = False
+    if not intact:
+        yield _rewrite(store, ROOT_COPY_KEY, documents[ROOT_KEY])
+
+
+def _repair_names(store: CueStore, list_clips: Callable[[], Sequence[str]]) -> Iterator[Finding]:
+    """Restore damaged clip names from the records or, if some are missing, from the data set."""
+    header = store.header
+    if _has_its_names(store):
+        return
+    data, size = b"", header.n_clips * header.name_bytes
+    with contextlib.suppress(FileNotFoundError):
+        data = store.files.read(NAMES_KEY)
+    names = np.frombuffer(data[:size].ljust(size, b"\0"), f"S{header.name_bytes}").copy()
+    for task in store.ledger.keys() or ():
+        with contextlib.suppress(StoreError):
+            record, clips = store.ledger.latest(task), store.task_clips(task)
+            if record is not None and len(record.names) == len(clips):
+                names[clips.start : clips.stop] = [name.encode() for name in record.names]
+    source = "the records"
+    try:
+        if crc32c(names.tobytes()) != header.names_crc32c:
+            names, source = encode_clip_names(list_clips()), "the data set"
+        if crc32c(names.tobytes()) != header.names_crc32c:
+            raise LilaError("the data set has other clips; name that of the build with --root")
+    except LilaError as error:
+        yield Finding("not repaired", NAMES_KEY, f"the records of some tasks are missing, and {error}")
+        return
+    yield _rewrite(store, NAMES_KEY, with_checksum(names.tobytes()), f"restored from {source}")
+
+
+def _json(store: CueStore, key: str) -> Any:
+    with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
+        return json.loads(store.files.read(key))
+    return None
+
+
+def _members(store: CueStore) -> dict[str, Any]:
+    """Return the metadata of all arrays and groups in the folder, by name."""
+    root = Path(store.path)
+    keys = (str(path.relative_to(root)) for path in root.glob(f"*/**/{ROOT_KEY}"))
+    members = {key.removesuffix(f"/{ROOT_KEY}"): _json(store, key) for key in keys if not key.startswith(SET_ASIDE)}
+    return {name: document for name, document in members.items() if document is not None}
+
+
+def _rewrite(store: CueStore, key: str, data: bytes, what: str = "rewritten") -> Finding:
+    atomic_write(data, Path(store.path) / key)
+    return Finding("repaired", key, what)
+
+
+def _repair_task(store: CueStore, task: int, suspects: frozenset[int], published: np.ndarray) -> Iterator[Finding]:
+    """Rebuild the record of a task if it is damaged; mark clips as absent that are damaged or among `suspects`.
 
     The task is locked meanwhile. A task that a builder has locked is left alone.
     """
     root, clips = Path(store.path), store.task_clips(task)
-    with locks.lock(root / metadata.LOCKS, task) as locked:
-        record, rebuilt = _usable_record(store, task) if locked else (None, False)
-        if record is None:
-            return []
+    with locks.lock(root / LOCKS, task) as locked:
+        if not locked:
+            return
+        listed = (store.ledger.keys(only=task) or {}).get(task)
+        statuses = list(map(int, listed[3])) if listed else published[clips.start : clips.stop].tolist()
+        claimed = {clip for clip, status in zip(clips, statuses, strict=False) if status == COMPLETE}
+        yield from _clear_places(store, _task_keys(store, task))
+        try:
+            record, what = _usable_record(store, task, listed, statuses)
+        except UnreadableError:  # a finding of its own
+            return
         complete = {clip for clip, entry in zip(clips, record.clips, strict=True) if entry.status == COMPLETE}
-        damaged = {clip for finding in check_clips(store, record, Thoroughness.CHECKSUMS) for clip in finding.clips}
-        marked = damaged | (suspects & complete)
-        if marked or rebuilt:
+        found = list(check_clips(store, record, Thoroughness.CHECKSUMS))
+        if any(finding.kind == "unreadable" for finding in found):
+            return
+        marked = {clip for finding in found for clip in finding.clips} | (suspects & complete)
+        if found or marked or what is not None:
             entries = tuple(
                 replace(entry, status=ABSENT, digest=None) if clip in marked else entry
                 for clip, entry in zip(clips, record.clips, strict=True)
             )
-            record = replace(record, attempt=record.attempt + 1, clips=entries)
-            with explain_os_errors(root, f"repairing task {task}"):
-                ledger.publish(root, record, root / metadata.SCRATCH / f"record-{task}")
-        return sorted(marked)
+            shards = open_shards(store.files, store.arrays, task, store.spec.shard_clips)
+            checksums = record.shard_crc32c | {name: shard.end_crc32c for name, shard in shards.items()}
+            record = replace(record, attempt=record.attempt + 1, clips=entries, shard_crc32c=checksums)
+            ledger.publish(root, record, root / SCRATCH / f"record-{writer_id()}")
+            what = what or ("damaged clips are marked as absent" if marked else "its shards are recorded anew")
+            yield Finding("repaired", f"task {task}", what, tuple(sorted(marked | (claimed - complete))))
 
 
-def _usable_record(store: CueStore, task: int) -> tuple[TaskRecord | None, bool]:
-    """Return the current record of a task, and whether it differs from the one on disk.
+def _task_keys(store: CueStore, task: int) -> list[str]:
+    """Return the keys of a task's shards and of all its records."""
+    folder = ledger.folder(task)
+    records = [f"{folder}/{name}" for name in store.files.names(folder) or () if name.startswith(f"{task:07d}-")]
+    return [array.shard_key(task) for array in store.arrays.values()] + records
 
-    An unreadable record is rebuilt from its name and the shards; one of other settings is replaced by an empty one.
+
+def _usable_record(
+    store: CueStore, task: int, listed: re.Match[str] | None, statuses: list[int]
+) -> tuple[TaskRecord, str | None]:
+    """Return the record of a task, and what was done if it is not that on disk.
+
+    A damaged one is rebuilt from the shards and `statuses`; one of other settings is replaced by an empty one.
     """
     n_clips = len(store.task_clips(task))
-    with contextlib.suppress(StoreError):
+    try:
         record = store.ledger.latest(task)
-        if record is None or (record.fingerprint == store.header.digest and len(record.clips) == n_clips):
-            return record, False
-        return replace(record, fingerprint=store.header.digest, clips=(ClipRecord(ABSENT),) * n_clips), True
-    key = (store.ledger.keys(only=task) or {}).get(task)
-    attempt, statuses = (int(key[2]), [int(digit) for digit in key[3]]) if key else (0, [])
-    shards = open_shards(store.files, store.arrays, task, store.spec.shard_clips)
-    clips = []
+    except UnreadableError:
+        raise
+    except StoreError:
+        record = None
+    if record is not None and record.fingerprint == store.header.digest and len(record.clips) == n_clips:
+        return record, None
+    if record is not None:
+        empty = replace(record, fingerprint=store.header.digest, clips=(ClipRecord(ABSENT),) * n_clips)
+        return empty, "a record of other settings was replaced"
+    if not listed:  # the array status may be behind: any clip may be there
+        statuses = [status or COMPLETE for status in statuses]
+    shards, clips = open_shards(store.files, store.arrays, task, store.spec.shard_clips), []
     for position in range(n_clips):
         status = statuses[position] if position < len(statuses) else ABSENT
         chunks = read_clip(shards, store.arrays, position) if status == COMPLETE else None
@@ -91,22 +240,41 @@ def _usable_record(store: CueStore, task: int) -> tuple[TaskRecord | None, bool]
             clips.append(ClipRecord(FAILED, attempts=1, reason="the reason was lost with a damaged ledger record"))
         else:
             clips.append(ClipRecord(ABSENT, attempts=int(status == COMPLETE)))
-    sizes = {name: shard.blob.size for name, shard in shards.items()}
-    names = tuple(store.clip_id(clip) for clip in store.task_clips(task))
-    ends = {name: shard.end_crc32c for name, shard in shards.items()}
-    rebuilt = TaskRecord(task, attempt, store.header.digest, tuple(clips), sizes, 0.0, 0.0, "", names, ends)
-    return rebuilt, True
+    record = TaskRecord(
+        task,
+        int(listed[2]) if listed else 0,
+        store.header.digest,
+        tuple(clips),
+        {name: shard.blob.size for name, shard in shards.items()},
+        seconds=0.0,
+        names=tuple(store.clips[clip] for clip in store.task_clips(task)) if _has_its_names(store) else (),
+    )
+    return record, "its record was rebuilt from its shards"
 
 
 def sweep(store: CueStore) -> int:
-    """Remove the scratch files of dead workers; return the number of their tasks."""
+    """Remove from `scratch` what dead builders left, and anything else; return the number of entries."""
     removed, root = 0, Path(store.path)
-    for folder in (root / metadata.SCRATCH).glob("*"):
-        if not folder.name.isdigit():
-            folder.unlink(missing_ok=True)
-            continue
-        with locks.lock(root / metadata.LOCKS, int(folder.name)) as locked:
-            if locked:
-                shutil.rmtree(folder, ignore_errors=True)
-                removed += 1
+    for name in store.files.names(SCRATCH) or ():
+        if name.isdecimal() and int(name) < store.n_tasks:
+            with locks.lock(root / LOCKS, int(name)) as locked:
+                removed += locked and discard(root / SCRATCH / name)
+        elif not _is_of_live_process(root / SCRATCH / name):
+            removed += discard(root / SCRATCH / name)
     return removed
+
+
+def _is_of_live_process(path: Path) -> bool:
+    """Return True if the writer named in a temporary file is alive, or on another host and wrote within a day."""
+    writer = re.fullmatch(r"\w+-(.+):(\d+)", path.name)
+    if writer is None:
+        return False
+    if writer[1] != socket.gethostname():
+        return time.time() - path.lstat().st_mtime < _DAY
+    try:
+        os.kill(int(writer[2]), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True

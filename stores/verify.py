@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from stores import encodings, metadata
+from stores.backends import LocalFiles
 from stores.cues import ClipCues, first_not_finite
-from stores.encodings import ChecksumError
-from stores.errors import StoreError
-from stores.ledger import COMPLETE, TaskRecord
-from stores.metadata import NAMES_KEY, STATUS_KEY
+from stores.encodings import CHECKSUM_BYTES, ChecksumError, crc32c, with_checksum
+from stores.errors import StoreError, UnreadableError
+from stores.ledger import ABSENT, COMPLETE, FAILED, TaskRecord, folder, folders
+from stores.metadata import LOCKS, NAMES_KEY, ROOT_COPY_KEY, SCRATCH, STATUS_KEY, Header
 from stores.shards import EncodedClip, Shard, digest, open_shard
 from stores.spec import ArraySpec
 from stores.store import CueStore
@@ -29,11 +34,11 @@ _EXACT = ("feature_channels", "frame_index", "pair_frames", "pair_gap")
 class Finding:
     """One problem; `clips` are those that have to be built again because of it."""
 
-    kind: str  # document, ledger, shard, chunk or value; a note is no damage
+    kind: str  # document, ledger, shard, chunk, value or unreadable; a note is no damage
     where: str
     what: str
     clips: tuple[int, ...] = ()
-    task: int | None = None  # if the ledger itself is damaged
+    task: int | None = None  # to be repaired, though none of its clips is known to be damaged
 
     def __str__(self) -> str:
         """Return one line; clips (0, 1, 2, 3, 7) are written as 0-3, 7."""
@@ -47,6 +52,12 @@ class Finding:
         return f"{self.kind}: {self.where}: {self.what}" + (f" (clips {clips})" if clips else "")
 
 
+def tasks_of(findings: Iterable[Finding], store: CueStore) -> list[int]:
+    """Return the tasks in which something was found, ascending."""
+    tasks = {clip // store.spec.shard_clips for finding in findings for clip in finding.clips}
+    return sorted(tasks | {finding.task for finding in findings if finding.task is not None})
+
+
 class Thoroughness(IntEnum):
     """How much of each shard is verified: its index, every inner chunk of complete clips, and their values."""
 
@@ -56,41 +67,105 @@ class Thoroughness(IntEnum):
 
 
 def check_documents(store: CueStore) -> Iterator[Finding]:
-    """Check the metadata of group and arrays, the clip list, and `status` against the ledger."""
+    """Check every file but shards and records, and that the ledger has what the array `status` says."""
     store.require_current()
-    documents = store.header.documents()
-    stored: dict[str, bytes] = {}
-    for key in (*documents, STATUS_KEY):
-        with contextlib.suppress(FileNotFoundError):
-            stored[key] = store.files.read(key)
-    for key, expected in documents.items():
-        if key not in stored:
-            yield Finding("document", key, "it is missing")
-        elif stored[key] != expected:
-            yield Finding("document", key, "it differs from what the store's own spec defines")
+    header = store.header
+    problems: dict[str, Callable[[bytes], str | None]] = {
+        key: partial(_differs, json.loads(expected)) for key, expected in header.documents().items()
+    }
+    problems[ROOT_COPY_KEY] = partial(_is_no_copy, header)
+    problems |= {NAMES_KEY: partial(_are_other_names, header), STATUS_KEY: partial(_are_no_statuses, store)}
+    for key, problem in problems.items():
+        try:
+            what = problem(store.files.read(key))
+        except FileNotFoundError as error:
+            what = error.strerror
+        except UnreadableError as error:
+            yield Finding("unreadable", key, str(error))
+            continue
+        if what is not None:
+            yield Finding("document", key, what)
+    for key in (LOCKS, f"{SCRATCH}/file", *(f"{bucket}/file" for bucket in folders(store.n_tasks))):
+        if (path := store.files.in_the_way(key)) is not None:
+            yield Finding("document", key, f"{path} is in its way")
+    yield from _check_records(store)
+
+
+def _check_records(store: CueStore) -> Iterator[Finding]:
+    """Find tasks whose record was lost: the array `status` has them, or shards without the folder of their records."""
+    recorded, published = store.statuses(), published_statuses(store)
+    unrecorded = np.unique(np.flatnonzero((published != ABSENT) & (recorded == ABSENT)) // store.spec.shard_clips)
+    lost = dict.fromkeys(unrecorded.tolist(), "the array status has it, but the ledger has no record of it")
+    if isinstance(store.files, LocalFiles):
+        gone = {bucket for bucket in folders(store.n_tasks) if not (store.files.root / bucket).is_dir()}
+        shards = (re.match(r"c\.(\d+)\.", name) for name in store.files.names(next(reversed(store.arrays))) or ())
+        tasks = [int(shard[1]) for shard in shards if shard] if gone else []
+        lost |= {task: f"it has shards, but {folder(task)} is missing" for task in tasks if folder(task) in gone}
+    for task, what in lost.items():
+        if not (store.ledger.keys(only=task) or {}).get(task):
+            yield Finding("ledger", f"task {task}", what, task=task)
+    if not np.array_equal(published, recorded):
+        yield Finding("note", STATUS_KEY, "it is not what the ledger says, as after a build that was stopped")
+
+
+def published_statuses(store: CueStore) -> np.ndarray:
+    """Return the array `status` as it is stored: uint8 (n_clips,), zeros if it is damaged."""
+    with contextlib.suppress(StoreError, FileNotFoundError):
+        statuses = metadata.decode_statuses(store.files.read(STATUS_KEY), store.path)
+        if len(statuses) == store.n_clips:
+            return statuses
+    return np.zeros(store.n_clips, np.uint8)
+
+
+def _differs(expected: Any, data: bytes) -> str | None:
     try:
-        metadata.ClipNames(store.files, store.header)
-    except StoreError as error:
-        yield Finding("document", NAMES_KEY, str(error))
+        return None if contains(json.loads(data), expected) else "it differs from what the store's own spec defines"
+    except (ValueError, RecursionError):
+        return "it is no JSON document"
+
+
+def contains(found: Any, expected: Any) -> bool:
+    """Return True if a JSON document has all that is expected; it may have more attributes and arrays (of a user)."""
+    if isinstance(expected, dict):
+        return isinstance(found, dict) and all(key in found and contains(found[key], expected[key]) for key in expected)
+    return bool(found == expected)
+
+
+def _is_no_copy(header: Header, data: bytes) -> str | None:
+    with contextlib.suppress(StoreError):
+        return None if metadata.parse_header(data, "") == header else "it is the header of another store"
+    return "it is damaged"
+
+
+def _are_other_names(header: Header, data: bytes) -> str | None:
+    names = data[:-CHECKSUM_BYTES]
+    intact = data == with_checksum(names) and crc32c(names) == header.names_crc32c
+    return None if intact else "it is not the list of clips that zarr.json records"
+
+
+def _are_no_statuses(store: CueStore, data: bytes) -> str | None:
     try:
-        statuses = metadata.decode_statuses(stored[STATUS_KEY], store.path) if STATUS_KEY in stored else None
-        if statuses is None or not np.array_equal(statuses, store.statuses()):
-            yield Finding("note", STATUS_KEY, "it is behind the ledger, as after a build that was stopped")
+        statuses = metadata.decode_statuses(data, store.path)
     except StoreError as error:
-        yield Finding("document", STATUS_KEY, str(error))
+        return str(error)
+    intact = len(statuses) == store.n_clips and statuses.max(initial=0) <= FAILED
+    return None if intact else "it is the status of other clips"
 
 
 def check_task(store: CueStore, task: int, level: Thoroughness = Thoroughness.VALUES) -> Iterator[Finding]:
     """Check the record of a task, its shards, and its complete clips."""
     try:
         record = store.ledger.latest(task)
+    except UnreadableError as error:
+        yield Finding("unreadable", f"task {task}", str(error), task=task)
+        return
     except StoreError as error:
         yield Finding("ledger", f"task {task}", str(error), task=task)
         return
-    if record is None:
-        return
     n_clips = len(store.task_clips(task))
-    if record.fingerprint != store.header.digest:
+    if record is None:
+        yield from check_places(store, task)
+    elif record.fingerprint != store.header.digest:
         yield Finding("ledger", record.key, "it was written with other settings than the store's", task=task)
     elif len(record.clips) != n_clips:
         what = f"it records {len(record.clips)} clips, the task has {n_clips}"
@@ -99,23 +174,35 @@ def check_task(store: CueStore, task: int, level: Thoroughness = Thoroughness.VA
         yield from check_clips(store, record, level)
 
 
+def check_places(store: CueStore, task: int) -> Iterator[Finding]:
+    """Check that the shards of a task without complete clips can be written."""
+    for spec in store.arrays.values():
+        key = spec.shard_key(task)
+        if (path := store.files.in_the_way(key)) is not None:
+            yield Finding("shard", key, f"{path} is in its way", task=task)
+
+
 def check_clips(store: CueStore, record: TaskRecord, level: Thoroughness) -> Iterator[Finding]:
     """Check the shards of a task and its complete clips."""
     first = store.task_clips(record.task).start
     complete = tuple(first + position for position, clip in enumerate(record.clips) if clip.status == COMPLETE)
     if not complete:
+        yield from check_places(store, record.task)
         return
     shards: dict[str, Shard] = {}
     for name, spec in store.arrays.items():
         try:
-            shards[name] = open_shard(
-                store.files, spec, record.task, store.spec.shard_clips, record.shard_crc32c.get(name)
-            )
+            shards[name] = open_shard(store.files, spec, record.task, store.spec.shard_clips)
         except ChecksumError as error:
             yield Finding("shard", spec.shard_key(record.task), str(error), complete)
-    if len(shards) < len(store.arrays) or level < Thoroughness.CHECKSUMS:
-        return
-    for clip in complete:
+        except UnreadableError as error:
+            yield Finding("unreadable", spec.shard_key(record.task), str(error), task=record.task)
+    by_clip = len(shards) == len(store.arrays) and level >= Thoroughness.CHECKSUMS
+    for name, shard in shards.items():
+        if record.shard_crc32c.get(name, shard.end_crc32c) != shard.end_crc32c:
+            key, clips = store.arrays[name].shard_key(record.task), () if by_clip else complete
+            yield Finding("shard", key, "it is not the shard that was recorded", clips, record.task)
+    for clip in complete if by_clip else ():
         position, chunks = clip - first, dict[str, list[bytes]]()
         for name, shard in shards.items():
             try:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stores import ledger
-from stores.atomic import explain_os_errors, sync_to_disk
+from stores.atomic import discard, explain_os_errors, sync_to_disk
 from stores.backends import LocalFiles
 from stores.errors import StoreError
 from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord
@@ -41,13 +41,14 @@ class TaskWriter:
         self._first = task * shard_clips
         self._specs = arrays(header.spec)
         self._start = time.perf_counter()
-        self._attempt = 1 if previous is None else previous.attempt + 1
+        self._previous = previous
         self._records = [ClipRecord(ABSENT)] * len(names) if previous is None else list(previous.clips)
         self._pending = {position for position, record in enumerate(self._records) if record.status == pending_status}
         self._scratch = root / SCRATCH / str(task)
         self._shards: dict[str, ShardWriter] = {}
         try:
-            shutil.rmtree(self._scratch, ignore_errors=True)  # of a dead worker
+            if not discard(self._scratch) and os.path.lexists(self._scratch):  # of a dead worker, perhaps another user
+                self._scratch.rename(self._scratch.with_name(f"{task}-{time.time_ns()}"))
             self._scratch.mkdir(parents=True)
             for name, spec in self._specs.items():
                 self._shards[name] = ShardWriter(self._scratch / name, shard_clips, spec.clip_chunks)
@@ -89,9 +90,14 @@ class TaskWriter:
         """Sync the shards, rename each into place, then write the record: until then the task is as it was before."""
         with explain_os_errors(self._root, f"finishing task {self.task}"):
             finished = {name: shard.finish() for name, shard in self._shards.items()}
+            attempt = 1
+            if self._previous is not None:  # while shards are replaced one by one, those of either attempt are right
+                attempt = self._previous.attempt + 2
+                interim = replace(self._previous, attempt=attempt - 1, shard_crc32c={})
+                ledger.publish(self._root, interim, self._scratch / "record")
             record = TaskRecord(
                 self.task,
-                self._attempt,
+                attempt,
                 self._header.digest,
                 tuple(self._records),
                 {name: size for name, (size, _) in finished.items()},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +14,9 @@ import typer
 
 import stores
 from lila_cues import console
+from lila_cues.cli.build import list_clips
 from lila_cues.cli.messages import active_workers
+from lila_cues.config import recorded_build
 from lila_cues.devices import usable_cores
 from lila_cues.prefetch import map_ordered
 from stores.atomic import atomic_write
@@ -21,9 +25,10 @@ from stores.errors import StoreError
 from stores.ledger import ABSENT, FAILED, STATUS_NAMES
 from stores.merge import merge as merge_stores
 from stores.plan import readable
-from stores.repair import repair_documents, repair_task, restore_header, sweep
+from stores.repair import open_damaged
+from stores.repair import repair as repair_store
 from stores.store import CueStore
-from stores.verify import Finding, Thoroughness, check_documents, check_recomputed, check_task, sample
+from stores.verify import Finding, Thoroughness, check_documents, check_recomputed, check_task, sample, tasks_of
 
 SHOWN_FINDINGS = 20
 
@@ -80,7 +85,7 @@ def verify(
 ) -> None:
     """Check a store: documents, ledger against files, checksums, values. Exit status 1 if it is damaged."""
     opened = stores.open(store)
-    findings = _check(opened, quick, jobs)
+    findings = _check(opened, range(opened.n_tasks), quick, jobs)
     if deep:
         from lila_cues.pipeline.task import load_recompute
 
@@ -91,11 +96,8 @@ def verify(
     if report is not None:
         document = {"store": opened.path, "findings": [vars(finding) for finding in findings]}
         atomic_write(json.dumps(document, indent=1), report)
-    for finding in findings[:SHOWN_FINDINGS]:
-        console.out.print(str(finding))
-    if len(findings) > SHOWN_FINDINGS:
-        console.out.print(f"… and {len(findings) - SHOWN_FINDINGS} more (--report FILE keeps them all)")
-    complete, damaged = len(opened.complete_clips()), any(finding.kind != "note" for finding in findings)
+    _show(findings, " (--report FILE keeps them all)")
+    complete, damaged = len(opened.complete_clips()), _is_damage(findings)
     if damaged:
         clips = len({clip for finding in findings for clip in finding.clips})
         console.out.print(
@@ -107,8 +109,19 @@ def verify(
     raise typer.Exit(int(damaged))
 
 
-def _check(store: CueStore, quick: bool, jobs: int | None) -> list[Finding]:
-    """Return the findings of the documents and of all tasks, with a progress bar."""
+def _show(findings: Sequence[Finding], remedy: str = "") -> None:
+    for finding in findings[:SHOWN_FINDINGS]:
+        console.out.print(str(finding))
+    if len(findings) > SHOWN_FINDINGS:
+        console.out.print(f"… and {len(findings) - SHOWN_FINDINGS} more{remedy}")
+
+
+def _is_damage(findings: Iterable[Finding]) -> bool:
+    return any(finding.kind != "note" for finding in findings)
+
+
+def _check(store: CueStore, tasks: Sequence[int], quick: bool, jobs: int | None) -> list[Finding]:
+    """Return the findings of the documents and of the tasks, with a progress bar."""
     if store.ledger.keys() is None:
         raise StoreError(f"{store.path} cannot be listed, so its ledger cannot be checked; verify a copy in a folder")
     thoroughness = Thoroughness.INDICES if quick else Thoroughness.VALUES
@@ -119,8 +132,8 @@ def _check(store: CueStore, quick: bool, jobs: int | None) -> list[Finding]:
         return list(check_task(store, task, thoroughness))
 
     with console.progress("tasks") as bar:
-        line = bar.add_task("verifying", total=store.n_tasks)
-        for found in map_ordered(check, range(store.n_tasks), 2 * threads, threads):
+        line = bar.add_task("verifying", total=len(tasks))
+        for found in map_ordered(check, tasks, 2 * threads, threads):
             findings += found
             bar.advance(line)
     return findings
@@ -129,15 +142,20 @@ def _check(store: CueStore, quick: bool, jobs: int | None) -> list[Finding]:
 def repair(
     store: LocalStore,
     report: Annotated[Path | None, typer.Option(help="File of `verify --report`. Default: verify now.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Dataset directory, for lost clip names. Default: recorded.")
+    ] = None,
     jobs: Jobs = None,
 ) -> None:
-    """Verify a store, restore what follows from its other parts, and mark damaged clips to be built again."""
-    out = console.out
-    if restore_header(store):
-        out.print("restored zarr.json from its copy")
-    opened = stores.open(store)
+    """Verify a store, restore what follows from its other parts, mark damaged clips to be built again, verify again.
+
+    Exit status 1 if the store is damaged still.
+    """
+    opened = open_damaged(store)
+    tasks: Sequence[int] = range(opened.n_tasks)
     if report is None:
-        findings = _check(opened, False, jobs)
+        findings = _check(opened, tasks, False, jobs)
+        tasks = tasks_of(findings, opened)  # the others are intact
     else:
         try:
             entries = json.loads(report.read_text())["findings"]
@@ -146,19 +164,22 @@ def repair(
             raise StoreError(
                 f"{report} is no report of `lila-cues verify --report`; name one, or leave --report out"
             ) from error
-    for key in repair_documents(opened):
-        out.print(f"rewrote {key}")
-    suspects = frozenset(clip for finding in findings for clip in finding.clips if finding.kind == "value")
-    damaged = {clip // opened.spec.shard_clips for finding in findings for clip in finding.clips}
-    damaged |= {finding.task for finding in findings if finding.task is not None}  # of invalid ledger records
-    marked = [clip for task in sorted(damaged) for clip in repair_task(opened, task, suspects)]
-    swept = sweep(opened)
-    opened.publish_statuses()
-    if swept:
-        out.print(f"removed scratch files of dead builders from {swept} task{'s' * (swept != 1)}")
-    out.print(f"{opened.path} is repaired; ", end="")
-    again = f"{len(marked)} clips are to be built again: run the same `lila-cues build`"
-    out.print(again if marked else "no clip is lost")
+    repairs = list(repair_store(opened, findings, partial(_recorded_clips, opened, root)))
+    _show(repairs)
+    remaining = _check(opened, tasks, False, jobs)
+    if damaged := _is_damage(remaining):
+        _show(remaining)
+        console.out.print(f"{opened.path} is still damaged; see the lines above for what to do")
+    else:
+        lost = len({clip for each in repairs for clip in each.clips})
+        again = f"{lost} clips are to be built again: run the same `lila-cues build`" if lost else "no clip is lost"
+        console.out.print(f"{opened.path} is repaired; {again}")
+    raise typer.Exit(int(damaged))
+
+
+def _recorded_clips(store: CueStore, root: Path | None) -> Sequence[str]:
+    """Return the clips of the data set that a store was built from."""
+    return list_clips(*recorded_build(store, root))
 
 
 def merge(

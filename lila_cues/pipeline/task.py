@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from lila_cues.config import BuildConfig, RunOptions
+from lila_cues.config import BuildConfig, RunOptions, recorded_build
 from lila_cues.datasets import open_dataset
 from lila_cues.devices import usable_cores
 from lila_cues.pipeline.cues import ClipPredictions, ClipValues, CueExtractor
@@ -327,14 +327,7 @@ def load_recompute(
     Raises:
         LilaError: no recipe in the store, or networks that are not those of the build.
     """
-    recorded = store.provenance
-    if "settings" not in recorded:
-        raise LilaError(
-            f"expected the settings of its build in {store.path}, found none; only stores that `lila-cues build` of "
-            "this version wrote can be recomputed"
-        )
-    config = BuildConfig.from_dict(recorded["settings"], store.path)
-    options = RunOptions(root or Path(recorded["root"]), device=device or recorded["device"])
+    config, options = recorded_build(store, root, device)
     # PyAV gives the same frames as the recorded decoder
     worker = Worker(config.replace(decoder="pyav"), options, networks, threads=1)
     weights = config.fingerprint(worker.extractor.networks.records())["weights"]
