@@ -7,14 +7,18 @@ the map; no copy of the map per neighbor is ever made.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import cache
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 Offset = tuple[int, int]  # px in y, x
 
@@ -59,17 +63,40 @@ def refine(
     Runs in float32 under any autocast. On a CPU the result is in channels-last order.
     """
     affinity = affinity or Affinity()
-    offsets = _offsets(affinity.dilations)
+    kernels = _gpu_kernels(features.device) if features.is_cuda else None
     with torch.autocast(features.device.type, enabled=False):
         layout = torch.contiguous_format if features.is_cuda else torch.channels_last
         refined = features.float().contiguous(memory_format=layout)
         for stage in stages:
             size = stage.size or (guide.shape[-2], guide.shape[-1])
             refined = _resize(refined, size)
+            if not stage.iterations:
+                continue
             # in float64: in flat regions the affinity multiplies a rounding of the guide by up to 1e5
-            weights = _weights(_resize(guide.double(), size).float(), affinity)
-            refined = _iterate(refined, weights, offsets, stage.iterations)
+            image = _resize(guide.double(), size).float()
+            if kernels is None:
+                refined = _iterate(refined, _weights(image, affinity), _offsets(affinity.dilations), stage.iterations)
+            else:
+                weights = kernels.affinity(image, affinity.dilations, affinity.sigma, affinity.eps)
+                refined = kernels.iterate(refined, weights, affinity.dilations, stage.iterations)
         return refined
+
+
+@cache
+def _gpu_kernels(device: torch.device) -> ModuleType | None:
+    """Return the module of the GPU kernels; None, with a warning, where Triton cannot build them."""
+    try:
+        from lila_cues import pamr_triton
+
+        image = torch.zeros(1, 3, 4, 4, device=device)
+        pamr_triton.iterate(image, pamr_triton.affinity(image, (1,), 1.0, 1.0), (1,), 1)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except Exception as error:  # of Triton, of its driver or of the C compiler that it calls
+        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        logger.warning("PAMR runs without its GPU kernels, many times slower: Triton cannot build them (%s)", reason)
+        return None
+    return pamr_triton
 
 
 def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -109,10 +136,6 @@ def _iterate(maps: Tensor, weights: Tensor, offsets: Sequence[Offset], iteration
     On a CPU the sparse product runs by `embedding_bag`, with one bag per pixel, of its neighbors' rows: twice as fast
     as CSR. A row is a pixel, as a map in channels-last order has it already.
     """
-    if iterations and maps.is_cuda and find_spec("triton"):
-        from lila_cues import pamr_triton
-
-        return pamr_triton.iterate(maps, weights, offsets, iterations)
     indices = _neighbor_indices((maps.shape[-2], maps.shape[-1]), offsets, maps.device)
     refined = []
     for values, item_weights in zip(maps, weights, strict=True):

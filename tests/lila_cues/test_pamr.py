@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lila_cues import pamr
 from lila_cues.pamr import ORIGINAL, Affinity, Stage, refine, three_scales
 
 CASES = {
@@ -82,25 +83,73 @@ def test_three_scales_follow_the_grid() -> None:
     assert three_scales((112, 200), (3, 2, 1)) == (Stage((28, 50), 3), Stage((56, 100), 2), Stage((112, 200), 1))
 
 
-KERNEL = """
+KERNELS = """
 import torch
-from lila_cues.pamr_triton import iterate
-from lila_cues.pamr import _iterate, _offsets
+from lila_cues import pamr, pamr_triton
 draw = torch.Generator().manual_seed(1)
-offsets = _offsets((1, 3, 5))
-maps = torch.randn(2, 17, 7, 9, generator=draw)
-weights = torch.randn(2, 24, 7, 9, generator=draw).softmax(1)
-for iterations in (1, 3):
-    kernel = iterate(maps.clone(), weights, offsets, iterations)
-    torch.testing.assert_close(kernel, _iterate(maps, weights, offsets, iterations))
+for dilations in ((1, 3, 5), (2,), (1, 4)):
+    affinity = pamr.Affinity(dilations=dilations)
+    guide = torch.rand(2, 3, 7, 9, generator=draw)
+    guide[0, :, :4] = 0.3
+    weights = pamr._weights(guide, affinity)
+    kernel = pamr_triton.affinity(guide, dilations, affinity.sigma, affinity.eps)
+    torch.testing.assert_close(kernel, weights, atol=1e-5, rtol=1e-4)
+    maps = torch.randn(2, 17, 7, 9, generator=draw)
+    for iterations in (1, 3):
+        kernel = pamr_triton.iterate(maps.clone(), weights, dilations, iterations)
+        torch.testing.assert_close(kernel, pamr._iterate(maps, weights, pamr._offsets(dilations), iterations))
 """
 
 
-def test_gpu_kernel_in_the_interpreter_equals_the_cpu() -> None:
-    pytest.importorskip("triton", reason="no triton here: the GPU kernel is not in use")
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", KERNEL], env=environment, capture_output=True, text=True, check=False)
+COMPILATION = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from lila_cues import pamr_triton
+sizes = {"height": "i32", "width": "i32"}
+for kernel, types, constants in (
+    (
+        pamr_triton._affinity,
+        {"guide": "*fp32", "result": "*fp32", **sizes, "sigma": "fp32", "eps": "fp32"},
+        {"dilations": (1, 3, 5), "rows": 32, "pixels": 64},
+    ),
+    (
+        pamr_triton._iteration,
+        {"maps": "*fp32", "weights": "*fp32", "result": "*fp32", "channels": "i32", **sizes},
+        {"dilations": (1, 3, 5), "pixels": 128, "group": 16},
+    ),
+):
+    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=places)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": True})
+    assert compiled.asm["cubin"]
+"""
+
+
+@pytest.mark.parametrize(("program", "interpreted"), [(KERNELS, "1"), (COMPILATION, "0")])
+def test_gpu_kernels_equal_the_cpu_and_can_be_compiled(program: str, interpreted: str) -> None:
+    """By Triton's interpreter, and for a GPU that is not there; in processes without the shape checks of a test run."""
+    pytest.importorskip("triton", reason="no triton here: the GPU kernels are not in use")
+    environment = {**os.environ, "TRITON_INTERPRET": interpreted}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_machine_without_a_compiler_falls_back_with_one_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pamr_triton = pytest.importorskip("lila_cues.pamr_triton")
+
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+    monkeypatch.setattr(pamr_triton, "affinity", broken)
+    pamr._gpu_kernels.cache_clear()
+    assert [pamr._gpu_kernels(torch.device("cpu")) for _ in range(2)] == [None, None]
+    pamr._gpu_kernels.cache_clear()
+    (message,) = caplog.messages
+    assert message.endswith("Triton cannot build them (Failed to find C compiler.)")
 
 
 @pytest.mark.gpu

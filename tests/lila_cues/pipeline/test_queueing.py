@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lila_cues import pamr
 from lila_cues.config import BuildConfig
 from lila_cues.networks import Execution, load_depth, load_encoder, load_flow
 from lila_cues.pipeline.cues import CueExtractor
@@ -84,6 +85,18 @@ class Stub:
         pass
 
 
+class Kernels:
+    """Stands for the kernels, which take no fake tensors."""
+
+    @staticmethod
+    def affinity(guide: Tensor, *settings: object) -> Tensor:
+        return torch.empty_like(guide)
+
+    @staticmethod
+    def iterate(maps: Tensor, *settings: object) -> Tensor:
+        return torch.empty_like(maps)
+
+
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorMode:
     for name in ("Stream", "Event", "device", "stream", "current_stream"):
@@ -95,8 +108,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorMode:
 
 
 def test_a_pass_of_clips_makes_the_host_wait_for_nothing(fake: FakeTensorMode, monkeypatch: pytest.MonkeyPatch) -> None:
-    pamr_triton = pytest.importorskip("lila_cues.pamr_triton")
-    monkeypatch.setattr(pamr_triton, "iterate", lambda maps, *rest: torch.empty_like(maps))
+    monkeypatch.setattr(pamr, "_gpu_kernels", lambda device: Kernels)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # which the extractor sets
     loaded = networks()
     extractor = CueExtractor(loaded, CONFIG, "cuda")
