@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import shutil
+import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,12 @@ from stores.repair import sweep
 from stores.spec import StoreSpec
 from stores.store import CueStore, open
 
+_DRAFT_SECONDS = 24 * 3600
+
+
+class _ExistsError(StoreError):
+    pass
+
 
 def create(
     path: Path | str, spec: StoreSpec, clips: Sequence[str], fingerprint: dict[str, Any], provenance: dict[str, Any]
@@ -30,8 +41,9 @@ def create(
         provenance: any other information about the data; converted to JSON.
     """
     root = Path(path)
+    exists = _ExistsError(f"{root} exists; open it to continue, or name another place for the new store")
     if root.exists():
-        raise StoreError(f"{root} exists; open it to continue, or name another place for the new store")
+        raise exists
     if not clips:
         raise StoreError(f"no clips were given for the store {root}; name a source that has some")
     names = encode_clip_names(clips)
@@ -41,7 +53,8 @@ def create(
     files[metadata.NAMES_KEY] = with_checksum(names.tobytes())
     files[metadata.ROOT_COPY_KEY] = files[metadata.ROOT_KEY]
     files[metadata.STATUS_KEY] = with_checksum(bytes(len(clips)))
-    draft = root.with_name(f".{root.name}.new-{writer_id()}")
+    _remove_dead_drafts(root)
+    draft = root.with_name(_draft_prefix(root) + writer_id())
     with explain_os_errors(root.parent, f"creating the store {root.name}"):
         try:
             for key, data in files.items():
@@ -54,18 +67,47 @@ def create(
             for folder in (metadata.SCRATCH, *folders(-(-len(clips) // spec.shard_clips))):
                 (draft / folder).mkdir(parents=True)
             draft.rename(root)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                raise exists from error  # since another builder was faster
             raise
         sync_to_disk(root.parent)
     return open(root)
 
 
+def _draft_prefix(root: Path) -> str:
+    return f".{root.name}.new-"
+
+
+def _remove_dead_drafts(root: Path) -> None:
+    """Remove drafts of this store that killed builders left: of ended processes here, of any machine after a day."""
+    prefix = _draft_prefix(root)
+    for draft in root.parent.iterdir() if root.parent.is_dir() else ():
+        host, _, process = draft.name.removeprefix(prefix).rpartition(":")
+        if not draft.name.startswith(prefix) or not process.isdigit():
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            dead = time.time() - draft.stat().st_mtime > _DRAFT_SECONDS
+            if not dead and host == socket.gethostname():
+                try:
+                    os.kill(int(process), 0)
+                except ProcessLookupError:
+                    dead = True
+                except (PermissionError, OverflowError):  # of another user
+                    pass
+            if dead:
+                shutil.rmtree(draft, ignore_errors=True)
+
+
 def open_or_create(
     path: Path | str, spec: StoreSpec, clips: Sequence[str], fingerprint: dict[str, Any], provenance: dict[str, Any]
 ) -> CueStore:
-    """Open the store at `path`, or create it; StoreError, with the differences, if its settings are others."""
-    if not Path(path).exists():
+    """Open the store at `path`, or create it; StoreError, with the differences, if its settings are others.
+
+    Of several builders that start it at once, one creates the store and the others open it.
+    """
+    with contextlib.suppress(_ExistsError):
         return create(path, spec, clips, fingerprint, provenance)
     store = open(path)
     require_same(store, fingerprint, clips, spec)

@@ -25,12 +25,14 @@ FIGURES = {"cpu": (SECONDS, MEMORY, TIMES)}
 CHILD = """
 import sys, time, stores
 start = time.perf_counter()
-store = stores.open(sys.argv[1]); store.clip_id(99)
+store = stores.open(sys.argv[1])
 opened = time.perf_counter() - start
 complete = len(store.complete_clips())
 listed = time.perf_counter() - start - opened
+store.clip_id(99)
+named = time.perf_counter() - start - opened - listed
 peak = [int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")][0] * 1024 / 1e6
-print(opened, listed, peak, complete)
+print(opened, listed, named, peak, complete)
 """
 
 
@@ -50,20 +52,21 @@ def pretend_finished(store: stores.CueStore) -> None:
         path.write_bytes(record.encode())
 
 
-def measure(path: str) -> tuple[float, float, float, int]:
-    """Seconds to open and name a clip, seconds to list the complete clips, peak MB, complete clips; best of three."""
+def measure(path: str) -> tuple[float, float, float, float, int]:
+    """Seconds to open, to list the complete clips, and to verify all names; peak MB, complete clips; best of three."""
     runs = []
     for _ in range(3):
         printed = subprocess.run([sys.executable, "-c", CHILD, path], check=True, capture_output=True, text=True).stdout
-        opened, listed, peak, complete = printed.split()
-        runs.append((float(opened), float(listed), float(peak), int(complete)))
+        *seconds, peak, complete = printed.split()
+        opened, listed, named = map(float, seconds)
+        runs.append((opened, listed, named, float(peak), int(complete)))
     return min(runs)
 
 
 def main() -> None:
     """Print the table; in it, the interpreter and numpy take most of the memory."""
     options = figures.parser(__doc__).parse_args()
-    print(f"{'clips':>9}{'complete':>10}{'open ms':>10}{'list ms':>10}{'peak MB':>10}")
+    print(f"{'clips':>9}{'complete':>10}{'open ms':>10}{'list ms':>10}{'names ms':>10}{'peak MB':>10}")
     opening: dict[tuple[int, str], float] = {}
     peaks: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -72,10 +75,10 @@ def main() -> None:
             for state in ("empty", "finished"):
                 if state == "finished":
                     pretend_finished(store)
-                opened, listed, peaks[state], complete = measure(store.path)
+                opened, listed, named, peaks[state], complete = measure(store.path)
                 opening[n_clips, state] = opened
-                peak = peaks[state]
-                print(f"{n_clips:9,}{complete:10,}{opened * 1e3:10.1f}{listed * 1e3:10.1f}{peak:10.0f}", flush=True)
+                times = "".join(f"{seconds * 1e3:10.1f}" for seconds in (opened, listed, named))
+                print(f"{n_clips:9,}{complete:10,}{times}{peaks[state]:10.0f}", flush=True)
     found = []
     for state, peak in peaks.items():
         many, few = opening[SIZES[-1], state], opening[SIZES[0], state]
