@@ -99,7 +99,7 @@ def test_the_arrays_of_the_format_are_those_of_a_store() -> None:
     rows = re.findall(r"^\| (`.*?`) \|", (ROOT / "docs/store-format.md").read_text(), flags=re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     geometry = stores.Geometry(16, 12, (480, 480), (224, 224), (112, 112), (16, 16), 64)
-    assert named == {*arrays(stores.StoreSpec(geometry)), "status"}
+    assert named == {*arrays(stores.StoreSpec(geometry)), "status", "clip_name"}
 
 
 def test_the_reading_of_a_store_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

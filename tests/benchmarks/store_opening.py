@@ -23,7 +23,7 @@ TIMES = Quantity(f"opening a store of {SIZES[-1]:,} clips, of one of {SIZES[0]}"
 FIGURES = {"cpu": (SECONDS, MEMORY, TIMES)}
 
 CHILD = """
-import sys, time, stores
+import sys, time, stores.store
 start = time.perf_counter()
 store = stores.open(sys.argv[1])
 opened = time.perf_counter() - start

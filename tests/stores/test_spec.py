@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 import tensorstore
 import xarray
 import zarr
+from obstore.store import HTTPStore
+from zarr.storage import ObjectStore
 
 import stores
-from tests.stores import worlds
+from tests.stores import http_server, worlds
 
 FAILED, LAST = 5, 9
 
@@ -37,13 +41,73 @@ def test_zarr_python_agrees_with_the_shard_reader(store: stores.CueStore, clip: 
         np.testing.assert_array_equal(np.asarray(array[clip]), stored if spec.split else stored[0])
 
 
-@pytest.mark.parametrize("name", ["rgb", "flow_forward", "features", "depth", "frame_time"])
-def test_tensorstore_agrees_with_the_shard_reader(store: stores.CueStore, name: str) -> None:
+@pytest.mark.parametrize("name", ["rgb", "flow_forward", "features", "depth", "frame_time", "pair_frames", "status"])
+def test_tensorstore_and_zarrs_agree_with_zarr_python(store: stores.CueStore, name: str) -> None:
+    expected = zarr.open_array(f"{store.path}/{name}", mode="r")[:]
     kvstore = {"driver": "file", "path": f"{store.path}/{name}"}
     array = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}).result()
-    spec = store.arrays[name]
-    stored = store._reader.read(name, 3, range(spec.clip_chunks))
-    np.testing.assert_array_equal(array[3].read().result(), stored if spec.split else stored[0])
+    np.testing.assert_array_equal(array[:].read().result(), expected)
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True}):
+        np.testing.assert_array_equal(zarr.open_array(f"{store.path}/{name}", mode="r")[:], expected)
+
+
+def test_names_in_every_reader(store: stores.CueStore) -> None:
+    kvstore = {"driver": "file", "path": f"{store.path}/clip_name"}
+    found = tensorstore.open({"driver": "zarr3", "kvstore": kvstore}).result()[:].read().result()
+    for rows in (found, xarray.open_zarr(store.path).clip_name.values):
+        assert [row.tobytes().rstrip(b"\0").decode() for row in rows] == worlds.names(10)
+
+
+@pytest.mark.parametrize("place", ["copy", "zip", "http"])
+def test_zarr_python_reads_a_store_elsewhere(store: stores.CueStore, tmp_path: Path, place: str) -> None:
+    expected = zarr.open_group(store.path, mode="r")["depth"][:]
+    if place == "copy":
+        subprocess.run(["cp", "-r", store.path, tmp_path / "copy.zarr"], check=True)
+        np.testing.assert_array_equal(stores.open(tmp_path / "copy.zarr").read("depth", 3), store.read("depth", 3))
+        group = zarr.open_group(tmp_path / "copy.zarr", mode="r")
+    elif place == "zip":
+        shutil.make_archive(str(tmp_path / "cues"), "zip", store.path)
+        group = zarr.open_group(zarr.storage.ZipStore(tmp_path / "cues.zip"), mode="r")
+    else:
+        with http_server.serve(Path(store.path).parent) as address:
+            remote = ObjectStore(HTTPStore(f"{address}/cues.zarr", client_options={"allow_http": True}), read_only=True)
+            np.testing.assert_array_equal(zarr.open_group(remote, mode="r")["depth"][:], expected)
+            return
+    np.testing.assert_array_equal(group["depth"][:], expected)
+
+
+def test_attributes_of_every_array(store: stores.CueStore) -> None:
+    group = zarr.open_group(store.path, mode="r")
+    assert all(isinstance(value, str | int) for value in group.attrs.values())
+    for name, array in group.arrays():
+        assert {"long_name", "units"} <= set(array.attrs)
+        assert all(array.metadata.dimension_names)
+        assert ("_FillValue" in array.attrs) == (name not in ("rgb", "depth", "status", "clip_name"))
+    assert group["status"].attrs["flag_meanings"] == "absent complete failed"
+
+
+@pytest.mark.filterwarnings("ignore:.*(not part in the Zarr|not have a Zarr V3)")  # what xarray writes
+@pytest.mark.parametrize("decoded", [False, True])
+def test_xarray_writes_netcdf_and_zarr(store: stores.CueStore, tmp_path: Path, decoded: bool) -> None:
+    dataset = (store.xarray() if decoded else xarray.open_zarr(store.path)).drop_encoding()
+    dataset.to_netcdf(tmp_path / "cues.nc", engine="h5netcdf")
+    dataset.to_zarr(tmp_path / "other.zarr")
+    for written in (xarray.open_dataset(tmp_path / "cues.nc"), xarray.open_zarr(tmp_path / "other.zarr")):
+        xarray.testing.assert_equal(written.features, dataset.features)
+        assert written.attrs == dataset.attrs
+
+
+def test_clips_are_selected_by_name(store: stores.CueStore) -> None:
+    dataset, names = store.xarray(), worlds.names(10)
+    np.testing.assert_array_equal(dataset.sel(clip=names[3]).depth, store.read("depth", 3))
+    part = dataset.isel(clip=slice(2, 8))
+    assert part.sel(clip=[names[7], names[2]])["clip"].values.tolist() == [names[7], names[2]]
+    complete = dataset.where(dataset.status == 1, drop=True)
+    assert complete["clip"].values.tolist() == [name for clip, name in enumerate(names) if clip != FAILED]
+    with pytest.raises(KeyError, match=r"no clip is named 'x\.mp4'"):
+        dataset.sel(clip="x.mp4")
+    with pytest.raises(KeyError):
+        part.sel(clip=names[0])
 
 
 def test_xarray_reads_and_decodes(store: stores.CueStore) -> None:
