@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 import stores
 from stores.config import Config
 from stores.errors import LilaError
-from stores.spec import Geometry
+from stores.spec import Count, Geometry, ShardClips, Side
 from stores.store import CueStore
 
 Records = dict[str, dict[str, Any]]
@@ -67,13 +67,13 @@ class BuildConfig(Config):
     rgb_codec: Literal["zstd", "jpeg"] = Field(
         "zstd", description="Of the stored RGB: lossless, or JPEG 4:4:4 of quality 95, a quarter of the bytes."
     )
-    base_size: PositiveInt = Field(480, description="Side of the stored RGB, the base crop, in px.")
-    cue_size: PositiveInt = Field(224, description="Of depth and flow, and of the last PAMR scale.")
-    feature_size: PositiveInt = Field(112, description="Side of the stored refined features.")
-    channels: PositiveInt = Field(64, description="Encoder channels stored per clip.")
-    frames: PositiveInt = Field(16, description="Frames stored per clip.")
-    pairs: PositiveInt = Field(12, description="Pairs of frames stored per clip.")
-    shard_clips: int = Field(16, ge=1, le=128, description="Clips per file of the store, and per task of a build.")
+    base_size: Side = Field(480, description="Side of the stored RGB, the base crop, in px.")
+    cue_size: Side = Field(224, description="Of depth and flow, and of the last PAMR scale.")
+    feature_size: Side = Field(112, description="Side of the stored refined features.")
+    channels: Count = Field(64, description="Encoder channels stored per clip.")
+    frames: Count = Field(16, description="Frames stored per clip.")
+    pairs: Count = Field(12, description="Pairs of frames stored per clip.")
+    shard_clips: ShardClips = Field(16, description="Clips per file of the store, and per task of a build.")
     pamr_iterations: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
         (20, 10, 5), description="PAMR at a quarter, a half and the full size of the cue grid."
     )

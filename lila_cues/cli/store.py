@@ -184,7 +184,9 @@ def _recorded_clips(store: CueStore, root: Path | None) -> Sequence[str]:
 
 def merge(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Directory of the merged store, a new one.")],
-    sources: Annotated[list[str], typer.Argument(metavar="STORE…", help="Two or more stores of the same settings.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="STORE…", help="Stores of the same settings; one is converted.")
+    ],
 ) -> None:
     """Merge stores of the same settings that were built separately; nothing is recomputed."""
     with console.progress("clips") as bar:
