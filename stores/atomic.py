@@ -85,6 +85,16 @@ def read_lines(path: Path, key: str) -> tuple[list[dict[str, Any]], int]:
     return rows, damaged
 
 
+def require_writable(path: Path, remedy: str) -> None:
+    """Raise StoreError, before long work, where a file or folder cannot be written; `remedy` is what else to do."""
+    above = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if above != path.absolute() and not above.is_dir():
+        raise StoreError(f"expected a folder for {path}, found a file at {above}; {remedy}")
+    folder = above if above.is_dir() else above.parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise StoreError(f"expected to write {path}, found no permission in {folder}; {remedy}")
+
+
 def write_all(fd: int, data: bytes) -> None:
     """Write all of `data`, in as many calls as the system takes."""
     view = memoryview(data)

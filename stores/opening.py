@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
 import socket
@@ -24,6 +25,7 @@ from stores.repair import sweep
 from stores.spec import StoreSpec
 from stores.store import CueStore, open
 
+log = logging.getLogger(__name__)
 _DRAFT_SECONDS = 24 * 3600
 
 
@@ -118,14 +120,26 @@ def open_or_create(
 def require_same(
     store: CueStore, fingerprint: dict[str, Any], clips: Sequence[str], spec: StoreSpec | None = None
 ) -> None:
-    """Raise StoreError, with the differences, if a store has other clips, or settings other than these of its own."""
+    """Raise StoreError, with the differences, if a store lacks clips, or has settings other than these of its own.
+
+    Clips that are no longer requested stay in the store.
+    """
     store.require_current()
     requested = json.loads(canonical_json(fingerprint))
     changes = differences({key: store.fingerprint.get(key) for key in requested}, requested, "settings")
     if spec is not None:
         changes += differences(store.spec.to_dict(), spec.to_dict(), "spec")
     if crc32c(encode_clip_names(clips).tobytes()) != store.header.names_crc32c:
-        changes.append(f"clips: {store.n_clips} in the store, {len(clips)} requested, or other names")
+        stored = [store.clip_id(clip) for clip in range(store.n_clips)]
+        added, gone = sorted({*clips} - {*stored}), sorted({*stored} - {*clips})
+        if added:
+            changes.append(
+                f"clips: {len(added)} are not in the store ({', '.join(added[:3])}{', …' * (len(added) > 3)})"
+            )
+        elif gone:  # a file that failed was taken away, for example
+            log.info("no longer there: %d clips of the store (%s …); they stay as they are", len(gone), gone[0])
+        else:
+            changes.append("clips: in another order")
     if changes:
         raise StoreError(
             f"{store.path} was built with other settings: {'; '.join(changes)}; use the store's settings to continue, "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -20,6 +19,7 @@ from lila_cues.cli import messages
 from lila_cues.config import BuildConfig, RunOptions, parse_shard, spread
 from lila_cues.datasets import locate, open_dataset
 from stores import plan
+from stores.atomic import require_writable
 from stores.errors import LilaError
 from stores.ledger import ABSENT, COMPLETE, FAILED
 from stores.opening import require_same
@@ -175,11 +175,7 @@ def run(config: BuildConfig, options: RunOptions) -> int:
             f"expected a cue store or nothing at {path}, found {'another folder' if path.is_dir() else 'a file'}; name "
             "another place with --store"
         )
-    above = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-    if not above.is_dir():
-        raise LilaError(f"expected a folder for {path}, found a file at {above}; name another place with --store")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise LilaError(f"expected to write {path}, found no permission in {above}; name another place with --store")
+    require_writable(path, "name another place with --store")
     from lila_cues.pipeline import build, setup
 
     planned, done = build.plan_build(config, len(clips)), 0.0

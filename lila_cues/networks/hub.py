@@ -50,9 +50,9 @@ def download(url: str, path: Path, remedy: str, digest: str | None = None, progr
     """
     import torch
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     logger.info("downloading %s from %s", path.name, url.rpartition("/")[0])
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=progress)
     except (OSError, RuntimeError) as error:
         raise LilaError(
@@ -62,5 +62,5 @@ def download(url: str, path: Path, remedy: str, digest: str | None = None, progr
 
 def torch_cache() -> Path:
     """Return PyTorch's folder of downloaded weight files, $TORCH_HOME/hub/checkpoints."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return Path(os.environ.get("TORCH_HOME", cache / "torch")).expanduser() / "hub" / "checkpoints"
+    cache = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))  # "~" stays where there is no home
+    return Path(os.path.expanduser(os.environ.get("TORCH_HOME", f"{cache}/torch"))) / "hub" / "checkpoints"

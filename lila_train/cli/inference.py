@@ -10,6 +10,7 @@ import typer
 
 from lila_cues import console
 from lila_train.inference.config import FeatureConfig
+from stores.atomic import require_writable
 from stores.errors import LilaError
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ def explore(
     paths = [file.path for file in list_inputs(images, unique_names=False) if not file.is_video]
     if not paths:
         raise LilaError("expected images to explore, found videos only; save some of their frames as images first")
+    require_writable(out, "pass another --out")
     model = load(weights, device=devices.choose(device, mps=True), encoder_weights=encoder_weights)
     failures, explored = [], []
     with console.progress("images") as bar:
@@ -216,6 +218,7 @@ def export(
     from lila_train.model import released
     from lila_train.model.lila import load
 
+    require_writable(out, "pass another --out")
     model = load(weights, encoder_weights=encoder_weights)
     model.features(np.zeros((*[2 * model.encoder.patch_size] * 2, 3), np.uint8))  # which have to be finite
     if out.suffix == ".pt":

@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
@@ -280,6 +280,20 @@ The decoder is under the Apache License 2.0; the encoder keeps its own license.
         checkpoint.write(save_directory / WEIGHTS_FILE, self.decoder, replace(known, encoder=source))
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Lila:
+        """Load a model from a folder of `save_pretrained` or a repository of the hub; LilaError where there is none.
+
+        Options are those of `load`, and of the hub: `revision`, `cache_dir`, `force_download`, `local_files_only` and
+        `token`.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **options)
+        except HFValidationError as error:
+            raise _not_found(
+                pretrained_model_name_or_path, "no folder, nor a name that a repository can have"
+            ) from error
+
+    @classmethod
     def _from_pretrained(  # type: ignore[override]  # our own options in place of **model_kwargs
         cls,
         *,
@@ -325,8 +339,12 @@ def _fetch(model_id: str, name: str, **hub_options: Any) -> Path | None:
         ) from error
     except EntryNotFoundError:
         return None
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise LilaError(
-            f"{model_id} cannot be downloaded from the hub ({reason}); is the name right, and public?"
-        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise _not_found(model_id, f"neither ({str(error).splitlines()[0]})") from error
+
+
+def _not_found(place: str | Path, found: str) -> LilaError:
+    return LilaError(
+        f"expected a folder or a public repository of the hub with {WEIGHTS_FILE} at {place}, as save_pretrained "
+        f"writes it, found {found}; check the name"
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from lila_cues.networks.hub import download, torch_cache
 from lila_cues.networks.weights import file_sha256, random_seed, read_tensors
 from lila_train.model.decoder import Decoder, DecoderWidths
 from stores.atomic import atomic_write
-from stores.errors import LilaError
+from stores.errors import LilaError, StoreError
 
 BASE_URL = "https://storage.googleapis.com/gresearch/lila-ckpts"
 
@@ -97,8 +98,9 @@ def _fetch(name: str) -> tuple[Path, str]:
         download(f"{BASE_URL}/{path.name}", path, "put the file there", progress=True)
     found = file_sha256(path)
     if absent or not record.is_file():  # just downloaded, or put there by hand
-        atomic_write(f"{found}\n", record)
-    recorded = record.read_text().strip()
+        with suppress(StoreError):  # a cache that others fill cannot be written
+            atomic_write(f"{found}\n", record)
+    recorded = record.read_text().strip() if record.is_file() else found
     if found != recorded:
         raise LilaError(
             f"expected {path} to be as it was downloaded, SHA-256 {recorded[:16]}…, found {found[:16]}…; delete "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -44,6 +45,19 @@ def test_continuing_with_the_same_settings(tmp_path: Path) -> None:
     assert len(stores.open_or_create(*arguments).complete_clips()) == 5
 
 
+def test_a_store_continues_without_clips_that_were_taken_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    names = worlds.names(5)
+    store = worlds.create(tmp_path / "cues.zarr", 5)
+    again = stores.open_or_create(store.path, worlds.SPEC, names[1:4], worlds.SETTINGS, {})
+    assert list(again.clips) == names
+    (record,) = caplog.records
+    assert f"no longer there: 2 clips of the store ({names[0]} …)" in record.getMessage()
+    for other, difference in ((names[::-1], "in another order"), (["x", *names[1:]], r"1 are not in the store \(x\)")):
+        with pytest.raises(StoreError, match=f"clips: {difference}"):
+            stores.open_or_create(store.path, worlds.SPEC, other, worlds.SETTINGS, {})
+
+
 def test_other_settings_are_refused_and_listed(tmp_path: Path) -> None:
     path = Path(worlds.create(tmp_path / "cues.zarr", 5).path)
     settings = {"profile": {"name": "small", "encoder": "tiny"}, "seed": 0}
@@ -53,7 +67,7 @@ def test_other_settings_are_refused_and_listed(tmp_path: Path) -> None:
     message = str(refused.value)
     assert "settings.profile.name: tiny, not small" in message
     assert "spec.shard_clips: 4, not 8" in message
-    assert "clips: 5 in the store, 6 requested" in message
+    assert f"clips: 1 are not in the store ({worlds.names(6)[5]})" in message
     assert "was built with other settings" in message
     assert "encoder" not in message
 

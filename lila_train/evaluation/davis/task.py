@@ -134,6 +134,7 @@ class DavisTask(ABC):
         saved = folder / "predictions" / head / part
         saved.mkdir(parents=True, exist_ok=True)
         reference = self._reference(sequence)
+        self._check_masks(sequence, reference)
         files = [saved / mask.name for mask in sequence.masks]
         write_label_png(files[0], reference)
         labels = self.segment(model, head, part, self._frames(sequence, size_of(reference)), reference)
@@ -148,7 +149,31 @@ class DavisTask(ABC):
         return summarize(ObjectScore(**entry) for record in records for entry in record["objects"])
 
     def _reference(self, sequence: DavisSequence) -> Labels:
-        return without_void(self.data.labels(sequence.masks[0]))
+        """Return the first mask; LilaError where its ids leave out numbers."""
+        labels = without_void(self.data.labels(sequence.masks[0]))
+        ids = np.unique(labels[labels > 0]).tolist()
+        if ids != list(range(1, len(ids) + 1)):
+            raise LilaError(
+                f"expected objects numbered from 1 without a gap in {sequence.masks[0]}, found "
+                f"{', '.join(map(str, ids))}; a palette was lost where gray levels stand for indices: restore the PNGs"
+            )
+        return labels
+
+    def _check_masks(self, sequence: DavisSequence, reference: Labels) -> None:
+        """Raise LilaError, before anything is predicted, for a mask of another size or other ids than the first."""
+        score_sequence("", [((reference, sequence.masks[0]),) * 2])  # refuses one without an object
+        for mask in sequence.masks[1:]:
+            labels = without_void(self.data.labels(mask))
+            if labels.shape != reference.shape:
+                raise LilaError(
+                    f"expected masks of the size of the first one, {reference.shape[1]}×{reference.shape[0]}, found "
+                    f"{labels.shape[1]}×{labels.shape[0]} in {mask}; restore that file"
+                )
+            if (largest := int(labels.max())) > int(reference.max()):
+                raise LilaError(
+                    f"expected ids up to {int(reference.max())}, the objects of the first mask, found {largest} in "
+                    f"{mask}; correct that mask"
+                )
 
     def native_size(self) -> Size:
         """Return the size of the first sequence's frames."""

@@ -27,6 +27,10 @@ from lila_train.evaluation.dense.task import draw_directions
 from lila_train.evaluation.dense.training import DenseProtocol, ProbeRecipe
 from stores.errors import LilaError
 
+LABELED = (
+    "nyu_depth_v2_labeled.mat has neither the splits nor GeoNet's normals: download GeoNet's files, or save its images "
+    "as {train,test}/rgb/NAME.png and its depths as {train,test}/depth/NAME.png (16 bits, mm)"
+)
 BROKEN = (6919, 21181)  # positions in GeoNet's sorted training set
 MAX_DEPTH_M = 10.0
 GEONET_MEAN = (122.175, 116.169, 103.508)  # was subtracted twice from the images in its files
@@ -63,6 +67,10 @@ def read_example(files: tuple[Path, ...]) -> Example:
         try:
             content = scipy.io.loadmat(files[0])
             image, depth_m, normals = (content[key][:480, :640] for key in ("img", "depth", "norm"))
+        except NotImplementedError as error:
+            raise LilaError(
+                f"expected a .mat file of GeoNet at {files[0]}, found one of MATLAB 7.3; {LABELED}"
+            ) from error
         except (ValueError, KeyError, OSError, TypeError, MatReadError) as error:
             raise LilaError(f"expected img, depth and norm in {files[0]}, but it cannot be read ({error})") from error
         image = (image + 2 * np.array(GEONET_MEAN)).clip(0, 255).astype(np.uint8)
@@ -126,6 +134,8 @@ def _split(root: Path, split: str) -> Sequence[tuple[Path, ...]]:
         return [(path,) for n, path in enumerate(mats) if n not in broken]
     images = list_files(folder / "rgb", {".jpg", ".png"}, natural=False)
     if not images:
+        if (labeled := root / "nyu_depth_v2_labeled.mat").is_file():
+            raise LilaError(f"expected train and test in {root}, found {labeled.name} alone; {LABELED}")
         raise LilaError(
             f"expected GeoNet's .mat files, or rgb and depth, in {folder}, found neither; pass the folder that holds "
             "train and test"

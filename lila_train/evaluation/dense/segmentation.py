@@ -36,6 +36,7 @@ from stores.errors import LilaError
 COCO_LIST = "Coco164kFull_Stuff_Coarse.txt"
 COCO_FINE = 182
 COCO_COARSE = 27
+COCO_FROM_1 = frozenset({11, 25, 28, 44, 65, 67, 70, 82, 90, 182})  # labels of the other numbering alone, 1 to 182
 
 # The 91 things by their supercategories in the order of their ids: coarse class, how many ids.
 _THINGS = ((9, 1), (11, 8), (8, 6), (7, 10), (6, 8), (10, 10), (5, 8), (2, 10), (3, 10), (0, 6), (1, 6), (4, 8))
@@ -67,7 +68,7 @@ def open_coco(root: Path, limit: int | None, fine: bool = False) -> DenseData:
             raise LilaError(f"expected an image id per line in {path}, found none")
         images, labels = root / "images" / split, root / "annotations" / split
         examples.append(check_files([(images / f"{one}.jpg", labels / f"{one}.png") for one in ids[:limit]]))
-    rule = LabelRule(np.arange(COCO_FINE, dtype=np.uint8) if fine else COARSE_OF_FINE, "COCO-Stuff")
+    rule = LabelRule(np.arange(COCO_FINE, dtype=np.uint8) if fine else COARSE_OF_FINE, "COCO-Stuff", COCO_FROM_1)
     about = {"layout": "COCO-Stuff 164k", "list": COCO_LIST, "classes": COCO_FINE if fine else COCO_COARSE}
     return DenseData(root, examples[0], examples[1], rule.read, about)
 
@@ -95,10 +96,16 @@ class LabelRule:
 
     table: Labels | UInt8[np.ndarray, " n"]
     what: str
+    from_1: frozenset[int] = frozenset()  # labels that occur only where labels count from 1
 
     def read(self, files: Files) -> Example:
         """Read an image and its classes; LilaError for sizes that differ, or a label that the table does not have."""
         image, stored = read_image(files[0], upright=False, background=None), read_mask(files[1])
+        if self.from_1 and (other := self.from_1.intersection(np.unique(stored).tolist())):
+            raise LilaError(
+                f"expected labels of {self.what} counted from 0, with 255 for void, found {min(other)} in {files[1]}, "
+                "which occurs only where they count from 1, with 0 for void; subtract 1 from all maps (255 from 0)"
+            )
         if (beyond := stored[(stored >= len(self.table)) & (stored != IGNORED)]).size:
             raise LilaError(
                 f"expected labels of {self.what}, 0 to {len(self.table) - 1} or 255, found {beyond[0]} in {files[1]}"

@@ -214,7 +214,7 @@ def test_bad_input_is_one_sentence_and_status_2(command: Command, tmp_path: Path
 def test_a_place_without_permission_is_named(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system's answer is feigned: for root it is always yes."""
     write_videos(tmp_path / "clips", 1)
-    monkeypatch.setattr("lila_cues.cli.build.os.access", lambda place, mode: not mode & os.W_OK)
+    monkeypatch.setattr("stores.atomic.os.access", lambda place, mode: not mode & os.W_OK)
     status, _, err = command("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM)
     assert status == 2
     expected = f"expected to write s.zarr, found no permission in {tmp_path}; name another place with --store"

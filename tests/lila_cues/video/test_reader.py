@@ -33,6 +33,7 @@ VIDEOS = {  # file, clip, whether decord is exact on it
     "h264, variable rate": ("a.mp4", Clip(frames=15, ticks=UNEVEN, gop=5), True),
     "h264, variable rate in mkv": ("a.mkv", Clip(frames=15, ticks=UNEVEN, gop=5), True),
     "h264 in mkv, from second 50 on": ("a.mkv", Clip(frames=20, ticks=range(150_000, 152_000, 100)), True),
+    "h264, 24 px wide": ("a.mp4", Clip(size=(64, 24)), True),
     "h264, odd size": ("a.mp4", Clip(size=(65, 97), pixels="yuv444p"), False),
     "h264, one frame": ("a.mp4", Clip(frames=1), True),
     "h264, turned by 90°": ("a.mp4", Clip(rotation=90), True),

@@ -44,10 +44,15 @@ def nyu(root: Path) -> Path:
     return root
 
 
-def mask(root: Path, values: np.ndarray) -> None:
+def write_matlab_73(path: Path) -> None:
+    """Write the header by which a MATLAB file of version 7.3 is known: HDF5 after 512 bytes of text."""
+    path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(384) + b"\x89HDF\r\n\x1a\n" + bytes(64))
+
+
+def mask(root: Path, values: np.ndarray, name: str = "00002.png") -> None:
     picture = Image.fromarray(values.astype(np.uint8))
     picture.putpalette([0] * 768)
-    picture.save(root / MASKS / "00002.png")
+    picture.save(root / MASKS / name)
 
 
 Spoil = Callable[[Path], None]
@@ -108,6 +113,42 @@ CASES: dict[str, tuple[str, Callable[[Path], Path], Spoil, str]] = {
         lambda root: save(np.zeros((40, 36, 3), np.uint8), root / "annotations/training/a.png"),
         "annotations/training/a.png",
     ),
+    "validation labels of another size": (
+        "ade20k150",
+        ade,
+        lambda root: save(stripes(1, 2)[:20], root / "annotations/validation/a.png"),
+        "annotations/validation/a.png",
+    ),
+    "validation labels in another form": (
+        "ade20k151",
+        ade,
+        lambda root: save(np.zeros((40, 36, 3), np.uint8), root / "annotations/validation/a.png"),
+        "annotations/validation/a.png",
+    ),
+    "labels that count from 1": (
+        "cocostuff27@lila",
+        coco,
+        lambda root: save(stripes(0, 90, 25, 1), root / "annotations/val2017/000000000000.png"),
+        "annotations/val2017/000000000000.png, which occurs only where they count from 1, with 0 for void; subtract 1",
+    ),
+    "masks that lost their palette": (
+        "davis-knn@lila",
+        davis,
+        lambda root: mask(root, np.tile(np.repeat([0, 38, 75, 75], 16), (48, 1)), "00000.png"),
+        "Annotations/480p/one/00000.png, found 38, 75; a palette was lost",
+    ),
+    "the labeled file of NYUv2": (
+        "nyuv2-normals@lila",
+        lambda root: root,
+        lambda root: (root.mkdir(), (root / "nyu_depth_v2_labeled.mat").touch())[0],
+        "found nyu_depth_v2_labeled.mat alone; nyu_depth_v2_labeled.mat has neither the splits nor GeoNet's normals",
+    ),
+    "a file of MATLAB 7.3": (
+        "nyuv2-normals@lila",
+        nyu,
+        lambda root: write_matlab_73(root / "test/a.mat"),
+        "test/a.mat, found one of MATLAB 7.3; nyu_depth_v2_labeled.mat has neither",
+    ),
     "a missing image": (
         "ade20k150",
         ade,
@@ -154,5 +195,5 @@ def test_the_file_is_named_and_the_command_fails(
     assert ended.value.code == 2
     message = "".join(capsys.readouterr().err.split())
     assert "error:" in message
-    assert named in message
+    assert "".join(named.split()) in message
     assert not (tmp_path / "out/result.json").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 import torch
 
 import lila_train
+from lila_cues.networks.hub import torch_cache
 from lila_cues.networks.weights import file_sha256
 from lila_train.model import released
 from lila_train.model.decoder import Decoder, DecoderWidths
-from stores.errors import LilaError
+from stores.errors import LilaError, StoreError
 from tests.lila_train.inference.models import write_weights
 
 NAME = "lila_dinov2_vits14"
@@ -87,6 +89,22 @@ def test_a_file_that_changed_since_its_download_is_refused(cache: Path, file: Pa
     (cache / f"{file.name}.sha256").write_text("0" * 64 + "\n")
     with pytest.raises(LilaError, match=r"to be as it was downloaded, SHA-256 0000000000000000…, found .*delete both"):
         lila_train.load(NAME)
+
+
+def test_a_cache_that_cannot_be_written_is_read(cache: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(data: str, path: Path) -> None:
+        raise StoreError(f"permission denied while writing {path}")
+
+    (cache / f"{file.name}.sha256").unlink(missing_ok=True)
+    monkeypatch.setattr(released, "atomic_write", refuse)
+    assert released.find(NAME) == (cache / file.name, file_sha256(file))
+
+
+def test_without_a_home_the_cache_has_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "TORCH_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", str)  # as where the user has no entry in passwd
+    assert torch_cache().name == "checkpoints"
 
 
 def test_failed_download_names_the_place_for_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ def test_a_model_is_pushed_and_comes_back(model: Lila, tmp_path: Path, monkeypat
     [
         (LocalEntryNotFoundError("offline"), "is not in the cache and the hub cannot be reached"),
         (EntryNotFoundError("none"), "expected weights.safetensors in me/lila, found none"),
-        (OSError("refused"), r"me/lila cannot be downloaded from the hub \(refused\)"),
+        (OSError("refused"), r"expected a folder or .* at me/lila, .*, found neither \(refused\); check the name"),
     ],
 )
 def test_hub_failures_name_what_is_missing(error: Exception, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,6 +119,14 @@ def test_hub_failures_name_what_is_missing(error: Exception, message: str, monke
     options = {"revision": None, "cache_dir": None, "force_download": False, "local_files_only": False, "token": None}
     with pytest.raises(LilaError, match=message):
         Lila._from_pretrained(model_id="me/lila", **options)
+
+
+@pytest.mark.parametrize("name", ["./typo", "a/b/c", "", "me/lila.git", "x" * 200])
+def test_a_name_that_is_neither_a_folder_nor_a_repository_gets_one_sentence(name: str) -> None:
+    with pytest.raises(
+        LilaError, match=r"expected a folder or a public repository .* with weights.safetensors at .*found no"
+    ):
+        Lila.from_pretrained(name)
 
 
 def test_torch_hub_gives_the_model(weights: Path) -> None:
