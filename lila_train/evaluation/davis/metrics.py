@@ -62,6 +62,16 @@ def statistics(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(curve.mean()), "recall": recall, "decay": float(first.mean()) - float(last.mean())}
 
 
+def count_objects(first: AnyLabels, name: object) -> int:
+    """Return the number of objects of a sequence's first mask; LilaError for none."""
+    if not first.any():
+        raise LilaError(
+            f"expected at least one object in the first mask {name}, found none; "
+            "annotate the objects to follow there, or take the sequence off the list"
+        )
+    return int(first.max())
+
+
 def score_sequence(sequence: str, frames: Iterable[tuple[NamedLabels, NamedLabels]]) -> list[ObjectScore]:
     """Return J and F of every object of one sequence, from truth and prediction of its frames, one at a time.
 
@@ -71,13 +81,7 @@ def score_sequence(sequence: str, frames: Iterable[tuple[NamedLabels, NamedLabel
     n_frames = 0
     for (truth, truth_name), (prediction, prediction_name) in frames:
         if n_frames == 0:
-            n_objects = int(without_void(truth).max())
-            if n_objects == 0:
-                raise LilaError(
-                    f"expected at least one object in the first mask {truth_name}, found none; "
-                    "annotate the objects to follow there, or take the sequence off the list"
-                )
-            curves = [([], []) for _ in range(n_objects)]
+            curves = [([], []) for _ in range(count_objects(without_void(truth), truth_name))]
         n_frames += 1
         if truth.shape != prediction.shape:
             expected, found = (f"{labels.shape[1]}×{labels.shape[0]}" for labels in (truth, prediction))

@@ -18,7 +18,14 @@ from lila_cues.images import read_image, read_mask
 from lila_cues.inputs import list_files, natural_order
 from lila_cues.viz.pictures import write_label_png
 from lila_train.evaluation.config import EvalConfig
-from lila_train.evaluation.davis.metrics import VOID, ObjectScore, score_sequence, summarize, without_void
+from lila_train.evaluation.davis.metrics import (
+    VOID,
+    ObjectScore,
+    count_objects,
+    score_sequence,
+    summarize,
+    without_void,
+)
 from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.results import files_sha256
 from lila_train.model.resize import Image, Labels, Size, size_of
@@ -161,7 +168,7 @@ class DavisTask(ABC):
 
     def _check_masks(self, sequence: DavisSequence, reference: Labels) -> None:
         """Raise LilaError, before anything is predicted, for a mask of another size or other ids than the first."""
-        score_sequence("", [((reference, sequence.masks[0]),) * 2])  # refuses one without an object
+        objects = count_objects(reference, sequence.masks[0])
         for mask in sequence.masks[1:]:
             labels = without_void(self.data.labels(mask))
             if labels.shape != reference.shape:
@@ -169,10 +176,10 @@ class DavisTask(ABC):
                     f"expected masks of the size of the first one, {reference.shape[1]}×{reference.shape[0]}, found "
                     f"{labels.shape[1]}×{labels.shape[0]} in {mask}; restore that file"
                 )
-            if (largest := int(labels.max())) > int(reference.max()):
+            if (largest := int(labels.max())) > objects:
                 raise LilaError(
-                    f"expected ids up to {int(reference.max())}, the objects of the first mask, found {largest} in "
-                    f"{mask}; correct that mask"
+                    f"expected ids up to {objects}, the objects of the first mask, found {largest} in {mask}; correct "
+                    "that mask"
                 )
 
     def native_size(self) -> Size:

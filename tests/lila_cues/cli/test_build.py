@@ -146,7 +146,7 @@ def test_other_settings_are_refused_and_the_difference_is_printed(command: Comma
     write_videos(tmp_path / "more", 2)
     status, _, err = command("--dataset", "videos", "--root", "more", "--store", "s.zarr", *RANDOM)
     assert status == 2
-    assert "clips: 1 in the store, 2 requested" in err.replace("\n", " ")
+    assert "clips: 1 are not in the store (1.mp4)" in err.replace("\n", " ")
 
 
 @pytest.mark.usefixtures("small")
