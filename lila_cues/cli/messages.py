@@ -90,7 +90,8 @@ def summary(store: CueStore, tally: Tally, wall: float) -> RenderableType:
     table.add_row("time", f"{wall:.1f} s, {done / max(wall, 1e-9):.2f} clips/s")
     table.add_row("seconds", ", ".join(f"{part} {seconds:.1f}" for part, seconds in tally.seconds.most_common()))
     networks = sum(tally.seconds[part] for part in NETWORKS)
-    table.add_row("", f"networks {networks:.1f} of {wall:.1f} s; other parts run beside them, in threads")
+    speed = f", {tally.flops / max(networks, 1e-9) / 1e12:.3g} TFLOP/s" * bool(tally.flops)
+    table.add_row("", f"networks {networks:.1f} of {wall:.1f} s{speed}; other parts run beside them, in threads")
     for clip_id, reason in tally.failures[:SHOWN_FAILURES]:
         table.add_row(Text("failed", "red"), f"{clip_id}: {reason}")
     if tally.failed > SHOWN_FAILURES:

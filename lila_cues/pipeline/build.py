@@ -109,12 +109,14 @@ class Tally:
     complete: int = 0
     failed: int = 0
     bytes: int = 0
+    flops: float = 0.0
     seconds: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[str, str]] = field(default_factory=list)  # the first `KEPT_FAILURES`: clip id and reason
 
     def add(self, report: TaskReport) -> None:
         self.complete += report.complete
         self.bytes += report.bytes
+        self.flops += report.flops
         self.failed += len(report.failed)
         self.seconds.update(report.seconds)
         self.failures = [*self.failures, *report.failed.items()][:KEPT_FAILURES]

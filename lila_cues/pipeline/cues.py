@@ -16,10 +16,10 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from lila_cues import devices
 from lila_cues.config import BuildConfig
 from lila_cues.networks.frozen import default_batch
 from lila_cues.pamr import Affinity, refine, three_scales
@@ -99,6 +99,7 @@ class CueExtractor:
         self.encoder_input = config.encoder_input(networks.encoder.patch_size)
         self.geometry = config.geometry(networks.encoder.patch_size, networks.encoder.width)
         self.timer = Timer(self.device)
+        self.clip_flops: float | None = None  # of the networks; known after the first pass
         self._batch = default_batch(self.device)
         self._downloads = torch.cuda.Stream(self.device) if self.on_gpu else None
         if self.on_gpu:
@@ -125,13 +126,15 @@ class CueExtractor:
         channels = [select_channels(config.seed, clip.clip_id, encoder.width, self.geometry.channels) for clip in clips]
         pairs = [torch.from_numpy(clip.selection.pair_frames).long() for clip in clips]
         pairs = [torch.cat([own, own.flip(1)]) + index * frames for index, own in enumerate(pairs)]
-        with torch.no_grad(), self._current_device():
+        same = all(clip.encoder_images is clip.images for clip in clips)
+        with torch.no_grad(), self._current_device(), self._counter() as counter:
+            # the host's copies come first, since a GPU would idle between the events
+            pixels, kept = self._pinned([clip.images for clip in clips]), self._pinned(channels)
+            encoder_pixels = pixels if same else self._pinned([clip.encoder_images for clip in clips])
             with self.timer.device("to device"):
-                images = self._upload([clip.images for clip in clips])
-                encoder_images = images
-                if any(clip.encoder_images is not clip.images for clip in clips):
-                    encoder_images = self._upload([clip.encoder_images for clip in clips])
-                kept = devices.upload(torch.from_numpy(np.stack(channels)).long(), self.device)
+                images = self._upload(pixels)
+                encoder_images = images if same else self._upload(encoder_pixels)
+                kept = kept.to(self.device, torch.long, non_blocking=True)
             with self.timer.device("encoder"):
                 tokens = torch.cat([encoder.grid(part) for part in self._parts(encoder_images)])
                 tokens = tokens.unflatten(0, (len(clips), frames))
@@ -148,6 +151,8 @@ class CueExtractor:
             refined: Tensor | list[None] = [None] * len(clips)
             if self.on_gpu:
                 refined = self._refine(raw.flatten(0, 1), images.flatten(0, 1)).unflatten(0, (len(clips), frames))
+        if counter is not None:
+            self.clip_flops = counter.get_total_flops() / len(clips)
         return [
             ClipPredictions(clip, channels[i], images[i], raw[i], refined[i], depth[i], *flow[i])
             for i, clip in enumerate(clips)
@@ -200,12 +205,23 @@ class CueExtractor:
                 done.record()
         return ClipValues(predictions.frames, stored, finite, done.synchronize)
 
-    def _upload(self, clips: Sequence[np.ndarray]) -> Float[Tensor, "b 3 y x"]:
-        """Return uint8 F y x 3 of some clips as float32 in [0, 1] on the device, in channels-last order there."""
-        images = torch.empty((len(clips), *clips[0].shape), dtype=torch.uint8, pin_memory=self.on_gpu)
-        for clip, part in zip(clips, images, strict=True):
-            part.copy_(torch.from_numpy(clip))
-        images = images.to(self.device, non_blocking=True).flatten(0, 1).permute(0, 3, 1, 2).float().div_(255)
+    def _counter(self) -> AbstractContextManager[FlopCounterMode | None]:
+        """Return a counter of the first pass; none of compiled networks, which it does not see."""
+        counted = self.config.compile or self.clip_flops is not None
+        return nullcontext() if counted else FlopCounterMode(display=False)
+
+    def _pinned(self, arrays: Sequence[np.ndarray]) -> Tensor:
+        """Return the stack of some arrays, for a GPU in pinned memory."""
+        stack = torch.empty(
+            (len(arrays), *arrays[0].shape), dtype=torch.from_numpy(arrays[0]).dtype, pin_memory=self.on_gpu
+        )
+        for array, part in zip(arrays, stack, strict=True):
+            part.copy_(torch.from_numpy(array))
+        return stack
+
+    def _upload(self, pixels: UInt8[Tensor, "clips f y x 3"]) -> Float[Tensor, "b 3 y x"]:
+        """Return frames as float32 in [0, 1] on the device, in channels-last order on a GPU."""
+        images = pixels.to(self.device, non_blocking=True).flatten(0, 1).permute(0, 3, 1, 2).float().div_(255)
         return images if self.on_gpu else images.contiguous()
 
     def _parts(self, maps: Tensor) -> Sequence[Tensor]:

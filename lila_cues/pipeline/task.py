@@ -55,6 +55,7 @@ class TaskReport:
     complete: int
     failed: dict[str, str] = field(default_factory=dict)  # clip id → reason
     bytes: int = 0  # of the clips that were completed, as stored
+    flops: float = 0.0  # of the networks, for these clips; 0 where it is not known
     wall: float = 0.0  # s
     seconds: dict[str, float] = field(default_factory=dict)  # per part, of this worker since its last report
 
@@ -295,7 +296,8 @@ class Worker(AbstractContextManager["Worker"]):
                     job.lock.__exit__(CancelledError, CancelledError(), None)
             if done and job.error is None:
                 wall, seconds = time.perf_counter() - job.start, self.timer.take()
-                report = TaskReport(job.number, job.complete, job.failed, job.bytes, wall, seconds)
+                flops = (self.extractor.clip_flops or 0.0) * job.complete
+                report = TaskReport(job.number, job.complete, job.failed, job.bytes, flops, wall, seconds)
         except BaseException as error:
             self._fail(error, job)
         if job.error is None:
