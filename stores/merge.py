@@ -5,23 +5,32 @@ A single store is copied so as well, which converts one of version 1 of the form
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stores.config import differences
 from stores.errors import StoreError
-from stores.ledger import ABSENT, COMPLETE, FAILED
-from stores.opening import create
+from stores.ledger import COMPLETE, FAILED
+from stores.opening import open_or_create
 from stores.shards import EncodedClip, digest, open_shards, read_clip
 from stores.store import CueStore
 
-_RANKED = (COMPLETE, FAILED, ABSENT)  # the best first
 
+def merge(
+    path: Path,
+    sources: Sequence[CueStore],
+    on_task: Callable[[int], None] = lambda n_clips: None,
+    on_damaged: Callable[[str], None] = lambda note: None,
+) -> CueStore:
+    """Merge into a new store at `path`, or continue a merge of the same sources there.
 
-def merge(path: Path, sources: Sequence[CueStore], on_task: Callable[[int], None] = lambda n_clips: None) -> CueStore:
-    """Create a store at `path` with every clip of the sources, each from the source where it is complete, or failed.
+    Clips of the same name are one clip, copied from the first source that has it complete and undamaged; where none
+    has, it is failed or absent, as in the sources.
 
-    Clips of the same name are one clip. `on_task` is called after each task with its number of clips.
+    Args:
+        on_task: called after each task with its number of clips.
+        on_damaged: called with a sentence for each damaged copy of a clip.
     """
     first, *others = [{"spec": source.spec.to_dict(), "settings": source.fingerprint} for source in sources]
     for source, settings in zip(sources[1:], others, strict=True):
@@ -30,36 +39,38 @@ def merge(path: Path, sources: Sequence[CueStore], on_task: Callable[[int], None
                 f"{source.path} was built with other settings than {sources[0].path}: {'; '.join(changes)}; "
                 "merge only stores of the same settings"
             )
-    best: dict[str, tuple[int, CueStore, int]] = {}  # by clip name: rank, store and number of its best copy
+    copies: dict[str, list[tuple[CueStore, int]]] = defaultdict(list)  # by clip name: store and number
     for source in sources:
-        for clip, status in enumerate(source.statuses().tolist()):
-            name, rank = source.clip_id(clip), _RANKED.index(status)
-            if name not in best or rank < best[name][0]:
-                best[name] = (rank, source, clip)
+        for clip in range(source.n_clips):
+            copies[source.clip_id(clip)].append((source, clip))
     provenance = {**sources[0].provenance, "merged_from": [source.provenance for source in sources]}
-    merged = create(path, sources[0].spec, list(best), sources[0].fingerprint, provenance)
+    merged = open_or_create(path, sources[0].spec, list(copies), sources[0].fingerprint, provenance)
     for task in merged.pending_tasks():
         with merged.lock_task(task) as writer:
-            assert writer is not None
+            if writer is None:  # another process merges it
+                continue
             for clip in writer.pending():
-                _, source, number = best[merged.clip_id(clip)]
-                record = source.clip_record(number)
-                if record.status == FAILED:
-                    writer.fail(clip, record.reason or "unknown")
-                elif record.status == COMPLETE:
-                    writer.add(clip, _read_recorded(source, number, record.digest))
+                failures = []
+                for source, number in copies[merged.clip_id(clip)]:
+                    record = source.clip_record(number)
+                    if record.status == FAILED:
+                        failures.append(record.reason or "unknown")
+                    elif record.status == COMPLETE:
+                        if chunks := _read_recorded(source, number, record.digest):
+                            writer.add(clip, chunks)
+                            break
+                        on_damaged(f"clip {merged.clip_id(clip)} is damaged in {source.path}")
+                else:
+                    if failures:
+                        writer.fail(clip, failures[0])
         on_task(len(merged.task_clips(task)))
     merged.publish_statuses()
     return merged
 
 
-def _read_recorded(source: CueStore, clip: int, recorded: int | None) -> EncodedClip:
+def _read_recorded(source: CueStore, clip: int, recorded: int | None) -> EncodedClip | None:
+    """Return the chunks of a clip as they are stored; None if they are damaged."""
     task, position = divmod(clip, source.spec.shard_clips)
     shards = open_shards(source.files, source.arrays, task, source.spec.shard_clips)
     chunks = read_clip(shards, source.arrays, position)
-    if chunks is None or digest(chunks) != recorded:
-        raise StoreError(
-            f"clip {source.clip_id(clip)} is damaged in {source.path}; run `lila-cues verify` and `lila-cues repair` "
-            "on that store, and merge into a new place"
-        )
-    return chunks
+    return chunks if chunks is not None and digest(chunks) == recorded else None

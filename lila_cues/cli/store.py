@@ -183,17 +183,26 @@ def _recorded_clips(store: CueStore, root: Path | None) -> Sequence[str]:
 
 
 def merge(
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Directory of the merged store, a new one.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Directory of the merged store.")],
     sources: Annotated[
         list[str], typer.Argument(metavar="STORE…", help="Stores of the same settings; one is converted.")
     ],
 ) -> None:
-    """Merge stores of the same settings that were built separately; nothing is recomputed."""
+    """Merge stores of the same settings that were built separately; nothing is recomputed.
+
+    Run the same command again to continue. A damaged clip is taken from another of the stores, or left absent.
+    """
+    damaged: list[str] = []
     with console.progress("clips") as bar:
         line = bar.add_task("merging", total=None)
-        merged = merge_stores(target, [stores.open(each) for each in sources], lambda clips: bar.advance(line, clips))
+        opened = [stores.open(each) for each in sources]
+        merged = merge_stores(target, opened, lambda clips: bar.advance(line, clips), damaged.append)
         bar.update(line, total=merged.n_clips)
+    for note in damaged[:SHOWN_FINDINGS]:
+        console.err.print(f"note: {note}")
     console.out.print(f"{merged.path}: {len(merged.complete_clips())} of {merged.n_clips} clips complete")
+    if damaged:
+        console.out.print(f"{len(damaged)} damaged copies were left out; `lila-cues build` computes absent clips again")
 
 
 def inspect(

@@ -109,9 +109,27 @@ def test_version_1_is_read_and_converted(tmp_path: Path, numbers: dict[str, int]
     assert_intact(merged, numbers)
 
 
-def test_a_damaged_clip_is_refused(tmp_path: Path, numbers: dict[str, int]) -> None:
-    names = list(numbers)
-    first, second = (build(tmp_path / f"{n}.zarr", names[n * 4 : n * 4 + 4], numbers) for n in range(2))
+def test_a_damaged_clip_is_taken_from_another_store_or_left_absent(tmp_path: Path, numbers: dict[str, int]) -> None:
+    names, notes = list(numbers), list[str]()
+    first, second = (build(tmp_path / f"{n}.zarr", names[n * 3 : n * 3 + 4], numbers) for n in range(2))
     (Path(second.path) / second.arrays["depth"].shard_key(0)).write_bytes(b"")
-    with pytest.raises(StoreError, match=r"clip .* is damaged in .*1\.zarr; run `lila-cues verify`"):
-        merge(tmp_path / "all.zarr", [first, second])
+    merged = merge(tmp_path / "all.zarr", [second, first], on_damaged=notes.append)
+    status = {merged.clip_id(clip): status for clip, status in enumerate(merged.statuses().tolist())}
+    assert status == {name: int(n < 4) for n, name in enumerate(names[:7])}
+    assert notes == [f"clip {name} is damaged in {second.path}" for name in names[3:7]]
+    assert_intact(merged, numbers)
+
+
+def test_a_merge_that_was_killed_continues(tmp_path: Path, numbers: dict[str, int]) -> None:
+    store = build(tmp_path / "store.zarr", list(numbers), numbers)
+
+    def kill(n_clips: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merge(tmp_path / "all.zarr", [store], kill)
+    done = []
+    merged = merge(tmp_path / "all.zarr", [store], done.append)
+    assert sum(done) == len(numbers) - store.spec.shard_clips
+    assert (merged.statuses() == stores.COMPLETE).all()
+    assert_intact(merged, numbers)
