@@ -51,7 +51,7 @@ def run(
     device: Annotated[str, _execution(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     num_workers: Annotated[int, _execution(min=0, help="Loader processes; 0: load in the main process.")] = 0,
     device_batch_size: Annotated[int | None, _execution(min=1, help=DEVICE_BATCH_SIZE)] = None,
-    compile_: Annotated[bool, _execution("--compile", help="Compile encoder and decoder with PyTorch.")] = False,
+    compile_: Annotated[bool, _execution("--compile", help="Compile the arithmetic of a step with PyTorch.")] = False,
     checkpoint_every: Annotated[int, _execution(min=1, help="Steps between checkpoints.")] = 1000,
     encoder_weights: Annotated[Path | None, _execution(help="The encoder's weight file, if it has moved.")] = None,
     backend: Annotated[str | None, _execution(help="nccl or gloo. Default: nccl on GPUs, gloo on CPUs.")] = None,

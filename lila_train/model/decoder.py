@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lila_train.model.resize import Size, size_of
+from lila_train.model.resize import Size, align_corners, size_of
 from stores.errors import LilaError
 
 _PUBLISHED: dict[int, tuple[tuple[int, int, int, int], int]] = {  # encoder width: levels, inner width
@@ -87,7 +87,7 @@ class Decoder(nn.Module):
         x = self.fuse[2](x, levels[2], size_of(levels[1]))
         x = self.fuse[1](x, levels[1], size_of(levels[0]))
         x = self.fuse[0](x, levels[0], (2 * levels[0].shape[-2], 2 * levels[0].shape[-1]))
-        x = self.pixel(F.interpolate(self.head(x), size, mode="bilinear", align_corners=True))
+        x = self.pixel(align_corners(self.head(x), size))
         with torch.autocast(x.device.type, enabled=False):  # normalized in float32, whatever autocast does
             norm, channels_last = self.norm, x.float().movedim(1, -1)
             x = F.layer_norm(channels_last, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
@@ -121,4 +121,4 @@ class Fusion(nn.Module):
     def forward(self, x: Tensor, skip: Tensor | None, size: Size) -> Tensor:
         if self.skip_unit is not None and skip is not None:
             x = x + self.skip_unit(skip)
-        return self.out(F.interpolate(self.unit(x), size, mode="bilinear", align_corners=True))
+        return self.out(align_corners(self.unit(x), size))

@@ -47,6 +47,12 @@ def to_size(maps: Float[Tensor, "b c h w"], size: Size) -> Float[Tensor, "b c H 
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
+def align_corners(maps: Float[Tensor, "b c h w"], size: Size) -> Float[Tensor, "b c H W"]:
+    """Resize bilinearly with aligned corners, in the type of the maps: autocast would return float32."""
+    with torch.autocast(maps.device.type, enabled=False):
+        return F.interpolate(maps, size, mode="bilinear", align_corners=True)
+
+
 def to_whole_patches(images: Float[Tensor, "b 3 H W"], patch: int) -> Float[Tensor, "b 3 y x"]:
     """Resize RGB in [0, 1] to the nearest multiples of the patch size, bilinear and antialiased."""
     size = whole_patches(size_of(images), patch)

@@ -25,9 +25,8 @@ def fit(
 
     `weight` holds masks in [0, 1]; a cell's weight is the product of their averages, and 0 where that is below ½.
     """
-    with_bias = torch.cat((features, torch.ones_like(features[:, :1])), dim=1)
-    x, y, masks = (F.adaptive_avg_pool2d(t.float(), cells) for t in (with_bias, target, weight))
-    weights = masks.prod(dim=1)
+    x, y, masks = (F.adaptive_avg_pool2d(t.float(), cells) for t in (features, target, weight))
+    x, weights = torch.cat((x, torch.ones_like(x[:, :1])), dim=1), masks.prod(dim=1)
     weights = torch.where(weights < 0.5, torch.zeros_like(weights), weights)
     return solve(x.flatten(2).mT, y.flatten(2).mT, weights.flatten(1), strength, solver)
 
@@ -60,4 +59,7 @@ def solve(
         if solver == "lu":
             return torch.linalg.solve(gram, moment)
         factor, _ = torch.linalg.cholesky_ex(gram)  # no synchronization with the device: a failure is NaN in the loss
-        return torch.cholesky_solve(moment, factor)
+        half = torch.linalg.solve_triangular(
+            factor, moment, upper=False
+        )  # cholesky_solve has no batches on GPUs
+        return torch.linalg.solve_triangular(factor.mT, half, upper=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ class TrainStep:
 
     Args:
         device_batch_size: most pairs of one forward pass, to save memory; None: this rank's share of a batch.
-        compile: compile encoder and decoder.
+        compile: compile the arithmetic from images to losses; what only looks at a run uses the modules as they are.
     """
 
     def __init__(
@@ -53,12 +54,12 @@ class TrainStep:
         self.objective = self.head or InContext(config)
         self._decode: nn.Module = self.decoder.to(memory_format=torch.channels_last)
         self._predict: Callable[..., list[Tensor]] = self.objective
-        if compile:
-            self._decode.compile()
-            encoder.compile()
         if rank.world_size > 1:  # average gradients over ranks
-            self._decode = DistributedDataParallel(self._decode)
-            self._predict = self._predict if self.head is None else DistributedDataParallel(self.head)
+            devices = [rank.device] if rank.device.type == "cuda" else None
+            average = partial(DistributedDataParallel, device_ids=devices, gradient_as_bucket_view=True)
+            self._decode = average(self._decode)
+            self._predict = self._predict if self.head is None else average(self.head)
+        self._losses = torch.compile(self.losses) if compile else self.losses
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -79,7 +80,7 @@ class TrainStep:
                 for module in (self._decode, self._predict):
                     if isinstance(module, DistributedDataParallel) and part is not parts[-1]:
                         stack.enter_context(module.no_sync())
-                losses = self.losses(context[part], query[part])
+                losses = self._losses(context[part], query[part])
                 losses.total.backward()
             packed.append(losses.packed())
         return Losses.unpack(torch.stack(packed).sum(0))

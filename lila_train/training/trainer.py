@@ -103,9 +103,11 @@ class Trainer:
             device_batch_size=self.options.device_batch_size,
             compile=self.options.compile,
         )
+        fused = self.rank.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
-            self.train_step.parameters.values(), lr=config.lr, weight_decay=config.weight_decay
+            self.train_step.parameters.values(), lr=config.lr, weight_decay=config.weight_decay, fused=fused
         )
+        self.make_views = torch.compile(make_views) if self.options.compile else make_views
         self.step = 0
         self.stop: signal.Signals | None = None
         self.clips = np.asarray(store.complete_clips())
@@ -202,7 +204,7 @@ class Trainer:
         """
         self.optimizer.zero_grad(set_to_none=True)
         with oom_hint(self.config, self.rank, self.options.device_batch_size):
-            context, query = make_views(batch, self.config, reduce=self.rank.all_reduce_sum)
+            context, query = self.make_views(batch, self.config, reduce=self.rank.all_reduce_sum)
             losses = self.train_step.backward(context, query)
         finite = batch.finite()
         n_broken = (~finite).sum()[None]

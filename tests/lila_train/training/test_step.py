@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -209,6 +211,28 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert learning_rate(60, settings) == pytest.approx(1)
     assert learning_rate(109, settings) < 0.001
     assert learning_rate(99, settings.replace(schedule="constant")) == 2
+
+
+GRAPHS = """
+import sys, torch, stores
+from lila_train.training.crops import make_views
+from tests.lila_train.training.test_step import SETTINGS, batch_of, step_of
+
+settings = SETTINGS.replace(objective=sys.argv[2])
+batch = batch_of(stores.open(sys.argv[1]), settings)
+step = step_of(settings)
+for function, arguments in ((make_views, (batch, settings)), (step.losses, make_views(batch, settings))):
+    found = torch._dynamo.explain(function)(*arguments)
+    print(found.graph_count, found.graph_break_count)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["in-context", "erm"])
+def test_the_arithmetic_of_a_step_has_no_graph_break(store: stores.CueStore, objective: str) -> None:
+    """In a process of its own: the compiler cannot look into the checks of shapes of the test run."""
+    command = [sys.executable, "-c", GRAPHS, str(store.path), objective]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "1 0\n1 0\n"
 
 
 @pytest.mark.slow
