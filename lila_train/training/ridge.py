@@ -59,7 +59,5 @@ def solve(
         if solver == "lu":
             return torch.linalg.solve(gram, moment)
         factor, _ = torch.linalg.cholesky_ex(gram)  # no synchronization with the device: a failure is NaN in the loss
-        half = torch.linalg.solve_triangular(
-            factor, moment, upper=False
-        )  # cholesky_solve has no batches on GPUs
+        half = torch.linalg.solve_triangular(factor, moment, upper=False)  # cholesky_solve has no batches on GPUs
         return torch.linalg.solve_triangular(factor.mT, half, upper=True)
