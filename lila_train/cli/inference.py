@@ -137,6 +137,7 @@ def track(
     from lila_train.model.propagation import Propagation
 
     stream, marked = tracking.open_frames(video), tracking.read_mask(mask)
+    tracking.require_size(marked, stream.size)
     propagation = Propagation(short_side_px=size, context_frames=context, window=window)
     settings = {
         "video": str(video.resolve()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice
@@ -30,11 +30,12 @@ PENDING = 4  # frames read ahead, and frames waiting to be written
 
 @dataclass(frozen=True)
 class FrameStream:
-    """Frames in order, their rate per second, and their number, which a video does not tell before its end."""
+    """Frames in order, their rate per second, their number, which a video does not tell, and height and width."""
 
     frames: Iterable[Picture]
     rate: Fraction
     count: int | None
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,7 @@ def follow(
     ordered = prefetch(frames, PENDING)
     first = next(ordered)
     native = (first.shape[0], first.shape[1])
-    if mask.labels.shape != native:
-        raise LilaError(
-            f"expected a mask of the first frame's size, {native[0]}×{native[1]}, found one of "
-            f"{mask.labels.shape[0]}×{mask.labels.shape[1]}; make it for the video as it is shown, upright"
-        )
+    require_size(mask, native)
     yield first, mask.values[mask.labels]
     sizes = propagation.sizes(native, model.encoder.patch_size)
     current = first
@@ -109,23 +106,66 @@ def open_frames(path: Path) -> FrameStream:
         files = list_frames(path)
         if not files:
             raise LilaError(f"no image in {path}; expected a video, or a folder of its frames")
-        return FrameStream((read_image(file) for file in files), Fraction(25), len(files))
+        return FrameStream(_of_one_size(files), Fraction(25), len(files), read_image(files[0]).shape[:2])
     if path.suffix.lower() not in VIDEO_SUFFIXES or not path.exists():
         found = f"a {path.suffix or 'nameless'} file" if path.exists() else "nothing"
         raise LilaError(f"expected a video, or a folder of its frames, at {path}; found {found}")
     video = VideoFrames(path)
-    return FrameStream(video, video.rate, None)
+    return FrameStream(video, video.rate, None, next(iter(video)).shape[:2])
+
+
+def _of_one_size(files: Sequence[Path]) -> Iterator[Picture]:
+    size = None
+    for file in files:
+        picture = read_image(file)
+        size, found = size or picture.shape[:2], picture.shape[:2]
+        if found != size:
+            raise LilaError(
+                f"{file}: expected {size[0]}×{size[1]} like the frames before, found {found[0]}×{found[1]}; resize it"
+            )
+        yield picture
 
 
 def read_mask(path: Path) -> MarkedObjects:
-    """Read the objects of an indexed PNG by index; of other images by gray level or color, black is background."""
+    """Read the objects of an indexed PNG by index; of other images by value or color, black is background.
+
+    Transparent pixels are background, and index 255 is void, as in evaluation. LilaError for a mask whose values are no
+    labels: of a JPEG, or with soft edges.
+    """
     image = decode(path)
-    array = np.asarray(image if image.mode in ("P", "L", "1", "I;16") else image.convert("RGB"))
+    alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else None
+    if image.mode in ("LA", "RGBA", "PA", "La", "RGBa"):
+        image = image.convert({"L": "L", "P": "P"}.get(image.mode[0], "RGB"))
+    array = np.asarray(image if image.mode[0] in "PL1IF" and image.mode != "LAB" else image.convert("RGB"))
+    if not np.isfinite(array).all():
+        raise LilaError(f"expected labels in {path}, found NaN or infinity; save whole numbers as an indexed PNG")
     flat = array.reshape(-1, 3) if array.ndim == 3 else array.reshape(-1, 1)
-    found, inverse = np.unique(np.vstack([np.zeros_like(flat[:1]), flat]), axis=0, return_inverse=True)
+    void = np.zeros(len(flat), bool) if alpha is None else alpha.reshape(-1) < 128
+    if image.mode == "P":
+        void |= flat[:, 0] == 255
+    flat = np.where(void[:, None], 0, flat)
+    found, inverse, counts = np.unique(
+        np.vstack([np.zeros_like(flat[:1]), flat]), axis=0, return_inverse=True, return_counts=True
+    )
+    slivers = int((counts[1:] < len(flat) / 1000).sum()) if image.mode != "P" else 0
+    if image.format == "JPEG" or slivers >= 12:
+        raise LilaError(
+            f"expected a value or color per object in {path}, found {len(found) - 1}, {slivers} of them slivers, as a "
+            "JPEG or soft edges make them; save the mask as PNG, without smoothing"
+        )
     if not 1 < len(found) <= 255:
         raise LilaError(f"expected 1 to 254 objects on a background of 0 in {path}, found {len(found) - 1}")
     labels = inverse.reshape(-1)[1:].reshape(array.shape[:2]).astype(np.uint8)
     return MarkedObjects(
         labels, found[:, 0].astype(np.uint8) if image.mode == "P" else np.arange(len(found), dtype=np.uint8)
     )
+
+
+def require_size(mask: MarkedObjects, frame: tuple[int, int]) -> None:
+    """Raise LilaError for a mask of another size than the first frame's, height and width."""
+    if (found := mask.labels.shape) != frame:
+        turned = "the frame is turned by its metadata: make it for the video as it is shown, upright"
+        raise LilaError(
+            f"expected a mask of the first frame's size, {frame[0]}×{frame[1]}, found one of {found[0]}×{found[1]}; "
+            + (turned if found == frame[::-1] else "make it for that frame, at its size")
+        )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
-from PIL import Image
+from PIL import Image, ImageFilter
 from typer.testing import CliRunner
 
 from lila_cues.images import read_image
@@ -142,7 +142,65 @@ def test_masks_are_read_by_index_gray_level_or_color(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.labels == 0, labels == 0)
 
 
-def test_tracking_refusals(scene: Path, weights: Path) -> None:
+def soft(labels: np.ndarray) -> Image.Image:
+    return Image.fromarray((255 * (labels > 0)).astype(np.uint8)).filter(ImageFilter.GaussianBlur(3))
+
+
+def transparent(labels: np.ndarray, mode: str) -> Image.Image:
+    """Objects in two colors over a colored ground that is transparent."""
+    color = np.array([[90, 90, 90, 0], [0, 200, 0, 255], [9, 0, 0, 255]], np.uint8)[labels]
+    return Image.fromarray(color).convert(mode)
+
+
+def indexed(labels: np.ndarray) -> Image.Image:
+    image = Image.fromarray(labels)
+    image.putpalette(bytes(range(256)) * 3)
+    return image
+
+
+MASKS = {  # image and suffix, and the values of the objects or the sentence
+    "void": (lambda labels: indexed(np.where(labels == 2, 255, labels).astype(np.uint8)), ".png", [1]),
+    "RGBA": (lambda labels: transparent(labels, "RGBA"), ".png", [1, 2]),
+    "LA": (lambda labels: transparent(labels, "LA"), ".png", [1, 2]),
+    "16 bits": (lambda labels: Image.fromarray(np.array([0, 1000, 1001], np.uint16)[labels]), ".png", [1, 2]),
+    "32 bits": (lambda labels: Image.fromarray(np.array([0, 70_000, 70_001], np.int32)[labels]), ".tif", [1, 2]),
+    "floats": (lambda labels: Image.fromarray(np.array([0, 1.5, 1.6], np.float32)[labels]), ".tif", [1, 2]),
+    "NaN": (lambda labels: Image.fromarray(np.array([0, 1, np.nan], np.float32)[labels]), ".tif", "found NaN or infin"),
+    "infinity": (lambda labels: Image.fromarray(np.array([0, 1, np.inf], np.float32)[labels]), ".tif", "found NaN or"),
+    "JPEG": (
+        lambda labels: Image.fromarray(labels * 100),
+        ".jpg",
+        "as a JPEG or soft edges make them; save the mask as",
+    ),
+    "soft edges": (soft, ".png", "slivers, as a JPEG or soft edges make them; save the mask as PNG, without smoothing"),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_of_every_kind(tmp_path: Path, name: str) -> None:
+    make, suffix, expected = MASKS[name]
+    labels = square(8)
+    path = tmp_path / f"mask{suffix}"
+    make(labels).save(path)
+    if isinstance(expected, str):
+        with pytest.raises(LilaError, match=expected):
+            read_mask(path)
+        return
+    found = read_mask(path)
+    assert found.values.tolist() == [0, *expected]
+    np.testing.assert_array_equal(found.labels > 0, np.isin(labels, expected))
+    assert all(len(np.unique(found.labels[labels == value])) == 1 for value in expected)
+
+
+def test_frames_of_two_sizes_are_named(scene: Path, weights: Path) -> None:
+    Image.new("RGB", (40, 40)).save(scene / "frames/00003.png")
+    message = str(track(weights, scene, scene / "frames", "--size", 64).exception)
+    assert (
+        "00003.png: expected 64×96 like the frames before, found 40×40; resize it; the results of the 3" in message
+    )
+
+
+def test_tracking_refusals(scene: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (scene / "empty").mkdir()
     (scene / "text.png").write_text("hello")
     for path, message in (
@@ -159,6 +217,8 @@ def test_tracking_refusals(scene: Path, weights: Path) -> None:
         read_mask(scene / "black.png")
     with pytest.raises(LilaError, match="expected an odd window and at least 2 frames"):
         Propagation(window=4)
-    write_label_png(scene / "mask.png", np.ones((8, 8), np.uint8))
-    result = track(weights, scene, scene / "frames")
-    assert "expected a mask of the first frame's size, 64×96, found one of 8×8" in str(result.exception)
+    monkeypatch.setattr("lila_train.model.lila.load", None)  # refused before it is called
+    for shape, advice in (((8, 8), "make it for that frame"), (SIZE[::-1], "the frame is turned by its metadata")):
+        write_label_png(scene / "mask.png", np.ones(shape, np.uint8))
+        message = str(track(weights, scene, scene / "frames").exception)
+        assert f"first frame's size, 64×96, found one of {shape[0]}×{shape[1]}; {advice}" in message
