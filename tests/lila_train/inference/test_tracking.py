@@ -195,9 +195,7 @@ def test_masks_of_every_kind(tmp_path: Path, name: str) -> None:
 def test_frames_of_two_sizes_are_named(scene: Path, weights: Path) -> None:
     Image.new("RGB", (40, 40)).save(scene / "frames/00003.png")
     message = str(track(weights, scene, scene / "frames", "--size", 64).exception)
-    assert (
-        "00003.png: expected 64×96 like the frames before, found 40×40; resize it; the results of the 3" in message
-    )
+    assert "00003.png: expected 64×96 like the frames before, found 40×40; resize it; the results of the 3" in message
 
 
 def test_tracking_refusals(scene: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
