@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -24,12 +25,15 @@ from lila_cues.inputs import (
     list_files,
     list_frames,
     log_left_out,
+    read_text,
     walk_files,
 )
 from stores.errors import LilaError
 
 if TYPE_CHECKING:
     from lila_cues.video.reader import DecodedClip, Keep, Select
+
+log = logging.getLogger(__name__)
 
 KINETICS_LIST = re.compile(r"(kinetics[-_]?\d*[-_]?(2020)?[-_])?train(_list)?\.(csv|json)", re.IGNORECASE)
 KINETICS_FOLDERS = (
@@ -150,8 +154,17 @@ class Kinetics(Videos):
         files = (path for place in places for path in list_files(place, {".csv", ".json"}, natural=False))
         train_list = next((path for path in files if KINETICS_LIST.fullmatch(path.name) and path.is_file()), None)
         if train_list is not None:
-            listed = read_kinetics_list(train_list)
-            names = [name for name in names if re.sub(r"(?<=.)_\d{6}_\d{6}$", "", PurePosixPath(name).stem) in listed]
+            listed, found_clips = read_kinetics_list(train_list), len(names)
+            names = [name for name in names if youtube_id(name) in listed]
+            if len(names) < found_clips:
+                log.info(
+                    "left out %d of %d clips that %s does not list", found_clips - len(names), found_clips, train_list
+                )
+            if found_clips and not names:
+                raise LilaError(
+                    f"expected clips that {train_list} lists, found {found_clips} others in {folder}; restore it, "
+                    "or take it away to use all clips of the training folder"
+                )
         if not names:
             raise LilaError(
                 f"expected Kinetics clips (video files in a training folder, by class or flat) in {self.root}, "
@@ -170,6 +183,13 @@ class Kinetics(Videos):
         return path
 
 
+def youtube_id(name: str) -> str:
+    """Return the id of 11 characters in the name of a clip: `ID_000010_000020.mp4`, `ID_10_20.mp4` or `ID.mp4`."""
+    stem = PurePosixPath(name).stem
+    found = re.fullmatch(r"(.{11})_\d+_\d+", stem) or re.fullmatch(r"(.+)_\d{6}_\d{6}", stem)
+    return found[1] if found else stem
+
+
 def read_kinetics_list(path: Path) -> set[str]:
     """Return the YouTube ids of a training list of Kinetics, which has one clip per video.
 
@@ -179,13 +199,15 @@ def read_kinetics_list(path: Path) -> set[str]:
     """
     try:
         if path.suffix.lower() == ".json":
-            entries = json.loads(path.read_text()).items()
+            entries = json.loads(read_text(path)).items()
             return {video for video, entry in entries if str(entry.get("subset", "train")).startswith("train")}
-        with path.open(newline="") as file:
-            rows = csv.DictReader(file)
-            if "youtube_id" not in (rows.fieldnames or ()):
-                raise ValueError("no column youtube_id")
-            return {row["youtube_id"] for row in rows if (row.get("split") or "train").startswith("train")}
+        lines = read_text(path).splitlines()
+        separator = max(",;\t", key=lines[0].count)
+        rows = csv.DictReader(lines, delimiter=separator, skipinitialspace=True)
+        rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+        if "youtube_id" not in rows.fieldnames:
+            raise ValueError("no column youtube_id")
+        return {row["youtube_id"].strip() for row in rows if (row.get("split") or "train").strip().startswith("train")}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LilaError(
             f"{path}: expected a list of Kinetics (CSV with a column youtube_id, or the official JSON), found "
@@ -202,7 +224,7 @@ class Frames(Dataset):
 
     def clips(self) -> Sequence[str]:
         if self.train_list is not None:
-            entries = [line.split()[0] for line in self.train_list.read_text().splitlines() if line.strip()]
+            entries = [line.split()[0] for line in read_text(self.train_list).splitlines() if line.strip()]
             names = sorted({entry.strip("/").split("/")[-2] if "/" in entry else entry for entry in entries})
         else:
             left_out: Counter[str] = Counter()

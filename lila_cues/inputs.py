@@ -229,6 +229,18 @@ def read_bytes(path: Path, expected: str) -> bytes:
     raise LilaError(f"{path}: expected {expected}, found {found}; copy it again or take it away")
 
 
+def read_text(path: Path) -> str:
+    """Return a list as text: UTF-8 or UTF-16, with a byte order mark or not; LilaError where it cannot be read."""
+    content = read_bytes(path, "a list")
+    wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LilaError(
+            f"{path}: expected a list in UTF-8, found other bytes ({error.reason}); save it again"
+        ) from error
+
+
 def max_pixels() -> int:
     """Return the most pixels of an image or a frame that are read: `$LILA_MAX_PIXELS`, else 179 million as in Pillow.
 

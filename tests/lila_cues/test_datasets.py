@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def test_the_size_of_frames_is_read_from_a_header_or_an_image(tmp_path: Path) ->
     dataset = open_dataset("videos", tmp_path / "clips")
     assert dataset.frame_size("a.mp4") == (64, 80)
     assert dataset.frame_size("b") == barcodes.picture(0).shape[:2]
-    for clip_id, found in (("c", "an empty file"), ("d.mp4", "an empty file"), ("e", "one that cannot be decoded")):
+    for clip_id, found in (("c", "an empty file"), ("d.mp4", "an empty file"), ("e", "a folder")):
         with pytest.raises(LilaError, match=f"{clip_id}.*found {found}"):
             dataset.frame_size(clip_id)
 
@@ -230,3 +231,29 @@ def test_the_demo_is_rendered_when_it_is_listed(tmp_path: Path, monkeypatch: pyt
     assert dataset.clips() == ["scene.mp4"]
     assert calls == [(tmp_path / "data" / "demo", 3)]
     assert os.listdir("data/demo") != []
+
+
+LISTS = {  # a training list of Kinetics, which holds _aaaaaaaa_1 and bbbbbbbbbbb
+    "plain": b"label,youtube_id,time_start,time_end,split\nx,_aaaaaaaa_1,10,20,train\ny,bbbbbbbbbbb,1,11,train\n",
+    "byte order mark": "\ufefflabel,youtube_id\nx,_aaaaaaaa_1\ny,bbbbbbbbbbb\n".encode(),
+    "UTF-16": "label,youtube_id\nx,_aaaaaaaa_1\ny,bbbbbbbbbbb\n".encode("utf-16"),
+    "semicolons, CRLF": b"label;youtube_id\r\nx, y;_aaaaaaaa_1\r\ny;bbbbbbbbbbb\r\n",
+    "spaces": b"label, youtube_id , split\nx, _aaaaaaaa_1, train\ny, bbbbbbbbbbb, train \n",
+    "JSON with a mark": '\ufeff{"_aaaaaaaa_1": {"subset": "training"}, "bbbbbbbbbbb": {}}'.encode(),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_are_read_as_they_are(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    (tmp_path / f"train.{'json' if 'JSON' in name else 'csv'}").write_bytes(LISTS[name])
+    clips = ["train/_aaaaaaaa_1_000010_000020.mp4", "train/bbbbbbbbbbb_1_11.MP4"]
+    for clip in (*clips, "train/ccccccccccc.mp4"):
+        (tmp_path / clip).parent.mkdir(exist_ok=True)
+        (tmp_path / clip).touch()
+    assert open_dataset("kinetics", tmp_path).clips() == clips
+    assert "left out 1 of 3 clips that" in caplog.text
+    for clip in clips:
+        (tmp_path / clip).unlink()
+    with pytest.raises(LilaError, match=r"expected clips that .* lists, found 1 others in .*train; restore it"):
+        open_dataset("kinetics", tmp_path).clips()

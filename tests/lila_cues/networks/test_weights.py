@@ -190,3 +190,22 @@ def test_a_failed_download_from_a_url_is_an_error(tmp_path: Path, monkeypatch: p
         LilaError, match=r"expected net-abc123\.pth in .* or at https://x/net-abc123\.pth, found neither \(no"
     ):
         locate(published, None, "--flow-weights")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+            "found the pointer that Git LFS leaves",
+        ),
+        (b"<!DOCTYPE html>", "cannot be read"),
+        (b"\x80\x04\x95", "cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_what_is_no_weight_file_says_so(tmp_path: Path, content: bytes, message: str, suffix: str) -> None:
+    (tmp_path / f"w{suffix}").write_bytes(content)
+    with pytest.raises(LilaError, match=message) as refused:
+        read_tensors(tmp_path / f"w{suffix}", "--weights")
+    assert "weights_only" not in str(refused.value)
