@@ -27,6 +27,7 @@ from stores.errors import StoreError
 FOLDER = "ledger"
 ABSENT, COMPLETE, FAILED = 0, 1, 2
 STATUS_NAMES = ("absent", "complete", "failed")
+_DAY = 24 * 3600.0  # s
 _BUCKET = 1000  # tasks per folder
 _KEY = re.compile(r"ledger/\d+/(\d{7,})-(\d{3,})-([012]+)\.json")  # task, attempt, statuses
 
@@ -102,6 +103,25 @@ def publish(root: Path, record: TaskRecord, temporary: Path) -> None:
 def writer_id() -> str:
     """Return host:pid of this process."""
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def writer_may_live(path: Path) -> bool:
+    """Return whether the process whose `writer_id` ends the name of a temporary file or folder may still write it.
+
+    False if it has ended here, and for one of another host that has written nothing for a day.
+    """
+    writer = re.fullmatch(r".+-(.+):(\d+)", path.name)
+    if writer is None:
+        return False
+    if not path.name.endswith(f"-{socket.gethostname()}:{writer[2]}"):
+        return time.time() - path.lstat().st_mtime < _DAY
+    try:
+        os.kill(int(writer[2]), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # of another user
+        pass
+    return True
 
 
 class Ledger:

@@ -6,10 +6,7 @@ import contextlib
 import errno
 import json
 import logging
-import os
 import shutil
-import socket
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,14 +16,13 @@ from stores.atomic import explain_os_errors, sync_to_disk
 from stores.config import differences
 from stores.encodings import canonical_json, crc32c, with_checksum
 from stores.errors import StoreError
-from stores.ledger import folders, writer_id
+from stores.ledger import folders, writer_id, writer_may_live
 from stores.metadata import Header, encode_clip_names
 from stores.repair import sweep
 from stores.spec import StoreSpec
 from stores.store import CueStore, open
 
 log = logging.getLogger(__name__)
-_DRAFT_SECONDS = 24 * 3600
 
 
 class _ExistsError(StoreError):
@@ -83,22 +79,11 @@ def _draft_prefix(root: Path) -> str:
 
 
 def _remove_dead_drafts(root: Path) -> None:
-    """Remove drafts of this store that killed builders left: of ended processes here, of any machine after a day."""
-    prefix = _draft_prefix(root)
+    """Remove drafts of this store that killed builders left."""
     for draft in root.parent.iterdir() if root.parent.is_dir() else ():
-        host, _, process = draft.name.removeprefix(prefix).rpartition(":")
-        if not draft.name.startswith(prefix) or not process.isdigit():
-            continue
         with contextlib.suppress(FileNotFoundError):
-            dead = time.time() - draft.stat().st_mtime > _DRAFT_SECONDS
-            if not dead and host == socket.gethostname():
-                try:
-                    os.kill(int(process), 0)
-                except ProcessLookupError:
-                    dead = True
-                except (PermissionError, OverflowError):  # of another user
-                    pass
-            if dead:
+            is_draft = draft.name.startswith(_draft_prefix(root)) and draft.name.rpartition(":")[2].isdigit()
+            if is_draft and not writer_may_live(draft):
                 shutil.rmtree(draft, ignore_errors=True)
 
 

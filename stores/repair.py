@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -23,14 +21,13 @@ from stores.atomic import atomic_write, discard, explain_os_errors
 from stores.backends import LocalFiles
 from stores.encodings import crc32c, with_checksum
 from stores.errors import LilaError, StoreError, UnreadableError
-from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord, writer_id
+from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord, writer_id, writer_may_live
 from stores.metadata import LOCKS, NAMES_KEY, ROOT_COPY_KEY, ROOT_KEY, SCRATCH, STATUS_KEY, encode_clip_names
 from stores.shards import digest, open_shards, read_clip
 from stores.store import CueStore, open
 from stores.verify import Finding, Thoroughness, check_clips, contains, published_statuses, tasks_of
 
 SET_ASIDE = "set-aside"
-_DAY = 86400.0  # s
 
 
 def open_damaged(path: Path) -> CueStore:
@@ -259,22 +256,6 @@ def sweep(store: CueStore) -> int:
         if name.isdecimal() and int(name) < store.n_tasks:
             with locks.lock(root / LOCKS, int(name)) as locked:
                 removed += locked and discard(root / SCRATCH / name)
-        elif not _is_of_live_process(root / SCRATCH / name):
+        elif not writer_may_live(root / SCRATCH / name):
             removed += discard(root / SCRATCH / name)
     return removed
-
-
-def _is_of_live_process(path: Path) -> bool:
-    """Return True if the writer named in a temporary file is alive, or on another host and wrote within a day."""
-    writer = re.fullmatch(r"\w+-(.+):(\d+)", path.name)
-    if writer is None:
-        return False
-    if writer[1] != socket.gethostname():
-        return time.time() - path.lstat().st_mtime < _DAY
-    try:
-        os.kill(int(writer[2]), 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
