@@ -9,6 +9,7 @@ import typer
 
 from lila_cues import console
 from lila_train.cli.inference import Device, EncoderWeights, Overwrite
+from lila_train.cli.train import NUM_WORKERS
 from lila_train.evaluation.config import EvalConfig
 from stores.errors import LilaError
 
@@ -117,7 +118,7 @@ def ablate(
         int | None, typer.Option(min=1, help="Steps between scores during training, for curves. Default: none.")
     ] = None,
     encoder_weights: EncoderWeights = None,
-    num_workers: Annotated[int, typer.Option(min=0, help="Loader processes; 0: load in the main process.")] = 0,
+    num_workers: Annotated[int | None, typer.Option(min=0, help=NUM_WORKERS)] = None,
     device: Device = "auto",
 ) -> None:
     """Repeat the paper's ablations on a store, and compare the differences with the published ones.

@@ -28,6 +28,9 @@ _execution = partial(typer.Option, rich_help_panel="Execution")
 _logging = partial(typer.Option, rich_help_panel="Logging and validation")
 
 DEVICE_BATCH_SIZE = "Most pairs of one forward pass, to save memory; same result. Default: a rank's share of the batch."
+NUM_WORKERS = (
+    "Loader processes; 0: load in the main process. Default: for a GPU one for each core of the rank, up to 8, else 0."
+)
 JOIN_TIMEOUT = "Seconds to wait for the other ranks of torchrun."
 RECIPE = f"Named settings; `lila-train recipes` lists them. Default: {DEFAULT_RECIPE}."
 SET = "Any other setting, such as objective=erm, cues=flow,depth or edge_weight=0; may be given more than once."
@@ -49,7 +52,7 @@ def run(
     crop_size: Annotated[int | None, _objective(help=TrainConfig.help("crop_size"))] = None,
     set_: Annotated[list[str] | None, _objective("--set", metavar="NAME=VALUE", help=SET)] = None,
     device: Annotated[str, _execution(help="auto, cpu, cuda, cuda:1 …")] = "auto",
-    num_workers: Annotated[int, _execution(min=0, help="Loader processes; 0: load in the main process.")] = 0,
+    num_workers: Annotated[int | None, _execution(min=0, help=NUM_WORKERS)] = None,
     device_batch_size: Annotated[int | None, _execution(min=1, help=DEVICE_BATCH_SIZE)] = None,
     compile_: Annotated[bool, _execution("--compile", help="Compile the arithmetic of a step with PyTorch.")] = False,
     checkpoint_every: Annotated[int, _execution(min=1, help="Steps between checkpoints.")] = 1000,

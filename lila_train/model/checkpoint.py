@@ -119,8 +119,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Sequence[str]) ->
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, names: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
     """Load what `optimizer_tensors` returned; the optimizer keeps its own learning rate."""
-    record = optimizer.state_dict()
-    record["state"] = {index: entry for index, name in enumerate(names) if (entry := under(tensors, f"{name}."))}
+    record, state = optimizer.state_dict(), {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, (name, parameter) in enumerate(zip(names, parameters, strict=True)):
+        if entry := under(tensors, f"{name}."):  # in the parameter's memory format, which fused AdamW presumes
+            state[index] = {key: torch.empty_like(parameter).copy_(t) if t.ndim else t for key, t in entry.items()}
+    record["state"] = state
     optimizer.load_state_dict(record)
 
 

@@ -104,7 +104,7 @@ class RunOptions:
     join_timeout: float = 600.0  # seconds to wait for the other ranks
     overwrite: bool = False
     encoder_weights: Path | None = None  # where the encoder's weight file is now
-    num_workers: int = 0  # loader processes; 0: load in the main process
+    num_workers: int | None = None  # loader processes; None: automatic; 0: load in the main process
     device_batch_size: int | None = None  # most pairs of one forward pass; None: a rank's share of the batch
     compile: bool = False
     checkpoint_every: int = 1000

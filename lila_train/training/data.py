@@ -1,13 +1,17 @@
 """Pairs of frames with their cues, from the store to the training device.
 
-A loader process only reads and decompresses; cropping, resizing and masking are done in batch on the device (crops.py).
+A loader process only reads and decompresses: it hands on integers as stored. They are decoded on the device, where
+cropping, resizing and masking are done in batch too (crops.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +24,20 @@ import stores
 from lila_train.training.config import TrainConfig
 from lila_train.training.distributed import Rank, ignore_signals
 from lila_train.training.sampling import PairPool, draw_sample, generator
+from stores.encodings import decode
 from stores.errors import LilaError
+from stores.spec import ArraySpec
+
+_PREFETCH = 2  # batches that a loader process has ready
+_SHARED_MEMORY = Path("/dev/shm")
+
+Stored = dict[str, Tensor]
+"""Pairs as a loader gives them: the store's arrays by name, each with a first axis of pairs; boxes, channels, clips."""
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Pairs as stored; index 0 of the second axis is the frame t, index 1 the frame t+Δ.
+    """Decoded pairs; index 0 of the second axis is the frame t, index 1 the frame t+Δ.
 
     Attributes:
         rgb: b×2×3×y×x uint8.
@@ -43,36 +55,26 @@ class PairBatch:
     clips: Tensor
     cues: Mapping[str, Tensor]
 
-    def to(self, device: torch.device) -> PairBatch:
-        """Return the batch on `device`, copied asynchronously from pinned memory."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> PairBatch:
-        """Return the batch in page-locked memory; called by DataLoader."""
-        return self._map(Tensor.pin_memory)
+    @classmethod
+    def decode(cls, stored: Stored, arrays: Mapping[str, ArraySpec]) -> PairBatch:
+        """Return the pairs decoded, on their device."""
+        cues = {
+            name: decode(arrays[name].encoding, values, stored.get(f"{name}_scale"))
+            for name, values in stored.items()
+            if name in arrays and not name.endswith("_scale")
+        }
+        rgb = cues.pop("rgb").permute(0, 1, 4, 2, 3)
+        return cls(rgb, stored["boxes"], stored["channels"], stored["clips"], cues)
 
     def finite(self) -> Bool[Tensor, " b"]:
         """Return for each pair whether all of its cues are finite."""
         finite = [torch.isfinite(cue).flatten(1).all(1) for cue in self.cues.values()]
         return torch.stack([torch.ones_like(self.clips, dtype=torch.bool), *finite]).all(0)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> PairBatch:
-        cues = {name: change(cue) for name, cue in self.cues.items()}
-        return PairBatch(change(self.rgb), change(self.boxes), change(self.channels), change(self.clips), cues)
-
-
-def collate(items: Sequence[PairBatch]) -> PairBatch:
-    """Concatenate batches."""
-    rgb, boxes, channels, clips = (
-        torch.cat([getattr(item, name) for item in items]) for name in ("rgb", "boxes", "channels", "clips")
-    )
-    cues = {name: torch.cat([item.cues[name] for item in items]) for name in items[0].cues}
-    return PairBatch(rgb, boxes, channels, clips, cues)
-
 
 @dataclass(frozen=True, eq=False)
-class PairDataset(Dataset[PairBatch]):
-    """Training pairs by position (step, slot), as batches of one. The store is opened again in every loader process.
+class PairDataset(Dataset[dict[str, Any]]):
+    """Training pairs by position (step, slot), as stored. The store is opened again in every loader process.
 
     Attributes:
         path: the store.
@@ -88,32 +90,34 @@ class PairDataset(Dataset[PairBatch]):
     clips: np.ndarray
 
     @cached_property
-    def _opened(self) -> tuple[stores.CueStore, PairPool]:
-        store = stores.open(self.path)
-        return store, PairPool(self.clips, partial(store.read, "pair_gap"), self.config.max_gap)
+    def store(self) -> stores.CueStore:
+        return stores.open(self.path)
+
+    @cached_property
+    def _pool(self) -> PairPool:
+        return PairPool(self.clips, partial(self.store.read, "pair_gap"), self.config.max_gap)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_opened"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("store", "_pool")}
 
-    def __getitem__(self, position: tuple[int, int]) -> PairBatch:
-        config, arrays = self.config, ("rgb", *self.arrays)
-        store, pool = self._opened
+    def __getitem__(self, position: tuple[int, int]) -> dict[str, Any]:
+        """Return one pair: what `Stored` has, without the axis of pairs."""
+        config, store = self.config, self.store
         geometry = store.spec.geometry
         online = config.distilled == "online"
         stored_channels = self.encoder_width if online else geometry.channels
-        sample = draw_sample(generator(config.seed, *position), pool, config, geometry.base, stored_channels)
-        pair = store.pair(sample.clip, sample.pair, arrays, None if online else sample.channels)
-        channels = np.array(sample.channels) if pair.feature_channels is None else pair.feature_channels
-        cues = {name: torch.from_numpy(pair[name])[None] for name in arrays}
+        sample = draw_sample(generator(config.seed, *position), self._pool, config, geometry.base, stored_channels)
+        names = ("rgb", *self.arrays)
+        pair = store.stored_pair(sample.clip, sample.pair, names, None if online else sample.channels)
+        channels = sample.channels if pair.feature_channels is None else pair.feature_channels
         views = sample.context, sample.query
-        boxes = [(box.top, box.left, box.side, int(box.hflip != sample.base_hflip)) for box in views]
-        return PairBatch(
-            rgb=cues.pop("rgb").permute(0, 1, 4, 2, 3),
-            boxes=torch.tensor([boxes]),
-            channels=torch.from_numpy(channels.astype(np.int64))[None],
-            clips=torch.tensor([sample.clip]),
-            cues=cues,
-        )
+        return {
+            **{name: pair[name] for name in names},
+            **{scale: pair[scale] for scale in (f"{name}_scale" for name in names) if scale in store.arrays},
+            "boxes": np.array([(b.top, b.left, b.side, int(b.hflip != sample.base_hflip)) for b in views]),
+            "channels": np.array(channels, np.int64),
+            "clips": sample.clip,
+        }
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -130,17 +134,60 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
 
 
 def load_pairs(
-    dataset: PairDataset, steps: range, rank: Rank | None = None, num_workers: int = 0
-) -> DataLoader[PairBatch]:
-    """Return the batches of `steps` on this rank (default: a single process), prefetched by worker processes."""
+    dataset: PairDataset, steps: range, rank: Rank | None = None, num_workers: int | None = 0
+) -> Iterator[PairBatch]:
+    """Yield the batches of `steps` on this rank's device (default: of a single process on the CPU).
+
+    Args:
+        num_workers: loader processes; None: up to 8, one for each core of the rank, to feed a GPU, and none for a CPU.
+
+    Raises:
+        LilaError: the batch cannot be split over the ranks, or there is too little shared memory for the processes.
+    """
     rank = rank or Rank()
-    return DataLoader(
+    if num_workers is None:
+        num_workers = min(8, rank.cores) if rank.device.type == "cuda" else 0
+    if num_workers and len(steps):
+        _check_shared_memory(dataset, steps, rank, num_workers)
+    loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=StepSampler(steps, dataset.config.batch_size, rank),
-        collate_fn=collate,
         num_workers=num_workers,
         worker_init_fn=ignore_signals,
         pin_memory=rank.device.type == "cuda",
         multiprocessing_context="spawn" if num_workers else None,
-        prefetch_factor=4 if num_workers else None,
+        prefetch_factor=_PREFETCH if num_workers else None,
     )
+    for stored in _on_device(loader, rank.device):
+        yield PairBatch.decode(stored, dataset.store.arrays)
+
+
+def _on_device(batches: Iterable[Stored], device: torch.device) -> Iterator[Stored]:
+    """Copy batches; to a GPU on a stream of its own, while the GPU computes what was queued before."""
+    if device.type != "cuda":
+        yield from batches
+        return
+    copies = torch.cuda.Stream(device)
+    for batch in batches:
+        with torch.cuda.stream(copies):
+            on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        compute = torch.cuda.current_stream(device)
+        compute.wait_stream(copies)
+        for tensor in on_device.values():
+            tensor.record_stream(compute)
+        yield on_device
+
+
+def _check_shared_memory(dataset: PairDataset, steps: range, rank: Rank, num_workers: int) -> None:
+    """Raise LilaError if the batches of all loader processes of this machine do not fit: they would wait for ever."""
+    if not _SHARED_MEMORY.exists():
+        return
+    pair = sum(np.asarray(value).nbytes for value in dataset[steps.start, rank.rank].values())
+    batch = pair * dataset.config.batch_size // rank.world_size
+    needed, free = batch * (_PREFETCH * num_workers + 1) * rank.local_ranks, shutil.disk_usage(_SHARED_MEMORY).free
+    if needed > free:
+        raise LilaError(
+            f"expected {needed / 1e6:,.0f} MB of shared memory for {num_workers} loader processes, found "
+            f"{free / 1e6:,.0f} MB free in {_SHARED_MEMORY}; start the container with more (Docker: --shm-size "
+            f"{math.ceil(needed / 1e9)}g), or pass --num-workers 0"
+        )

@@ -44,6 +44,16 @@ class Rank:
         """Whether this process writes files and prints."""
         return self.rank == 0
 
+    @property
+    def local_ranks(self) -> int:
+        """Ranks on this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size)) if self.world_size > 1 else 1
+
+    @property
+    def cores(self) -> int:
+        """Cores of this machine for each of its ranks."""
+        return max(1, devices.usable_cores() // self.local_ranks)
+
     def all_reduce_sum(self, values: Tensor) -> Tensor:
         """Return the sum over ranks; no gradient passes."""
         if self.world_size == 1:

@@ -188,7 +188,7 @@ def pair_targets(
 def moments(maps: Sequence[Tensor]) -> Float[Tensor, " 3"]:
     """Return the number of values of all maps, their sum and the sum of their squares, in float64: they add up."""
     x = torch.cat([m.flatten() for m in maps]).double()
-    return torch.stack((x.new_tensor(x.numel()), x.sum(), x.square().sum()))
+    return torch.stack((x.new_full((), x.numel()), x.sum(), x.square().sum()))
 
 
 def standardize(x: Tensor, moments: Float[Tensor, " 3"]) -> Tensor:
@@ -213,7 +213,7 @@ def depth_and_validity(batch: PairBatch, frame: int, crop: Crop) -> tuple[Tensor
 def half_image_units(flow_px: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b 2 h w"]:
     """Convert flow from pixels to units of half the image: u·2/W, v·2/H."""
     h, w = flow_px.shape[-2:]
-    return flow_px * flow_px.new_tensor((2 / w, 2 / h)).view(1, 2, 1, 1)
+    return torch.stack((flow_px[:, 0] * (2 / w), flow_px[:, 1] * (2 / h)), dim=1)
 
 
 def consistent(flow_ab: Float[Tensor, "b 2 h w"], flow_ba: Float[Tensor, "b 2 h w"]) -> Bool[Tensor, "b 1 h w"]:

@@ -8,15 +8,14 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 import stores
 from lila_cues import console
@@ -65,7 +64,44 @@ class RunState:
         """Return up to `count` pairs of step 0 on the device, whatever the current step is; for pictures."""
         config = self.config.replace(batch_size=min(count, self.config.batch_size))
         dataset = replace(self.dataset, config=config)
-        return next(iter(load_pairs(dataset, range(1)))).to(self.device)
+        return next(load_pairs(dataset, range(1), Rank(device=self.device)))
+
+
+@dataclass(frozen=True)
+class Update:
+    """A step whose gradients are computed; its statistics may still be on their way to the host.
+
+    Attributes:
+        loss: of this rank.
+        finite: for each pair, whether all of its cues are finite.
+        non_finite: 1 if a cue or the loss is not finite on any rank, else 0; on the device.
+        totals: sums over ranks: the losses packed, broken pairs, and ranks that received SIGTERM and SIGINT.
+        copied: when `totals` are on the host; None on a CPU.
+    """
+
+    batch: PairBatch
+    loss: Tensor
+    finite: Tensor
+    non_finite: Tensor
+    totals: Tensor
+    copied: torch.cuda.Event | None
+
+    @classmethod
+    def of(cls, batch: PairBatch, loss: Tensor, finite: Tensor, totals: Tensor) -> Update:
+        """Start to copy `totals` to the host."""
+        non_finite = (~torch.isfinite(totals[0]) | (totals[-3] > 0)).float()
+        on_host = torch.empty_like(totals, device="cpu", pin_memory=totals.is_cuda)
+        on_host.copy_(totals, non_blocking=True)
+        copied = torch.cuda.Event() if totals.is_cuda else None
+        if copied is not None:
+            copied.record()
+        return cls(batch, loss, finite, non_finite, on_host, copied)
+
+    def wait(self) -> Tensor:
+        """Return `totals`, once they are on the host."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        return self.totals
 
 
 class Callback:
@@ -103,9 +139,8 @@ class Trainer:
             device_batch_size=self.options.device_batch_size,
             compile=self.options.compile,
         )
-        fused = self.rank.device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
-            self.train_step.parameters.values(), lr=config.lr, weight_decay=config.weight_decay, fused=fused
+            self.train_step.parameters.values(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
         self.make_views = torch.compile(make_views) if self.options.compile else make_views
         self.step = 0
@@ -170,66 +205,86 @@ class Trainer:
         `received` returns a signal that asks this rank to stop. Then all ranks stop after the step, with a checkpoint,
         and return the signal.
         """
-        started = time.monotonic()
-        for batch in self.batches():
-            losses = self.optimizer_step(batch.to(self.rank.device), received())
-            seconds = round(time.monotonic() - started, 4)
-            if self.rank.is_main:
-                terms = {name: value.item() for name, value in losses.terms.items()}
-                lr = learning_rate(self.step - 1, self.config)
-                record = StepRecord(self.step - 1, losses.total.item(), terms, lr, seconds)
-                append_line(self.run_dir.log, record.to_row())
-                state = self.state()
-                for callback in callbacks:
-                    callback.on_step_end(state, record)
-            started = time.monotonic()
-            if self.stop or self.step % self.options.checkpoint_every == 0 or self.step == self.config.steps:
-                self.save()
-            if self.stop and self.step < self.config.steps:
-                self.rank.barrier()  # torchrun kills the other ranks as soon as one has ended
-                return self.stop
+        last: Update | None = None
+        self._clock = time.monotonic()
+        with self.run_dir.log.open("a", buffering=1) if self.rank.is_main else nullcontext() as log:
+            for batch in self.batches():
+                update = self.compute_gradients(batch, received())
+                if last is not None:  # its losses are on the host by now, and the device has work to do
+                    self._end_step(last, log, callbacks)
+                    if self.stop:
+                        self.rank.barrier()  # torchrun kills the other ranks as soon as one has ended
+                        return self.stop
+                self.apply(update)
+                last = update
+            if last is not None:
+                self._end_step(last, log, callbacks)
         if self.rank.is_main:
             checkpoint.write(self.run_dir.weights, self.train_step.decoder, self.provenance())
         self.rank.barrier()
         return None
 
-    def optimizer_step(self, batch: PairBatch, received: signal.Signals | None = None) -> Losses:
-        """Forward, backward and one AdamW step on a batch on the device.
+    def _end_step(self, update: Update, log: TextIO | None, callbacks: Sequence[Callback]) -> None:
+        """Log the last step, call the callbacks, and save if it is time, or a signal was received."""
+        losses = self.check(update)
+        seconds = round(time.monotonic() - self._clock, 4)
+        if log is not None:
+            terms = {name: value.item() for name, value in losses.terms.items()}
+            record = StepRecord(
+                self.step - 1, losses.total.item(), terms, learning_rate(self.step - 1, self.config), seconds
+            )
+            log.write(json.dumps(record.to_row()) + "\n")
+            state = self.state()
+            for callback in callbacks:
+                callback.on_step_end(state, record)
+        if self.stop or self.step % self.options.checkpoint_every == 0 or self.step == self.config.steps:
+            self.save()
+        self._clock = time.monotonic()
 
-        Two sums over ranks: of statistics before the forward pass; of losses, broken pairs and signals after the
-        backward pass. Return the losses of the global batch; `stop` is then the signal that any rank has received.
+    def compute_gradients(self, batch: PairBatch, received: signal.Signals | None = None) -> Update:
+        """Compute the gradients of a batch on the device, and queue the statistics of the step.
 
-        Raises:
-            LilaError: a cue or the loss is not finite, on any rank, or memory ran out; the weights are unchanged.
+        Two sums over ranks: of statistics before the forward pass; of losses, broken pairs and received signals after
+        the backward pass. On a GPU the host waits for nothing. Raises LilaError if memory ran out.
         """
         self.optimizer.zero_grad(set_to_none=True)
         with oom_hint(self.config, self.rank, self.options.device_batch_size):
             context, query = self.make_views(batch, self.config, reduce=self.rank.all_reduce_sum)
-            losses = self.train_step.backward(context, query)
+            packed = self.train_step.backward(context, query).packed()
         finite = batch.finite()
-        n_broken = (~finite).sum()[None]
-        flags = [received is number for number in (signal.SIGTERM, signal.SIGINT)]
-        packed = losses.packed()
-        everywhere = self.rank.all_reduce_sum(torch.cat((packed, n_broken, packed.new_tensor(flags)))).cpu()
-        losses = Losses.unpack(everywhere[: len(packed)] / self.rank.world_size)
-        if everywhere[len(packed)] or not torch.isfinite(losses.total):
-            self._explain_non_finite(batch, finite, packed[0])
+        flags = [packed.new_full((1,), received is number) for number in (signal.SIGTERM, signal.SIGINT)]
+        totals = self.rank.all_reduce_sum(torch.cat((packed, (~finite).sum()[None], *flags)))
+        return Update.of(batch, packed[0], finite, totals)
+
+    def apply(self, update: Update) -> None:
+        """Take one AdamW step; the device leaves the weights as they are if a cue or the loss is not finite."""
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.train_step.parameters.values(), self.config.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.config)
+        self.optimizer.found_inf = update.non_finite  # type: ignore[attr-defined] # as torch.amp.GradScaler sets it
         self.optimizer.step()
         self.step += 1
-        terminated, interrupted = everywhere[len(packed) + 1 :].bool().tolist()
+
+    def check(self, update: Update) -> Losses:
+        """Return the losses of the global batch of an applied step; `stop` is then a signal that any rank received.
+
+        Raises:
+            LilaError: a cue or the loss was not finite on any rank.
+        """
+        *packed, n_broken, terminated, interrupted = update.wait()
+        losses = Losses.unpack(torch.stack(packed) / self.rank.world_size)
+        if n_broken or not torch.isfinite(losses.total):
+            self._explain_non_finite(update)
         self.stop = signal.SIGTERM if terminated else signal.SIGINT if interrupted else None
         return losses
 
-    def _explain_non_finite(self, batch: PairBatch, finite: Tensor, loss: Tensor) -> NoReturn:
-        clips = [self.store.clip_id(int(clip)) for clip in batch.clips]
-        broken = [clip for clip, is_finite in zip(clips, finite.tolist(), strict=True) if not is_finite]
+    def _explain_non_finite(self, update: Update) -> NoReturn:
+        clips = [self.store.clip_id(int(clip)) for clip in update.batch.clips]
+        broken = [clip for clip, is_finite in zip(clips, update.finite.tolist(), strict=True) if not is_finite]
         if broken:
             found = f"the cues of {', '.join(broken)} hold NaN; check with lila-cues verify {self.store.path}"
-        elif torch.isfinite(loss):
+        elif torch.isfinite(update.loss):
             if not self.rank.is_main:
                 raise SystemExit(console.EXIT_BAD_INPUT)  # the message is that of the rank with the broken clips
             found = "cues or loss are NaN on another rank"
@@ -237,7 +292,7 @@ class Trainer:
             found = (
                 f"the loss is NaN for {', '.join(clips)}, whose cues are finite: training diverged; {self._remedy()}"
             )
-        raise LilaError(f"stopped at step {self.step}: {found}. The last checkpoint is kept")
+        raise LilaError(f"stopped at step {self.step - 1}: {found}. The last checkpoint is kept")
 
     def _remedy(self) -> str:
         return f"lower --lr (now {self.config.lr:g}) or pass --set clip_norm=1, in another --out"
@@ -255,7 +310,7 @@ class Trainer:
                 f"{self._remedy()}. The last checkpoint is kept"
             )
 
-    def batches(self) -> DataLoader[PairBatch]:
+    def batches(self) -> Iterator[PairBatch]:
         """Return this rank's batches of the remaining steps."""
         return load_pairs(self.dataset(), range(self.step, self.config.steps), self.rank, self.options.num_workers)
 

@@ -6,15 +6,15 @@ Frames still come from the store, decoded; a run without one would pay for decod
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 import stores
 from lila_cues.config import BuildConfig
@@ -23,9 +23,8 @@ from lila_cues.pamr import Affinity, refine, three_scales
 from lila_train.model.resize import Size
 from lila_train.training.config import DEPTH, FEATURES, FLOW, TrainConfig
 from lila_train.training.data import PairBatch, PairDataset, load_pairs
-from lila_train.training.losses import Losses
 from lila_train.training.targets import CUES
-from lila_train.training.trainer import Trainer
+from lila_train.training.trainer import Trainer, Update
 
 COMPUTABLE = (FLOW, DEPTH, FEATURES)
 
@@ -57,14 +56,14 @@ class Teachers:
 class OnlineTrainer(Trainer):
     """A run that reads frames and computes flow, depth and features in every step."""
 
-    def batches(self) -> DataLoader[PairBatch]:
+    def batches(self) -> Iterator[PairBatch]:
         config, encoder = self.config, self.train_step.encoder
         self.online = OnlineCues.of_store(self.store, encoder, config)
         dataset = online_dataset(self.dataset(), self.online.computed)
         return load_pairs(dataset, range(self.step, config.steps), self.rank, self.options.num_workers)
 
-    def optimizer_step(self, batch: PairBatch, received: signal.Signals | None = None) -> Losses:
-        return super().optimizer_step(self.online(batch), received)
+    def compute_gradients(self, batch: PairBatch, received: signal.Signals | None = None) -> Update:
+        return super().compute_gradients(self.online(batch), received)
 
 
 def online_dataset(dataset: PairDataset, computed: frozenset[str]) -> PairDataset:
@@ -77,13 +76,12 @@ def online_dataset(dataset: PairDataset, computed: frozenset[str]) -> PairDatase
 class OnlineDataset(PairDataset):
     """Pairs without stored features, that name the encoder's channels all the same."""
 
-    def __getitem__(self, position: tuple[int, int]) -> PairBatch:
-        batch = super().__getitem__(position)
+    def __getitem__(self, position: tuple[int, int]) -> dict[str, Any]:
+        pair = super().__getitem__(position)
         if self.config.distilled == "online" or {"features", "features_raw"} & set(self.arrays):
-            return batch
-        assert self._opened is not None  # by the pair's own reading
-        stored = self._opened[0].read("feature_channels", int(batch.clips))
-        return replace(batch, channels=torch.from_numpy(stored)[batch.channels].long())
+            return pair
+        kept = self.store.read("feature_channels", pair["clips"])
+        return pair | {"channels": kept[pair["channels"]].astype(np.int64)}
 
 
 class OnlineCues:

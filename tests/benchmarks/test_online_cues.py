@@ -37,7 +37,7 @@ def store(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> stores.CueS
 def batch_of(store: stores.CueStore, config: TrainConfig, computed: frozenset[str] = frozenset()) -> PairBatch:
     width = small_networks.networks().encoder.width
     dataset = PairDataset(str(store.path), config, stored_arrays(config), width, store.complete_clips())
-    return next(iter(load_pairs(online_dataset(dataset, computed), range(1))))
+    return next(load_pairs(online_dataset(dataset, computed), range(1)))
 
 
 def online_cues(config: TrainConfig, depth: bool = True) -> OnlineCues:

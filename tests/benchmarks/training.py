@@ -110,13 +110,15 @@ def seconds_of(step: Callable[[], object], device: torch.device) -> float:
 
 
 def one_step(trainer: Trainer, batch: PairBatch) -> object:
-    """A training step on a batch as the loader gives it."""
-    return trainer.optimizer_step(batch.to(trainer.rank.device))
+    """A training step, waited for."""
+    update = trainer.compute_gradients(batch)
+    trainer.apply(update)
+    return trainer.check(update)
 
 
 def step_seconds(trainers: dict[str, Trainer], rounds: int, device: torch.device) -> dict[str, list[float]]:
     """Seconds of each round's step of each way, reading included, after one that is not counted."""
-    batches = {name: iter(trainer.batches()) for name, trainer in trainers.items()}
+    batches = {name: trainer.batches() for name, trainer in trainers.items()}
     found: dict[str, list[float]] = {name: [] for name in trainers}
     for n in range(rounds + 1):
         for name, trainer in trainers.items():
@@ -129,7 +131,7 @@ def step_seconds(trainers: dict[str, Trainer], rounds: int, device: torch.device
 def loader_share(trainer: Trainer, device: torch.device) -> float:
     """The part of the time that the step waits for its batch, with processes that read ahead."""
     waited = computed = 0.0
-    batches = iter(trainer.batches())
+    batches = trainer.batches()
     one_step(trainer, next(batches))
     for _ in range(STEPS_AHEAD):
         began = time.perf_counter()

@@ -34,7 +34,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
 
 def batch_of(store: stores.CueStore, config: TrainConfig, rank: Rank | None = None, step: int = 0) -> PairBatch:
     dataset = PairDataset(str(store.path), config, stored_arrays(config), 192, store.complete_clips())
-    return next(iter(load_pairs(dataset, range(step, step + 1), rank)))
+    return next(load_pairs(dataset, range(step, step + 1), rank))
 
 
 def backward(train_step: TrainStep, batch: PairBatch, rank: Rank | None = None) -> torch.Tensor:
