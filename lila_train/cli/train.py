@@ -50,6 +50,7 @@ def run(
     lr: Annotated[float | None, _objective(help=TrainConfig.help("lr"))] = None,
     precision: Annotated[str | None, _objective(help=TrainConfig.help("precision"))] = None,
     crop_size: Annotated[int | None, _objective(help=TrainConfig.help("crop_size"))] = None,
+    shuffle: Annotated[str | None, _objective(help=TrainConfig.help("shuffle"))] = None,
     set_: Annotated[list[str] | None, _objective("--set", metavar="NAME=VALUE", help=SET)] = None,
     device: Annotated[str, _execution(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     num_workers: Annotated[int | None, _execution(min=0, help=NUM_WORKERS)] = None,
@@ -98,6 +99,7 @@ def run(
         "lr": lr,
         "precision": precision,
         "crop_size": crop_size,
+        "shuffle": shuffle,
     }
     with (
         distributed.init(options.device, options.backend, options.join_timeout) as rank,

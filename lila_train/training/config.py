@@ -30,7 +30,9 @@ AreaRange = Annotated[tuple[float, float], AfterValidator(_area_range)]
 class TrainConfig(Config):
     """What shapes a training run: optimization, pairs and crops, targets, objective."""
 
-    own_options: ClassVar[frozenset[str]] = frozenset(("steps", "seed", "batch_size", "lr", "precision", "crop_size"))
+    own_options: ClassVar[frozenset[str]] = frozenset(
+        ("steps", "seed", "batch_size", "lr", "precision", "crop_size", "shuffle")
+    )
 
     steps: PositiveInt = Field(description="Optimizer steps.")
     seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of weights and sampling.")
@@ -54,6 +56,12 @@ class TrainConfig(Config):
     base_hflip: float = Field(0.5, ge=0, le=1, description="Probability of flipping both views.")
     query_hflip: float = Field(0.5, ge=0, le=1, description="Probability of flipping the query once more.")
     same_region: bool = Field(False, description="The query's region is the context's (ablation C).")
+
+    shuffle: Literal["auto", "uniform", "blocks"] = Field(
+        "auto",
+        description="Draw clips from all, or from 256 shards for some hundred steps, then from others: fewer files are "
+        "opened. auto: blocks above 10,000 clips.",
+    )
 
     cues: tuple[str, ...] = Field((FLOW, DEPTH, FEATURES), description="Regression targets: targets.CUES.")
     channels: PositiveInt = Field(32, description="Encoder channels sampled per pair as targets.")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 import stores
 from lila_train.training.config import TrainConfig
 from lila_train.training.distributed import Rank, ignore_signals
-from lila_train.training.sampling import PairPool, draw_sample, generator
+from lila_train.training.sampling import PairPool, draw_sample, generator, window_clips, window_steps
 from stores.encodings import decode
 from stores.errors import LilaError
 from stores.spec import ArraySpec
@@ -94,8 +94,15 @@ class PairDataset(Dataset[dict[str, Any]]):
         return stores.open(self.path)
 
     @cached_property
-    def _pool(self) -> PairPool:
-        return PairPool(self.clips, partial(self.store.read, "pair_gap"), self.config.max_gap)
+    def _pool(self) -> Callable[[int], PairPool]:
+        """The pool of a window of steps."""
+        store, config = self.store, self.config
+
+        def pool(window: int) -> PairPool:
+            clips = window_clips(self.clips, config, store.spec.shard_clips, window)
+            return PairPool(clips, partial(store.read, "pair_gap"), config.max_gap)
+
+        return lru_cache(maxsize=1)(pool)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("store", "_pool")}
@@ -106,7 +113,8 @@ class PairDataset(Dataset[dict[str, Any]]):
         geometry = store.spec.geometry
         online = config.distilled == "online"
         stored_channels = self.encoder_width if online else geometry.channels
-        sample = draw_sample(generator(config.seed, *position), self._pool, config, geometry.base, stored_channels)
+        pool = self._pool(position[0] // window_steps(config, store.spec.shard_clips))
+        sample = draw_sample(generator(config.seed, *position), pool, config, geometry.base, stored_channels)
         names = ("rgb", *self.arrays)
         pair = store.stored_pair(sample.clip, sample.pair, names, None if online else sample.channels)
         channels = sample.channels if pair.feature_channels is None else pair.feature_channels

@@ -16,6 +16,9 @@ from lila_train.training.config import TrainConfig
 from stores.errors import LilaError
 
 _MAX_TRIES = 100
+LARGE_STORE = 10_000  # clips; above it, shuffle=auto is blocks
+WINDOW_SHARDS = 256  # 4,096 clips of a store with 16 a shard
+DRAWS_PER_CLIP = 4  # on average, while its shard is in the window: how often an open shard is read again
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,25 @@ class PairPool:
             f"expected pairs at most {self.max_gap} frames apart, found none in {_MAX_TRIES} clips drawn; "
             "raise --set max_gap"
         )
+
+
+def window_steps(config: TrainConfig, shard_clips: int) -> int:
+    """Return the number of steps for which one window of shards is drawn from, with shuffle=blocks."""
+    return max(1, WINDOW_SHARDS * shard_clips * DRAWS_PER_CLIP // config.batch_size)
+
+
+def window_clips(clips: np.ndarray, config: TrainConfig, shard_clips: int, window: int) -> np.ndarray:
+    """Return the clips that a window of steps draws from: all of them, or with shuffle=blocks those of some shards.
+
+    Windows divide all shards, in an order drawn anew for each pass over them, into equal parts of up to WINDOW_SHARDS.
+    """
+    if config.shuffle == "uniform" or (config.shuffle == "auto" and len(clips) <= LARGE_STORE):
+        return clips
+    shards = np.unique(clips // shard_clips)
+    n_windows = max(1, math.ceil(len(shards) / WINDOW_SHARDS))
+    turn, number = divmod(window, n_windows)
+    rng = np.random.Generator(np.random.Philox(key=config.seed, counter=[0, 1, turn, 0]))  # not that of an element
+    return clips[np.isin(clips // shard_clips, np.array_split(rng.permutation(shards), n_windows)[number])]
 
 
 def generator(seed: int, step: int, slot: int) -> np.random.Generator:

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lila_train.training.config import TrainConfig
-from lila_train.training.sampling import PairPool, PairSample, draw_box, draw_sample, generator
+from lila_train.training.sampling import (
+    LARGE_STORE,
+    WINDOW_SHARDS,
+    PairPool,
+    PairSample,
+    draw_box,
+    draw_sample,
+    generator,
+    window_clips,
+)
 from stores.errors import LilaError
 
 POOL = PairPool(np.arange(0, 40, 2), lambda clip: np.array([1, 3, 5, 2]), max_gap=3)
@@ -50,6 +59,37 @@ def test_samples_follow_the_ranges() -> None:
 def test_without_cropping_both_views_are_the_same_region() -> None:
     drawn = [at(0, step, 0, same_region=True) for step in range(20)]
     assert all(d.context == d.query for d in drawn)
+
+
+def test_blocks_divide_all_shards_anew_in_every_pass() -> None:
+    clips = np.delete(np.arange(8 * 3 * WINDOW_SHARDS - 8), slice(40, 46))
+    config = TrainConfig(steps=1, shuffle="blocks")
+    passes = []
+    for turn in range(2):
+        windows = [window_clips(clips, config, 8, 3 * turn + number) for number in range(3)]
+        np.testing.assert_array_equal(np.sort(np.concatenate(windows)), clips)
+        shards = [set((window // 8).tolist()) for window in windows]
+        assert sorted(len(numbers) for numbers in shards) == [255, 256, 256]
+        passes.append(shards)
+    assert passes[0] != passes[1]
+    np.testing.assert_array_equal(windows[2], window_clips(clips, config, 8, 5))
+    assert set((window_clips(clips, config.replace(seed=1), 8, 5) // 8).tolist()) != shards[2]
+
+
+@pytest.mark.parametrize(
+    ("shuffle", "clips", "drawn"),
+    [
+        ("auto", LARGE_STORE, LARGE_STORE),
+        ("auto", LARGE_STORE + 1, WINDOW_SHARDS),
+        ("uniform", LARGE_STORE + 1, LARGE_STORE + 1),
+        ("blocks", 300, 150),
+        ("blocks", 20, 20),
+    ],
+)
+def test_large_stores_are_drawn_from_in_blocks(shuffle: str, clips: int, drawn: int) -> None:
+    config = TrainConfig(steps=1, shuffle=shuffle)  # type: ignore[arg-type]
+    found = len(window_clips(np.arange(clips), config, 1, 0))
+    assert found == pytest.approx(drawn, abs=8)
 
 
 def test_an_empty_pool_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import jaxtyping
 import pytest
 import torch
 import torch.multiprocessing as mp
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import default_collate
 
 import stores
 from lila_train.training.config import TrainConfig
@@ -249,3 +253,45 @@ def test_compiled_equals_eager(store: stores.CueStore, monkeypatch: pytest.Monke
 
 def checkpoint_names(train_step: TrainStep) -> list[str]:
     return list(train_step.decoder.state_dict())
+
+
+class BlockingCopies(TorchDispatchMode):
+    """Counts operations for which the host waits for the GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result, name = func(*args, **(kwargs or {})), func.overloadpacket.__name__
+        devices = {t.device.type for t in (*args, result) if isinstance(t, torch.Tensor)}
+        if name in ("_local_scalar_dense", "nonzero", "equal") or (len(devices) > 1 and name in ("copy_", "_to_copy")):
+            self.found[name] += 1
+        return result
+
+
+def on_fake_gpu(tensor: torch.Tensor, mode: FakeTensorMode) -> torch.Tensor:
+    return torch.empty_like(mode.from_tensor(tensor), device="cuda")
+
+
+@pytest.mark.parametrize("objective", ["in-context", "erm"])
+def test_the_host_waits_for_nothing_until_the_backward_pass(store: stores.CueStore, objective: str) -> None:
+    """From the integers of the store to the losses, traced on fake tensors of a GPU."""
+    config = SETTINGS.replace(objective=objective)  # type: ignore[arg-type]
+    dataset = PairDataset(str(store.path), config, stored_arrays(config), 192, store.complete_clips())
+    train_step, mode = TrainStep(world.encoder(), config), FakeTensorMode()
+    pairs = default_collate([dataset[0, slot] for slot in range(2)])
+    with mode:
+        for module in (train_step.encoder, train_step.decoder, train_step.head):
+            for part in module.modules() if module else ():
+                for tensors in (part._parameters, part._buffers):
+                    for name, tensor in tensors.items():
+                        if tensor is not None:
+                            fake = on_fake_gpu(tensor, mode)
+                            tensors[name] = torch.nn.Parameter(fake) if tensors is part._parameters else fake
+        stored = {name: on_fake_gpu(tensor, mode) for name, tensor in pairs.items()}
+        with BlockingCopies() as copies:
+            batch = PairBatch.decode(stored, store.arrays)
+            losses = train_step.losses(*make_views(batch, config))
+            assert batch.finite().device.type == losses.packed().device.type == "cuda"
+    assert not copies.found

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -188,6 +189,31 @@ def test_a_batch_does_not_depend_on_ranks_and_workers(store: stores.CueStore) ->
     whole = boxes(Rank())
     assert torch.equal(torch.stack((boxes(Rank(0, 2)), boxes(Rank(1, 2))), dim=2).flatten(1, 2), whole)
     assert torch.equal(boxes(Rank(), num_workers=1), whole)
+
+
+def test_too_little_shared_memory_is_said_before_the_start(
+    store: stores.CueStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SETTINGS.replace(batch_size=32)
+    dataset = PairDataset(str(store.path), config, stored_arrays(config), 192, store.complete_clips())
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100_000))
+    message = r"of shared memory for 3 loader processes, found 0 MB free in /dev/shm.*--shm-size 1g.*--num-workers 0"
+    with pytest.raises(LilaError, match=message):
+        next(load_pairs(dataset, range(1), num_workers=3))
+
+
+@pytest.mark.parametrize(("device", "cores", "expected"), [("cuda", 3, 3), ("cuda", 64, 8), ("cpu", 64, 0)])
+def test_the_number_of_loader_processes_is_automatic(
+    store: stores.CueStore, monkeypatch: pytest.MonkeyPatch, device: str, cores: int, expected: int
+) -> None:
+    """For two ranks on this machine."""
+    found = []
+    monkeypatch.setattr("lila_cues.devices.usable_cores", lambda: 2 * cores)
+    monkeypatch.setattr("lila_train.training.data.DataLoader", lambda _, **options: found.append(options) or [])
+    monkeypatch.setattr("lila_train.training.data._on_device", lambda batches, device: batches)
+    dataset = PairDataset(str(store.path), SETTINGS, stored_arrays(SETTINGS), 192, store.complete_clips())
+    assert list(load_pairs(dataset, range(0), Rank(1, 2, torch.device(device)), None)) == []
+    assert found[0]["num_workers"] == expected
 
 
 def test_a_checkpoint_loads_as_a_model_for_any_size(store: stores.CueStore, tmp_path: Path) -> None:
