@@ -8,10 +8,10 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -207,33 +207,32 @@ class Trainer:
         """
         last: Update | None = None
         self._clock = time.monotonic()
-        with self.run_dir.log.open("a", buffering=1) if self.rank.is_main else nullcontext() as log:
-            for batch in self.batches():
-                update = self.compute_gradients(batch, received())
-                if last is not None:  # its losses are on the host by now, and the device has work to do
-                    self._end_step(last, log, callbacks)
-                    if self.stop:
-                        self.rank.barrier()  # torchrun kills the other ranks as soon as one has ended
-                        return self.stop
-                self.apply(update)
-                last = update
-            if last is not None:
-                self._end_step(last, log, callbacks)
+        for batch in self.batches():
+            update = self.compute_gradients(batch, received())
+            if last is not None:  # its losses are on the host by now, and the device has work to do
+                self._end_step(last, callbacks)
+                if self.stop:
+                    self.rank.barrier()  # torchrun kills the other ranks as soon as one has ended
+                    return self.stop
+            self.apply(update)
+            last = update
+        if last is not None:
+            self._end_step(last, callbacks)
         if self.rank.is_main:
             checkpoint.write(self.run_dir.weights, self.train_step.decoder, self.provenance())
         self.rank.barrier()
         return None
 
-    def _end_step(self, update: Update, log: TextIO | None, callbacks: Sequence[Callback]) -> None:
+    def _end_step(self, update: Update, callbacks: Sequence[Callback]) -> None:
         """Log the last step, call the callbacks, and save if it is time, or a signal was received."""
         losses = self.check(update)
         seconds = round(time.monotonic() - self._clock, 4)
-        if log is not None:
+        if self.rank.is_main:
             terms = {name: value.item() for name, value in losses.terms.items()}
             record = StepRecord(
                 self.step - 1, losses.total.item(), terms, learning_rate(self.step - 1, self.config), seconds
             )
-            log.write(json.dumps(record.to_row()) + "\n")
+            append_line(self.run_dir.log, record.to_row())
             state = self.state()
             for callback in callbacks:
                 callback.on_step_end(state, record)
