@@ -48,7 +48,7 @@ class ClipPredictions:
     images: Float[Tensor, "f 3 y x"]
     raw: Float[Tensor, "f c h w"]
     refined: Float[Tensor, "f c v u"] | None  # None: left to `cues`
-    depth: Float[Tensor, "f y x"]
+    inverse_depth: Float[Tensor, "f y x"]
     forward: Float[Tensor, "p 2 y x"]
     backward: Float[Tensor, "p 2 y x"]
 
@@ -141,10 +141,11 @@ class CueExtractor:
                 raw = tokens.take_along_dim(kept[:, None, :, None, None], dim=2).float()
             with self.timer.device("depth"):
                 if isinstance(self.networks.depth, DepthFiles):
-                    depth = torch.from_numpy(np.stack([clip.depth for clip in clips if clip.depth is not None]))
+                    read = [clip.inverse_depth for clip in clips if clip.inverse_depth is not None]
+                    inverse_depth = torch.from_numpy(np.stack(read))
                 else:
-                    depth = torch.cat([self.networks.depth(part).float() for part in self._parts(images)])
-                    depth = depth.unflatten(0, (len(clips), frames))
+                    inverse_depth = torch.cat([self.networks.depth(part).float() for part in self._parts(images)])
+                    inverse_depth = inverse_depth.unflatten(0, (len(clips), frames))
             with self.timer.device("flow"):
                 flow = self.networks.flow.between(images, torch.cat(pairs)).unflatten(0, (len(clips), 2, -1))
             images = images.unflatten(0, (len(clips), frames))
@@ -154,7 +155,7 @@ class CueExtractor:
         if counter is not None:
             self.clip_flops = counter.get_total_flops() / len(clips)
         return [
-            ClipPredictions(clip, channels[i], images[i], raw[i], refined[i], depth[i], *flow[i])
+            ClipPredictions(clip, channels[i], images[i], raw[i], refined[i], inverse_depth[i], *flow[i])
             for i, clip in enumerate(clips)
         ]
 
@@ -170,7 +171,7 @@ class CueExtractor:
                     extra = {name: DERIVED[name].compute(predictions) for name in self.config.extra_cues}
         return ClipCues(
             rgb=frames.rgb,
-            depth=predictions.depth,
+            depth=predictions.inverse_depth,
             flow_forward=predictions.forward,
             flow_backward=predictions.backward,
             features=refined,
@@ -343,4 +344,4 @@ NORMALS = FrameMaps(
     limits=(-1.0, 1.0),
     tolerance=0.25,
 )
-DERIVED = {NORMALS.name: Derived(NORMALS, lambda predictions: surface_normals(predictions.depth))}
+DERIVED = {NORMALS.name: Derived(NORMALS, lambda predictions: surface_normals(predictions.inverse_depth))}

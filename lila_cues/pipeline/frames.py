@@ -33,7 +33,7 @@ class ClipFrames:
     rgb: np.ndarray  # uint8 F y x 3, base crop
     images: np.ndarray  # uint8 F y x 3, base crop on the cue grid
     encoder_images: np.ndarray  # uint8 F y x 3, base crop at the encoder's input size
-    depth: np.ndarray | None  # float32 F y x on the cue grid, relative inverse depth, where it comes from files
+    inverse_depth: np.ndarray | None  # float32 F y x on the cue grid, relative inverse depth, where it comes from files
 
 
 def load_clip(
@@ -52,11 +52,11 @@ def load_clip(
     encoder_images = images
     if encoder_input != cue:
         encoder_images = np.stack([crop(frame, FULL, encoder_input) for frame in clip.frames])
-    depth = None
+    inverse_depth = None
     if depth_files is not None:
         box = base_box(clip.size, base)
-        depth = np.stack([depth_files.read(clip_id, name, box, cue) for name in clip.names])
-    return ClipFrames(clip_id, select(clip.n_frames), clip.times, clip.frames, images, encoder_images, depth)
+        inverse_depth = np.stack([depth_files.read(clip_id, name, box, cue) for name in clip.names])
+    return ClipFrames(clip_id, select(clip.n_frames), clip.times, clip.frames, images, encoder_images, inverse_depth)
 
 
 @dataclass(frozen=True)

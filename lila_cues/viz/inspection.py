@@ -38,7 +38,7 @@ def tables(store: CueStore, clips: Sequence[int]) -> tuple[Table, Table]:
 def pair_row(store: CueStore, clip: int, pair: int) -> Row:
     """Draw one pair: frames, depth, confidence, flow, features before and after PAMR in one basis, additional cues."""
     cues, times = store.pair(clip, pair), store.read("frame_time", clip)
-    rgb, depth, refined, raw = cues["rgb"], cues["depth"][0], cues["features"], cues["features_raw"][0]
+    rgb, inverse_depth, refined, raw = cues["rgb"], cues["depth"][0], cues["features"], cues["features_raw"][0]
     forward, backward = cues["flow_forward"], cues["flow_backward"]
     agreement = pictures.confidence(forward, backward)
     max_px = pictures.flow_scale(forward, backward)
@@ -48,7 +48,9 @@ def pair_row(store: CueStore, clip: int, pair: int) -> Row:
         Figure(rgb[0], "Frame t", f"{_size(rgb[0])}, at {first:.2f} s", "jpeg"),
         Figure(rgb[1], "Frame t+Δ", f"Δ = {cues.gap} frame{'s' * (cues.gap != 1)}, at {second:.2f} s", "jpeg"),
         Figure(
-            pictures.depth_picture(depth), "Depth", f"{_size(depth)}, {np.nanmin(depth):.3g}–{np.nanmax(depth):.3g}"
+            pictures.depth_picture(inverse_depth),
+            "Relative inverse depth",
+            f"{_size(inverse_depth)}, {np.nanmin(inverse_depth):.3g}–{np.nanmax(inverse_depth):.3g}",
         ),
         Figure(pictures.flow_picture(forward, max_px), "Flow t → t+Δ", f"full color at {max_px:.1f} px"),
         Figure(pictures.flow_picture(backward, max_px), "Flow t+Δ → t", "same scale"),

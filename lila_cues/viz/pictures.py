@@ -28,7 +28,7 @@ _WHEEL_STEPS = np.array([0, 15, 21, 25, 36, 49, 55]) / 55
 _WHEEL_HUES = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0]], float)
 
 # From far to near: dark blue over violet and orange to a light yellow, lightness rising all the way.
-_DEPTH_COLORS = np.array(
+DEPTH_COLORS = np.array(
     [[8, 9, 38], [48, 22, 98], [104, 32, 118], [158, 47, 108], [208, 72, 82], [242, 112, 48], [252, 172, 58],
      [250, 242, 176]]
 )  # fmt: skip
@@ -88,13 +88,13 @@ def confidence_picture(values: Float[np.ndarray, "h w"]) -> Picture:
     return picture
 
 
-def depth_picture(q: Float[np.ndarray, "h w"]) -> Picture:
+def depth_picture(inverse_depth: Float[np.ndarray, "h w"]) -> Picture:
     """Draw relative inverse depth q, near light and far dark, linear in log(1 + q) from the 1st to 99th percentile."""
-    known = np.isfinite(q)
-    scale = np.log1p(np.maximum(np.where(known, q, 0), 0))
+    known = np.isfinite(inverse_depth)
+    scale = np.log1p(np.maximum(np.where(known, inverse_depth, 0), 0))
     low, high = np.percentile(scale[known], (1, 99)) if known.any() else (0.0, 1.0)
     position = np.clip((scale - low) / max(high - low, 1e-6), 0, 1)
-    return ramp_picture(position, _DEPTH_COLORS, known)
+    return ramp_picture(position, DEPTH_COLORS, known)
 
 
 def ramp_picture(position: Float[np.ndarray, "h w"], colors: np.ndarray, known: Bool[np.ndarray, "h w"]) -> Picture:

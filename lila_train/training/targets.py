@@ -100,8 +100,10 @@ class Depth(Cue):
         return CueTarget(depth, valid, valid)
 
     def draw(self, true: Maps, predicted: Maps) -> tuple[Picture, Picture]:
-        low, high = np.percentile(true, (1, 99)).tolist()
-        return pictures.scaled_picture(true, (low, high)), pictures.scaled_picture(predicted, (low, high))
+        low, high = np.percentile(true, (1, 99))
+        nearness = [np.clip((high - maps[0]) / max(high - low, 1e-6), 0, 1) for maps in (true, predicted)]
+        first, second = (pictures.ramp_picture(part, pictures.DEPTH_COLORS, np.isfinite(part)) for part in nearness)
+        return first, second
 
 
 class Normals(Cue):

@@ -25,7 +25,7 @@ def test_cues_of_a_gpu_are_those_of_a_cpu(tmp_path: Path) -> None:
     for device in ("cpu", f"cuda:{torch.cuda.device_count() - 1}"):
         extractor = CueExtractor(small_networks.networks(), config, device)
         (predictions,) = extractor.predict([frames])
-        assert predictions.depth.device.type == torch.device(device).type
+        assert predictions.inverse_depth.device.type == torch.device(device).type
         cues[device[:4]] = extractor.on_host(predictions)
         seconds = extractor.timer.take()
         assert {"to device", "encoder", "depth", "flow", "pamr"} == set(seconds)
