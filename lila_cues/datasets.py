@@ -31,7 +31,7 @@ from lila_cues.inputs import (
 from stores.errors import LilaError
 
 if TYPE_CHECKING:
-    from lila_cues.video.reader import DecodedClip, Keep, Select
+    from lila_cues.video.clip import DecodedClip, Keep, Select
 
 log = logging.getLogger(__name__)
 
@@ -257,7 +257,7 @@ def read_images(paths: Sequence[Path], rate: float, select: Select, keep: Keep) 
     Raises LilaError for a file that is not an image, or of another size than the others.
     """
     from lila_cues.images import read_image  # imports torch, which a command line need not wait for
-    from lila_cues.video.reader import DecodedClip, selected
+    from lila_cues.video.clip import DecodedClip, selected
 
     indices = selected(select, len(paths))
     kept: dict[int, np.ndarray] = {}

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -27,25 +26,10 @@ from jaxtyping import Float64, UInt8
 
 from lila_cues.inputs import check_pixels
 from lila_cues.video import decoders
+from lila_cues.video.clip import DecodedClip, Keep, Select, selected
 from stores.errors import LilaError
 
 REMEDY = "copy it again or take it out of the folder"
-
-Select = Callable[[int], Sequence[int] | np.ndarray]
-"""Returns positions of frames, given their number; they may repeat and come in any order."""
-Keep = Callable[[np.ndarray], np.ndarray]
-"""Receives a selected frame (uint8 y x 3, upright RGB) when it is decoded; the result is what stays in memory."""
-
-
-@dataclass(frozen=True)
-class DecodedClip:
-    """The selected frames of a clip, in the order of their selection."""
-
-    n_frames: int  # of the whole clip
-    size: tuple[int, int]  # height and width of an upright frame
-    names: list[str]  # by which files beside the clip refer to a frame, without suffix
-    times: Float64[np.ndarray, " f"]  # seconds from the start of the clip
-    frames: np.ndarray  # f y x 3, as `keep` returned them
 
 
 def read_clip(path: Path, select: Select, keep: Keep = np.asarray, decoder: str = "pyav") -> DecodedClip:
@@ -73,14 +57,6 @@ def read_clip(path: Path, select: Select, keep: Keep = np.asarray, decoder: str 
         kept = _decode(path, indices, keep)[1] if read is None else read
     names, frames = [f"{index:05d}" for index in indices], np.stack([kept[index] for index in indices])
     return DecodedClip(n_frames, video.size, names, video.times()[indices], frames)
-
-
-def selected(select: Select, n_frames: int) -> list[int]:
-    """Return the selected positions. IndexError for none, or for one outside the clip."""
-    indices = np.asarray(select(n_frames), np.int64)
-    if indices.size == 0 or indices.min() < 0 or indices.max() >= n_frames:
-        raise IndexError(f"expected frames of a clip that has frames 0 to {n_frames - 1}, found {indices.tolist()}")
-    return list(indices.tolist())
 
 
 def count_frames(path: Path) -> int:

@@ -21,12 +21,16 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from tests.benchmarks import figures, meter, peers
 from tests.benchmarks.figures import Bar, Figure, Quantity
+
+if TYPE_CHECKING:
+    from lila_train.model.lila import Lila
 
 PATIENCE = 4  # times the limit, for what is to be compared with
 SIZES = (224, 448, 896)
@@ -62,15 +66,22 @@ class Measured:
     over: float = float("nan")
 
 
-def features_of(case: Case) -> Callable[[Tensor], Tensor]:
-    """The method, on its device."""
+def lila(device: str) -> Lila:
+    """ViT-S/14 with the published widths and random weights."""
     from lila_cues.networks import load_encoder
     from lila_train.model.decoder import Decoder, DecoderWidths
     from lila_train.model.lila import Lila
 
-    encoder = load_encoder("dinov2_vits14", "random:0", device=case.device)
+    encoder = load_encoder("dinov2_vits14", "random:0", device=device)
+    return Lila(encoder, Decoder(DecoderWidths.of_encoder(encoder.width))).to(device).eval()
+
+
+def features_of(case: Case) -> Callable[[Tensor], Tensor]:
+    """The method, on its device."""
+    model = lila(case.device)
+    encoder = model.encoder
     if case.method == "LILA":
-        return Lila(encoder, Decoder(DecoderWidths.of_encoder(encoder.width))).to(case.device).eval()
+        return model
     if case.method == "encoder alone":
         return encoder.grid
     if case.method == "encoder, enlarged":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,6 +19,21 @@ def wait(device: str) -> None:
     """For what was given to the device."""
     if device != "cpu":
         torch.cuda.synchronize()
+
+
+def seconds(call: Callable[[], object], device: str) -> float:
+    """By `clock`, of one call and what it gives to the device."""
+    wait(device)
+    began = clock(device)
+    call()
+    wait(device)
+    return clock(device) - began
+
+
+def median_seconds(call: Callable[[], object], device: str, repeats: int) -> float:
+    """Of the calls after a first one, which is not counted."""
+    call()
+    return statistics.median(seconds(call, device) for _ in range(repeats))
 
 
 def begin_peak_mib(device: str) -> float:

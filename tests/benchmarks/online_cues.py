@@ -18,7 +18,7 @@ from torch import Tensor
 
 import stores
 from lila_cues.config import BuildConfig
-from lila_cues.networks import FrozenEncoder, load_depth, load_flow
+from lila_cues.networks import Execution, FrozenEncoder, load_depth, load_flow
 from lila_cues.pamr import Affinity, refine, three_scales
 from lila_train.model.resize import Size
 from lila_train.training.config import DEPTH, FEATURES, FLOW, TrainConfig
@@ -95,8 +95,8 @@ class OnlineCues:
 
     @classmethod
     def of_store(cls, store: stores.CueStore, encoder: FrozenEncoder, config: TrainConfig) -> OnlineCues:
-        """The networks and sizes that a store was built by; networks go to the device of `encoder`, one of them."""
-        networks, device = store.provenance["networks"], str(next(encoder.parameters()).device)
+        """Networks, their precision and sizes as a store was built; they go to the device of `encoder`, one of them."""
+        networks, device = store.provenance["networks"], next(encoder.parameters()).device
         build = BuildConfig.from_dict(store.provenance["settings"], store.path)
         refinement = Refinement(
             store.spec.geometry.cue,
@@ -107,10 +107,19 @@ class OnlineCues:
         )
         flow, depth = networks["flow"], networks["depth"]
         updates = flow["settings"].get("updates")
+        execution = Execution(build.precision, build.compile)
+
+        @execution.prepare
+        def encode(images: Tensor) -> Tensor:
+            with execution.autocast(device):
+                return encoder.grid(images)
+
+        raft = load_flow(flow["network"], _place(flow), device, updates, execution=execution, sha256=flow["sha256"])
+        from_files = depth["network"] == "files"
         teachers = Teachers(
-            encoder.grid,
-            load_flow(flow["network"], _place(flow), device, updates=updates, sha256=flow["sha256"]).between,
-            None if depth["network"] == "files" else load_depth(depth["network"], _place(depth), device),
+            encode,
+            raft.between,
+            None if from_files else load_depth(depth["network"], _place(depth), device, execution=execution),
         )
         return cls(teachers, refinement, config)
 

@@ -25,6 +25,7 @@ from lila_cues.pipeline import build, setup
 from lila_cues.pipeline.frames import ClipFrames
 from lila_cues.pipeline.task import Worker
 from tests.benchmarks import figures
+from tests.benchmarks.clips import write_video
 from tests.benchmarks.figures import Bar, Quantity
 
 EFFICIENCY = {
@@ -53,19 +54,6 @@ class Measured:
     @property
     def efficiency(self) -> float:
         return self.alone / self.whole
-
-
-def film(path: Path, seed: int, frames: int = 250, size: tuple[int, int] = (360, 640)) -> None:
-    """A clip like those of Kinetics: 8 s, 360p, one key frame in 250, everything moving."""
-    texture = np.random.default_rng(seed).integers(0, 255, (size[0] // 8, size[1] // 8, 3), np.uint8)
-    texture = np.kron(texture, np.ones((8, 8, 1), np.uint8))
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=30, options={"preset": "fast"})
-        stream.height, stream.width, stream.pix_fmt, stream.gop_size = *size, "yuv420p", 250
-        for index in range(frames):
-            picture = np.roll(texture, (index, 2 * index), (0, 1))
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
 
 
 def networks_alone(worker: Worker, taken: list[ClipFrames]) -> float:
@@ -101,7 +89,7 @@ def measure(folder: Path, device: str, clips: int) -> Measured:
     """One build of `clips` clips, between two rounds of the networks alone."""
     names = [f"{index:03d}.mp4" for index in range(clips)]
     for index, name in enumerate(names):
-        film(folder / name, index)
+        write_video(folder / name, index)
     weights = {"encoder_weights": "random", "depth_weights": "random", "flow_weights": "random"}
     chosen = CPU_CHOICE if device == "cpu" else {}
     given = {"dataset": "videos", "profile": "small", "decoder": "pyav", **weights, **chosen}

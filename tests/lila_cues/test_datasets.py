@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lila_cues.datasets import DATASETS, Dataset, open_dataset
-from lila_cues.video.reader import DecodedClip
+from lila_cues.video.clip import DecodedClip
 from stores.errors import LilaError
 from tests.lila_cues import barcodes
 from tests.lila_cues.barcodes import Clip, numbers

@@ -1,0 +1,1 @@
+"""What needs a GPU: figures and tests of the whole."""
