@@ -1,9 +1,9 @@
 """Run every benchmark of this folder, or those that are named, each in a process of its own; then print one table.
 
-python -m tests.benchmarks [NAME…] [--device cuda] [--out runs/bench/table.md]
+python -m tests.benchmarks [NAME…] [--out runs/bench/table.md]
 
 The table has the required value beside each figure. It is written to `--out`, and as JSON beside that, after each
-benchmark. With another device than the CPU, those that have no use for one are left out.
+benchmark.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,8 +27,6 @@ from tests.benchmarks.table import Benchmark, Circumstances, Report
 FOLDER = Path(__file__).parent
 RUNS = Path("runs/bench")
 
-Declared = Mapping[str, Mapping[str, Sequence[Quantity]]]
-
 
 def names() -> list[str]:
     """Modules that have a `main`."""
@@ -36,16 +34,16 @@ def names() -> list[str]:
     return [path.stem for path in modules if "\ndef main(" in path.read_text()]
 
 
-def declared() -> Declared:
-    """What each benchmark measures, per kind of device."""
+def declared() -> Mapping[str, Sequence[Quantity]]:
+    """What each benchmark measures."""
     return {name: importlib.import_module(f"{__package__}.{name}").FIGURES for name in names()}
 
 
-def run(name: str, quantities: Sequence[Quantity], arguments: Iterable[str] = ()) -> Benchmark:
+def run(name: str, quantities: Sequence[Quantity]) -> Benchmark:
     """One benchmark in a process of its own; one that ends badly or hands nothing back has failed."""
     with tempfile.TemporaryDirectory() as folder:
         handed = Path(folder) / "figures.json"
-        command = [sys.executable, "-m", f"{__package__}.{name}", "--figures", str(handed), *arguments]
+        command = [sys.executable, "-m", f"{__package__}.{name}", "--figures", str(handed)]
         began = time.perf_counter()
         status = subprocess.run(command, check=False).returncode
         seconds = time.perf_counter() - began
@@ -59,34 +57,27 @@ def _options(known: Sequence[str]) -> argparse.Namespace:
         prog="python -m tests.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(known))
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, help=f"default: {RUNS}/table.md, with names those, with a GPU -cuda")
+    parser.add_argument("--out", type=Path, help=f"default: {RUNS}/table.md, with names those")
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in known]:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
     return options
 
 
-def place(options: argparse.Namespace, kind: str) -> Path:
+def place(options: argparse.Namespace) -> Path:
     """Where the table goes; one of a few benchmarks does not replace that of all."""
-    what = "-".join(options.names) or "table"
-    return options.out or RUNS / f"{what}{'' if kind == 'cpu' else f'-{kind}'}.md"
+    return options.out or RUNS / f"{'-'.join(options.names) or 'table'}.md"
 
 
 def main() -> None:
-    options = _options(names())
-    kind = options.device.split(":")[0]
-    on_device = [] if kind == "cpu" else ["--device", options.device]
-    known = {name: measured[kind] for name, measured in declared().items() if kind in measured}
-    if useless := [name for name in options.names if name not in known]:
-        sys.exit(f"error: {', '.join(useless)} measures nothing on {options.device}; these do: {', '.join(known)}")
+    options, known = _options(names()), declared()
     chosen = options.names or list(known)
     begun = tuple(Benchmark(name, "not run", tuple(known[name])) for name in chosen)
     command = shlex.join(["python", "-m", "tests.benchmarks", *sys.argv[1:]])
-    report, written = Report(Circumstances.here(options.device, command), begun), place(options, kind)
+    report, written = Report(Circumstances.here("cpu", command), begun), place(options)
     for name in chosen:
         out.print(f"\n── {name} ──")
-        ended = run(name, known[name], on_device)
+        ended = run(name, known[name])
         report = replace(report, benchmarks=tuple(ended if b.name == name else b for b in report.benchmarks))
         report.write(written)
     report.show()

@@ -1,6 +1,6 @@
 """Time and memory of pixel features at several sizes: LILA, the encoder alone or enlarged, and peers from local clones.
 
-python -m tests.benchmarks.inference [--peers DIR] [--sizes 224 448 896] [--device cuda] [--limit 60]
+python -m tests.benchmarks.inference [--peers DIR] [--sizes 224 448 896] [--limit 60]
 
 ViT-S/14 with the published widths; random weights, which cost the same. Every case runs in a process of its own, on one
 thread of a CPU, and is ended at the time and memory limits. At 1792² LILA and the encoder take minutes on a CPU:
@@ -38,7 +38,7 @@ FULL_RESOLUTION = ("LILA", "encoder, enlarged", *peers.NAMES)
 FASTEST = Quantity("pixel features: time of the fastest other at full resolution, of LILA's", "×", Bar("above", 1))
 # Linear but for what an allocator rounds: were it quadratic, four times the side would give 16.
 LINEAR = Quantity("pixel features: memory per pixel, largest of smallest over the sizes", "×", Bar("at most", 1.5))
-FIGURES = dict.fromkeys(("cpu", "cuda"), (FASTEST, LINEAR))
+FIGURES = (FASTEST, LINEAR)
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,7 @@ def _seconds(run: Callable[[Tensor], Tensor], image: Tensor, device: str) -> flo
 
 def _child(case: Case, answer: Connection) -> None:
     torch.set_num_threads(1)
-    if case.device == "cpu":
-        resource.setrlimit(resource.RLIMIT_DATA, (int(case.memory * 2**30), resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_DATA, (int(case.memory * 2**30), resource.RLIM_INFINITY))
     try:
         answer.send(measure(case, lambda: answer.send(meter.clock(case.device))))
     except (MemoryError, torch.OutOfMemoryError):
@@ -144,7 +143,7 @@ def in_a_process(case: Case) -> Measured:
             if isinstance(said, Measured):
                 return said
             began = said
-        over = _clock_of(process, case.device) - began
+        over = _cpu_seconds(process) - began
         return Measured(
             reason=f"more than {over:.0f} s" if over == over else f"not ready in {case.limit:g} s", over=over
         )
@@ -155,10 +154,8 @@ def in_a_process(case: Case) -> Measured:
         process.join()
 
 
-def _clock_of(process: BaseProcess, device: str) -> float:
+def _cpu_seconds(process: BaseProcess) -> float:
     """What `meter.clock` would say in that process, on Linux."""
-    if device != "cpu":
-        return time.perf_counter()
     user, system = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
@@ -172,17 +169,16 @@ def main() -> None:
     parser = figures.parser(__doc__)
     parser.add_argument("--peers", type=Path, help="a folder of clones named " + ", ".join(peers.NAMES))
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--limit", type=float, default=60, help="seconds that a case may take, start included")
     parser.add_argument("--memory", type=float, default=14, help="GiB that a case may take on a CPU")
     chosen = parser.parse_args()
     methods = ["encoder alone", "LILA", "encoder, enlarged", *(peers.NAMES if chosen.peers else ())]
     found = _measured(methods, chosen)
-    table = Table("", *(f"{size}²" for size in chosen.sizes), title=f"ViT-S/14, one image, {chosen.device}: s / MiB")
+    table = Table("", *(f"{size}²" for size in chosen.sizes), title="ViT-S/14, one image: s / MiB")
     for method in methods:
         table.add_row(method, *(_shown(found[method, size]) for size in chosen.sizes))
     out.print(table)
-    figures.hand_back(chosen.figures, FIGURES[chosen.device.split(":")[0]], _judged(found, list(chosen.sizes)))
+    figures.hand_back(chosen.figures, FIGURES, _judged(found, list(chosen.sizes)))
 
 
 def _measured(methods: list[str], chosen: argparse.Namespace) -> dict[tuple[str, int], Measured]:
@@ -193,7 +189,7 @@ def _measured(methods: list[str], chosen: argparse.Namespace) -> dict[tuple[str,
     for last, size in zip((None, *chosen.sizes), chosen.sizes, strict=False):
         for method in methods:
             limit = chosen.limit * (PATIENCE if method in ("LILA", "encoder alone") else 1)
-            case = Case(method, size, chosen.device, chosen.peers, limit, chosen.memory)
+            case = Case(method, size, "cpu", chosen.peers, limit, chosen.memory)
             before = found.get((method, last)) if last else None
             found[method, size] = before if before and before.reason else in_a_process(case)
             err.print(f"{method} at {size}²: {_shown(found[method, size])}", style="dim")

@@ -1,6 +1,6 @@
 """k-NN propagation of one frame of a 480p sequence: ours against a dense affinity between all cells, as DINO's has it.
 
-    python -m tests.benchmarks.knn [--depth 384] [--device cuda]
+    python -m tests.benchmarks.knn [--depth 384]
 
 Window 25², 8 context frames, top 5. Each case runs in a process of its own, so that its peak memory is its own. Seconds
 on a CPU are those of the process, so that other work on the machine counts little.
@@ -27,7 +27,7 @@ FASTER = {
     120: Quantity("k-NN propagation at 120 cells: times faster than a dense affinity", "×", Bar("at least", 3)),
 }
 MEMORY = Quantity("k-NN propagation: extra memory", "GB", Bar("below", 1))
-FIGURES = dict.fromkeys(("cpu", "cuda"), (*FASTER.values(), MEMORY))
+FIGURES = (*FASTER.values(), MEMORY)
 QUERIES_AT_ONCE = 1024  # of the dense baseline: whole, 120 cells would take 20 GB
 
 
@@ -38,7 +38,6 @@ class Case:
     method: str
     cells: int
     depth: int
-    device: str
     repeats: int
 
 
@@ -51,11 +50,11 @@ class Measured:
     labels: Tensor
 
 
-def smooth_features(frames: int, depth: int, grid: tuple[int, int], device: str) -> Tensor:
+def smooth_features(frames: int, depth: int, grid: tuple[int, int]) -> Tensor:
     """Unit features that change slowly over the frame, as real ones do."""
     draw = torch.Generator().manual_seed(0)
     coarse = torch.randn(frames, depth, 12, 20, generator=draw)
-    return F.normalize(F.interpolate(coarse, grid, mode="bicubic").to(device), dim=1)
+    return F.normalize(F.interpolate(coarse, grid, mode="bicubic"), dim=1)
 
 
 def ours(query: Tensor, features: Tensor, labels: Tensor) -> Callable[[], Tensor]:
@@ -98,19 +97,15 @@ METHODS = {"ours": ours, "dense": dense}
 def measure(case: Case) -> Measured:
     """Run one case in this process."""
     grid = GRIDS[case.cells]
-    frames = smooth_features(FRAMES + 1, case.depth, grid, case.device)
-    labels = torch.rand(FRAMES, OBJECTS + 1, *grid, generator=torch.Generator().manual_seed(1)).to(case.device)
-    before = meter.begin_peak_mib(case.device)
+    frames = smooth_features(FRAMES + 1, case.depth, grid)
+    labels = torch.rand(FRAMES, OBJECTS + 1, *grid, generator=torch.Generator().manual_seed(1))
+    before = meter.begin_peak_mib("cpu")
     run = METHODS[case.method](frames[-1], frames[:-1], labels)
     found = run()
-    meter.wait(case.device)
-    began = meter.clock(case.device)
+    began = meter.clock("cpu")
     for _ in range(case.repeats):
         run()
-    meter.wait(case.device)
-    return Measured(
-        (meter.clock(case.device) - began) / case.repeats, meter.peak_mib(case.device) - before, found.cpu()
-    )
+    return Measured((meter.clock("cpu") - began) / case.repeats, meter.peak_mib("cpu") - before, found.cpu())
 
 
 def _in_a_process(case: Case) -> Measured:
@@ -126,18 +121,15 @@ def main() -> None:
 
     parser = figures.parser(__doc__)
     parser.add_argument("--depth", type=int, default=128, help="channels of a feature: 128 LILA-S, 384 ViT-S")
-    parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args()
-    title = f"k-NN propagation, {chosen.depth} channels, window {WINDOW}², {FRAMES} context frames, {chosen.device}"
+    title = f"k-NN propagation, {chosen.depth} channels, window {WINDOW}², {FRAMES} context frames"
     table = Table(
         "cells", "dense s", "ours s", "times faster", "dense MiB", "ours MiB", "labels that differ", title=title
     )
     found: list[Figure] = []
     for cells, grid in GRIDS.items():
-        repeats = 3 if cells == 60 or chosen.device != "cpu" else 1
-        slow, fast = (
-            _in_a_process(Case(name, cells, chosen.depth, chosen.device, repeats)) for name in ("dense", "ours")
-        )
+        repeats = 3 if cells == 60 else 1
+        slow, fast = (_in_a_process(Case(name, cells, chosen.depth, repeats)) for name in ("dense", "ours"))
         differ = (slow.labels.argmax(dim=0) != fast.labels.argmax(dim=0)).sum().item()
         faster = slow.seconds / fast.seconds
         seconds = f"{slow.seconds:.3f}", f"{fast.seconds:.3f}", f"{faster:.1f}"
@@ -147,7 +139,7 @@ def main() -> None:
         found.append(FASTER[cells].figure(faster, f"{settings}, window {WINDOW}², {FRAMES} frames"))
         found.append(MEMORY.figure(fast.extra_mib * 2**20 / 1e9, settings))
     out.print(table)
-    figures.hand_back(chosen.figures, FIGURES[chosen.device.split(":")[0]], found)
+    figures.hand_back(chosen.figures, FIGURES, found)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,11 @@
 """PAMR against the same formulas with `unfold`: CPU time and extra memory, one thread, in one run.
 
-python -m tests.benchmarks.pamr [SIZE CHANNELS ITERATIONS REPEATS] [--device cuda]
-
-On a GPU: an iteration against moving its bytes once, at the speed of a copy measured in the same run.
+python -m tests.benchmarks.pamr [SIZE CHANNELS ITERATIONS REPEATS]
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,9 +21,7 @@ from tests.benchmarks.figures import Bar, Figure, Quantity
 DILATIONS = (1, 3, 5)
 FASTER = Quantity("PAMR: times faster than unfold", "×", Bar("at least", 30))
 MEMORY = Quantity("PAMR: extra memory, of that of unfold", "×", Bar("at most", 1 / 6))
-MOVING = Quantity("PAMR: time of an iteration, of moving its bytes once", "×", Bar("at most", 3))
-FIGURES = {"cpu": (FASTER, MEMORY), "cuda": (MOVING,)}
-GPU_BATCH = 16
+FIGURES = (FASTER, MEMORY)
 
 
 @dataclass(frozen=True)
@@ -92,60 +87,18 @@ def _measure(implementation: Callable[[Tensor, Tensor, int], Tensor], case: Case
     before = meter.status_mib("VmRSS")
     implementation(features, image, case.iterations)
     extra = meter.status_mib("VmHWM") - before
-    seconds = _median_seconds(lambda: implementation(features, image, case.iterations), case.repeats, "cpu")
+    seconds = meter.median_seconds(lambda: implementation(features, image, case.iterations), "cpu", case.repeats)
     return Measured(seconds, extra)
-
-
-def _median_seconds(call: Callable[[], object], repeats: int, device: str) -> float:
-    seconds = []
-    for _ in range(repeats):
-        start = meter.clock(device)
-        call()
-        seconds.append(meter.clock(device) - start)
-    return statistics.median(seconds)
-
-
-@dataclass(frozen=True)
-class MeasuredOnGpu:
-    """Of one iteration on a batch: its seconds, and those of moving map, weights and result at the speed of a copy."""
-
-    seconds: float
-    moving: float
-
-
-def measure_gpu(case: Case, device: str) -> MeasuredOnGpu:
-    """The slope over iterations, so that affinity and resizing do not count."""
-    features, image = (part.to(device).repeat(GPU_BATCH, 1, 1, 1) for part in case.inputs())
-    few, many = (_gpu_seconds(lambda n=count: ours(features, image, n), case.repeats) for count in (10, 110))
-    moved = features.numel() * 2 + features[:, 0].numel() * 24
-    source = torch.empty(2**28, device=device)
-    target = torch.empty_like(source)
-    copying = _gpu_seconds(lambda: target.copy_(source), case.repeats) / (2 * source.numel())
-    return MeasuredOnGpu((many - few) / 100, moved * copying)
-
-
-def _gpu_seconds(call: Callable[[], object], repeats: int) -> float:
-    call()
-    torch.cuda.synchronize()
-
-    def awaited() -> None:
-        call()
-        torch.cuda.synchronize()
-
-    return _median_seconds(awaited, repeats, "cuda")
 
 
 def main() -> None:
     parser = figures.parser(__doc__)
     parser.add_argument("numbers", nargs="*", type=int, metavar="SIZE CHANNELS ITERATIONS REPEATS")
-    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    case = Case(*options.numbers)
-    found = _on_cpu(case) if options.device == "cpu" else _on_gpu(case, options.device)
-    figures.hand_back(options.figures, FIGURES[options.device.split(":")[0]], found)
+    figures.hand_back(options.figures, FIGURES, _measured(Case(*options.numbers)))
 
 
-def _on_cpu(case: Case) -> list[Figure]:
+def _measured(case: Case) -> list[Figure]:
     """Measure, and print the table."""
     from rich.table import Table
 
@@ -167,16 +120,6 @@ def _on_cpu(case: Case) -> list[Figure]:
         FASTER.figure(slow.seconds / fast.seconds, settings),
         MEMORY.figure(fast.extra_mb / slow.extra_mb, settings),
     ]
-
-
-def _on_gpu(case: Case, device: str) -> list[Figure]:
-    """Measure, and print it."""
-    gpu = measure_gpu(case, device)
-    out.print(
-        f"{device}, {GPU_BATCH} maps: {gpu.seconds * 1e6:.0f} µs per iteration, {gpu.moving * 1e6:.0f} µs to move its "
-        f"bytes once: {gpu.seconds / gpu.moving:.1f} times"
-    )
-    return [MOVING.figure(gpu.seconds / gpu.moving, f"{GPU_BATCH} maps, {case.channels} channels at {case.size}²")]
 
 
 if __name__ == "__main__":

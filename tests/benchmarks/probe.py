@@ -1,6 +1,6 @@
 """The linear probe of one 480p sequence: the fast solver against the plain loop of 2,000 full-batch iterations.
 
-    python -m tests.benchmarks.probe [--encoder 384] [--pixel 128] [--device cuda]
+    python -m tests.benchmarks.probe [--encoder 384] [--pixel 128]
 
 Features are smooth random maps, mixed with the labels so that the probe has something to find.
 """
@@ -22,7 +22,7 @@ NATIVE, FRAME, GRID = (480, 854), (476, 840), (34, 60)
 OBJECTS = 2
 FASTER = Quantity("linear probe: times faster than the plain loop", "×")
 LOSS = Quantity("linear probe: difference of the final loss from the plain loop's", "", Bar("at most", 1e-4))
-FIGURES = dict.fromkeys(("cpu", "cuda"), (FASTER, LOSS))
+FIGURES = (FASTER, LOSS)
 
 
 class Counted(Problem):
@@ -41,7 +41,7 @@ def smooth(channels: int, size: tuple[int, int], cells: int, draw: torch.Generat
     return F.interpolate(coarse, size, mode="bicubic")[0]
 
 
-def example(encoder: int, pixel: int, device: str) -> Problem:
+def example(encoder: int, pixel: int) -> Problem:
     """Two objects on a background, a grid of tokens and a map of the pixels."""
     draw = torch.Generator().manual_seed(0)
     labels = smooth(OBJECTS + 1, NATIVE, 5, draw).argmax(dim=0)
@@ -50,16 +50,15 @@ def example(encoder: int, pixel: int, device: str) -> Problem:
     for channels, size, cells in ((encoder, GRID, 12), (pixel, FRAME, 40)):
         seen = F.interpolate(target[None], size, mode="area")[0]
         told = torch.einsum("kyx,kc->cyx", seen, torch.randn(OBJECTS + 1, channels, generator=draw))
-        maps.append((smooth(channels, size, cells, draw) + 0.3 * told).to(device))
-    return Counted(maps, target.to(device))
+        maps.append(smooth(channels, size, cells, draw) + 0.3 * told)
+    return Counted(maps, target)
 
 
-def timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
-    """Seconds (of CPU time, on a CPU) and result."""
-    began = meter.clock(device)
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of CPU time and result."""
+    began = meter.clock("cpu")
     result = work()
-    meter.wait(device)
-    return meter.clock(device) - began, result
+    return meter.clock("cpu") - began, result
 
 
 def main() -> None:
@@ -71,17 +70,16 @@ def main() -> None:
     parser = figures.parser(__doc__)
     parser.add_argument("--encoder", type=int, default=384, help="channels of the encoder's grid")
     parser.add_argument("--pixel", type=int, default=128, help="channels of the pixel map")
-    parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args()
-    problem = example(chosen.encoder, chosen.pixel, chosen.device)
+    problem = example(chosen.encoder, chosen.pixel)
     channels = [len(features) for features in problem.maps]
-    start = initial_parameters(len(problem.target), channels, 0, "benchmark").to(chosen.device)
+    start = initial_parameters(len(problem.target), channels, 0, "benchmark")
     lp = LpSettings()
-    fast_seconds, fast = timed(lambda: fit_fast(problem, start, lp), chosen.device)
+    fast_seconds, fast = timed(lambda: fit_fast(problem, start, lp))
     fast_gradients = Counted.gradients
-    plain_seconds, plain = timed(lambda: fit(problem, start, lp), chosen.device)
+    plain_seconds, plain = timed(lambda: fit(problem, start, lp))
     fast_loss, plain_loss = (problem.loss(parameters).item() for parameters in (fast, plain))
-    title = f"linear probe, {lp.iterations} iterations, {chosen.encoder} + {chosen.pixel} channels, {chosen.device}"
+    title = f"linear probe, {lp.iterations} iterations, {chosen.encoder} + {chosen.pixel} channels"
     table = Table("", "seconds", "full gradients", "final loss", title=title)
     table.add_row("plain loop", f"{plain_seconds:.1f}", str(lp.iterations), f"{plain_loss:.6f}")
     table.add_row("fast solver", f"{fast_seconds:.1f}", str(fast_gradients), f"{fast_loss:.6f}")
@@ -91,7 +89,7 @@ def main() -> None:
         FASTER.figure(plain_seconds / fast_seconds, settings),
         LOSS.figure(abs(fast_loss - plain_loss), settings),
     ]
-    figures.hand_back(chosen.figures, FIGURES[chosen.device.split(":")[0]], measured)
+    figures.hand_back(chosen.figures, FIGURES, measured)
 
 
 if __name__ == "__main__":

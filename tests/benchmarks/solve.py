@@ -1,6 +1,6 @@
 """The cost of the solve, forward and backward, over the number of pixels N it is fitted on and the feature width d.
 
-python -m tests.benchmarks.solve [--device cpu]
+python -m tests.benchmarks.solve
 
 Three tables. `fit` is `ridge.fit` on a view of N pixels, which are averaged to 32² first, as in training. `ridge`
 fits on all N: there the d×d system is only the smaller part, forming it takes N·d² operations. The dual form, whose
@@ -26,11 +26,11 @@ from tests.benchmarks.figures import Bar, Figure, Quantity
 ALONE = Quantity("the d×d system alone: time with N = 128², of N = 32²", "×", Bar("at most", 1.25))
 FIT = Quantity("the fit, averaging included: time with N = 128², of N = 32²", "×")
 WIDER = Quantity("the fit: time with d = 384, of d = 128", "×")
-FIGURES = dict.fromkeys(("cpu", "cuda"), (ALONE, FIT, WIDER))
+FIGURES = (ALONE, FIT, WIDER)
 SIDES, WIDTHS = (32, 64, 128), (128, 192, 256, 384)
 BATCH, CUES, CELLS, STRENGTH, REPEATS = 4, 35, 32, 0.1, 7
 
-Measure = Callable[[int, int, str], float]
+Measure = Callable[[int, int], float]
 
 
 def dual(features: Tensor, cues: Tensor, weights: Tensor) -> Tensor:
@@ -46,46 +46,37 @@ def milliseconds(solve: Callable[[Tensor], Tensor], features: Tensor) -> float:
     found = []
     for _ in range(REPEATS):
         features = features.detach().requires_grad_()
-        _wait(features)
         began = time.perf_counter()
         solve(features).square().sum().backward()
-        _wait(features)
         found.append(time.perf_counter() - began)
     return 1000 * statistics.median(found)
 
 
-def _wait(values: Tensor) -> None:
-    if values.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def fitted(side: int, width: int, device: str) -> float:
+def fitted(side: int, width: int) -> float:
     """`ridge.fit` on a view of side² pixels."""
-    cues, masks = torch.randn(BATCH, CUES, side, side, device=device), torch.ones(BATCH, 1, side, side, device=device)
-    features = torch.randn(BATCH, width, side, side, device=device)
+    cues, masks = torch.randn(BATCH, CUES, side, side), torch.ones(BATCH, 1, side, side)
+    features = torch.randn(BATCH, width, side, side)
     return milliseconds(lambda x: ridge.fit(x, cues, masks, cells=CELLS, strength=STRENGTH), features)
 
 
-def solved(side: int, width: int, device: str) -> float:
+def solved(side: int, width: int) -> float:
     """`ridge.solve` on side² pixels."""
-    cues, weights = torch.randn(BATCH, side**2, CUES, device=device), torch.rand(BATCH, side**2, device=device)
-    return milliseconds(
-        lambda x: ridge.solve(x, cues, weights, STRENGTH), torch.randn(BATCH, side**2, width, device=device)
-    )
+    cues, weights = torch.randn(BATCH, side**2, CUES), torch.rand(BATCH, side**2)
+    return milliseconds(lambda x: ridge.solve(x, cues, weights, STRENGTH), torch.randn(BATCH, side**2, width))
 
 
-def system(side: int, width: int, device: str) -> float:
+def system(side: int, width: int) -> float:
     """Factorising and solving the d×d system of side² pixels, once it is formed; the moment carries the gradient."""
-    x, y = torch.randn(BATCH, side**2, width, device=device), torch.randn(BATCH, side**2, CUES, device=device)
-    gram = x.mT @ x / side**2 + STRENGTH * torch.eye(width, device=device)
+    x, y = torch.randn(BATCH, side**2, width), torch.randn(BATCH, side**2, CUES)
+    gram = x.mT @ x / side**2 + STRENGTH * torch.eye(width)
     return milliseconds(lambda moment: torch.cholesky_solve(moment, torch.linalg.cholesky(gram)), x.mT @ y / side**2)
 
 
-def by_dual(side: int, width: int, device: str) -> float:
+def by_dual(side: int, width: int) -> float:
     """`dual` on side² pixels; checked against `ridge.solve`."""
     draw = torch.Generator().manual_seed(0)
     cues, weights, features = (
-        torch.rand(shape, generator=draw).to(device)
+        torch.rand(shape, generator=draw)
         for shape in ((BATCH, side**2, CUES), (BATCH, side**2), (BATCH, side**2, width))
     )
     torch.testing.assert_close(
@@ -97,26 +88,24 @@ def by_dual(side: int, width: int, device: str) -> float:
 def main() -> None:
     """Print the tables."""
     parser = figures.parser(__doc__)
-    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    device = options.device
-    out.print(f"ms, forward and backward, {BATCH} samples, {CUES} cues, on {device}, {torch.get_num_threads()} threads")
-    fit = _shown(f"fit: averaged to {CELLS}², then solved", fitted, device)
-    _shown("ridge: on all N", solved, device, {f"{SIDES[0]}², dual": (by_dual, SIDES[0])})
-    alone = _shown("system: d×d, formed before", system, device)
-    figures.hand_back(options.figures, FIGURES[device.split(":")[0]], _figures(fit, alone))
+    out.print(f"ms, forward and backward, {BATCH} samples, {CUES} cues, {torch.get_num_threads()} threads")
+    fit = _shown(f"fit: averaged to {CELLS}², then solved", fitted)
+    _shown("ridge: on all N", solved, {f"{SIDES[0]}², dual": (by_dual, SIDES[0])})
+    alone = _shown("system: d×d, formed before", system)
+    figures.hand_back(options.figures, FIGURES, _figures(fit, alone))
 
 
 def _shown(
-    title: str, measure: Measure, device: str, more: Mapping[str, tuple[Measure, int]] | None = None
+    title: str, measure: Measure, more: Mapping[str, tuple[Measure, int]] | None = None
 ) -> dict[tuple[int, int], float]:
     """Print a table over N and d, `more` below it; milliseconds of each side and width."""
     table = Table("N", *(f"d = {width}" for width in WIDTHS), title=title, title_justify="left")
-    found = {(side, width): measure(side, width, device) for side in SIDES for width in WIDTHS}
+    found = {(side, width): measure(side, width) for side in SIDES for width in WIDTHS}
     for side in SIDES:
         table.add_row(f"{side}²", *(f"{found[side, width]:.1f}" for width in WIDTHS))
     for name, (other, side) in (more or {}).items():
-        table.add_row(name, *(f"{other(side, width, device):.1f}" for width in WIDTHS))
+        table.add_row(name, *(f"{other(side, width):.1f}" for width in WIDTHS))
     out.print(table)
     return found
 

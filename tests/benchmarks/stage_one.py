@@ -1,9 +1,9 @@
 """Stage one's efficiency: the time of the networks alone on the same frames, over the time of the whole build.
 
-python -m tests.benchmarks.stage_one [--device cpu] [--clips 12]
+python -m tests.benchmarks.stage_one [--clips 12]
 
-On a CPU with RAFT small and ViT-Ti, on a GPU with the networks of profile `small` in their real sizes; weights are
-random, which costs the same time. The networks are timed before and after the build, in the same batches.
+With RAFT small and ViT-Ti; weights are random, which costs the same time. The networks
+are timed before and after the build, in the same batches.
 """
 
 from __future__ import annotations
@@ -28,16 +28,13 @@ from tests.benchmarks import figures
 from tests.benchmarks.clips import write_video
 from tests.benchmarks.figures import Bar, Quantity
 
-EFFICIENCY = {
-    kind: Quantity("stage one: time of the networks alone, of the whole build", "×", Bar("at least", bar))
-    for kind, bar in (("cpu", 0.95), ("cuda", 0.90))
-}
+EFFICIENCY = Quantity("stage one: time of the networks alone, of the whole build", "×", Bar("at least", 0.95))
 SPEED = Quantity("stage one: speed of the build", "frames/s")
 READING = Quantity("stage one: CPU time of reading 16 frames of a clip, of decoding it", "×", Bar("at most", 1.5))
-FIGURES = {kind: (efficiency, SPEED, READING) for kind, efficiency in EFFICIENCY.items()}
+FIGURES = (EFFICIENCY, SPEED, READING)
 ROUND = 2  # clips
 NETWORKS = ("encoder", "depth", "flow")
-CPU_CHOICE = {"encoder": "vit_tiny_patch16_224", "depth": "tiny", "flow": "raft_small"}
+CHOICE = {"encoder": "vit_tiny_patch16_224", "depth": "tiny", "flow": "raft_small"}
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,6 @@ def networks_alone(worker: Worker, taken: list[ClipFrames]) -> float:
     worker.timer.take()
     for frames in taken:
         worker.extractor.predict([frames])
-    if worker.extractor.device.type == "cuda":
-        torch.cuda.synchronize()
     parts = worker.timer.take()
     return sum(parts[part] for part in NETWORKS)
 
@@ -85,15 +80,14 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return min(seconds)
 
 
-def measure(folder: Path, device: str, clips: int) -> Measured:
+def measure(folder: Path, clips: int) -> Measured:
     """One build of `clips` clips, between two rounds of the networks alone."""
     names = [f"{index:03d}.mp4" for index in range(clips)]
     for index, name in enumerate(names):
         write_video(folder / name, index)
     weights = {"encoder_weights": "random", "depth_weights": "random", "flow_weights": "random"}
-    chosen = CPU_CHOICE if device == "cpu" else {}
-    given = {"dataset": "videos", "profile": "small", "decoder": "pyav", **weights, **chosen}
-    config, run = BuildConfig.resolve(given), RunOptions(folder, device=device)
+    given = {"dataset": "videos", "profile": "small", "decoder": "pyav", **weights, **CHOICE}
+    config, run = BuildConfig.resolve(given), RunOptions(folder, device="cpu")
     networks = setup.setup(config, run)
     spec = build.store_spec(config, networks.encoder.patch_size, networks.encoder.width)
     store = stores.create(folder / "s.zarr", spec, names, {}, {})
@@ -116,25 +110,23 @@ def main() -> None:
     from rich.table import Table
 
     parser = figures.parser(__doc__)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--clips", type=int)
+    parser.add_argument("--clips", type=int, default=12)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder), options.device, options.clips or (12 if options.device == "cpu" else 96))
-    title = f"Stage one on {options.device}, {torch.get_num_threads()} threads: {found.clips} clips"
+        found = measure(Path(folder), options.clips)
+    title = f"Stage one, {torch.get_num_threads()} threads: {found.clips} clips"
     table = Table("", "s", "of the build", title=title, title_justify="left")
     for name, seconds in {"networks alone": found.alone, "whole build": found.whole, **found.parts}.items():
         table.add_row(name, f"{seconds:.1f}", f"{seconds / found.whole:.0%}")
     out.print(table)
-    kind = torch.device(options.device).type
     out.print(f"reading 16 frames of a clip takes {found.reading:.2f} times the CPU time of decoding it")
-    settings = f"{'ViT-Ti, RAFT small' if kind == 'cpu' else 'profile small'}, {found.clips} clips"
+    settings = f"ViT-Ti, RAFT small, {found.clips} clips"
     measured = [
-        EFFICIENCY[kind].figure(found.efficiency, settings),
+        EFFICIENCY.figure(found.efficiency, settings),
         SPEED.figure(found.frames / found.whole, settings),
         READING.figure(found.reading, "8 s of 360p"),
     ]
-    figures.hand_back(options.figures, FIGURES[kind], measured)
+    figures.hand_back(options.figures, FIGURES, measured)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from tests.benchmarks.figures import Bar, Quantity
 from tests.lila_cues import barcodes, small_networks
 
 EFFICIENCY = Quantity("stage one: clips/s of the schedule, of its slowest part", "×", Bar("at least", 0.9))
-FIGURES = {"cpu": (EFFICIENCY,)}
+FIGURES = (EFFICIENCY,)
 SHARD_CLIPS = 16
 THREADS = 18
 
@@ -89,7 +89,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), options.tasks, options.speed)
     settings = f"{options.tasks} tasks of {SHARD_CLIPS} clips, {THREADS} threads"
-    figures.hand_back(options.figures, FIGURES["cpu"], [EFFICIENCY.figure(found, settings)])
+    figures.hand_back(options.figures, FIGURES, [EFFICIENCY.figure(found, settings)])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from tests.benchmarks.store_cues import cues
 
 SIZE = Quantity("default encoding: size, of the cue as float32 (rgb: 8 bit)", "×")
 ERROR = Quantity("default encoding: rms error, of the cue's deviation", "×")
-FIGURES = {"cpu": (SIZE, ERROR)}
+FIGURES = (SIZE, ERROR)
 REPEATS = 3
 
 
@@ -152,7 +152,7 @@ def main() -> None:
             print(f"{name:13}{label:24}" + "".join(f"{cell:>11}" for cell in measured.cells()), flush=True)
             if label == "default":
                 found += [SIZE.figure(measured.of_cue, name), ERROR.figure(measured.typical, name)]
-    figures.hand_back(options.figures, FIGURES["cpu"], found)
+    figures.hand_back(options.figures, FIGURES, found)
 
 
 if __name__ == "__main__":

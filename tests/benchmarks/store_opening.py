@@ -20,7 +20,7 @@ SIZES = (100, 10_000, 650_000)
 SECONDS = Quantity(f"opening a store of {SIZES[-1]:,} clips", "s", Bar("below", 1))
 MEMORY = Quantity(f"memory of a process that opens a store of {SIZES[-1]:,} clips", "MB", Bar("below", 200))
 TIMES = Quantity(f"opening a store of {SIZES[-1]:,} clips, of one of {SIZES[0]}", "×", Bar("at most", 10))
-FIGURES = {"cpu": (SECONDS, MEMORY, TIMES)}
+FIGURES = (SECONDS, MEMORY, TIMES)
 
 CHILD = """
 import sys, time, stores.store
@@ -83,7 +83,7 @@ def main() -> None:
     for state, peak in peaks.items():
         many, few = opening[SIZES[-1], state], opening[SIZES[0], state]
         found += [SECONDS.figure(many, state), MEMORY.figure(peak, state), TIMES.figure(many / few, state)]
-    figures.hand_back(options.figures, FIGURES["cpu"], found)
+    figures.hand_back(options.figures, FIGURES, found)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ BESIDE = "zarr-python"
 CPU_TIME = Quantity("a random pair of all cues: CPU time, of zarr-python's", "×", Bar("at most", 0.15))
 OTHERS = Quantity("a random pair by another reader: CPU time, of zarr-python's", "×")
 SPEED = Quantity("random pairs of all cues: speed, of zarr-python's", "×")
-FIGURES = {"cpu": (CPU_TIME, OTHERS, SPEED)}
+FIGURES = (CPU_TIME, OTHERS, SPEED)
 PROCESSES = (0, 1, 2)  # that read ahead
 ROUNDS = 5
 DISTINCT = 4  # clips that are made; the rest repeat them
@@ -148,7 +148,7 @@ def main() -> None:
             f"written in {time.perf_counter() - start:.0f} s; MB: {', '.join(f'{n} {s:.0f}' for n, s in sizes.items())}"
         )
         found = measure(folder, options.clips, options.pairs)
-    figures.hand_back(options.figures, FIGURES["cpu"], found)
+    figures.hand_back(options.figures, FIGURES, found)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from tests.benchmarks.figures import Figure, Quantity
 
 DISTANCE = Quantity("features in tiles: 1 − mean cosine to those of the whole image", "")
 SEAM = Quantity("features in tiles: change across the worst seam, of the whole image's", "×")
-FIGURES = {"cpu": (DISTANCE, SEAM)}
+FIGURES = (DISTANCE, SEAM)
 CASES: Sequence[tuple[int, int | None]] = ((448, None), (256, None), (256, 128), (256, 0), (128, None))
 
 
@@ -70,7 +70,7 @@ def main() -> None:
             settings = f"tiles of {tile} px, {image.shape[0]}×{image.shape[1]}"
             measured += [DISTANCE.figure(float(1 - close.mean()), settings), SEAM.figure(seam, settings)]
     out.print(table)
-    figures.hand_back(chosen.figures, FIGURES["cpu"], measured)
+    figures.hand_back(chosen.figures, FIGURES, measured)
 
 
 if __name__ == "__main__":

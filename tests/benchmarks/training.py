@@ -41,7 +41,7 @@ RANDOM = {"encoder_weights": "random", "depth_weights": "random", "flow_weights"
 LOADERS, STEPS_AHEAD = 2, 12
 SLOWER = Quantity("a training step with its cues computed online, of a step from the store", "×", Bar("at least", 2.5))
 WAITING = Quantity("training: time that a step waits for its batch", "%", Bar("below", 5))
-FIGURES = {"cpu": (SLOWER, WAITING)}
+FIGURES = (SLOWER, WAITING)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def main() -> None:
         SLOWER.figure(medians["online"] / medians["store"], f"{settings}, depth by {options.depth}"),
         WAITING.figure(share * 100, f"loader processes: {LOADERS}"),
     ]
-    figures.hand_back(options.figures, FIGURES["cpu"], measured)
+    figures.hand_back(options.figures, FIGURES, measured)
 
 
 if __name__ == "__main__":

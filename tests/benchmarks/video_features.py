@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TIMES = Quantity("features of a video: time, of the model alone", "×", Bar("at most", 1.2))
 # "Independent of its length", but for what an allocator rounds.
 LENGTH = Quantity("features of a video: memory, of that for a quarter of the length", "×", Bar("at most", 1.1))
-FIGURES = {"cpu": (TIMES, LENGTH)}
+FIGURES = (TIMES, LENGTH)
 HEIGHT, WIDTH = 480, 854
 
 
@@ -143,7 +143,7 @@ def main() -> None:
                 LENGTH.figure(whole.peak_mib / part.peak_mib, settings),
             ]
         out.print(table)
-    figures.hand_back(chosen.figures, FIGURES["cpu"], found)
+    figures.hand_back(chosen.figures, FIGURES, found)
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ def networks(bench: Bench) -> Iterator[Figure]:
         images = pixels[:count].to(device).permute(0, 3, 1, 2).float() / 255
         return {
             "encoder": partial(loaded.encoder.grid, images),
-            "depth": partial(loaded.depth, images),  # type: ignore[arg-type]
+            "depth": partial(loaded.depth, images),
             "flow": partial(loaded.flow.between, images, pairs),
         }
 

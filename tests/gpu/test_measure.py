@@ -56,3 +56,9 @@ def test_a_build_and_the_command_need_no_video_library(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert {"build"} == {line["part"] for line in lines}
     assert all(line["value"] is not None for line in lines)
+
+
+@pytest.mark.gpu
+def test_passes_that_do_not_fit_a_gpu_are_halved(tmp_path: Path) -> None:
+    remaining = [figure.value for figure in measure.oom(measure.Bench("cuda", False, tmp_path))]
+    assert all(value in (1, 2) for value in remaining), remaining

@@ -47,8 +47,8 @@ class Waits(TorchDispatchMode):
         return result
 
 
-def networks(device: str = "cpu") -> Networks:
-    how = Execution("bfloat16")
+def networks(device: str = "cpu", precision: str = "bfloat16") -> Networks:
+    how = Execution(precision)
     encoder = load_encoder("dinov2_vits14", "random:1", device, execution=how)
     flow = load_flow("raft_large", "random:1", device, updates=2, execution=how)
     return Networks(encoder, flow, load_depth("depth_anything_v2_small", "random:1", device, execution=how))

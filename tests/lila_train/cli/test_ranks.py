@@ -104,6 +104,14 @@ def test_ranks_train_as_one_with_pictures_scores_and_checkpoints(
     assert largest_difference(out, alone[objective]) < 1e-5
 
 
+@pytest.mark.gpu
+def test_two_ranks_on_one_gpu_train_as_one(store: stores.CueStore, tmp_path: Path) -> None:
+    for ranks, backend in ((1, []), (2, ["--backend", "gloo"])):
+        result = run(ranks, store, tmp_path / str(ranks), "--steps", "3", "--device", "cuda", *backend)
+        assert result.returncode == 0, result.stderr
+    assert losses(tmp_path / "2") == pytest.approx(losses(tmp_path / "1"), rel=1e-3)
+
+
 def test_a_run_stopped_on_four_ranks_continues_on_two_and_on_one(
     store: stores.CueStore, tmp_path: Path, alone: dict[str, Path]
 ) -> None:

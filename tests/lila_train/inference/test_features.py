@@ -96,6 +96,16 @@ def test_every_format_holds_the_features_of_the_model(folder: Path, weights: Pat
     assert [p.shape for p in VideoFrames(tmp_path / "v_pca.mp4")] == [(36, 50, 3)] * 7
 
 
+@pytest.mark.gpu
+def test_a_gpu_gives_the_features_of_a_cpu(weights: Path, folder: Path, tmp_path: Path) -> None:
+    for device in ("cpu", "cuda"):
+        done(weights, tmp_path / device, folder / "a.png", "--format", "npz", "--device", device)
+    expected, found = (np.load(tmp_path / device / "a.npz")["features"] for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    loaded = lila_train.load(weights, device="cuda").features(read_image(folder / "a.png"))
+    np.testing.assert_allclose(loaded, expected, atol=0.02)
+
+
 def test_batches_change_nothing(folder: Path, weights: Path, tmp_path: Path, computed: list[int]) -> None:
     done(weights, tmp_path / "one", folder, "--format", "npz", "--batch", 1)
     computed.clear()
