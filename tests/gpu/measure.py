@@ -195,6 +195,7 @@ def networks(bench: Bench) -> Iterator[Figure]:
     for compiled, precision, clips in product((False,) if bench.tiny else (False, True), bench.precisions, (most, 1)):
         chosen = config.replace(precision=precision, compile=compiled)
         loaded = load_networks(chosen, bench.device)
+        torch.set_float32_matmul_precision("highest")
         CueExtractor(loaded, chosen, bench.device)  # chooses layouts, TF32 and cuDNN's algorithms
         both_ways = torch.cat((pairs, pairs.flip(1)))
         of_clips = torch.cat([both_ways + clip * config.frames for clip in range(clips)])
