@@ -19,7 +19,7 @@ from stores.ledger import ABSENT
 from stores.plan import Plan, readable, require_room
 from stores.plan import plan as make_plan
 
-CLIPS_IN_MEMORY = 18  # decoded ahead of the networks or compressed behind them, on many cores; fewer on few
+CLIPS_IN_MEMORY = 40  # on many cores: 24 decoded ahead of the networks, 16 predicted and not yet written; fewer on few
 
 RATE = "Frames per second of one device through all networks, which a short build tells. Default: none, and no hours."
 
