@@ -99,7 +99,7 @@ def depth_picture(inverse_depth: Float[np.ndarray, "h w"]) -> Picture:
 
 def ramp_picture(position: Float[np.ndarray, "h w"], colors: np.ndarray, known: Bool[np.ndarray, "h w"]) -> Picture:
     """Draw 0 to 1 as a ramp through n×3 `colors`, 0 to 255; gray where the value is not known."""
-    nodes = np.linspace(0, 1, len(colors))
+    nodes, position = np.linspace(0, 1, len(colors)), np.where(known, position, 0)
     color = np.stack([np.interp(position, nodes, channel) for channel in colors.T], axis=-1)
     return _as_bytes(color / 255, known)
 
