@@ -100,7 +100,9 @@ def test_a_coco_label_out_of_range_names_the_file(coco: Path):
     path = coco / "annotations/val2017/000000000001.png"
     save(stripes(0, 182, 0, 0), path)
     data = segmentation.open_coco(coco, None)
-    with pytest.raises(LilaError, match=r"COCO-Stuff counted from 0, with 255 for void, found 182 in .*000000000001\.png"):
+    with pytest.raises(
+        LilaError, match=r"COCO-Stuff counted from 0, with 255 for void, found 182 in .*000000000001\.png"
+    ):
         data.read(data.val[1])
 
 
