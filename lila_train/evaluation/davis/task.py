@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lila_cues.images import read_image, read_mask
-from lila_cues.inputs import list_files, natural_order
+from lila_cues.inputs import list_files, natural_order, read_text
 from lila_cues.viz.pictures import write_label_png
 from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.davis.metrics import (
@@ -49,7 +49,7 @@ def open_davis(root: Path, split: str = "val", limit: int | None = None) -> Davi
         )
     list_file = lists[layout]
     # A line is a name, or as in DAVIS 2016 the paths of a frame and its mask.
-    entries = [line.split()[0] for line in list_file.read_text().splitlines() if line.strip()]
+    entries = [line.split()[0] for line in read_text(list_file).splitlines() if line.strip()]
     names = list(dict.fromkeys(Path(entry).parent.name if "/" in entry else entry for entry in entries))
     if not names:
         raise LilaError(f"expected one sequence name per line in {list_file}, found none; list the sequences to score")
@@ -61,8 +61,8 @@ def _sequence(root: Path, name: str, list_file: Path) -> DavisSequence:
     for folder in (frames, masks):
         if not folder.is_dir():
             raise LilaError(f"expected the folder {folder} of the sequence {name} that {list_file} lists, found none")
-    found = (*list_files(frames, {".jpg"}), *list_files(masks, {".png"}))
-    stems = sorted({path.stem for path in found}, key=natural_order)
+    pictures, maps = ({path.stem: path for path in list_files(*of)} for of in ((frames, {".jpg"}), (masks, {".png"})))
+    stems = sorted(pictures.keys() | maps, key=natural_order)
     if not stems:
         raise LilaError(f"expected frames 00000.jpg, 00001.jpg, … in {frames}, found none")
     for stem in stems:
@@ -71,7 +71,8 @@ def _sequence(root: Path, name: str, list_file: Path) -> DavisSequence:
     numbers = {int(stem) for stem in stems}
     if gaps := sorted(set(range(max(numbers) + 1)) - numbers):
         raise LilaError(f"expected frames numbered from 0 without a gap in {frames}, found no frame {gaps[0]:05d}")
-    images, labels = [frames / f"{stem}.jpg" for stem in stems], [masks / f"{stem}.png" for stem in stems]
+    images = [pictures.get(stem, frames / f"{stem}.jpg") for stem in stems]
+    labels = [maps.get(stem, masks / f"{stem}.png") for stem in stems]
     for path in (*images, *labels):
         if not path.is_file():
             raise LilaError(f"expected a frame and a mask for every number, found no {path}; restore the file")

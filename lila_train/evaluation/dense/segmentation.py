@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from lila_cues.images import read_image, read_mask
-from lila_cues.inputs import list_files
+from lila_cues.inputs import list_files, read_text
 from lila_train.evaluation.dense.data import (
     NO_CROP,
     DenseData,
@@ -63,7 +63,7 @@ def open_coco(root: Path, limit: int | None, fine: bool = False) -> DenseData:
                 f"expected the curated list {path}, found none; pass the folder that holds curated, images and "
                 "annotations"
             )
-        ids = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        ids = [line.strip() for line in read_text(path).splitlines() if line.strip()]
         if not ids:
             raise LilaError(f"expected an image id per line in {path}, found none")
         images, labels = root / "images" / split, root / "annotations" / split

@@ -19,6 +19,7 @@ from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor
 from torchvision.transforms.v2.functional import normalize
 
+from lila_cues.inputs import read_text
 from lila_cues.networks.weights import file_sha256
 from lila_train.evaluation.models import from_transformers
 from stores.errors import LilaError
@@ -173,7 +174,7 @@ def ade_names(path: Path) -> list[str]:
 def _lines(path: Path, whose: str) -> list[str]:
     if not path.is_file():
         raise LilaError(f"expected {whose} list of classes at {path}, found none; put {path.name} there")
-    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
     if not lines:
         raise LilaError(f"expected a class per line in {path}, found none; restore the file")
     return lines

@@ -65,6 +65,15 @@ def test_2016_layout_gives_one_object(tmp_path: Path, line: str):
     np.testing.assert_array_equal(data.labels(data.sequences["cat"].masks[1]), mask_of(1))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_of_any_encoding_and_suffixes_of_any_case(folder: Path, encoding: str):
+    (folder / "ImageSets/2017/val.txt").write_bytes("cat\r\n".encode(encoding))
+    for path in (folder / "JPEGImages/480p/cat").iterdir():
+        path.rename(path.with_suffix(".JPG"))
+    (sequence,) = open_davis(folder).sequences.values()
+    assert [path.name for path in sequence.frames] == ["00000.JPG", "00001.JPG", "00002.JPG"]
+
+
 def test_limit_keeps_the_first_sequences_of_the_list(folder: Path):
     write_sequence(folder, "ant", [mask_of(1)])
     write_list(folder, "cat\nant\n")

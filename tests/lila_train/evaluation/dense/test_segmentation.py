@@ -118,7 +118,7 @@ def test_missing_lists_and_files_are_named(coco: Path, tmp_path: Path):
     (coco / "images/val2017/000000000002.jpg").unlink()
     with pytest.raises(LilaError, match=r"found no .*images/val2017/000000000002\.jpg"):
         segmentation.open_coco(coco, None)
-    (coco / "curated/val2017" / segmentation.COCO_LIST).write_text("")
+    (coco / "curated/val2017" / segmentation.COCO_LIST).write_text("\n")
     with pytest.raises(LilaError, match=r"an image id per line in .*val2017.*found none"):
         segmentation.open_coco(coco, None)
     with pytest.raises(LilaError, match=r"the curated list .*Coco164kFull_Stuff_Coarse\.txt, found none"):
