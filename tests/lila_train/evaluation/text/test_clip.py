@@ -41,7 +41,7 @@ def test_ade_s_list_gives_150_first_synonyms(shared: Path):
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "a class per line in .*list.txt, found none"),
+        ("\n", "a class per line in .*list.txt, found none"),
         ("Idx\tName\n", "expected 150 classes in .*list.txt, found 0"),
         ("Idx\tName\n2\twall\n", "expected class 1 in line 2 of .*list.txt, found '2 wall'"),
         ("Idx\tName\n1\twall\n", "expected 150 classes in .*list.txt, found 1"),
@@ -56,7 +56,7 @@ def test_a_bad_list_of_ade_names_the_file(text: str, complaint: str, tmp_path: P
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("", "a class per line in .*labels.txt, found none"),
+        ("\n", "a class per line in .*labels.txt, found none"),
         ("person\n", "lines like `1: person` in .*labels.txt, found 'person' in line 1"),
         ("0: unlabeled\n1: person\n", "the names of classes 1 to 182 in .*labels.txt, found none of 2"),
     ],
