@@ -70,9 +70,7 @@ def to_host(tensors: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, np.nd
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         for name, tensor in tensors.items():
-            tensor.record_stream(stream)  # its memory is not used again before the copy is done
-            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            copies[name] = host.copy_(tensor, non_blocking=True)
+            copies[name] = queue_copy(tensor)
         done = stream.record_event()
 
     def wait() -> dict[str, np.ndarray]:
@@ -80,6 +78,14 @@ def to_host(tensors: Mapping[str, torch.Tensor]) -> Callable[[], dict[str, np.nd
         return {name: copied.numpy() for name, copied in copies.items()}
 
     return wait
+
+
+def queue_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """Queue the copy of a GPU's tensor to pinned memory on the current stream."""
+    import torch
+
+    tensor.record_stream(torch.cuda.current_stream(tensor.device))  # its memory is not used before the copy is done
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
 
 @cache

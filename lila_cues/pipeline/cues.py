@@ -20,6 +20,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from lila_cues import devices
 from lila_cues.config import BuildConfig
 from lila_cues.networks.frozen import default_batch
 from lila_cues.pamr import Affinity, refine, three_scales
@@ -299,11 +300,8 @@ def _finite(maps: Array) -> Array:
 
 
 def _download(values: Array) -> Array:
-    """Copy a GPU's tensor to pinned memory, queued on the current stream; return other values as they are."""
-    if not isinstance(values, Tensor) or values.device.type != "cuda":
-        return values
-    values.record_stream(torch.cuda.current_stream())
-    return torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+    """Queue the copy of a GPU's tensor to the host; return other values as they are."""
+    return devices.queue_copy(values) if isinstance(values, Tensor) and values.device.type == "cuda" else values
 
 
 def surface_normals(
