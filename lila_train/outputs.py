@@ -63,7 +63,8 @@ def open_folder(
         if not replace_damaged:
             raise LilaError(f"{file}, the record of these results, is damaged; {again}") from error
         recorded, overwrite = {}, True
-    if root.is_dir() and {path.name for path in root.iterdir()} - {record, _LOCK}:  # nothing was computed
+    existing: list[Path] = []  # to be deleted
+    if root.is_dir() and {path.name for path in root.iterdir()} - {record, _LOCK}:  # else nothing was computed
         existing = [] if file.exists() and not overwrite else [path for path in own if path.exists()]
         if not existing and not file.exists():
             raise LilaError(
@@ -73,10 +74,9 @@ def open_folder(
             raise LilaError(f"{root} holds results without the settings of this version, written by 0.1; {again}")
         if changes := not overwrite and differences({name: recorded[name] for name in wanted}, wanted):
             raise LilaError(f"{root} holds results of other settings ({'; '.join(changes)}); pass those, {again}")
-        _lock(root)
-        for path in existing:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
     _lock(root)
+    for path in existing:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     for folder in {root, *(path if path.is_dir() else path.parent for path in own)}:
         remove_temporary(folder)
     write_json(file, recorded | wanted)
