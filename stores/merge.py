@@ -11,7 +11,7 @@ from pathlib import Path
 
 from stores.config import differences
 from stores.errors import StoreError
-from stores.ledger import COMPLETE, FAILED
+from stores.ledger import ABSENT, COMPLETE, FAILED
 from stores.opening import open_or_create
 from stores.shards import EncodedClip, digest, open_shards, read_clip
 from stores.store import CueStore
@@ -39,10 +39,12 @@ def merge(
                 f"{source.path} was built with other settings than {sources[0].path}: {'; '.join(changes)}; "
                 "merge only stores of the same settings"
             )
-    copies: dict[str, list[tuple[CueStore, int]]] = defaultdict(list)  # by clip name: store and number
+    copies: dict[str, list[tuple[CueStore, int]]] = defaultdict(list)  # by clip name: store and number, if not absent
     for source in sources:
-        for clip in range(source.n_clips):
-            copies[source.clip_id(clip)].append((source, clip))
+        for clip, status in enumerate(source.statuses().tolist()):
+            found = copies[source.clip_id(clip)]
+            if status != ABSENT:
+                found.append((source, clip))
     provenance = {**sources[0].provenance, "merged_from": [source.provenance for source in sources]}
     merged = open_or_create(path, sources[0].spec, list(copies), sources[0].fingerprint, provenance)
     for task in merged.pending_tasks():
