@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,23 +36,9 @@ def server(local: stores.CueStore) -> Iterator[str]:
         yield url
 
 
-def in_place_of_a_file(kind: str, path: Path) -> None:
-    """Put something at `path` that is no file; opening some of it would block."""
-    match kind:
-        case "folder":
-            path.mkdir()
-        case "FIFO":
-            os.mkfifo(path)
-        case "socket":
-            with socket.socket(socket.AF_UNIX) as bound, contextlib.chdir(path.parent):  # whose paths are short
-                bound.bind(path.name)
-        case "loop of links":
-            path.symlink_to(path.name)
-
-
 @pytest.mark.parametrize("kind", ["folder", "FIFO", "socket", "loop of links"])
 def test_what_is_no_file_is_missing(tmp_path: Path, kind: str) -> None:
-    in_place_of_a_file(kind, tmp_path / "file")
+    worlds.put_in_place(kind, tmp_path / "file")
     for read in (lambda files: files.read("file"), lambda files: files.open("file", 10)):
         with pytest.raises(FileNotFoundError, match=rf"a {kind} (or a device )?is in its place"):
             read(LocalFiles(tmp_path))

@@ -73,30 +73,14 @@ def cut(path: Path, share: float) -> None:
     os.truncate(path, int(path.stat().st_size * share))
 
 
-def put(kind: str, path: Path) -> None:
-    """Put something in place of a file; opening some of it would block."""
-    path.unlink(missing_ok=True)
-    match kind:
-        case "folder":
-            path.mkdir()
-            (path / "notes.txt").write_text("of somebody")
-        case "FIFO":
-            os.mkfifo(path)
-        case "socket":
-            with socket.socket(socket.AF_UNIX) as bound, contextlib.chdir(path.parent):  # whose paths are short
-                bound.bind(path.name)
-        case "link":
-            path.symlink_to(path.name)
-
-
 TO_A_FILE: dict[str, Damage] = {
     "a flipped bit": flip,
     "nothing left": lambda path: cut(path, 0),
     "half of it left": lambda path: cut(path, 0.5),
     "deleted": Path.unlink,
     **{
-        f"a {kind} in its place": lambda path, kind=kind: put(kind, path)
-        for kind in ("folder", "FIFO", "socket", "link")
+        f"a {kind} in its place": lambda path, kind=kind: worlds.put_in_place(kind, path)
+        for kind in ("folder", "FIFO", "socket", "loop of links")
     },  # type: ignore[misc]
 }
 
@@ -162,12 +146,12 @@ def forge(root: Path, **changes: object) -> None:
 def fill_scratch(root: Path) -> None:
     scratch = root / "scratch"
     for name in ("2", "junk", "99999999999999999999", f"status-{socket.gethostname()}:999999999"):
-        put("folder", scratch / name)
+        worlds.put_in_place("folder", scratch / name)
     (scratch / "junk").chmod(0)
     (scratch / "0").write_text("a file in place of a task's folder")
-    for number, kind in enumerate(("FIFO", "socket", "link")):
-        put(kind, scratch / f"junk {number}")
-    put("FIFO", scratch / "1")
+    for number, kind in enumerate(("FIFO", "socket", "loop of links")):
+        worlds.put_in_place(kind, scratch / f"junk {number}")
+    worlds.put_in_place("FIFO", scratch / "1")
 
 
 @dataclass(frozen=True)
@@ -267,7 +251,7 @@ STORES: dict[str, tuple[Damage, Row]] = {
     ),
     "the ledger deleted": (lambda root: shutil.rmtree(root / "ledger"), Row("absent", 10, found="ledger: task 0: ")),
     "a file in place of the ledger": (
-        lambda root: (shutil.rmtree(root / "ledger"), put("FIFO", root / "ledger")),
+        lambda root: (shutil.rmtree(root / "ledger"), worlds.put_in_place("FIFO", root / "ledger")),
         Row("absent", 2, "while", "is in its way"),
     ),
     "junk in scratch": (fill_scratch, Row(repaired="removed")),
@@ -412,7 +396,7 @@ def test_what_a_user_added_is_kept(copy: Callable[[str], Path]) -> None:
 
 def test_what_is_in_the_way_is_kept(copy: Callable[[str], Path]) -> None:
     root = copy("cues.zarr")
-    put("folder", shard_of(root, "rgb", 1))
+    worlds.put_in_place("folder", shard_of(root, "rgb", 1))
     assert "which was in its way" in run("repair", root).stdout
     assert [path.read_text() for path in root.glob("set-aside/*/notes.txt")] == ["of somebody"]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -70,3 +73,19 @@ def fill(
                 else:
                     add(store, writer, clip, cues(clip, store.spec.geometry))
     return computed
+
+
+def put_in_place(kind: str, path: Path) -> None:
+    """Put something in place of a file; opening some of it would block."""
+    path.unlink(missing_ok=True)
+    match kind:
+        case "folder":
+            path.mkdir()
+            (path / "notes.txt").write_text("of somebody")
+        case "FIFO":
+            os.mkfifo(path)
+        case "socket":
+            with socket.socket(socket.AF_UNIX) as bound, contextlib.chdir(path.parent):  # whose paths are short
+                bound.bind(path.name)
+        case "loop of links":
+            path.symlink_to(path.name)
