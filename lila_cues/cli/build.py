@@ -26,6 +26,7 @@ from stores.opening import require_same
 from stores.store import CueStore
 
 if TYPE_CHECKING:
+    from lila_cues.pipeline.build import Tally
     from lila_cues.pipeline.setup import Networks
     from lila_cues.pipeline.task import TaskReport
 
@@ -215,7 +216,7 @@ def _build(store: CueStore, config: BuildConfig, options: RunOptions, networks: 
     for note in (*networks.notes(store.spec.geometry.cue), *messages.other_builders(store, options.only_failed)):
         messages.note(note)
     start, tally = time.perf_counter(), build.Tally()
-    with closing(_reports(config, options, networks, store, pending)) as reports:
+    with closing(_reports(config, options, networks, store, pending, tally)) as reports:
         for report in reports:
             build.log_report(store, report)
             tally.add(report)
@@ -231,15 +232,15 @@ def _build(store: CueStore, config: BuildConfig, options: RunOptions, networks: 
 
 
 def _reports(
-    config: BuildConfig, options: RunOptions, networks: Networks, store: CueStore, pending: int
+    config: BuildConfig, options: RunOptions, networks: Networks, store: CueStore, pending: int, tally: Tally
 ) -> Generator[TaskReport]:
-    """Yield reports of tasks as they are done, with a progress bar over the clips."""
+    """Yield reports of tasks as they are done, with a progress bar over the clips and the speed of `tally`."""
     from lila_cues.pipeline import build
     from lila_cues.pipeline.task import Worker
 
     tasks = build.tasks_of_shard(store.pending_tasks(options.only_failed), options.shard)
     with console.progress("clips") as bar:
-        progress = messages.ClipProgress(bar, pending)
+        progress = messages.ClipProgress(bar, pending, tally)
         if options.workers or options.scheduler:
             from lila_cues.pipeline import cluster
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from lila_cues.pipeline.setup import Networks
     from lila_cues.pipeline.task import TaskReport
 
-NETWORKS = ("encoder", "depth", "flow")
 SHOWN_FAILURES = 5
 CHECKED_TASKS = 1000
 """Pending tasks whose lock file `active_workers` reads at most."""
@@ -61,16 +60,14 @@ def announcement(
 class ClipProgress:
     """Progress bar of a build; prints the first failed clips with their reasons as they occur."""
 
-    def __init__(self, bar: Progress, clips: int) -> None:
-        self.bar, self.line, self.failed = bar, bar.add_task("building", total=clips), 0
+    def __init__(self, bar: Progress, clips: int, tally: Tally) -> None:
+        self.bar, self.line, self.failed, self.tally = bar, bar.add_task("building", total=clips), 0, tally
 
     def on_clip_done(self, clip_id: str, reason: str | None) -> None:
-        self.bar.advance(self.line)
-        if reason is None:
-            return
-        self.failed += 1
-        self.bar.update(self.line, description=f"building, {self.failed} failed")
-        if self.failed <= SHOWN_FAILURES:
+        self.failed += reason is not None
+        failed = f", {self.failed} failed" * bool(self.failed)
+        self.bar.update(self.line, advance=1, description=f"building{failed}{speed(self.tally)}")
+        if reason is not None and self.failed <= SHOWN_FAILURES:
             self.bar.console.print(console.bold("failed", "red"), console.printable(f"{clip_id}: {reason}"))
 
     def on_task_done(self, report: TaskReport) -> None:
@@ -78,6 +75,11 @@ class ClipProgress:
         self.bar.advance(self.line, report.complete)
         for clip_id, reason in report.failed.items():
             self.on_clip_done(clip_id, reason)
+
+
+def speed(tally: Tally) -> str:
+    """Return `, N TFLOP/s`: the arithmetic of the networks by the time that they took; empty before the first task."""
+    return f", {tally.flops / max(tally.network_seconds, 1e-9) / 1e12:.3g} TFLOP/s" * bool(tally.flops)
 
 
 def summary(store: CueStore, tally: Tally, wall: float) -> RenderableType:
@@ -89,9 +91,8 @@ def summary(store: CueStore, tally: Tally, wall: float) -> RenderableType:
     table.add_row("bytes", f"{tally.bytes:,} ({tally.bytes / max(1, done) / 1e6:.1f} MB per clip)")
     table.add_row("time", f"{wall:.1f} s, {done / max(wall, 1e-9):.2f} clips/s")
     table.add_row("seconds", ", ".join(f"{part} {seconds:.1f}" for part, seconds in tally.seconds.most_common()))
-    networks = sum(tally.seconds[part] for part in NETWORKS)
-    speed = f", {tally.flops / max(networks, 1e-9) / 1e12:.3g} TFLOP/s" * bool(tally.flops)
-    table.add_row("", f"networks {networks:.1f} of {wall:.1f} s{speed}; other parts run beside them, in threads")
+    networks = f"networks {tally.network_seconds:.1f} of {wall:.1f} s{speed(tally)}"
+    table.add_row("", f"{networks}; other parts run beside them, in threads")
     for clip_id, reason in tally.failures[:SHOWN_FAILURES]:
         table.add_row(Text("failed", "red"), f"{clip_id}: {reason}")
     if tally.failed > SHOWN_FAILURES:

@@ -113,6 +113,10 @@ class Tally:
     seconds: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[str, str]] = field(default_factory=list)  # the first `KEPT_FAILURES`: clip id and reason
 
+    @property
+    def network_seconds(self) -> float:
+        return sum(self.seconds[part] for part in ("encoder", "depth", "flow"))
+
     def add(self, report: TaskReport) -> None:
         self.complete += report.complete
         self.bytes += report.bytes

@@ -1,4 +1,4 @@
-"""A builder names the others that hold tasks of its store."""
+"""Messages of a build: who else builds in the store, and the progress bar."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lila_cues import console
+from lila_cues.cli import messages
 from lila_cues.cli.messages import active_workers, other_builders
+from lila_cues.pipeline.build import Tally
+from lila_cues.pipeline.task import TaskReport
 from tests.stores import worlds
 
 HOLD = """
@@ -29,3 +33,13 @@ def test_a_builder_is_named_while_it_holds_a_task(tmp_path: Path) -> None:
         other.communicate()
     assert not active_workers(store)
     assert list(other_builders(store)) == []
+
+
+def test_the_bar_shows_failures_and_the_speed_of_the_networks() -> None:
+    tally, bar = Tally(), console.progress("clips")
+    progress = messages.ClipProgress(bar, 3, tally)
+    progress.on_clip_done("a.mp4", None)
+    assert bar.tasks[0].description == "building"
+    tally.add(TaskReport(0, 1, flops=3e12, seconds={"encoder": 1.0, "depth": 0.5, "reading": 9.0}))
+    progress.on_clip_done("b.mp4", "no frames")
+    assert (bar.tasks[0].description, bar.tasks[0].completed) == ("building, 1 failed, 2 TFLOP/s", 2)
