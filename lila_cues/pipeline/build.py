@@ -115,7 +115,7 @@ class Tally:
 
     @property
     def network_seconds(self) -> float:
-        return sum(self.seconds[part] for part in ("encoder", "depth", "flow"))
+        return sum((self.seconds[part] for part in ("encoder", "depth", "flow")), 0.0)
 
     def add(self, report: TaskReport) -> None:
         self.complete += report.complete
