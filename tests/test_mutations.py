@@ -78,10 +78,24 @@ MUTATIONS = (
         ("tests/lila_train/training/test_objective.py", "tests/lila_train/training/test_views.py"),
     ),
     Mutation(
+        "a mirrored base changes the sign of the flow to the right",
+        "lila_train/training/targets.py",
+        "else batch.base_hflip",
+        "else torch.zeros_like(batch.base_hflip)",
+        ("tests/lila_train/training/test_views_oracle.py",),
+    ),
+    Mutation(
+        "an entry counts where any of its mask is sampled",
+        "lila_train/training/targets.py",
+        "return CueTarget(flow, mask > 0, mask)",
+        "return CueTarget(flow, mask > 0.5, mask)",
+        ("tests/lila_train/training/test_views_oracle.py",),
+    ),
+    Mutation(
         "far depth is not believed",
         "lila_train/training/targets.py",
-        "return depth, depth < MAX_LOG_DEPTH",
-        "return depth, depth > MAX_LOG_DEPTH",
+        "(depth < MAX_LOG_DEPTH)",
+        "(depth > MAX_LOG_DEPTH)",
         ("tests/lila_train/training/test_views.py",),
     ),
     Mutation(

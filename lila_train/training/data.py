@@ -32,7 +32,8 @@ _PREFETCH = 2  # batches that a loader process has ready
 _SHARED_MEMORY = Path("/dev/shm")
 
 Stored = dict[str, Tensor]
-"""Pairs as a loader gives them: the store's arrays by name, each with a first axis of pairs; boxes, channels, clips."""
+"""Pairs as a loader gives them: the store's arrays by name, each with a first axis of pairs; boxes, base_hflip, channels,
+clips."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class PairBatch:
     Attributes:
         rgb: b×2×3×y×x uint8.
         boxes: b×2×4 (top, left, side, hflip) of the context and the query view, in pixels of the base crop.
+        base_hflip: b, whether the base crop of a pair is mirrored; a box's hflip includes it.
         channels: b×k indices of the encoder's channels.
         clips: b indices of clips in the store.
         cues: by the store's names. depth b×2×h×w, relative inverse depth; flow_forward (t→t+Δ) and flow_backward
@@ -51,6 +53,7 @@ class PairBatch:
 
     rgb: Tensor
     boxes: Tensor
+    base_hflip: Tensor
     channels: Tensor
     clips: Tensor
     cues: Mapping[str, Tensor]
@@ -64,7 +67,7 @@ class PairBatch:
             if name in arrays and not name.endswith("_scale")
         }
         rgb = cues.pop("rgb").permute(0, 1, 4, 2, 3)
-        return cls(rgb, stored["boxes"], stored["channels"], stored["clips"], cues)
+        return cls(rgb, *(stored[name] for name in ("boxes", "base_hflip", "channels", "clips")), cues)
 
     def finite(self) -> Bool[Tensor, " b"]:
         """Return for each pair whether all of its cues are finite."""
@@ -123,6 +126,7 @@ class PairDataset(Dataset[dict[str, Any]]):
             **{name: pair[name] for name in names},
             **{scale: pair[scale] for scale in (f"{name}_scale" for name in names) if scale in store.arrays},
             "boxes": np.array([(b.top, b.left, b.side, int(b.hflip != sample.base_hflip)) for b in views]),
+            "base_hflip": sample.base_hflip,
             "channels": np.array(channels, np.int64),
             "clips": sample.clip,
         }

@@ -33,24 +33,24 @@ Crop = Callable[[Tensor], Tensor]  # samples maps b×c×y×x on any grid over th
 class CueTarget:
     """Regression target of one view: c channels of one cue, s = crop size in pixels.
 
-    valid: entries that the loss counts. weight: m masks in [0, 1], whose product weights a cell of the ridge solve. A
-    map that joins late has no channels yet, while `valid` has all of them.
+    valid: entries that the loss counts. weight: m masks in [0, 1], whose product weights a cell of the ridge solve. Both
+    are of one mask on the cue's grid, sampled as the map is: valid where it is positive, weighted by its fraction. A map
+    that joins late has no channels yet, while `valid` has all of them.
     """
 
     map: Float[Tensor, "b c s s"]
     valid: Bool[Tensor, "b k s s"]
-    weight: Float[Tensor, "b m s s"] | Bool[Tensor, "b m s s"]
+    weight: Float[Tensor, "b m s s"]
 
 
 class Cue:
     """A map of a frame that a linear function of its features should predict.
 
-    Flips of a view move pixels and leave components alone: they stay in the axes of the unflipped frame.
-
     Attributes:
         arrays: the store's arrays that the map is computed from.
         channels: of the map.
         standardized: whether both views get one mean 0 and standard deviation 1.
+        x_channel: the horizontal component, whose sign a mirrored frame changes (`pair_targets`); None: there is none.
         odd_in_time: whether the sign changes when time is reversed; the query's map is then negated, so that one linear
             map predicts both views.
     """
@@ -59,6 +59,7 @@ class Cue:
     arrays: tuple[str, ...]
     channels: int
     standardized = False
+    x_channel: int | None = None
     odd_in_time = False
 
     def __init__(self, config: TrainConfig) -> None:
@@ -76,14 +77,15 @@ class Cue:
 class Flow(Cue):
     """Flow to the other frame of the pair in half-image units; valid where forward and backward flow agree."""
 
-    name, arrays, channels, standardized, odd_in_time = FLOW, ("flow_forward", "flow_backward"), 2, True, True
+    name, arrays, channels, x_channel = FLOW, ("flow_forward", "flow_backward"), 2, 0
+    standardized = odd_in_time = True
 
     def target(self, batch: PairBatch, frame: int, crop: Crop) -> CueTarget:
         flows = batch.cues["flow_forward"], batch.cues["flow_backward"]
         flow_px, reverse_px = flows[frame], flows[1 - frame]
         flow = crop(half_image_units(flow_px))
-        valid = (crop(consistent(flow_px, reverse_px).float()) > 0.5).expand_as(flow)
-        return CueTarget(flow, valid, valid)
+        mask = crop(consistent(flow_px, reverse_px).float()).expand_as(flow)
+        return CueTarget(flow, mask > 0, mask)
 
     def draw(self, true: Maps, predicted: Maps) -> tuple[Picture, Picture]:
         longest = max(float(np.percentile(np.hypot(*true), 98)), 1e-3)
@@ -96,8 +98,8 @@ class Depth(Cue):
     name, arrays, channels, standardized = DEPTH, ("depth",), 1, True
 
     def target(self, batch: PairBatch, frame: int, crop: Crop) -> CueTarget:
-        depth, valid = depth_and_validity(batch, frame, crop)
-        return CueTarget(depth, valid, valid)
+        depth, mask = depth_and_mask(batch, frame, crop)
+        return CueTarget(depth, mask > 0, mask)
 
     def draw(self, true: Maps, predicted: Maps) -> tuple[Picture, Picture]:
         low, high = np.percentile(true, (1, 99))
@@ -109,12 +111,12 @@ class Depth(Cue):
 class Normals(Cue):
     """Unit surface normals (x right, y down, z away from the camera); valid where depth is. Not in the paper."""
 
-    name, arrays, channels = NORMALS, ("normals", "depth"), 3
+    name, arrays, channels, x_channel = NORMALS, ("normals", "depth"), 3, 0
 
     def target(self, batch: PairBatch, frame: int, crop: Crop) -> CueTarget:
         normals = F.normalize(crop(batch.cues["normals"][:, frame].float()), dim=1)
-        _, valid = depth_and_validity(batch, frame, crop)
-        return CueTarget(normals, valid.expand_as(normals), valid)
+        _, mask = depth_and_mask(batch, frame, crop)
+        return CueTarget(normals, (mask > 0).expand_as(normals), mask)
 
     def draw(self, true: Maps, predicted: Maps) -> tuple[Picture, Picture]:
         return pictures.scaled_picture(true, (-1.0, 1.0)), pictures.scaled_picture(predicted, (-1.0, 1.0))
@@ -182,8 +184,21 @@ def check_store(config: TrainConfig, store: CueStore) -> None:
 def pair_targets(
     cue: Cue, batch: PairBatch, frames: tuple[int, int], crops: tuple[Crop, Crop]
 ) -> tuple[CueTarget, CueTarget]:
-    """Return a cue's targets of the context and the query view, before standardization."""
-    context, query = (cue.target(batch, frame, crop) for frame, crop in zip(frames, crops, strict=True))
+    """Return a cue's targets of the context and the query view with their signs, before standardization.
+
+    One map must fit both views, which share the base crop: its mirror counts, the query's own moves pixels only. The
+    learned head of ablation A sees each view on its own: there the view's mirror counts.
+    """
+    views = []
+    for number, (frame, crop) in enumerate(zip(frames, crops, strict=True)):
+        target = cue.target(batch, frame, crop)
+        if cue.x_channel is not None:
+            mirrored = batch.boxes[:, number, 3].bool() if cue.config.objective == "erm" else batch.base_hflip
+            is_x = torch.arange(cue.channels, device=mirrored.device) == cue.x_channel
+            signs = 1 - 2 * (mirrored[:, None] & is_x).to(target.map.dtype)
+            target = replace(target, map=target.map * signs[..., None, None])
+        views.append(target)
+    context, query = views
     return (context, replace(query, map=-query.map)) if cue.odd_in_time else (context, query)
 
 
@@ -206,10 +221,10 @@ def log_depth(inverse_depth: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
     return torch.log1p(1 / (0.01 * inverse_depth.clamp(min=0) + 0.1)) / math.log(11)
 
 
-def depth_and_validity(batch: PairBatch, frame: int, crop: Crop) -> tuple[Tensor, Tensor]:
-    """Return the log depth of a view, b×1×s×s, and where a pixel is near enough for it to be reliable."""
-    depth = crop(log_depth(batch.cues["depth"][:, frame : frame + 1]))
-    return depth, depth < MAX_LOG_DEPTH
+def depth_and_mask(batch: PairBatch, frame: int, crop: Crop) -> tuple[Tensor, Tensor]:
+    """Return the log depth of a view, b×1×s×s, and the share in [0, 1] of it that is near enough to be reliable."""
+    depth = log_depth(batch.cues["depth"][:, frame : frame + 1])
+    return crop(depth), crop((depth < MAX_LOG_DEPTH).float())
 
 
 def half_image_units(flow_px: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b 2 h w"]:

@@ -33,6 +33,7 @@ def shear(context: tuple[int, ...] = PLAIN, query: tuple[int, ...] = PLAIN) -> P
             "features": torch.randn(1, 2, 5, SIZE // 4, SIZE // 4),
         },
         boxes=torch.tensor([[context, query]]),
+        base_hflip=torch.tensor([False]),
         channels=torch.arange(5)[None],
         clips=torch.tensor([0]),
     )
