@@ -53,7 +53,9 @@ class TrainConfig(Config):
     max_gap: PositiveInt = Field(5, description="Largest distance of a pair's frames, in source frames.")
     context_area: AreaRange = Field((0.8, 0.8), description="Area of the context, in parts of the base crop's square.")
     query_area: AreaRange = Field((0.3, 1.0), description="Area of the query.")
-    base_hflip: float = Field(0.5, ge=0, le=1, description="Probability of flipping both views, and the sign of u and n_x.")
+    base_hflip: float = Field(
+        0.5, ge=0, le=1, description="Probability of flipping both views, and the sign of u and n_x."
+    )
     query_hflip: float = Field(0.5, ge=0, le=1, description="Probability of flipping the query once more.")
     same_region: bool = Field(False, description="The query's region is the context's (ablation C).")
 

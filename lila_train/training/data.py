@@ -32,8 +32,7 @@ _PREFETCH = 2  # batches that a loader process has ready
 _SHARED_MEMORY = Path("/dev/shm")
 
 Stored = dict[str, Tensor]
-"""Pairs as a loader gives them: the store's arrays by name, each with a first axis of pairs; boxes, base_hflip, channels,
-clips."""
+"""Pairs as a loader gives them: the store's arrays by name with a first axis of pairs, and what PairBatch has beside cues."""
 
 
 @dataclass(frozen=True)
