@@ -32,7 +32,7 @@ _PREFETCH = 2  # batches that a loader process has ready
 _SHARED_MEMORY = Path("/dev/shm")
 
 Stored = dict[str, Tensor]
-"""Pairs as a loader gives them: the store's arrays by name with a first axis of pairs, and what PairBatch has beside cues."""
+"""Pairs as a loader gives them: the store's arrays by name, and what else PairBatch holds; a first axis of pairs."""
 
 
 @dataclass(frozen=True)

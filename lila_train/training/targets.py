@@ -33,9 +33,9 @@ Crop = Callable[[Tensor], Tensor]  # samples maps b×c×y×x on any grid over th
 class CueTarget:
     """Regression target of one view: c channels of one cue, s = crop size in pixels.
 
-    valid: entries that the loss counts, those with a positive weight. weight: m masks in [0, 1], sampled from the cue's
-    grid as the map is; their product weights a cell of the ridge solve. A map that joins late has no channels yet, while
-    `valid` has all of them.
+    valid: entries that the loss counts, where the mask is positive. weight: m masks in [0, 1], sampled from the cue's
+    grid as the map is; their product weights a cell of the ridge solve. A map that joins late has no channels yet,
+    while `valid` has all of them.
     """
 
     map: Float[Tensor, "b c s s"]
