@@ -66,7 +66,8 @@ class PairBatch:
             if name in arrays and not name.endswith("_scale")
         }
         rgb = cues.pop("rgb").permute(0, 1, 4, 2, 3)
-        return cls(rgb, *(stored[name] for name in ("boxes", "base_hflip", "channels", "clips")), cues)
+        drawn = {name: stored[name] for name in ("boxes", "base_hflip", "channels", "clips")}
+        return cls(rgb=rgb, cues=cues, **drawn)
 
     def finite(self) -> Bool[Tensor, " b"]:
         """Return for each pair whether all of its cues are finite."""
