@@ -204,7 +204,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], Row]] = {
     ),
     "the lock file": (
         lambda root: root / LOCKS,
-        Row(refused="while locking|expected the lock file", found="in its way"),
+        Row(refused="while locking|expected the lock file|expected a file, found a symbolic link", found="in its way"),
     ),
 }
 ELSEWHERE = {

@@ -240,6 +240,7 @@ def test_the_arithmetic_of_a_step_has_no_graph_break(store: stores.CueStore, obj
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # the compiler looks at it
 def test_compiled_equals_eager(store: stores.CueStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # the compiler cannot look into its checks
     batch = batch_of(store, SETTINGS)
