@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import itertools
 import json
+import logging
 import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +16,10 @@ from typing import Any
 
 from stores.errors import LilaError, StoreError
 
+log = logging.getLogger(__name__)
+
 _COUNT = itertools.count()
+_unsynced: set[Path] = set()  # the folder of which it was said that it is not synced
 _TEMPORARY = re.compile(r"\..{1,40}\.\d+-\d+(\.\w+)?")  # a name that `atomic_path` chose
 
 
@@ -103,10 +108,24 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def sync_to_disk(path: Path) -> None:
-    """Write a file, or the entries of a folder, from the system's cache to the disk."""
+    """Write a file, or the entries of a folder, from the system's cache to the disk.
+
+    Some network file systems refuse it for folders: that is said once, and otherwise ignored.
+    """
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
+    except OSError as error:
+        refused = error.errno in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+        if not (refused and stat.S_ISDIR(os.fstat(fd).st_mode)):
+            raise
+        if not _unsynced:
+            _unsynced.add(path)
+            log.warning(
+                "the file system does not write the entries of %s to the disk when it is asked (%s): after a power "
+                "loss, look at what was written last",
+                path, (error.strerror or "refused").lower(),
+            )  # fmt: skip
     finally:
         os.close(fd)
 
@@ -135,9 +154,14 @@ def explain_os_errors(path: Path | str, action: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            found, remedy = "no space left", "free some space"
+            with suppress(OSError):
+                if error.errno == errno.EDQUOT:
+                    found = "the quota of bytes or files is used up"
+                elif (limits := os.statvfs(path)).f_files and not limits.f_favail:
+                    found, remedy = "no room for another file (no inode) left", "delete some files"
             raise StoreError(
-                f"no space left in {path} while {action}; free some space and run the same command again, "
-                "finished work is kept"
+                f"{found} in {path} while {action}; {remedy} and run the same command again, finished work is kept"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreError(

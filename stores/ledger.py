@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -89,14 +90,15 @@ def decode(data: bytes, key: str) -> TaskRecord:
 
 
 def publish(root: Path, record: TaskRecord, temporary: Path) -> None:
-    """Publish `record` as the current attempt and delete older ones."""
+    """Publish `record` as the current attempt and delete earlier ones."""
     record = replace(record, written=round(time.time(), 3), writer=writer_id())
     path = root / record.key
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic.sync_to_disk(root / FOLDER)
     atomic.atomic_write(record.encode(), path, temporary)
     for name in os.listdir(path.parent):
-        if name.startswith(f"{record.task:07d}-") and name != path.name:
+        key = _KEY.fullmatch(f"{folder(record.task)}/{name}")
+        if key and int(key[1]) == record.task and int(key[2]) < record.attempt:
             (path.parent / name).unlink(missing_ok=True)
 
 
@@ -108,20 +110,18 @@ def writer_id() -> str:
 def writer_may_live(path: Path) -> bool:
     """Return whether the process whose `writer_id` ends the name of a temporary file or folder may still write it.
 
-    False if it has ended here, and for one of another host that has written nothing for a day.
+    False if it has ended here, or has written nothing for a day: another host's, or a number that is used again.
     """
     writer = re.fullmatch(r".+-(.+):(\d+)", path.name)
     if writer is None:
         return False
-    if not path.name.endswith(f"-{socket.gethostname()}:{writer[2]}"):
-        return time.time() - path.lstat().st_mtime < _DAY
     try:
-        os.kill(int(writer[2]), 0)
-    except ProcessLookupError:
+        if path.name.endswith(f"-{socket.gethostname()}:{writer[2]}"):
+            with suppress(PermissionError, OverflowError):  # of another user
+                os.kill(int(writer[2]), 0)
+        return time.time() - path.lstat().st_mtime < _DAY
+    except (ProcessLookupError, FileNotFoundError):
         return False
-    except (PermissionError, OverflowError):  # of another user
-        pass
-    return True
 
 
 class Ledger:

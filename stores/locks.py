@@ -26,11 +26,15 @@ _OPEN: dict[Path, tuple[int, int, set[int]]] = {}  # lock file → (process, its
 _GUARD = threading.Lock()
 
 
+class NoLocksError(StoreError):
+    """The file system has no record locks."""
+
+
 @contextmanager
 def lock(path: Path, task: int) -> Iterator[bool]:
     """Lock a task for the duration of the context; yield False if another worker holds it. `path`: the lock file."""
     path = Path(os.path.realpath(path))
-    with _GUARD, explain_os_errors(path.parent, f"locking task {task}"):
+    with _GUARD, _explain_errors(path, f"locking task {task}"):
         acquired = _acquire(path, task)
     try:
         yield acquired
@@ -44,23 +48,45 @@ def lock(path: Path, task: int) -> Iterator[bool]:
 
 
 def holder(path: Path, task: int) -> str | None:
-    """Return `host:pid` of the live worker that holds a task, or None."""
+    """Return `host:pid` of the live worker that holds a task, or None; the file need not be writable."""
     path = Path(os.path.realpath(path))
-    with _GUARD, explain_os_errors(path.parent, f"looking up the lock of task {task}"):
-        fd, locked = _descriptor(path)
-        if task in locked:
-            return writer_id()
-        # F_GETLK tests the lock without taking it, which would block a builder for a moment (fcntl(2))
-        start, length, whence = task * _SLOT, _SLOT, os.SEEK_SET
-        if sys.platform == "darwin":
-            answer = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack("qqihh", start, length, 0, fcntl.F_WRLCK, whence))
-            kind = struct.unpack("qqihh", answer)[3]
-        else:
-            answer = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack("hhqqi0q", fcntl.F_WRLCK, whence, start, length, 0))
-            kind = struct.unpack("hhqqi0q", answer)[0]
-        if kind == fcntl.F_UNLCK:
+    with _GUARD, _explain_errors(path, f"looking up the lock of task {task}"):
+        if not path.exists():
             return None
-        return os.pread(fd, _SLOT, task * _SLOT).rstrip(b"\0 ").decode(errors="replace") or "unknown"
+        is_open = path in _OPEN  # else this process has no lock that closing the file would drop
+        fd, locked = _descriptor(path) if is_open else (_open(path, os.O_RDONLY), set[int]())
+        try:
+            if task in locked:
+                return writer_id()
+            # F_GETLK tests the lock without taking it, which would block a builder for a moment (fcntl(2))
+            start, length, whence = task * _SLOT, _SLOT, os.SEEK_SET
+            if sys.platform == "darwin":
+                answer = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack("qqihh", start, length, 0, fcntl.F_WRLCK, whence))
+                kind = struct.unpack("qqihh", answer)[3]
+            else:
+                answer = fcntl.fcntl(fd, fcntl.F_GETLK, struct.pack("hhqqi0q", fcntl.F_WRLCK, whence, start, length, 0))
+                kind = struct.unpack("hhqqi0q", answer)[0]
+            if kind == fcntl.F_UNLCK:
+                return None
+            return os.pread(fd, _SLOT, task * _SLOT).rstrip(b"\0 ").decode(errors="replace") or "unknown"
+        finally:
+            if not is_open:
+                os.close(fd)
+
+
+@contextmanager
+def _explain_errors(path: Path, action: str) -> Iterator[None]:
+    with explain_os_errors(path.parent, action):
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            raise NoLocksError(
+                f"the file system of {path.parent} has no record locks ({(error.strerror or 'refused').lower()}), which "
+                "keep two builders apart; build on a local disk, NFS 4 or Lustre mounted with flock, and copy the store "
+                "afterwards"
+            ) from error
 
 
 def _acquire(path: Path, task: int) -> bool:
@@ -72,10 +98,7 @@ def _acquire(path: Path, task: int) -> bool:
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return False
-        raise StoreError(
-            f"the file system of {path.parent} has no record locks ({error.strerror}), which keep two builders "
-            "apart; build on a local disk, NFS 4 or Lustre mounted with flock, and copy the store afterwards"
-        ) from error
+        raise
     try:
         os.pwrite(fd, writer_id().encode()[:_SLOT].ljust(_SLOT), task * _SLOT)
     except OSError:  # a full disk: others may take the task
@@ -92,9 +115,14 @@ def _descriptor(path: Path) -> tuple[int, set[int]]:
         if path.exists() and os.path.samestat(os.fstat(fd), path.stat()):
             return fd, locked
         os.close(fd)  # the store was deleted or moved, and another one created in its place
-    fd, locked = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666), set()
+    fd, locked = _open(path, os.O_RDWR | os.O_CREAT), set()
+    _OPEN[path] = (os.getpid(), fd, locked)
+    return fd, locked
+
+
+def _open(path: Path, flags: int) -> int:
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)  # a FIFO would block
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise StoreError(f"expected the lock file at {path}, found something else; run `lila-cues repair` on the store")
-    _OPEN[path] = (os.getpid(), fd, locked)
-    return fd, locked
+    return fd

@@ -6,7 +6,7 @@ status/c.0          statuses of all clips, for readers that cannot list the ledg
 clip_name/c.0.0     names of all clips, in rows of the same number of bytes
 clips/header.json   a copy of the root document
 claims              the lock file, see `locks`
-scratch/TASK/       shards being written
+scratch/TASK-TIME-WRITER/    shards being written
 
 The names are memory-mapped, not read: opening 650,000 clips takes as long as opening 100.
 """

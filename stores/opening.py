@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stores import metadata
+from stores import locks, metadata
 from stores.atomic import explain_os_errors, sync_to_disk
 from stores.config import differences
 from stores.encodings import canonical_json, crc32c, with_checksum
@@ -55,13 +55,15 @@ def create(
     draft = root.with_name(_draft_prefix(root) + writer_id())
     with explain_os_errors(root.parent, f"creating the store {root.name}"):
         try:
+            draft.mkdir(parents=True, exist_ok=True)
+            (draft / metadata.LOCKS).touch()
+            locks.holder(draft / metadata.LOCKS, 0)  # StoreError where there are no locks
             for key, data in files.items():
                 path = draft / key
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
                 sync_to_disk(path)
                 sync_to_disk(path.parent)
-            (draft / metadata.LOCKS).touch()
             for folder in (metadata.SCRATCH, *folders(-(-len(clips) // spec.shard_clips))):
                 (draft / folder).mkdir(parents=True)
             draft.rename(root)
@@ -98,6 +100,7 @@ def open_or_create(
         return create(path, spec, clips, fingerprint, provenance)
     store = open(path)
     require_same(store, fingerprint, clips, spec)
+    store.locked_by(0)  # StoreError where there are no locks
     sweep(store)
     return store
 

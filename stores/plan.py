@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ def _share(array: ArraySpec) -> float:
 
 
 def require_room(planned: Plan, path: Path, done_share: float = 0.0) -> int:
-    """Return the free bytes at `path`; StoreError if the rest of the plan (1 − `done_share`) does not fit."""
+    """Return the free bytes at `path`; StoreError if the rest of the plan (1 − `done_share`), or its files, do not fit."""
     place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     missing = round(planned.total_bytes * (1 - done_share))
@@ -79,6 +80,12 @@ def require_room(planned: Plan, path: Path, done_share: float = 0.0) -> int:
         raise StoreError(
             f"{path} needs about {readable(missing)} more, and {place} has {readable(free)} free; "
             "take fewer clips (--limit), a smaller profile, or another disk"
+        )
+    files, limits = round(planned.files * (1 - done_share)), os.statvfs(place)
+    if limits.f_files and files > limits.f_favail:  # f_files is 0 where a file system has no limit
+        raise StoreError(
+            f"{path} needs about {files:,} more files, and {place} has room for {limits.f_favail:,} (free inodes); take "
+            "fewer clips (--limit), more of them per file (--shard-clips), or another disk"
         )
     return free
 

@@ -251,11 +251,6 @@ def _usable_record(
 
 def sweep(store: CueStore) -> int:
     """Remove from `scratch` what dead builders left, and anything else; return the number of entries."""
-    removed, root = 0, Path(store.path)
-    for name in store.files.names(SCRATCH) or ():
-        if name.isdecimal() and int(name) < store.n_tasks:
-            with locks.lock(root / LOCKS, int(name)) as locked:
-                removed += locked and discard(root / SCRATCH / name)
-        elif not writer_may_live(root / SCRATCH / name):
-            removed += discard(root / SCRATCH / name)
-    return removed
+    scratch = Path(store.path, SCRATCH)
+    left = [scratch / name for name in store.files.names(SCRATCH) or ()]
+    return sum(discard(path) for path in left if not writer_may_live(path))

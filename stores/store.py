@@ -118,21 +118,19 @@ class CueStore:
                 with explain_os_errors(root, f"starting task {task}"):
                     record = self.ledger.latest(task)
                     if pending in ([ABSENT] if record is None else [clip.status for clip in record.clips]):
-                        names = [self.clip_id(clip) for clip in self.task_clips(task)]
-                        writer = TaskWriter(root, self.header, task, names, record, pending)
+                        writer = TaskWriter(self, task, record, pending)
             if writer is None:
                 yield None
                 return
             try:
                 yield writer
-            except BaseException:
+                writer.publish()
+            finally:
                 writer.discard()
-                raise
-            writer.publish()
 
     def locked_by(self, task: int) -> str | None:
-        """Return `host:pid` of the worker that holds a task's lock, or None."""
-        return locks.holder(self._folder() / metadata.LOCKS, task)
+        """Return `host:pid` of the worker that holds a task's lock, or None; of a URL None, since it is only read."""
+        return locks.holder(self.files.root / metadata.LOCKS, task) if isinstance(self.files, LocalFiles) else None
 
     def publish_statuses(self) -> None:
         """Update the array `status` from the ledger, for readers over HTTP and for xarray."""

@@ -164,9 +164,9 @@ MUTATIONS = (
     Mutation(
         "a shard is recorded after it is there",
         "stores/writer.py",
-        "            for name, spec in self._specs.items():\n                target",
-        '            ledger.publish(self._root, record, self._scratch / "record")\n'
-        "            for name, spec in self._specs.items():\n                target",
+        "            for name in finished:\n                target",
+        "            ledger.publish(self._root, record, temporary)\n"
+        "            for name in finished:\n                target",
         ("tests/stores/test_crashes.py",),
     ),
     Mutation(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -20,9 +21,9 @@ from lila_cues.config import recorded_build
 from lila_cues.devices import usable_cores
 from lila_cues.prefetch import map_ordered
 from stores.atomic import atomic_write
-from stores.backends import LocalFiles
 from stores.errors import StoreError
 from stores.ledger import ABSENT, FAILED, STATUS_NAMES
+from stores.locks import NoLocksError
 from stores.merge import merge as merge_stores
 from stores.plan import readable
 from stores.repair import open_damaged
@@ -49,7 +50,7 @@ def status(store: Store, failures: Annotated[int, typer.Option(min=0, help="Numb
         sizes = stored_bytes(opened, sorted(recorded)[:: max(1, len(recorded) // 500)])
         per_clip, complete = sum(sizes.values()), len(opened.complete_clips())
         out.print(f"  {readable(round(per_clip * complete))}, {readable(round(per_clip))} per clip")
-    if isinstance(opened.files, LocalFiles):
+    with suppress(NoLocksError):
         for worker, tasks in active_workers(opened).items():
             out.print(f"  active: {worker} on {tasks} task{'s' * (tasks != 1)}")
     reasons: Counter[str] = Counter()

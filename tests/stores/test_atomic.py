@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from stores.atomic import atomic_path, atomic_write
+from stores import atomic
+from stores.atomic import append_line, atomic_path, atomic_write
 from stores.errors import StoreError
 from tests.full_disk import full_disk
 
@@ -83,3 +86,46 @@ def test_a_missing_permission_is_a_sentence_with_the_path(tmp_path: Path, monkey
     with pytest.raises(StoreError, match=rf"permission denied while writing a\.txt in {tmp_path}/a\.txt; make it"):
         atomic_write("text", tmp_path / "a.txt")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_synced_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fsync(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(atomic, "_unsynced", set())
+    for name in ("a", "b"):
+        atomic_write(name, tmp_path / name)
+        assert (tmp_path / name).read_text() == name
+    (said,) = caplog.messages
+    assert f"does not write the entries of {tmp_path} to the disk when it is asked (invalid argument)" in said
+
+
+@pytest.mark.parametrize(
+    ("number", "free", "expected"),
+    [
+        (errno.ENOSPC, 9, r"no space left in .* while writing a; free some space"),
+        (errno.ENOSPC, 0, r"no room for another file \(no inode\) left in .* while writing a; delete some files"),
+        (errno.EDQUOT, 9, r"the quota of bytes or files is used up in .* while writing a; free some space"),
+    ],
+)
+def test_what_is_used_up_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, free: int, expected: str
+) -> None:
+    def full(fd: int, data: bytes) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_files=10, f_favail=free))
+    with pytest.raises(StoreError, match=expected):
+        atomic_write("text", tmp_path / "a")
+
+
+def test_a_journal_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match=r"found a symbolic link at .*log\.jsonl; delete it"):
+        append_line(tmp_path / "log.jsonl", {})
+    assert not (tmp_path / "elsewhere").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import multiprocessing
 import os
@@ -9,15 +10,19 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import stores
-from stores import StoreError, repair, verify
+from lila_cues.cli import app
+from stores import StoreError, locks, repair, verify
+from stores.writer import TaskWriter
 from tests.stores import worlds
 
 
@@ -153,7 +158,8 @@ def test_shards_are_synced_before_the_rename_and_recorded_last(tmp_path: Path, m
     assert synced == set(store.arrays)
     assert [Path(path).name for step, path in steps if step == "rename"][-1].endswith(".json")
     assert all(steps[at + 1][0] == "sync" for at in renames)
-    assert steps[renames[-1] - 1] == ("sync", str(Path(store.path) / "scratch" / "0" / "record"))
+    step, synced_last = steps[renames[-1] - 1]
+    assert (step, Path(synced_last).name) == ("sync", "record")
 
 
 def test_two_builders_share_the_work(tmp_path: Path, workers: ForkServerContext) -> None:
@@ -167,6 +173,83 @@ def test_two_builders_share_the_work(tmp_path: Path, workers: ForkServerContext)
     assert sorted(both[0] + both[1]) == list(range(60))
     assert (store.statuses() == stores.COMPLETE).all()
     assert [list(verify.check_task(store, task)) for task in range(store.n_tasks)] == [[]] * store.n_tasks
+
+
+class Killed(BaseException):
+    """The end of a simulated process."""
+
+
+def publish_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retry: bool, at: int, inner_steps: int, outer_steps: int
+) -> str:
+    """Where locks exclude nobody, one writer publishes a task within the `at`-th rename of another; each may die."""
+    store = worlds.create(tmp_path / f"{retry}-{at}-{inner_steps}-{outer_steps}.zarr", 2)
+    if retry:
+        worlds.fill(store, failing=[1])
+    rename, writers, renames = os.replace, [], [0, 0]
+
+    def replace(source: Path, target: Path) -> None:
+        number = 1 if "inner" in str(source) else 0
+        renames[number] += 1
+        if renames[number] > (outer_steps, inner_steps)[number]:
+            raise Killed
+        rename(source, target)
+        if number == 0 and renames[0] == at:
+            with contextlib.suppress(StoreError, Killed):
+                writers[1].publish()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(locks, "lock", lambda path, task: contextlib.nullcontext(True))
+        patched.setattr(os, "replace", replace)
+        for number, name in enumerate(("outer", "inner")):
+            patched.setattr("stores.writer.writer_id", lambda name=name: f"{name}:{os.getpid()}")
+            record = store.ledger.latest(0)
+            writers.append(TaskWriter(store, 0, record, stores.FAILED if retry else stores.ABSENT))
+            for clip in writers[-1].pending():
+                worlds.add(store, writers[-1], clip, worlds.cues(clip + 10 * (number + 1)))
+        with contextlib.suppress(StoreError, Killed):
+            writers[0].publish()
+    for writer in writers:
+        writer.discard()
+    findings = list(verify.check_task(store, 0))
+    statuses = store.statuses().tolist()
+    assert statuses in ([1, 1], [1, 2] if retry else [0, 0])
+    if not findings:
+        for clip in store.complete_clips().tolist():
+            images = [worlds.cues(clip + shift) for shift in (0, 10, 20)]
+            (cues,) = [cues for cues in images if np.array_equal(cues.rgb, store.read("rgb", clip))]
+            np.testing.assert_array_equal(cues.pair_frames, store.read("pair_frames", clip))
+    else:
+        assert {finding.what for finding in findings} & {"it is not the shard that was recorded"}
+        with pytest.raises(StoreError, match="not the shard that was recorded"):
+            [store.read(name, 0) for name in store.arrays]
+    return "found" if findings else {(1, 1): "complete"}.get(tuple(statuses), "as before")
+
+
+ALIVE = 1000
+
+
+def test_writers_that_locks_do_not_exclude_record_only_their_own_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = [publish_at_once(tmp_path, monkeypatch, False, at, ALIVE, ALIVE) for at in (1, 9, 17, 18)]
+    outcomes += [publish_at_once(tmp_path, monkeypatch, True, at, ALIVE, ALIVE) for at in (1, 9, 19)]
+    outcomes += [publish_at_once(tmp_path, monkeypatch, False, 5, 9, ALIVE)]
+    assert set(outcomes) == {"complete", "as before"}, outcomes
+
+
+@pytest.mark.slow
+def test_writers_that_locks_do_not_exclude_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = Counter(
+        (publish_at_once(tmp_path, monkeypatch, retry, at, inner, outer), outer < ALIVE)
+        for retry in (False, True)
+        for at in range(1, 21)
+        for inner in (1, 8, 17, ALIVE)
+        for outer in (at + 1, at + 5, ALIVE)
+    )
+    print(outcomes)
+    assert not outcomes["found", False]
+    assert outcomes["complete", False]
 
 
 def hold_first_task(path: Path, ready: Path, done: Path) -> None:
@@ -242,7 +325,7 @@ def test_a_full_disk_at_the_start_of_a_retry_leaves_no_scratch_files(
     store = worlds.create(tmp_path / "cues.zarr", 4)
     worlds.fill(store, failing=[1])
     monkeypatch.setattr(os, "write", full)
-    with pytest.raises(StoreError, match=r"no space left in .* while starting task 0; free some space"):
+    with pytest.raises(StoreError, match=r"no space left in .* while writing clip .*; free some space"):
         worlds.fill(store, only_failed=True)
     assert list(Path(store.path, "scratch").iterdir()) == []
 
@@ -258,6 +341,63 @@ def test_a_full_disk_while_locking_leaves_the_task_to_others(tmp_path: Path, mon
     probe = f"import stores; print(stores.open({str(store.path)!r}).locked_by(0))"
     result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "None"
+
+
+def test_a_retry_in_which_nothing_completes_rewrites_no_shard(tmp_path: Path) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 4)
+    worlds.fill(store, failing=[1])
+    shards = {path: path.stat().st_ino for path in Path(store.path).glob("*/c.*")}
+    assert worlds.fill(store, failing=[1], only_failed=True) == 1
+    assert {path: path.stat().st_ino for path in Path(store.path).glob("*/c.*")} == shards
+    assert store.clip_record(1).attempts == 2
+    assert list(verify.check_task(store, 0)) == []
+    assert worlds.fill(store, only_failed=True) == 1
+    assert store.statuses().tolist() == [1, 1, 1, 1]
+    assert list(verify.check_task(store, 0)) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_refused_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    existing = worlds.create(tmp_path / "existing.zarr", 4)
+    monkeypatch.setattr("fcntl.fcntl", refuse)
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    for path in (tmp_path / "new.zarr", tmp_path / "existing.zarr"):
+        with pytest.raises(StoreError, match=r"the file system of .* has no record locks \(.*\), which keep two"):
+            stores.open_or_create(path, worlds.SPEC, worlds.names(4), worlds.SETTINGS, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["existing.zarr"]
+    with pytest.raises(StoreError, match="no record locks"):
+        worlds.fill(existing)
+    result = CliRunner().invoke(app, ["status", existing.path])
+    assert "4 absent" in result.stdout
+    assert result.exit_code == 0
+
+
+def test_status_of_a_store_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a read-only mount, or as another user."""
+    store, open_file = worlds.create(tmp_path / "cues.zarr", 8), os.open
+    ready, done = tmp_path / "ready", tmp_path / "done"
+    holder = multiprocessing.get_context("spawn").Process(target=hold_first_task, args=(Path(store.path), ready, done))
+    holder.start()
+    while not ready.exists():
+        time.sleep(0.01)
+
+    def read_only(path: Path | str, flags: int, *arguments: int, **options: int) -> int:
+        if flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+        return open_file(path, flags, *arguments, **options)
+
+    with monkeypatch.context() as file_system:
+        file_system.setattr(os, "open", read_only)
+        result = CliRunner().invoke(app, ["status", store.path])
+    done.touch()
+    holder.join()
+    assert result.exit_code == 0, result.exception
+    assert f":{holder.pid} on 1 task" in result.stdout
 
 
 def complete_one_and_raise(store: stores.CueStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +45,17 @@ def test_a_plan_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(StoreError, match=r"needs about .* more, and .* has .* free; take fewer clips"):
         require_room(wanted, tmp_path / "not" / "yet" / "cues.zarr")
     assert require_room(wanted, tmp_path / "cues.zarr", done_share=0.6) == wanted.total_bytes // 2
+
+
+def test_a_plan_with_more_files_than_are_free_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = plan(worlds.SPEC, 100)
+    limits = SimpleNamespace(f_files=1000, f_favail=wanted.files // 2, f_frsize=1, f_blocks=0, f_bfree=0, f_bavail=10**12)
+    monkeypatch.setattr(os, "statvfs", lambda place: limits)
+    with pytest.raises(StoreError, match=r"needs about \d+ more files, and .* has room for \d+ \(free inodes\)"):
+        require_room(wanted, tmp_path / "cues.zarr")
+    require_room(wanted, tmp_path / "cues.zarr", done_share=0.6)
+    limits.f_files = 0  # a file system without a limit, such as btrfs
+    require_room(wanted, tmp_path / "cues.zarr")
 
 
 @pytest.mark.parametrize(
