@@ -72,7 +72,7 @@ def _share(array: ArraySpec) -> float:
 
 
 def require_room(planned: Plan, path: Path, done_share: float = 0.0) -> int:
-    """Return the free bytes at `path`; StoreError if the rest of the plan (1 − `done_share`), or its files, do not fit."""
+    """Return the free bytes at `path`; StoreError if the rest (1 − `done_share`) of the bytes or files does not fit."""
     place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     missing = round(planned.total_bytes * (1 - done_share))
@@ -84,8 +84,8 @@ def require_room(planned: Plan, path: Path, done_share: float = 0.0) -> int:
     files, limits = round(planned.files * (1 - done_share)), os.statvfs(place)
     if limits.f_files and files > limits.f_favail:  # f_files is 0 where a file system has no limit
         raise StoreError(
-            f"{path} needs about {files:,} more files, and {place} has room for {limits.f_favail:,} (free inodes); take "
-            "fewer clips (--limit), more of them per file (--shard-clips), or another disk"
+            f"{path} needs about {files:,} more files, and {place} has room for {limits.f_favail:,} (free inodes); "
+            "take fewer clips (--limit), more of them per file (--shard-clips), or another disk"
         )
     return free
 

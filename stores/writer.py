@@ -152,8 +152,8 @@ class TaskWriter:
     def _conflict(self) -> StoreError:
         return StoreError(
             f"expected to write task {self.task} of {self._root} alone, found that another process has written it too: "
-            "the locks of this file system do not exclude others; build with one process at a time, or on a local disk, "
-            "NFS 4 or Lustre mounted with flock"
+            "the locks of this file system do not exclude others; build with one process at a time, or on a local "
+            "disk, NFS 4 or Lustre mounted with flock"
         )
 
     def discard(self) -> None:

@@ -49,7 +49,9 @@ def test_a_plan_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest
 
 def test_a_plan_with_more_files_than_are_free_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = plan(worlds.SPEC, 100)
-    limits = SimpleNamespace(f_files=1000, f_favail=wanted.files // 2, f_frsize=1, f_blocks=0, f_bfree=0, f_bavail=10**12)
+    limits = SimpleNamespace(
+        f_files=1000, f_favail=wanted.files // 2, f_frsize=1, f_blocks=0, f_bfree=0, f_bavail=10**12
+    )
     monkeypatch.setattr(os, "statvfs", lambda place: limits)
     with pytest.raises(StoreError, match=r"needs about \d+ more files, and .* has room for \d+ \(free inodes\)"):
         require_room(wanted, tmp_path / "cues.zarr")
