@@ -129,6 +129,7 @@ def ablate(
     """
     import stores
     from lila_cues import devices
+    from lila_train.evaluation.harness import check
     from lila_train.evaluation.models import ENCODER
     from lila_train.evaluation.protocols import open_task
     from lila_train.model.decoder import DecoderWidths
@@ -154,6 +155,7 @@ def ablate(
     choice = EvalConfig(limit=limit, fast_probe=fast_probe)
     configs = {name: choice if name == "davis-lp@lila" else choice.replace(fast_probe=False) for name in protocols}
     tasks = [open_task(name, data, configs[name]) for name in protocols]
+    check(tasks[0])  # all read the same files
     own = [out / ENCODER, *(path for name in ROWS for path in (out / name).glob("seed-*"))]
     shaping = {"training": config.shaping(), "store": opened.fingerprint, "evaluation": choice.shaping()}
     open_folder(out, "ablate.json", shaping, own, overwrite)

@@ -13,6 +13,7 @@ import torch
 
 from lila_cues import console
 from lila_cues.devices import usable_cores
+from lila_cues.prefetch import map_ordered
 from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.results import ResultFolder, fingerprint
@@ -46,6 +47,9 @@ class Task(Protocol):
     def data_identity(self) -> dict[str, Any]:
         """Return what identifies the data: layout, lists, a hash of names and sizes."""
 
+    def reads(self) -> Sequence[Callable[[], object]]:
+        """Return calls that read all files of the data; each raises LilaError for a file that cannot be used."""
+
     def counts(self) -> dict[str, int]:
         """Return the numbers of sequences, objects, images or classes that are scored."""
 
@@ -74,13 +78,21 @@ class Spec(Protocol):
 
 
 def evaluate(
-    task: Task, spec: Spec, out: Path, device: torch.device, workers: int = 1, *, overwrite: bool = False
+    task: Task,
+    spec: Spec,
+    out: Path,
+    device: torch.device,
+    workers: int = 1,
+    *,
+    overwrite: bool = False,
+    checked: bool = False,
 ) -> Json:
     """Return the result of `task` for a model: read from `out` if finished, else computed and written there.
 
     Args:
         workers: parts computed at once, in threads; their number changes no score.
         overwrite: delete the evaluation in `out`, if there is one, and start again.
+        checked: the data have passed `check` in this process.
     """
     identity: Json = {"protocol": task.protocol, "config": task.config.shaping(), "model": spec.identity()}
     identity = as_json(identity | {"settings": task.settings, "data": task.data_identity()})
@@ -88,6 +100,8 @@ def evaluate(
     open_folder(out, folder.identity.name, identity, folder.own(), overwrite)
     if (finished := _kept(folder.result)) is not None:
         return finished
+    if not checked:
+        check(task)
     model = spec.load(device)
     derived = task.derived(model)
     records = _compute_parts(task, spec.heads(), model, folder, workers)
@@ -107,6 +121,14 @@ def evaluate(
         "parts": records,
     }
     return write_json(folder.result, result)
+
+
+def check(task: Task) -> None:
+    """Read all files of a task once: one that cannot be used is a LilaError before hours of work, not after them."""
+    reads = task.reads()
+    with console.progress("reads") as bar:
+        for _ in bar.track(map_ordered(lambda read: read(), reads, 8, usable_cores()), len(reads), description="check"):
+            pass
 
 
 def _kept(record: Path) -> Json | None:

@@ -140,7 +140,7 @@ class Study:
     def _score(self, task: Task, weights: Path, head: str, folder: Path) -> float:
         """Return J&F of a run's head in percent."""
         spec = _OneHead(weights, head, self.encoder)
-        result = evaluate(task, spec, folder / task.protocol, self.rank.device)
+        result = evaluate(task, spec, folder / task.protocol, self.rank.device, checked=True)
         return 100 * float(result["scores"][head]["JF"])
 
     def _by_step(self, task: Task, row: Ablation, final: Mapping[int, float]) -> dict[int, dict[int, float]]:

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from lila_cues.networks.weights import tensors_sha256
 from lila_cues.viz.pictures import pca_basis, pca_picture, write_png
 from lila_train.evaluation.config import EvalConfig
-from lila_train.evaluation.harness import Task, evaluate
+from lila_train.evaluation.harness import Task, check, evaluate
 from lila_train.evaluation.models import LilaModel
 from lila_train.evaluation.protocols import open_task
 from lila_train.model.lila import Lila
@@ -91,9 +91,11 @@ class PictureCallback(Callback):
 
 
 def open_tasks(data: Path, limit: int | None) -> list[Task]:
-    """Open k-NN and linear probe (fast solver) on the first `limit` sequences of a folder in the DAVIS layout."""
+    """Open and check the first `limit` sequences of a DAVIS folder, for k-NN and the linear probe (fast solver)."""
     names = "davis-knn@lila", "davis-lp@lila"
-    return [open_task(name, data, EvalConfig(limit=limit, fast_probe=name == "davis-lp@lila")) for name in names]
+    tasks = [open_task(name, data, EvalConfig(limit=limit, fast_probe=name == "davis-lp@lila")) for name in names]
+    check(tasks[0])
+    return tasks
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class ScoreCallback(Callback):
         for task in self.tasks:
             folder = run_dir.root / "scores" / f"step-{run.step:08d}" / task.protocol
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped before its next checkpoint
-            result = evaluate(task, _ModelInTraining(run.train_step), folder, run.device)
+            result = evaluate(task, _ModelInTraining(run.train_step), folder, run.device, checked=True)
             metrics: dict[str, Any] = result["scores"][LilaModel.head]
             line = {"step": run.step, "protocol": task.protocol, "counts": task.counts(), "figures": metrics}
             append_line(run_dir.scores, line)

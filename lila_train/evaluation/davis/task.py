@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,9 @@ class DavisTask(ABC):
         files = files_sha256(paths, self.data.root)
         return {"layout": self.data.layout, "sequences": list(self.data.sequences), "files_sha256": files}
 
+    def reads(self) -> list[Callable[[], object]]:
+        return [partial(self._check, sequence) for sequence in self.data.sequences.values()]
+
     def counts(self) -> dict[str, int]:
         sequences = self.data.sequences.values()
         objects = sum(int(self._reference(sequence).max()) for sequence in sequences)
@@ -142,10 +146,10 @@ class DavisTask(ABC):
         saved = folder / "predictions" / head / part
         saved.mkdir(parents=True, exist_ok=True)
         reference = self._reference(sequence)
-        self._check_masks(sequence, reference)
         files = [saved / mask.name for mask in sequence.masks]
         write_label_png(files[0], reference)
-        labels = self.segment(model, head, part, self._frames(sequence, size_of(reference)), reference)
+        frames = (read_image(path, upright=False, background=None) for path in sequence.frames)
+        labels = self.segment(model, head, part, frames, reference)
         for file, frame_labels in zip(files[1:], labels, strict=True):
             write_label_png(file, frame_labels)
             advance()
@@ -167,8 +171,9 @@ class DavisTask(ABC):
             )
         return labels
 
-    def _check_masks(self, sequence: DavisSequence, reference: Labels) -> None:
-        """Raise LilaError, before anything is predicted, for a mask of another size or other ids than the first."""
+    def _check(self, sequence: DavisSequence) -> None:
+        """Read a sequence; LilaError for a mask of another size or other ids than the first, a frame of another size."""
+        reference = self._reference(sequence)
         objects = count_objects(reference, sequence.masks[0])
         for mask in sequence.masks[1:]:
             labels = without_void(self.data.labels(mask))
@@ -182,17 +187,14 @@ class DavisTask(ABC):
                     f"expected ids up to {objects}, the objects of the first mask, found {largest} in {mask}; correct "
                     "that mask"
                 )
+        for path in sequence.frames:
+            frame = read_image(path, upright=False, background=None)
+            if frame.shape[:2] != reference.shape:
+                raise LilaError(
+                    f"expected frames of the size of the first mask, {reference.shape[1]}×{reference.shape[0]}, found "
+                    f"{frame.shape[1]}×{frame.shape[0]} in {path}; restore that file"
+                )
 
     def native_size(self) -> Size:
         """Return the size of the first sequence's frames."""
         return size_of(self._reference(next(iter(self.data.sequences.values()))))
-
-    def _frames(self, sequence: DavisSequence, size: Size) -> Iterator[Image]:
-        for path in sequence.frames:
-            frame = read_image(path, upright=False, background=None)
-            if frame.shape[:2] != size:
-                raise LilaError(
-                    f"expected frames of the size of the first mask, {size[1]}×{size[0]}, found "
-                    f"{frame.shape[1]}×{frame.shape[0]} in {path}; restore that file"
-                )
-            yield frame

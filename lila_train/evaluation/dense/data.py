@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ class DenseData:
     val: Sequence[Files]
     read: Callable[[Files], Example]
     about: dict[str, Any]  # what else determines the scores: layout, lists, classes
+
+    def reads(self) -> list[Callable[[], object]]:
+        """Return calls that read every example; each raises LilaError for a file that cannot be used."""
+        return [partial(self.read, files) for files in (*self.train, *self.val)]
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ LABELED = (
     "as {train,test}/rgb/NAME.png and its depths as {train,test}/depth/NAME.png (16 bits, mm)"
 )
 BROKEN = (6919, 21181)  # positions in GeoNet's sorted training set
-MAX_DEPTH_M = 10.0
+MIN_DEPTH_M, MAX_DEPTH_M = 0.1, 10.0
 GEONET_MEAN = (122.175, 116.169, 103.508)  # was subtracted twice from the images in its files
 COSINE_LIMIT = 1 - 1e-6  # keeps the slope of arccos finite
 PROBE3D_COSINE_LIMIT = 1 - 1e-4
@@ -67,20 +67,27 @@ def read_example(files: tuple[Path, ...]) -> Example:
         try:
             content = scipy.io.loadmat(files[0])
             image, depth_m, normals = (content[key][:480, :640] for key in ("img", "depth", "norm"))
+            image = (image + 2 * np.array(GEONET_MEAN)).clip(0, 255).astype(np.uint8)
+            depth_m = depth_m.astype(np.float64)
+            if not image.shape == normals.shape == (*depth_m.shape, 3):
+                raise ValueError(f"shapes {image.shape}, {depth_m.shape} and {normals.shape}")
         except NotImplementedError as error:
             raise LilaError(
                 f"expected a .mat file of GeoNet at {files[0]}, found one of MATLAB 7.3; {LABELED}"
             ) from error
         except (ValueError, KeyError, OSError, TypeError, MatReadError) as error:
             raise LilaError(f"expected img, depth and norm in {files[0]}, but it cannot be read ({error})") from error
-        image = (image + 2 * np.array(GEONET_MEAN)).clip(0, 255).astype(np.uint8)
-        depth_m = depth_m.astype(np.float64)
     else:
         image, *encoded = (read_image(path, upright=False, background=None) for path in (files[0], *files[2:]))
         depth_m = read_depth(files[1]) / 1000.0
         normals = encoded[0] / 127.5 - 1 if encoded else normals_of_depth(depth_m, NYU_CAMERA)
         for array, path, what in ((depth_m, files[1], "depth"), (normals, files[-1], "normals")):
             check_size(array, path, what, image, files[0])
+    if (depth_m > 0).any() and not ((depth_m >= MIN_DEPTH_M) & (depth_m <= MAX_DEPTH_M)).any():
+        raise LilaError(
+            f"expected depths of {MIN_DEPTH_M} to {MAX_DEPTH_M:g} m, found {depth_m[depth_m > 0].min():.4g} to "
+            f"{depth_m.max():.4g} m in {files[-1] if len(files) == 1 else files[1]}; a PNG holds millimeters"
+        )
     known = np.isfinite(normals).all(axis=-1) & (depth_m > 0) & (depth_m <= MAX_DEPTH_M)
     known &= np.linalg.norm(np.nan_to_num(normals), axis=-1) > 0.5
     target = np.concatenate([np.where(known[..., None], normals, 0), known[..., None]], axis=-1)

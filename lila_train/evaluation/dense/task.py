@@ -19,8 +19,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
-from lila_cues.devices import usable_cores
-from lila_cues.prefetch import map_ordered
 from lila_cues.viz.pictures import write_label_png, write_png
 from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.dense.data import DenseData, Files
@@ -71,6 +69,9 @@ class DenseTask:
         paths = (path for files in (*self.data.train, *self.data.val) for path in files)
         return self.data.about | {"files_sha256": files_sha256(paths, self.data.root)}
 
+    def reads(self) -> list[Callable[[], object]]:
+        return self.data.reads()
+
     def counts(self) -> dict[str, int]:
         return {"train images": len(self.data.train), "images": len(self.data.val)}
 
@@ -79,8 +80,6 @@ class DenseTask:
 
     def run(self, model: GridModel, head: str, part: str, folder: Path, advance: Callable[[], None]) -> Json:
         """Train the probe of a head (its checkpoint below `folder`/probes) and measure it."""
-        for _ in map_ordered(self.data.read, self.data.val, 8, usable_cores()):
-            pass  # an image or label that cannot be used is an error before the training, not after it
         identity = read_json(ResultFolder(folder).identity) or {}
         side = self.rule.train_view.side
         widths = features_of(model, head, torch.zeros(1, 3, side, side, device=model.device)).widths

@@ -71,6 +71,9 @@ class OpenVocabulary:
         paths = (path for files in self.data.val for path in files)
         return self.data.about | self.texts.identity() | {"files_sha256": files_sha256(paths, self.data.root)}
 
+    def reads(self) -> list[Callable[[], object]]:
+        return self.data.reads()
+
     def counts(self) -> dict[str, int]:
         return {"images": len(self.data.val), "classes": len(self.texts.names)}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 
 from lila_train import cli
@@ -49,6 +50,10 @@ def write_matlab_73(path: Path) -> None:
     path.write_bytes(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM" + bytes(384) + b"\x89HDF\r\n\x1a\n" + bytes(64))
 
 
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:300])
+
+
 def mask(root: Path, values: np.ndarray, name: str = "00002.png") -> None:
     picture = Image.fromarray(values.astype(np.uint8))
     picture.putpalette([0] * 768)
@@ -84,7 +89,7 @@ CASES: dict[str, tuple[str, Callable[[Path], Path], Spoil, str]] = {
     "a truncated frame": (
         "davis-knn@lila",
         davis,
-        lambda root: (root / FRAMES / "00003.jpg").write_bytes((root / FRAMES / "00003.jpg").read_bytes()[:300]),
+        lambda root: truncate(root / FRAMES / "00003.jpg"),
         "JPEGImages/480p/one/00003.jpg",
     ),
     "no object to follow": (
@@ -124,6 +129,44 @@ CASES: dict[str, tuple[str, Callable[[Path], Path], Spoil, str]] = {
         ade,
         lambda root: save(np.zeros((40, 36, 3), np.uint8), root / "annotations/validation/a.png"),
         "annotations/validation/a.png",
+    ),
+    "a truncated training image": (
+        "ade20k150",
+        ade,
+        lambda root: truncate(root / "images/training/a.jpg"),
+        "images/training/a.jpg",
+    ),
+    "training labels out of range": (
+        "ade20k150",
+        ade,
+        lambda root: save(stripes(0, 1, 200), root / "annotations/training/a.png"),
+        "labels of ADE20K, 0 to 150 or 255, found 200 in",
+    ),
+    "training depth in meters": (
+        "nyuv2-normals@lila",
+        nyu,
+        lambda root: save(np.full((8, 8), 3, np.uint16), root / "train/depth/a.png"),
+        "train/depth/a.png; a PNG holds millimeters",
+    ),
+    "training depth of another size": (
+        "nyuv2-normals@probe3d",
+        nyu,
+        lambda root: save(np.full((8, 9), 2000, np.uint16), root / "train/depth/a.png"),
+        "train/depth/a.png; restore",
+    ),
+    "arrays of two sizes in one training file": (
+        "nyuv2-normals@lila",
+        nyu,
+        lambda root: scipy.io.savemat(
+            root / "train/a.mat", {"img": np.ones((8, 8, 3)), "depth": np.ones((8, 9)), "norm": np.ones((8, 8, 3))}
+        ),
+        "train/a.mat, but it cannot be read (shapes (8, 8, 3), (8, 9) and (8, 8, 3))",
+    ),
+    "a truncated frame of the last sequence": (
+        "davis-lp@lila",
+        lambda root: write_davis(root, ("one", "two"), count=3),
+        lambda root: truncate(root / "JPEGImages/480p/two/00002.jpg"),
+        "JPEGImages/480p/two/00002.jpg",
     ),
     "labels that count from 1": (
         "cocostuff27@lila",
@@ -190,6 +233,7 @@ def test_the_file_is_named_and_the_command_fails(
     if protocol.startswith("davis"):
         words += ["--short-side", "48"]
     monkeypatch.setattr(sys, "argv", ["lila-train", *map(str, words)])
+    monkeypatch.setattr("lila_train.evaluation.model_spec.ModelSpec.load", pytest.fail)  # refused before it
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
