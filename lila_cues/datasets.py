@@ -106,15 +106,20 @@ class Videos(Dataset):
     """Every video file below `root`; a clip's id is its path from there."""
 
     def clips(self) -> Sequence[str]:
-        left_out: Counter[str] = Counter()
-        names = [clip_id(name) for name in walk_files(self.root, VIDEO_SUFFIXES, natural=False, left_out=left_out)]
-        found = f"none{log_left_out(self.root, left_out)}"
+        names, left_out = self.videos(self.root)
         if not names:
             raise LilaError(
-                f"expected video files ({', '.join(sorted(VIDEO_SUFFIXES))}) in {self.root} or below, found {found}; "
-                "pass --root with the folder that holds them"
+                f"expected video files ({', '.join(sorted(VIDEO_SUFFIXES))}) in {self.root} or below, found none"
+                f"{left_out}; pass --root with the folder that holds them"
             )
         return names
+
+    def videos(self, folder: Path) -> tuple[list[str], str]:
+        """Return the ids of the videos below a folder in `root`, and what is left out there, which is also logged."""
+        left_out: Counter[str] = Counter()
+        prefix = "" if folder == self.root else folder.relative_to(self.root).as_posix() + "/"
+        found = walk_files(folder, VIDEO_SUFFIXES, natural=False, left_out=left_out)
+        return [clip_id(prefix + name) for name in found], log_left_out(folder, left_out)
 
     def read(self, clip_id: str, select: Select, keep: Keep) -> DecodedClip:
         from lila_cues.video.reader import read_clip  # imports PyAV, which a command line need not wait for
@@ -147,15 +152,14 @@ class Kinetics(Videos):
         releases = [self.root / release for release in KINETICS_RELEASES]
         folders = (release / train for release in releases for train in KINETICS_FOLDERS)
         folder = next((place for place in folders if place.is_dir()), self.root)
-        prefix = "" if folder == self.root else folder.relative_to(self.root).as_posix() + "/"
-        found = walk_files(folder, VIDEO_SUFFIXES, natural=False)
-        names = [prefix + name for name in found if REPLACEMENTS not in name.split("/")]
+        found, left_out = self.videos(folder)
+        names = [name for name in found if REPLACEMENTS not in name.split("/")]
         places = (release / place for release in releases for place in ("", "annotations", "list"))
         files = (path for place in places for path in list_files(place, {".csv", ".json"}, natural=False))
         train_list = next((path for path in files if KINETICS_LIST.fullmatch(path.name) and path.is_file()), None)
         if train_list is not None:
             listed, found_clips = read_kinetics_list(train_list), len(names)
-            names = [name for name in names if youtube_id(name) in listed]
+            names = [name for name in names if youtube_clip(name)[0] in listed]
             if len(names) < found_clips:
                 log.info(
                     "left out %d of %d clips that %s does not list", found_clips - len(names), found_clips, train_list
@@ -168,26 +172,41 @@ class Kinetics(Videos):
         if not names:
             raise LilaError(
                 f"expected Kinetics clips (video files in a training folder, by class or flat) in {self.root}, "
-                "found none; pass --root with the folder that holds them"
+                f"found none{left_out}; pass --root with the folder that holds them"
+            )
+        copies = Counter(map(youtube_clip, names))
+        if len(copies) < len(names):
+            first = [name for name in names if copies[youtube_clip(name)] > 1][:2]
+            log.info(
+                "copies of other clips: %d (such as %s); each file is built, told apart by its path",
+                len(names) - len(copies),
+                " and ".join(first),
             )
         return names
 
     def path(self, clip_id: str) -> Path:
-        """Return the clip's file, or its repaired copy below `replacement/` in `root` or beside the training folder."""
+        """Return the clip's file, or its repaired copy below `replacement/` in `root` or beside the training folder.
+
+        A copy that lies in `replacement/CLASS/`, with a class as in the training folder, is for that class alone.
+        """
         path = super().path(clip_id)
         for folder in (home / REPLACEMENTS for home in (*path.parents[1:3], self.root)):
             if folder.is_dir():
                 for place in (folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir())):
-                    if (place / path.name).is_file():
+                    other = place.name != path.parent.name and (path.parents[1] / place.name).is_dir()
+                    if (place / path.name).is_file() and not (place != folder and other):
                         return place / path.name
         return path
 
 
-def youtube_id(name: str) -> str:
-    """Return the id of 11 characters in the name of a clip: `ID_000010_000020.mp4`, `ID_10_20.mp4` or `ID.mp4`."""
+def youtube_clip(name: str) -> tuple[str, ...]:
+    """Return the id of 11 characters in a clip's name, and start and end in s if it has them, without leading zeros.
+
+    `ID_000010_000020.mp4` and `ID_10_20.mp4` are the same clip; `ID.mp4` has no times.
+    """
     stem = PurePosixPath(name).stem
-    found = re.fullmatch(r"(.{11})_\d+_\d+", stem) or re.fullmatch(r"(.+)_\d{6}_\d{6}", stem)
-    return found[1] if found else stem
+    found = re.fullmatch(r"(.{11})_0*(\d+)_0*(\d+)", stem) or re.fullmatch(r"(.+)_(?=\d{6}_\d{6}$)0*(\d+)_0*(\d+)", stem)
+    return found.groups() if found else (stem,)
 
 
 def read_kinetics_list(path: Path) -> set[str]:

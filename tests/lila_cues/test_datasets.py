@@ -233,6 +233,42 @@ def test_the_demo_is_rendered_when_it_is_listed(tmp_path: Path, monkeypatch: pyt
     assert os.listdir("data/demo") != []
 
 
+COPIES = {  # files of a training folder, and which of them the log names as one clip
+    "in two classes": (["a/_aaaaaaaa_1_000010_000020.mp4", "b/_aaaaaaaa_1_000010_000020.mp4"], True),
+    "in two containers": (["a/_aaaaaaaa_1.mkv", "a/_aaaaaaaa_1.mp4"], True),
+    "with and without zeros": (["a/_aaaaaaaa_1_000010_000020.mp4", "a/_aaaaaaaa_1_10_20.mp4"], True),
+    "from second 0 on": (["a/_aaaaaaaa_1_000000_000010.mp4", "a/_aaaaaaaa_1_0_10.mp4"], True),
+    "short ids": (["a/v_000010_000020.mp4", "b/v_000010_000020.webm"], True),
+    "two times of a video": (["a/_aaaaaaaa_1_000010_000020.mp4", "a/_aaaaaaaa_1_000030_000040.mp4"], False),
+    "two ids": (["a/_aaaaaaaa_1.mp4", "a/_aaaaaaaa_2.mp4"], False),
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_videos_of_one_stem_are_told_apart_by_their_path(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    files, said = COPIES[name]
+    touch(*(tmp_path / "train" / file for file in files), tmp_path / "train" / "a" / "x.txt")
+    dataset = open_dataset("kinetics", tmp_path)
+    assert dataset.clips() == [f"train/{file}" for file in files]
+    assert [dataset.path(clip) for clip in dataset.clips()] == [tmp_path / "train" / file for file in files]
+    message = f"copies of other clips: 1 (such as train/{files[0]} and train/{files[1]}); each file is built"
+    assert (message in caplog.text) == said
+    assert "1 .txt" in caplog.text
+
+
+def test_a_repaired_copy_in_the_folder_of_a_class_is_for_that_class_alone(tmp_path: Path) -> None:
+    clips = [f"train/{name}/_aaaaaaaa_1.mp4" for name in "ab"]
+    touch(*(tmp_path / clip for clip in clips), tmp_path / "replacement" / "b" / "_aaaaaaaa_1.mp4")
+    dataset = open_dataset("kinetics", tmp_path)
+    assert [dataset.path(clip) for clip in clips] == [
+        tmp_path / clips[0],
+        tmp_path / "replacement" / "b" / "_aaaaaaaa_1.mp4",
+    ]
+
+
 LISTS = {  # a training list of Kinetics, which holds _aaaaaaaa_1 and bbbbbbbbbbb
     "plain": b"label,youtube_id,time_start,time_end,split\nx,_aaaaaaaa_1,10,20,train\ny,bbbbbbbbbbb,1,11,train\n",
     "byte order mark": "\ufefflabel,youtube_id\nx,_aaaaaaaa_1\ny,bbbbbbbbbbb\n".encode(),
