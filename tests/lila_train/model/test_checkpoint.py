@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,44 @@ def test_a_download_is_kept_with_its_hash(file: Path, tmp_path: Path, monkeypatc
     folder = tmp_path / "hub" / "checkpoints"
     assert (folder / file.name).read_bytes() == file.read_bytes()
     assert (folder / f"{file.name}.sha256").read_text().strip() == file_sha256(file)
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """PyTorch's cache before anything was downloaded, and a server that is a folder beside it."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(released, "BASE_URL", (tmp_path / "server").as_uri())
+    (tmp_path / "server").mkdir()
+    return tmp_path / "cache" / "hub" / "checkpoints"
+
+
+def find_together(barrier: Any) -> tuple[Path, str | None]:
+    barrier.wait()
+    return released.find(NAME)
+
+
+def test_processes_that_download_at_once_all_succeed(empty_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "server/lila_dino2_s14_ytvos.pt").write_bytes(os.urandom(2**21))
+    context = multiprocessing.get_context("fork")
+    with context.Manager() as manager, ProcessPoolExecutor(8, context) as pool:
+        barrier = manager.Barrier(8)
+        found = set(pool.map(find_together, [barrier] * 8))
+    path = empty_cache / "lila_dino2_s14_ytvos.pt"
+    assert found == {(path, file_sha256(tmp_path / "server/lila_dino2_s14_ytvos.pt"))}
+    assert sorted(entry.name for entry in empty_cache.iterdir()) == [path.name, f"{path.name}.sha256"]
+
+
+@pytest.mark.slow
+def test_processes_that_load_for_the_first_time_at_once_all_succeed(
+    file: Path, empty_cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "server" / file.name).symlink_to(file)
+    program = "import sys, lila_train; from lila_train.model import released; released.BASE_URL = sys.argv[1]\n"
+    program += f"print(lila_train.load('{NAME}').identity)"
+    command = [sys.executable, "-c", program, released.BASE_URL]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(8)]
+    assert {process.communicate()[0].strip() for process in started} == {lila_train.load(file).identity}
+    assert all(process.returncode == 0 for process in started)
 
 
 def test_an_encoder_of_another_width_or_none_is_refused(file: Path, tmp_path: Path, shared: Path) -> None:
