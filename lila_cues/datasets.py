@@ -205,7 +205,9 @@ def youtube_clip(name: str) -> tuple[str, ...]:
     `ID_000010_000020.mp4` and `ID_10_20.mp4` are the same clip; `ID.mp4` has no times.
     """
     stem = PurePosixPath(name).stem
-    found = re.fullmatch(r"(.{11})_0*(\d+)_0*(\d+)", stem) or re.fullmatch(r"(.+)_(?=\d{6}_\d{6}$)0*(\d+)_0*(\d+)", stem)
+    found = re.fullmatch(r"(.{11})_0*(\d+)_0*(\d+)", stem) or re.fullmatch(
+        r"(.+)_(?=\d{6}_\d{6}$)0*(\d+)_0*(\d+)", stem
+    )
     return found.groups() if found else (stem,)
 
 

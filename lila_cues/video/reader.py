@@ -110,6 +110,8 @@ class VideoPass:
         size = None
         with closing(self.packets()) as packets:
             for packet in packets:
+                if not packet.size and packet.pts is not None:  # Theora's sign for the frame before, shown longer
+                    continue
                 try:
                     decoded = packet.decode()
                 except av.FFmpegError as error:

@@ -172,7 +172,7 @@ class DavisTask(ABC):
         return labels
 
     def _check(self, sequence: DavisSequence) -> None:
-        """Read a sequence; LilaError for a mask of another size or other ids than the first, a frame of another size."""
+        """Read a sequence; LilaError for a mask with other ids than the first, and for files of another size."""
         reference = self._reference(sequence)
         objects = count_objects(reference, sequence.masks[0])
         for mask in sequence.masks[1:]:
