@@ -188,6 +188,7 @@ def _range(cls: type[Config], name: str) -> str:
     number = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "text")
     words = [f"above {limits['gt']}"] if "gt" in limits else []
     words += [f"of {limits['ge']} or more"] if "ge" in limits else []
+    words += [f"and below {limits['lt']}"] if "lt" in limits else []
     return " ".join([number, *words, *(["or none"] if kind is not field.annotation else [])])
 
 

@@ -129,7 +129,7 @@ class ScoreCallback(Callback):
 
 @dataclass(frozen=True)
 class _ModelInTraining:
-    """A model specification for the harness: the decoder as it is now."""
+    """A model specification for the harness: the decoder as it would be exported now."""
 
     train_step: TrainStep
 
@@ -137,9 +137,9 @@ class _ModelInTraining:
         return (LilaModel.head,)
 
     def identity(self) -> dict[str, Any]:
-        encoder, decoder = self.train_step.encoder, self.train_step.decoder
+        encoder, decoder = self.train_step.encoder, self.train_step.exported
         return {"decoder_sha256": tensors_sha256(decoder.state_dict()), "encoder": encoder.source.to_dict()}
 
     def load(self, device: torch.device) -> LilaModel:
-        encoder, decoder = self.train_step.encoder, self.train_step.decoder
+        encoder, decoder = self.train_step.encoder, self.train_step.exported
         return LilaModel(encoder, device, Lila(encoder, decoder))

@@ -41,9 +41,16 @@ class TrainConfig(Config):
     weight_decay: NonNegativeFloat = Field(1e-5, description="AdamW weight decay.")
     schedule: Literal["constant", "cosine"] = Field("constant", description="Learning rate after the warm-up.")
     warmup_steps: NonNegativeInt = Field(0, description="Steps of linear warm-up.")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="Decay of a moving average of the decoder, which is scored and exported; 0: none."
+    )
     clip_norm: PositiveFloat | None = Field(None, description="Largest norm of the gradient; none: any.")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="Of encoder and decoder; solve and losses are float32."
+    )
+    init: Literal["default", "pca"] = Field(
+        "default",
+        description="Of the decoder: PyTorch's default, or a linear upsampler of the principal components of step 0.",
     )
     decoder_width: PositiveInt | None = Field(
         None, description="Inner width of the decoder, twice that of a feature; none: as published."

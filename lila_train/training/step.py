@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,6 +18,7 @@ from lila_train.model.decoder import Decoder, DecoderWidths
 from lila_train.training.config import FEATURES, TrainConfig
 from lila_train.training.crops import View
 from lila_train.training.distributed import Rank
+from lila_train.training.init import init_pca, principal_components
 from lila_train.training.losses import Losses, losses_of
 from lila_train.training.objective import Erm, InContext
 from stores.errors import LilaError
@@ -45,9 +48,10 @@ class TrainStep:
             )
         rank = rank or Rank()
         self.encoder, self.config, self.device_batch_size = encoder, config, device_batch_size
-        self.world_size = rank.world_size
+        self.rank = rank
         torch.manual_seed(config.seed)
         self.decoder = Decoder(DecoderWidths.of_encoder(encoder.width, config.decoder_width)).to(rank.device)
+        self.ema = copy.deepcopy(self.decoder).requires_grad_(False) if config.ema else None
         self.head: Erm | None = None
         if config.objective == "erm":
             self.head = Erm(config, self.decoder.widths.out, encoder.width).to(rank.device)
@@ -61,11 +65,30 @@ class TrainStep:
             self._predict = self._predict if self.head is None else average(self.head)
         self._losses = torch.compile(self.losses) if compile else self.losses
 
+    @torch.no_grad()
+    def init_pca(self, images: Float[Tensor, "b 3 s s"]) -> None:
+        """Start the decoder as a linear upsampler of the encoder, by the principal components of all ranks' images."""
+        parts = images.split(self.device_batch_size or len(images))
+        tokens = torch.cat([self.encoder(part)[2].float().movedim(1, -1).flatten(0, 2) for part in parts])
+        count = min(self.decoder.widths.out, self.decoder.widths.levels[2])
+        init_pca(self.decoder, *principal_components(tokens, count, self.rank))
+
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """Trainable parameters by name: neither the encoder's nor those of the final LayerNorm."""
         decoder = {f"decoder.{name}": p for name, p in self.decoder.named_parameters() if p.requires_grad}
         return decoder | {f"head.{name}": p for name, p in (self.head.named_parameters() if self.head else ())}
+
+    @property
+    def exported(self) -> Decoder:
+        """The decoder that is scored and exported: with `ema` the moving average, else the one that is trained."""
+        return self.ema or self.decoder
+
+    def update_ema(self, step: int) -> None:
+        """Move the average towards the weights after `step` earlier updates, which it follows closely at first."""
+        if self.ema is not None:
+            weight = 1 - min(self.config.ema, step / (step + 10))  # the first update copies
+            torch._foreach_lerp_(list(self.ema.parameters()), list(self.decoder.parameters()), weight)
 
     def backward(self, context: View, query: View) -> Losses:
         """Add the gradients of a batch to the parameters'; return its losses, without a gradient.
@@ -90,7 +113,7 @@ class TrainStep:
         x_context, x_query, context, query = self.forward(context, query, self._decode)
         predictions = self._predict(x_context, x_query, context, query)
         scored = self.objective.scored(context, query)
-        counts = torch.stack([view.counts for view in scored]).sum(0) / self.world_size  # DDP averages over ranks
+        counts = torch.stack([view.counts for view in scored]).sum(0) / self.rank.world_size  # DDP averages over ranks
         first, *others = [
             losses_of(predicted, view.target, view.valid, counts, self.config)
             for predicted, view in zip(predictions, scored, strict=True)
@@ -115,10 +138,16 @@ class TrainStep:
 
         Without communication between ranks.
         """
-        x_context, x_query, context, query = self.forward(context, query, self.decoder)
+        x_context, x_query, context, query = self.forward(context, query, self.exported)
         return x_context, x_query, self.objective(x_context, x_query, context, query)[-1], query
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Return what a checkpoint holds beside the decoder and the optimizer's state: head and moving average."""
+        parts = {"head.": self.head, "ema.": self.ema}
+        return {f"{prefix}{n}": t for prefix, part in parts.items() if part for n, t in part.state_dict().items()}
 
     def restore(self, decoder: Mapping[str, Tensor], extra: Mapping[str, Tensor]) -> None:
         self.decoder.load_state_dict(dict(decoder))
-        if self.head is not None:
-            self.head.load_state_dict({n: t for n, t in under(extra, "head.").items() if n.count(".") == 1})
+        for prefix, part in (("head.", self.head), ("ema.", self.ema)):
+            if part is not None:  # the optimizer's state of the head has the same prefix
+                part.load_state_dict({n: t for n, t in under(extra, prefix).items() if n in part.state_dict()})

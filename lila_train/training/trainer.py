@@ -205,6 +205,11 @@ class Trainer:
         `received` returns a signal that asks this rank to stop. Then all ranks stop after the step, with a checkpoint,
         and return the signal.
         """
+        if self.step == 0 and self.config.init == "pca":
+            batch = next(load_pairs(self.dataset(), range(1), self.rank))
+            with oom_hint(self.config, self.rank, self.options.device_batch_size):
+                views = make_views(batch, self.config, reduce=self.rank.all_reduce_sum)
+                self.train_step.init_pca(torch.cat([view.image for view in views]))
         last: Update | None = None
         self._clock = time.monotonic()
         for batch in self.batches():
@@ -219,7 +224,7 @@ class Trainer:
         if last is not None:
             self._end_step(last, callbacks)
         if self.rank.is_main:
-            checkpoint.write(self.run_dir.weights, self.train_step.decoder, self.provenance())
+            checkpoint.write(self.run_dir.weights, self.train_step.exported, self.provenance())
         self.rank.barrier()
         return None
 
@@ -263,6 +268,7 @@ class Trainer:
             group["lr"] = learning_rate(self.step, self.config)
         self.optimizer.found_inf = update.non_finite  # type: ignore[attr-defined] # as torch.amp.GradScaler sets it
         self.optimizer.step()
+        self.train_step.update_ema(self.step)
         self.step += 1
 
     def check(self, update: Update) -> Losses:
@@ -325,10 +331,8 @@ class Trainer:
         if not self.rank.is_main:
             return
         self.check_weights()
-        state = checkpoint.optimizer_tensors(self.optimizer, list(self.train_step.parameters))
-        head = self.train_step.head.state_dict() if self.train_step.head else {}
-        extra = state | {f"head.{name}": tensor for name, tensor in head.items()}
-        extra["clips"] = torch.from_numpy(self.clips.astype(np.int32))
+        extra = checkpoint.optimizer_tensors(self.optimizer, list(self.train_step.parameters))
+        extra |= self.train_step.extra_state() | {"clips": torch.from_numpy(self.clips.astype(np.int32))}
         checkpoint.write(self.run_dir.checkpoint(self.step), self.train_step.decoder, self.provenance(), extra)
         for path in self.run_dir.checkpoints()[:-2]:
             path.unlink()

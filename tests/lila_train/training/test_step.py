@@ -112,35 +112,51 @@ def _rank(rank: int, path: str, settings: TrainConfig, out: str) -> None:
     loss = backward(train_step, batch_of(store, settings, rank), rank)
     torch.distributed.all_reduce(loss)
     first = gradients(train_step)
-    descend(train_step)
+    descend(train_step, 0)
     for step in (1, 2):
         train_step.decoder.zero_grad()
         backward(train_step, batch_of(store, settings, rank, step), rank)
-        descend(train_step)
+        descend(train_step, step)
+    initial = initialized(store, settings, rank)
     if rank.rank == 0:
         weights = {name: p.detach().clone() for name, p in train_step.parameters.items()}
-        torch.save({"loss": loss / 2, "gradients": first, "weights": weights}, f"{out}/rank0.pt")
+        average = train_step.exported.state_dict()
+        found = {"loss": loss / 2, "gradients": first, "weights": weights, "average": average, "initial": initial}
+        torch.save(found, f"{out}/rank0.pt")
     torch.distributed.destroy_process_group()
 
 
-def descend(train_step: TrainStep) -> None:
+def descend(train_step: TrainStep, step: int) -> None:
     with torch.no_grad():
         for parameter in train_step.parameters.values():
             parameter -= 0.01 * parameter.grad
+    train_step.update_ema(step)
+
+
+def initialized(store: stores.CueStore, settings: TrainConfig, rank: Rank | None = None) -> torch.Tensor:
+    """The projection to principal components of the batch of step 0."""
+    train_step = TrainStep(world.encoder(), settings, rank)
+    views = make_views(batch_of(store, settings, rank), settings, (rank or Rank()).all_reduce_sum)
+    train_step.init_pca(torch.cat([view.image for view in views]))
+    return train_step.decoder.project[2].weight.detach()
 
 
 def test_two_ranks_equal_one_process_with_twice_the_batch(store: stores.CueStore, tmp_path: Path) -> None:
-    mp.start_processes(_rank, (str(store.path), SETTINGS, str(tmp_path)), nprocs=2, start_method="spawn")
+    settings = SETTINGS.replace(ema=0.6)
+    mp.start_processes(_rank, (str(store.path), settings, str(tmp_path)), nprocs=2, start_method="spawn")
     rank0 = torch.load(tmp_path / "rank0.pt", weights_only=True)
-    train_step = step_of(SETTINGS)
-    loss = backward(train_step, batch_of(store, SETTINGS))
+    train_step = step_of(settings)
+    loss = backward(train_step, batch_of(store, settings))
     torch.testing.assert_close(rank0["loss"], loss, rtol=1e-5, atol=0)
     assert_alike(rank0["gradients"], gradients(train_step))
-    descend(train_step)
+    descend(train_step, 0)
     for step in (1, 2):
         train_step.decoder.zero_grad()
-        backward(train_step, batch_of(store, SETTINGS, step=step))
-        descend(train_step)
+        backward(train_step, batch_of(store, settings, step=step))
+        descend(train_step, step)
+    torch.testing.assert_close(rank0["average"], dict(train_step.exported.state_dict()), rtol=0, atol=1e-6)
+    assert not torch.equal(rank0["average"]["head.weight"], train_step.decoder.head.weight)
+    torch.testing.assert_close(rank0["initial"], initialized(store, settings), rtol=0, atol=1e-4)
     for name, parameter in train_step.parameters.items():
         torch.testing.assert_close(rank0["weights"][name], parameter.detach(), rtol=0, atol=1e-6, msg=name)
 

@@ -22,6 +22,7 @@ import lila_train
 import stores
 from lila_train.model import checkpoint
 from lila_train.training import losses
+from lila_train.training.callbacks import _ModelInTraining
 from lila_train.training.config import RunOptions, TrainConfig
 from lila_train.training.data import PairBatch, PairDataset, load_pairs
 from lila_train.training.distributed import Rank
@@ -101,10 +102,14 @@ def test_a_loss_term_is_a_row_and_a_weight(
     assert losses.loss_titles() == {"loss": "total", "l1": "L1", "edge": "edge", "l2": "L2"}
 
 
-def test_resuming_gives_bitwise_the_same_run(store: stores.CueStore, tmp_path: Path) -> None:
-    straight = trainer(store, tmp_path / "straight")
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.6, "objective": "erm"}, {"init": "pca"}], ids=str)
+def test_resuming_gives_bitwise_the_same_run(
+    store: stores.CueStore, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    config = SETTINGS.replace(**changes)
+    straight = trainer(store, tmp_path / "straight", config)
     straight.fit()
-    first = trainer(store, tmp_path / "broken", every=3)
+    first = trainer(store, tmp_path / "broken", config, every=3)
 
     class Kill(Callback):
         def on_step_end(self, run: RunState, record: StepRecord) -> None:
@@ -113,14 +118,37 @@ def test_resuming_gives_bitwise_the_same_run(store: stores.CueStore, tmp_path: P
 
     with pytest.raises(KeyboardInterrupt):
         first.fit([Kill()])
-    second = trainer(store, tmp_path / "broken", every=3)
+    second = trainer(store, tmp_path / "broken", config, every=3)
     assert second.restore()
     assert second.step == 3
     second.fit()
-    expected, found = (tensors(t.run_dir.weights) for t in (straight, second))
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    for path in (Path("weights.safetensors"), Path("checkpoints/step-00000006.safetensors")):
+        expected, found = (checkpoint.read(t.run_dir.root / path) for t in (straight, second))
+        for part in ("decoder", "extra"):
+            assert all(torch.equal(t, getattr(found, part)[name]) for name, t in getattr(expected, part).items())
     assert [row["step"] for row in second.run_dir.rows()] == list(range(6))
     assert [r["loss"] for r in second.run_dir.rows()] == [r["loss"] for r in straight.run_dir.rows()]
+
+
+def test_the_moving_average_is_scored_and_exported(store: stores.CueStore, tmp_path: Path) -> None:
+    """A mean of the weights after all updates at first, later with the decay; recomputed in float64."""
+    run = trainer(store, tmp_path / "run", SETTINGS.replace(ema=0.2))
+    expected: list[torch.Tensor] = []
+
+    class Follow(Callback):
+        def on_step_end(self, run: RunState, record: StepRecord) -> None:
+            now = run.train_step.decoder.head.weight.detach().double()
+            decay = min(0.2, record.step / (record.step + 10))
+            expected.append(now if not expected else decay * expected[-1] + (1 - decay) * now)
+            found = _ModelInTraining(run.train_step).load(torch.device("cpu")).lila.decoder.head.weight
+            torch.testing.assert_close(found.double(), expected[-1], rtol=0, atol=1e-8)
+
+    run.fit([Follow()])
+    assert len(expected) == SETTINGS.steps
+    exported, resumed = tensors(run.run_dir.weights), tensors(run.run_dir.checkpoints()[-1])
+    assert torch.equal(exported["head.weight"], run.train_step.exported.head.weight)
+    assert torch.equal(resumed["head.weight"], run.train_step.decoder.head.weight)
+    assert not torch.equal(exported["head.weight"], resumed["head.weight"])
 
 
 def test_more_steps_continue_a_finished_run(store: stores.CueStore, tmp_path: Path) -> None:
@@ -409,6 +437,7 @@ def test_weights_of_something_else_are_refused(store: stores.CueStore, tmp_path:
         ({"clip_norm": 0.0}, "--set clip_norm must be a number above 0 or none, found 0"),
         ({"clip_norm": -1.0}, "--set clip_norm must be a number above 0 or none, found -1"),
         ({"weight_decay": -1e-4}, "--set weight_decay must be a number of 0 or more"),
+        ({"ema": 1.0}, "--set ema must be a number of 0 or more and below 1, found 1"),
         ({"warmup_steps": -1}, "--set warmup_steps must be a whole number of 0 or more, found -1"),
         ({"edge_weight": -1.0}, r"--set edge_weight must be a number of 0 or more, found -1"),
         ({"seed": -1}, "--seed must be from 0 to 4294967295, found -1"),

@@ -1,0 +1,55 @@
+"""`init=pca`: the decoder starts as a linear upsampler of its encoder (docs/method.md, "Initialization")."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from lila_train.model.decoder import Decoder
+from lila_train.training.distributed import Rank
+
+PIXEL_BIAS = 4.0  # standard deviations of the first component: keeps the pixel head's ReLU linear
+OTHER_LEVELS = 0.1  # factor of the levels that do not carry the components at first
+
+
+@torch.no_grad()
+def init_pca(decoder: Decoder, components: Tensor, mean: Tensor) -> None:
+    """Make the decoder upsample principal components k×E of the third level's tokens, whose mean is E.
+
+    Residual units begin as the identity, 1×1 fusions and the 3×3 convolutions after the third level too. The other
+    levels begin at a tenth of their default weight, and every weight has a gradient after the first step.
+    """
+    units = [unit for fuse in decoder.fuse for unit in (fuse.skip_unit, fuse.unit) if unit is not None]
+    identities = [decoder.reduce[2], decoder.head, *decoder.pixel[::2], *(fuse.out for fuse in decoder.fuse)]
+    for conv in identities:
+        nn.init.dirac_(conv.weight)
+    for conv in (*identities[1:], *(unit.conv2 for unit in units)):
+        nn.init.zeros_(conv.bias)
+    for unit in units:
+        nn.init.zeros_(unit.conv2.weight)
+    for level in (0, 1, 3):
+        decoder.reduce[level].weight.mul_(OTHER_LEVELS)
+    decoder.project[2].weight[: len(components)] = components[..., None, None]
+    decoder.project[2].bias[: len(components)] = -components @ mean
+    decoder.pixel[0].bias.fill_(PIXEL_BIAS)
+    decoder.pixel[2].bias.fill_(-PIXEL_BIAS)
+
+
+def principal_components(
+    tokens: Float[Tensor, "n e"], count: int, rank: Rank
+) -> tuple[Float[Tensor, "k e"], Float[Tensor, " e"]]:
+    """Return the first `count` principal axes of all ranks' tokens, over the largest standard deviation, and the mean.
+
+    From moments in float64, summed over ranks. The largest entry of an axis is positive; an axis without variance is 0.
+    """
+    x = tokens.double()
+    moments = rank.all_reduce_sum(torch.cat((x.new_full((1,), len(x)), x.sum(0), (x.mT @ x).flatten()))).cpu()
+    n, width = moments[0], x.shape[1]
+    mean = moments[1 : width + 1] / n
+    variance, axes = torch.linalg.eigh(moments[width + 1 :].view(width, width) / n - mean.outer(mean))
+    variance, axes = variance.flip(0)[:count], axes.mT.flip(0)[:count]
+    signs = axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
+    axes = axes * signs * (variance > 1e-9 * variance[0])[:, None] / variance[0].sqrt()
+    shared = rank.all_reduce_sum(torch.cat((axes, mean[None])).to(tokens) * rank.is_main)  # bitwise those of rank 0
+    return shared[:-1], shared[-1]
