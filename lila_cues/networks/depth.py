@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from lila_cues.networks import hub, registry, tiny
+from lila_cues.networks.encoder import DINOV2_OFFSET, interpolate_positions
 from lila_cues.networks.frozen import DepthNetwork, Execution, Settings
 from lila_cues.networks.weights import WEIGHT_FILE, WeightSource, load_network, locate, random_seed
 from stores.errors import LilaError
@@ -71,7 +74,8 @@ class DepthAnything(DepthNetwork):
     """Depth Anything V2, frozen.
 
     It runs on sides that are multiples of 14, its patch size: those nearest to the image's own, or, with `side`, to the
-    image scaled to that short side (its authors use 518). Its map is resized to the image's size, as its authors do.
+    image scaled to that short side (its authors use 518). Its map is resized to the image's size, and its position
+    embedding with DINOv2's offset, as its authors do and transformers does not (3 % of the map's deviation at 224 px).
     """
 
     mean: Tensor
@@ -87,6 +91,8 @@ class DepthAnything(DepthNetwork):
     ) -> None:
         super().__init__(source, execution, attention)
         self.network = network
+        backbone: Any = network.backbone
+        backbone.embeddings.interpolate_pos_encoding = partial(_positions, backbone.embeddings)
         self.side = side
         self._run = self.execution.prepare(network.forward)
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
@@ -109,6 +115,15 @@ class DepthAnything(DepthNetwork):
                 q = self._run(pixel_values=(piece - self.mean) / self.std).predicted_depth.float()[:, None]
             maps.append(F.interpolate(q, size=(height, width), mode="bilinear", align_corners=True)[:, 0])
         return torch.cat(maps)
+
+
+def _positions(embeddings: Any, tokens: Tensor, height: int, width: int) -> Float[Tensor, "1 n e"]:
+    """Return the positions of the class token and of the patches of an image, in place of transformers' own method."""
+    learned = embeddings.position_embeddings
+    side = math.isqrt(learned.shape[1] - 1)
+    patches = learned[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+    patches = interpolate_positions(patches, (height // PATCH_SIZE, width // PATCH_SIZE), DINOV2_OFFSET)
+    return torch.cat([learned[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
 
 
 def working_size(size: tuple[int, int], side: int | None) -> tuple[int, int]:

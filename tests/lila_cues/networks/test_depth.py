@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,13 @@ def small_network(kind: str = "relative", patch: int = 14, seed: int = 0) -> Dep
     )
     torch.manual_seed(seed)
     network = DepthAnythingForDepthEstimation(config).eval()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d | torch.nn.Linear):
+            layer.reset_parameters()  # with those of transformers the map is constant to seven digits
     with torch.no_grad():
         network.head.conv3.bias += 1
         network.head.conv3.weight *= 20
+        network.backbone.embeddings.position_embeddings *= 50  # as large as those of trained networks
     return network
 
 
@@ -54,16 +59,44 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "network"
 
 
-def test_a_local_folder_gives_the_map_of_transformers(folder: Path) -> None:
-    """Normalized as ImageNet, the map resized bilinearly with aligned corners, as its authors do."""
+def keys_weights(new: int, old: int, offset: float) -> Tensor:
+    """DINOv2's bicubic resize along one axis: kernel with a = -0.75, border repeated, steps of old / (new + offset)."""
+    weights = torch.zeros(new, old, dtype=torch.float64)
+    for index in range(new):
+        place = (index + 0.5) * old / (new + offset) - 0.5
+        for cell in range(math.floor(place) - 1, math.floor(place) + 3):
+            x = abs(place - cell)
+            near, far = 1.25 * x**3 - 2.25 * x**2 + 1, -0.75 * (x**3 - 5 * x**2 + 8 * x - 4)
+            weights[index, min(max(cell, 0), old - 1)] += near if x <= 1 else far
+    return weights
+
+
+def map_by_transformers(images: Tensor, offset: float | None) -> Tensor:
+    """transformers' own pass, normalized as ImageNet, with the positions of `keys_weights`; None: with its own."""
+    network = small_network()
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    embeddings = network.backbone.embeddings
+    if offset is not None:
+        learned = embeddings.position_embeddings.detach().double()
+        rows, columns = (keys_weights(length // 14, 5, offset) for length in images.shape[-2:])
+        patches = torch.einsum("yi,xj,ije->yxe", rows, columns, learned[0, 1:].unflatten(0, (5, 5))).flatten(0, 1)
+        positions = torch.cat([learned[0, :1], patches])[None].float()
+        embeddings.interpolate_pos_encoding = lambda *_: positions
+    with torch.no_grad():
+        return network(pixel_values=(images - mean) / std).predicted_depth
+
+
+def test_a_local_folder_gives_the_map_of_its_authors(folder: Path) -> None:
+    """The map resized bilinearly with aligned corners; at another size the positions with DINOv2's offset of 0.1."""
     images = torch.rand(2, 3, 42, 70, generator=torch.Generator().manual_seed(1))
     network = load_depth(NAME, folder)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-    with torch.no_grad():
-        expected = small_network()(pixel_values=(images - mean) / std).predicted_depth
     q = network(images)
     assert q.std() > 0
-    torch.testing.assert_close(q, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(q, map_by_transformers(images, 0.1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(map_by_transformers(images, None), map_by_transformers(images, 0), atol=1e-5, rtol=1e-5)
+    assert (q - map_by_transformers(images, None)).std() > 0.01 * q.std()
+    square = torch.rand(1, 3, 70, 70, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(network(square), map_by_transformers(square, None), atol=1e-5, rtol=1e-5)
     source = network.source
     assert (source.origin, source.location, source.licence) == ("file", str(folder), "apache-2.0")
     assert source.sha256 == file_sha256(folder / "model.safetensors")
