@@ -138,7 +138,7 @@ def track(
 
     stream, marked = tracking.open_frames(video), tracking.read_mask(mask)
     tracking.require_size(marked, stream.size)
-    propagation = Propagation(short_side_px=size, context_frames=context, window=window)
+    propagation = Propagation(short_side_px=size, antialias=True, context_frames=context, window=window)
     settings = {
         "video": str(video.resolve()),
         "mask": str(mask.resolve()),

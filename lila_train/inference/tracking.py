@@ -19,7 +19,7 @@ from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
 from lila_cues.viz.pictures import Picture, mask_overlay, write_label_png
 from lila_train.model.lila import Lila, require_finite
-from lila_train.model.propagation import Propagation, unit_features
+from lila_train.model.propagation import Propagation
 from lila_train.model.resize import Labels
 from lila_train.outputs import Json, name_kept, open_folder
 from stores.errors import LilaError
@@ -94,7 +94,7 @@ def follow(
     def features_of(frame: Picture) -> torch.Tensor:
         nonlocal current
         current = frame
-        return require_finite(unit_features(frame, model, sizes, model.device), "the model")
+        return require_finite(propagation.unit_features(frame, model, sizes, model.device), "the model")
 
     for labels in propagation.follow(chain([first], ordered), mask.labels, features_of, sizes):
         yield current, mask.values[labels]

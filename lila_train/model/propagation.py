@@ -42,6 +42,7 @@ class Propagation:
     short_side_px: int | None = None  # of the network input; None: short_side_patches × the encoder's patch size
     short_side_patches: int = 34
     long_side_multiple_px: int | None = None  # long side rounded down to it; None: to the nearest multiple of the patch
+    antialias: bool = False  # of frames that are reduced to the network's input
     grid_short_side: int | None = 60  # cells; None: the encoder's own grid
     window: int = 25  # side in cells, odd
     context_frames: int = 8  # the first and the seven latest
@@ -61,6 +62,14 @@ class Propagation:
         cells = self.grid_short_side or min(frame) // patch_size
         rows, columns = (cells if side == min(frame) else side * cells // min(frame) for side in frame)
         return Sizes(native, frame, (rows, columns))
+
+    @torch.no_grad()
+    def unit_features(
+        self, frame: Image, feature_map: Callable[[Tensor], Tensor], sizes: Sizes, device: torch.device
+    ) -> Float[Tensor, "d h w"]:
+        """Return a frame's features, resized bilinearly to the grid and L2-normalized."""
+        features = feature_map(as_input(frame, sizes.frame, device, self.antialias))
+        return F.normalize(to_size(features, sizes.grid)[0], dim=0)
 
     def follow(
         self,
@@ -134,15 +143,6 @@ class Propagation:
     def hard_labels(self, soft: Float[Tensor, "c h w"], sizes: Sizes) -> Int[Tensor, "H W"]:
         """Return an object id per native pixel: bilinear upsampling, then the largest."""
         return to_size(soft[None], sizes.native)[0].argmax(dim=0)
-
-
-@torch.no_grad()
-def unit_features(
-    frame: Image, feature_map: Callable[[Tensor], Tensor], sizes: Sizes, device: torch.device
-) -> Float[Tensor, "d h w"]:
-    """Return a frame's features, resized bilinearly to the grid and L2-normalized."""
-    features = feature_map(as_input(frame, sizes.frame, device))
-    return F.normalize(to_size(features, sizes.grid)[0], dim=0)
 
 
 class Context:

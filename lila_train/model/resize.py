@@ -61,7 +61,7 @@ def to_whole_patches(images: Float[Tensor, "b 3 H W"], patch: int) -> Float[Tens
     return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
 
 
-def as_input(frame: Image, size: Size, device: torch.device) -> Float[Tensor, "1 3 y x"]:
-    """Return a frame as RGB in [0, 1] at `size`, bilinear and antialiased."""
+def as_input(frame: Image, size: Size, device: torch.device, antialias: bool) -> Float[Tensor, "1 3 y x"]:
+    """Return a frame as RGB in [0, 1] at `size`, bilinear."""
     image = torch.tensor(frame, device=device).movedim(-1, 0)[None].float() / 255
-    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=antialias).clamp(0, 1)

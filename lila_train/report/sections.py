@@ -138,7 +138,7 @@ def features(result: DavisResult, model: GridModel) -> Gallery:
     with torch.inference_mode():
         for head in result.heads:
             extract = feature_map(model, head)
-            inputs = (as_input(frame, size, model.device) for frame in frames)
+            inputs = (as_input(frame, size, model.device, antialias=True) for frame in frames)
             maps[head] = [extract(one)[0].float().cpu().numpy() for one in inputs]
     bases = {}
     for head, found in maps.items():

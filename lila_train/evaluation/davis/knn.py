@@ -20,7 +20,7 @@ from torch import Tensor
 from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.davis.task import DavisTask, Frames, open_davis
 from lila_train.evaluation.models import GridModel, feature_map
-from lila_train.model.propagation import Propagation, Sizes, unit_features
+from lila_train.model.propagation import Propagation, Sizes
 from lila_train.model.resize import Labels, Size, size_of, to_size
 
 
@@ -30,6 +30,7 @@ class DinoPropagation(Propagation):
 
     short_side_px: int | None = 480
     long_side_multiple_px: int | None = 64
+    antialias: bool = True
     grid_short_side: int | None = None
     border: str = "cut"
 
@@ -65,7 +66,8 @@ class KnnTask(DavisTask):
 
     def segment(self, model: GridModel, head: str, name: str, frames: Frames, first: Labels) -> Iterator[Labels]:
         sizes = self.propagation.sizes(size_of(first), model.patch_size)
-        features_of = partial(unit_features, feature_map=feature_map(model, head), sizes=sizes, device=model.device)
+        unit_features, maps = self.propagation.unit_features, feature_map(model, head)
+        features_of = partial(unit_features, feature_map=maps, sizes=sizes, device=model.device)
         return self.propagation.follow(frames, first, features_of, sizes, self.memory)
 
     def derived(self, model: GridModel) -> dict[str, Any]:

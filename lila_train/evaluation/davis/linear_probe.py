@@ -37,6 +37,7 @@ class LpSettings:
     seed: int = 0
     short_side_px: int | None = None  # None: short_side_patches × the encoder's patch size
     short_side_patches: int = 34
+    antialias: bool = False  # of frames that are reduced to the network's input
     lr: float = 5e-4
     weight_decay: float = 1e-4
     iterations: int = 2000
@@ -173,7 +174,7 @@ class LinearProbeTask(DavisTask):
         """Train on the first frame, predict the others one by one."""
         size = self._frame_size(size_of(first), model.patch_size)
         feature_maps = [feature_map(model, each) for each in dict.fromkeys((ENCODER, head))]
-        images = (as_input(frame, size, model.device) for frame in frames)
+        images = (as_input(frame, size, model.device, self.probe.antialias) for frame in frames)
         maps = ([features(image)[0] for features in feature_maps] for image in images)
         reference = next(maps)
         labels = torch.from_numpy(first.astype(np.int64)).to(model.device)

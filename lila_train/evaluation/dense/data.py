@@ -50,16 +50,20 @@ class DenseData:
 
 @dataclass(frozen=True)
 class TrainView:
-    """A random box of some share of the area, resized to a square, mirrored with probability ½, with color jitter."""
+    """A random box of some share of the area, resized to a square, mirrored with probability ½, with color jitter.
+
+    Without `antialias` an image that is reduced is sampled bilinearly, as the published code does in its own protocols.
+    """
 
     side: int
     area: tuple[float, float] = (0.5, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)  # brightness, contrast, saturation
+    antialias: bool = True
 
     def apply(self, example: Example, flip: Flip, rng: np.random.Generator) -> View:
         box = _box(*random_box(*size_of(example.image), self.area, self.ratio, rng))
-        image, target = _resize(example.image[box] / 255, example.target[box], (self.side, self.side))
+        image, target = _resize(example.image[box] / 255, example.target[box], (self.side, self.side), self.antialias)
         if rng.random() < 0.5:
             image, target = image.flip(-1), flip(target)
         return _jitter(image, self.jitter, rng), target
@@ -114,14 +118,15 @@ Augmentation = TrainView | ScaledCrop | CenterView  # makes an example a random 
 
 @dataclass(frozen=True)
 class ValView:
-    """The short side resized, then the center square cut out; sides in pixels."""
+    """The short side resized, then the center square cut out; sides in pixels; `antialias` as in `TrainView`."""
 
     short_side: int
     side: int
+    antialias: bool = True
 
     def apply(self, example: Example) -> View:
         """Return image and target of the center square; an image smaller than the square keeps its size."""
-        image, target = _scaled(example, self.short_side)
+        image, target = _scaled(example, self.short_side, self.antialias)
         top, left = ((length - min(length, self.side)) // 2 for length in image.shape[1:])
         box = _box(top, left, self.side, self.side)
         return image[box], target[box]
@@ -178,14 +183,15 @@ def _box(top: int, left: int, height: int, width: int) -> tuple[slice, slice, sl
     return slice(None), slice(top, top + height), slice(left, left + width)
 
 
-def _scaled(example: Example, short_side: float | int) -> View:
+def _scaled(example: Example, short_side: float | int, antialias: bool = True) -> View:
     height, width = example.image.shape[1:]
     scale = short_side / min(height, width)
-    return _resize(example.image / 255, example.target, (max(1, round(height * scale)), max(1, round(width * scale))))
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    return _resize(example.image / 255, example.target, size, antialias)
 
 
-def _resize(image: Float[Tensor, "3 a b"], target: Shaped[Tensor, "t a b"], size: Size) -> View:
-    resized = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0].clamp(0, 1)
+def _resize(image: Float[Tensor, "3 a b"], target: Shaped[Tensor, "t a b"], size: Size, antialias: bool = True) -> View:
+    resized = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=antialias)[0].clamp(0, 1)
     return resized, F.interpolate(target[None].double(), size, mode="nearest-exact")[0].to(target.dtype)
 
 

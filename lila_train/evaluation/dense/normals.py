@@ -34,8 +34,7 @@ LABELED = (
 BROKEN = (6919, 21181)  # positions in GeoNet's sorted training set
 MIN_DEPTH_M, MAX_DEPTH_M = 0.1, 10.0
 GEONET_MEAN = (122.175, 116.169, 103.508)  # was subtracted twice from the images in its files
-COSINE_LIMIT = 1 - 1e-6  # keeps the slope of arccos finite
-PROBE3D_COSINE_LIMIT = 1 - 1e-4
+COSINE_LIMIT = 1 - 1e-4  # of the losses: keeps the slope of arccos finite
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def uncertain_angular_loss(outputs: Float[Tensor, "b 4 h w"], target: Float[Tens
     The fourth output gives the concentration κ, at least 0.01; the angle is in radians, its cosine clamped.
     """
     cosine = F.cosine_similarity(outputs[:, :3], target[:, :3], dim=1)
-    angle = torch.arccos(cosine.clamp(-PROBE3D_COSINE_LIMIT, PROBE3D_COSINE_LIMIT))
+    angle = torch.arccos(cosine.clamp(-COSINE_LIMIT, COSINE_LIMIT))
     concentration = F.elu(outputs[:, 3]) + 1 + 0.01
     normalizer = torch.log1p(torch.exp(-concentration * math.pi)) - torch.log1p(concentration.square())
     known = target[:, 3]
@@ -157,8 +156,8 @@ NYU_LILA = DenseProtocol(
     build=NormalsProbe,
     n_outputs=3,
     recipe=ProbeRecipe(epochs=30, batch=16, lr=3e-4, weight_decay=0.01, repeats=10),
-    train_view=TrainView(448, jitter=(0.3, 0.3, 0.2)),
-    val_view=ValView(554, 504),
+    train_view=TrainView(448, jitter=(0.3, 0.3, 0.2), antialias=False),
+    val_view=ValView(554, 504, antialias=False),
     loss=angular_loss,
     flip=flip_normals,
     measure=angle_errors,

@@ -122,14 +122,16 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return total / (target != IGNORED).sum().clamp_min(1)
 
 
-def _protocol(name: str, build: BuildProbe, classes: int, recipe: ProbeRecipe, side: int) -> DenseProtocol:
+def _protocol(
+    name: str, build: BuildProbe, classes: int, recipe: ProbeRecipe, side: int, antialias: bool = True
+) -> DenseProtocol:
     return DenseProtocol(
         name=name,
         build=build,
         n_outputs=classes,
         recipe=recipe,
-        train_view=TrainView(side),
-        val_view=ValView(side, side),
+        train_view=TrainView(side, antialias=antialias),
+        val_view=ValView(side, side, antialias=antialias),
         loss=cross_entropy,
         flip=flip_labels,
         measure=Confusion.of,
@@ -146,7 +148,9 @@ def _ade(name: str, classes: int) -> DenseProtocol:
 
 
 _JAFAR_RECIPE = ProbeRecipe(20, 2, 5e-4, 1e-5, schedule="cosine")
-COCO_LILA = _protocol("cocostuff27@lila", AttentionProbe, COCO_COARSE, ProbeRecipe(30, 64, 3e-4, 0.01), 224)
+COCO_LILA = _protocol(
+    "cocostuff27@lila", AttentionProbe, COCO_COARSE, ProbeRecipe(30, 64, 3e-4, 0.01), 224, antialias=False
+)
 COCO_FEATUP = _protocol("cocostuff27@featup", LinearProbe, COCO_COARSE, ProbeRecipe(200, 64, 5e-3, 0.0, "adam"), 224)
 COCO_JAFAR = _protocol("cocostuff27@jafar", LinearProbe, COCO_COARSE, _JAFAR_RECIPE, 448)
 ADE_150, ADE_151 = _ade("ade20k150", 150), _ade("ade20k151", 151)

@@ -11,7 +11,7 @@ import torch
 from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.davis.knn import DinoPropagation
 from lila_train.evaluation.protocols import open_task
-from lila_train.model.propagation import Propagation, Sizes, unit_features
+from lila_train.model.propagation import Propagation, Sizes
 from tests.lila_train.evaluation.worlds import COLORS, HEIGHT, WIDTH, ColorModel, moving_squares, write_davis
 
 LILA, DINO = Propagation(), DinoPropagation()
@@ -52,7 +52,7 @@ def test_labels_follow_moving_squares(protocol, head):
     truth = moving_squares(6)
     model = ColorModel()
     sizes = Propagation(short_side_px=48, grid_short_side=24).sizes((HEIGHT, WIDTH), model.patch_size)
-    features_of = partial(unit_features, feature_map=getattr(model, head), sizes=sizes, device=model.device)
+    features_of = partial(protocol.unit_features, feature_map=getattr(model, head), sizes=sizes, device=model.device)
     predicted = list(protocol.follow((COLORS[labels] for labels in truth), truth[0], features_of, sizes))
     assert len(predicted) == 5
     for labels, expected in zip(predicted, truth[1:], strict=True):
@@ -64,7 +64,7 @@ def test_labels_follow_moving_squares(protocol, head):
 
 def test_features_of_a_cell_have_unit_length_and_the_grid_s_size():
     sizes = Sizes((48, 64), (24, 32), (6, 8))
-    cells = unit_features(COLORS[moving_squares(1)[0]], ColorModel().pixel_map, sizes, torch.device("cpu"))
+    cells = LILA.unit_features(COLORS[moving_squares(1)[0]], ColorModel().pixel_map, sizes, torch.device("cpu"))
     assert cells.shape == (3, 6, 8)
     torch.testing.assert_close(cells.norm(dim=0), torch.ones(6, 8))
 
@@ -81,3 +81,12 @@ def test_dino_resizes_the_reference_by_nearest_and_lila_bilinearly():
     one_hot[0, 1, 1] = 1
     assert DINO.resize_reference(one_hot, (2, 2))[0].tolist() == [[1, 0], [0, 0]]
     assert LILA.resize_reference(one_hot, (2, 2))[0].tolist() == [[0.25, 0], [0, 0]]
+
+
+def test_frames_are_antialiased_by_dino_s_protocol_alone():
+    frame, sizes = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8), Sizes((60, 80), (15, 20), (15, 20))
+    pixels = torch.from_numpy(frame.astype(np.float32) / 255).movedim(-1, 0)
+    centers = pixels[:, 1::4, 1::4] + pixels[:, 1::4, 2::4] + pixels[:, 2::4, 1::4] + pixels[:, 2::4, 2::4]
+    for protocol, equal in ((LILA, True), (DINO, False)):
+        found = protocol.unit_features(frame, lambda image: image, sizes, torch.device("cpu"))
+        assert torch.allclose(found, torch.nn.functional.normalize(centers, dim=0), atol=1e-5) == equal

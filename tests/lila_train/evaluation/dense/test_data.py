@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lila_train.evaluation.dense import data
-from lila_train.evaluation.dense.data import Example, ScaledCrop, TrainView, ValView
+from lila_train.evaluation.dense.data import NO_CROP, Example, ScaledCrop, TrainView, ValView
+from lila_train.evaluation.dense.normals import NYU_LILA, NYU_PROBE3D
+from lila_train.evaluation.dense.segmentation import ADE_150, COCO_FEATUP, COCO_JAFAR, COCO_LILA
+from lila_train.evaluation.dense.training import DenseProtocol
 
 
 def coordinates(height: int, width: int) -> Example:
@@ -125,3 +130,33 @@ def test_a_scaled_crop_of_fixed_scale_is_that_part_of_the_image():
         assert rows == list(range(int(rows[0]), int(rows[0]) + 10))
         places.add((columns[0], rows[0]))
     assert len(places) > 15
+
+
+def bilinear(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Four neighbors of each pixel's center, whatever the scale: no antialias."""
+    for axis, new in ((1, height), (2, width)):
+        old = image.shape[axis]
+        places = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        low = np.floor(places).astype(int)
+        part = (places - low).reshape(-1, 1) if axis == 1 else places - low
+        image = image.take(low, axis) * (1 - part) + image.take(np.minimum(low + 1, old - 1), axis) * part
+    return image
+
+
+@pytest.mark.parametrize("protocol", [NYU_LILA, COCO_LILA, NYU_PROBE3D, COCO_FEATUP, COCO_JAFAR, ADE_150])
+def test_views_of_the_published_code_are_not_antialiased(protocol: DenseProtocol) -> None:
+    short_side, image = protocol.val_view.short_side, torch.randint(256, (3, 700, 800), dtype=torch.uint8)
+    view = replace(protocol.val_view, side=NO_CROP)
+    resized, _ = view.apply(Example(image, torch.zeros(1, 700, 800)))
+    exact = bilinear(image.numpy() / 255, short_side, round(800 * short_side / 700))
+    same = np.abs(resized.numpy() - exact).max() < 2e-4
+    assert same == protocol.name.endswith("@lila")
+
+
+def test_a_training_view_follows_its_protocol() -> None:
+    image, view = torch.randint(256, (3, 700, 800), dtype=torch.uint8), NYU_LILA.train_view
+    assert isinstance(view, TrainView)
+    view = replace(view, side=70, area=(1.0, 1.0), ratio=(8 / 7, 8 / 7), jitter=(0.0, 0.0, 0.0))
+    resized, _ = view.apply(Example(image, torch.zeros(1, 700, 800)), data.flip_labels, np.random.default_rng(0))
+    exact = bilinear(image.numpy() / 255, 70, 70)
+    assert min(np.abs(resized.numpy() - each).max() for each in (exact, exact[..., ::-1])) < 1e-5
