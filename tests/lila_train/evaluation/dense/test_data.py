@@ -159,4 +159,4 @@ def test_a_training_view_follows_its_protocol() -> None:
     view = replace(view, side=70, area=(1.0, 1.0), ratio=(8 / 7, 8 / 7), jitter=(0.0, 0.0, 0.0))
     resized, _ = view.apply(Example(image, torch.zeros(1, 700, 800)), data.flip_labels, np.random.default_rng(0))
     exact = bilinear(image.numpy() / 255, 70, 70)
-    assert min(np.abs(resized.numpy() - each).max() for each in (exact, exact[..., ::-1])) < 1e-5
+    assert min(np.abs(resized.numpy() - each).max() for each in (exact, exact[..., ::-1])) < 2e-4
