@@ -39,7 +39,7 @@ class RunDir:
         """
         run_dir, wanted = cls(root), config
         recorded = (read_json(run_dir.record) or {}).get("settings", {}) if root.is_dir() and not overwrite else {}
-        if config.schedule == "constant" and recorded.get("steps", config.steps) != config.steps:
+        if config.schedule != "cosine" and recorded.get("steps", config.steps) != config.steps:
             wanted = config.replace(steps=recorded["steps"])  # a longer run continues a shorter one
         shaping = {"settings": wanted.to_dict(), "store_fingerprint": store.fingerprint}
         own = [root / name for name in (*FILES, *FOLDERS)]

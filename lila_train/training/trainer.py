@@ -355,11 +355,11 @@ class Trainer:
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Return the rate of a step: linear warm-up from 1/w of it, then constant, or half a cosine down to 0."""
+    """Return the rate of a step: linear warm-up from 1/w of it, then constant, in steps, or half a cosine down to 0."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return config.lr
+    if config.schedule != "cosine":
+        return config.lr * (0.99 ** (step // 10_000) if config.schedule == "step" else 1)
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     return config.lr * (1 + math.cos(math.pi * progress)) / 2
 

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import default_collate
 
 import stores
-from lila_train.training.config import TrainConfig
+from lila_train.training.config import TrainConfig, find_recipe
 from lila_train.training.crops import make_views
 from lila_train.training.data import PairBatch, PairDataset, load_pairs
 from lila_train.training.distributed import Rank
@@ -231,6 +231,14 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert learning_rate(60, settings) == pytest.approx(1)
     assert learning_rate(109, settings) < 0.001
     assert learning_rate(99, settings.replace(schedule="constant")) == 2
+
+
+def test_the_reference_schedule_falls_twice_in_ten_epochs_of_2000_batches() -> None:
+    config = find_recipe("reference-s14-ytvos").config
+    rates = [learning_rate(step, config) for step in range(0, config.steps + 1, 500)]
+    assert len(set(rates[:40])) == 2
+    assert sorted(set(rates), reverse=True) == pytest.approx([1e-4 * 0.99**n for n in range(11)])
+    assert rates[-1] == pytest.approx(0.90e-4, rel=0.01)
 
 
 GRAPHS = """

@@ -169,6 +169,16 @@ def test_more_steps_continue_a_finished_run(store: stores.CueStore, tmp_path: Pa
     assert len(again.run_dir.rows()) == 6
 
 
+def test_only_a_schedule_that_depends_on_the_number_of_steps_forbids_more(
+    store: stores.CueStore, tmp_path: Path
+) -> None:
+    for schedule in ("constant", "step", "cosine"):
+        config = SETTINGS.replace(schedule=schedule)
+        RunDir.open(tmp_path / schedule, config, store)
+        with pytest.raises(LilaError, match="steps: 6, not 8") if schedule == "cosine" else contextlib.nullcontext():
+            RunDir.open(tmp_path / schedule, config.replace(steps=8), store)
+
+
 def test_a_run_beside_a_build_keeps_the_clips_that_it_began_with(tmp_path: Path) -> None:
     """In loader processes, and after it is resumed; a clip that is lost meanwhile is named."""
     store = world.build(tmp_path / "cues.zarr", clips=20, tasks=1)
