@@ -174,7 +174,7 @@ def test_only_a_schedule_that_depends_on_the_number_of_steps_forbids_more(
 ) -> None:
     for schedule in ("constant", "step", "cosine"):
         config = SETTINGS.replace(schedule=schedule)
-        RunDir.open(tmp_path / schedule, config, store)
+        append_line(RunDir.open(tmp_path / schedule, config, store).log, {"step": 5})
         with pytest.raises(LilaError, match="steps: 6, not 8") if schedule == "cosine" else contextlib.nullcontext():
             RunDir.open(tmp_path / schedule, config.replace(steps=8), store)
 
