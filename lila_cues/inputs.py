@@ -27,9 +27,13 @@ VIDEO_SUFFIXES = frozenset({
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg",
     ".ts", ".mts", ".m2ts", ".wmv", ".flv", ".3gp", ".ogv", ".vob",
 })  # fmt: skip
-SYSTEM_FILES = frozenset({"Thumbs.db", "desktop.ini", "@eaDir"})  # of Windows and of Synology's file servers
+SYSTEM_FILES = frozenset({  # of Windows and of Synology's file servers, thumbnails and bins; in lower case
+    "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir", "#recycle", "#snapshot",
+})  # fmt: skip
 MAX_PIXELS_VARIABLE = "LILA_MAX_PIXELS"
 RESULTS = frozenset({"features.json", "track.json"})  # what marks a folder of results
+_OUTPUT = re.compile(r"(.+)(\.npz|\.safetensors|\.zarr|_pca\.png|_pca\.mp4)")  # a file written for an input
+_MASK = re.compile(r"[-_. ]*(masks?|labels?|gt|seg\w*|depth|alpha|annot\w*)$", re.IGNORECASE)  # after a frame's name
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,17 @@ def list_inputs(sources: Iterable[Path], unique_names: bool = True, out: Path | 
     Raises LilaError for a source that is missing, of another kind, without images and videos, or `out` itself.
     """
     files = list(dict.fromkeys(file for source in sources for file in _list_source(source, out)))
-    taken: dict[Path, Path] = {}
-    videos = {file.name: file.path for file in files if file.is_video}
+    taken: dict[Path, InputFile] = {}
     for file in files if unique_names else []:
-        other = taken.setdefault(file.name, file.path)
-        if other == file.path and file.name.name.isdecimal():  # a video's frames are written as NAME/00000
-            other = videos.get(file.name.parent, file.path)
-        if other != file.path:
-            raise LilaError(f"{other} and {file.path} would both be written as {file.name}; rename one of them")
+        if (other := taken.setdefault(file.name, file)) != file:
+            raise LilaError(f"{other.path} and {file.path} would both be written as {file.name}; rename one of them")
+    for file in taken.values():
+        other = taken.get(file.name.parent)
+        if other and other.is_video and file.name.name.isdecimal():  # a video's frames are written as NAME/00000
+            raise LilaError(f"{other.path} and {file.path} would both be written as {file.name}; rename one of them")
+        for folder in file.name.parents:
+            if (found := _OUTPUT.fullmatch(folder.name)) and (other := taken.get(folder.with_name(found[1]))):
+                raise LilaError(f"{other.path} and {file.path} would both be written as {folder}; rename one of them")
     return files
 
 
@@ -166,7 +173,7 @@ def walk_files(
 
 
 def _is_visible(name: str) -> bool:
-    return not name.startswith(".") and name not in SYSTEM_FILES
+    return not name.startswith(".") and name.lower() not in SYSTEM_FILES
 
 
 def log_left_out(root: Path, left_out: Counter[str]) -> str:
@@ -182,12 +189,13 @@ def log_left_out(root: Path, left_out: Counter[str]) -> str:
 def list_frames(folder: Path) -> list[Path]:
     """Return the images of a folder in natural order, as the frames of one clip.
 
-    LilaError where two have one name but for the suffix, such as an image and its mask; missing numbers are logged.
+    LilaError where two have one name but for the suffix, or for a word such as _mask; missing numbers are logged.
     """
     files = list_files(folder, IMAGE_SUFFIXES)
-    for name, count in Counter(path.stem for path in files).items():
+    stems = [_MASK.sub("", path.stem) for path in files]
+    for name, count in Counter(stems).items():
         if count > 1:
-            same = " and ".join(path.name for path in files if path.stem == name)
+            same = " and ".join(path.name for path, stem in zip(files, stems, strict=True) if stem == name)
             raise LilaError(f"expected one image for each frame in {folder}, found {same}; move the masks elsewhere")
     numbers = [int(found[-1]) for path in files if (found := re.findall(r"[0-9]+", path.stem))]
     steps = Counter(after - before for before, after in pairwise(numbers))

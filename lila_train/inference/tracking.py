@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from numpy.lib.stride_tricks import sliding_window_view
+from PIL import ImageOps
 
 from lila_cues.images import decode, read_image
 from lila_cues.inputs import VIDEO_SUFFIXES, list_frames
@@ -130,35 +132,36 @@ def read_mask(path: Path) -> MarkedObjects:
     """Read the objects of an indexed PNG by index; of other images by value or color, black is background.
 
     Transparent pixels are background, and index 255 is void, as in evaluation. LilaError for a mask whose values are no
-    labels: of a JPEG, or with soft edges.
+    labels: negative ones, those of a JPEG, or of soft edges, each of which has no square of 3×3 pixels anywhere.
     """
-    image = decode(path)
+    stored = decode(path)
+    image, is_jpeg = ImageOps.exif_transpose(stored), stored.format == "JPEG"
     alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else None
     if image.mode in ("LA", "RGBA", "PA", "La", "RGBa"):
         image = image.convert({"L": "L", "P": "P"}.get(image.mode[0], "RGB"))
     array = np.asarray(image if image.mode[0] in "PL1IF" and image.mode != "LAB" else image.convert("RGB"))
-    if not np.isfinite(array).all():
-        raise LilaError(f"expected labels in {path}, found NaN or infinity; save whole numbers as an indexed PNG")
+    if not (np.isfinite(array) & (array >= 0)).all():
+        wrong = "a negative value" if np.isfinite(array).all() else "NaN or infinity"
+        raise LilaError(f"expected labels in {path}, found {wrong}; save whole numbers as an indexed PNG")
     flat = array.reshape(-1, 3) if array.ndim == 3 else array.reshape(-1, 1)
     void = np.zeros(len(flat), bool) if alpha is None else alpha.reshape(-1) < 128
     if image.mode == "P":
         void |= flat[:, 0] == 255
     flat = np.where(void[:, None], 0, flat)
-    found, inverse, counts = np.unique(
-        np.vstack([np.zeros_like(flat[:1]), flat]), axis=0, return_inverse=True, return_counts=True
-    )
-    slivers = int((counts[1:] < len(flat) / 1000).sum()) if image.mode != "P" else 0
-    if image.format == "JPEG" or slivers >= 12:
+    found, inverse = np.unique(np.vstack([np.zeros_like(flat[:1]), flat]), axis=0, return_inverse=True)
+    labels = inverse.reshape(-1)[1:].reshape(array.shape[:2])
+    squares = sliding_window_view(labels, (3, 3)) if min(labels.shape) >= 3 else labels[:0, :0, None, None]
+    solid = len(np.setdiff1d(squares[(squares == squares[..., :1, :1]).all((-2, -1)), 0, 0], [0]))
+    slivers = len(found) - 1 - solid
+    if is_jpeg or slivers > max(solid, 11 if image.mode == "P" else 1):
         raise LilaError(
             f"expected a value or color per object in {path}, found {len(found) - 1}, {slivers} of them slivers, as a "
-            "JPEG or soft edges make them; save the mask as PNG, without smoothing"
+            "JPEG or soft edges make them; save the mask as an indexed PNG, without smoothing"
         )
     if not 1 < len(found) <= 255:
         raise LilaError(f"expected 1 to 254 objects on a background of 0 in {path}, found {len(found) - 1}")
-    labels = inverse.reshape(-1)[1:].reshape(array.shape[:2]).astype(np.uint8)
-    return MarkedObjects(
-        labels, found[:, 0].astype(np.uint8) if image.mode == "P" else np.arange(len(found), dtype=np.uint8)
-    )
+    values = found[:, 0].astype(np.uint8) if image.mode == "P" else np.arange(len(found), dtype=np.uint8)
+    return MarkedObjects(labels.astype(np.uint8), values)
 
 
 def require_size(mask: MarkedObjects, frame: tuple[int, int]) -> None:

@@ -27,6 +27,10 @@ JUNK = (
     ".cache/c.mp4",
     "__MACOSX/._a.jpg",
     "@eaDir/b.jpg/S.jpg",
+    "thumbs.db",
+    "$RECYCLE.BIN/d.jpg",
+    "System Volume Information/d.mp4",
+    "#recycle/e.mp4",
 )
 
 
@@ -188,6 +192,16 @@ FRAMES = {  # names of a folder of frames, and the sentence that they get
         ["00000.jpg", "00000.png"],
         "one image for each frame in .*, found 00000.jpg and 00000.png; move",
     ),
+    "a mask beside, by a word": (
+        ["00000.png", "00000_mask.png"],
+        "one image for each frame in .*, found 00000.png and 00000_mask.png; move",
+    ),
+    "labels beside": (
+        ["f.1.jpg", "f.1.Label.png", "f.2.jpg"],
+        "one image for each frame in .*, found f.1.Label.png and f.1.jpg; move",
+    ),
+    "two cameras": (["1.left.png", "1.right.png"], ""),
+    "masks alone": (["1_mask.png", "2_mask.png"], ""),
 }
 
 
@@ -223,12 +237,21 @@ def test_any_name_is_a_clip_that_a_store_can_hold(tmp_path: Path, name: str) -> 
 
 
 def test_results_of_one_name_are_refused_before_the_work(tmp_path: Path) -> None:
-    for names in (("a.png", "a.jpg"), ("clip.mp4", "clip/00000.png"), ("v.mov", "v.mkv"), ("b/c.mp4", "b/c.png")):
+    for names in (
+        ("a.png", "a.jpg"),
+        ("clip.mp4", "clip/00000.png"),
+        ("clip/00000.png", "clip.mp4"),
+        ("v.mov", "v.mkv"),
+        ("b/c.mp4", "b/c.png"),
+        ("d.mp4", "d.zarr/x.png"),
+        ("e.png", "e_pca.png/deep/x.png"),
+        ("f/g.jpg", "f/g.npz/v.mp4"),
+    ):
         root = touch(tmp_path / names[0], *names)
         with pytest.raises(LilaError, match=r"would both be written as .*; rename one of them"):
             list_inputs([root])
-    touch(tmp_path / "fine", "clip.mp4", "clip/frame.png", "clip.d/00000.png")
-    assert len(list_inputs([tmp_path / "fine"])) == 3
+    touch(tmp_path / "fine", "clip.mp4", "clip/frame.png", "clip.d/00000.png", "other.zarr/x.png")
+    assert len(list_inputs([tmp_path / "fine"])) == 4
 
 
 def test_the_results_are_no_input(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -142,8 +143,15 @@ def test_masks_are_read_by_index_gray_level_or_color(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.labels == 0, labels == 0)
 
 
-def soft(labels: np.ndarray) -> Image.Image:
-    return Image.fromarray((255 * (labels > 0)).astype(np.uint8)).filter(ImageFilter.GaussianBlur(3))
+def soft(labels: np.ndarray, blur: ImageFilter.Filter = ImageFilter.GaussianBlur(3)) -> Image.Image:
+    return Image.fromarray((255 * (labels > 0)).astype(np.uint8)).filter(blur)
+
+
+def as_jpeg(labels: np.ndarray) -> Image.Image:
+    """What a mask that was a JPEG once holds in a PNG."""
+    file = io.BytesIO()
+    Image.fromarray((255 * (labels > 0)).astype(np.uint8)).save(file, "jpeg", quality=80)
+    return Image.open(file).convert("RGB")
 
 
 def transparent(labels: np.ndarray, mode: str) -> Image.Image:
@@ -152,9 +160,10 @@ def transparent(labels: np.ndarray, mode: str) -> Image.Image:
     return Image.fromarray(color).convert(mode)
 
 
-def indexed(labels: np.ndarray) -> Image.Image:
+def indexed(labels: np.ndarray, **info: int) -> Image.Image:
     image = Image.fromarray(labels)
     image.putpalette(bytes(range(256)) * 3)
+    image.info |= info
     return image
 
 
@@ -172,7 +181,17 @@ MASKS = {  # image and suffix, and the values of the objects or the sentence
         ".jpg",
         "as a JPEG or soft edges make them; save the mask as",
     ),
-    "soft edges": (soft, ".png", "slivers, as a JPEG or soft edges make them; save the mask as PNG, without smoothing"),
+    "a JPEG by another name": (lambda labels: as_jpeg(labels), ".png", "save the mask as an indexed PNG"),
+    "soft edges": (soft, ".png", "slivers, as a JPEG or soft edges make them; save the mask as an indexed PNG, without"),
+    "few soft edges": (
+        lambda labels: soft(labels, ImageFilter.BoxBlur(1)),
+        ".png",
+        r"found \d, \d of them slivers, as a JPEG or soft",
+    ),
+    "soft edges, indexed": (lambda labels: soft(labels).convert("P"), ".png", "of them slivers, as a JPEG or soft"),
+    "negative": (lambda labels: Image.fromarray(np.array([0, -1, 5], np.int32)[labels]), ".tif", "a negative value"),
+    "one bit": (lambda labels: Image.fromarray(labels == 1), ".png", [1]),
+    "transparent index": (lambda labels: indexed(labels, transparency=2), ".png", [1]),
 }
 
 
@@ -190,6 +209,15 @@ def test_masks_of_every_kind(tmp_path: Path, name: str) -> None:
     assert found.values.tolist() == [0, *expected]
     np.testing.assert_array_equal(found.labels > 0, np.isin(labels, expected))
     assert all(len(np.unique(found.labels[labels == value])) == 1 for value in expected)
+
+
+def test_an_object_of_one_pixel_is_one_and_a_mask_is_turned_like_its_frame(tmp_path: Path) -> None:
+    labels = np.zeros(SIZE, np.uint8)
+    labels[:20, :20], labels[40, 50] = 1, 2
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.fromarray(np.rot90(labels, -1)).save(tmp_path / "mask.png", exif=exif)
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png").labels, labels)
 
 
 def test_frames_of_two_sizes_are_named(scene: Path, weights: Path) -> None:
