@@ -25,6 +25,7 @@ from lila_cues.inputs import (
     list_files,
     list_frames,
     log_left_out,
+    read_sequences,
     read_text,
     walk_files,
 )
@@ -221,14 +222,20 @@ def read_kinetics_list(path: Path) -> set[str]:
     try:
         if path.suffix.lower() == ".json":
             entries = json.loads(read_text(path)).items()
-            return {video for video, entry in entries if str(entry.get("subset", "train")).startswith("train")}
-        lines = read_text(path).splitlines()
-        separator = max(",;\t", key=lines[0].count)
-        rows = csv.DictReader(lines, delimiter=separator, skipinitialspace=True)
-        rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
-        if "youtube_id" not in rows.fieldnames:
-            raise ValueError("no column youtube_id")
-        return {row["youtube_id"].strip() for row in rows if (row.get("split") or "train").strip().startswith("train")}
+            videos = {video for video, entry in entries if str(entry.get("subset", "train")).startswith("train")}
+        else:
+            lines = read_text(path).splitlines()
+            start = next((n for n, line in enumerate(lines) if "youtube_id" in line.lower()), None)
+            if start is None:  # before it, blank lines or `sep=;`
+                raise ValueError("no column youtube_id")
+            separator = max(",;\t|", key=lines[start].count)
+            rows = csv.DictReader(lines[start:], delimiter=separator, skipinitialspace=True)
+            rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
+            training = (row for row in rows if (row.get("split") or "train").strip().lower().startswith("train"))
+            videos = {(row["youtube_id"] or "").strip() for row in training} - {""}
+        if not videos:
+            raise ValueError("no training clip")
+        return videos
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LilaError(
             f"{path}: expected a list of Kinetics (CSV with a column youtube_id, or the official JSON), found "
@@ -241,12 +248,11 @@ class Frames(Dataset):
 
     rate = 24.0
     broken_images: frozenset[str] = frozenset()  # to skip, as `CLIP/FILE`
-    train_list: Path | None = None  # file with a clip per line, or with an image `…/CLIP/FILE` first in each line
+    train_list: Path | None = None  # for `read_sequences`
 
     def clips(self) -> Sequence[str]:
         if self.train_list is not None:
-            entries = [line.split()[0] for line in read_text(self.train_list).splitlines() if line.strip()]
-            names = sorted({entry.strip("/").split("/")[-2] if "/" in entry else entry for entry in entries})
+            names = sorted(read_sequences(self.train_list))
         else:
             left_out: Counter[str] = Counter()
             files = walk_files(self.root, IMAGE_SUFFIXES, left_out=left_out)

@@ -6,6 +6,7 @@ systems, leaves out results of our commands, and follows links to folders withou
 
 from __future__ import annotations
 
+import codecs
 import glob
 import logging
 import os
@@ -238,15 +239,30 @@ def read_bytes(path: Path, expected: str) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Return a list as text: UTF-8 or UTF-16, with a byte order mark or not; LilaError where it cannot be read."""
+    """Return a list as text: UTF-8, UTF-16 or UTF-32, with a byte order mark or not; else LilaError."""
     content = read_bytes(path, "a list")
-    wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        encoding = "utf-32"
+    elif content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    else:  # the zero byte of a first ASCII character, if there is one, tells the order
+        encoding = {content[:1]: "utf-16-be", content[1:2]: "utf-16-le"}.get(b"\0", "utf-8-sig")
     try:
-        return content.decode("utf-16" if wide else "utf-8-sig")
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
         raise LilaError(
             f"{path}: expected a list in UTF-8, found other bytes ({error.reason}); save it again"
         ) from error
+
+
+def read_sequences(path: Path) -> list[str]:
+    """Return the names in a list of sequences, each once: one or several a line, or a frame's path `…/NAME/FILE`."""
+    names: list[str] = []
+    for line in read_text(path).replace("\\", "/").splitlines():
+        entries = [entry.strip("/") for entry in re.split(r"[\s,;]+", line)]
+        frame = next((entry for entry in entries if "/" in entry), None)
+        names += [name for name in entries if name] if frame is None else [frame.split("/")[-2]]
+    return list(dict.fromkeys(names))
 
 
 def max_pixels() -> int:

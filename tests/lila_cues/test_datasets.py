@@ -131,18 +131,28 @@ def test_frames_are_folders_of_images_in_natural_order(tmp_path: Path) -> None:
         open_dataset("frames", root / "solo").clips()
 
 
-@pytest.mark.parametrize(
-    "content", ["bear\nbus\n", "/JPEGImages/480p/bus/0.jpg /A/bus/0.png\n/JPEGImages/480p/bear/0.jpg x\n"]
-)
+DAVIS_LISTS = {  # of bear and bus
+    "names": b"bear\nbus\n",
+    "paths": b"/JPEGImages/480p/bus/0.jpg /A/bus/0.png\n/JPEGImages/480p/bear/0.jpg x\n",
+    "backslashes": b"JPEGImages\\480p\\bus\\0.jpg\r\nJPEGImages\\480p\\bear\\0.jpg\r\n",
+    "a mark, CRLF": b"\xef\xbb\xbfbear\r\n\r\n bus \r\n",
+    "UTF-16": "bear\nbus\n".encode("utf-16"),
+    "slashes": b"bear/\nbus/\n",
+    "semicolons": b"bear;\nbus;\n",
+    "in one line": b"bear, bus, bear",
+}
+
+
+@pytest.mark.parametrize("content", DAVIS_LISTS.values(), ids=DAVIS_LISTS)
 @pytest.mark.parametrize("unpacked", ["", "DAVIS"])
-def test_davis_offers_its_training_sequences(tmp_path: Path, content: str, unpacked: str) -> None:
+def test_davis_offers_its_training_sequences(tmp_path: Path, content: bytes, unpacked: str) -> None:
     home = tmp_path / "root" / unpacked
     for sequence in ("bear", "bus", "camel"):
         write_images(home / "JPEGImages" / "480p" / sequence, range(2), "{:05d}.jpg")
     dataset = open_dataset("davis", tmp_path / "root")
     assert dataset.clips() == ["bear", "bus", "camel"]
     touch(home / "ImageSets" / "480p" / "train.txt")
-    (home / "ImageSets" / "480p" / "train.txt").write_text(content)
+    (home / "ImageSets" / "480p" / "train.txt").write_bytes(content)
     dataset = open_dataset("davis", tmp_path / "root")
     assert dataset.clips() == ["bear", "bus"]
     assert numbers(read(dataset, "bus", 0, 1).frames) == [0, 1]
@@ -209,7 +219,15 @@ def test_kinetics_reads_the_replacement_of_a_corrupt_clip(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("train.csv", "a,b\n1,2\n"), ("train.json", "[1, 2]"), ("train.json", "{")]
+    ("name", "content"),
+    [
+        ("train.csv", "a,b\n1,2\n"),
+        ("train.csv", "\ufeff"),
+        ("train.csv", "label,youtube_id,split\nx,_aaaaaaaa_1,val\n"),
+        ("train.json", "[1, 2]"),
+        ("train.json", "{}"),
+        ("train.json", "{"),
+    ],
 )
 def test_a_list_in_another_format_is_an_error(tmp_path: Path, name: str, content: str) -> None:
     touch(tmp_path / "train" / "x_000001_000011.mp4")
@@ -275,6 +293,12 @@ LISTS = {  # a training list of Kinetics, which holds _aaaaaaaa_1 and bbbbbbbbbb
     "UTF-16": "label,youtube_id\nx,_aaaaaaaa_1\ny,bbbbbbbbbbb\n".encode("utf-16"),
     "semicolons, CRLF": b"label;youtube_id\r\nx, y;_aaaaaaaa_1\r\ny;bbbbbbbbbbb\r\n",
     "spaces": b"label, youtube_id , split\nx, _aaaaaaaa_1, train\ny, bbbbbbbbbbb, train \n",
+    "UTF-16 without a mark": "label,youtube_id\nx,_aaaaaaaa_1\ny,bbbbbbbbbbb\n".encode("utf-16-le"),
+    "UTF-16, high byte first": "label,youtube_id\nx,_aaaaaaaa_1\ny,bbbbbbbbbbb\n".encode("utf-16-be"),
+    "UTF-32": "label,youtube_id\nx,_aaaaaaaa_1\ny,bbbbbbbbbbb\n".encode("utf-32"),
+    "from a spreadsheet": b"sep=;\r\n\r\nLabel;YouTube_ID;Split\r\nx;_aaaaaaaa_1;Train\r\ny;bbbbbbbbbbb;Train\r\n;;\r\n",
+    "bars": b"label|youtube_id\nx|_aaaaaaaa_1\ny|bbbbbbbbbbb\n",
+    "short rows": b"label,youtube_id,split\nz\nx,_aaaaaaaa_1\ny,bbbbbbbbbbb,train\n\0",
     "JSON with a mark": '\ufeff{"_aaaaaaaa_1": {"subset": "training"}, "bbbbbbbbbbb": {}}'.encode(),
 }
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lila_cues.images import read_image, read_mask
-from lila_cues.inputs import list_files, natural_order, read_text
+from lila_cues.inputs import list_files, natural_order, read_sequences
 from lila_cues.viz.pictures import write_label_png
 from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.davis.metrics import (
@@ -49,9 +49,7 @@ def open_davis(root: Path, split: str = "val", limit: int | None = None) -> Davi
             f"expected a DAVIS folder with {expected}, found neither in {root}; pass the folder that holds JPEGImages"
         )
     list_file = lists[layout]
-    # A line is a name, or as in DAVIS 2016 the paths of a frame and its mask.
-    entries = [line.split()[0] for line in read_text(list_file).splitlines() if line.strip()]
-    names = list(dict.fromkeys(Path(entry).parent.name if "/" in entry else entry for entry in entries))
+    names = read_sequences(list_file)
     if not names:
         raise LilaError(f"expected one sequence name per line in {list_file}, found none; list the sequences to score")
     return DavisData(root, layout, {name: _sequence(root, name, list_file) for name in names[:limit]})
