@@ -7,6 +7,7 @@ file has another hash.
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -194,12 +195,7 @@ def read_content(path: Path, option: str) -> object:
     """
     if not path.is_file():
         raise LilaError(f"expected a weight file at {path}, found none; give its place with {option}")
-    with path.open("rb") as file:
-        if file.read(40).startswith(b"version https://git-lfs"):
-            raise LilaError(
-                f"expected tensors by name in {path}, found the pointer that Git LFS leaves in place of a file; run "
-                f"`git lfs pull` in its repository, or give another file with {option}"
-            )
+    refuse_pointer(path, option)
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -210,12 +206,22 @@ def read_content(path: Path, option: str) -> object:
         message = str(error).split("\n", maxsplit=1)[0]
         # a pickle's error may be a bare number
         reason = message if " " in message else f"{type(error).__name__} {message}".strip()
-        if "weights_only" in reason:  # PyTorch advises to run the code that is in the file
+        if re.search(r"weights.only", reason, re.IGNORECASE):  # PyTorch advises to run the code that is in the file
             reason = "it holds pickled code, or is no weight file"
         raise LilaError(
             f"expected tensors by name in {path} (.safetensors, or .pth without pickled code), but it cannot be read "
             f"({reason}); give another file with {option}"
         ) from error
+
+
+def refuse_pointer(path: Path, option: str) -> None:
+    """Raise LilaError for a file that Git LFS has not fetched."""
+    with path.open("rb") as file:
+        if b"git-lfs.github.com/spec" in file.read(80):
+            raise LilaError(
+                f"expected tensors by name in {path}, found the pointer that Git LFS leaves in place of a file; run "
+                f"`git lfs pull` in its repository, or give another file with {option}"
+            )
 
 
 def strip_prefix(tensors: Mapping[str, Tensor], *prefixes: str) -> Tensors:

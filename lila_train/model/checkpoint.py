@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lila_cues.networks import WeightSource
-from lila_cues.networks.weights import tensors_sha256
+from lila_cues.networks.weights import refuse_pointer, tensors_sha256
 from lila_train.model.decoder import Decoder, DecoderWidths
 from stores.atomic import atomic_write
 from stores.errors import LilaError
@@ -62,6 +62,7 @@ def read(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise LilaError(f"no weights at {path}; pass the weights.safetensors of a run (lila-train run writes it)")
+    refuse_pointer(path, "--weights")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -296,7 +296,7 @@ LISTS = {  # a training list of Kinetics, which holds _aaaaaaaa_1 and bbbbbbbbbb
     "UTF-16 without a mark": "label,youtube_id\nx,_aaaaaaaa_1\ny,bbbbbbbbbbb\n".encode("utf-16-le"),
     "UTF-16, high byte first": "label,youtube_id\nx,_aaaaaaaa_1\ny,bbbbbbbbbbb\n".encode("utf-16-be"),
     "UTF-32": "label,youtube_id\nx,_aaaaaaaa_1\ny,bbbbbbbbbbb\n".encode("utf-32"),
-    "from a spreadsheet": b"sep=;\r\n\r\nLabel;YouTube_ID;Split\r\nx;_aaaaaaaa_1;Train\r\ny;bbbbbbbbbbb;Train\r\n;;\r\n",
+    "from a spreadsheet": b"sep=;\r\n\r\nYouTube_ID;Split\r\n_aaaaaaaa_1;Train\r\nbbbbbbbbbbb;Train\r\n;\r\n",
     "bars": b"label|youtube_id\nx|_aaaaaaaa_1\ny|bbbbbbbbbbb\n",
     "short rows": b"label,youtube_id,split\nz\nx,_aaaaaaaa_1\ny,bbbbbbbbbbb,train\n\0",
     "JSON with a mark": '\ufeff{"_aaaaaaaa_1": {"subset": "training"}, "bbbbbbbbbbb": {}}'.encode(),

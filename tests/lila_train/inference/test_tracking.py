@@ -143,8 +143,8 @@ def test_masks_are_read_by_index_gray_level_or_color(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.labels == 0, labels == 0)
 
 
-def soft(labels: np.ndarray, blur: ImageFilter.Filter = ImageFilter.GaussianBlur(3)) -> Image.Image:
-    return Image.fromarray((255 * (labels > 0)).astype(np.uint8)).filter(blur)
+def soft(labels: np.ndarray, blur: type[ImageFilter.Filter] = ImageFilter.GaussianBlur, radius: int = 3) -> Image.Image:
+    return Image.fromarray((255 * (labels > 0)).astype(np.uint8)).filter(blur(radius))
 
 
 def as_jpeg(labels: np.ndarray) -> Image.Image:
@@ -182,9 +182,13 @@ MASKS = {  # image and suffix, and the values of the objects or the sentence
         "as a JPEG or soft edges make them; save the mask as",
     ),
     "a JPEG by another name": (lambda labels: as_jpeg(labels), ".png", "save the mask as an indexed PNG"),
-    "soft edges": (soft, ".png", "slivers, as a JPEG or soft edges make them; save the mask as an indexed PNG, without"),
+    "soft edges": (
+        soft,
+        ".png",
+        "slivers, as a JPEG or soft edges make them; save the mask as an indexed PNG, without",
+    ),
     "few soft edges": (
-        lambda labels: soft(labels, ImageFilter.BoxBlur(1)),
+        lambda labels: soft(labels, ImageFilter.BoxBlur, 1),
         ".png",
         r"found \d, \d of them slivers, as a JPEG or soft",
     ),
