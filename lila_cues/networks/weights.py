@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
+from zipfile import is_zipfile
 
 import safetensors.torch
 import torch
@@ -201,7 +202,8 @@ def read_content(path: Path, option: str) -> object:
             return safetensors.torch.load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # older formats, which can be read all the same
-            return torch.load(path, map_location="cpu", weights_only=True)
+            mapped = is_zipfile(path)  # as torch.save writes since 1.6: what is not used is not read into memory
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # foreign bytes, read as a pickle, can raise anything
         message = str(error).split("\n", maxsplit=1)[0]
         # a pickle's error may be a bare number

@@ -29,7 +29,8 @@ def evaluate(
         typer.Option(help="Folder of a run, its weight file, a published file or name; scores it and its encoder."),
     ] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="Instead: a frozen encoder by name, alone or below a baseline.")
+        str | None,
+        typer.Option(help="Instead: a frozen encoder by name, alone or below a baseline or a decoder's .pt file."),
     ] = None,
     encoder_weights: Annotated[Path | None, typer.Option(help="Weight file of the encoder.")] = None,
     baseline: Annotated[

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Weights = Annotated[
     str, typer.Option(help="Folder of a run, its weights.safetensors, a published .pt file or a published name.")
 ]
+Encoder = Annotated[
+    str | None, typer.Option(help="Name of the encoder, for a .pt file of a decoder alone: dinov2_vits14 for example.")
+]
 EncoderWeights = Annotated[Path | None, typer.Option(help="Weight file of the encoder, if it has moved.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Delete the results of this command in --out and start again.")
@@ -44,6 +47,7 @@ def features(
         list[Path] | None, typer.Option(help="Images or videos to compute one PCA basis for all files from.")
     ] = None,
     overwrite: Overwrite = False,
+    encoder: Encoder = None,
     encoder_weights: EncoderWeights = None,
     device: Device = "auto",
 ) -> None:
@@ -76,8 +80,8 @@ def features(
     basis_files = list_inputs(pca_from, unique_names=False, out=out) if pca_from else []
     pca_files = files_state(file.path for file in basis_files) if pca_from else None
     target = devices.choose(device, mps=True)
-    cache = FeatureCache(out, config, released.identity(weights, encoder_weights), pca_files, overwrite)
-    model = load(weights, device=target, encoder_weights=encoder_weights)
+    cache = FeatureCache(out, config, released.identity(weights, encoder_weights, encoder), pca_files, overwrite)
+    model = load(weights, device=target, encoder=encoder, encoder_weights=encoder_weights)
     compute = FeatureComputer(model, config, batch, out)
     basis = shared_basis(compute, basis_files) if pca_from else None
     failures = _extract(Extractor(compute, cache, basis), files)
@@ -121,6 +125,7 @@ def track(
     ] = 25,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Most frames to track.")] = None,
     overwrite: Overwrite = False,
+    encoder: Encoder = None,
     encoder_weights: EncoderWeights = None,
     device: Device = "auto",
 ) -> None:
@@ -147,8 +152,10 @@ def track(
         "window": window,
         "max_frames": max_frames,
     }
-    tracking.open_output(out, {"settings": settings, "model": released.identity(weights, encoder_weights)}, overwrite)
-    model = load(weights, device=devices.choose(device, mps=True), encoder_weights=encoder_weights)
+    tracking.open_output(
+        out, {"settings": settings, "model": released.identity(weights, encoder_weights, encoder)}, overwrite
+    )
+    model = load(weights, device=devices.choose(device, mps=True), encoder=encoder, encoder_weights=encoder_weights)
     total = min(stream.count, max_frames or stream.count) if stream.count else None
     with console.progress("frames") as bar:
         task = bar.add_task(video.name, total=total)
@@ -164,6 +171,7 @@ def explore(
     out: Annotated[Path, typer.Option(help="The page, one HTML file.")] = Path("explore.html"),
     size: Annotated[int, typer.Option(min=32, help="Short side of the feature maps in pixels.")] = 240,
     channels: Annotated[int, typer.Option(min=3, help="Principal directions of the features to keep.")] = 24,
+    encoder: Encoder = None,
     encoder_weights: EncoderWeights = None,
     device: Device = "auto",
 ) -> None:
@@ -181,7 +189,7 @@ def explore(
     if not paths:
         raise LilaError("expected images to explore, found videos only; save some of their frames as images first")
     require_writable(out, "pass another --out")
-    model = load(weights, device=devices.choose(device, mps=True), encoder_weights=encoder_weights)
+    model = load(weights, device=devices.choose(device, mps=True), encoder=encoder, encoder_weights=encoder_weights)
     failures, explored = [], []
     with console.progress("images") as bar:
         for path, name in bar.track(list(zip(paths, short_names(paths), strict=True)), description="features"):
@@ -207,6 +215,7 @@ def explore(
 def export(
     weights: Weights,
     out: Annotated[Path, typer.Option(help="model.onnx, model.pt2 for torch.export, or decoder.pt.")],
+    encoder: Encoder = None,
     encoder_weights: EncoderWeights = None,
 ) -> None:
     """Export the model as one file that runs without this project, for any batch and image size.
@@ -220,7 +229,7 @@ def export(
     from lila_train.model.lila import load
 
     require_writable(out, "pass another --out")
-    model = load(weights, encoder_weights=encoder_weights)
+    model = load(weights, encoder=encoder, encoder_weights=encoder_weights)
     model.features(np.zeros((*[2 * model.encoder.patch_size] * 2, 3), np.uint8))  # which have to be finite
     if out.suffix == ".pt":
         released.write(out, model.decoder)

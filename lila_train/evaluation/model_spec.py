@@ -25,9 +25,9 @@ class ModelSpec(BaselineOptions):
     baseline: str | None = None
 
     def __post_init__(self) -> None:
-        named = [self.weights is not None, self.baseline is not None, self.encoder is not None]
-        if named not in ([True, False, False], [False, True, False], [False, False, True], [False, True, True]):
-            found = "none" if not any(named) else "two"
+        named = (self.weights is not None) + (self.baseline is not None)
+        if named == 2 or (named == 0 and self.encoder is None):
+            found = "two" if named else "none"
             raise LilaError(
                 f"expected one model to score, found {found}; pass --weights RUN, or --encoder NAME, or "
                 "--baseline NAME (with --encoder NAME below it)"
@@ -54,7 +54,7 @@ class ModelSpec(BaselineOptions):
             return find(self.baseline).identity(self)
         if self.weights is None:
             return {"encoder": str(self.encoder)} | released.encoder_weights_identity(self.encoder_weights)
-        return released.identity(self.weights, self.encoder_weights)
+        return released.identity(self.weights, self.encoder_weights, self.encoder)
 
     def load(self, device: torch.device) -> GridModel:
         """Load the model; LilaError where weights, code or hub are not available."""
@@ -62,5 +62,5 @@ class ModelSpec(BaselineOptions):
             return find(self.baseline).load(self, device)
         if self.weights is None:
             return EncoderAlone(load_encoder(str(self.encoder), self.encoder_weights, device), device)
-        lila = load(self.weights, device=device, encoder_weights=self.encoder_weights)
+        lila = load(self.weights, device=device, encoder=self.encoder, encoder_weights=self.encoder_weights)
         return LilaModel(lila.encoder, device, lila)

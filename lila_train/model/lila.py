@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float, Shaped
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from lila_cues.images import AnyImage, to_float, to_tensor
@@ -47,6 +48,7 @@ def load(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    encoder: str | None = None,
     encoder_weights: str | Path | None = None,
     fit: Fit = "pad",
 ) -> Lila:
@@ -58,6 +60,7 @@ def load(
             once and its hash checked.
         device: where the model computes.
         dtype: type of the parameters; float32 if None. torch.bfloat16 or torch.float16 halve the model's size.
+        encoder: name of the encoder, such as dinov2_vits14_reg, for a .pt file that holds a decoder alone.
         encoder_weights: a local file of the encoder's weights. By default the encoder is taken from the published file,
             or from where the run had it: the package, the Hugging Face hub or a local file.
         fit: how an image whose sides are not multiples of the patch size is brought to the encoder (see `Lila`).
@@ -67,8 +70,8 @@ def load(
         `model(images)` maps b×3×H×W (uint8, or float in [0, 1]) to b×d×H×W.
 
     Raises:
-        LilaError: no such file or name, another format, weights of another backbone, or an encoder whose SHA-256
-            differs from the recorded one.
+        LilaError: no such file or name, another format, a decoder alone without the name of its encoder, weights of
+            another backbone, or an encoder whose SHA-256 differs from the recorded one.
     """
     path, sha256 = released.find(weights)
     provenance = None
@@ -76,31 +79,30 @@ def load(
         saved = checkpoint.read(path)
         provenance = saved.provenance
         widths, tensors = provenance.widths, saved.decoder
-        encoder = restore_encoder(provenance.encoder, encoder_weights, device)
+        if encoder not in (None, provenance.encoder.network):
+            raise LilaError(
+                f"expected no other encoder than {provenance.encoder.network}, with which {path} was trained, found "
+                f"{encoder}; leave it out"
+            )
+        vit = restore_encoder(provenance.encoder, encoder_weights, device)
     else:
         published = released.read(path)
         widths, tensors = published.widths, published.decoder
-        network = released.ENCODER_OF_WIDTH.get(widths.encoder)
-        if network is None:
-            raise LilaError(
-                "expected a decoder of an encoder of width "
-                f"{', '.join(map(str, released.ENCODER_OF_WIDTH))} in {path}, found one of width {widths.encoder}; "
-                "published files decode DINOv2"
-            )
+        network = released.encoder_name(encoder, weights, published)
         if encoder_weights is None and published.encoder:
             sha256 = sha256 or file_sha256(path)
             source = WeightSource(network, "file", str(path.resolve()), None, sha256, DINOV2_LICENSE)
-            encoder = encoder_from_tensors(network, published.encoder, source).to(device)
+            vit = encoder_from_tensors(network, published.encoder, source).to(device)
         else:
-            encoder = load_encoder(network, encoder_weights, device)
-    if encoder.width != widths.encoder:
+            vit = load_encoder(network, encoder_weights, device)
+    if vit.width != widths.encoder:
         raise LilaError(
-            f"the decoder in {path} reads {widths.encoder} channels, the encoder {encoder.name} gives "
-            f"{encoder.width}; these weights belong to another backbone"
+            f"the decoder in {path} reads {widths.encoder} channels, the encoder {vit.name} gives "
+            f"{vit.width}; these weights belong to another backbone"
         )
     decoder = Decoder(widths)
     decoder.load_state_dict(tensors)
-    model = Lila(encoder, decoder, fit).to(device=device, dtype=dtype).eval().requires_grad_(False)
+    model = Lila(vit, decoder, fit).to(device=device, dtype=dtype).eval().requires_grad_(False)
     if model.device.type == "cuda":  # its convolutions are faster in this layout
         model.decoder.to(memory_format=torch.channels_last)
     model.provenance = provenance
@@ -115,6 +117,13 @@ def require_finite(features: Shaped[Tensor, " *shape"], source: str) -> Shaped[T
             "diverged: pass others, or compute in float32"
         )
     return features
+
+
+class GridAndMap(NamedTuple):
+    """Both feature maps of a batch: the encoder's grid, and the decoder's map at the images' size."""
+
+    grid: Float[Tensor, "b e h w"]
+    map: Float[Tensor, "b d H W"]
 
 
 class Lila(nn.Module, ModelHubMixin):
@@ -135,22 +144,24 @@ class Lila(nn.Module, ModelHubMixin):
         self.decoder = decoder
         self.fit = fit
 
-    def forward(self, images: Shaped[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
+    def forward(
+        self, images: Shaped[Tensor, "b 3 H W"], return_grid: bool = False
+    ) -> Float[Tensor, "b d H W"] | GridAndMap:
         """Return features of RGB images: zero mean and unit variance over the d channels.
 
         Images are uint8, or floats in [0, 1] that are not normalized; the values are not checked here, since a look at
-        them would wait for the device and break compilation.
+        them would wait for the device and break compilation. With `return_grid` the encoder's grid comes along, as
+        `encode` gives it, from the same pass.
         """
         height, width = size_of(images)
         fitted = self._fit(images)
         tokens = self.encoder(fitted)
-        if self.fit == "resize":
-            return self.decoder(tokens, (height, width))
-        features = self.decoder(tokens, size_of(fitted))
-        if torch.compiler.is_compiling():
+        features = self.decoder(tokens, (height, width) if self.fit == "resize" else size_of(fitted))
+        if torch.compiler.is_compiling() and self.fit == "pad":
             # inductor leaves out a slice that keeps all, and its cache then serves that graph to other sizes
-            return F.pad(features, (0, width - features.shape[-1], 0, height - features.shape[-2]))
-        return features[..., :height, :width]
+            features = F.pad(features, (0, width - features.shape[-1], 0, height - features.shape[-2]))
+        features = features[..., :height, :width]
+        return GridAndMap(tokens[-1], features) if return_grid else features
 
     def encode(self, images: Shaped[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
         """Return the encoder's last tokens after the final LayerNorm, on its own grid."""
@@ -322,6 +333,23 @@ The decoder is under the Apache License 2.0; the encoder keeps its own license.
             raise LilaError(f"expected {WEIGHTS_FILE} in {model_id}, found none; was it written by save_pretrained?")
         encoder_weights = encoder_weights or fetch(ENCODER_FILE)
         return load(weights, device=device, dtype=dtype, encoder_weights=encoder_weights, fit=fit)
+
+
+class NormalizedLila(nn.Module):
+    """A model that is called as the published code's own: images normalized by ImageNet's mean and deviation.
+
+    It returns both maps, `(grid, map)`; the model itself takes RGB in [0, 1] and returns the map alone.
+    """
+
+    def __init__(self, model: Lila) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Float[Tensor, "b 3 H W"]) -> GridAndMap:
+        maps: GridAndMap = self.model(images * self.std + self.mean, return_grid=True)
+        return maps
 
 
 def _fetch(model_id: str, name: str, **hub_options: Any) -> Path | None:

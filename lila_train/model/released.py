@@ -34,6 +34,7 @@ RELEASED_FILES = {  # published name: file below BASE_URL
     "lila_dinov2_vitl14_kts": "lila_dino2_l14_kts.pt",
 }
 ENCODER_OF_WIDTH = {384: "dinov2_vits14", 768: "dinov2_vitb14", 1024: "dinov2_vitl14", 1536: "dinov2_vitg14"}
+_UNPUBLISHED = re.compile(r"^(?:lila_)?dinov2reg_(vit[sblg]14)$")  # the published code's names of register encoders
 
 _TEACHERS = ("depth_net.", "flow.", "pamr.")
 _ENCODER = "pretrained."
@@ -60,6 +61,11 @@ def find(weights: str | Path) -> tuple[Path, str | None]:
     if str(weights) in RELEASED_FILES:
         return _fetch(str(weights))
     path = Path(weights) / WEIGHTS_FILE if Path(weights).is_dir() else Path(weights)
+    if _UNPUBLISHED.match(str(weights)) and not path.is_file():
+        raise LilaError(
+            f"expected weights on this machine for {weights}, of which no file is published; pass the path of its .pt "
+            "file, whose encoder is recognized"
+        )
     if not path.is_file():
         raise LilaError(
             f"no weights at {path}; pass the folder of a run or its {WEIGHTS_FILE} (lila-train run writes it), a "
@@ -68,13 +74,14 @@ def find(weights: str | Path) -> tuple[Path, str | None]:
     return path, None
 
 
-def identity(weights: str | Path, encoder_weights: str | Path | None) -> dict[str, str]:
+def identity(weights: str | Path, encoder_weights: str | Path | None, encoder: str | None = None) -> dict[str, str]:
     """Return what determines the features of a model that is not loaded: hashes of its files, or a published name."""
+    named = {"encoder": encoder} if encoder else {}
     if str(weights) in RELEASED_FILES:
-        return {"weights": str(weights)} | encoder_weights_identity(encoder_weights)
+        return {"weights": str(weights)} | named | encoder_weights_identity(encoder_weights)
     path, _ = find(weights)
     its_encoder = None if path.suffix == ".safetensors" else encoder_weights  # a run's file records the hash of its own
-    return {"weights_sha256": file_sha256(path)} | encoder_weights_identity(its_encoder)
+    return {"weights_sha256": file_sha256(path)} | named | encoder_weights_identity(its_encoder)
 
 
 def encoder_weights_identity(weights: str | Path | None) -> dict[str, str]:
@@ -111,11 +118,16 @@ def _fetch(name: str) -> tuple[Path, str]:
 
 @dataclass(frozen=True)
 class ReleasedCheckpoint:
-    """Content of a published file: a decoder, and the encoder's tensors in DINOv2's names (empty if incomplete)."""
+    """Content of a published file: a decoder, and the encoder's tensors in DINOv2's names (empty if incomplete).
 
+    network: name of the encoder whose tensors are in the file, complete or not; None where there are none.
+    """
+
+    path: Path
     widths: DecoderWidths
     decoder: Mapping[str, Tensor]
     encoder: Mapping[str, Tensor]
+    network: str | None
 
 
 def read(path: Path) -> ReleasedCheckpoint:
@@ -143,10 +155,33 @@ def read(path: Path) -> ReleasedCheckpoint:
         if tensor.shape != (shape := expected[name][1]):
             raise LilaError(f"expected {name} of shape {tuple(shape)} in {path}, found {tuple(tensor.shape)}")
     encoder = {n.removeprefix(_ENCODER): t for n, t in tensors.items() if n.startswith(_ENCODER)}
+    network = ENCODER_OF_WIDTH.get(widths.encoder) if encoder else None
+    if network and "register_tokens" in encoder:
+        network += "_reg"
     positions = encoder.get("pos_embed")  # which the reference sometimes leaves out
     if positions is None or positions.shape != (1, 37 * 37 + 1, widths.encoder):
         encoder = {}
-    return ReleasedCheckpoint(widths, {expected[name][0]: tensor for name, tensor in found.items()}, encoder)
+    decoder = {expected[name][0]: tensor for name, tensor in found.items()}
+    return ReleasedCheckpoint(path, widths, decoder, encoder, network)
+
+
+def encoder_name(given: str | None, weights: str | Path, published: ReleasedCheckpoint) -> str:
+    """Return the name of a published file's encoder: the given one, that of a published name, or that in the file.
+
+    LilaError where none of them tells it: a width alone does not, since encoders with registers have the same.
+    """
+    if given:
+        return _UNPUBLISHED.sub(r"dinov2_\1_reg", given)
+    if str(weights) in RELEASED_FILES:
+        return str(weights).removeprefix("lila_").removesuffix("_kts")
+    if published.network:
+        return published.network
+    likely = ENCODER_OF_WIDTH.get(published.widths.encoder)
+    example = f"{likely} or {likely}_reg" if likely else "dinov2_vits14"
+    raise LilaError(
+        f"expected the encoder in {published.path}, or its name, found a decoder alone, of an encoder of width "
+        f"{published.widths.encoder}; name it by encoder= (--encoder), {example} for example"
+    )
 
 
 def write(path: Path, decoder: Decoder) -> None:

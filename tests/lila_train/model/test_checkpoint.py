@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import hubconf
 import lila_train
 from lila_cues.networks.hub import torch_cache
 from lila_cues.networks.weights import file_sha256
@@ -169,7 +170,7 @@ def test_an_encoder_of_another_width_or_none_is_refused(file: Path, tmp_path: Pa
     with pytest.raises(LilaError, match=r"of another shape|missing"):
         lila_train.load(file, encoder_weights=tiny)
     released.write(tmp_path / "narrow.pt", Decoder(DecoderWidths.of_encoder(64, inner=16)))
-    with pytest.raises(LilaError, match="expected a decoder of an encoder of width 384"):
+    with pytest.raises(LilaError, match="found a decoder alone, of an encoder of width 64"):
         lila_train.load(tmp_path / "narrow.pt")
     with pytest.raises(LilaError, match="or one of lila_dinov2_vits14"):
         lila_train.load("lila_dinov2_vits15")
@@ -185,3 +186,38 @@ def test_written_file_has_the_names_and_shapes_of_a_published_one(file: Path, tm
     assert all(
         torch.equal(t, released.read(file).decoder[n]) for n, t in released.read(tmp_path / "ours.pt").decoder.items()
     )
+
+
+def test_an_encoder_with_registers_is_recognized_in_its_file(file: Path, tmp_path: Path) -> None:
+    tensors = torch.load(file, weights_only=True)["state_dict"]
+    tokens = torch.full((1, 4, 384), 0.5)
+    torch.save(tensors | {"pretrained.register_tokens": tokens}, tmp_path / "reg.pt")
+    model = lila_train.load(tmp_path / "reg.pt")
+    assert model.encoder.name == "dinov2_vits14_reg"
+    assert torch.equal(model.encoder.vit.reg_token, tokens)
+    assert hubconf.lila_dinov2reg_vits14(checkpoint_path=tmp_path / "reg.pt").identity == model.identity
+    with pytest.raises(LilaError, match="no file is published"):
+        lila_train.load("lila_dinov2reg_vits14")
+
+
+def test_the_encoder_of_a_decoder_alone_is_named_not_guessed(file: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "decoder.pt"
+    released.write(alone, lila_train.load(file).decoder)
+    with pytest.raises(LilaError, match=r"found a decoder alone.*dinov2_vits14 or dinov2_vits14_reg"):
+        lila_train.load(alone)
+    for name in ("dinov2_vits14_reg", "dinov2reg_vits14"):  # the latter is the published code's
+        model = lila_train.load(alone, encoder=name, encoder_weights="random:1")
+        assert model.encoder.name == "dinov2_vits14_reg"
+
+
+def test_teachers_in_a_file_are_not_read_into_memory(file: Path, tmp_path: Path) -> None:
+    tensors = torch.load(file, weights_only=True)["state_dict"]
+    torch.save({n: t for n, t in tensors.items() if not n.startswith("depth_net")}, tmp_path / "without.pt")
+    torch.save(tensors | {"depth_net.weight": torch.ones(300, 2**20 // 4)}, tmp_path / "with.pt")
+    program = "import resource, sys, lila_train; lila_train.load(sys.argv[1])\n"
+    program += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    peak = {
+        name: int(subprocess.check_output([sys.executable, "-c", program, str(tmp_path / name)]))
+        for name in ("without.pt", "with.pt")
+    }
+    assert peak["with.pt"] - peak["without.pt"] < 100  # MiB, of 300

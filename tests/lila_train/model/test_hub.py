@@ -130,7 +130,7 @@ def test_a_name_that_is_neither_a_folder_nor_a_repository_gets_one_sentence(name
 
 
 def test_torch_hub_gives_the_model(weights: Path) -> None:
-    assert all(callable(getattr(hubconf, name)) for name in ("lila", *RELEASED_FILES))
+    assert all(callable(getattr(hubconf, name)) for name in ("lila", "lila_reference", *RELEASED_FILES))
     found = torch.hub.load(str(ROOT), "lila", source="local", weights=weights)
     same(small_model(), found)
 
@@ -142,3 +142,22 @@ def test_provenance_is_saved_and_restored(weights: Path, tmp_path: Path) -> None
     again = Lila.from_pretrained(tmp_path / "shared")
     assert again.provenance == loaded.provenance
     same(loaded, again)
+
+
+def test_the_published_code_s_call_gives_both_maps_of_normalized_images(weights: Path) -> None:
+    model, reference = load(weights), hubconf.lila_reference(weights)
+    images = torch.rand(2, 3, 37, 50)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    with torch.no_grad():
+        maps = reference((images - mean) / std)
+        grid, pixels = model(images, return_grid=True)
+    assert maps._fields == ("grid", "map")
+    torch.testing.assert_close(maps.map, model(images), atol=1e-4, rtol=0)
+    torch.testing.assert_close(maps.grid, model.encode(images), atol=1e-4, rtol=0)
+    assert torch.equal(grid, model.encode(images))
+    assert torch.equal(pixels, model(images))
+
+
+def test_an_untrained_model_is_not_given_out() -> None:
+    with pytest.raises(LilaError, match="expected pretrained=True"):
+        hubconf.lila_dinov2_vits14(pretrained=False)
