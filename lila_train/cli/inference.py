@@ -199,10 +199,10 @@ def explore(
                 failures.append(str(error))
     if not explored:
         raise LilaError("no image to explore; " + "; ".join(failures))
-    encoder, patch, count = model.encoder, model.encoder.patch_size, len(explored)
+    count, patch, width = len(explored), model.encoder.patch_size, model.encoder.width
     facts = (
         f"{count} image{'s' * (count > 1)}, short side {size} px. LILA: a vector of {model.decoder.widths.out} numbers "
-        f"per pixel; the encoder, {encoder.name}: one of {encoder.width} per {patch}×{patch} px."
+        f"per pixel; the encoder, {model.encoder.name}: one of {width} per {patch}×{patch} px."
     )
     write_page(out, "LILA, pixel by pixel", facts, explored, channels)
     megabytes = out.stat().st_size / 1e6

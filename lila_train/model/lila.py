@@ -341,6 +341,9 @@ class NormalizedLila(nn.Module):
     It returns both maps, `(grid, map)`; the model itself takes RGB in [0, 1] and returns the map alone.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: Lila) -> None:
         super().__init__()
         self.model = model
