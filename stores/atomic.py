@@ -173,8 +173,8 @@ def explain_os_errors(path: Path | str, action: str) -> Iterator[None]:
                 f"{(error.strerror or 'refused').lower()} while {action} in {path}; rename the input"
             ) from error
         if error.errno == errno.ELOOP:
-            found = error.filename or path
-            raise StoreError(f"expected a file, found a symbolic link at {found}; delete it") from error
+            link = error.filename or path
+            raise StoreError(f"expected a file, found a symbolic link at {link}; delete it") from error
         if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENXIO):
             raise StoreError(
                 f"{(error.strerror or 'refused').lower()} while {action}: {error.filename2 or error.filename or path}; "

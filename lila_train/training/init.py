@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -20,8 +22,9 @@ def init_pca(decoder: Decoder, components: Tensor, mean: Tensor) -> None:
     Residual units begin as the identity, 1×1 fusions and the 3×3 convolutions after the third level too. The other
     levels begin at a tenth of their default weight, and every weight has a gradient after the first step.
     """
-    units = [unit for fuse in decoder.fuse for unit in (fuse.skip_unit, fuse.unit) if unit is not None]
-    identities = [decoder.reduce[2], decoder.head, *decoder.pixel[::2], *(fuse.out for fuse in decoder.fuse)]
+    parts: Any = decoder  # containers of modules have no types
+    units = [unit for fuse in parts.fuse for unit in (fuse.skip_unit, fuse.unit) if unit is not None]
+    identities = [parts.reduce[2], parts.head, *parts.pixel[::2], *(fuse.out for fuse in parts.fuse)]
     for conv in identities:
         nn.init.dirac_(conv.weight)
     for conv in (*identities[1:], *(unit.conv2 for unit in units)):
@@ -29,11 +32,11 @@ def init_pca(decoder: Decoder, components: Tensor, mean: Tensor) -> None:
     for unit in units:
         nn.init.zeros_(unit.conv2.weight)
     for level in (0, 1, 3):
-        decoder.reduce[level].weight.mul_(OTHER_LEVELS)
-    decoder.project[2].weight[: len(components)] = components[..., None, None]
-    decoder.project[2].bias[: len(components)] = -components @ mean
-    decoder.pixel[0].bias.fill_(PIXEL_BIAS)
-    decoder.pixel[2].bias.fill_(-PIXEL_BIAS)
+        parts.reduce[level].weight.mul_(OTHER_LEVELS)
+    parts.project[2].weight[: len(components)] = components[..., None, None]
+    parts.project[2].bias[: len(components)] = -components @ mean
+    parts.pixel[0].bias.fill_(PIXEL_BIAS)
+    parts.pixel[2].bias.fill_(-PIXEL_BIAS)
 
 
 def principal_components(
