@@ -62,7 +62,9 @@ def list_inputs(sources: Iterable[Path], unique_names: bool = True, out: Path | 
         if (other := taken.setdefault(file.name, file)) != file:
             raise LilaError(f"{other.path} and {file.path} would both be written as {file.name}; rename one of them")
     for file in taken.values():
-        if (video := taken.get(file.name.parent)) and video.is_video and file.name.name.isdecimal():  # a video's frames are written as NAME/00000
+        if (
+            (video := taken.get(file.name.parent)) and video.is_video and file.name.name.isdecimal()
+        ):  # a video's frames are written as NAME/00000
             raise LilaError(f"{video.path} and {file.path} would both be written as {file.name}; rename one of them")
         for folder in file.name.parents:
             if (found := _OUTPUT.fullmatch(folder.name)) and (same := taken.get(folder.with_name(found[1]))):
