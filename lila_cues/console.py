@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lila_cues.inputs import MAX_PIXELS_VARIABLE
+from stores.backends import RETRY_SECONDS, RETRY_VARIABLE
 from stores.errors import LilaError
 
 EXIT_BAD_INPUT = 2
@@ -99,6 +100,11 @@ def run(app: typer.Typer) -> None:
 
 MAX_PIXELS = f"Most pixels of an image or a video's frame. Default: ${MAX_PIXELS_VARIABLE}, else 178,956,970."
 
+RETRY = (
+    "Seconds for which a request to a store's URL is repeated while network or server fail. "
+    f"Default: ${RETRY_VARIABLE}, else {RETRY_SECONDS:g}."
+)
+
 
 def _show_version(wanted: bool | None) -> None:
     if wanted:
@@ -112,10 +118,13 @@ def common_options(
     ] = None,
     _debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error, for a report.")] = False,
     max_pixels: Annotated[int | None, typer.Option(min=1, help=MAX_PIXELS)] = None,
+    retry_seconds: Annotated[float | None, typer.Option(min=0, help=RETRY)] = None,
 ) -> None:
     """Options of both command lines, before the command."""
     if max_pixels is not None:
         os.environ[MAX_PIXELS_VARIABLE] = str(max_pixels)  # for worker processes too
+    if retry_seconds is not None:
+        os.environ[RETRY_VARIABLE] = str(retry_seconds)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

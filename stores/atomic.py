@@ -90,8 +90,18 @@ def read_lines(path: Path, key: str) -> tuple[list[dict[str, Any]], int]:
     return rows, damaged
 
 
+def require_local(path: Path) -> None:
+    """Raise StoreError if a path to be written is a URL."""
+    if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
+        raise StoreError(
+            f"expected a folder of this machine, found the URL {str(path).replace(':/', '://', 1)}, which is only read; "
+            "write into a folder, and copy it there afterwards"
+        )
+
+
 def require_writable(path: Path, remedy: str) -> None:
     """Raise StoreError, before long work, where a file or folder cannot be written; `remedy` is what else to do."""
+    require_local(path)
     above = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     if above != path.absolute() and not above.is_dir():
         raise StoreError(f"expected a folder for {path}, found a file at {above}; {remedy}")

@@ -6,18 +6,23 @@ Remote files are read by ranges, with the credentials of the environment.
 from __future__ import annotations
 
 import errno
+import logging
 import mmap
 import os
+import re
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stores.errors import StoreError, UnreadableError
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+RETRY_VARIABLE, RETRY_SECONDS = "LILA_RETRY_SECONDS", 120.0
 SCHEMES = ("s3", "gs", "http", "https")
 Range = tuple[int, int]  # offset, length
 _NO_FILE = {
@@ -27,7 +32,9 @@ _NO_FILE = {
     errno.ENXIO: "a socket is in its place",
 }
 _SMALL_FILE = 32 * 1024  # bytes; read at once and kept in memory
-_RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=20)}
+_WHOLE_FILE = 16 * 2**20  # bytes; read at once from a server without byte ranges
+_LONGEST_PAUSE = 15.0  # s between two requests
+_REFUSED = re.compile(r"status code: 4(?!08|29)\d\d")  # what stays so, unlike 408 and 429
 _CLIENT: Any = {"connect_timeout": "5s", "timeout": "60s", "allow_http": True}
 
 
@@ -39,6 +46,17 @@ class Blob:
     read: Callable[[Sequence[Range]], list[bytes]]  # the bytes of each range, fewer where the file ends
 
 
+def _in_memory(data: bytes) -> Blob:
+    return Blob(len(data), lambda ranges: [data[offset : offset + length] for offset, length in ranges])
+
+
+def _unreadable(path: str, error: OSError) -> UnreadableError:
+    return UnreadableError(
+        f"{path} cannot be read ({(error.strerror or 'refused').lower()}); make it readable for this user, or "
+        "if the disk is faulty delete it, and run `lila-cues repair` on the store"
+    )
+
+
 class LocalFiles:
     """The files in a folder, by key such as `rgb/c.0.0.0.0.0`.
 
@@ -47,10 +65,14 @@ class LocalFiles:
 
     def __init__(self, root: Path) -> None:
         self.root, self.location = root.absolute(), str(root)  # a process may change its directory
+        self.address = str(self.root)
 
     def read(self, key: str) -> bytes:
         with os.fdopen(self.descriptor(key), "rb", buffering=0) as file:
-            return file.readall()
+            try:
+                return file.readall()
+            except OSError as error:
+                raise _unreadable(f"{self.root}/{key}", error) from error
 
     def descriptor(self, key: str) -> int:
         """Open a file for reading and return its descriptor."""
@@ -60,10 +82,7 @@ class LocalFiles:
         except OSError as error:
             if error.errno in _NO_FILE:
                 raise FileNotFoundError(error.errno, _NO_FILE[error.errno], path) from error
-            raise UnreadableError(
-                f"{path} cannot be read ({(error.strerror or 'refused').lower()}); make it readable for this user, or "
-                "if the disk is faulty delete it, and run `lila-cues repair` on the store"
-            ) from error
+            raise _unreadable(path, error) from error
         mode = os.fstat(fd).st_mode
         if not stat.S_ISREG(mode):
             os.close(fd)
@@ -80,13 +99,11 @@ class LocalFiles:
         """Open a file; return it and its last `tail` bytes, fewer if it is shorter."""
         fd = self.descriptor(key)
         size = os.fstat(fd).st_size
+        file = _OpenFile(fd, f"{self.root}/{key}")
         if size > _SMALL_FILE:
-            return Blob(size, _OpenFile(fd).read), os.pread(fd, tail, max(0, size - tail))
-        try:
-            data = os.pread(fd, size, 0)
-        finally:
-            os.close(fd)
-        return Blob(size, lambda ranges: [data[offset : offset + length] for offset, length in ranges]), data[-tail:]
+            return Blob(size, file.read), *file.read([(max(0, size - tail), tail)])
+        (data,) = file.read([(0, size)])
+        return _in_memory(data), data[-tail:]
 
     def in_the_way(self, key: str) -> Path | None:
         """Return what prevents that a file is written: something else in its place, or a file in that of its folder."""
@@ -118,19 +135,28 @@ class _OpenFile:
     """Reads by position only, so that forked processes can share it."""
 
     fd: int
+    path: str
 
     def read(self, ranges: Sequence[Range]) -> list[bytes]:
-        return [os.pread(self.fd, length, offset) for offset, length in ranges]
+        try:
+            return [os.pread(self.fd, length, offset) for offset, length in ranges]
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
 
     def __del__(self) -> None:
         os.close(self.fd)
 
 
 class RemoteFiles:
-    """The objects below a URL, with the methods of LocalFiles; `objects`: an obstore store (default: of the URL)."""
+    """The objects below a URL, with the methods of LocalFiles; `objects`: an obstore store (default: of the URL).
+
+    A request that the network or the server fails in passing is repeated for `RETRY_VARIABLE` seconds, with a warning
+    each. `location` is the URL without the secrets that it may hold: a query that signs it, a password.
+    """
 
     def __init__(self, url: str, objects: Any = None) -> None:
-        self.location, self.objects, self._process = url.rstrip("/"), objects, os.getpid()
+        self.address, self.objects, self._process = url.rstrip("/"), objects, os.getpid()
+        self.location = public(self.address)
         if objects is not None:
             return
         scheme = url.partition(":")[0]
@@ -142,26 +168,37 @@ class RemoteFiles:
         from obstore.store import from_url
 
         try:
-            self.objects = from_url(self.location, client_options=_CLIENT, retry_config=_RETRIES)
+            self.objects = from_url(self.address, client_options=_CLIENT, retry_config={"max_retries": 0})
         except (BaseError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0][:200]
-            raise StoreError(f"{self.location} is not a valid address ({reason}); correct it") from error
+            raise StoreError(f"{self.location} is not a valid address ({_reason(error)}); correct it") from error
 
     def read(self, key: str) -> bytes:
-        with self._request(key) as obstore:
-            return bytes(obstore.get(self.objects, key).bytes())
+        return self._request(key, lambda obstore: bytes(obstore.get(self.objects, key).bytes()))
 
     mapped = read
 
     def open(self, key: str, tail: int) -> tuple[Blob, bytes]:
-        def read(ranges: Sequence[Range]) -> list[bytes]:
-            with self._request(key) as obstore:  # adjacent ranges in one request
-                starts, lengths = zip(*ranges, strict=True)
-                return [bytes(part) for part in obstore.get_ranges(self.objects, key, starts=starts, lengths=lengths)]
+        def end_of_file(obstore: Any) -> tuple[int, bytes]:  # one request for the size and the tail, or a small file
+            try:
+                answer = obstore.get(self.objects, key, options={"range": {"suffix": max(tail, _SMALL_FILE)}})
+            except obstore.exceptions.NotSupportedError:  # the server knows no byte ranges
+                answer = obstore.get(self.objects, key)
+                if answer.meta["size"] > _WHOLE_FILE:
+                    raise UnreadableError(
+                        f"the server of {self.location}/{key} gives no byte ranges, without which a file of more than "
+                        f"{_WHOLE_FILE // 2**20} MiB is not read; serve the store by another one, or copy it"
+                    ) from None
+            return answer.meta["size"], bytes(answer.bytes())
 
-        with self._request(key) as obstore:  # one request for the size and the tail
-            answer = obstore.get(self.objects, key, options={"range": {"suffix": tail}})
-            return Blob(answer.meta["size"], read), bytes(answer.bytes())
+        def read(ranges: Sequence[Range]) -> list[bytes]:
+            starts, lengths = zip(*ranges, strict=True)  # adjacent ranges in one request
+            return self._request(
+                key,
+                lambda obstore: list(map(bytes, obstore.get_ranges(self.objects, key, starts=starts, lengths=lengths))),
+            )
+
+        size, data = self._request(key, end_of_file)
+        return (_in_memory(data) if len(data) == size else Blob(size, read)), data[-tail:]
 
     def in_the_way(self, key: str) -> None:
         """Return None: an object store has no folders."""
@@ -169,13 +206,20 @@ class RemoteFiles:
     def names(self, folder: str) -> list[str] | None:
         if self.location.startswith("http"):  # HTTP has no listing
             return None
-        with self._request(folder) as obstore:
-            listed = obstore.list_with_delimiter(self.objects, f"{folder}/")
-            return [entry["path"].rsplit("/", 1)[-1] for entry in listed["objects"]]
 
-    @contextmanager
-    def _request(self, key: str) -> Iterator[Any]:
-        """Yield the obstore module; translate its errors."""
+        def listed(obstore: Any) -> list[str] | None:
+            try:
+                entries = obstore.list_with_delimiter(self.objects, f"{folder}/")["objects"]
+            except obstore.exceptions.BaseError as error:
+                if "status code: 403" not in str(error):  # the user may read, but not list
+                    raise
+                return None
+            return [entry["path"].rsplit("/", 1)[-1] for entry in entries]
+
+        return self._request(folder, listed)
+
+    def _request(self, key: str, request: Callable[[Any], T]) -> T:
+        """Return the result of `request`, which is given the obstore module; translate its errors."""
         import obstore
 
         if os.getpid() != self._process:
@@ -183,16 +227,34 @@ class RemoteFiles:
                 f"{self.location} was opened before this process was forked, and a connection cannot be shared; "
                 "start loader processes with `forkserver` or `spawn`, or open the store in each"
             )
-        try:
-            yield obstore
-        except (obstore.exceptions.NotFoundError, FileNotFoundError) as error:
-            raise FileNotFoundError(errno.ENOENT, _NO_FILE[errno.ENOENT], f"{self.location}/{key}") from error
-        except obstore.exceptions.BaseError as error:
-            reason = str(error).strip().split("\n")[0][:200]
-            raise UnreadableError(
-                f"{self.location}/{key} cannot be read ({reason}); check the address, the network, "
-                "and the credentials in the environment"
-            ) from error
+        limit, pause = float(os.environ.get(RETRY_VARIABLE, RETRY_SECONDS)), 0.5
+        end = time.monotonic() + limit
+        while True:
+            try:
+                return request(obstore)
+            except (obstore.exceptions.NotFoundError, FileNotFoundError) as error:
+                raise FileNotFoundError(errno.ENOENT, _NO_FILE[errno.ENOENT], f"{self.location}/{key}") from error
+            except obstore.exceptions.BaseError as error:
+                found = f"{self.location}/{key} cannot be read ({_reason(error)})"
+                passing = type(error) is obstore.exceptions.GenericError and not _REFUSED.search(str(error))
+                if not passing or time.monotonic() >= end:
+                    waited = f" for {limit:g} s (--retry-seconds)" if passing else ""
+                    raise UnreadableError(
+                        f"{found}{waited}; check the address, the network, and the credentials in the environment"
+                    ) from error
+            log.warning("%s; trying again in %g s, for %g s in all", found, pause, limit)
+            time.sleep(min(pause, max(0.0, end - time.monotonic())))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def public(text: str) -> str:
+    """Return a text without the secrets in its URLs: their queries, which may sign them, names and passwords."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "", re.sub(r"(?<=\w)\?[^\s)\"']*", "", text))
+
+
+def _reason(error: Exception) -> str:
+    first_line = str(error).strip().split("\n")[0].rstrip(": ")
+    return public(first_line.rpartition(" - ")[2])[:200]  # after "Error performing GET URL in 1ms - "
 
 
 Files = LocalFiles | RemoteFiles

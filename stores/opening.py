@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stores import locks, metadata
-from stores.atomic import explain_os_errors, sync_to_disk
+from stores.atomic import explain_os_errors, require_local, sync_to_disk
 from stores.config import differences
 from stores.encodings import canonical_json, crc32c, with_checksum
 from stores.errors import StoreError
@@ -39,6 +39,7 @@ def create(
         provenance: any other information about the data; converted to JSON.
     """
     root = Path(path)
+    require_local(root)
     exists = _ExistsError(f"{root} exists; open it to continue, or name another place for the new store")
     if root.exists():
         raise exists

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from stores import ledger, locks, metadata
-from stores.atomic import atomic_write, discard, explain_os_errors
+from stores.atomic import atomic_write, discard, explain_os_errors, require_local
 from stores.backends import LocalFiles
 from stores.encodings import crc32c, with_checksum
 from stores.errors import LilaError, StoreError, UnreadableError
@@ -32,6 +32,7 @@ SET_ASIDE = "set-aside"
 
 def open_damaged(path: Path) -> CueStore:
     """Open a store by its root document or the copy of it: by that which agrees with the records and the clip names."""
+    require_local(path)
     files, found = LocalFiles(path), list[CueStore]()
     for key in (ROOT_KEY, ROOT_COPY_KEY):
         try:

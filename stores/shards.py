@@ -14,6 +14,7 @@ import os
 import resource
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from stores.atomic import write_all
-from stores.backends import Blob, Files
+from stores.backends import Blob, Files, LocalFiles
 from stores.cues import ClipCues
 from stores.encodings import CHECKSUM_BYTES, ChecksumError, crc32c, encode, verified, with_checksum
 from stores.errors import StoreError
@@ -31,6 +32,7 @@ from stores.spec import ArraySpec
 
 NO_CHUNK = 2**64 - 1
 _OPEN_SHARDS = max(8, min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))  # of a process, all its threads
+_REQUESTS = 16  # to a server at once
 _SMALL_BYTES = 1024  # of a clip: arrays up to this size are read for all clips of a task at once, and kept
 
 EncodedClip = Mapping[str, list[bytes]]  # array → its inner chunks of one clip
@@ -108,7 +110,7 @@ class Shard:
         entries: list[list[int]] = self.index[[first + part for part in parts]].tolist()
         if any(offset == NO_CHUNK for offset, _ in entries):
             raise ChecksumError("a chunk of a complete clip is missing")
-        return self.blob.read([(offset, length) for offset, length in entries])
+        return self.blob.read([(offset, length) for offset, length in entries]) if entries else []
 
     def read_clip(self, position: int) -> list[bytes]:
         """Return all inner chunks of a clip; ChecksumError if one is damaged."""
@@ -160,6 +162,12 @@ def _opened(files: Files, spec: ArraySpec, task: int, shard_clips: int, recorded
     return open_shard(files, spec, task, shard_clips, recorded)
 
 
+@lru_cache(1)
+def _threads(process: int) -> ThreadPoolExecutor:
+    """Return threads for requests to a server, which do not survive a fork."""
+    return ThreadPoolExecutor(_REQUESTS, "requests")
+
+
 class ShardReader:
     """Reads inner chunks of complete clips as stored, every checksum verified, in any number of threads.
 
@@ -195,6 +203,20 @@ class ShardReader:
                 f"the shard {self._files.location}/{spec.shard_key(task)} is damaged (clip {clip}: {error}); "
                 "run `lila-cues verify` and then `lila-cues repair` on the store, and build again"
             ) from error
+
+    def read_all(
+        self, clip: int, parts: Mapping[str, Sequence[int]], next_arrays: Sequence[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """Return `read` of several arrays of a clip; from a URL by requests side by side.
+
+        Meanwhile the shards of `next_arrays`, which are to be read next, are opened.
+        """
+        if isinstance(self._files, LocalFiles):
+            return {name: self.read(name, clip, each) for name, each in parts.items()}
+        self._checksum(next(iter(self._arrays)), clip // self._shard_clips)  # read once, not in every thread
+        requests = [*parts.items(), *((name, ()) for name in next_arrays)]
+        results = _threads(os.getpid()).map(lambda request: self.read(request[0], clip, request[1]), requests)
+        return dict(zip(parts, list(results), strict=False))
 
     def _read_chunks(self, spec: ArraySpec, clip: int, parts: Sequence[int]) -> np.ndarray:
         task, position = divmod(clip, self._shard_clips)

@@ -46,7 +46,8 @@ class CueStore:
     """An open store. Cheap to open and to pickle: only its path is pickled.
 
     Attributes:
-        path: folder or URL.
+        path: folder or URL, to be printed.
+        address: absolute folder or URL, to be opened: it may hold a signature or a password.
         spec, n_clips, fingerprint, provenance: as in `create`.
         arrays: all arrays but `status`, by name; `cue_names` are those that hold cues.
         n_tasks: rows of shards.
@@ -54,7 +55,7 @@ class CueStore:
 
     def __init__(self, files: Files, header: Header) -> None:
         self.files, self.header = files, header
-        self.path = files.location
+        self.path, self.address = files.location, files.address
         self.spec, self.n_clips = header.spec, header.n_clips
         self.fingerprint, self.provenance = header.fingerprint, header.provenance
         self.arrays: dict[str, ArraySpec] = arrays(header.spec)
@@ -65,7 +66,7 @@ class CueStore:
         self._statuses: np.ndarray | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open, (self.files.root.absolute() if isinstance(self.files, LocalFiles) else self.path,)
+        return open, (self.address,)
 
     @cached_property
     def clips(self) -> ClipNames:
@@ -206,21 +207,22 @@ class CueStore:
         for name in names:
             if name not in self.cue_names:
                 raise StoreError(f"{name!r} is not a cue of a pair; choose from {', '.join(self.cue_names)}")
-        frames: list[int] = self._reader.read("pair_frames", clip)[0][pair].tolist()
-        kept = slice(None) if channels is None else list(channels)
-        values: dict[str, np.ndarray] = {}
-        for name in names:
-            dimensions = self.arrays[name].dimensions
-            if dimensions[0] == "pair":
-                values[name] = self._reader.read(name, clip, [pair])[0]
-                continue
-            stored = self._reader.read(name, clip, frames)
-            values[name] = stored[:, kept] if "channel" in dimensions else stored
-            if (scales := self._scales(name, clip, frames)) is not None:
-                values[f"{name}_scale"] = scales[:, kept]
+        of_frames = [name for name in names if self.arrays[name].dimensions[0] != "pair"]
+        small = ["pair_frames", "pair_gap", *(f"{name}_scale" for name in of_frames if f"{name}_scale" in self.arrays)]
         if any("channel" in self.arrays[name].dimensions for name in names):
-            values["feature_channels"] = self._reader.read("feature_channels", clip)[0][kept]
-        gap = int(self._reader.read("pair_gap", clip)[0][pair])
+            small.append("feature_channels")
+        parts = dict.fromkeys(small, [0]) | {name: [pair] for name in names if name not in of_frames}
+        found = {name: values[0] for name, values in self._reader.read_all(clip, parts, of_frames).items()}
+        frames: list[int] = found.pop("pair_frames")[pair].tolist()
+        gap = int(found.pop("pair_gap")[pair])
+        values = self._reader.read_all(clip, dict.fromkeys(of_frames, frames))
+        values |= {name: each[frames] if name.endswith("_scale") else each for name, each in found.items()}
+        if channels is not None:
+            for name in set(values) - {"feature_channels"}:
+                if "channel" in self.arrays[name].dimensions:
+                    values[name] = values[name][:, list(channels)]
+            if "feature_channels" in values:
+                values["feature_channels"] = values["feature_channels"][list(channels)]
         extra = {name: values.pop(name) for name in names if name not in STANDARD_CUES}
         return PairCues(clip=clip, pair=pair, gap=gap, frames=(frames[0], frames[1]), extra=extra, **values)
 

@@ -204,12 +204,15 @@ def check_clips(store: CueStore, record: TaskRecord, level: Thoroughness) -> Ite
             yield Finding("shard", key, "it is not the shard that was recorded", clips, record.task)
     for clip in complete if by_clip else ():
         position, chunks = clip - first, dict[str, list[bytes]]()
-        for name, shard in shards.items():
+        for name, shard in list(shards.items()):
             try:
                 chunks[name] = shard.read_clip(position)
             except ChecksumError as error:
                 yield Finding("chunk", store.arrays[name].shard_key(record.task), str(error), (clip,))
-        if len(chunks) < len(shards):
+            except UnreadableError as error:
+                yield Finding("unreadable", store.arrays[name].shard_key(record.task), str(error), task=record.task)
+                del shards[name]
+        if len(chunks) < len(store.arrays):
             continue
         if digest(chunks) != record.clips[position].digest:
             yield Finding("chunk", f"clip {clip}", "its bytes are not those that were recorded", (clip,))

@@ -19,7 +19,7 @@ from lila_cues.cli import messages
 from lila_cues.config import BuildConfig, RunOptions, parse_shard, spread
 from lila_cues.datasets import locate, open_dataset
 from stores import plan
-from stores.atomic import require_writable
+from stores.atomic import require_local, require_writable
 from stores.errors import LilaError
 from stores.ledger import ABSENT, COMPLETE, FAILED
 from stores.opening import require_same
@@ -146,6 +146,7 @@ def resolve(arguments: Mapping[str, Any]) -> tuple[BuildConfig, RunOptions]:
         )
     root = locate(config.dataset, options.root)
     store = options.store or Path("cues") / f"{config.dataset}.zarr"
+    require_local(store)
     return config, replace(options, root=root, store=store, device=device)
 
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import math
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import numpy as np
@@ -172,6 +176,28 @@ def load_pairs(
     )
     for stored in _on_device(loader, rank.device):
         yield PairBatch.decode(stored, dataset.store.arrays)
+
+
+@contextmanager
+def explain_loader_errors() -> Iterator[None]:
+    """Turn errors of loader processes into one sentence: torch reports theirs with a traceback, and a killed one."""
+    try:
+        yield
+    except LilaError as error:
+        *traceback, last = str(error).strip().split("\n")
+        raise type(error)(last.partition(": ")[2]) if traceback else error
+    except (RuntimeError, OSError, EOFError) as error:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise once more, in these lines
+        files = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+        receiving = any(Path(file).parent.name == "multiprocessing" for file in files)  # a batch of a killed process
+        if "DataLoader worker" not in str(error) and (isinstance(error, RuntimeError) or not receiving):
+            raise
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise LilaError(
+            f"expected the loader processes to last, found that one has ended ({reason}), as by a lack of memory; pass a "
+            "smaller --num-workers, or give the job more memory: the same command continues from the last checkpoint"
+        ) from error
 
 
 def _on_device(batches: Iterable[Stored], device: torch.device) -> Iterator[Stored]:

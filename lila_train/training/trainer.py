@@ -24,7 +24,7 @@ from lila_train.model import checkpoint
 from lila_train.model.checkpoint import Provenance
 from lila_train.training.config import RunOptions, TrainConfig
 from lila_train.training.crops import make_views
-from lila_train.training.data import PairBatch, PairDataset, load_pairs
+from lila_train.training.data import PairBatch, PairDataset, explain_loader_errors, load_pairs
 from lila_train.training.distributed import Rank
 from lila_train.training.losses import Losses
 from lila_train.training.run_dir import RunDir
@@ -197,6 +197,7 @@ class Trainer:
         weights = self.run_dir.weights
         return weights.exists() and checkpoint.read(weights).provenance.step >= self.config.steps
 
+    @explain_loader_errors()
     def fit(
         self, callbacks: Sequence[Callback] = (), received: Callable[[], signal.Signals | None] = lambda: None
     ) -> signal.Signals | None:
@@ -321,7 +322,7 @@ class Trainer:
 
     def dataset(self) -> PairDataset:
         width = self.train_step.encoder.width
-        return PairDataset(str(self.store.path), self.config, stored_arrays(self.config), width, self.clips)
+        return PairDataset(self.store.address, self.config, stored_arrays(self.config), width, self.clips)
 
     def state(self) -> RunState:
         return RunState(self.step, self.config, self.run_dir, self.train_step, self.rank.device, self.dataset())

@@ -434,6 +434,28 @@ def test_what_may_not_be_read_is_no_damage(copy: Callable[[str], Path], monkeypa
     assert "no clip is lost" in run("repair", root).stdout
 
 
+def test_a_part_of_the_disk_that_fails_is_named(copy: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One finding for a shard, and the others are verified."""
+    root, read = copy("cues.zarr"), os.pread
+    shard = shard_of(root, "depth", 0)
+    flip(shard_of(root, "rgb", 1))
+    monkeypatch.setattr("stores.backends._SMALL_FILE", 0)
+
+    def fail(fd: int, length: int, offset: int) -> bytes:
+        if os.readlink(f"/proc/self/fd/{fd}") == str(shard) and offset == 0:
+            raise OSError(5, "Input/output error")
+        return read(fd, length, offset)
+
+    monkeypatch.setattr(os, "pread", fail)
+    result = run("verify", root)
+    assert result.exit_code == 1
+    assert len(re.findall(r"unreadable: depth/c\.0\S*: .*cannot be read \(input/output error\)", result.stdout)) == 1
+    assert "rgb/c.1" in result.stdout
+    assert "unreadable" in run("repair", root).stdout
+    with pytest.raises(StoreError, match="input/output error"):
+        read_all(root)
+
+
 def test_repair_leaves_a_task_to_its_builder(copy: Callable[[str], Path]) -> None:
     root = copy("cues.zarr")
     flip(shard_of(root, "rgb", 0))

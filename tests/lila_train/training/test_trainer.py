@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import multiprocessing
 import random
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch._utils import ExceptionWrapper
 
 import lila_train
 import stores
@@ -24,7 +26,7 @@ from lila_train.model import checkpoint
 from lila_train.training import losses
 from lila_train.training.callbacks import _ModelInTraining
 from lila_train.training.config import RunOptions, TrainConfig
-from lila_train.training.data import PairBatch, PairDataset, load_pairs
+from lila_train.training.data import PairBatch, PairDataset, explain_loader_errors, load_pairs
 from lila_train.training.distributed import Rank
 from lila_train.training.run_dir import RunDir
 from lila_train.training.targets import stored_arrays
@@ -238,6 +240,35 @@ def test_too_little_shared_memory_is_said_before_the_start(
     message = r"of shared memory for 3 loader processes, found 0 MB free in /dev/shm.*--shm-size 1g.*--num-workers 0"
     with pytest.raises(LilaError, match=message):
         next(load_pairs(dataset, range(1), num_workers=3))
+
+
+def test_a_killed_loader_process_is_one_sentence(tmp_path: Path) -> None:
+    run = trainer(world.build(tmp_path / "cues.zarr"), tmp_path / "run", SETTINGS.replace(steps=1000))
+    run.options = replace(run.options, num_workers=1)
+
+    class Kill(Callback):
+        def on_step_end(self, state: RunState, record: StepRecord) -> None:
+            for process in multiprocessing.active_children():
+                process.kill()
+
+    expected = r"expected the loader processes to last, found that one has ended .*; pass a smaller --num-workers, .*checkpoint"
+    with pytest.raises(LilaError, match=rf"^{expected}$"):
+        run.fit([Kill()])
+
+
+def test_an_error_of_a_loader_process_is_one_sentence(tmp_path: Path) -> None:
+    """Torch raises it again with the traceback of the process in its message."""
+    store = world.build(tmp_path / "cues.zarr")
+    dataset = trainer(store, tmp_path / "run").dataset()
+    Path(store.path, store.arrays["rgb"].shard_key(0)).unlink()
+    expected = rf"^the shard {store.path}/rgb/c\S* is damaged \(clip \d+: it is missing\); run [^\n]*$"
+    with pytest.raises(stores.StoreError, match=expected), explain_loader_errors():
+        try:
+            dataset[0, 0]
+        except stores.StoreError:
+            ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+    with pytest.raises(stores.StoreError, match=expected), explain_loader_errors():
+        dataset[0, 0]
 
 
 @pytest.mark.parametrize(("device", "cores", "expected"), [("cuda", 3, 3), ("cuda", 64, 8), ("cpu", 64, 0)])
