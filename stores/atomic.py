@@ -94,8 +94,8 @@ def require_local(path: Path) -> None:
     """Raise StoreError if a path to be written is a URL."""
     if re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
         raise StoreError(
-            f"expected a folder of this machine, found the URL {str(path).replace(':/', '://', 1)}, which is only read; "
-            "write into a folder, and copy it there afterwards"
+            f"expected a folder of this machine, found the URL {str(path).replace(':/', '://', 1)}, which is only "
+            "read; write into a folder, and copy it there afterwards"
         )
 
 

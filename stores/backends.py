@@ -101,7 +101,7 @@ class LocalFiles:
         size = os.fstat(fd).st_size
         file = _OpenFile(fd, f"{self.root}/{key}")
         if size > _SMALL_FILE:
-            return Blob(size, file.read), *file.read([(max(0, size - tail), tail)])
+            return Blob(size, file.read), file.read([(max(0, size - tail), tail)])[0]
         (data,) = file.read([(0, size)])
         return _in_memory(data), data[-tail:]
 

@@ -211,7 +211,7 @@ class CueStore:
         small = ["pair_frames", "pair_gap", *(f"{name}_scale" for name in of_frames if f"{name}_scale" in self.arrays)]
         if any("channel" in self.arrays[name].dimensions for name in names):
             small.append("feature_channels")
-        parts = dict.fromkeys(small, [0]) | {name: [pair] for name in names if name not in of_frames}
+        parts = {name: [0] for name in small} | {name: [pair] for name in names if name not in of_frames}
         found = {name: values[0] for name, values in self._reader.read_all(clip, parts, of_frames).items()}
         frames: list[int] = found.pop("pair_frames")[pair].tolist()
         gap = int(found.pop("pair_gap")[pair])

@@ -185,7 +185,7 @@ def explain_loader_errors() -> Iterator[None]:
         yield
     except LilaError as error:
         *traceback, last = str(error).strip().split("\n")
-        raise type(error)(last.partition(": ")[2]) if traceback else error
+        raise (type(error)(last.partition(": ")[2]) if traceback else error) from None
     except (RuntimeError, OSError, EOFError) as error:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise once more, in these lines
@@ -195,8 +195,8 @@ def explain_loader_errors() -> Iterator[None]:
             raise
         reason = str(error).strip().split("\n")[0].rstrip(".")
         raise LilaError(
-            f"expected the loader processes to last, found that one has ended ({reason}), as by a lack of memory; pass a "
-            "smaller --num-workers, or give the job more memory: the same command continues from the last checkpoint"
+            f"expected the loader processes to last, found that one has ended ({reason}), as by a lack of memory; pass "
+            "a smaller --num-workers, or give the job more memory: the same command continues from the last checkpoint"
         ) from error
 
 

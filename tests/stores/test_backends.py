@@ -144,7 +144,9 @@ def test_unreachable_url(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
-    monkeypatch.setattr("time.sleep", lambda seconds, sleep=time.sleep: sleep(seconds / 100 if seconds >= 0.4 else seconds))
+    monkeypatch.setattr(
+        "time.sleep", lambda seconds, sleep=time.sleep: sleep(seconds / 100 if seconds >= 0.4 else seconds)
+    )
     return Faults()
 
 
@@ -165,7 +167,9 @@ def test_a_request_that_fails_in_passing_is_repeated(
         assert_same(stores.open(f"{url}/cues.zarr"), local)
     assert len(caplog.messages) == 6
     for message in caplog.messages:
-        assert re.fullmatch(r"http://\S+ cannot be read \(.*\); trying again in (0\.5|1|2) s, for 120 s in all", message)
+        assert re.fullmatch(
+            r"http://\S+ cannot be read \(.*\); trying again in (0\.5|1|2) s, for 120 s in all", message
+        )
 
 
 def test_a_server_that_stays_away_is_one_sentence(
@@ -175,7 +179,9 @@ def test_a_server_that_stays_away_is_one_sentence(
         remote = stores.open(f"{url}/cues.zarr")
         monkeypatch.setenv(RETRY_VARIABLE, "0.2")
         faults.answer = lambda path: 503
-        with pytest.raises(StoreError, match=r"depth/c\.0\S+ cannot be read .*503.* for 0.2 s \(--retry-seconds\); check"):
+        with pytest.raises(
+            StoreError, match=r"depth/c\.0\S+ cannot be read .*503.* for 0.2 s \(--retry-seconds\); check"
+        ):
             remote._reader.read("depth", 0)
         asked = len(faults.paths)
         faults.answer = lambda path: 403  # which does not pass
@@ -184,9 +190,7 @@ def test_a_server_that_stays_away_is_one_sentence(
         assert len(faults.paths) == asked + 1
 
 
-def test_a_server_without_byte_ranges(
-    local: stores.CueStore, faults: Faults, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_without_byte_ranges(local: stores.CueStore, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
     """As `python -m http.server`: files are read whole, up to a size."""
     faults.ranges = False
     with serve(Path(local.path).parent, faults) as url:
@@ -220,7 +224,9 @@ def test_secrets_of_a_url_are_used_and_not_printed(
         remote = stores.open(signed)
         assert remote.path == f"{url}/cues.zarr"
         assert_same(pickle.loads(pickle.dumps(remote)), local)  # noqa: S301
-        faults.answer = lambda path: 403 if "pair_gap" in path else 503 if "depth" in path and len(faults.paths) % 2 else None
+        faults.answer = lambda path: (
+            403 if "pair_gap" in path else 503 if "depth" in path and len(faults.paths) % 2 else None
+        )
         with pytest.raises(StoreError, match="403 Forbidden") as refused:
             [stores.open(signed).read(name, 0) for name in ("depth", "pair_gap")]
     assert "SECRET" not in f"{refused.value}{caplog.messages}"

@@ -251,8 +251,8 @@ def test_a_killed_loader_process_is_one_sentence(tmp_path: Path) -> None:
             for process in multiprocessing.active_children():
                 process.kill()
 
-    expected = r"expected the loader processes to last, found that one has ended .*; pass a smaller --num-workers, .*checkpoint"
-    with pytest.raises(LilaError, match=rf"^{expected}$"):
+    expected = r"^expected the loader processes to last, found that one has ended .*; pass a smaller --num-workers, .*$"
+    with pytest.raises(LilaError, match=expected):
         run.fit([Kill()])
 
 
@@ -262,11 +262,12 @@ def test_an_error_of_a_loader_process_is_one_sentence(tmp_path: Path) -> None:
     dataset = trainer(store, tmp_path / "run").dataset()
     Path(store.path, store.arrays["rgb"].shard_key(0)).unlink()
     expected = rf"^the shard {store.path}/rgb/c\S* is damaged \(clip \d+: it is missing\); run [^\n]*$"
+    try:
+        dataset[0, 0]
+    except stores.StoreError:
+        raised = ExceptionWrapper(where="in DataLoader worker process 0")
     with pytest.raises(stores.StoreError, match=expected), explain_loader_errors():
-        try:
-            dataset[0, 0]
-        except stores.StoreError:
-            ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+        raised.reraise()
     with pytest.raises(stores.StoreError, match=expected), explain_loader_errors():
         dataset[0, 0]
 
