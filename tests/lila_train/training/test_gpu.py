@@ -13,6 +13,7 @@ from tests.lila_train.training import world
 from tests.lila_train.training.test_step import SETTINGS, backward, batch_of, gradients, step_of
 
 pytestmark = pytest.mark.gpu
+GPU = Rank(device=torch.device("cuda"))
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +22,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
 
 
 def on_gpu(settings: TrainConfig, **how: object) -> TrainStep:
-    device = torch.device("cuda")
-    train_step = step_of(settings, Rank(device=device), **how)
-    train_step.encoder.to(device)
+    train_step = step_of(settings, GPU, **how)
+    train_step.encoder.to(GPU.device)
     return train_step
 
 
@@ -34,7 +34,7 @@ def test_a_step_equals_that_on_the_cpu(store: stores.CueStore, how: dict[str, ob
     batch = batch_of(store, settings)
     here = step_of(settings)
     there = on_gpu(settings, **how)
-    expected, found = backward(here, batch), backward(there, batch.to(torch.device("cuda")))
+    expected, found = backward(here, batch), backward(there, batch_of(store, settings, GPU))
     torch.testing.assert_close(found.cpu(), expected, rtol=5e-3, atol=0)
     for name, gradient in gradients(there).items():
         own = gradients(here)[name]
@@ -42,6 +42,6 @@ def test_a_step_equals_that_on_the_cpu(store: stores.CueStore, how: dict[str, ob
 
 
 def test_bfloat16_stays_close(store: stores.CueStore) -> None:
-    batch = batch_of(store, SETTINGS).to(torch.device("cuda"))
+    batch = batch_of(store, SETTINGS, GPU)
     whole, half = (backward(on_gpu(SETTINGS.replace(precision=p)), batch) for p in ("float32", "bfloat16"))
     torch.testing.assert_close(half, whole, rtol=0.05, atol=0)
