@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import fields
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
@@ -55,7 +56,7 @@ def run(
     device: Annotated[str, _execution(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     num_workers: Annotated[int | None, _execution(min=0, help=NUM_WORKERS)] = None,
     device_batch_size: Annotated[int | None, _execution(min=1, help=DEVICE_BATCH_SIZE)] = None,
-    compile_: Annotated[bool, _execution("--compile", help="Compile the arithmetic of a step with PyTorch.")] = False,
+    compile: Annotated[bool, _execution("--compile", help="Compile the arithmetic of a step with PyTorch.")] = False,
     checkpoint_every: Annotated[int, _execution(min=1, help="Steps between checkpoints.")] = 1000,
     encoder_weights: Annotated[Path | None, _execution(help="The encoder's weight file, if it has moved.")] = None,
     backend: Annotated[str | None, _execution(help="nccl or gloo. Default: nccl on GPUs, gloo on CPUs.")] = None,
@@ -75,38 +76,18 @@ def run(
 
     On several GPUs: torchrun --nproc-per-node N -m lila_train run …
     """
+    given = locals()
     from lila_train.training import distributed
 
-    options = RunOptions(
-        device=device,
-        backend=backend,
-        join_timeout=join_timeout,
-        overwrite=overwrite,
-        encoder_weights=encoder_weights,
-        num_workers=num_workers,
-        device_batch_size=device_batch_size,
-        compile=compile_,
-        checkpoint_every=checkpoint_every,
-        pictures_every=pictures_every,
-        score_data=score_data,
-        score_every=score_every,
-        score_limit=score_limit,
-    )
-    given = {
-        "steps": steps,
-        "seed": seed,
-        "batch_size": batch_size,
-        "lr": lr,
-        "precision": precision,
-        "crop_size": crop_size,
-        "shuffle": shuffle,
-    }
+    options = RunOptions(**{field.name: given[field.name] for field in fields(RunOptions)})
     with (
         distributed.init(options.device, options.backend, options.join_timeout) as rank,
         distributed.graceful_shutdown() as received,
     ):
         with rank.together():
-            resolved = TrainConfig.resolve(_base(recipe, config), given, set_ or ())
+            resolved = TrainConfig.resolve(
+                _base(recipe, config), {name: given[name] for name in TrainConfig.own_options}, set_ or ()
+            )
             opened = _open_store(store, resolved)
         stopped = train(opened, out or Path("runs") / PurePosixPath(store).stem, resolved, options, rank, received)
     if stopped:

@@ -48,7 +48,7 @@ class TrainStep:
             )
         rank = rank or Rank()
         self.encoder, self.config, self.device_batch_size = encoder, config, device_batch_size
-        self.rank = rank
+        self.world_size = rank.world_size
         torch.manual_seed(config.seed)
         self.decoder = Decoder(DecoderWidths.of_encoder(encoder.width, config.decoder_width)).to(rank.device)
         self.ema = copy.deepcopy(self.decoder).requires_grad_(False) if config.ema else None
@@ -66,12 +66,12 @@ class TrainStep:
         self._losses = torch.compile(self.losses) if compile else self.losses
 
     @torch.no_grad()
-    def init_pca(self, images: Float[Tensor, "b 3 s s"]) -> None:
+    def init_pca(self, images: Float[Tensor, "b 3 s s"], rank: Rank) -> None:
         """Start the decoder as a linear upsampler of the encoder, by the principal components of all ranks' images."""
         parts = images.split(self.device_batch_size or len(images))
         tokens = torch.cat([self.encoder(part)[2].float().movedim(1, -1).flatten(0, 2) for part in parts])
         count = min(self.decoder.widths.out, self.decoder.widths.levels[2])
-        init_pca(self.decoder, *principal_components(tokens, count, self.rank))
+        init_pca(self.decoder, *principal_components(tokens, count, rank))
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -113,7 +113,7 @@ class TrainStep:
         x_context, x_query, context, query = self.forward(context, query, self._decode)
         predictions = self._predict(x_context, x_query, context, query)
         scored = self.objective.scored(context, query)
-        counts = torch.stack([view.counts for view in scored]).sum(0) / self.rank.world_size  # DDP averages over ranks
+        counts = torch.stack([view.counts for view in scored]).sum(0) / self.world_size  # DDP averages over ranks
         first, *others = [
             losses_of(predicted, view.target, view.valid, counts, self.config)
             for predicted, view in zip(predictions, scored, strict=True)

@@ -210,7 +210,7 @@ class Trainer:
             batch = next(load_pairs(self.dataset(), range(1), self.rank))
             with oom_hint(self.config, self.rank, self.options.device_batch_size):
                 views = make_views(batch, self.config, reduce=self.rank.all_reduce_sum)
-                self.train_step.init_pca(torch.cat([view.image for view in views]))
+                self.train_step.init_pca(torch.cat([view.image for view in views]), self.rank)
         last: Update | None = None
         self._clock = time.monotonic()
         for batch in self.batches():

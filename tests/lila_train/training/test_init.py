@@ -28,7 +28,7 @@ def test_the_decoder_before_its_norm_is_the_chain_of_resizes_of_projected_tokens
     torch.manual_seed(0)
     images = torch.rand(6, 3, 48, 48)
     step = TrainStep(world.encoder(), CONFIG.replace(decoder_width=2 * width))
-    step.init_pca(images)
+    step.init_pca(images, Rank())
     found: list[Tensor] = []
     step.decoder.pixel.register_forward_hook(lambda module, inputs, output: found.append(output))
     tokens = step.encoder(images)

@@ -136,8 +136,8 @@ def descend(train_step: TrainStep, step: int) -> None:
 def initialized(store: stores.CueStore, settings: TrainConfig, rank: Rank | None = None) -> torch.Tensor:
     """The projection to principal components of the batch of step 0."""
     train_step = TrainStep(world.encoder(), settings, rank)
-    views = make_views(batch_of(store, settings, rank), settings, (rank or Rank()).all_reduce_sum)
-    train_step.init_pca(torch.cat([view.image for view in views]))
+    views = make_views(batch_of(store, settings, rank), settings)
+    train_step.init_pca(torch.cat([view.image for view in views]), rank or Rank())
     return train_step.decoder.project[2].weight.detach()
 
 
