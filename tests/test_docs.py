@@ -194,7 +194,7 @@ def test_the_cue_of_the_documents_gives_targets(monkeypatch: pytest.MonkeyPatch)
     for view in (context, query):
         torch.testing.assert_close(view.target[:, :1], view.image.mean(dim=1, keepdim=True))
         assert view.target.shape == (1, 2, SIZE, SIZE)
-        assert view.weight.shape[1] == 2  # everywhere, and depth's
+        assert view.weight.shape[1] == 2  # of each cue
     true = context.target[0, :1].numpy()
     assert all(picture.shape == (SIZE, SIZE, 3) for picture in names["Brightness"](config).draw(true, true))
 

@@ -86,9 +86,9 @@ MUTATIONS = (
     ),
     Mutation(
         "an entry counts where any of its mask is sampled",
-        "lila_train/training/targets.py",
-        "return CueTarget(flow, mask > 0, mask)",
-        "return CueTarget(flow, mask > 0.5, mask)",
+        "lila_train/training/crops.py",
+        "(m > 0).expand",
+        "(m > 0.5).expand",
         ("tests/lila_train/training/test_views_oracle.py",),
     ),
     Mutation(

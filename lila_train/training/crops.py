@@ -25,7 +25,7 @@ from lila_train.training.targets import active_cues, moments, pair_targets, stan
 class View:
     """One view of a batch, s = crop size in pixels: the image in [0, 1] and the targets of all cues, concatenated.
 
-    valid: entries that the loss counts. weight: masks in [0, 1], whose product weights a cell of the ridge solve.
+    valid: entries that the loss counts. weight: masks of all cues, whose product weights a cell of the ridge solve.
     counts: numbers of valid entries by part of a loss term (losses.count_valid), of all ranks' views.
     channels: the encoder channels among the targets. With distilled=online their maps join late, by `with_features`;
     `valid` has their channels from the beginning.
@@ -60,7 +60,9 @@ def make_views(batch: PairBatch, config: TrainConfig, reduce: Reduce = identity)
     crops = Crops.of_view(batch, 0, config.crop_size), Crops.of_view(batch, 1, config.crop_size)
     sample_maps = crops[0].sample_map, crops[1].sample_map
     targets = [pair_targets(cue, batch, config.frames, sample_maps) for cue in cues]
-    valid = [torch.cat([target.valid for target in own], dim=1) for own in zip(*targets, strict=True)]
+    masks = [[target.mask for target in own] for own in zip(*targets, strict=True)]
+    counted = [[(m > 0).expand(-1, cue.channels, -1, -1) for cue, m in zip(cues, own, strict=True)] for own in masks]
+    valid = [torch.cat(own, dim=1) for own in counted]
     counts = torch.stack([count_valid(mask) for mask in valid])
     of_cues = [moments([target.map for target in pair]) for pair in targets]
     statistics = reduce(torch.cat([counts.double().flatten(), *of_cues]))
@@ -69,21 +71,12 @@ def make_views(batch: PairBatch, config: TrainConfig, reduce: Reduce = identity)
     views = []
     for number, (frame, crop) in enumerate(zip(config.frames, crops, strict=True)):
         image = crop.resize_image(batch.rgb[:, frame].float() / 255)
-        own = [pair[number] for pair in targets]
         maps = [
-            standardize(target.map, of_cue) if cue.standardized else target.map
-            for cue, target, of_cue in zip(cues, own, of_cues, strict=True)
+            standardize(pair[number].map, of_cue) if cue.standardized else pair[number].map
+            for cue, pair, of_cue in zip(cues, targets, of_cues, strict=True)
         ]
-        views.append(
-            View(
-                image=image,
-                target=torch.cat(maps, dim=1),
-                valid=valid[number],
-                weight=torch.cat([torch.ones_like(image[:, :1]), *(target.weight for target in own)], dim=1),
-                channels=batch.channels,
-                counts=counts[number],
-            )
-        )
+        weight = torch.cat(masks[number], dim=1)
+        views.append(View(image, torch.cat(maps, dim=1), valid[number], weight, batch.channels, counts[number]))
     return views[0], views[1]
 
 

@@ -31,16 +31,14 @@ Crop = Callable[[Tensor], Tensor]  # samples maps b×c×y×x on any grid over th
 
 @dataclass(frozen=True)
 class CueTarget:
-    """Regression target of one view: c channels of one cue, s = crop size in pixels.
+    """Regression target of one view: c channels of one cue, s = crop size in pixels; no channels yet if it joins late.
 
-    valid: entries that the loss counts, where the mask is positive. weight: m masks in [0, 1], sampled from the cue's
-    grid as the map is; their product weights a cell of the ridge solve. A map that joins late has no channels yet,
-    while `valid` has all of them.
+    mask: in [0, 1], sampled from the cue's grid as the map is, for the cue or for each channel. The loss counts entries
+    where it is positive; the product over all masks weights a cell of the ridge solve.
     """
 
     map: Float[Tensor, "b c s s"]
-    valid: Bool[Tensor, "b k s s"]
-    weight: Float[Tensor, "b m s s"]
+    mask: Float[Tensor, "b m s s"]
 
 
 class Cue:
@@ -84,8 +82,7 @@ class Flow(Cue):
         flows = batch.cues["flow_forward"], batch.cues["flow_backward"]
         flow_px, reverse_px = flows[frame], flows[1 - frame]
         flow = crop(half_image_units(flow_px))
-        mask = crop(consistent(flow_px, reverse_px).float()).expand_as(flow)
-        return CueTarget(flow, mask > 0, mask)
+        return CueTarget(flow, crop(consistent(flow_px, reverse_px).float()).expand_as(flow))
 
     def draw(self, true: Maps, predicted: Maps) -> tuple[Picture, Picture]:
         longest = max(float(np.percentile(np.hypot(*true), 98)), 1e-3)
@@ -98,8 +95,7 @@ class Depth(Cue):
     name, arrays, channels, standardized = DEPTH, ("depth",), 1, True
 
     def target(self, batch: PairBatch, frame: int, crop: Crop) -> CueTarget:
-        depth, mask = depth_and_mask(batch, frame, crop)
-        return CueTarget(depth, mask > 0, mask)
+        return CueTarget(*depth_and_mask(batch, frame, crop))
 
     def draw(self, true: Maps, predicted: Maps) -> tuple[Picture, Picture]:
         low, high = np.percentile(true, (1, 99))
@@ -115,15 +111,14 @@ class Normals(Cue):
 
     def target(self, batch: PairBatch, frame: int, crop: Crop) -> CueTarget:
         normals = F.normalize(crop(batch.cues["normals"][:, frame].float()), dim=1)
-        _, mask = depth_and_mask(batch, frame, crop)
-        return CueTarget(normals, (mask > 0).expand_as(normals), mask)
+        return CueTarget(normals, depth_and_mask(batch, frame, crop)[1])
 
     def draw(self, true: Maps, predicted: Maps) -> tuple[Picture, Picture]:
         return pictures.scaled_picture(true, (-1.0, 1.0)), pictures.scaled_picture(predicted, (-1.0, 1.0))
 
 
 class Features(Cue):
-    """Channels of the encoder, L2-normalized per pixel; valid everywhere, without a weight in the solve."""
+    """Channels of the encoder, L2-normalized per pixel; valid everywhere."""
 
     name = FEATURES
 
@@ -133,12 +128,10 @@ class Features(Cue):
         self.arrays = {"refined": ("features",), "raw": ("features_raw",), "online": ()}[config.distilled]
 
     def target(self, batch: PairBatch, frame: int, crop: Crop) -> CueTarget:
-        size, device = self.config.crop_size, batch.clips.device
-        valid = torch.ones((*batch.channels.shape, size, size), dtype=torch.bool, device=device)
-        empty = valid[:, :0].float()
+        mask = torch.ones(len(batch.clips), 1, *(self.config.crop_size,) * 2, device=batch.clips.device)
         if not self.arrays:  # the view's own tokens, known within the step: View.with_features
-            return CueTarget(empty, valid, empty)
-        return CueTarget(F.normalize(crop(batch.cues[self.arrays[0]][:, frame].float()), dim=1), valid, empty)
+            return CueTarget(mask[:, :0], mask)
+        return CueTarget(F.normalize(crop(batch.cues[self.arrays[0]][:, frame].float()), dim=1), mask)
 
     def draw(self, true: Maps, predicted: Maps) -> tuple[Picture, Picture]:
         basis = pictures.pca_basis(true.reshape(len(true), -1).T)

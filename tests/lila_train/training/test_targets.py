@@ -40,9 +40,9 @@ def test_a_cue_keeps_its_contract(name: str) -> None:
     only = replace(batch, cues={array: batch.cues[array] for array in cue.arrays})
     crop = Crops.of_view(batch, 0, SIZE).sample_map
     for target in pair_targets(cue, only, (0, 1), (crop, crop)):
-        assert target.map.shape == target.valid.shape == (1, cue.channels, SIZE, SIZE)
-        assert target.valid.dtype == torch.bool
-        assert target.weight.shape[0] == 1
+        assert target.map.shape == (1, cue.channels, SIZE, SIZE)
+        assert target.mask.shape in {(1, channels, SIZE, SIZE) for channels in (1, cue.channels)}
+        assert 0 <= target.mask.min() <= target.mask.max() <= 1
         true = target.map[0].numpy()
         assert [picture.shape for picture in cue.draw(true, true)] == [(SIZE, SIZE, 3)] * 2
         np.testing.assert_array_equal(*cue.draw(true, true))
@@ -59,7 +59,7 @@ def test_a_plane_has_the_same_normal_in_a_flipped_view() -> None:
     context, query = make_views(with_normals(query=FLIPPED), ALL.replace(cues=("normals",)))
     for view in (context, query):
         torch.testing.assert_close(view.target[0, :, 11, 7], NORMAL)
-    assert context.weight.shape[1] == 2  # everywhere, and where depth is near enough
+    assert context.weight.shape[1] == 1  # where depth is near enough
 
 
 def test_normals_are_valid_where_depth_is() -> None:

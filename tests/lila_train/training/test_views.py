@@ -14,7 +14,7 @@ from lila_train.training.losses import count_valid, losses_of
 from lila_train.training.objective import InContext
 
 SIZE = 48
-CONFIG = TrainConfig(steps=1, crop_size=SIZE)
+CONFIG = TrainConfig(steps=1, crop_size=SIZE, channels=5)
 PLAIN = (0, 0, SIZE, 0)
 FLIPPED = (0, 0, SIZE, 1)
 
@@ -105,7 +105,7 @@ def test_only_the_active_cues_are_targets(cues: tuple[str, ...], channels: int) 
 
 def test_online_features_join_late_and_have_unit_length() -> None:
     batch = replace(shear(), channels=torch.tensor([[4, 0, 7]]))
-    context, _ = make_views(batch, CONFIG.replace(distilled="online"))
+    context, _ = make_views(batch, CONFIG.replace(distilled="online", channels=3))
     assert context.target.shape[1] == 3
     assert context.valid.shape[1] == 6
     features = context.with_features(torch.randn(1, 8, 6, 6)).target[:, 3:]

@@ -160,7 +160,7 @@ def test_views_equal_the_oracle(objective: str) -> None:
         np.testing.assert_allclose(found.target.numpy(), target, atol=2e-5)
         np.testing.assert_array_equal(found.valid.numpy(), valid)
         assert 0 < (found.weight.numpy() % 1 > 0).mean() < 1  # fractions, and ones or zeros
-        masks = np.concatenate((np.ones_like(view["near"]), view["reliable"], view["reliable"], view["near"]), axis=1)
+        masks = np.concatenate((view["reliable"], view["reliable"], view["near"], np.ones_like(view["near"])), axis=1)
         np.testing.assert_allclose(found.weight.numpy(), masks, atol=1e-5)
     for found, view in zip(make_views(batch, config.replace(cues=("normals",))), expected, strict=True):
         np.testing.assert_allclose(found.target.numpy(), view["normals"], atol=1e-5)
