@@ -136,6 +136,17 @@ class BuildConfig(Config):
         """Return the settings that shape the data, as JSON values: all but the places of files."""
         return super().shaping() | ({"depth": DEPTH_FILES} if self.depth.startswith(DEPTH_FILES) else {})
 
+    def with_absolute_paths(self) -> BuildConfig:
+        """Return the same with absolute places of weights and depth maps, for processes elsewhere."""
+        paths = {
+            name: str(Path(place).absolute())
+            for name in ("encoder_weights", "depth_weights", "flow_weights")
+            if (place := getattr(self, name)) is not None and place.partition(":")[0] != "random"
+        }
+        if self.depth.startswith(DEPTH_FILES):
+            paths["depth"] = DEPTH_FILES + str(Path(self.depth.removeprefix(DEPTH_FILES)).absolute())
+        return self.replace(**paths)
+
     def fingerprint(self, records: Records) -> dict[str, Any]:
         """Return what a store must share to be continued: the shaping settings, and the hash of each network's weights.
 

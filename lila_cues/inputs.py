@@ -226,7 +226,7 @@ def _refuse_folder(error: OSError) -> None:
 
 def read_bytes(path: Path, expected: str) -> bytes:
     """Return the content of a file that is not empty; LilaError with the reason where it cannot be read."""
-    found = "an empty file"
+    found, cause = "an empty file", None
     try:
         if path.exists() and not path.is_file():
             found = "a folder" if path.is_dir() else "a pipe or a device"
@@ -235,8 +235,8 @@ def read_bytes(path: Path, expected: str) -> bytes:
     except FileNotFoundError:
         found = "a link that leads nowhere" if path.is_symlink() else "nothing"
     except OSError as error:
-        found = f"one that cannot be read ({(error.strerror or str(error)).lower()})"
-    raise LilaError(f"{path}: expected {expected}, found {found}; copy it again or take it away")
+        found, cause = f"one that cannot be read ({(error.strerror or str(error)).lower()})", error
+    raise LilaError(f"{path}: expected {expected}, found {found}; copy it again or take it away") from cause
 
 
 def read_text(path: Path) -> str:

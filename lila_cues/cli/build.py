@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from lila_cues import console, devices
 from lila_cues.cli import messages
 from lila_cues.config import BuildConfig, RunOptions, parse_shard, spread
 from lila_cues.datasets import locate, open_dataset
+from lila_cues.inputs import read_text
 from stores import plan
 from stores.atomic import require_local, require_writable
 from stores.errors import LilaError
@@ -27,7 +29,8 @@ from stores.store import CueStore
 
 if TYPE_CHECKING:
     from lila_cues.pipeline.build import Tally
-    from lila_cues.pipeline.setup import Networks
+    from lila_cues.pipeline.cluster import Cluster
+    from lila_cues.pipeline.setup import NetworkFacts, Networks
     from lila_cues.pipeline.task import TaskReport
 
 ALL_COMPLETE, SOME_FAILED = 0, 1
@@ -80,6 +83,12 @@ OnlyFailed = Annotated[bool, running("--only-failed", help="Retry the failed cli
 MaxFailures = Annotated[int | None, running(min=0, help="Stop when more clips than this fail. Default: no limit.")]
 Workers = Annotated[int | None, running(min=1, help=WORKERS)]
 Scheduler = Annotated[str | None, running(metavar="ADDRESS", help="Address of a running Dask scheduler.")]
+SchedulerFile = Annotated[
+    Path | None, running(metavar="FILE", help="File that `dask scheduler --scheduler-file` wrote.")
+]
+DryRun = Annotated[
+    bool, running("--dry-run", help="Check this process, or every worker, print what it says; no build.")
+]
 Shard = Annotated[str | None, running(metavar="I/N", help=SHARD)]
 
 
@@ -115,39 +124,87 @@ def build(
     max_failures: MaxFailures = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    scheduler_file: SchedulerFile = None,
     shard: Shard = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Build a cue store from videos: depth, flow both ways, and refined encoder features.
 
     Run the same command again to continue an interrupted build. A clip that cannot be read is recorded with its reason
-    and skipped. Exit status: 0 all clips complete, 1 some failed, 2 invalid input, 130 after Ctrl-C and 143 after
-    SIGTERM, which publish the clips that are computed.
+    and skipped. Exit status: 0 all clips complete, 1 some failed or left to others, 2 invalid input, 130 after Ctrl-C
+    and 143 after SIGTERM, which publish the clips that are computed.
 
     - `lila-cues build --dataset demo`
     - `lila-cues build --dataset videos --root ~/clips`
     - `lila-cues build --dataset kinetics --workers 8`
     """
-    raise typer.Exit(run(*resolve(locals())))
+    raise typer.Exit(start(locals()))
 
 
-def resolve(arguments: Mapping[str, Any]) -> tuple[BuildConfig, RunOptions]:
-    """Return the settings and the completed options of a command, given all of its arguments by name."""
+def start(arguments: Mapping[str, Any]) -> int:
+    """Build in this process or on the workers that the options name; return the exit status."""
+    (config, options), dry_run = resolve(arguments), arguments["dry_run"]
+    if not (options.workers or options.scheduler):
+        return run(config, options, dry_run=dry_run)
+    from lila_cues.pipeline import cluster
+
+    with cluster.connect(options, config.shard_clips, messages.note) as workers:
+        if options.scheduler:  # the devices are theirs
+            config, options = resolve(arguments, workers.device(options.device))
+        return run(config, options, workers, dry_run)
+
+
+def resolve(arguments: Mapping[str, Any], device: str | None = None) -> tuple[BuildConfig, RunOptions]:
+    """Return the settings and the completed options of a command, given all of its arguments by name.
+
+    device: that of the workers of a scheduler, where they have been asked.
+    """
     settings = {name: arguments[name] for name in BuildConfig.own_options}
     settings["extra_cues"] = settings["extra_cues"] and tuple(settings["extra_cues"].split(","))
     values = {field.name: arguments[field.name] for field in fields(RunOptions)}
-    options = RunOptions(**(values | {"shard": parse_shard(values["shard"])}))
-    device = str(devices.choose(options.device))
-    config = BuildConfig.resolve(settings, arguments["set_"] or (), arguments["config"], device)
+    scheduler = _scheduler(arguments["scheduler"], arguments["scheduler_file"])
+    options = RunOptions(**(values | {"shard": parse_shard(values["shard"]), "scheduler": scheduler}))
     named = arguments["config"] or any(settings[name] for name in ("encoder", "depth", "flow", "profile"))
+    if scheduler is None:
+        device = str(devices.choose(options.device))
+    elif not named and settings["dataset"] != "demo":
+        raise LilaError(
+            "expected --profile with --scheduler, found none; name one, since this machine may have other devices than "
+            "the workers"
+        )
+    device = device or options.device
+    config = BuildConfig.resolve(settings, arguments["set_"] or (), arguments["config"], device)
     if not named and config.dataset != "demo" and not device.startswith("cuda"):
         messages.note(
             "no GPU here: profile tiny, whose networks know rendered scenes only; for results on real clips use a GPU, "
             "or --profile small, which is slow without one, or networks of your own (--encoder, --depth, --flow)"
         )
+    if options.workers or scheduler:
+        config = config.with_absolute_paths()
     root = locate(config.dataset, options.root)
     store = options.store or Path("cues") / f"{config.dataset}.zarr"
     require_local(store)
     return config, replace(options, root=root, store=store, device=device)
+
+
+def _scheduler(address: str | None, file: Path | None) -> str | None:
+    """Return the address of the options --scheduler or --scheduler-file; None without them."""
+    if address is not None and file is not None:
+        raise LilaError("expected --scheduler or --scheduler-file, found both; leave one out")
+    if file is not None:
+        try:
+            address = str(json.loads(read_text(file))["address"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise LilaError(
+                f"expected the file of a Dask scheduler at {file}, found no address in it; give the one that "
+                "`dask scheduler --scheduler-file` wrote"
+            ) from error
+    if address is not None and not address.strip():
+        raise LilaError(
+            "expected the address of a Dask scheduler, found an empty --scheduler; give tcp://HOST:8786, or leave the "
+            "option out to build in this process"
+        )
+    return address
 
 
 def list_clips(config: BuildConfig, options: RunOptions) -> Sequence[str]:
@@ -167,8 +224,8 @@ def enlarged_side(config: BuildConfig, options: RunOptions, clips: Sequence[str]
     return max(sides) if 0 < max(sides) < config.base_size else None
 
 
-def run(config: BuildConfig, options: RunOptions) -> int:
-    """Build what is missing and return the exit status."""
+def run(config: BuildConfig, options: RunOptions, workers: Cluster | None = None, dry_run: bool = False) -> int:
+    """Build what is missing, in this process or on workers, and return the exit status; or only check what builds."""
     path = options.store
     assert path is not None
     clips = list_clips(config, options)
@@ -180,14 +237,14 @@ def run(config: BuildConfig, options: RunOptions) -> int:
     require_writable(path, "name another place with --store")
     from lila_cues.pipeline import build, setup
 
-    planned, done = build.plan_build(config, len(clips)), 0.0
+    planned, done, existing = build.plan_build(config, len(clips)), 0.0, None
     if path.exists():
-        store = stores.open(path)
-        require_same(store, config.shaping(), clips)
-        if not _pending_clips(store, options):
-            console.out.print(messages.finished(store, options.shard))
+        existing = stores.open(path)
+        require_same(existing, config.shaping(), clips)
+        if not (_pending(existing, options).any() or dry_run):
+            console.out.print(messages.finished(existing, options.shard))
             return ALL_COMPLETE
-        done = float((store.statuses() == COMPLETE).mean())
+        done = float((existing.statuses() == COMPLETE).mean())
     else:
         builders = (options.workers or 1) * options.shard[1]
         tasks = -(-len(clips) // config.shard_clips)
@@ -200,25 +257,44 @@ def run(config: BuildConfig, options: RunOptions) -> int:
             smaller = build.plan_build(config.replace(base_size=side), len(clips))
             messages.note(messages.enlarged(side, config.base_size, planned.total_bytes - smaller.total_bytes))
     plan.require_room(planned, path, done)
-    networks = setup.setup(config, options, messages.note)
-    store = build.open_store(path, config, options, networks, clips)
-    del clips  # the names of all clips, which the build reads from the store
-    return _build(store, config, options, networks)
+    with ExitStack() as stack:
+        networks, found = None, dict[str, str | None]({"this process": None})
+        if workers is None:
+            networks = setup.setup(config, options, messages.note)
+            facts = networks.facts(config, options.device)
+        else:
+            from lila_cues.pipeline import cluster
+
+            setup.check_settings(config, messages.note)
+            described = stack.enter_context(cluster.describe(config, options, clips))
+            facts, found = workers.check(described, existing), workers.reasons()
+        if dry_run:
+            console.out.print(messages.checked(found, facts))
+            return SOME_FAILED if any(found.values()) else ALL_COMPLETE
+        store = build.open_store(path, config, options, facts, clips)
+        del clips  # the names of all clips, which the build reads from the store
+        return _build(store, config, options, facts, partial(_reports, store, config, options, networks, workers))
 
 
-def _build(store: CueStore, config: BuildConfig, options: RunOptions, networks: Networks) -> int:
+def _build(
+    store: CueStore,
+    config: BuildConfig,
+    options: RunOptions,
+    facts: NetworkFacts,
+    reports: Callable[[Tally], Generator[TaskReport]],
+) -> int:
     from lila_cues.pipeline import build
 
-    pending = _pending_clips(store, options)
-    if not pending:
+    pending = _pending(store, options)
+    if not pending.any():
         console.out.print(messages.finished(store, options.shard))
         return ALL_COMPLETE
-    console.out.print(messages.announcement(config, options, networks, store, pending))
-    for note in (*networks.notes(store.spec.geometry.cue), *messages.other_builders(store, options.only_failed)):
+    console.out.print(messages.announcement(config, options, facts, store, int(pending.sum())))
+    for note in (*facts.notes, *messages.other_builders(store, options.only_failed)):
         messages.note(note)
     start, tally = time.perf_counter(), build.Tally()
-    with closing(_reports(config, options, networks, store, pending, tally)) as reports:
-        for report in reports:
+    with closing(reports(tally)) as done:
+        for report in done:
             build.log_report(store, report)
             tally.add(report)
             if options.max_failures is not None and tally.failed > options.max_failures:
@@ -228,34 +304,44 @@ def _build(store: CueStore, config: BuildConfig, options: RunOptions, networks: 
                     f"{clip_id}: {reason}); completed clips are kept; fix the files or raise --max-failures"
                 )
     store.publish_statuses()
+    tally.settle(store.statuses()[pending])
     console.out.print(messages.summary(store, tally, time.perf_counter() - start))
-    return SOME_FAILED if tally.failed else ALL_COMPLETE
+    for note in messages.other_builders(store, options.only_failed) if tally.absent else ():
+        messages.note(note)
+    return SOME_FAILED if tally.failed or tally.absent else ALL_COMPLETE
 
 
 def _reports(
-    config: BuildConfig, options: RunOptions, networks: Networks, store: CueStore, pending: int, tally: Tally
+    store: CueStore,
+    config: BuildConfig,
+    options: RunOptions,
+    networks: Networks | None,
+    workers: Cluster | None,
+    tally: Tally,
 ) -> Generator[TaskReport]:
     """Yield reports of tasks as they are done, with a progress bar over the clips and the speed of `tally`."""
     from lila_cues.pipeline import build
     from lila_cues.pipeline.task import Worker
 
-    tasks = build.tasks_of_shard(store.pending_tasks(options.only_failed), options.shard)
+    tasks, only_failed = (
+        build.tasks_of_shard(store.pending_tasks(options.only_failed), options.shard),
+        options.only_failed,
+    )
     with console.progress("clips") as bar:
-        progress = messages.ClipProgress(bar, pending, tally)
-        if options.workers or options.scheduler:
-            from lila_cues.pipeline import cluster
-
-            for report in cluster.build_distributed(store, config, options, tasks):
-                progress.on_task_done(report)
-                yield report
+        progress = messages.ClipProgress(bar, int(_pending(store, options).sum()), tally)
+        if workers is not None:
+            with closing(workers.reports(store, tasks, only_failed)) as reports:
+                for report in reports:
+                    progress.on_task_done(report)
+                    yield report
             return
         with Worker(config, options, networks) as worker:
-            yield from build.build_local(store, worker, tasks, options.only_failed, progress.on_clip_done)
+            yield from build.build_local(store, worker, tasks, only_failed, progress.on_clip_done)
 
 
-def _pending_clips(store: CueStore, options: RunOptions) -> int:
-    """Return the number of clips that are still to be built in this builder's share."""
+def _pending(store: CueStore, options: RunOptions) -> np.ndarray:
+    """Return bool (n_clips,): the clips that are still to be built in this builder's share."""
     index, count = options.shard
     tasks = np.arange(store.n_clips) // store.spec.shard_clips
-    wanted = store.statuses() == (FAILED if options.only_failed else ABSENT)
-    return int((wanted & (tasks % count == index)).sum())
+    pending: np.ndarray = store.statuses() == (FAILED if options.only_failed else ABSENT)
+    return pending & (tasks % count == index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from lila_cues.config import BuildConfig, RunOptions
     from lila_cues.pipeline.build import Tally
-    from lila_cues.pipeline.setup import Networks
+    from lila_cues.pipeline.setup import NetworkFacts
     from lila_cues.pipeline.task import TaskReport
 
 SHOWN_FAILURES = 5
@@ -40,7 +40,7 @@ def enlarged(side: int, base_size: int, saved_bytes: int) -> str:
 
 
 def announcement(
-    config: BuildConfig, options: RunOptions, networks: Networks, store: CueStore, pending: int
+    config: BuildConfig, options: RunOptions, facts: NetworkFacts, store: CueStore, pending: int
 ) -> RenderableType:
     """Return a table of what will be built."""
     geometry, done = store.spec.geometry, store.n_clips - pending
@@ -50,10 +50,10 @@ def announcement(
     sizes = {"RGB": geometry.base, "depth and flow": geometry.cue, "features": geometry.features}
     shapes = ", ".join(f"{name} {y}×{x}" for name, (y, x) in sizes.items())
     table.add_row("sizes", f"{shapes}, {geometry.channels} channels")
-    for kind, record in networks.records().items():
+    for kind, record in facts.records.items():
         weights = " ".join(str(record[key]) for key in ("origin", "location", "revision") if record[key])
         table.add_row(kind, f"{record['network']} ({weights}), licence: {record['licence']}")
-    table.add_row("profile", f"{config.profile} on {options.device}, seed {config.seed}")
+    table.add_row("profile", f"{config.profile} on {facts.provenance['device']}, seed {config.seed}")
     return table
 
 
@@ -86,17 +86,27 @@ def summary(store: CueStore, tally: Tally, wall: float) -> RenderableType:
     """Return a table of what a run has built in `wall` seconds."""
     geometry, done = store.spec.geometry, tally.complete
     table = _table(f"Built {store.path}")
-    table.add_row("clips", f"{done} complete, {tally.failed} failed")
+    table.add_row("clips", f"{done} complete, {tally.failed} failed" + f", {tally.absent} absent" * bool(tally.absent))
     table.add_row("frames", f"{done * geometry.frames:,} and {done * geometry.pairs:,} pairs")
-    table.add_row("bytes", f"{tally.bytes:,} ({tally.bytes / max(1, done) / 1e6:.1f} MB per clip)")
+    table.add_row("bytes", f"{tally.bytes:,} ({tally.bytes / max(1, tally.reported) / 1e6:.1f} MB per clip)")
     table.add_row("time", f"{wall:.1f} s, {done / max(wall, 1e-9):.2f} clips/s")
     table.add_row("seconds", ", ".join(f"{part} {seconds:.1f}" for part, seconds in tally.seconds.most_common()))
     networks = f"networks {tally.network_seconds:.1f} of {wall:.1f} s{speed(tally)}"
     table.add_row("", f"{networks}; other parts run beside them, in threads")
-    for clip_id, reason in tally.failures[:SHOWN_FAILURES]:
+    shown = tally.failures[:SHOWN_FAILURES]
+    for clip_id, reason in shown:
         table.add_row(Text("failed", "red"), f"{clip_id}: {reason}")
-    if tally.failed > SHOWN_FAILURES:
-        table.add_row("", f"… and {tally.failed - SHOWN_FAILURES} more: lila-cues status {store.path}")
+    if tally.failed > len(shown):
+        table.add_row("", f"… and {tally.failed - len(shown)} more: lila-cues status {store.path}")
+    return table
+
+
+def checked(found: Mapping[str, str | None], facts: NetworkFacts) -> RenderableType:
+    """Return a table of the processes that would build: whether each is fit, and why not."""
+    table, provenance = _table("Checked, nothing built"), facts.provenance
+    fit = f"fit: {provenance['device']}, {provenance['decoder']}, networks load, data and store are there"
+    for worker, reason in found.items():
+        table.add_row(worker, Text(f"left out: {reason}", "red") if reason else fit)
     return table
 
 

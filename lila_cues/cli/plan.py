@@ -56,7 +56,9 @@ def plan(
     max_failures: options.MaxFailures = None,
     workers: options.Workers = None,
     scheduler: options.Scheduler = None,
+    scheduler_file: options.SchedulerFile = None,
     shard: options.Shard = None,
+    dry_run: options.DryRun = False,
     rate: Annotated[float | None, options.running(help=RATE)] = None,
 ) -> None:
     """Print frames, bytes, files, memory and free disk of a build, and what saves most; exit status 2 if it cannot fit.

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import errno
-import os
-import socket
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
+
+import numpy as np
 
 import stores
 from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.networks.encoder import encoder_sizes
 from lila_cues.pipeline.cues import DERIVED
-from lila_cues.pipeline.setup import Networks
+from lila_cues.pipeline.errors import TransientError
+from lila_cues.pipeline.setup import NetworkFacts
 from lila_cues.pipeline.task import OnClipDone, TaskReport, Worker, tasks_at_once
-from lila_cues.video.decoders import decoder_version
 from stores.atomic import append_line
 from stores.errors import LilaError
+from stores.ledger import ABSENT, COMPLETE, FAILED, STATUS_NAMES
 from stores.plan import Plan, plan
 from stores.spec import RGB_CODECS
 from stores.store import CueStore
@@ -32,7 +31,8 @@ LOG = "build.jsonl"
 KEPT_FAILURES = 20
 SIGNAL_SECONDS = 0.5
 """A signal that the system hands to another thread waits until the main thread wakes."""
-PACKAGES = ("lila-pixels", "torch", "torchvision", "timm", "numpy", "opencv-python-headless")
+TRIES = 3
+"""Attempts at a task; failures in a row before a worker is set aside."""
 
 
 def store_spec(config: BuildConfig, patch_size: int, width: int) -> stores.StoreSpec:
@@ -50,20 +50,12 @@ def plan_build(config: BuildConfig, n_clips: int) -> Plan:
 
 
 def open_store(
-    path: Path, config: BuildConfig, options: RunOptions, networks: Networks, clips: Sequence[str]
+    path: Path, config: BuildConfig, options: RunOptions, facts: NetworkFacts, clips: Sequence[str]
 ) -> CueStore:
     """Open the store of that config, or create it."""
-    encoder, records = networks.encoder, networks.records()
-    spec = store_spec(config, encoder.patch_size, encoder.width)
-    provenance = {
-        "settings": config.to_dict(),
-        "root": str(options.root),
-        "device": options.device,
-        "networks": records,
-        "decoder": decoder_version(config.decoder),
-        "packages": {name: version(name) for name in PACKAGES},
-    }
-    arguments = (spec, clips, config.fingerprint(records), provenance)
+    spec = store_spec(config, facts.patch_size, facts.width)
+    settings = {"settings": config.to_dict(), "root": str(options.root), "networks": facts.records}
+    arguments = (spec, clips, config.fingerprint(facts.records), {**settings, **facts.provenance})
     try:
         return stores.open_or_create(path, *arguments)
     except OSError as error:  # another builder has created the store meanwhile
@@ -78,6 +70,74 @@ def tasks_of_shard(tasks: Iterable[int], shard: tuple[int, int]) -> Iterator[int
     return (task for task in tasks if task % count == index)
 
 
+class TaskQueue:
+    """The tasks of a build, in order; those that come back undone are handed out again, up to `TRIES` times each."""
+
+    def __init__(self, store: CueStore, tasks: Iterable[int], only_failed: bool = False) -> None:
+        self.store, self.only_failed = store, only_failed
+        self.failures = 0  # since the last report
+        self._fresh, self._returned = iter(tasks), deque[int]()
+        self._again, self._suspects = deque[int](), deque[int]()  # failed once; more often
+        self._held: set[int] = set()  # another builder has them, or had
+        self._tries: Counter[int] = Counter()
+        self._given_up: dict[int, str] = {}  # with the last reason
+
+    def next(self) -> int | None:
+        """Return a task; those that have failed come last. None if only suspects are left."""
+        if self._returned or (task := next(self._fresh, None)) is None:
+            failed_once = self._returned or self._again
+            return failed_once.popleft() if failed_once else None
+        return task
+
+    def next_suspect(self) -> int | None:
+        """Return a task that has failed more than once, which may end its worker and what else that builds."""
+        return self._suspects.popleft() if self._suspects else None
+
+    def waiting(self) -> bool:
+        """Return whether a task is left to hand out."""
+        if (task := self.next()) is not None:
+            self._returned.appendleft(task)
+        return task is not None or bool(self._suspects)
+
+    def put_back(self, task: int) -> None:
+        """Return a task that no worker has begun."""
+        self._returned.append(task)
+
+    def done(self, task: int, report: TaskReport | None) -> None:
+        if report is None or report.left:
+            self._held.add(task)
+        if report is not None:
+            self.failures = 0
+
+    def failed(self, task: int, reason: str) -> None:
+        self._tries[task] += 1
+        self.failures += 1
+        if self._tries[task] < TRIES:
+            (self._again if self._tries[task] == 1 else self._suspects).append(task)
+        else:
+            self._given_up[task] = reason
+
+    def take_back_held(self) -> dict[int, str]:
+        """Put back the tasks that nobody holds any more and that are not done; return the others, with their holder."""
+        held: dict[int, str] = {}
+        for task in sorted(self._held.intersection(self.store.pending_tasks(self.only_failed)) if self._held else ()):
+            if (holder := self.store.locked_by(task)) is not None:
+                held[task] = holder
+            elif self._tries[task] < TRIES:
+                self._tries[task] += 1
+                self._returned.append(task)
+        self._held = {*held}
+        return held
+
+    def require_done(self) -> None:
+        """Raise LilaError, which names a task that failed at every attempt."""
+        for task, reason in self._given_up.items():
+            raise LilaError(
+                f"expected every task to be done, found {len(self._given_up)} that failed {TRIES} times (task {task}: "
+                f"{reason}); all others are done: remove the cause, then run the same command again"
+            )
+
+
 def build_local(
     store: CueStore,
     worker: Worker,
@@ -85,21 +145,40 @@ def build_local(
     only_failed: bool = False,
     on_clip_done: OnClipDone = lambda clip_id, reason: None,
 ) -> Iterator[TaskReport]:
-    """Build tasks in this process; yield a report of each when it is published."""
-    remaining = iter(tasks)
-    running: set[Future[TaskReport | None]] = set()
+    """Build tasks in this process; yield a report of each when it is published.
+
+    A task that ends by a failing file system is tried again at the end. Raises LilaError where that does not help, or
+    at once after `TRIES` such tasks one after the other.
+    """
+    queue = TaskQueue(store, tasks, only_failed)
+    running: dict[Future[TaskReport | None], int] = {}
     try:
         while True:
-            for task in islice(remaining, tasks_at_once(store.spec.shard_clips) - len(running)):
-                running.add(worker.submit(store, task, only_failed, on_clip_done))
+            while len(running) < tasks_at_once(store.spec.shard_clips):
+                if (task := queue.next()) is None and (task := queue.next_suspect()) is None:
+                    break
+                running[worker.submit(store, task, only_failed, on_clip_done)] = task
             if not running:
-                return
-            done, running = wait(running, SIGNAL_SECONDS, FIRST_COMPLETED)
-            reports = [future.result() for future in done]
-            yield from (report for report in reports if report is not None)
+                queue.take_back_held()
+                if worker.stop.is_set() or not queue.waiting():
+                    break
+                continue
+            for future in wait(running, SIGNAL_SECONDS, FIRST_COMPLETED).done:
+                task, report = running.pop(future), None
+                try:
+                    report = future.result()
+                except TransientError as error:
+                    queue.failed(task, str(error))
+                    if queue.failures >= TRIES:
+                        raise
+                else:
+                    queue.done(task, report)
+                if report is not None:
+                    yield report
     except BaseException:
         worker.stop.set()
         raise
+    queue.require_done()
 
 
 @dataclass
@@ -108,6 +187,8 @@ class Tally:
 
     complete: int = 0
     failed: int = 0
+    absent: int = 0  # known at the end
+    reported: int = 0  # complete clips of the reports; others may have completed some meanwhile
     bytes: int = 0
     flops: float = 0.0
     seconds: Counter[str] = field(default_factory=Counter)
@@ -116,6 +197,12 @@ class Tally:
     @property
     def network_seconds(self) -> float:
         return sum((self.seconds[part] for part in ("encoder", "depth", "flow")), 0.0)
+
+    def settle(self, statuses: np.ndarray) -> None:
+        """Count the clips again at the end, by the statuses that the store has of those that were pending."""
+        counts = np.bincount(statuses, minlength=len(STATUS_NAMES)).tolist()
+        self.reported = self.complete
+        self.absent, self.complete, self.failed = counts[ABSENT], counts[COMPLETE], counts[FAILED]
 
     def add(self, report: TaskReport) -> None:
         self.complete += report.complete
@@ -128,5 +215,4 @@ class Tally:
 
 def log_report(store: CueStore, report: TaskReport) -> None:
     """Append a report to the store's log in one write, so that builders side by side do not mix lines."""
-    line = {"when": round(time.time(), 3), "host": socket.gethostname(), "process": os.getpid(), **asdict(report)}
-    append_line(Path(store.path) / LOG, line)
+    append_line(Path(store.path) / LOG, {"when": round(time.time(), 3), **asdict(report)})

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lila_cues import devices
 from lila_cues.config import DEPTH_FILES, BuildConfig, Records, RunOptions
 from lila_cues.networks import registry
 from lila_cues.pipeline.frames import DepthFiles
 from lila_cues.sampling import anchors_and_gaps
-from lila_cues.video.decoders import require_decoder
+from lila_cues.video.decoders import decoder_version, require_decoder
 
 if TYPE_CHECKING:
     from lila_cues.networks import DepthNetwork, FlowNetwork, FrozenEncoder
+
+
+PACKAGE = "lila-pixels"
+PACKAGES = (PACKAGE, "torch", "torchvision", "timm", "numpy", "opencv-python-headless")
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """What a store records, and the terminal says, of networks that this process or another one has loaded."""
+
+    patch_size: int  # px
+    width: int  # the encoder's channels
+    records: Records
+    notes: tuple[str, ...]
+    provenance: dict[str, Any]  # device, versions of the decoder and of packages
 
 
 @dataclass(frozen=True)
@@ -35,9 +51,13 @@ class Networks:
             "flow": {**self.flow.source.to_dict(), "settings": self.flow.settings},
         }
 
-    def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
-        """Return warnings about images of that size (y, x)."""
-        return self.flow.notes(size) + (() if isinstance(self.depth, DepthFiles) else self.depth.notes(size))
+    def facts(self, config: BuildConfig, device: str) -> NetworkFacts:
+        """Return what to record of these networks, and warnings about images of the cues' size."""
+        size = (config.cue_size,) * 2
+        notes = self.flow.notes(size) + (() if isinstance(self.depth, DepthFiles) else self.depth.notes(size))
+        packages = {name: version(name) for name in PACKAGES}
+        provenance = {"device": device, "decoder": decoder_version(config.decoder), "packages": packages}
+        return NetworkFacts(self.encoder.patch_size, self.encoder.width, self.records(), notes, provenance)
 
 
 def setup(config: BuildConfig, options: RunOptions, notify: Callable[[str], None] = lambda note: None) -> Networks:
@@ -48,6 +68,12 @@ def setup(config: BuildConfig, options: RunOptions, notify: Callable[[str], None
     require_decoder(config.decoder)
     if config.compile:
         devices.require_compiler(options.device)
+    check_settings(config, notify)
+    return load_networks(config, options.device)
+
+
+def check_settings(config: BuildConfig, notify: Callable[[str], None]) -> None:
+    """Raise LilaError for frames and pairs that do not fit; notify of licences that exclude commercial use."""
     anchors_and_gaps(config.frames, config.pairs)
     for kind in (registry.ENCODER, registry.DEPTH, registry.FLOW):
         entry = registry.entry(kind, getattr(config, kind).partition("@")[0])
@@ -56,7 +82,6 @@ def setup(config: BuildConfig, options: RunOptions, notify: Callable[[str], None
                 f"{entry.name} is under {entry.licence.upper()}: neither it nor what is made with it may be used "
                 "commercially; --depth depth_anything_v2_small is free for any use"
             )
-    return load_networks(config, options.device)
 
 
 def load_networks(config: BuildConfig, device: str) -> Networks:

@@ -6,6 +6,8 @@ A task is the clips of one shard, from their ids to shard files and a ledger rec
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +22,7 @@ from lila_cues.config import BuildConfig, RunOptions, recorded_build
 from lila_cues.datasets import open_dataset
 from lila_cues.devices import usable_cores
 from lila_cues.pipeline.cues import ClipPredictions, ClipValues, CueExtractor
+from lila_cues.pipeline.errors import TRANSIENT, DeviceLost, TransientError, failure_reason, transient_reason
 from lila_cues.pipeline.frames import ClipFrames, DepthFiles, load_clip
 from lila_cues.pipeline.setup import Networks, load_networks
 from lila_cues.prefetch import batched
@@ -37,14 +40,11 @@ CLIPS_AHEAD = 32
 """About as many clips as a stream of `MAX_THREADS` threads holds."""
 ENCODING_BYTES = 2 << 30
 """Memory of the clips that are predicted and not yet written."""
-MAX_REASON = 400  # characters
+RETRY_SECONDS = (1.0, 3.0)
+"""Before a clip is read again that a failing file system could not read."""
 
 OnClipDone = Callable[[str, str | None], None]
 """Receives a clip's id, and the reason if it failed."""
-
-
-class DeviceLost(LilaError):
-    """A GPU on which this process can run nothing any more."""
 
 
 @dataclass(frozen=True)
@@ -53,25 +53,19 @@ class TaskReport:
 
     task: int
     complete: int
+    left: int = 0  # clips that are still absent, where the stream was stopped
     failed: dict[str, str] = field(default_factory=dict)  # clip id → reason
     bytes: int = 0  # of the clips that were completed, as stored
     flops: float = 0.0  # of the networks, for these clips; 0 where it is not known
     wall: float = 0.0  # s
     seconds: dict[str, float] = field(default_factory=dict)  # per part, of this worker since its last report
+    host: str = field(default_factory=socket.gethostname)
+    process: int = field(default_factory=os.getpid)
 
 
 def tasks_at_once(shard_clips: int) -> int:
     """Return how many tasks to submit to a worker so that its stream is full: one more begins, two more are ended."""
     return 3 + -(-CLIPS_AHEAD // shard_clips)
-
-
-def failure_reason(error: BaseException) -> str:
-    """Return what the ledger records of a clip that cannot be read; raise what is not the file's fault."""
-    if isinstance(error, LilaError):
-        return str(error)
-    if not isinstance(error, Exception) or isinstance(error, CancelledError | MemoryError):
-        raise error
-    return f"{type(error).__name__}: {error}"[:MAX_REASON]
 
 
 @dataclass
@@ -85,7 +79,8 @@ class _Task:
     start: float = field(default_factory=time.perf_counter)
     lock: ExitStack = field(default_factory=ExitStack)
     writer: TaskWriter | None = None
-    remaining: int = 0  # clips that are not through
+    clips: int = 0  # that were pending
+    remaining: int = 0  # of them, not through
     complete: int = 0
     bytes: int = 0
     failed: dict[str, str] = field(default_factory=dict)
@@ -210,20 +205,32 @@ class Worker(AbstractContextManager["Worker"]):
                 clips = job.writer.pending()
         except BaseException as error:
             self._fail(error, job)
-        job.remaining = len(clips)
+        job.clips = job.remaining = len(clips)
         if not clips:
             self._publish.submit(self._end, job)
         for clip in clips:
             self._decoding.acquire()
-            frames = self.decode_pool.submit(self._decode, job.store, clip)
+            frames = self.decode_pool.submit(self._decode, job, clip)
             self._begun += 1
             self._networks.submit(self._predict, job, clip, frames)
 
-    def _decode(self, store: CueStore, clip: int) -> ClipFrames | str | None:
-        try:
-            return None if self.stop.is_set() else self.load_clip(store.clip_id(clip))
-        except BaseException as error:
-            return failure_reason(error)
+    def _decode(self, job: _Task, clip: int) -> ClipFrames | str | None:
+        clip_id, depth = job.store.clip_id(clip), self.extractor.networks.depth
+        maps = depth.root if isinstance(depth, DepthFiles) else None
+        for pause in (*RETRY_SECONDS, None):
+            try:
+                return None if self.stop.is_set() or job.error else self.load_clip(clip_id)
+            except BaseException as error:
+                reason = transient_reason(error, self.dataset, clip_id, maps, last=pause is None)
+                if reason is None:
+                    return failure_reason(error)
+                if pause is None:
+                    raise TransientError(
+                        f"expected to read {clip_id} of {self.dataset.root}, found that the file system fails "
+                        f"({reason}); completed clips are kept: see to the disk or mount, then run this command again"
+                    ) from error
+                self.stop.wait(pause)
+        raise AssertionError("the last attempt returns or raises")
 
     def _predict(self, job: _Task, clip: int, decoded: Future[ClipFrames | str | None]) -> None:
         """Add a clip to the pass; run it when it is full or nothing else is coming."""
@@ -297,7 +304,8 @@ class Worker(AbstractContextManager["Worker"]):
             if done and job.error is None:
                 wall, seconds = time.perf_counter() - job.start, self.timer.take()
                 flops = (self.extractor.clip_flops or 0.0) * job.complete
-                report = TaskReport(job.number, job.complete, job.failed, job.bytes, flops, wall, seconds)
+                left = job.clips - job.complete - len(job.failed)
+                report = TaskReport(job.number, job.complete, left, job.failed, job.bytes, flops, wall, seconds)
         except BaseException as error:
             self._fail(error, job)
         if job.error is None:
@@ -306,15 +314,21 @@ class Worker(AbstractContextManager["Worker"]):
             job.result.set_exception(job.error)
 
     def _fail(self, error: BaseException, *jobs: _Task) -> None:
-        """Stop, and raise the error from the result of each task."""
+        """Raise the error from the result of each task; stop, unless it may pass."""
         if isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
             reason = str(error).strip().split("\n", maxsplit=1)[0]
             error = DeviceLost(
                 f"expected {self.extractor.device} to work, found that it failed ({reason}); completed clips are "
                 "published: run the same command again, and if it fails again, see nvidia-smi"
             )
-        self.error = self.error or error
-        self.stop.set()
+        elif isinstance(error, OSError) and error.errno in TRANSIENT:
+            error = TransientError(
+                f"expected to write a task, found that the file system fails ({error.filename or 'no place'}: "
+                f"{(error.strerror or str(error)).lower()}); completed tasks are kept: run the same command again"
+            )
+        if not isinstance(error, TransientError):
+            self.error = self.error or error
+            self.stop.set()
         for job in jobs:
             job.error = job.error or error
 

@@ -223,7 +223,7 @@ def builder(bench: Bench, clips: int) -> Iterator[tuple[stores.CueStore, Worker]
         names.append(f"{clip:03d}")
         shutil.copytree(root / names[clip % 8], root / names[clip])
     loaded = load_networks(config, bench.device)
-    store = pipeline.open_store(folder / "s.zarr", config, run, loaded, names)
+    store = pipeline.open_store(folder / "s.zarr", config, run, loaded.facts(config, bench.device), names)
     try:
         with Worker(config, run, loaded) as worker:
             yield store, worker

@@ -10,7 +10,7 @@ from torch import Tensor
 from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.networks.weights import WeightSource
 from lila_cues.pipeline.frames import DepthFiles
-from lila_cues.pipeline.setup import Networks
+from lila_cues.pipeline.setup import NetworkFacts, Networks
 from stores.spec import Geometry
 
 GEOMETRY = Geometry(frames=6, pairs=4, base=(48, 48), cue=(32, 32), features=(16, 16), encoder=(4, 4), channels=5)
@@ -43,6 +43,9 @@ class Brightness:
     def __call__(self, images: Tensor) -> Tensor:
         return 10 * images.mean(1)
 
+    def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
+        return ()
+
 
 class Difference:
     """Flow is the difference of the images' means, to the right, and minus twice that, down."""
@@ -54,10 +57,17 @@ class Difference:
         change = (second - first).mean((1, 2, 3))[:, None, None].expand(-1, *images.shape[-2:])
         return torch.stack([change, -2 * change], dim=1)
 
+    def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
+        return ()
+
 
 def networks(depth_files: Path | None = None) -> Networks:
     depth = DepthFiles(depth_files) if depth_files else Brightness()
     return Networks(Patches(), Difference(), depth)  # type: ignore[arg-type]
+
+
+def facts(config: BuildConfig = CONFIG) -> NetworkFacts:
+    return networks().facts(config, "cpu")
 
 
 def run_options(root: Path) -> RunOptions:

@@ -18,7 +18,7 @@ from tests.lila_cues.small_networks import CONFIG
 
 
 def open_store(path: Path, root: Path, clips: list[str], config: BuildConfig = CONFIG) -> stores.CueStore:
-    return build.open_store(path, config, small_networks.run_options(root), small_networks.networks(), clips)
+    return build.open_store(path, config, small_networks.run_options(root), small_networks.facts(config), clips)
 
 
 def test_a_store_that_another_builder_has_just_made_is_taken(

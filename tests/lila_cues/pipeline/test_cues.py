@@ -70,7 +70,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> stores.CueStore:
         barcodes.write(videos / f"{index}.mp4", barcodes.Clip(frames=20, size=(72, 96)))
     options, networks = small_networks.run_options(videos), small_networks.networks()
     path = tmp_path_factory.mktemp("normals") / "s.zarr"
-    store = open_store(path, WITH_NORMALS, options, networks, ["0.mp4", "1.mp4"])
+    store = open_store(path, WITH_NORMALS, options, networks.facts(WITH_NORMALS, "cpu"), ["0.mp4", "1.mp4"])
     with Worker(WITH_NORMALS, options, networks, 1) as worker:
         assert [report.complete for report in build_local(store, worker, range(store.n_tasks))] == [2]
     return store

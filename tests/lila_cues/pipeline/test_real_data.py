@@ -46,7 +46,7 @@ def davis(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> stores.CueS
     clips = open_dataset("davis", shared / "data" / "davis").clips()[:CLIPS]
     path = tmp_path_factory.mktemp("davis") / "s.zarr"
     with Worker(config, options, threads=2) as worker:
-        store = build.open_store(path, config, options, worker.extractor.networks, clips)
+        store = build.open_store(path, config, options, worker.extractor.networks.facts(config, "cpu"), clips)
         (report,) = build.build_local(store, worker, store.pending_tasks())
     assert report.failed == {}
     return store

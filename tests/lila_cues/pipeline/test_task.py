@@ -20,8 +20,9 @@ from lila_cues.config import BuildConfig
 from lila_cues.pamr import Stage, refine
 from lila_cues.pipeline import build
 from lila_cues.pipeline.cues import ClipPredictions, CueExtractor
+from lila_cues.pipeline.errors import DeviceLost, failure_reason
 from lila_cues.pipeline.frames import FULL, ClipFrames, base_box, crop
-from lila_cues.pipeline.task import DeviceLost, Worker, failure_reason
+from lila_cues.pipeline.task import Worker
 from lila_cues.sampling import select_channels, select_frames
 from stores.errors import LilaError
 from tests.lila_cues import barcodes, small_networks
