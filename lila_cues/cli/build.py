@@ -151,7 +151,7 @@ def start(arguments: Mapping[str, Any]) -> int:
     with cluster.connect(options, config.shard_clips, messages.note) as workers:
         if options.scheduler:  # the devices are theirs
             config, options = resolve(arguments, workers.device(options.device))
-        return run(config, options, workers, dry_run)
+        return run(config.with_absolute_paths(), options, workers, dry_run)
 
 
 def resolve(arguments: Mapping[str, Any], device: str | None = None) -> tuple[BuildConfig, RunOptions]:
@@ -179,8 +179,6 @@ def resolve(arguments: Mapping[str, Any], device: str | None = None) -> tuple[Bu
             "no GPU here: profile tiny, whose networks know rendered scenes only; for results on real clips use a GPU, "
             "or --profile small, which is slow without one, or networks of your own (--encoder, --depth, --flow)"
         )
-    if options.workers or scheduler:
-        config = config.with_absolute_paths()
     root = locate(config.dataset, options.root)
     store = options.store or Path("cues") / f"{config.dataset}.zarr"
     require_local(store)
@@ -258,7 +256,7 @@ def run(config: BuildConfig, options: RunOptions, workers: Cluster | None = None
             messages.note(messages.enlarged(side, config.base_size, planned.total_bytes - smaller.total_bytes))
     plan.require_room(planned, path, done)
     with ExitStack() as stack:
-        networks, found = None, dict[str, str | None]({"this process": None})
+        networks, found = None, list[tuple[str, str | None]]([("this process", None)])
         if workers is None:
             networks = setup.setup(config, options, messages.note)
             facts = networks.facts(config, options.device)
@@ -267,10 +265,10 @@ def run(config: BuildConfig, options: RunOptions, workers: Cluster | None = None
 
             setup.check_settings(config, messages.note)
             described = stack.enter_context(cluster.describe(config, options, clips))
-            facts, found = workers.check(described, existing), workers.reasons()
+            facts, found = workers.check(described, existing), workers.roster.reasons()
         if dry_run:
             console.out.print(messages.checked(found, facts))
-            return SOME_FAILED if any(found.values()) else ALL_COMPLETE
+            return SOME_FAILED if any(reason for _, reason in found) else ALL_COMPLETE
         store = build.open_store(path, config, options, facts, clips)
         del clips  # the names of all clips, which the build reads from the store
         return _build(store, config, options, facts, partial(_reports, store, config, options, networks, workers))

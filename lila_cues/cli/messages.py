@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -101,11 +101,11 @@ def summary(store: CueStore, tally: Tally, wall: float) -> RenderableType:
     return table
 
 
-def checked(found: Mapping[str, str | None], facts: NetworkFacts) -> RenderableType:
+def checked(found: Iterable[tuple[str, str | None]], facts: NetworkFacts) -> RenderableType:
     """Return a table of the processes that would build: whether each is fit, and why not."""
     table, provenance = _table("Checked, nothing built"), facts.provenance
     fit = f"fit: {provenance['device']}, {provenance['decoder']}, networks load, data and store are there"
-    for worker, reason in found.items():
+    for worker, reason in found:
         table.add_row(worker, Text(f"left out: {reason}", "red") if reason else fit)
     return table
 
