@@ -120,7 +120,7 @@ def read_json(path: Path) -> Json | None:
     again = "restore it, or run the command that wrote it again with --overwrite"
     try:
         content = json.loads(path.read_text("utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LilaError(f"{path} is damaged ({error}); {again}") from error
     if not isinstance(content, dict):
         raise LilaError(f"{path} is damaged (no JSON object); {again}")

@@ -81,7 +81,7 @@ def read_lines(path: Path, key: str) -> tuple[list[dict[str, Any]], int]:
     for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
             row = json.loads(line)
-        except ValueError:  # no JSON, or no UTF-8
+        except (ValueError, RecursionError):  # no JSON, or no UTF-8
             row = None
         if isinstance(row, dict) and key in row:
             rows.append(row)

@@ -73,7 +73,7 @@ class Config(BaseModel):
     def from_file(cls: type[C], path: Path, expected: str) -> C:
         """Return the settings in a JSON file, alone or under the name `settings`; `expected` is for the error."""
         try:
-            record = json.loads(path.read_text())
+            record = json.loads(path.read_text("utf-8-sig"))
             return cls.from_dict(record.get("settings", record), path)
         except (OSError, ValueError, AttributeError) as error:
             raise LilaError(f"expected {expected} for --config, found {path}: {error}") from error

@@ -159,7 +159,7 @@ def repair(
         tasks = tasks_of(findings, opened)  # the others are intact
     else:
         try:
-            entries = json.loads(report.read_text())["findings"]
+            entries = json.loads(report.read_text("utf-8-sig"))["findings"]
             findings = [Finding(**{**entry, "clips": tuple(entry["clips"])}) for entry in entries]
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(

@@ -113,7 +113,7 @@ def _is_complete(root: Path, settings: dict[str, int]) -> bool:
             )
         return False
     try:
-        content = json.loads(marker.read_text())
+        content = json.loads(marker.read_text("utf-8-sig"))
         found = dict(content["settings"] if marker.name == DONE else content)
     except (ValueError, TypeError, KeyError):
         raise LilaError(

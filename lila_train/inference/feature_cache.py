@@ -7,6 +7,7 @@ per frame (npz, safetensors), or one Zarr array per image or video.
 from __future__ import annotations
 
 import math
+import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,13 +22,16 @@ from jaxtyping import Float
 
 from lila_cues.inputs import InputFile
 from lila_train.inference.config import FeatureConfig
+from lila_cues.video.reader import VideoFrames
 from lila_train.outputs import Json, open_folder
 from stores.atomic import append_line, atomic_path, explain_os_errors, read_lines
+from stores.errors import LilaError
 
 Features = Float[np.ndarray, "d h w"]
 State = Literal["begun", "done"]
 
 PICTURES = ("_pca.png", "_pca.mp4")
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 class FeatureCache:
@@ -49,7 +53,8 @@ class FeatureCache:
         self.folder, self.config = folder, config
         self._arrays = [ARRAY_FORMATS[name] for name in config.format if name in ARRAY_FORMATS]
         self._journal = folder / "files.jsonl"
-        self._entries: Json = {entry["name"]: entry for entry in read_lines(self._journal, "name")[0]}
+        entries = (entry for entry in read_lines(self._journal, "name")[0] if _is_entry(entry))
+        self._entries: Json = {entry["name"]: entry for entry in entries}
         wanted = {"config": config.shaping(), "model": model, "pca_from": pca_from}
         open_folder(folder, "features.json", wanted, self._own(), overwrite, replace_damaged=True)
         if overwrite:
@@ -82,7 +87,7 @@ class FeatureCache:
         base = self.folder / file.name
         indices = [None] if frames is None else range(frames)
         picture = base.with_name(f"{base.name}{PICTURES[file.is_video]}")
-        return (picture.exists() or "pca" not in self.config.format) and all(
+        return ("pca" not in self.config.format or _is_picture(picture)) and all(
             arrays.is_complete(base, index) for arrays in self._arrays for index in indices
         )
 
@@ -110,6 +115,25 @@ class FeatureCache:
         """Return stored features; None if they are not stored completely, or no array format was chosen."""
         with explain_os_errors(self.folder, f"reading the features of {file.path}"):
             return self._arrays[0].read(self.folder / file.name, index) if self._arrays else None
+
+
+def _is_entry(entry: Json) -> bool:
+    """Return whether a line of the journal is as `record` writes it; a damaged one could name any file to replace."""
+    name, frames = entry["name"], entry.get("frames")
+    inside = isinstance(name, str) and not Path(name).is_absolute() and ".." not in Path(name).parts
+    return inside and (frames is None or (isinstance(frames, int) and frames >= 0))
+
+
+def _is_picture(path: Path) -> bool:
+    """Return whether a PNG or a video is there to its end; the pixels are not read."""
+    try:
+        if path.suffix == ".mp4":
+            return bool(VideoFrames(path).count)
+        with path.open("rb") as file:
+            file.seek(-len(PNG_END), os.SEEK_END)
+            return file.read() == PNG_END
+    except (OSError, LilaError):
+        return False
 
 
 def _identity(file: InputFile) -> dict[str, Any]:
@@ -214,7 +238,7 @@ class ZarrArrays:
         """Return the array; None where it is missing or its description is damaged."""
         try:
             return zarr.open_array(base.with_name(f"{base.name}.zarr"), mode="r")
-        except (OSError, ValueError, KeyError, TypeError):
+        except Exception:  # a description in foreign words can raise anything
             return None
 
 

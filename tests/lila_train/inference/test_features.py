@@ -232,12 +232,19 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+OTHER_LINES = '{"name": ["a"]}\n{"name": "../a"}\n{"name": "/a"}\n{"name": "v", "state": "done", "frames": "x"}\n'
 DAMAGE = {  # what happens to the results of a.png and v.mp4, and how many frames are computed again
     "nothing": (lambda out: None, 0),
     "an image's npz cut": (lambda out: cut(out / "a.npz"), 1),
     "an image's safetensors cut": (lambda out: cut(out / "a.safetensors"), 1),
     "an image's chunk cut": (lambda out: cut(out / "a.zarr/c/0/0/0"), 1),
     "an image's array not described": (lambda out: (out / "a.zarr/zarr.json").write_text("{"), 1),
+    "an image's array described otherwise": (lambda out: (out / "a.zarr/zarr.json").write_text("[1]"), 1),
+    "an image's picture cut": (lambda out: cut(out / "a_pca.png"), 1),
+    "an image's picture empty": (lambda out: (out / "a_pca.png").write_bytes(b""), 1),
+    "a video's picture cut": (lambda out: cut(out / "v_pca.mp4"), 0),
+    "the journal of others": (lambda out: (out / "files.jsonl").write_text(OTHER_LINES), 8),
+    "the record nested": (lambda out: (out / "features.json").write_text("[" * 100_000), 8),
     "an image's picture gone": (lambda out: (out / "a_pca.png").unlink(), 1),
     "a frame's npz cut": (lambda out: cut(out / "v/00003.npz"), 1),
     "a frame's npz empty": (lambda out: (out / "v/00003.npz").write_bytes(b""), 1),
