@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from typer.testing import CliRunner
 
 import lila_cues.cli
@@ -73,6 +73,23 @@ def test_one_limit_of_pixels_holds_for_all_and_can_be_raised(
     read(path)
     monkeypatch.setenv("LILA_MAX_PIXELS", "many")
     with pytest.raises(LilaError, match=r"expected a number of pixels in \$LILA_MAX_PIXELS, found 'many'"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask, read_depth, read_frame])
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [("L", "jpg"), ("CMYK", "jpg"), ("I;16", "png"), ("P", "png"), ("1", "png"), ("RGBA", "png"), ("I;16", "tif"),
+     ("F", "tiff"), ("RGB", "webp"), ("RGB", "ppm"), ("RGB", "bmp")],
+)  # fmt: skip
+def test_pixels_beyond_the_limit_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[Path], object], mode: str, suffix: str
+) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.new(mode, (8, 8)).save(path)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("pixels were read"))
+    monkeypatch.setenv("LILA_MAX_PIXELS", "63")
+    with pytest.raises(LilaError, match=rf"a\.{suffix} has 6\.4e-05 million pixels, more than 6\.3e-05; crop or"):
         read(path)
 
 
