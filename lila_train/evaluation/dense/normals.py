@@ -15,7 +15,6 @@ import scipy.io
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from scipy.io.matlab import MatReadError
 from torch import Tensor
 
 from lila_cues.images import read_depth, read_image
@@ -74,7 +73,7 @@ def read_example(files: tuple[Path, ...]) -> Example:
             raise LilaError(
                 f"expected a .mat file of GeoNet at {files[0]}, found one of MATLAB 7.3; {LABELED}"
             ) from error
-        except (ValueError, KeyError, OSError, TypeError, MatReadError) as error:
+        except Exception as error:  # foreign bytes can raise anything
             raise LilaError(f"expected img, depth and norm in {files[0]}, but it cannot be read ({error})") from error
     else:
         image, *encoded = (read_image(path, upright=False, background=None) for path in (files[0], *files[2:]))

@@ -37,6 +37,8 @@ COCO_LIST = "Coco164kFull_Stuff_Coarse.txt"
 COCO_FINE = 182
 COCO_COARSE = 27
 COCO_FROM_1 = frozenset({11, 25, 28, 44, 65, 67, 70, 82, 90, 182})  # labels of the other numbering alone, 1 to 182
+FROM_0 = "from 0, with 255 for void", "add 1 to all maps (0 for 255)"
+FROM_1 = "from 1, with 0 for void", "subtract 1 from all maps (255 for 0)"
 
 # The 91 things by their supercategories in the order of their ids: coarse class, how many ids.
 _THINGS = ((9, 1), (11, 8), (8, 6), (7, 10), (6, 8), (10, 10), (5, 8), (2, 10), (3, 10), (0, 6), (1, 6), (4, 8))
@@ -63,12 +65,12 @@ def open_coco(root: Path, limit: int | None, fine: bool = False) -> DenseData:
                 f"expected the curated list {path}, found none; pass the folder that holds curated, images and "
                 "annotations"
             )
-        ids = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+        ids = [line.strip(" \t,;").removesuffix(".jpg") for line in read_text(path).splitlines() if line.strip()]
         if not ids:
             raise LilaError(f"expected an image id per line in {path}, found none")
         images, labels = root / "images" / split, root / "annotations" / split
         examples.append(check_files([(images / f"{one}.jpg", labels / f"{one}.png") for one in ids[:limit]]))
-    rule = LabelRule(np.arange(COCO_FINE, dtype=np.uint8) if fine else COARSE_OF_FINE, "COCO-Stuff", COCO_FROM_1)
+    rule = LabelRule(np.arange(COCO_FINE, dtype=np.uint8) if fine else COARSE_OF_FINE, "COCO-Stuff", 0, COCO_FROM_1)
     about = {"layout": "COCO-Stuff 164k", "list": COCO_LIST, "classes": COCO_FINE if fine else COCO_COARSE}
     return DenseData(root, examples[0], examples[1], rule.read, about)
 
@@ -92,19 +94,25 @@ def open_ade(rule: LabelRule, classes: int, root: Path, limit: int | None, train
 
 @dataclass(frozen=True)
 class LabelRule:
-    """Maps stored labels of the data set `what` to classes: `table[label]`; 255 is ignored, others are an error."""
+    """Maps stored labels of the data set `what` to classes: `table[label]`; 255 is ignored, others are an error.
+
+    Both data sets are about in two numberings: classes count from `first`, 0 or 1; `other` are labels that occur only
+    in the other numbering.
+    """
 
     table: Labels | UInt8[np.ndarray, " n"]
     what: str
-    from_1: frozenset[int] = frozenset()  # labels that occur only where labels count from 1
+    first: int
+    other: frozenset[int]
 
     def read(self, files: Files) -> Example:
         """Read an image and its classes; LilaError for sizes that differ, or a label that the table does not have."""
         image, stored = read_image(files[0], upright=False, background=None), read_mask(files[1])
-        if self.from_1 and (other := self.from_1.intersection(np.unique(stored).tolist())):
+        if other := self.other.intersection(np.unique(stored).tolist()):
+            (wanted, _), (found, remedy) = (FROM_1, FROM_0) if self.first else (FROM_0, FROM_1)
             raise LilaError(
-                f"expected labels of {self.what} counted from 0, with 255 for void, found {min(other)} in {files[1]}, "
-                "which occurs only where they count from 1, with 0 for void; subtract 1 from all maps (255 from 0)"
+                f"expected labels of {self.what} counted {wanted}, found {min(other)} in {files[1]}, which occurs only "
+                f"where they count {found}; {remedy}"
             )
         if (beyond := stored[(stored >= len(self.table)) & (stored != IGNORED)]).size:
             raise LilaError(
@@ -154,5 +162,5 @@ COCO_LILA = _protocol(
 COCO_FEATUP = _protocol("cocostuff27@featup", LinearProbe, COCO_COARSE, ProbeRecipe(200, 64, 5e-3, 0.0, "adam"), 224)
 COCO_JAFAR = _protocol("cocostuff27@jafar", LinearProbe, COCO_COARSE, _JAFAR_RECIPE, 448)
 ADE_150, ADE_151 = _ade("ade20k150", 150), _ade("ade20k151", 151)
-ADE_150_LABELS = LabelRule(np.array([IGNORED, *range(150)], np.uint8), "ADE20K")
-ADE_151_LABELS = LabelRule(np.arange(151, dtype=np.uint8), "ADE20K")
+ADE_150_LABELS = LabelRule(np.array([IGNORED, *range(150)], np.uint8), "ADE20K", 1, frozenset({255}))
+ADE_151_LABELS = LabelRule(np.arange(151, dtype=np.uint8), "ADE20K", 1, frozenset({255}))

@@ -174,6 +174,18 @@ CASES: dict[str, tuple[str, Callable[[Path], Path], Spoil, str]] = {
         lambda root: save(stripes(0, 90, 25, 1), root / "annotations/val2017/000000000000.png"),
         "annotations/val2017/000000000000.png, which occurs only where they count from 1, with 0 for void; subtract 1",
     ),
+    "training labels that count from 0": (
+        "ade20k150",
+        ade,
+        lambda root: save(stripes(0, 149, 255), root / "annotations/training/a.png"),
+        "annotations/training/a.png, which occurs only where they count from 0, with 255 for void; add 1",
+    ),
+    "another kind of MATLAB file": (
+        "nyuv2-normals@lila",
+        nyu,
+        lambda root: scipy.io.savemat(root / "train/a.mat", {"img": "x", "depth": [1], "norm": {}}),
+        "expected img, depth and norm in",
+    ),
     "masks that lost their palette": (
         "davis-knn@lila",
         davis,
