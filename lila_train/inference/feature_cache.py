@@ -21,8 +21,8 @@ import zarr
 from jaxtyping import Float
 
 from lila_cues.inputs import InputFile
-from lila_train.inference.config import FeatureConfig
 from lila_cues.video.reader import VideoFrames
+from lila_train.inference.config import FeatureConfig
 from lila_train.outputs import Json, open_folder
 from stores.atomic import append_line, atomic_path, explain_os_errors, read_lines
 from stores.errors import LilaError
