@@ -70,6 +70,9 @@ class BuildConfig(Config):
     base_size: Side = Field(480, description="Side of the stored RGB, the base crop, in px.")
     cue_size: Side = Field(224, description="Of depth and flow, and of the last PAMR scale.")
     feature_size: Side = Field(112, description="Side of the stored refined features.")
+    encoder_size: Side | None = Field(None, description="Of the encoder's images, in px; none: the cue size.")
+    depth_size: Side | None = Field(None, description="Of the depth network's images, in px; none: the cue size.")
+    flow_size: Side | None = Field(None, description="Of the flow network's images, in px; none: the cue size.")
     channels: Count = Field(64, description="Encoder channels stored per clip.")
     frames: Count = Field(16, description="Frames stored per clip.")
     pairs: Count = Field(12, description="Pairs of frames stored per clip.")
@@ -116,8 +119,14 @@ class BuildConfig(Config):
         return cls(**(settings | given))
 
     def encoder_input(self, patch_size: int) -> tuple[int, int]:
-        """Return the size (y, x) of the encoder's images: the multiple of its patch that is nearest to the cue grid."""
-        return (max(1, round(self.cue_size / patch_size)) * patch_size,) * 2
+        """Return the size (y, x) of the encoder's images: the multiple of its patch that is nearest to the setting."""
+        return (max(1, round((self.encoder_size or self.cue_size) / patch_size)) * patch_size,) * 2
+
+    def input_sizes(self, patch_size: int) -> dict[str, tuple[int, int]]:
+        """Return the size (y, x) of the images of each network, and of `cue`, which guide PAMR."""
+        own = {"cue": self.cue_size, "depth": self.depth_size, "flow": self.flow_size}
+        sides = {name: side or self.cue_size for name, side in own.items()}
+        return {name: (side, side) for name, side in sides.items()} | {"encoder": self.encoder_input(patch_size)}
 
     def geometry(self, patch_size: int, width: int) -> Geometry:
         """Return the sizes of a store, given the encoder's patch size in px and its number of channels."""

@@ -103,6 +103,9 @@ def plan(
     out.print("\n".join(levers))
 
 
+FINE_SIZES = {"encoder_size": 476, "depth_size": 518, "flow_size": 480}  # close to the base crop's own resolution
+
+
 def _levers(
     config: BuildConfig, wanted: Plan, n_clips: int, rate: float | None, enlarged_side: int | None
 ) -> Iterator[str]:
@@ -128,6 +131,13 @@ def _levers(
             hours = "" if rate is None else f"{saved[2] / rate / 3600:.3g}"
             option = " ".join(map(config.replace(**change).assignment, change))
             yield row(option, readable(saved[0]), f"{saved[1]:,}", hours)
+    yield "larger images of a network cost"
+    for name, side in FINE_SIZES.items():
+        larger, now = config.replace(**{name: side}), getattr(config, name) or config.cue_size
+        if side > now:
+            more = plan_build(larger, n_clips).total_bytes - wanted.total_bytes
+            times = f"{(side / now) ** 2:.1f} times the network's pixels"
+            yield f"{larger.assignment(name):<32} {readable(more) if more else '':>9} {times}"
     if enlarged_side:
         smaller = plan_build(config.replace(base_size=enlarged_side), n_clips).total_bytes
         yield messages.enlarged(enlarged_side, config.base_size, wanted.total_bytes - smaller)

@@ -97,7 +97,9 @@ class CueExtractor:
     def __init__(self, networks: Networks, config: BuildConfig, device: str):
         self.networks, self.config, self.device = networks, config, torch.device(device)
         self.on_gpu = self.device.type == "cuda"
-        self.encoder_input = config.encoder_input(networks.encoder.patch_size)
+        self.sizes = config.input_sizes(networks.encoder.patch_size)
+        if isinstance(networks.depth, DepthFiles):
+            del self.sizes["depth"]
         self.geometry = config.geometry(networks.encoder.patch_size, networks.encoder.width)
         self.timer = Timer(self.device)
         self.clip_flops: float | None = None  # of the networks; known after the first pass
@@ -127,17 +129,16 @@ class CueExtractor:
         channels = [select_channels(config.seed, clip.clip_id, encoder.width, self.geometry.channels) for clip in clips]
         pairs = [torch.from_numpy(clip.selection.pair_frames).long() for clip in clips]
         pairs = [torch.cat([own, own.flip(1)]) + index * frames for index, own in enumerate(pairs)]
-        same = all(clip.encoder_images is clip.images for clip in clips)
         with torch.no_grad(), self._current_device(), self._counter() as counter:
             # the host's copies come first, since a GPU would idle between the events
-            pixels, kept = self._pinned([clip.images for clip in clips]), self._pinned(channels)
-            encoder_pixels = pixels if same else self._pinned([clip.encoder_images for clip in clips])
+            sizes, kept = set(self.sizes.values()), self._pinned(channels)
+            pixels = {size: self._pinned([clip.images[size] for clip in clips]) for size in sizes}
             with self.timer.device("to device"):
-                images = self._upload(pixels)
-                encoder_images = images if same else self._upload(encoder_pixels)
+                uploaded = {size: self._upload(values) for size, values in pixels.items()}
+                images = {network: uploaded[size] for network, size in self.sizes.items()}
                 kept = kept.to(self.device, torch.long, non_blocking=True)
             with self.timer.device("encoder"):
-                tokens = torch.cat([encoder.grid(part) for part in self._parts(encoder_images)])
+                tokens = torch.cat([encoder.grid(part) for part in self._parts(images["encoder"])])
                 tokens = tokens.unflatten(0, (len(clips), frames))
                 raw = tokens.take_along_dim(kept[:, None, :, None, None], dim=2).float()
             with self.timer.device("depth"):
@@ -145,18 +146,22 @@ class CueExtractor:
                     read = [clip.inverse_depth for clip in clips if clip.inverse_depth is not None]
                     inverse_depth = torch.from_numpy(np.stack(read))
                 else:
-                    inverse_depth = torch.cat([self.networks.depth(part).float() for part in self._parts(images)])
-                    inverse_depth = inverse_depth.unflatten(0, (len(clips), frames))
+                    maps = torch.cat([self.networks.depth(part).float() for part in self._parts(images["depth"])])
+                    inverse_depth = self._on_cue_grid(maps[:, None])[:, 0].unflatten(0, (len(clips), frames))
             with self.timer.device("flow"):
-                flow = self.networks.flow.between(images, torch.cat(pairs)).unflatten(0, (len(clips), 2, -1))
-            images = images.unflatten(0, (len(clips), frames))
+                flow = self.networks.flow.between(images["flow"], torch.cat(pairs))
+                flow = self._on_cue_grid(flow)
+                for axis in (0, 1):  # v, u: in pixels of the grid
+                    flow[:, 1 - axis] *= self.sizes["cue"][axis] / self.sizes["flow"][axis]
+                flow = flow.unflatten(0, (len(clips), 2, -1))
+            guides = images["cue"].unflatten(0, (len(clips), frames))
             refined: Tensor | list[None] = [None] * len(clips)
             if self.on_gpu:
-                refined = self._refine(raw.flatten(0, 1), images.flatten(0, 1)).unflatten(0, (len(clips), frames))
+                refined = self._refine(raw.flatten(0, 1), images["cue"]).unflatten(0, (len(clips), frames))
         if counter is not None:
             self.clip_flops = counter.get_total_flops() / len(clips)
         return [
-            ClipPredictions(clip, channels[i], images[i], raw[i], refined[i], inverse_depth[i], *flow[i])
+            ClipPredictions(clip, channels[i], guides[i], raw[i], refined[i], inverse_depth[i], *flow[i])
             for i, clip in enumerate(clips)
         ]
 
@@ -225,6 +230,12 @@ class CueExtractor:
         """Return frames as float32 in [0, 1] on the device, in channels-last order on a GPU."""
         images = pixels.to(self.device, non_blocking=True).flatten(0, 1).permute(0, 3, 1, 2).float().div_(255)
         return images if self.on_gpu else images.contiguous()
+
+    def _on_cue_grid(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c y x"]:
+        """Resize a network's maps bilinearly, antialiased, where its images have another size."""
+        if maps.shape[-2:] == self.sizes["cue"]:
+            return maps
+        return F.interpolate(maps, self.sizes["cue"], mode="bilinear", align_corners=False, antialias=True)
 
     def _parts(self, maps: Tensor) -> Sequence[Tensor]:
         """Split a pass into the batches of a CPU."""

@@ -5,6 +5,7 @@ The base crop is the largest centered part of a frame with the aspect of the sto
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -31,15 +32,21 @@ class ClipFrames:
     selection: FrameSelection
     times: np.ndarray  # float64 F, s
     rgb: np.ndarray  # uint8 F y x 3, base crop
-    images: np.ndarray  # uint8 F y x 3, base crop on the cue grid
-    encoder_images: np.ndarray  # uint8 F y x 3, base crop at the encoder's input size
+    images: Mapping[tuple[int, int], np.ndarray]  # by size (y, x): uint8 F y x 3, base crop
     inverse_depth: np.ndarray | None  # float32 F y x on the cue grid, relative inverse depth, where it comes from files
 
 
 def load_clip(
-    dataset: Dataset, clip_id: str, config: BuildConfig, encoder_input: tuple[int, int], depth_files: DepthFiles | None
+    dataset: Dataset,
+    clip_id: str,
+    config: BuildConfig,
+    sizes: Iterable[tuple[int, int]],
+    depth_files: DepthFiles | None,
 ) -> ClipFrames:
-    """Decode, crop and resize the selected frames of a clip. LilaError with the reason where it cannot be read."""
+    """Decode, crop and resize the selected frames of a clip to the `sizes` (y, x) of the networks.
+
+    LilaError with the reason where it cannot be read.
+    """
     base, cue = (config.base_size,) * 2, (config.cue_size,) * 2
 
     def select(n_frames: int) -> FrameSelection:
@@ -48,15 +55,12 @@ def load_clip(
     clip = dataset.read(
         clip_id, lambda n: select(n).frame_index, lambda frame: crop(frame, base_box(frame.shape[:2], base), base)
     )
-    images = np.stack([crop(frame, FULL, cue) for frame in clip.frames])
-    encoder_images = images
-    if encoder_input != cue:
-        encoder_images = np.stack([crop(frame, FULL, encoder_input) for frame in clip.frames])
+    images = {size: np.stack([crop(frame, FULL, size) for frame in clip.frames]) for size in set(sizes)}
     inverse_depth = None
     if depth_files is not None:
         box = base_box(clip.size, base)
         inverse_depth = np.stack([depth_files.read(clip_id, name, box, cue) for name in clip.names])
-    return ClipFrames(clip_id, select(clip.n_frames), clip.times, clip.frames, images, encoder_images, inverse_depth)
+    return ClipFrames(clip_id, select(clip.n_frames), clip.times, clip.frames, images, inverse_depth)
 
 
 @dataclass(frozen=True)

@@ -159,10 +159,10 @@ class Worker(AbstractContextManager["Worker"]):
 
     def load_clip(self, clip_id: str) -> ClipFrames:
         """Runs in the decode pool."""
-        size, depth = self.extractor.encoder_input, self.extractor.networks.depth
+        sizes, depth = self.extractor.sizes.values(), self.extractor.networks.depth
         with self.timer.host("decode"):
             files = depth if isinstance(depth, DepthFiles) else None
-            return load_clip(self.dataset, clip_id, self.config, size, files)
+            return load_clip(self.dataset, clip_id, self.config, sizes, files)
 
     def predict(self, store: CueStore, clips: Sequence[ClipFrames]) -> Sequence[ClipPredictions | ClipValues]:
         """Runs in the networks' thread. When the memory of a GPU is exhausted, passes are halved for good."""

@@ -209,7 +209,8 @@ def test_plan_before_and_within_a_build(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.exception
     assert "clips        20" in result.stdout
     assert "GPU hours    0.00444 at 10 frames/s" in result.stdout
-    levers = [line.split() for line in result.stdout.splitlines() if line.startswith("--")]
+    saving, _, costing = result.stdout.partition("larger images of a network cost\n")
+    levers = [line.split() for line in saving.splitlines() if line.startswith("--")]
     saved = {" ".join(words[:-4]): words[-4:] for words in levers}
     assert list(saved) == [
         "--set frames=4 --set pairs=3", "--base-size 64", "--rgb-codec jpeg", "--feature-size 28", "--set channels=24",
@@ -217,6 +218,11 @@ def test_plan_before_and_within_a_build(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert saved["--set frames=4 --set pairs=3"][2:] == ["0", "0.00222"]
     assert saved["--shard-clips 128"][2:] == ["14", "0"]
+    assert [line.split("=")[0] for line in costing.splitlines()[:3]] == [
+        "--set encoder_size", "--set depth_size", "--set flow_size",
+    ]  # fmt: skip
+    assert "--set encoder_size=476" in costing
+    assert f"{(476 / 112) ** 2:.1f} times the network's pixels" in costing
     assert f"frames of 64 px are enlarged to 240: --base-size 64 saves {' '.join(saved['--base-size 64'][:2])}" in (
         result.stdout
     )

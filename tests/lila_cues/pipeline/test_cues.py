@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 import stores
 from lila_cues.pipeline.build import build_local, open_store, store_spec
-from lila_cues.pipeline.cues import DERIVED, surface_normals
+from lila_cues.pipeline.cues import DERIVED, CueExtractor, surface_normals
+from lila_cues.pipeline.frames import ClipFrames
 from lila_cues.pipeline.task import Worker, load_recompute
+from lila_cues.sampling import select_frames
 from lila_cues.viz import inspection
 from stores.encodings import FixedPoint
 from stores.errors import LilaError, StoreError
@@ -146,3 +148,24 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     maps = replace(DERIVED["normals"].maps, name="depth")
     with pytest.raises(StoreError, match="two parts of a store have the same name"):
         stores.create(tmp_path / "s.zarr", replace(worlds.SPEC, extra=(maps,)), ["a"], {}, {})
+
+
+def test_each_network_takes_images_of_its_size() -> None:
+    """Depth comes back to the cue grid, and flow too, in its pixels; the encoder's grid is finer."""
+    config = small_networks.CONFIG.replace(encoder_size=60, depth_size=40, flow_size=64)
+    extractor = CueExtractor(small_networks.networks(), config, "cpu")
+    assert extractor.sizes == {"cue": (32, 32), "encoder": (64, 64), "depth": (40, 40), "flow": (64, 64)}
+    gray = np.arange(config.frames, dtype=np.uint8)[:, None, None, None] * np.uint8(20)  # brighter in every frame
+    images = {size: gray.repeat(size[0], 1).repeat(size[1], 2).repeat(3, 3) for size in extractor.sizes.values()}
+    chosen = select_frames(0, "a", 20, config.frames, config.pairs, 1)
+    frames = ClipFrames(
+        "a", chosen, np.zeros(config.frames), np.zeros((config.frames, 48, 48, 3), np.uint8), images, None
+    )
+    (found,) = extractor.predict([frames])
+    assert extractor.geometry.encoder == (8, 8)
+    assert found.raw.shape == (6, 5, 8, 8)
+    q = torch.from_numpy(gray.reshape(-1)) / 25.5
+    torch.testing.assert_close(found.inverse_depth, q[:, None, None].expand(-1, 32, 32))
+    change = torch.from_numpy(np.diff(chosen.pair_frames.astype(int)).reshape(-1)) * 20 / 255
+    expected = torch.stack([change, -2 * change], dim=1)[:, :, None, None].expand(-1, -1, 32, 32)
+    torch.testing.assert_close(found.forward, expected * 32 / 64)  # half as many pixels

@@ -57,7 +57,7 @@ def networks(device: str = "cpu", precision: str = "bfloat16") -> Networks:
 def clip(name: str = "a") -> ClipFrames:
     selection = select_frames(0, name, 60, CONFIG.frames, CONFIG.pairs, CONFIG.max_gap)
     images = np.random.default_rng(0).integers(0, 256, (CONFIG.frames, 140, 140, 3), np.uint8)
-    return ClipFrames(name, selection, np.zeros(CONFIG.frames), images, images, images, None)
+    return ClipFrames(name, selection, np.zeros(CONFIG.frames), images, {images.shape[1:3]: images}, None)
 
 
 def move(network: nn.Module) -> None:
