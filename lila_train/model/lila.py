@@ -303,6 +303,9 @@ The decoder is under the Apache License 2.0; the encoder keeps its own license.
             raise _not_found(
                 pretrained_model_name_or_path, "no folder, nor a name that a repository can have"
             ) from error
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            found = f"no such folder, and the hub cannot be asked ({str(error).splitlines()[0]})"
+            raise _not_found(pretrained_model_name_or_path, found) from error
 
     @classmethod
     def _from_pretrained(  # type: ignore[override]  # our own options in place of **model_kwargs

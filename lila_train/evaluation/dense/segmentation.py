@@ -96,14 +96,14 @@ def open_ade(rule: LabelRule, classes: int, root: Path, limit: int | None, train
 class LabelRule:
     """Maps stored labels of the data set `what` to classes: `table[label]`; 255 is ignored, others are an error.
 
-    Both data sets are about in two numberings: classes count from `first`, 0 or 1; `other` are labels that occur only
-    in the other numbering.
+    Where a data set is about in two numberings, its classes count from `first`, 0 or 1, and `other` are the labels that
+    occur only in the other one.
     """
 
     table: Labels | UInt8[np.ndarray, " n"]
     what: str
-    first: int
-    other: frozenset[int]
+    first: int = 0
+    other: frozenset[int] = frozenset()
 
     def read(self, files: Files) -> Example:
         """Read an image and its classes; LilaError for sizes that differ, or a label that the table does not have."""

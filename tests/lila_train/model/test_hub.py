@@ -129,6 +129,16 @@ def test_a_name_that_is_neither_a_folder_nor_a_repository_gets_one_sentence(name
         Lila.from_pretrained(name)
 
 
+@pytest.mark.parametrize("name", ["me/lila", "typo", "a\0b"])
+def test_a_repository_that_cannot_be_asked_for_gets_one_sentence(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*words: object, **options: object) -> str:
+        raise LocalEntryNotFoundError("offline\nCheck your connection.")
+
+    monkeypatch.setattr(huggingface_hub.hub_mixin, "hf_hub_download", fail)
+    with pytest.raises(LilaError, match=r"expected a folder or .* weights.safetensors at .*no such folder, and"):
+        Lila.from_pretrained(name)
+
+
 def test_torch_hub_gives_the_model(weights: Path) -> None:
     assert all(callable(getattr(hubconf, name)) for name in ("lila", "lila_reference", *RELEASED_FILES))
     found = torch.hub.load(str(ROOT), "lila", source="local", weights=weights)
