@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 import stores
 from lila_cues.networks import FrozenEncoder
-from lila_cues.networks.weights import file_sha256
 from lila_train.evaluation.harness import Task, evaluate
 from lila_train.evaluation.models import ENCODER, LilaModel
 from lila_train.model import checkpoint
 from lila_train.model.decoder import Decoder
-from lila_train.model.lila import Lila
 from lila_train.training.ablations import FULL, Ablation
-from lila_train.training.callbacks import ScoreCallback
+from lila_train.training.callbacks import DecoderSpec, ScoreCallback
 from lila_train.training.config import RunOptions, TrainConfig
 from lila_train.training.distributed import Rank
 from lila_train.training.run_dir import RunDir
@@ -139,7 +135,10 @@ class Study:
 
     def _score(self, task: Task, weights: Path, head: str, folder: Path) -> float:
         """Return J&F of a run's head in percent."""
-        spec = _OneHead(weights, head, self.encoder)
+        saved = checkpoint.read(weights)
+        decoder = Decoder(saved.provenance.widths).to(self.rank.device).requires_grad_(False)
+        decoder.load_state_dict(dict(saved.decoder))
+        spec = DecoderSpec(self.encoder, decoder, head)
         result = evaluate(task, spec, folder / task.protocol, self.rank.device, checked=True)
         return 100 * float(result["scores"][head]["JF"])
 
@@ -152,24 +151,3 @@ class Study:
             if lines:
                 scores[seed] = {n["step"]: 100 * n["figures"]["JF"] for n in lines} | {self.config.steps: score}
         return scores
-
-
-@dataclass(frozen=True)
-class _OneHead:
-    """A specification for the harness: a run of which one head is scored, with the encoder that all runs share."""
-
-    weights: Path
-    head: str
-    encoder: FrozenEncoder
-
-    def heads(self) -> tuple[str, ...]:
-        return (self.head,)
-
-    def identity(self) -> dict[str, Any]:
-        return {"weights_sha256": file_sha256(self.weights), "heads": [self.head]}
-
-    def load(self, device: torch.device) -> LilaModel:
-        saved = checkpoint.read(self.weights)
-        decoder = Decoder(saved.provenance.widths)
-        decoder.load_state_dict(saved.decoder)
-        return LilaModel(self.encoder, device, Lila(self.encoder, decoder.to(device).requires_grad_(False)).eval())

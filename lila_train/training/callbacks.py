@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from lila_cues.networks import FrozenEncoder
 from lila_cues.networks.weights import tensors_sha256
 from lila_cues.viz.pictures import pca_basis, pca_picture, write_png
 from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.harness import Task, check, evaluate
 from lila_train.evaluation.models import LilaModel
 from lila_train.evaluation.protocols import open_task
+from lila_train.model.decoder import Decoder
 from lila_train.model.lila import Lila
 from lila_train.training.crops import make_views
-from lila_train.training.step import TrainStep
 from lila_train.training.targets import active_cues
 from lila_train.training.trainer import Callback, RunState, StepRecord
 from stores.atomic import append_line
@@ -118,7 +119,8 @@ class ScoreCallback(Callback):
         for task in self.tasks:
             folder = run_dir.root / "scores" / f"step-{run.step:08d}" / task.protocol
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped before its next checkpoint
-            result = evaluate(task, _ModelInTraining(run.train_step), folder, run.device, checked=True)
+            spec = DecoderSpec(run.train_step.encoder, run.train_step.exported)
+            result = evaluate(task, spec, folder, run.device, checked=True)
             metrics: dict[str, Any] = result["scores"][LilaModel.head]
             line = {"step": run.step, "protocol": task.protocol, "counts": task.counts(), "figures": metrics}
             append_line(run_dir.scores, line)
@@ -128,18 +130,19 @@ class ScoreCallback(Callback):
 
 
 @dataclass(frozen=True)
-class _ModelInTraining:
-    """A model specification for the harness: the decoder as it would be exported now."""
+class DecoderSpec:
+    """A model specification for the harness: one head of a decoder that is in memory, on its encoder."""
 
-    train_step: TrainStep
+    encoder: FrozenEncoder
+    decoder: Decoder
+    head: str = LilaModel.head
 
     def heads(self) -> tuple[str, ...]:
-        return (LilaModel.head,)
+        return (self.head,)
 
     def identity(self) -> dict[str, Any]:
-        encoder, decoder = self.train_step.encoder, self.train_step.exported
-        return {"decoder_sha256": tensors_sha256(decoder.state_dict()), "encoder": encoder.source.to_dict()}
+        digest, encoder = tensors_sha256(self.decoder.state_dict()), self.encoder.source.to_dict()
+        return {"decoder_sha256": digest, "encoder": encoder, "heads": [self.head]}
 
     def load(self, device: torch.device) -> LilaModel:
-        encoder, decoder = self.train_step.encoder, self.train_step.exported
-        return LilaModel(encoder, device, Lila(encoder, decoder))
+        return LilaModel(self.encoder, device, Lila(self.encoder, self.decoder))

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -22,9 +23,10 @@ from torch._utils import ExceptionWrapper
 
 import lila_train
 import stores
+from lila_train.evaluation.harness import Task
 from lila_train.model import checkpoint
 from lila_train.training import losses
-from lila_train.training.callbacks import _ModelInTraining
+from lila_train.training.callbacks import DecoderSpec, ScoreCallback
 from lila_train.training.config import RunOptions, TrainConfig
 from lila_train.training.data import PairBatch, PairDataset, explain_loader_errors, load_pairs
 from lila_train.training.distributed import Rank
@@ -132,8 +134,18 @@ def test_resuming_gives_bitwise_the_same_run(
     assert [r["loss"] for r in second.run_dir.rows()] == [r["loss"] for r in straight.run_dir.rows()]
 
 
-def test_the_moving_average_is_scored_and_exported(store: stores.CueStore, tmp_path: Path) -> None:
-    """A mean of the weights after all updates at first, later with the decay; recomputed in float64."""
+def test_the_moving_average_is_scored_and_exported(
+    store: stores.CueStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its decay rises to the one set; recomputed in float64."""
+    scored: list[torch.Tensor] = []
+
+    def evaluate(task: object, spec: DecoderSpec, *_: object, **options: object) -> dict[str, object]:
+        scored.append(spec.load(torch.device("cpu")).lila.decoder.head.weight.clone())
+        return {"scores": {"lila": {}}}
+
+    monkeypatch.setattr("lila_train.training.callbacks.evaluate", evaluate)
+    task = Mock(spec=Task, protocol="any", counts=dict)
     run = trainer(store, tmp_path / "run", SETTINGS.replace(ema=0.2))
     expected: list[torch.Tensor] = []
 
@@ -142,11 +154,10 @@ def test_the_moving_average_is_scored_and_exported(store: stores.CueStore, tmp_p
             now = run.train_step.decoder.head.weight.detach().double()
             decay = min(0.2, record.step / (record.step + 10))
             expected.append(now if not expected else decay * expected[-1] + (1 - decay) * now)
-            found = _ModelInTraining(run.train_step).load(torch.device("cpu")).lila.decoder.head.weight
-            torch.testing.assert_close(found.double(), expected[-1], rtol=0, atol=1e-8)
 
-    run.fit([Follow()])
-    assert len(expected) == SETTINGS.steps
+    run.fit([Follow(), ScoreCallback(3, [task])])
+    for found, steps in zip(scored, (3, 6), strict=True):
+        torch.testing.assert_close(found.double(), expected[steps - 1], rtol=0, atol=1e-7)
     exported, resumed = tensors(run.run_dir.weights), tensors(run.run_dir.checkpoints()[-1])
     assert torch.equal(exported["head.weight"], run.train_step.exported.head.weight)
     assert torch.equal(resumed["head.weight"], run.train_step.decoder.head.weight)
