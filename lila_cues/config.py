@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -19,6 +19,7 @@ from stores.errors import LilaError
 from stores.spec import Count, Geometry, ShardClips, Side
 from stores.store import CueStore
 
+T = TypeVar("T")
 Records = dict[str, dict[str, Any]]
 """By kind (encoder, depth, flow): origin, revision, hash and licence of the weights, and how the network is run."""
 
@@ -223,7 +224,7 @@ PROFILES: dict[str, Profile] = {
 }  # fmt: skip
 
 
-def spread(clips: Sequence[str], limit: int | None) -> Sequence[str]:
+def spread(clips: Sequence[T], limit: int | None) -> Sequence[T]:
     """Return `limit` clips at even distances (a dataset's list is sorted by class, so its head is no sample)."""
     if limit is None or limit >= len(clips):
         return clips

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import time
 import traceback
 from importlib.metadata import version
 from types import FrameType
@@ -22,6 +23,8 @@ from lila_cues.inputs import MAX_PIXELS_VARIABLE
 from stores.backends import RETRY_SECONDS, RETRY_VARIABLE
 from stores.errors import LilaError
 
+LINE_SECONDS = 60
+"""Between two lines of progress where there is no terminal."""
 EXIT_BAD_INPUT = 2
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
@@ -148,7 +151,26 @@ class _ConsoleHandler(logging.Handler):
 def progress(unit: str) -> bars.Progress:
     """Return the context of a bar with the count, the rate in `unit` per second and the time left."""
     start = (bars.SpinnerColumn(), _Description(), bars.BarColumn(), bars.MofNCompleteColumn())
-    return bars.Progress(*start, _Rate(unit), bars.TimeRemainingColumn(), console=err)
+    return _Progress(*start, _Rate(unit), bars.TimeRemainingColumn(), console=err)
+
+
+class _Progress(bars.Progress):
+    """Where there is no terminal, as in a batch job, it prints a line now and then."""
+
+    def __enter__(self) -> _Progress:
+        self.next_line = time.monotonic() + LINE_SECONDS
+        super().__enter__()
+        return self
+
+    def advance(self, task_id: bars.TaskID, advance: float | int = 1) -> None:
+        super().advance(task_id, advance)
+        if not err.is_terminal and time.monotonic() >= self.next_line:
+            self.next_line = time.monotonic() + LINE_SECONDS
+            (task,) = (task for task in self.tasks if task.id == task_id)
+            (unit,) = (column.unit for column in self.columns if isinstance(column, _Rate))
+            rate = task.completed / max(task.elapsed or 0.0, 1e-9)
+            total = "" if task.total is None else f" of {task.total:,.0f}"
+            err.print(f"{task.description}: {task.completed:,.0f}{total} {unit}, {rate:.3g} {unit}/s")
 
 
 class _Description(bars.ProgressColumn):

@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -163,16 +164,19 @@ class Ledger:
                     current[task] = key
         return current
 
-    def latest(self, task: int) -> TaskRecord | None:
-        """Return the current record of a task; StoreError if it is listed and cannot be read."""
-        missing = None
-        while key := (self.keys(only=task) or {}).get(task):
-            if key[0] == missing:
+    def latest(self, task: int, listed: Mapping[int, re.Match[str]] | None = None) -> TaskRecord | None:
+        """Return the current record of a task; StoreError if it is listed and cannot be read.
+
+        `listed`: all `keys`, for many tasks, so that folders are not listed for each.
+        """
+        missing, keys = None, self.keys(only=task) if listed is None else listed
+        while current := (keys or {}).get(task):
+            if current[0] == missing:
                 raise _damaged(missing, "it is listed, but there is no such file")
             try:
-                return decode(self._files.read(key[0]), key[0])
+                return decode(self._files.read(current[0]), current[0])
             except FileNotFoundError:  # replaced by a later attempt since it was listed
-                missing = key[0]
+                missing, keys = current[0], self.keys(only=task)
         return None
 
 

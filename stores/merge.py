@@ -5,16 +5,21 @@ A single store is copied so as well, which converts one of version 1 of the form
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from stores.config import differences
+from stores.cues import ClipCues
 from stores.errors import StoreError
-from stores.ledger import ABSENT, COMPLETE, FAILED
+from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord
 from stores.opening import open_or_create
-from stores.shards import EncodedClip, digest, open_shards, read_clip
+from stores.shards import OPEN_SHARDS, Shard, digest, open_shards, read_clip
 from stores.store import CueStore
+from stores.verify import Finding, check_recomputed
+
+Copies = dict[bytes, list[tuple[int, int]]]  # by clip name: source and clip of each copy that is not absent
 
 
 def merge(
@@ -22,6 +27,7 @@ def merge(
     sources: Sequence[CueStore],
     on_task: Callable[[int], None] = lambda n_clips: None,
     on_damaged: Callable[[str], None] = lambda note: None,
+    run: Callable[[Callable[[int], int], Iterable[int]], Iterable[int]] = map,
 ) -> CueStore:
     """Merge into a new store at `path`, or continue a merge of the same sources there.
 
@@ -31,6 +37,10 @@ def merge(
     Args:
         on_task: called after each task with its number of clips.
         on_damaged: called with a sentence for each damaged copy of a clip.
+        run: merges the tasks like `map`, perhaps in threads.
+
+    Raises:
+        StoreError: other settings, or clips of the same name and other contents.
     """
     first, *others = [{"spec": source.spec.to_dict(), "settings": source.fingerprint} for source in sources]
     for source, settings in zip(sources[1:], others, strict=True):
@@ -39,40 +49,94 @@ def merge(
                 f"{source.path} was built with other settings than {sources[0].path}: {'; '.join(changes)}; "
                 "merge only stores of the same settings"
             )
-    copies: dict[str, list[tuple[CueStore, int]]] = defaultdict(list)  # by clip name: store and number, if not absent
-    for source in sources:
-        for clip, status in enumerate(source.statuses().tolist()):
-            found = copies[source.clip_id(clip)]
-            if status != ABSENT:
-                found.append((source, clip))
+    listed = [source.ledger.keys() for source in sources]
+
+    shard_clips = sources[0].spec.shard_clips
+
+    @lru_cache(1024)
+    def record(number: int, task: int) -> TaskRecord | None:
+        return sources[number].ledger.latest(task, listed[number])
+
+    def entry(number: int, clip: int) -> ClipRecord:
+        found = record(number, clip // shard_clips)
+        return ClipRecord(ABSENT) if found is None else found.clips[clip % shard_clips]
+
+    @lru_cache(max(2, OPEN_SHARDS // len(sources[0].arrays)))
+    def shards(number: int, task: int) -> dict[str, Shard]:
+        return open_shards(sources[number].files, sources[number].arrays, task, shard_clips)
+
+    copies = find_copies(sources)
+    for name, found in copies.items():
+        if len(found) > 1:
+            entries = [(number, clip, entry(number, clip)) for number, clip in found]
+            complete = [
+                (sources[number], clip, each.digest) for number, clip, each in entries if each.status == COMPLETE
+            ]
+            if len(complete) > 1:
+                _require_same(name.decode(), complete)
     provenance = {**sources[0].provenance, "merged_from": [source.provenance for source in sources]}
-    merged = open_or_create(path, sources[0].spec, list(copies), sources[0].fingerprint, provenance)
-    for task in merged.pending_tasks():
-        with merged.lock_task(task) as writer:
-            if writer is None:  # another process merges it
-                continue
-            for clip in writer.pending():
-                failures = []
-                for source, number in copies[merged.clip_id(clip)]:
-                    record = source.clip_record(number)
-                    if record.status == FAILED:
-                        failures.append(record.reason or "unknown")
-                    elif record.status == COMPLETE:
-                        if chunks := _read_recorded(source, number, record.digest):
+    names = [name.decode() for name in copies]
+    merged = open_or_create(path, sources[0].spec, names, sources[0].fingerprint, provenance)
+    del names
+
+    def merge_task(merged_task: int) -> int:
+        with merged.lock_task(merged_task) as writer:
+            for clip in writer.pending() if writer else []:  # none: another process merges it
+                name, reasons = merged.clip_id(clip), list[str]()
+                for number, copy in copies[name.encode()]:
+                    recorded = entry(number, copy)
+                    if recorded.status == FAILED:
+                        reasons.append(recorded.reason or "unknown")
+                    elif recorded.status == COMPLETE:
+                        task, position = divmod(copy, shard_clips)
+                        chunks = read_clip(shards(number, task), merged.arrays, position)
+                        if chunks is not None and digest(chunks) == recorded.digest:
                             writer.add(clip, chunks)
                             break
-                        on_damaged(f"clip {merged.clip_id(clip)} is damaged in {source.path}")
+                        on_damaged(f"clip {name} is damaged in {sources[number].path}")
                 else:
-                    if failures:
-                        writer.fail(clip, failures[0])
-        on_task(len(merged.task_clips(task)))
+                    if reasons and writer is not None:
+                        writer.fail(clip, reasons[0])
+        return len(merged.task_clips(merged_task))
+
+    for n_clips in run(merge_task, merged.pending_tasks()):
+        on_task(n_clips)
     merged.publish_statuses()
     return merged
 
 
-def _read_recorded(source: CueStore, clip: int, recorded: int | None) -> EncodedClip | None:
-    """Return the chunks of a clip as they are stored; None if they are damaged."""
-    task, position = divmod(clip, source.spec.shard_clips)
-    shards = open_shards(source.files, source.arrays, task, source.spec.shard_clips)
-    chunks = read_clip(shards, source.arrays, position)
-    return chunks if chunks is not None and digest(chunks) == recorded else None
+def find_copies(sources: Sequence[CueStore]) -> Copies:
+    """Return where the clips are, in the order of the sources."""
+    copies: Copies = {}
+    for number, source in enumerate(sources):
+        names = source.clips.encoded.tolist()
+        for clip, (name, status) in enumerate(zip(names, source.statuses().tolist(), strict=True)):
+            found = copies.setdefault(name, [])
+            if status != ABSENT:
+                found.append((number, clip))
+    return copies
+
+
+def _require_same(name: str, copies: Sequence[tuple[CueStore, int, int | None]]) -> None:
+    """Raise StoreError if complete copies of a clip, each with its digest, differ by more than a device's rounding.
+
+    A copy that cannot be read says nothing; the merge finds it damaged.
+    """
+    (first, clip, recorded), *others = copies
+    for source, other, checksum in others:
+        findings: list[Finding] = []
+        if checksum != recorded:
+            with contextlib.suppress(StoreError):
+                cues = _cues(source, other)
+                findings = list(check_recomputed(first, clip, lambda *_, cues=cues: cues))
+        if findings:
+            raise StoreError(
+                f"clip {name} of {source.path} is another one than that of {first.path} ({findings[0].where} differs); "
+                "rename one of the two videos and build its clip again, or keep the stores apart"
+            )
+
+
+def _cues(store: CueStore, clip: int) -> ClipCues:
+    values = {name: store.read(name, clip) for name in store.arrays if not name.endswith("_scale")}
+    extra = {maps.name: values.pop(maps.name) for maps in store.spec.extra}
+    return ClipCues(**values, extra=extra)

@@ -31,7 +31,7 @@ from stores.ledger import Ledger
 from stores.spec import ArraySpec
 
 NO_CHUNK = 2**64 - 1
-_OPEN_SHARDS = max(8, min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))  # of a process, all its threads
+OPEN_SHARDS = max(8, min(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))  # of a process, all its threads
 _REQUESTS = 16  # to a server at once
 _SMALL_BYTES = 1024  # of a clip: arrays up to this size are read for all clips of a task at once, and kept
 
@@ -157,7 +157,7 @@ def read_clip(shards: Mapping[str, Shard], specs: Mapping[str, ArraySpec], posit
         return None
 
 
-@lru_cache(_OPEN_SHARDS)
+@lru_cache(OPEN_SHARDS)
 def _opened(files: Files, spec: ArraySpec, task: int, shard_clips: int, recorded: int | None, _reopened: int) -> Shard:
     return open_shard(files, spec, task, shard_clips, recorded)
 

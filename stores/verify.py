@@ -152,10 +152,15 @@ def _are_no_statuses(store: CueStore, data: bytes) -> str | None:
     return None if intact else "it is the status of other clips"
 
 
-def check_task(store: CueStore, task: int, level: Thoroughness = Thoroughness.VALUES) -> Iterator[Finding]:
-    """Check the record of a task, its shards, and its complete clips."""
+def check_task(
+    store: CueStore,
+    task: int,
+    level: Thoroughness = Thoroughness.VALUES,
+    listed: Mapping[int, re.Match[str]] | None = None,
+) -> Iterator[Finding]:
+    """Check the record of a task, its shards, and its complete clips; `listed`: see `Ledger.latest`."""
     try:
-        record = store.ledger.latest(task)
+        record = store.ledger.latest(task, listed)
     except UnreadableError as error:
         yield Finding("unreadable", f"task {task}", str(error), task=task)
         return

@@ -17,7 +17,7 @@ import stores
 from lila_cues import console
 from lila_cues.cli.build import list_clips
 from lila_cues.cli.messages import active_workers
-from lila_cues.config import recorded_build
+from lila_cues.config import recorded_build, spread
 from lila_cues.devices import usable_cores
 from lila_cues.prefetch import map_ordered
 from stores.atomic import atomic_write
@@ -32,6 +32,10 @@ from stores.store import CueStore
 from stores.verify import Finding, Thoroughness, check_documents, check_recomputed, check_task, sample, tasks_of
 
 SHOWN_FINDINGS = 20
+READ_RECORDS = 500
+"""Records that `status` reads at most; counts of clips are in the names of all."""
+
+MERGING_THREADS = 8  # more would wait for the disk
 
 Store = Annotated[str, typer.Argument(metavar="STORE", help="Store directory, or its s3://, gs:// or https:// URL.")]
 LocalStore = Annotated[Path, typer.Argument(metavar="STORE", help="Store directory.")]
@@ -45,9 +49,9 @@ def status(store: Store, failures: Annotated[int, typer.Option(min=0, help="Numb
     opened, out = stores.open(store), console.out
     out.print(console.bold(opened.path))
     out.print(f"  {summary(opened)}, {opened.n_tasks:,} tasks of {opened.spec.shard_clips} clips")
-    recorded = opened.ledger.keys()
-    if recorded:  # bytes per clip, estimated from about 500 task records
-        sizes = stored_bytes(opened, sorted(recorded)[:: max(1, len(recorded) // 500)])
+    recorded = opened.ledger.keys() or {}
+    if recorded:  # bytes per clip, estimated from some records
+        sizes = stored_bytes(opened, spread(sorted(recorded), READ_RECORDS))
         per_clip, complete = sum(sizes.values()), len(opened.complete_clips())
         out.print(f"  {readable(round(per_clip * complete))}, {readable(round(per_clip))} per clip")
     with suppress(NoLocksError):
@@ -55,8 +59,9 @@ def status(store: Store, failures: Annotated[int, typer.Option(min=0, help="Numb
             out.print(f"  active: {worker} on {tasks} task{'s' * (tasks != 1)}")
     reasons: Counter[str] = Counter()
     examples: dict[str, str] = {}  # the first clip of each reason
-    for task in opened.pending_tasks(only_failed=True):
-        record = opened.ledger.latest(task)
+    failing = [task for task, key in recorded.items() if str(FAILED) in key[3]]
+    for task in spread(failing, READ_RECORDS):
+        record = opened.ledger.latest(task, recorded)
         for clip, each in zip(opened.task_clips(task), record.clips if record else (), strict=False):
             if each.status == FAILED:
                 name = opened.clip_id(clip)
@@ -65,6 +70,8 @@ def status(store: Store, failures: Annotated[int, typer.Option(min=0, help="Numb
                 examples.setdefault(reason, name)
     for reason, clips in reasons.most_common(failures):
         out.print(console.bold("  failed", "red"), f"{clips:,} × {reason} (first: {examples[reason]})")
+    if len(failing) > READ_RECORDS:
+        out.print(f"  … these are the reasons in {READ_RECORDS} of {len(failing):,} tasks with failed clips")
     if len(reasons) > failures:
         out.print(f"  … and {len(reasons) - failures} other reasons (--failures N shows more)")
     statuses = opened.statuses()
@@ -123,14 +130,15 @@ def _is_damage(findings: Iterable[Finding]) -> bool:
 
 def _check(store: CueStore, tasks: Sequence[int], quick: bool, jobs: int | None) -> list[Finding]:
     """Return the findings of the documents and of the tasks, with a progress bar."""
-    if store.ledger.keys() is None:
+    listed = store.ledger.keys()
+    if listed is None:
         raise StoreError(f"{store.path} cannot be listed, so its ledger cannot be checked; verify a copy in a folder")
     thoroughness = Thoroughness.INDICES if quick else Thoroughness.VALUES
     findings = list(check_documents(store))
     threads = jobs or usable_cores()
 
     def check(task: int) -> list[Finding]:
-        return list(check_task(store, task, thoroughness))
+        return list(check_task(store, task, thoroughness, listed))
 
     with console.progress("tasks") as bar:
         line = bar.add_task("verifying", total=len(tasks))
@@ -188,16 +196,19 @@ def merge(
     sources: Annotated[
         list[str], typer.Argument(metavar="STORE…", help="Stores of the same settings; one is converted.")
     ],
+    jobs: Jobs = None,
 ) -> None:
     """Merge stores of the same settings that were built separately; nothing is recomputed.
 
-    Run the same command again to continue. A damaged clip is taken from another of the stores, or left absent.
+    Run the same command again to continue. A damaged clip is taken from another of the stores, or left absent. Clips of
+    the same name and other contents are refused.
     """
-    damaged: list[str] = []
+    damaged, threads = list[str](), jobs or min(MERGING_THREADS, usable_cores())
     with console.progress("clips") as bar:
         line = bar.add_task("merging", total=None)
         opened = [stores.open(each) for each in sources]
-        merged = merge_stores(target, opened, lambda clips: bar.advance(line, clips), damaged.append)
+        run = partial(map_ordered, ahead=2 * threads, threads=threads)
+        merged = merge_stores(target, opened, lambda clips: bar.advance(line, clips), damaged.append, run)
         bar.update(line, total=merged.n_clips)
     for note in damaged[:SHOWN_FINDINGS]:
         console.err.print(f"note: {note}")

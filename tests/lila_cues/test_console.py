@@ -137,3 +137,18 @@ def test_ctrl_c_stays_ignored_in_the_background() -> None:
         assert run(lambda: os.kill(os.getpid(), signal.SIGINT)) == 0
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def test_progress_is_printed_in_lines_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "LINE_SECONDS", 0)
+    with console.progress("clips") as bar:
+        line = bar.add_task("building", total=2000)
+        bar.advance(line, 1500)
+        monkeypatch.setattr(console, "LINE_SECONDS", 60)
+        for _ in range(10):
+            bar.advance(line)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("building: ")]
+    assert len(lines) == 2
+    assert re.fullmatch(r"building: 1,500 of 2,000 clips, \S+ clips/s", lines[0])

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,5 +136,47 @@ def test_a_merge_that_was_killed_continues(tmp_path: Path, numbers: dict[str, in
     done = []
     merged = merge(tmp_path / "all.zarr", [store], done.append)
     assert sum(done) == len(numbers) - store.spec.shard_clips
+    assert (merged.statuses() == stores.COMPLETE).all()
+    assert_intact(merged, numbers)
+
+
+def rebuild(store: stores.CueStore, clip: int, cues: stores.ClipCues) -> None:
+    """Put other cues in place of a clip's."""
+    shutil.rmtree(Path(store.path) / "ledger" / "000")
+    (Path(store.path) / "ledger" / "000").mkdir()
+    with store.lock_task(0) as writer:
+        assert writer is not None
+        for each in writer.pending():
+            worlds.add(store, writer, each, cues if each == clip else worlds.cues(each))
+
+
+def test_clips_of_the_same_name_and_other_contents_are_refused(tmp_path: Path, numbers: dict[str, int]) -> None:
+    first, second = (build(tmp_path / f"{n}.zarr", list(numbers)[:4], numbers) for n in range(2))
+    rebuild(second, 2, worlds.cues(20))
+    with pytest.raises(
+        StoreError, match=r"clip \S+ \S*2\.mp4 of .*1\.zarr is another one than that of .*0\.zarr \(rgb"
+    ):
+        merge(tmp_path / "all.zarr", [first, second])
+    assert not (tmp_path / "all.zarr").exists()
+
+
+def test_clips_that_differ_by_rounding_are_the_same(tmp_path: Path, numbers: dict[str, int]) -> None:
+    first, second = (build(tmp_path / f"{n}.zarr", list(numbers)[:4], numbers) for n in range(2))
+    cues = worlds.cues(2)
+    rebuild(second, 2, replace(cues, flow_forward=cues.flow_forward + 0.02))
+    assert not np.array_equal(first.read("flow_forward", 2), second.read("flow_forward", 2))
+    merged = merge(tmp_path / "all.zarr", [first, second])
+    np.testing.assert_array_equal(merged.read("flow_forward", 2), first.read("flow_forward", 2))
+
+
+def test_tasks_are_merged_side_by_side(tmp_path: Path, numbers: dict[str, int]) -> None:
+    names, meet = list(numbers), threading.Barrier(2, timeout=20)
+    source = build(tmp_path / "source.zarr", names, numbers)
+
+    def run(merge_task: Callable[[int], int], tasks: Iterable[int]) -> Iterable[int]:
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(lambda task: (task < 2 and meet.wait(), merge_task(task))[1], list(tasks)))
+
+    merged = merge(tmp_path / "all.zarr", [source], run=run)
     assert (merged.statuses() == stores.COMPLETE).all()
     assert_intact(merged, numbers)

@@ -71,6 +71,17 @@ def test_status_counts_and_gives_reasons(store: CueStore) -> None:
     assert "--only-failed" in result.stdout
 
 
+def test_status_reads_a_bounded_number_of_records(store: CueStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    worlds.fill(many := worlds.create(Path(store.path).with_name("many.zarr"), 40), failing=range(40))
+    read, records = many.ledger.latest(0), list[int]()
+    monkeypatch.setattr(store_command, "READ_RECORDS", 3)
+    monkeypatch.setattr("stores.ledger.decode", lambda data, key: (records.append(1), read)[1])
+    result = run("status", many.path)
+    assert "40 clips (40 failed)" in result.stdout
+    assert "… these are the reasons in 3 of 10 tasks with failed clips" in result.stdout
+    assert len(records) == 6  # three for the bytes, three for the reasons
+
+
 def test_status_of_a_store_that_is_being_built(tmp_path: Path) -> None:
     store = worlds.create(tmp_path / "cues.zarr", CLIPS)
     with store.lock_task(1):
