@@ -18,6 +18,7 @@ from stores.opening import open_or_create
 from stores.shards import OPEN_SHARDS, Shard, digest, open_shards, read_clip
 from stores.store import CueStore
 from stores.verify import Finding, check_recomputed
+from stores.writer import TaskWriter
 
 Copies = dict[bytes, list[tuple[int, int]]]  # by clip name: source and clip of each copy that is not absent
 
@@ -79,25 +80,28 @@ def merge(
     merged = open_or_create(path, sources[0].spec, names, sources[0].fingerprint, provenance)
     del names
 
-    def merge_task(merged_task: int) -> int:
-        with merged.lock_task(merged_task) as writer:
-            for clip in writer.pending() if writer else []:  # none: another process merges it
-                name, reasons = merged.clip_id(clip), list[str]()
-                for number, copy in copies[name.encode()]:
-                    recorded = entry(number, copy)
-                    if recorded.status == FAILED:
-                        reasons.append(recorded.reason or "unknown")
-                    elif recorded.status == COMPLETE:
-                        task, position = divmod(copy, shard_clips)
-                        chunks = read_clip(shards(number, task), merged.arrays, position)
-                        if chunks is not None and digest(chunks) == recorded.digest:
-                            writer.add(clip, chunks)
-                            break
-                        on_damaged(f"clip {name} is damaged in {sources[number].path}")
-                else:
-                    if reasons and writer is not None:
-                        writer.fail(clip, reasons[0])
-        return len(merged.task_clips(merged_task))
+    def merge_clip(writer: TaskWriter, clip: int) -> None:
+        name, reasons = merged.clip_id(clip), list[str]()
+        for number, copy in copies[name.encode()]:
+            recorded = entry(number, copy)
+            if recorded.status == FAILED:
+                reasons.append(recorded.reason or "unknown")
+            elif recorded.status == COMPLETE:
+                task, position = divmod(copy, shard_clips)
+                chunks = read_clip(shards(number, task), merged.arrays, position)
+                if chunks is not None and digest(chunks) == recorded.digest:
+                    writer.add(clip, chunks)
+                    return
+                on_damaged(f"clip {name} is damaged in {sources[number].path}")
+        if reasons:
+            writer.fail(clip, reasons[0])
+
+    def merge_task(task: int) -> int:
+        with merged.lock_task(task) as writer:
+            if writer is not None:  # else another process merges it
+                for clip in writer.pending():
+                    merge_clip(writer, clip)
+        return len(merged.task_clips(task))
 
     for n_clips in run(merge_task, merged.pending_tasks()):
         on_task(n_clips)

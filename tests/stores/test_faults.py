@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import warnings
 from collections import Counter
@@ -25,11 +26,12 @@ from lila_cues.cli import app
 from stores import StoreError, locks, metadata, verify
 from stores.metadata import LOCKS, NAMES_KEY, ROOT_COPY_KEY, ROOT_KEY, STATUS_KEY
 from tests.stores import worlds
+from tests.stores.worlds import TO_A_FILE, Damage, cut, flip
 
 CLIPS, FAILED = 10, 5  # three tasks: complete, complete but for one failed clip, absent
 SECOND = (4, 6, 7)  # the complete clips of the second task
 
-Damage = Callable[[Path], None]
+SECONDS = 60  # in which a command has to end
 
 
 @pytest.fixture(scope="module")
@@ -57,32 +59,6 @@ def data_set(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def copy(intact: stores.CueStore, tmp_path: Path) -> Callable[[str], Path]:
     return lambda name: shutil.copytree(intact.path, tmp_path / name)
-
-
-# what can happen to a file
-
-
-def flip(path: Path, bit: int | None = None) -> None:
-    data = bytearray(path.read_bytes())
-    bit = 4 * len(data) + 1 if bit is None else bit
-    data[bit // 8] ^= 1 << bit % 8
-    path.write_bytes(data)
-
-
-def cut(path: Path, share: float) -> None:
-    os.truncate(path, int(path.stat().st_size * share))
-
-
-TO_A_FILE: dict[str, Damage] = {
-    "a flipped bit": flip,
-    "nothing left": lambda path: cut(path, 0),
-    "half of it left": lambda path: cut(path, 0.5),
-    "deleted": Path.unlink,
-    **{
-        f"a {kind} in its place": lambda path, kind=kind: worlds.put_in_place(kind, path)
-        for kind in ("folder", "FIFO", "socket", "loop of links")
-    },  # type: ignore[misc]
-}
 
 
 # what can happen to a store
@@ -260,7 +236,8 @@ STORES: dict[str, tuple[Damage, Row]] = {
 
 def run(*arguments: object) -> Result:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    assert result.exception is None or isinstance(result.exception, SystemExit | StoreError), result.exception
+    if not (result.exception is None or isinstance(result.exception, SystemExit | StoreError)):
+        raise result.exception
     return result
 
 
@@ -377,6 +354,69 @@ def test_many_flipped_bits_of_every_file(
     outcomes = check_flipped_bits(copy("cues.zarr"), values, flips=20)
     print(outcomes)
     assert not any(read == "wrong" or (read == "refused" and not found) for found, read in outcomes), outcomes
+
+
+def after(command: str, root: Path, values: dict[tuple[str, int], np.ndarray]) -> str:
+    """Run a command on a damaged store; return what comes of it: found, refused, as written, or what must not be."""
+
+    def block(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    def equal(store: stores.CueStore) -> bool:
+        complete = store.complete_clips().tolist()
+        return all(np.array_equal(store.read(*key), values[key]) for key in product(store.arrays, complete))
+
+    before = signal.signal(signal.SIGALRM, block)
+    signal.alarm(SECONDS)
+    try:
+        match command:
+            case "read":
+                found, intact = False, all(np.array_equal(each, values[key]) for key, each in read_all(root).items())
+            case "build":
+                build(root)
+                found, intact = False, equal(stores.open(root))
+            case "merge":
+                merged = run("merge", root.with_name("merged.zarr"), root)
+                found = "damaged" in merged.output
+                intact = equal(stores.open(root.with_name("merged.zarr")))
+            case "repair":
+                repaired = run("repair", root)
+                found = "repaired:" in repaired.stdout
+                build(root)
+                intact = run("verify", root).exit_code == 0 and equal(stores.open(root))
+            case _:
+                found, intact = run(command, root).exit_code != 0, True
+    except TimeoutError:
+        return "blocked"
+    except StoreError:
+        return "refused"
+    except Exception:
+        return "traceback"
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    return ("found" if found else "as written") if intact else "silently wrong"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("command", ["read", "status", "verify", "build", "merge", "repair"])
+def test_every_damage_of_every_file(
+    intact: stores.CueStore, tmp_path: Path, values: dict[tuple[str, int], np.ndarray], command: str
+) -> None:
+    outcomes, bad = Counter[str](), []
+    keys = sorted(path.relative_to(intact.path) for path in Path(intact.path).rglob("*") if path.is_file())
+    for key, what in product(keys, TO_A_FILE):
+        root = shutil.copytree(intact.path, tmp_path / "one" / "cues.zarr")
+        if (root / key).stat().st_size or "flipped" not in what:
+            TO_A_FILE[what](root / key)
+            result = after(command, root, values)
+            outcomes[result] += 1
+            if result not in ("found", "refused", "as written"):
+                bad.append((str(key), what, result))
+        shutil.rmtree(tmp_path / "one")
+    print(command, dict(outcomes), {what: outcomes[what] for what in ("silently wrong", "traceback", "blocked")})
+    assert not bad
 
 
 def test_what_a_user_added_is_kept(copy: Callable[[str], Path]) -> None:

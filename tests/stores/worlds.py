@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import stores
 from stores import ClipCues, CueStore, Geometry, StoreSpec
 from stores.shards import encode_clip, stored_values
 from stores.writer import TaskWriter
+
+Damage = Callable[[Path], None]
 
 GEOMETRY = Geometry(frames=4, pairs=3, base=(12, 16), cue=(8, 10), features=(4, 5), encoder=(2, 3), channels=6)
 SPEC = StoreSpec(GEOMETRY, shard_clips=4)
@@ -89,3 +91,29 @@ def put_in_place(kind: str, path: Path) -> None:
                 bound.bind(path.name)
         case "loop of links":
             path.symlink_to(path.name)
+
+
+def flip(path: Path, bit: int | None = None) -> None:
+    """Flip a bit of a file, by default one in its middle."""
+    data = bytearray(path.read_bytes())
+    bit = 4 * len(data) + 1 if bit is None else bit
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+def cut(path: Path, share: float) -> None:
+    """Leave a share of a file."""
+    os.truncate(path, int(path.stat().st_size * share))
+
+
+TO_A_FILE: dict[str, Damage] = {
+    "a flipped bit": flip,
+    "nothing left": lambda path: cut(path, 0),
+    "half of it left": lambda path: cut(path, 0.5),
+    "deleted": Path.unlink,
+    **{
+        f"a {kind} in its place": lambda path, kind=kind: put_in_place(kind, path)
+        for kind in ("folder", "FIFO", "socket", "loop of links")
+    },  # type: ignore[misc]
+}
+"""What can happen to a file."""
