@@ -2,8 +2,8 @@
 
 python -m tests.benchmarks.store_opening
 
-`--commands` measures what reads the ledger of a store of 40,625 tasks that is 99 % done, of whose clips 3 % have failed;
-there are no shards, whose bytes `verify` would read besides.
+`--commands` measures what reads the ledger of a store of 40,625 tasks that is 99 % done, with 3 % of its clips failed.
+There are no shards, whose bytes `verify` would read besides.
 """
 
 from __future__ import annotations

@@ -253,6 +253,7 @@ DAMAGE = {  # what happens to the results of a.png and v.mp4, and how many frame
     "a line of the journal": (lambda out: (out / "files.jsonl").write_bytes(b"\xff{\n[1]\n"), 8),
     "the journal empty": (lambda out: (out / "files.jsonl").write_text(""), 8),
     "the journal cut": (lambda out: (out / "files.jsonl").write_text((out / "files.jsonl").read_text()[:-20]), 0),
+    "the settings cut": (lambda out: cut(out / "features.json"), 8),
     "a byte order mark": (lambda out: mark(out / "files.jsonl", out / "features.json"), 0),
 }
 
