@@ -126,9 +126,17 @@ def train(
     received: Callable[[], signal.Signals | None],
 ) -> signal.Signals | None:
     """Train or continue the run in `out`, with progress on the terminal; return the signal that stopped it, or None."""
-    from lila_train.training.callbacks import PictureCallback, ScoreCallback, TensorBoardLogger, open_tasks
+    from lila_train.training.callbacks import (
+        Callback,
+        PictureCallback,
+        RunState,
+        ScoreCallback,
+        StepRecord,
+        TensorBoardLogger,
+        open_tasks,
+    )
     from lila_train.training.run_dir import RunDir
-    from lila_train.training.trainer import Callback, RunState, StepRecord, Trainer, encoder_of_store
+    from lila_train.training.trainer import Trainer, encoder_of_store
 
     started = time.monotonic()
     with rank.together():

@@ -15,11 +15,11 @@ from lila_train.evaluation.models import ENCODER, LilaModel
 from lila_train.model import checkpoint
 from lila_train.model.decoder import Decoder
 from lila_train.training.ablations import FULL, Ablation
-from lila_train.training.callbacks import DecoderSpec, ScoreCallback
+from lila_train.training.callbacks import Callback, DecoderSpec, RunState, ScoreCallback, StepRecord
 from lila_train.training.config import RunOptions, TrainConfig
 from lila_train.training.distributed import Rank
 from lila_train.training.run_dir import RunDir
-from lila_train.training.trainer import Callback, RunState, StepRecord, Trainer
+from lila_train.training.trainer import Trainer
 from stores.atomic import read_lines
 
 Progress = Callable[[str, int, float | None], None]

@@ -38,65 +38,31 @@ class Ablation:
 FULL = Ablation("full", "LILA", "the method", PublishedResults(68.6, 73.9, 28.53, 59.6))
 
 CUES = (
-    Ablation(
-        "self-distillation",
-        "self-distillation only",
-        "what the encoder's own features teach without geometry or motion",
-        PublishedResults(66.9, 68.6, 28.61, 59.3),
-        {"cues": (FEATURES,)},
-    ),
-    Ablation(
-        "with-depth",
-        "+ depth",
-        "what geometry adds",
-        PublishedResults(67.2, 72.6, 29.06, 58.7),
-        {"cues": (DEPTH, FEATURES)},
-    ),
-    Ablation(
-        "with-flow", "+ flow", "what motion adds", PublishedResults(67.0, 72.6, 28.64, 59.5), {"cues": (FLOW, FEATURES)}
-    ),
-    Ablation(
-        "without-self-distillation",
-        "depth + flow",
-        "geometry and motion without the encoder's features",
-        PublishedResults(69.1, 72.5, 28.49, 59.3),
-        {"cues": (FLOW, DEPTH)},
-    ),
+    Ablation("self-distillation", "self-distillation only",
+             "what the encoder's own features teach without geometry or motion",
+             PublishedResults(66.9, 68.6, 28.61, 59.3), {"cues": (FEATURES,)}),
+    Ablation("with-depth", "+ depth", "what geometry adds",
+             PublishedResults(67.2, 72.6, 29.06, 58.7), {"cues": (DEPTH, FEATURES)}),
+    Ablation("with-flow", "+ flow", "what motion adds",
+             PublishedResults(67.0, 72.6, 28.64, 59.5), {"cues": (FLOW, FEATURES)}),
+    Ablation("without-self-distillation", "depth + flow", "geometry and motion without the encoder's features",
+             PublishedResults(69.1, 72.5, 28.49, 59.3), {"cues": (FLOW, DEPTH)}),
     FULL,
-)
+)  # fmt: skip
 
 COMPONENTS = (
-    Ablation(
-        "erm",
-        "A: ERM distillation",
-        "the same cues and losses without the in-context solve: a linear head for all frames",
-        PublishedResults(63.2, 61.1),
-        {"objective": "erm"},
-    ),
-    Ablation(
-        "no-pamr",
-        "B: no PAMR",
-        "the encoder's features as they are, on its own grid",
-        PublishedResults(67.3, 71.9),
-        {"distilled": "raw"},
-    ),
-    Ablation(
-        "no-cropping",
-        "C: no cropping",
-        "both views of the same region",
-        PublishedResults(66.0, 72.4),
-        {"same_region": True},
-    ),
-    Ablation(
-        "no-temporal-sampling",
-        "D: no temporal sampling",
-        "neighboring frames only",
-        PublishedResults(69.3, 72.4),
-        {"max_gap": 1},
-    ),
+    Ablation("erm", "A: ERM distillation",
+             "the same cues and losses without the in-context solve: a linear head for all frames",
+             PublishedResults(63.2, 61.1), {"objective": "erm"}),
+    Ablation("no-pamr", "B: no PAMR", "the encoder's features as they are, on its own grid",
+             PublishedResults(67.3, 71.9), {"distilled": "raw"}),
+    Ablation("no-cropping", "C: no cropping", "both views of the same region",
+             PublishedResults(66.0, 72.4), {"same_region": True}),
+    Ablation("no-temporal-sampling", "D: no temporal sampling", "neighboring frames only",
+             PublishedResults(69.3, 72.4), {"max_gap": 1}),
     Ablation("no-edge-loss", "E: no edge loss", "L1 alone", PublishedResults(68.1, 72.9), {"edge_weight": 0.0}),
     FULL,
-)
+)  # fmt: skip
 
 TABLES = {"cues": CUES, "components": COMPONENTS}
 ROWS = {row.name: row for row in (*CUES, *COMPONENTS)}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,56 @@ from lila_train.evaluation.models import LilaModel
 from lila_train.evaluation.protocols import open_task
 from lila_train.model.decoder import Decoder
 from lila_train.model.lila import Lila
+from lila_train.training.config import TrainConfig
 from lila_train.training.crops import make_views
+from lila_train.training.data import PairBatch, PairDataset, load_pairs
+from lila_train.training.distributed import Rank
+from lila_train.training.run_dir import RunDir
+from lila_train.training.step import TrainStep
 from lila_train.training.targets import active_cues
-from lila_train.training.trainer import Callback, RunState, StepRecord
 from stores.atomic import append_line
 
 MARGIN, HEADING = 6, 14  # px of white between pictures, and above them for titles
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """A step's losses over the global batch, its learning rate and its seconds, loading included."""
+
+    step: int
+    loss: float
+    terms: Mapping[str, float]
+    lr: float
+    seconds: float
+
+    def to_row(self) -> dict[str, Any]:
+        return {"step": self.step, "loss": self.loss, **self.terms, "lr": self.lr, "seconds": self.seconds}
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a callback sees of a run, on rank 0 after `step` steps; nothing in it communicates with other ranks."""
+
+    step: int
+    config: TrainConfig
+    run_dir: RunDir
+    train_step: TrainStep
+    device: torch.device
+    dataset: PairDataset
+
+    def first_pairs(self, count: int) -> PairBatch:
+        """Return up to `count` pairs of step 0 on the device, whatever the current step is; for pictures."""
+        config = self.config.replace(batch_size=min(count, self.config.batch_size))
+        dataset = replace(self.dataset, config=config)
+        return next(load_pairs(dataset, range(1), Rank(device=self.device)))
+
+
+class Callback:
+    """Logging and validation: called on rank 0 after every step."""
+
+    def on_step_end(self, run: RunState, record: StepRecord) -> None:
+        """Read the run; a callback does not change it."""
+        raise NotImplementedError
 
 
 class TensorBoardLogger(Callback):

@@ -7,9 +7,9 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +22,7 @@ from lila_cues import console
 from lila_cues.networks import FrozenEncoder, WeightSource, restore_encoder
 from lila_train.model import checkpoint
 from lila_train.model.checkpoint import Provenance
+from lila_train.training.callbacks import Callback, RunState, StepRecord
 from lila_train.training.config import RunOptions, TrainConfig
 from lila_train.training.crops import make_views
 from lila_train.training.data import PairBatch, PairDataset, explain_loader_errors, load_pairs
@@ -36,44 +37,11 @@ from stores.ledger import COMPLETE
 
 
 @dataclass(frozen=True)
-class StepRecord:
-    """A step's losses over the global batch, its learning rate and its seconds, loading included."""
-
-    step: int
-    loss: float
-    terms: Mapping[str, float]
-    lr: float
-    seconds: float
-
-    def to_row(self) -> dict[str, Any]:
-        return {"step": self.step, "loss": self.loss, **self.terms, "lr": self.lr, "seconds": self.seconds}
-
-
-@dataclass(frozen=True)
-class RunState:
-    """What a callback sees of a run, on rank 0 after `step` steps; nothing in it communicates with other ranks."""
-
-    step: int
-    config: TrainConfig
-    run_dir: RunDir
-    train_step: TrainStep
-    device: torch.device
-    dataset: PairDataset
-
-    def first_pairs(self, count: int) -> PairBatch:
-        """Return up to `count` pairs of step 0 on the device, whatever the current step is; for pictures."""
-        config = self.config.replace(batch_size=min(count, self.config.batch_size))
-        dataset = replace(self.dataset, config=config)
-        return next(load_pairs(dataset, range(1), Rank(device=self.device)))
-
-
-@dataclass(frozen=True)
 class Update:
     """A step whose gradients are computed; its statistics may still be on their way to the host.
 
     Attributes:
         loss: of this rank.
-        finite: for each pair, whether all of its cues are finite.
         non_finite: 1 if a cue or the loss is not finite on any rank, else 0; on the device.
         totals: sums over ranks: the losses packed, broken pairs, and ranks that received SIGTERM and SIGINT.
         copied: when `totals` are on the host; None on a CPU.
@@ -81,13 +49,12 @@ class Update:
 
     batch: PairBatch
     loss: Tensor
-    finite: Tensor
     non_finite: Tensor
     totals: Tensor
     copied: torch.cuda.Event | None
 
     @classmethod
-    def of(cls, batch: PairBatch, loss: Tensor, finite: Tensor, totals: Tensor) -> Update:
+    def of(cls, batch: PairBatch, loss: Tensor, totals: Tensor) -> Update:
         """Start to copy `totals` to the host."""
         non_finite = (~torch.isfinite(totals[0]) | (totals[-3] > 0)).float()
         on_host = torch.empty_like(totals, device="cpu", pin_memory=totals.is_cuda)
@@ -95,21 +62,13 @@ class Update:
         copied = torch.cuda.Event() if totals.is_cuda else None
         if copied is not None:
             copied.record()
-        return cls(batch, loss, finite, non_finite, on_host, copied)
+        return cls(batch, loss, non_finite, on_host, copied)
 
     def wait(self) -> Tensor:
         """Return `totals`, once they are on the host."""
         if self.copied is not None:
             self.copied.synchronize()
         return self.totals
-
-
-class Callback:
-    """Logging and validation: called on rank 0 after every step."""
-
-    def on_step_end(self, run: RunState, record: StepRecord) -> None:
-        """Read the run; a callback does not change it."""
-        raise NotImplementedError
 
 
 class Trainer:
@@ -132,17 +91,12 @@ class Trainer:
     ) -> None:
         self.store, self.config, self.run_dir = store, config, run_dir
         self.rank, self.options = rank or Rank(), options or RunOptions()
-        self.train_step = TrainStep(
-            encoder,
-            config,
-            self.rank,
-            device_batch_size=self.options.device_batch_size,
-            compile=self.options.compile,
-        )
+        at_once, compile = self.options.device_batch_size, self.options.compile
+        self.train_step = TrainStep(encoder, config, self.rank, device_batch_size=at_once, compile=compile)
         self.optimizer = torch.optim.AdamW(
             self.train_step.parameters.values(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
-        self.make_views = torch.compile(make_views) if self.options.compile else make_views
+        self.make_views = torch.compile(make_views) if compile else make_views
         self.step = 0
         self.stop: signal.Signals | None = None
         self.clips = np.asarray(store.complete_clips())
@@ -256,10 +210,9 @@ class Trainer:
         with oom_hint(self.config, self.rank, self.options.device_batch_size):
             context, query = self.make_views(batch, self.config, reduce=self.rank.all_reduce_sum)
             packed = self.train_step.backward(context, query).packed()
-        finite = batch.finite()
         flags = [packed.new_full((1,), received is number) for number in (signal.SIGTERM, signal.SIGINT)]
-        totals = self.rank.all_reduce_sum(torch.cat((packed, (~finite).sum()[None], *flags)))
-        return Update.of(batch, packed[0], finite, totals)
+        totals = self.rank.all_reduce_sum(torch.cat((packed, (~batch.finite()).sum()[None], *flags)))
+        return Update.of(batch, packed[0], totals)
 
     def apply(self, update: Update) -> None:
         """Take one AdamW step; the device leaves the weights as they are if a cue or the loss is not finite."""
@@ -287,7 +240,7 @@ class Trainer:
 
     def _explain_non_finite(self, update: Update) -> NoReturn:
         clips = [self.store.clip_id(int(clip)) for clip in update.batch.clips]
-        broken = [clip for clip, is_finite in zip(clips, update.finite.tolist(), strict=True) if not is_finite]
+        broken = [clip for clip, finite in zip(clips, update.batch.finite().tolist(), strict=True) if not finite]
         if broken:
             found = f"the cues of {', '.join(broken)} hold NaN; check with lila-cues verify {self.store.path}"
         elif torch.isfinite(update.loss):

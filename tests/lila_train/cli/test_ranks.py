@@ -19,11 +19,18 @@ import torch
 import stores
 from lila_train.training import callbacks as callbacks_module
 from lila_train.training import distributed
-from lila_train.training.callbacks import PictureCallback, ScoreCallback, TensorBoardLogger, open_tasks
+from lila_train.training.callbacks import (
+    Callback,
+    PictureCallback,
+    ScoreCallback,
+    StepRecord,
+    TensorBoardLogger,
+    open_tasks,
+)
 from lila_train.training.config import RunOptions, find_recipe
 from lila_train.training.distributed import Rank
 from lila_train.training.run_dir import RunDir
-from lila_train.training.trainer import Callback, StepRecord, Trainer
+from lila_train.training.trainer import Trainer
 from stores.errors import LilaError
 from tests.lila_train.evaluation import worlds
 from tests.lila_train.training import world

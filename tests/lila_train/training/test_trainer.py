@@ -26,13 +26,13 @@ import stores
 from lila_train.evaluation.harness import Task
 from lila_train.model import checkpoint
 from lila_train.training import losses
-from lila_train.training.callbacks import DecoderSpec, ScoreCallback
+from lila_train.training.callbacks import Callback, DecoderSpec, RunState, ScoreCallback, StepRecord
 from lila_train.training.config import RunOptions, TrainConfig
 from lila_train.training.data import PairBatch, PairDataset, explain_loader_errors, load_pairs
 from lila_train.training.distributed import Rank
 from lila_train.training.run_dir import RunDir
 from lila_train.training.targets import stored_arrays
-from lila_train.training.trainer import Callback, RunState, StepRecord, Trainer, encoder_of_store
+from lila_train.training.trainer import Trainer, encoder_of_store
 from stores.atomic import append_line
 from stores.errors import LilaError
 from tests.lila_train.training import world
