@@ -85,6 +85,9 @@ def run(app: typer.Typer) -> None:
             traceback.print_exc()
         if isinstance(error, LilaError):
             _fail(str(error), EXIT_BAD_INPUT)
+        if isinstance(error, PermissionError):
+            place = f"{(error.strerror or 'permission denied').lower()}: {error.filename or 'a file'}"
+            _fail(f"{place}; change its permissions, or those of a folder above it, or name another", EXIT_BAD_INPUT)
         if isinstance(error, OSError):
             _fail(f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), EXIT_INTERNAL)
         found = f"{type(error).__name__}: {error}".rstrip(": ")

@@ -46,6 +46,7 @@ def test_log_messages_of_the_packages_are_shown_once(capsys: pytest.CaptureFixtu
 
 ERRORS = (  # error, exit status, sentence
     (OSError(2, "No such file or directory", "clips[1].mp4"), 70, "No such file or directory: clips[1].mp4"),
+    (PermissionError(13, "Permission denied", "a/b.png"), 2, "permission denied: a/b.png; change its permissions, or"),
     (LilaError("no video in o [full]\x1b[2J\n\udcff"), 2, r"no video in o [full]\x1b[2J\n\udcff"),
     (
         RuntimeError("[/] o"),
