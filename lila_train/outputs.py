@@ -5,26 +5,24 @@ A process that has opened a folder keeps it locked until it ends.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from stores import locks
 from stores.atomic import atomic_write, explain_os_errors, remove_temporary
 from stores.config import differences
 from stores.errors import LilaError
 from stores.ledger import writer_id
+from stores.locks import NoLocksError
 
 Json = dict[str, Any]
 
 _LOCK = ".lock"
-_LOCKED: dict[Path, int] = {}  # lock file → its descriptor, open until this process ends
 
 
 @contextmanager
@@ -90,27 +88,11 @@ def _lock(root: Path) -> None:
     path = root.resolve() / _LOCK
     with explain_os_errors(root, "locking the folder"):
         root.mkdir(parents=True, exist_ok=True)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        held = _LOCKED.get(path)
-        if held is not None and os.path.sameopenfile(fd, held):
-            os.close(fd)
-            return
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(fd, 100, 0).decode(errors="replace").strip()
-            os.close(fd)
+    with suppress(NoLocksError):
+        if not locks.acquire(path, 0) and (holder := locks.holder(path, 0)) != writer_id():
             raise LilaError(
                 f"{root} is in use by another process ({holder or 'unknown'}); wait for its end, or pass another --out"
-            ) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, writer_id().encode(), 0)
-    if held is not None:  # of a folder that was deleted
-        os.close(held)
-    _LOCKED[path] = fd
+            )
 
 
 def read_json(path: Path) -> Json | None:

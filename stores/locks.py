@@ -1,4 +1,4 @@
-"""Locks on tasks: one file per store, and in it one record lock (fcntl) per task.
+"""Locks on tasks: one file per store, and in it one record lock (fcntl) per task; a folder of results is one task.
 
 The kernel drops a process's locks when it ends for any reason, so no lock outlives its worker. A file system without
 record locks is refused. They do not exclude threads of the same process; `_OPEN` does.
@@ -33,23 +33,43 @@ class NoLocksError(StoreError):
 @contextmanager
 def lock(path: Path, task: int) -> Iterator[bool]:
     """Lock a task for the duration of the context; yield False if another worker holds it. `path`: the lock file."""
-    path = Path(os.path.realpath(path))
-    with _GUARD, _explain_errors(path, f"locking task {task}"):
-        acquired = _acquire(path, task)
+    acquired = acquire(path, task)
     try:
         yield acquired
     finally:
         if acquired:
             with _GUARD:
-                fd, locked = _descriptor(path)
+                fd, locked = _descriptor(_place(path))
                 if task in locked:
                     locked.discard(task)
                     fcntl.lockf(fd, fcntl.LOCK_UN, _SLOT, task * _SLOT)
 
 
+def acquire(path: Path, task: int) -> bool:
+    """Lock a task until this process ends; return False if a worker holds it, perhaps this one."""
+    path = _place(path)
+    with _GUARD, _explain_errors(path, f"locking task {task}"):
+        fd, locked = _descriptor(path)
+        if task in locked:
+            return False
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, _SLOT, task * _SLOT)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+            raise
+        try:
+            os.pwrite(fd, writer_id().encode()[:_SLOT].ljust(_SLOT), task * _SLOT)
+        except OSError:  # a full disk: others may take the task
+            fcntl.lockf(fd, fcntl.LOCK_UN, _SLOT, task * _SLOT)
+            raise
+        locked.add(task)
+        return True
+
+
 def holder(path: Path, task: int) -> str | None:
     """Return `host:pid` of the live worker that holds a task, or None; the file need not be writable."""
-    path = Path(os.path.realpath(path))
+    path = _place(path)
     with _GUARD, _explain_errors(path, f"looking up the lock of task {task}"):
         if not path.exists():
             return None
@@ -89,23 +109,8 @@ def _explain_errors(path: Path, action: str) -> Iterator[None]:
             ) from error
 
 
-def _acquire(path: Path, task: int) -> bool:
-    fd, locked = _descriptor(path)
-    if task in locked:
-        return False
-    try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, _SLOT, task * _SLOT)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            return False
-        raise
-    try:
-        os.pwrite(fd, writer_id().encode()[:_SLOT].ljust(_SLOT), task * _SLOT)
-    except OSError:  # a full disk: others may take the task
-        fcntl.lockf(fd, fcntl.LOCK_UN, _SLOT, task * _SLOT)
-        raise
-    locked.add(task)
-    return True
+def _place(path: Path) -> Path:
+    return path.parent.resolve() / path.name
 
 
 def _descriptor(path: Path) -> tuple[int, set[int]]:
@@ -121,8 +126,8 @@ def _descriptor(path: Path) -> tuple[int, set[int]]:
 
 
 def _open(path: Path, flags: int) -> int:
-    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)  # a FIFO would block
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # a FIFO would block
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise StoreError(f"expected the lock file at {path}, found something else; run `lila-cues repair` on the store")
+        raise StoreError(f"expected the lock file at {path}, found something else; delete it")
     return fd
