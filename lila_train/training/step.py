@@ -51,12 +51,12 @@ class TrainStep:
         self.world_size = rank.world_size
         torch.manual_seed(config.seed)
         self.decoder = Decoder(DecoderWidths.of_encoder(encoder.width, config.decoder_width)).to(rank.device)
-        self.ema = copy.deepcopy(self.decoder).requires_grad_(False) if config.ema else None
         self.head: Erm | None = None
         if config.objective == "erm":
             self.head = Erm(config, self.decoder.widths.out, encoder.width).to(rank.device)
         self.objective = self.head or InContext(config)
         self._decode: nn.Module = self.decoder.to(memory_format=torch.channels_last)
+        self.ema = copy.deepcopy(self.decoder).requires_grad_(False) if config.ema else None
         self._predict: Callable[..., list[Tensor]] = self.objective
         if rank.world_size > 1:  # average gradients over ranks
             devices = [rank.device] if rank.device.type == "cuda" else None
