@@ -64,12 +64,6 @@ class Update:
             copied.record()
         return cls(batch, loss, non_finite, on_host, copied)
 
-    def wait(self) -> Tensor:
-        """Return `totals`, once they are on the host."""
-        if self.copied is not None:
-            self.copied.synchronize()
-        return self.totals
-
 
 class Trainer:
     """A training run, with its state at a step: weights, optimizer, files.
@@ -231,7 +225,9 @@ class Trainer:
         Raises:
             LilaError: a cue or the loss was not finite on any rank.
         """
-        *packed, n_broken, terminated, interrupted = update.wait()
+        if update.copied is not None:
+            update.copied.synchronize()
+        *packed, n_broken, terminated, interrupted = update.totals
         losses = Losses.unpack(torch.stack(packed) / self.rank.world_size)
         if n_broken or not torch.isfinite(losses.total):
             self._explain_non_finite(update)
