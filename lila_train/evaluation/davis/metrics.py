@@ -72,6 +72,15 @@ def count_objects(first: AnyLabels, name: object) -> int:
     return int(first.max())
 
 
+def require_frames(sequence: str, n_frames: int) -> None:
+    """Raise LilaError for a sequence without a frame to score."""
+    if n_frames < 3:
+        raise LilaError(
+            f"expected at least 3 frames to score in sequence {sequence} (the first and the last are not scored), "
+            f"found {n_frames}; add frames or take the sequence off the list"
+        )
+
+
 def score_sequence(sequence: str, frames: Iterable[tuple[NamedLabels, NamedLabels]]) -> list[ObjectScore]:
     """Return J and F of every object of one sequence, from truth and prediction of its frames, one at a time.
 
@@ -98,11 +107,7 @@ def score_sequence(sequence: str, frames: Iterable[tuple[NamedLabels, NamedLabel
         for number, (region, boundary) in enumerate(curves, start=1):
             region.append(region_similarity(truth == number, prediction == number))
             boundary.append(boundary_accuracy(truth == number, prediction == number))
-    if n_frames < 3:
-        raise LilaError(
-            f"expected at least 3 frames to score in sequence {sequence} (the first and the last are not scored), "
-            f"found {n_frames}; add frames or take the sequence off the list"
-        )
+    require_frames(sequence, n_frames)
     return [
         ObjectScore(sequence, number, tuple(region[1:-1]), tuple(boundary[1:-1]))
         for number, (region, boundary) in enumerate(curves, start=1)

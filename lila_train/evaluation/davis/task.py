@@ -23,6 +23,7 @@ from lila_train.evaluation.davis.metrics import (
     VOID,
     ObjectScore,
     count_objects,
+    require_frames,
     score_sequence,
     summarize,
     without_void,
@@ -130,7 +131,7 @@ class DavisTask(ABC):
         return {"layout": self.data.layout, "sequences": list(self.data.sequences), "files_sha256": files}
 
     def reads(self) -> list[Callable[[], object]]:
-        return [partial(self._check, sequence) for sequence in self.data.sequences.values()]
+        return [partial(self._check, name) for name in self.data.sequences]
 
     def counts(self) -> dict[str, int]:
         sequences = self.data.sequences.values()
@@ -169,8 +170,10 @@ class DavisTask(ABC):
             )
         return labels
 
-    def _check(self, sequence: DavisSequence) -> None:
+    def _check(self, name: str) -> None:
         """Read a sequence; LilaError for a mask with other ids than the first, and for files of another size."""
+        sequence = self.data.sequences[name]
+        require_frames(name, len(sequence.frames))
         reference = self._reference(sequence)
         objects = count_objects(reference, sequence.masks[0])
         for mask in sequence.masks[1:]:

@@ -168,6 +168,12 @@ CASES: dict[str, tuple[str, Callable[[Path], Path], Spoil, str]] = {
         lambda root: truncate(root / "JPEGImages/480p/two/00002.jpg"),
         "JPEGImages/480p/two/00002.jpg",
     ),
+    "a sequence without a frame to score": (
+        "davis-knn@dino",
+        lambda root: write_davis(root, ("one",), count=2),
+        lambda root: None,
+        "at least 3 frames to score in sequence one",
+    ),
     "labels that count from 1": (
         "cocostuff27@lila",
         coco,
