@@ -58,4 +58,11 @@ def read_result(path: Path) -> Json:
         )
     if missing := [key for key in ("protocol", "scores", "counts", "settings") if key not in content]:
         raise LilaError(f"expected a result of lila-train eval in {file}, found one without {', '.join(missing)}")
+    tables = (content["counts"], content["settings"], content["scores"])
+    rows = content["scores"].values() if isinstance(content["scores"], dict) else ()
+    values = [value for row in rows if isinstance(row, dict) for value in row.values()]
+    if not isinstance(content["protocol"], str) or not all(isinstance(table, dict) for table in (*tables, *rows)):
+        raise LilaError(f"expected a result of lila-train eval in {file}, found other JSON; score the model again")
+    if not all(isinstance(value, int | float | None) for value in values):
+        raise LilaError(f"expected numbers as scores in {file}, found others; score the model again")
     return content

@@ -197,7 +197,7 @@ def paper_results(task: str) -> list[TableRow]:
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], left: Iterable[str] | None = None) -> str:
     """Return a Markdown table; the columns in `left` are left-aligned (None: all), the others right-aligned."""
     rule = ["---" if left is None or name in left else "---:" for name in head]
-    lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in (head, rule, *rows)]
+    lines = [" | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in row) for row in (head, rule, *rows)]
     return "".join(f"| {line} |\n" for line in lines)
 
 

@@ -17,7 +17,7 @@ from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.results import read_result
 from lila_train.report import tables
-from lila_train.report.tables import paper_results
+from lila_train.report.tables import markdown_table, paper_results
 from stores.errors import LilaError
 from tests.lila_cues.viz.test_html import check_self_contained
 from tests.lila_train.evaluation.small_models import write_checkpoint
@@ -133,3 +133,17 @@ def test_other_files_than_results_are_refused(tmp_path: Path):
     other.write_text('{"protocol": "x", "counts": {}}')
     with pytest.raises(LilaError, match=r"in .*other\.json, found one without scores, settings"):
         read_result(other)
+    kept = {"protocol": "x", "counts": {}, "settings": {}, "scores": {"lila": {"JF": None}}}
+    for change, message in (
+        ({"protocol": 3}, "found other JSON"),
+        ({"scores": [1]}, "found other JSON"),
+        ({"scores": {"lila": 0.5}}, "found other JSON"),
+        ({"scores": {"lila": {"JF": "high"}}}, "expected numbers as scores in .*, found others"),
+    ):
+        other.write_text(json.dumps(kept | change))
+        with pytest.raises(LilaError, match=message):
+            read_result(other)
+
+
+def test_names_are_no_markup_in_markdown():
+    assert "| a\\|b &lt;img> |" in markdown_table(["name"], [["a|b <img>"]])
