@@ -231,7 +231,7 @@ def video_stream(container: av.container.InputContainer, path: Path) -> av.Video
 
 
 def _announced_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
-    """Return when this stream ends by the header of an AVI or Matroska file, from time 0; 0.0 where it says nothing.
+    """Return when this stream ends by the header of an AVI, Matroska or FLV file, from time 0; 0.0 where it says nothing.
 
     Matroska: the container's length includes a longer sound track, and the stream's tag may be a leftover of an earlier
     file: the shorter of the two is used.
@@ -242,7 +242,8 @@ def _announced_seconds(container: av.container.InputContainer, stream: av.VideoS
     if tag := re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", "")):
         hours, minutes, seconds = (float(part) for part in tag.groups())
         return min(3600 * hours + 60 * minutes + seconds, whole)
-    return 0.9 * whole if "matroska" in container.format.name and len(container.streams) == 1 else 0.0
+    alone = container.format.name.startswith(("matroska", "flv")) and len(container.streams) == 1
+    return 0.9 * whole if alone else 0.0
 
 
 def _reason(error: Exception) -> str:

@@ -123,7 +123,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         open_video(tmp_path)
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm"])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm", "flv"])
 def test_a_truncated_copy_is_refused(tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]) -> None:
     container = {"movflags": "faststart"} if suffix == "mp4" else {}
     clip = Clip(frames=60, container=container, codec="libvpx-vp9" if suffix == "webm" else "libx264")

@@ -190,6 +190,18 @@ def ffmpeg() -> Callable[[Path], bytes]:
     )
 
 
+def test_the_empty_packets_of_theora_are_passed_over(tmp_path: Path, ffmpeg: Callable[[Path], bytes]) -> None:
+    path = tmp_path / "a.ogv"
+    source = ["-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=3", "-c:v", "libtheora", str(path)]
+    if subprocess.run(["ffmpeg", "-v", "error", *source], check=False).returncode:
+        pytest.skip("needs an ffmpeg command that writes Theora")
+    with av.open(str(path)) as container:
+        assert any(not packet.size and packet.pts is not None for packet in container.demux(video=0))
+    frames = read_clip(path, range).frames
+    assert np.array_equal(frames, np.stack(list(VideoFrames(path))))
+    assert np.array_equal(frames, np.frombuffer(ffmpeg(path), np.uint8).reshape(frames.shape))
+
+
 def test_a_frame_that_decord_repeats_is_decoded_by_pyav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = barcodes.write(tmp_path / "a.mp4", Clip(frames=12))
     assert numbers(read(path, [3, 3, 4], "decord").frames) == [3, 3, 4]
