@@ -231,7 +231,7 @@ def video_stream(container: av.container.InputContainer, path: Path) -> av.Video
 
 
 def _announced_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float:
-    """Return when this stream ends by the header of an AVI, Matroska or FLV file, from time 0; 0.0 where it says nothing.
+    """Return when this stream ends by the header of an AVI, Matroska or FLV file, from time 0; 0.0 where it is silent.
 
     Matroska: the container's length includes a longer sound track, and the stream's tag may be a leftover of an earlier
     file: the shorter of the two is used.
