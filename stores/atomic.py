@@ -63,10 +63,19 @@ def remove_temporary(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def open_file(path: Path, flags: int) -> int:
+    """Return a descriptor of a file; StoreError if something else is there, which might block."""
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise StoreError(f"expected a file at {path}, found something else; move it away")
+    return fd
+
+
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
     """Append a row to a journal as one line of JSON, in one write; a symbolic link is not followed."""
     with explain_os_errors(path.parent, f"writing {path.name}"):
-        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        fd = open_file(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
         try:
             size = os.fstat(fd).st_size
             after_cut_line = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
@@ -77,8 +86,11 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
 
 def read_lines(path: Path, key: str) -> tuple[list[dict[str, Any]], int]:
     """Return the rows of a journal that have `key`, and how many lines are no such row: damaged, or cut by a kill."""
-    rows, damaged = [], 0
-    for line in path.read_bytes().splitlines() if path.exists() else []:
+    rows, damaged, data = [], 0, b""
+    if path.exists():
+        with explain_os_errors(path, "reading"), os.fdopen(open_file(path, os.O_RDONLY), "rb") as file:
+            data = file.read()
+    for line in data.splitlines():
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):  # no JSON, or no UTF-8

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import stat
 import struct
 import sys
 import threading
@@ -17,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stores.atomic import explain_os_errors
+from stores.atomic import explain_os_errors, open_file
 from stores.errors import StoreError
 from stores.ledger import writer_id
 
@@ -74,7 +73,7 @@ def holder(path: Path, task: int) -> str | None:
         if not path.exists():
             return None
         is_open = path in _OPEN  # else this process has no lock that closing the file would drop
-        fd, locked = _descriptor(path) if is_open else (_open(path, os.O_RDONLY), set[int]())
+        fd, locked = _descriptor(path) if is_open else (open_file(path, os.O_RDONLY | os.O_NOFOLLOW), set[int]())
         try:
             if task in locked:
                 return writer_id()
@@ -120,14 +119,6 @@ def _descriptor(path: Path) -> tuple[int, set[int]]:
         if path.exists() and os.path.samestat(os.fstat(fd), path.stat()):
             return fd, locked
         os.close(fd)  # the store was deleted or moved, and another one created in its place
-    fd, locked = _open(path, os.O_RDWR | os.O_CREAT), set()
+    fd, locked = open_file(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW), set()
     _OPEN[path] = (os.getpid(), fd, locked)
     return fd, locked
-
-
-def _open(path: Path, flags: int) -> int:
-    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # a FIFO would block
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise StoreError(f"expected the lock file at {path}, found something else; delete it")
-    return fd

@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from stores import ledger, locks, metadata
+from stores import ledger, locks, metadata, verify
 from stores.atomic import atomic_write, discard, explain_os_errors, require_local
 from stores.backends import LocalFiles
 from stores.encodings import crc32c, with_checksum
 from stores.errors import LilaError, StoreError, UnreadableError
 from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord, writer_id, writer_may_live
-from stores.metadata import LOCKS, NAMES_KEY, ROOT_COPY_KEY, ROOT_KEY, SCRATCH, STATUS_KEY, encode_clip_names
+from stores.metadata import LOCKS, NAMES_KEY, ROOT_COPY_KEY, ROOT_KEY, SCRATCH, encode_clip_names
 from stores.shards import digest, open_shards, read_clip
 from stores.store import CueStore, open
-from stores.verify import Finding, Thoroughness, check_clips, contains, published_statuses, tasks_of
+from stores.verify import Finding, Thoroughness, check_clips, contains
 
 SET_ASIDE = "set-aside"
 
@@ -68,23 +68,18 @@ def repair(store: CueStore, findings: Iterable[Finding], list_clips: Callable[[]
     """
     findings = list(findings)
     with explain_os_errors(store.path, "repairing"):
-        yield from _clear_places(store, _document_keys(store))
-        published = published_statuses(store)
+        yield from _clear_places(store, [*verify.document_keys(store), *verify.other_keys(store)])
+        published = verify.published_statuses(store)
         yield from _repair_documents(store)
         yield from _repair_names(store, list_clips)
         suspects = frozenset(clip for finding in findings for clip in finding.clips if finding.kind == "value")
-        for task in tasks_of(findings, store):
+        for task in verify.tasks_of(findings, store):
             yield from _repair_task(store, task, suspects, published)
         if swept := sweep(store):
             yield Finding("repaired", SCRATCH, f"removed {swept} entr{'ies' if swept > 1 else 'y'} of dead builders")
         for folder in ledger.folders(store.n_tasks):
             Path(store.path, folder).mkdir(parents=True, exist_ok=True)
         store.publish_statuses()
-
-
-def _document_keys(store: CueStore) -> list[str]:
-    folders = [f"{folder}/file" for folder in (SCRATCH, *ledger.folders(store.n_tasks))]
-    return [*store.header.documents(), ROOT_COPY_KEY, NAMES_KEY, STATUS_KEY, LOCKS, *folders]
 
 
 def _clear_places(store: CueStore, keys: Iterable[str]) -> Iterator[Finding]:

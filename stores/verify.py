@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from stores.cues import ClipCues, first_not_finite
 from stores.encodings import CHECKSUM_BYTES, ChecksumError, crc32c, with_checksum
 from stores.errors import StoreError, UnreadableError
 from stores.ledger import ABSENT, COMPLETE, FAILED, TaskRecord, folder, folders
-from stores.metadata import LOCKS, NAMES_KEY, ROOT_COPY_KEY, SCRATCH, STATUS_KEY, Header
+from stores.metadata import LOCKS, NAMES_KEY, ROOT_COPY_KEY, SCRATCH, STATUS_KEY
 from stores.shards import EncodedClip, Shard, digest, open_shard
 from stores.spec import ArraySpec
 from stores.store import CueStore
@@ -69,15 +68,10 @@ class Thoroughness(IntEnum):
 def check_documents(store: CueStore) -> Iterator[Finding]:
     """Check every file but shards and records, and that the ledger has what the array `status` says."""
     store.require_current()
-    header = store.header
-    problems: dict[str, Callable[[bytes], str | None]] = {
-        key: partial(_differs, json.loads(expected)) for key, expected in header.documents().items()
-    }
-    problems[ROOT_COPY_KEY] = partial(_is_no_copy, header)
-    problems |= {NAMES_KEY: partial(_are_other_names, header), STATUS_KEY: partial(_are_no_statuses, store)}
-    for key, problem in problems.items():
+    documents = store.header.documents()
+    for key in document_keys(store):
         try:
-            what = problem(store.files.read(key))
+            what = _document_problem(store, key, store.files.read(key), documents.get(key, b""))
         except FileNotFoundError as error:
             what = error.strerror
         except UnreadableError as error:
@@ -85,7 +79,7 @@ def check_documents(store: CueStore) -> Iterator[Finding]:
             continue
         if what is not None:
             yield Finding("document", key, what)
-    for key in (LOCKS, f"{SCRATCH}/file", *(f"{bucket}/file" for bucket in folders(store.n_tasks))):
+    for key in other_keys(store):
         if (path := store.files.in_the_way(key)) is not None:
             yield Finding("document", key, f"{path} is in its way")
     yield from _check_records(store)
@@ -117,9 +111,33 @@ def published_statuses(store: CueStore) -> np.ndarray:
     return np.zeros(store.n_clips, np.uint8)
 
 
-def _differs(expected: Any, data: bytes) -> str | None:
+def document_keys(store: CueStore) -> list[str]:
+    """Return the keys of all files but shards and records that a store is read by."""
+    return [*store.header.documents(), ROOT_COPY_KEY, NAMES_KEY, STATUS_KEY]
+
+
+def other_keys(store: CueStore) -> list[str]:
+    """Return the keys of files that are written besides: the lock file, one of `scratch`, one of each ledger folder."""
+    return [LOCKS, *(f"{bucket}/file" for bucket in (SCRATCH, *folders(store.n_tasks)))]
+
+
+def _document_problem(store: CueStore, key: str, data: bytes, expected: bytes) -> str | None:
+    header = store.header
     try:
-        return None if contains(json.loads(data), expected) else "it differs from what the store's own spec defines"
+        if key == ROOT_COPY_KEY:
+            return None if metadata.parse_header(data, key) == header else "it is the header of another store"
+        if key == NAMES_KEY:
+            names = data[:-CHECKSUM_BYTES]
+            intact = data == with_checksum(names) and crc32c(names) == header.names_crc32c
+            return None if intact else "it is not the list of clips that zarr.json records"
+        if key == STATUS_KEY:
+            statuses = metadata.decode_statuses(data, store.path)
+            intact = len(statuses) == store.n_clips and statuses.max(initial=0) <= FAILED
+            return None if intact else "it is the status of other clips"
+        intact = contains(json.loads(data), json.loads(expected))
+        return None if intact else "it differs from what the store's own spec defines"
+    except StoreError as error:
+        return str(error)
     except (ValueError, RecursionError):
         return "it is no JSON document"
 
@@ -129,27 +147,6 @@ def contains(found: Any, expected: Any) -> bool:
     if isinstance(expected, dict):
         return isinstance(found, dict) and all(key in found and contains(found[key], expected[key]) for key in expected)
     return bool(found == expected)
-
-
-def _is_no_copy(header: Header, data: bytes) -> str | None:
-    with contextlib.suppress(StoreError):
-        return None if metadata.parse_header(data, "") == header else "it is the header of another store"
-    return "it is damaged"
-
-
-def _are_other_names(header: Header, data: bytes) -> str | None:
-    names = data[:-CHECKSUM_BYTES]
-    intact = data == with_checksum(names) and crc32c(names) == header.names_crc32c
-    return None if intact else "it is not the list of clips that zarr.json records"
-
-
-def _are_no_statuses(store: CueStore, data: bytes) -> str | None:
-    try:
-        statuses = metadata.decode_statuses(data, store.path)
-    except StoreError as error:
-        return str(error)
-    intact = len(statuses) == store.n_clips and statuses.max(initial=0) <= FAILED
-    return None if intact else "it is the status of other clips"
 
 
 def check_task(

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 from stores import atomic
-from stores.atomic import append_line, atomic_path, atomic_write
+from stores.atomic import append_line, atomic_path, atomic_write, read_lines
 from stores.errors import StoreError
 from tests.full_disk import full_disk
+from tests.stores.worlds import put_in_place
 
 
 def test_the_file_is_renamed_when_the_block_ends(tmp_path: Path) -> None:
@@ -122,6 +123,15 @@ def test_what_is_used_up_is_named(
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_files=10, f_favail=free))
     with pytest.raises(StoreError, match=expected):
         atomic_write("text", tmp_path / "a")
+
+
+@pytest.mark.parametrize("kind", ["folder", "FIFO", "socket"])
+def test_what_is_no_journal_blocks_nothing(tmp_path: Path, kind: str) -> None:
+    put_in_place(kind, tmp_path / "log.jsonl")
+    with pytest.raises(StoreError, match=r"found something else; move it away|while writing log\.jsonl"):
+        append_line(tmp_path / "log.jsonl", {})
+    with pytest.raises(StoreError, match=r"found something else; move it away|while reading"):
+        read_lines(tmp_path / "log.jsonl", "step")
 
 
 def test_a_journal_is_not_written_through_a_link(tmp_path: Path) -> None:
