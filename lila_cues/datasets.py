@@ -5,8 +5,6 @@ A new one is a subclass of `Dataset` and a row in `DATASETS` (docs/adding-a-data
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 import re
 from abc import ABC, abstractmethod
@@ -25,8 +23,8 @@ from lila_cues.inputs import (
     list_files,
     list_frames,
     log_left_out,
+    read_kinetics_list,
     read_sequences,
-    read_text,
     walk_files,
 )
 from stores.errors import LilaError
@@ -210,37 +208,6 @@ def youtube_clip(name: str) -> tuple[str, ...]:
         r"(.+)_(?=\d{6}_\d{6}$)0*(\d+)_0*(\d+)", stem
     )
     return found.groups() if found else (stem,)
-
-
-def read_kinetics_list(path: Path) -> set[str]:
-    """Return the YouTube ids of a training list of Kinetics, which has one clip per video.
-
-    A list is CSV (`label,youtube_id,time_start,time_end,split`; 400 also with `is_cc`, some mirrors omit columns) or
-    JSON (`{youtube_id: {"annotations": {"label": …, "segment": [start, end]}, "subset": …, "url": …}}`). Raises
-    LilaError for a file in another format.
-    """
-    try:
-        if path.suffix.lower() == ".json":
-            entries = json.loads(read_text(path)).items()
-            videos = {video for video, entry in entries if str(entry.get("subset", "train")).startswith("train")}
-        else:
-            lines = read_text(path).splitlines()
-            start = next((n for n, line in enumerate(lines) if "youtube_id" in line.lower()), None)
-            if start is None:  # before it, blank lines or `sep=;`
-                raise ValueError("no column youtube_id")
-            separator = max(",;\t|", key=lines[start].count)
-            rows = csv.DictReader(lines[start:], delimiter=separator, skipinitialspace=True)
-            rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
-            training = (row for row in rows if (row.get("split") or "train").strip().lower().startswith("train"))
-            videos = {(row["youtube_id"] or "").strip() for row in training} - {""}
-        if not videos:
-            raise ValueError("no training clip")
-        return videos
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LilaError(
-            f"{path}: expected a list of Kinetics (CSV with a column youtube_id, or the official JSON), found "
-            f"something else ({error}); restore it, or take it away to use all clips of the training folder"
-        ) from error
 
 
 class Frames(Dataset):

@@ -7,7 +7,9 @@ systems, leaves out results of our commands, and follows links to folders withou
 from __future__ import annotations
 
 import codecs
+import csv
 import glob
+import json
 import logging
 import os
 import re
@@ -264,6 +266,37 @@ def read_sequences(path: Path) -> list[str]:
         frame = next((entry for entry in entries if "/" in entry), None)
         names += [name for name in entries if name] if frame is None else [frame.split("/")[-2]]
     return list(dict.fromkeys(names))
+
+
+def read_kinetics_list(path: Path) -> set[str]:
+    """Return the YouTube ids of a training list of Kinetics, which has one clip per video.
+
+    A list is CSV (`label,youtube_id,time_start,time_end,split`; 400 also with `is_cc`, some mirrors omit columns) or
+    JSON (`{youtube_id: {"annotations": {"label": …, "segment": [start, end]}, "subset": …, "url": …}}`). Raises
+    LilaError for a file in another format.
+    """
+    text = read_text(path)
+    try:
+        if path.suffix.lower() == ".json":
+            entries = json.loads(text).items()
+            videos = {video for video, entry in entries if str(entry.get("subset", "train")).startswith("train")}
+        else:
+            lines = text.splitlines()
+            start = next(n for n, line in enumerate(lines) if "youtube_id" in line.lower())  # after `sep=;`
+            separator = max(",;\t|", key=lines[start].count)
+            rows = csv.DictReader(lines[start:], delimiter=separator, skipinitialspace=True)
+            rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
+            training = (row for row in rows if (row.get("split") or "train").strip().lower().startswith("train"))
+            videos = {(row["youtube_id"] or "").strip() for row in training} - {""}
+        found = "" if videos else "one without a training clip"
+    except Exception as error:  # foreign text can raise anything
+        found = f"another file ({type(error).__name__}: {error})".replace(": )", ")")
+    if found:
+        raise LilaError(
+            f"{path}: expected a list of Kinetics (CSV with a column youtube_id, or the official JSON), found {found}; "
+            "restore it, or take it away to use all clips of the training folder"
+        )
+    return videos
 
 
 def max_pixels() -> int:
