@@ -148,7 +148,7 @@ def start(arguments: Mapping[str, Any]) -> int:
         return run(config, options, dry_run=dry_run)
     from lila_cues.pipeline import cluster
 
-    with cluster.connect(options, config.shard_clips, messages.note) as workers:
+    with cluster.connect(options, config.shard_clips, messages.note, patient=not dry_run) as workers:
         if options.scheduler:  # the devices are theirs
             config, options = resolve(arguments, workers.device(options.device))
         return run(config.with_absolute_paths(), options, workers, dry_run)
@@ -233,7 +233,7 @@ def run(config: BuildConfig, options: RunOptions, workers: Cluster | None = None
             "another place with --store"
         )
     require_writable(path, "name another place with --store")
-    from lila_cues.pipeline import build, setup
+    from lila_cues.pipeline import build, remote, setup
 
     planned, done, existing = build.plan_build(config, len(clips)), 0.0, None
     if path.exists():
@@ -261,10 +261,8 @@ def run(config: BuildConfig, options: RunOptions, workers: Cluster | None = None
             networks = setup.setup(config, options, messages.note)
             facts = networks.facts(config, options.device)
         else:
-            from lila_cues.pipeline import cluster
-
             setup.check_settings(config, messages.note)
-            described = stack.enter_context(cluster.describe(config, options, clips))
+            described = stack.enter_context(remote.describe(config, options, clips))
             facts, found = workers.check(described, existing), workers.roster.reasons()
         if dry_run:
             console.out.print(messages.checked(found, facts))

@@ -13,11 +13,10 @@ import os
 import signal
 import socket
 import time
-import uuid
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from importlib import metadata
+from importlib.util import find_spec
 from multiprocessing import resource_tracker
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -25,8 +24,7 @@ from typing import Any
 
 from distributed import Client, Future, LocalCluster, Security, get_worker, rpc
 
-from lila_cues.config import BuildConfig, RunOptions, spread
-from lila_cues.datasets import open_dataset
+from lila_cues.config import RunOptions
 from lila_cues.devices import usable_cores
 from lila_cues.pipeline import remote
 from lila_cues.pipeline.build import SIGNAL_SECONDS, TaskQueue
@@ -34,10 +32,7 @@ from lila_cues.pipeline.remote import Assignment, Build, Outcome
 from lila_cues.pipeline.roster import CHECK, DEVICE, INTRODUCE, Member, Roster
 from lila_cues.pipeline.setup import PACKAGE, NetworkFacts
 from lila_cues.pipeline.task import TaskReport, tasks_at_once
-from stores.atomic import explain_os_errors
 from stores.errors import LilaError
-from stores.ledger import writer_id
-from stores.metadata import SCRATCH
 from stores.store import CueStore
 
 CONNECT_SECONDS = 10
@@ -48,16 +43,18 @@ CHECK_SECONDS = 60
 HELD_SECONDS = 60
 """Waited at the end for a task whose worker the scheduler has lost, while that still holds its lock."""
 STOP_SECONDS = 300
-SAMPLES = 5
-"""Clips whose files each worker must see."""
 TASK = "task"
+REMOTE = "lila_cues.pipeline.remote"
+"""A worker ends when it is sent what it cannot import."""
 
 
 class Cluster:
-    """The workers of one build; `notify` receives what the user should know."""
+    """The workers of one build; `notify` receives what the user should know, `patient` is to wait for a first one."""
 
-    def __init__(self, client: Client, options: RunOptions, shard_clips: int, notify: Callable[[str], None]) -> None:
-        self.client, self.options, self.notify = client, options, notify
+    def __init__(
+        self, client: Client, options: RunOptions, shard_clips: int, notify: Callable[[str], None], patient: bool = True
+    ) -> None:
+        self.client, self.options, self.notify, self.patient = client, options, notify, patient
         self.place = f"the scheduler {options.scheduler}" if options.scheduler else "this machine"
         self.roster = Roster(notify)
         self.build: Build | None = None
@@ -65,7 +62,7 @@ class Cluster:
         # sent as such, since a worker may be without this package
         introduce = lambda: (  # noqa: E731
             f"{socket.gethostname()}:{os.getpid()}",
-            next((found.version for found in metadata.distributions(name=PACKAGE)), None),
+            next((found.version for found in metadata.distributions(name=PACKAGE) if find_spec(REMOTE)), None),
         )
         self._questions: dict[str, Callable[[Member], tuple[Any, ...]]] = {INTRODUCE: lambda member: (introduce,)}
         self._events: SimpleQueue[Future] = SimpleQueue()
@@ -257,6 +254,10 @@ class Cluster:
         self.roster.require_some()
         if info["workers"]:
             self._demand = None
+        elif not self.patient:
+            raise LilaError(
+                f"expected workers at {self.place}, found none; start `dask worker` on the hosts that build"
+            )
         elif self._demand is None:
             self.notify(f"no worker at {self.place} yet; the build goes on when one comes")
             self._demand = self.client.submit(os.getpid, pure=False)  # for which an adaptive cluster starts one
@@ -286,7 +287,9 @@ class SchedulerLost(LilaError):
 
 
 @contextmanager
-def connect(options: RunOptions, shard_clips: int, notify: Callable[[str], None]) -> Iterator[Cluster]:
+def connect(
+    options: RunOptions, shard_clips: int, notify: Callable[[str], None], patient: bool = True
+) -> Iterator[Cluster]:
     """Connect to the scheduler, or start processes on this machine that share its cores.
 
     Threads and processes started here never receive Ctrl-C and SIGTERM, which a terminal, SLURM and systemd send to all
@@ -318,7 +321,7 @@ def connect(options: RunOptions, shard_clips: int, notify: Callable[[str], None]
         stack.callback(client.close, timeout=CONNECT_SECONDS)
         if not options.scheduler:
             notify(f"Dask's page on these workers: {client.dashboard_link}")
-        cluster = Cluster(client, options, shard_clips, notify)
+        cluster = Cluster(client, options, shard_clips, notify, patient)
         stack.callback(cluster.close)
         yield cluster
 
@@ -346,29 +349,6 @@ def _require_scheduler(address: str) -> None:
             f"expected a Dask scheduler at {address}, found {problem}; give its address as --scheduler "
             f"tcp://HOST:8786, or --scheduler-file{tls * ('tls' in address.lower())}"
         )
-
-
-@contextmanager
-def describe(config: BuildConfig, options: RunOptions, clips: Sequence[str]) -> Iterator[Build]:
-    """Describe a build to workers; meanwhile a file lies beside the store, or in it, that they must see."""
-    assert options.store is not None
-    assert options.root is not None
-    store, dataset = options.store.absolute(), open_dataset(config.dataset, options.root, config.decoder, config.seed)
-    folder = store / SCRATCH
-    while not folder.is_dir():
-        folder = folder.parent
-    samples = []
-    for clip_id in spread(clips, SAMPLES):
-        path = dataset.path(clip_id)
-        samples.append((clip_id, path.stat().st_size if path.is_file() else 0))
-    token = folder / f".check-{uuid.uuid4().hex}-{writer_id()}"
-    root = replace(options, root=options.root.absolute())
-    try:
-        with explain_os_errors(folder, "writing a file that workers look for"):
-            token.touch()
-        yield Build(uuid.uuid4().hex, config, root, token, tuple(samples))
-    finally:
-        token.unlink(missing_ok=True)
 
 
 def build_remote(assignment: Assignment) -> Outcome:

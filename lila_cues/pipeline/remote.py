@@ -9,23 +9,30 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import stores
 from lila_cues import devices
-from lila_cues.config import BuildConfig, RunOptions
+from lila_cues.config import BuildConfig, RunOptions, spread
 from lila_cues.datasets import open_dataset
 from lila_cues.pipeline.build import SIGNAL_SECONDS
 from lila_cues.pipeline.errors import DeviceLost, TransientError
 from lila_cues.pipeline.setup import NetworkFacts
 from lila_cues.pipeline.task import TaskReport, Worker, tasks_at_once
+from stores.atomic import explain_os_errors
 from stores.errors import LilaError
+from stores.ledger import writer_id
+from stores.metadata import SCRATCH
 
 VISIBLE_SECONDS = 5.0
 """After which a file that the client has just written is seen through caches of a network file system."""
+SAMPLES = 5
+"""Clips whose files each worker must see."""
 IDLE_SECONDS = 600.0
 """After which networks are dropped whose client has gone without a word."""
 
@@ -39,6 +46,29 @@ class Build:
     options: RunOptions
     token: Path  # a file beside the store, or in it, that the client has just written
     samples: tuple[tuple[str, int], ...]  # clips, and the sizes of their files in bytes; 0 for folders
+
+
+@contextmanager
+def describe(config: BuildConfig, options: RunOptions, clips: Sequence[str]) -> Iterator[Build]:
+    """Describe a build to workers; meanwhile a file lies beside the store, or in it, that they must see."""
+    assert options.store is not None
+    assert options.root is not None
+    store, dataset = options.store.absolute(), open_dataset(config.dataset, options.root, config.decoder, config.seed)
+    folder = store / SCRATCH
+    while not folder.is_dir():
+        folder = folder.parent
+    samples = []
+    for clip_id in spread(clips, SAMPLES):
+        path = dataset.path(clip_id)
+        samples.append((clip_id, path.stat().st_size if path.is_file() else 0))
+    token = folder / f".check-{uuid.uuid4().hex}-{writer_id()}"
+    root = replace(options, root=options.root.absolute())
+    try:
+        with explain_os_errors(folder, "writing a file that workers look for"):
+            token.touch()
+        yield Build(uuid.uuid4().hex, config, root, token, tuple(samples))
+    finally:
+        token.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def workers_on(
     options = replace(options, scheduler=address, workers=None if address else 2, store=path)
     with (
         cluster.connect(options, config.shard_clips, notes.append) as workers,
-        cluster.describe(config, options, CLIPS) as described,
+        remote.describe(config, options, CLIPS) as described,
     ):
         facts = workers.check(described, stores.open(path) if path.exists() else None)
         yield workers, build.open_store(path, config, options, facts, CLIPS)
