@@ -195,6 +195,22 @@ BAD = {
         ["--dataset", "videos", "--root", "clips", "--decoder", "ffmpeg"],
         "must be pyav, decord or torchcodec, found ffmpeg",
     ),
+    "no address": (
+        ["--dataset", "videos", "--root", "clips", "--scheduler", ""],
+        "expected the address of a Dask scheduler, found an empty --scheduler",
+    ),
+    "no scheduler's file": (
+        ["--dataset", "videos", "--root", "clips", "--scheduler-file", "clips/text.json"],
+        "expected the file of a Dask scheduler at clips/text.json, found no address in it",
+    ),
+    "two schedulers": (
+        ["--dataset", "videos", "--root", "clips", "--scheduler-file", "f", "--scheduler", "tcp://x:1"],
+        "expected --scheduler or --scheduler-file, found both",
+    ),
+    "profile of workers": (
+        ["--dataset", "videos", "--root", "clips", "--scheduler", "tcp://127.0.0.1:9"],
+        "expected --profile with --scheduler, found none",
+    ),
     "share": (["--dataset", "videos", "--root", "clips", "--shard", "2/2"], "expected --shard i/n with i from 0"),
 }
 
@@ -203,6 +219,7 @@ BAD = {
 def test_bad_input_is_one_sentence_and_status_2(command: Command, tmp_path: Path, name: str) -> None:
     write_videos(tmp_path / "clips", 1)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "clips" / "text.json").write_text('["tcp://127.0.0.1:9"]')
     arguments, expected = BAD[name]
     status, _, err = command(*arguments)
     assert status == 2
@@ -397,6 +414,55 @@ def test_frames_that_the_base_crop_would_enlarge_are_found(
             barcodes.write(tmp_path / name, Clip(frames=2, size=size))
     settings = BuildConfig.resolve({"dataset": "videos", "base_size": base_size})
     assert build_command.enlarged_side(settings, RunOptions(tmp_path), names) == side
+
+
+@pytest.mark.usefixtures("small")
+def test_clips_that_another_builder_has_are_said_to_be_absent(command: Command, tmp_path: Path) -> None:
+    """What the store says decides, not what was counted."""
+    write_videos(tmp_path / "clips", 3)
+    command_line = ("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM, "--shard-clips", "1")
+    assert command(*command_line)[0] == 0
+    next(Path("s.zarr/ledger/000").glob("0000001-*")).unlink()
+    with stores.open("s.zarr").lock_task(1):
+        status, out, err = command(*command_line)
+    assert status == 1
+    assert "0 complete, 0 failed, 1 absent" in out
+    assert f":{os.getpid()} is building 1 task of this store" in err
+    assert command(*command_line)[0] == 0
+
+
+@pytest.mark.usefixtures("small")
+def test_a_dry_run_says_what_would_build_and_builds_nothing(command: Command, tmp_path: Path) -> None:
+    write_videos(tmp_path / "clips", 1)
+    status, out, _ = command("--dataset", "videos", "--root", "clips", "--store", "s.zarr", *RANDOM, "--dry-run")
+    assert status == 0
+    assert "this process fit: cpu, av" in " ".join(out.split())
+    assert not Path("s.zarr").exists()
+
+
+def test_places_of_files_are_absolute_for_workers() -> None:
+    given = {"encoder_weights": "e.pth", "depth": "files:maps", "flow_weights": "random:1"}
+    settings = BuildConfig.resolve({"dataset": "videos", **given}).with_absolute_paths()
+    assert settings.encoder_weights == str(Path.cwd() / "e.pth")
+    assert settings.depth == f"files:{Path.cwd() / 'maps'}"
+    assert (settings.depth_weights, settings.flow_weights) == (None, "random:1")
+
+
+@pytest.mark.parametrize(("given", "device", "precision"), [("auto", "cuda", "bfloat16"), ("auto", "cpu", "float32")])
+def test_the_device_and_the_precision_are_those_of_the_workers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str, device: str, precision: str
+) -> None:
+    monkeypatch.setattr(
+        build_command.devices, "choose", lambda name: pytest.fail("this machine's device was asked for")
+    )
+    defaults = {name: p.default for name, p in inspect.signature(build_command.build).parameters.items()}
+    named = {"root": tmp_path, "dataset": "kinetics", "profile": "small", "device": given}
+    address = tmp_path / "scheduler.json"
+    address.write_text(json.dumps({"address": "tcp://head:8786"}))
+    arguments = {**defaults, **named, "scheduler_file": address}
+    assert build_command.resolve(arguments)[1].device == given
+    settings, options = build_command.resolve(arguments, device)
+    assert (options.device, options.scheduler, settings.precision) == (device, "tcp://head:8786", precision)
 
 
 @pytest.mark.usefixtures("small")

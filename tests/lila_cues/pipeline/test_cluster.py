@@ -10,8 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 
@@ -26,6 +29,8 @@ import stores
 from lila_cues.config import BuildConfig, RunOptions
 from lila_cues.pipeline import build, cluster, remote, task
 from lila_cues.pipeline.task import TaskReport, Worker
+from lila_cues.sampling import select_frames
+from stores.errors import LilaError
 from tests.lila_cues import barcodes, small_networks
 from tests.lila_cues.barcodes import Clip
 from tests.lila_cues.pipeline.test_task import cue_bytes
@@ -182,6 +187,145 @@ def test_a_worker_that_is_not_fit_is_left_out_and_named(
     assert len(left_out) == 1, notes
     assert re.search(rf"worker \S+:{pid} is left out: .*{ATTACKS[name][1]}", left_out[0])
     assert set(held.values()) == {0}, "the networks go with the build"
+
+
+def test_two_clients_on_one_cluster_build_each_their_own_store(
+    options: RunOptions, tmp_path: Path, serial: dict[str, bytes], running: LocalCluster
+) -> None:
+    seeds, address = {"a.zarr": 0, "b.zarr": 9}, running.scheduler_address
+
+    def build_one(name: str) -> None:
+        with workers_on(address, tmp_path / name, options, [], CONFIG.replace(seed=seeds[name])) as (workers, store):
+            list(workers.reports(store, store.pending_tasks()))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(build_one, seeds))
+    for name, seed in seeds.items():
+        store = stores.open(tmp_path / name)
+        assert store.statuses().tolist() == [1, 1, 1, 1, 1, 2]
+        assert (cue_bytes(store) == serial) == (seed == 0)
+        for clip in store.complete_clips().tolist():
+            expected = select_frames(seed, store.clip_id(clip), 20, CONFIG.frames, CONFIG.pairs, CONFIG.max_gap)
+            assert np.array_equal(store.read("frame_index", clip), expected.frame_index)
+
+
+def test_a_worker_refuses_a_task_of_a_build_that_it_was_not_checked_for(running: LocalCluster) -> None:
+    with Client(running, set_as_default=False) as client:
+        assignment = remote.Assignment("another build", "/s.zarr", "0", 0, False)
+        assert client.submit(cluster.build_remote, assignment).result() == remote.Outcome(unknown=True)
+
+
+NO_SCHEDULER = {
+    "tcp://127.0.0.1:9": "found none that answers",
+    "tls://127.0.0.1:9": r"found none that answers \(TLS .*certificates for tls:// belong into Dask's configuration",
+    "nonsense": "found none that answers",
+    "a worker": "found a worker; give its address as --scheduler tcp://HOST:8786",
+}
+
+
+@pytest.mark.parametrize("address", NO_SCHEDULER)
+def test_what_is_no_scheduler_is_named_within_seconds(
+    options: RunOptions, running: LocalCluster, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 2)
+    expected, start = NO_SCHEDULER[address], time.monotonic()
+    address = address if address != "a worker" else next(iter(running.workers.values())).worker_address
+    with (
+        pytest.raises(LilaError, match=f"expected a Dask scheduler at {address}, {expected}"),
+        cluster.connect(replace(options, scheduler=address), 1, pytest.fail),
+    ):
+        pass
+    assert time.monotonic() - start < 10
+
+
+@pytest.fixture
+def threads() -> Iterator[LocalCluster]:
+    """A cluster in this process, without a worker at first."""
+    place = {"protocol": "tcp://", "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
+    with LocalCluster(n_workers=0, threads_per_worker=1, processes=False, silence_logs=50, **place) as local:
+        yield local
+
+
+def test_a_cluster_may_have_no_worker_at_first_and_more_later(
+    options: RunOptions, tmp_path: Path, serial: dict[str, bytes], threads: LocalCluster
+) -> None:
+    notes: list[str] = []
+
+    def notify(note: str) -> None:
+        notes.append(note)
+        threads.scale(1)
+
+    options = replace(options, scheduler=threads.scheduler_address, store=tmp_path / "s.zarr")
+    with (
+        cluster.connect(options, 1, notify) as workers,
+        remote.describe(CONFIG, options, CLIPS) as described,
+    ):
+        store = build.open_store(tmp_path / "s.zarr", CONFIG, options, workers.check(described, None), CLIPS)
+        reports = workers.reports(store, store.pending_tasks())
+        next(reports)
+        threads.scale(2)
+        list(reports)
+        members = [*workers.roster.members.values()]
+    assert notes[0].startswith(f"no worker at the scheduler {threads.scheduler_address} yet")
+    assert len(members) == 2
+    assert cue_bytes(store) == serial
+
+
+def test_a_check_without_a_build_does_not_wait_for_workers(options: RunOptions, threads: LocalCluster) -> None:
+    options = replace(options, scheduler=threads.scheduler_address)
+    with (
+        pytest.raises(LilaError, match=r"expected workers at the scheduler tcp://.*, found none; start `dask worker`"),
+        cluster.connect(options, 1, pytest.fail, patient=False) as workers,
+    ):
+        workers.device("auto")
+
+
+def test_a_scheduler_that_ends_is_one_sentence(options: RunOptions, tmp_path: Path, threads: LocalCluster) -> None:
+    threads.scale(1)
+    expected = r"an answer of the scheduler tcp://.*, found that the connection is lost .*run the same command again"
+    with workers_on(threads.scheduler_address, tmp_path / "s.zarr", options, []) as (workers, store):
+        reports = workers.reports(store, store.pending_tasks())
+        next(reports)
+        threads.close()
+        with pytest.raises(LilaError, match=expected):
+            list(reports)
+    assert len(stores.open(tmp_path / "s.zarr").complete_clips()) > 0
+    assert not list(Path(store.path, "scratch").glob(".check*")), "nothing is left of the check"
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_its_task_only(
+    options: RunOptions, tmp_path: Path, serial: dict[str, bytes], running: LocalCluster
+) -> None:
+    victims: list[int] = []
+    with workers_on(running.scheduler_address, tmp_path / "s.zarr", options, []) as (workers, store):
+
+        def kill_the_first_holder() -> None:
+            deadline = time.monotonic() + 120
+            while not victims and time.monotonic() < deadline:
+                active_workers = [store.locked_by(task) for task in range(store.n_tasks)]
+                victims.extend(int(holder.split(":")[1]) for holder in active_workers if holder)
+                time.sleep(0.01)
+            os.kill(victims[0], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_the_first_holder)
+        killer.start()
+        list(workers.reports(store, store.pending_tasks()))
+        killer.join()
+    assert victims, "a worker was killed while it held a task"
+    assert store.statuses().tolist() == [1, 1, 1, 1, 1, 2]
+    assert cue_bytes(store) == serial
+    assert not list(Path(store.path, "scratch").glob("*")), "nothing half done is left"
+
+
+@pytest.mark.slow
+def test_a_task_that_kills_every_worker_is_named_and_the_others_are_done(
+    options: RunOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__PRELOAD", "tests.lila_cues.pipeline.deadly")
+    with pytest.raises(LilaError, match=r"found 1 that failed 3 times \(task 2: its worker \S+ ended; look for a lack"):
+        build_on(None, tmp_path / "s.zarr", options, [])
+    assert stores.open(tmp_path / "s.zarr").statuses().tolist() == [1, 1, 0, 1, 1, 2]
 
 
 @pytest.mark.slow
