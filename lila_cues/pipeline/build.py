@@ -80,24 +80,30 @@ class TaskQueue:
         self._again, self._suspects = deque[int](), deque[int]()  # failed once; more often
         self._held: set[int] = set()  # another builder has them, or had
         self._tries: Counter[int] = Counter()
+        self._failed_at: dict[int, str] = {}
         self._given_up: dict[int, str] = {}  # with the last reason
 
-    def next(self) -> int | None:
-        """Return a task; those that have failed come last. None if only suspects are left."""
-        if self._returned or (task := next(self._fresh, None)) is None:
-            failed_once = self._returned or self._again
-            return failed_once.popleft() if failed_once else None
-        return task
+    def next(self, worker: str = "") -> int | None:
+        """Return a task; those that have failed come last, and not to the worker at which they did."""
+        if self._returned:
+            return self._returned.popleft()
+        return task if (task := next(self._fresh, None)) is not None else self._elsewhere(self._again, worker)
 
-    def next_suspect(self) -> int | None:
+    def next_suspect(self, worker: str = "") -> int | None:
         """Return a task that has failed more than once, which may end its worker and what else that builds."""
-        return self._suspects.popleft() if self._suspects else None
+        return self._elsewhere(self._suspects, worker)
+
+    def _elsewhere(self, tasks: deque[int], worker: str) -> int | None:
+        task = next((task for task in tasks if not worker or self._failed_at[task] != worker), None)
+        if task is not None:
+            tasks.remove(task)
+        return task
 
     def waiting(self) -> bool:
         """Return whether a task is left to hand out."""
-        if (task := self.next()) is not None:
-            self._returned.appendleft(task)
-        return task is not None or bool(self._suspects)
+        if not self._returned and (task := next(self._fresh, None)) is not None:
+            self._returned.append(task)
+        return bool(self._returned or self._again or self._suspects)
 
     def put_back(self, task: int) -> None:
         """Return a task that no worker has begun."""
@@ -109,8 +115,9 @@ class TaskQueue:
         if report is not None:
             self.failures = 0
 
-    def failed(self, task: int, reason: str) -> None:
+    def failed(self, task: int, reason: str, worker: str = "") -> None:
         self._tries[task] += 1
+        self._failed_at[task] = worker
         self.failures += 1
         if self._tries[task] < TRIES:
             (self._again if self._tries[task] == 1 else self._suspects).append(task)

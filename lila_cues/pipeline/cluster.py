@@ -136,10 +136,11 @@ class Cluster:
         ]
         slots = {member.address: min(member.threads, self._slots) for member in ready}
         for member in ready:
+            worker = member.address if len(ready) > 1 else ""
             depth = slots[member.address] * (1 if self.options.workers else 2)  # clusters grow where tasks wait
-            while len(member.tasks) < depth and (task := queue.next()) is not None:
+            while len(member.tasks) < depth and (task := queue.next(worker)) is not None:
                 assign(member, task)
-            if not member.tasks and (task := queue.next_suspect()) is not None:
+            if not member.tasks and (task := queue.next_suspect(worker)) is not None:
                 assign(member, task)
                 member.alone = True
         for member in ready:
@@ -215,7 +216,7 @@ class Cluster:
             self.roster.succeeded(member)
             return outcome
         else:
-            self._queue.failed(task, f"{outcome.error} (worker {member.label})")
+            self._queue.failed(task, f"{outcome.error} (worker {member.label})", member.address)
             self.roster.failed(member, outcome.error, outcome.lost)
             if outcome.lost and member.nanny:
                 with suppress(Exception):

@@ -264,6 +264,8 @@ def test_a_cluster_may_have_no_worker_at_first_and_more_later(
         reports = workers.reports(store, store.pending_tasks())
         next(reports)
         threads.scale(2)
+        threads.wait_for_workers(2)
+        time.sleep(1.1)  # after which the list of workers is asked for again
         list(reports)
         members = [*workers.roster.members.values()]
     assert notes[0].startswith(f"no worker at the scheduler {threads.scheduler_address} yet")

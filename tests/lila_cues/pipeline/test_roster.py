@@ -123,8 +123,8 @@ def test_a_task_that_fails_is_handed_out_last_then_alone_then_named(tmp_path: Pa
     assert queue.next() == 0
     queue.failed(0, "its worker ended")
     assert [queue.next(), queue.next(), queue.next()] == [1, 2, 0]
-    queue.failed(0, "its worker ended")
-    assert (queue.next(), queue.waiting(), queue.next_suspect()) == (None, True, 0)
+    queue.failed(0, "its worker ended", "a")
+    assert (queue.next(), queue.waiting(), queue.next_suspect("a"), queue.next_suspect("b")) == (None, True, None, 0)
     queue.done(1, TaskReport(1, 4))
     queue.require_done()
     queue.failed(0, "its worker ended")
