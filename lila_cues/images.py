@@ -130,6 +130,10 @@ def to_tensor(image: AnyImage) -> Shaped[Tensor, "1 3 H W"]:
 
 def to_float(images: Tensor) -> Float[Tensor, "b 3 H W"]:
     """Return a batch of RGB, uint8 or floats in [0, 1], as floats in [0, 1]; LilaError for another shape or type."""
+    if not isinstance(images, Tensor):
+        raise LilaError(
+            f"expected a tensor b×3×H×W, found a {type(images).__name__}; `model.features` takes pictures and arrays"
+        )
     if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
         raise LilaError(f"expected RGB images of shape b×3×H×W, found {_shape(images)}")
     if images.dtype == torch.uint8:

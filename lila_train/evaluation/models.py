@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lila_cues.networks.encoder import FrozenEncoder
-from lila_train.model.lila import Lila, require_finite
+from lila_train.model.lila import Lila
+from lila_train.model.prepared import require_finite
 from stores.errors import LilaError
 
 ENCODER = "encoder"

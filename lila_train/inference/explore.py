@@ -21,7 +21,8 @@ from jaxtyping import Float, UInt8
 from lila_cues.images import read_image, resize_short_side
 from lila_cues.viz.html import data_url, render
 from lila_cues.viz.pictures import pca_basis
-from lila_train.model.lila import Lila, require_finite
+from lila_train.model.lila import Lila
+from lila_train.model.prepared import require_finite
 from stores.errors import LilaError
 
 LEVELS = 255

@@ -23,7 +23,7 @@ from lila_cues.video.writer import VideoWriter
 from lila_cues.viz.pictures import Basis, Picture, pca_basis, write_png
 from lila_train.inference.compute import FeatureComputer, pca_colors, spread_pixels
 from lila_train.inference.feature_cache import FeatureCache, Features
-from lila_train.model.lila import require_finite
+from lila_train.model.prepared import require_finite
 from lila_train.outputs import name_kept
 from stores.errors import LilaError, StoreError
 

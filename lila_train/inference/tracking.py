@@ -20,7 +20,8 @@ from lila_cues.prefetch import map_ordered, prefetch
 from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
 from lila_cues.viz.pictures import Picture, mask_overlay, write_label_png
-from lila_train.model.lila import Lila, require_finite
+from lila_train.model.lila import Lila
+from lila_train.model.prepared import require_finite
 from lila_train.model.propagation import Propagation
 from lila_train.model.resize import Labels
 from lila_train.outputs import Json, name_kept, open_folder

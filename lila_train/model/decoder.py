@@ -79,19 +79,49 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Sequence[Float[Tensor, "b e h w"]], size: Size) -> Float[Tensor, "b d H W"]:
         """Return features at `size` = (H, W), normalized over channels at each pixel."""
-        levels = [
-            reduce(rescale(project(t)))
-            for t, project, rescale, reduce in zip(tokens, self.project, self.rescale, self.reduce, strict=True)
-        ]
-        x = self.fuse[3](levels[3], None, size_of(levels[2]))
-        x = self.fuse[2](x, levels[2], size_of(levels[1]))
-        x = self.fuse[1](x, levels[1], size_of(levels[0]))
-        x = self.fuse[0](x, levels[0], (2 * levels[0].shape[-2], 2 * levels[0].shape[-1]))
-        x = self.pixel(align_corners(self.head(x), size))
-        with torch.autocast(x.device.type, enabled=False):  # normalized in float32, whatever autocast does
-            norm, channels_last = self.norm, x.float().movedim(1, -1)
-            x = F.layer_norm(channels_last, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
-        return x.movedim(-1, 1).to(norm.weight.dtype)
+        return self.tail(align_corners(self.coarse(tokens), size))
+
+    def tail(self, x: Float[Tensor, "b d H W"]) -> Float[Tensor, "b d H W"]:
+        """Return the features of the coarse map, resized: two convolutions and the normalization at each pixel."""
+        return self._normalized(self.pixel(x).movedim(1, -1)).movedim(-1, 1)
+
+    def pyramid(self, tokens: Sequence[Float[Tensor, "b e h w"]]) -> list[Float[Tensor, "b f _ _"]]:
+        """Return the fused maps of the four levels, of a quarter, half, one and two patches per cell, finest first."""
+        maps: list[Tensor] = []
+        for level in (3, 2, 1, 0):
+            skip = self.reduce[level](self.rescale[level](self.project[level](tokens[level])))
+            x = self.fuse[level](align_corners(maps[0], size_of(skip)), skip) if maps else self.fuse[3](skip)
+            maps.insert(0, x)
+        return maps
+
+    def coarse(self, tokens: Sequence[Float[Tensor, "b e h w"]]) -> Float[Tensor, "b d _ _"]:
+        """Return the map at eight times the token grid, which `forward` resizes and `at` samples."""
+        finest = self.pyramid(tokens)[0]
+        return self.head(align_corners(finest, (2 * finest.shape[-2], 2 * finest.shape[-1])))
+
+    def at(
+        self, coarse: Float[Tensor, "b d h w"], size: Size, points: Float[Tensor, "b n 2"]
+    ) -> Float[Tensor, "b n d"]:
+        """Return the features of `forward` at points (x, y) of an image of `size`; pixel centers are whole numbers.
+
+        Only the points and their eight neighbors are computed. Between pixels the neighbors are those one pixel away.
+        """
+        last = torch.tensor([size[1] - 1, size[0] - 1], device=points.device, dtype=points.dtype)
+        y, x = torch.meshgrid(*[torch.arange(-1, 2, device=points.device)] * 2, indexing="ij")
+        neighbors = points[:, :, None] + torch.stack([x, y], dim=-1).flatten(0, 1)
+        inside = ((neighbors >= 0) & (neighbors <= last)).all(-1)
+        places = (2 * neighbors / last.clamp(min=1) - 1).to(coarse.dtype)
+        values = F.grid_sample(coarse, places, padding_mode="border", align_corners=True) * inside[:, None]
+        hidden, out = self.pixel[0], self.pixel[2]
+        x = torch.einsum("bdnk,odk->bno", values, hidden.weight.flatten(2)) + hidden.bias  # type: ignore[operator]
+        return self._normalized(F.linear(F.relu(x), out.weight.flatten(1), out.bias))  # type: ignore[operator,arg-type]
+
+    def _normalized(self, x: Float[Tensor, "*shape d"]) -> Float[Tensor, "*shape d"]:
+        """Normalize over the last axis in float32, whatever autocast does."""
+        norm = self.norm
+        with torch.autocast(x.device.type, enabled=False):
+            x = F.layer_norm(x.float(), norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
+        return x.to(norm.weight.dtype)
 
 
 class ResidualUnit(nn.Module):
@@ -107,9 +137,10 @@ class ResidualUnit(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Adds a finer level to the coarser path b×c×h×w and resizes the sum to the size of the next level.
+    """Adds a level's map to the coarser path, both b×c×h×w.
 
-    The coarsest block has no skip, and is built without a unit for it, so that every weight has a gradient.
+    Its 1×1 convolution comes before the resize that follows, with which it commutes, at a quarter of the cost. The
+    coarsest block has no skip, and is built without a unit for it, so that every weight has a gradient.
     """
 
     def __init__(self, width: int, *, has_skip: bool) -> None:
@@ -118,7 +149,7 @@ class Fusion(nn.Module):
         self.unit = ResidualUnit(width)
         self.out = nn.Conv2d(width, width, 1)
 
-    def forward(self, x: Tensor, skip: Tensor | None, size: Size) -> Tensor:
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         if self.skip_unit is not None and skip is not None:
             x = x + self.skip_unit(skip)
-        return self.out(align_corners(self.unit(x), size))
+        return self.out(self.unit(x))

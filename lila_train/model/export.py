@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lila_train.model.lila import Lila, require_finite
+from lila_train.model.lila import Lila
+from lila_train.model.prepared import require_finite
 from lila_train.model.resize import Size
 from stores.atomic import atomic_path
 from stores.errors import LilaError

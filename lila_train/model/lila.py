@@ -6,32 +6,33 @@ with the same files: `model.push_to_hub("me/my-lila")`, `model.save_pretrained("
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
 import torch.nn.functional as F
-from huggingface_hub import ModelCard, ModelCardData, ModelHubMixin, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import ModelCard, ModelHubMixin
+from huggingface_hub.errors import HFValidationError
 from jaxtyping import Float, Shaped
+from numpy.typing import ArrayLike
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from lila_cues import devices
 from lila_cues.images import AnyImage, to_float, to_tensor
 from lila_cues.networks import FrozenEncoder, WeightSource, encoder_from_tensors, load_encoder, restore_encoder
 from lila_cues.networks.weights import file_sha256, float32_default, tensors_sha256
-from lila_train.model import checkpoint, released
+from lila_train.model import checkpoint, released, sharing
 from lila_train.model.checkpoint import Provenance
 from lila_train.model.decoder import Decoder
+from lila_train.model.prepared import PreparedImage, require_finite
 from lila_train.model.released import WEIGHTS_FILE
-from lila_train.model.resize import size_of, whole_patches
+from lila_train.model.resize import Size, align_corners, size_of, whole_patches
 from lila_train.model.tiling import Region, Tiling, slabs
-from stores.atomic import atomic_write
 from stores.errors import LilaError
 
 Fit = Literal["pad", "resize"]
@@ -39,7 +40,6 @@ Fit = Literal["pad", "resize"]
 MIN_VALUE, MAX_VALUE = -0.5, 1.5  # of float images: beyond [0, 1] by no more than a resize overshoots
 MAX_UNTILED_PIXELS = 2048**2  # beyond it the caller must ask for tiles: all tokens of an image attend to each other
 DINOV2_LICENSE = "apache-2.0"  # of the encoder inside published files
-ENCODER_FILE = "encoder.safetensors"  # only where the encoder is a local file, which nobody else could find
 
 
 @float32_default()
@@ -58,7 +58,7 @@ def load(
         weights: the folder of a run or its weights.safetensors, a published .pt file, or a published name
             (`lila_dinov2_vits14`, `lila_dinov2_vitb14`, `lila_dinov2_vitl14`, `lila_dinov2_vitl14_kts`), downloaded
             once and its hash checked.
-        device: where the model computes.
+        device: where the model computes; "auto" is a GPU where there is one.
         dtype: type of the parameters; float32 if None. torch.bfloat16 or torch.float16 halve the model's size.
         encoder: name of the encoder, such as dinov2_vits14_reg, for a .pt file that holds a decoder alone.
         encoder_weights: a local file of the encoder's weights. By default the encoder is taken from the published file,
@@ -73,6 +73,7 @@ def load(
         LilaError: no such file or name, another format, a decoder alone without the name of its encoder, weights of
             another backbone, or an encoder whose SHA-256 differs from the recorded one.
     """
+    device = devices.choose(device, mps=True) if isinstance(device, str) else device
     path, sha256 = released.find(weights)
     provenance = None
     if path.suffix == ".safetensors":
@@ -109,16 +110,6 @@ def load(
     return model
 
 
-def require_finite(features: Shaped[Tensor, " *shape"], source: str) -> Shaped[Tensor, " *shape"]:
-    """Return the features of `source`; LilaError if one is NaN or infinite. The look at them waits for the device."""
-    if not torch.stack(features.aminmax()).isfinite().all():
-        raise LilaError(
-            f"expected finite features from {source}, found NaN or infinity; its weights are damaged or their training "
-            "diverged: pass others, or compute in float32"
-        )
-    return features
-
-
 class GridAndMap(NamedTuple):
     """Both feature maps of a batch: the encoder's grid, and the decoder's map at the images' size."""
 
@@ -145,34 +136,77 @@ class Lila(nn.Module, ModelHubMixin):
         self.fit = fit
 
     def forward(
-        self, images: Shaped[Tensor, "b 3 H W"], return_grid: bool = False
-    ) -> Float[Tensor, "b d H W"] | GridAndMap:
+        self,
+        images: Shaped[Tensor, "b 3 H W"],
+        output_size: tuple[int, int] | None = None,
+        return_grid: bool = False,
+    ) -> Float[Tensor, "b d y x"] | GridAndMap:
         """Return features of RGB images: zero mean and unit variance over the d channels.
 
-        Images are uint8, or floats in [0, 1] that are not normalized; the values are not checked here, since a look at
-        them would wait for the device and break compilation. With `return_grid` the encoder's grid comes along, as
-        `encode` gives it, from the same pass.
+        Args:
+            images: uint8, or floats in [0, 1] that are not normalized. The values are not checked here, since a look at
+                them would wait for the device and break compilation.
+            output_size: size (y, x) of the features; the images' own if None.
+            return_grid: also return the encoder's grid, as `encode` gives it, from the same pass.
+
+        Raises:
+            LilaError: not a batch of RGB images.
         """
-        height, width = size_of(images)
         fitted = self._fit(images)
-        tokens = self.encoder(fitted)
-        features = self.decoder(tokens, (height, width) if self.fit == "resize" else size_of(fitted))
-        if torch.compiler.is_compiling() and self.fit == "pad":
+        tokens, (height, width) = self.encoder(fitted), size_of(images)
+        if output_size not in (None, (height, width)):
+            features = self._resized(tokens, size_of(fitted), (height, width), output_size)
+        else:
+            features = self.decoder(tokens, (height, width) if self.fit == "resize" else size_of(fitted))
+        if torch.compiler.is_compiling() and self.fit == "pad" and output_size is None:
             # inductor leaves out a slice that keeps all, and its cache then serves that graph to other sizes
             features = F.pad(features, (0, width - features.shape[-1], 0, height - features.shape[-2]))
-        features = features[..., :height, :width]
+        rows, columns = output_size or (height, width)
+        features = features[..., :rows, :columns].contiguous()
         return GridAndMap(tokens[-1], features) if return_grid else features
 
     def encode(self, images: Shaped[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
         """Return the encoder's last tokens after the final LayerNorm, on its own grid."""
         return self.encoder.grid(self._fit(images))
 
+    def pyramid(self, images: Shaped[Tensor, "b 3 H W"]) -> list[Float[Tensor, "b f _ _"]]:
+        """Return the decoder's fused maps, finest first, as a detection or segmentation head takes them.
+
+        Their cells are a quarter, half, one and two patches wide: strides 4, 8, 16 and 32 px with patches of 16 px, and
+        3.5, 7, 14 and 28 px with patches of 14; f is `decoder.widths.inner`.
+        """
+        return self.decoder.pyramid(self.encoder(self._fit(images)))
+
+    def prepare(self, image: AnyImage) -> PreparedImage:
+        """Compute what an image's features are read from, to look up points many times: see `PreparedImage.at`."""
+        with torch.no_grad():
+            batch = self._checked(image)
+            fitted = self._fit(batch.to(self.device))
+            tokens = self.encoder(fitted)
+            size = size_of(batch) if self.fit == "resize" else size_of(fitted)
+            return PreparedImage(self.decoder, self.decoder.coarse(tokens), size, size_of(batch), tokens[-1])
+
+    def at(self, image: AnyImage, points: ArrayLike | Tensor) -> Float[Tensor, "n d"]:
+        """Return the features of an image at n points (x, y) in pixels, without those of the other pixels.
+
+        Equal to `features(image)[:, y, x]` at whole numbers, the pixels' centers. For many looks at one image,
+        `prepare` it once. LilaError for a point outside of the image.
+        """
+        return self.prepare(image).at(points)
+
     @torch.no_grad()
-    def features(self, image: AnyImage, *, tile: int | None = None, overlap: int | None = None, out: Any = None) -> Any:
-        """Return the features d×H×W of one image.
+    def features(
+        self,
+        image: AnyImage | list[AnyImage] | tuple[AnyImage, ...],
+        *,
+        tile: int | None = None,
+        overlap: int | None = None,
+        out: Any = None,
+    ) -> Any:
+        """Return the features d×H×W of one image, or a list of them of a list of images of any sizes.
 
         Args:
-            image: a PIL image, an array H×W×3 or a tensor 3×H×W.
+            image: a PIL image, an array H×W×3 or a tensor 3×H×W, or a list or tuple of them.
             tile: side of square tiles in pixels, for images that do not fit into memory. Tiles overlap and are blended;
                 they do not see beyond their border, so values differ a little from those of the untiled image.
             overlap: least overlap of two tiles in pixels; a quarter of a tile by default.
@@ -185,14 +219,11 @@ class Lila(nn.Module, ModelHubMixin):
             LilaError: not an image, floats beyond [−0.5, 1.5], too many pixels without tiles, an impossible overlap,
                 `out` of another shape, or weights that give NaN or infinity.
         """
-        batch = to_tensor(image)
-        if batch.is_floating_point():
-            low, high = (float(value) for value in batch.aminmax())
-            if low < MIN_VALUE or high > MAX_VALUE:
-                raise LilaError(
-                    f"expected RGB in [0, 1], found values from {low:.4g} to {high:.4g}; pass uint8, or floats "
-                    "divided by 255 and not normalized: the model subtracts mean and std itself"
-                )
+        if isinstance(image, list | tuple):
+            if out is not None:
+                raise LilaError(f"expected one image to fill out=, found a list of {len(image)}; pass them one by one")
+            return [self.features(one, tile=tile, overlap=overlap) for one in image]
+        batch = self._checked(image)
         height, width = size_of(batch)
         shape = (self.decoder.widths.out, height, width)
         if tile is None and height * width > MAX_UNTILED_PIXELS:
@@ -222,6 +253,32 @@ class Lila(nn.Module, ModelHubMixin):
             out[:, rows, columns] = part if isinstance(out, Tensor) else part.float().cpu().numpy()
         return out
 
+    def _resized(self, tokens: Sequence[Tensor], fitted: Size, size: Size, output_size: Size) -> Tensor:
+        """Decode at another size: the coarse map is sampled at the centers of the output's pixels."""
+        coarse = self.decoder.coarse(tokens)
+        if self.fit == "resize":
+            return self.decoder.tail(align_corners(coarse, output_size))
+        axes = [  # places of the output's rows and columns in the padded image, from -1 to 1
+            (2 * ((torch.arange(new, device=coarse.device) + 0.5) * old / new - 0.5) / max(1, padded - 1) - 1)
+            for new, old, padded in zip(output_size, size, fitted, strict=True)
+        ]
+        y, x = torch.meshgrid(*axes, indexing="ij")
+        places = torch.stack([x, y], dim=-1).to(coarse.dtype).expand(len(coarse), -1, -1, -1)
+        return self.decoder.tail(F.grid_sample(coarse, places, padding_mode="border", align_corners=True))
+
+    @staticmethod
+    def _checked(image: AnyImage) -> Shaped[Tensor, "1 3 H W"]:
+        """Return one image as a batch; LilaError for floats that are no RGB in [0, 1]."""
+        batch = to_tensor(image)
+        if batch.is_floating_point():
+            low, high = (float(value) for value in batch.aminmax())
+            if low < MIN_VALUE or high > MAX_VALUE:
+                raise LilaError(
+                    f"expected RGB in [0, 1], found values from {low:.4g} to {high:.4g}; pass uint8, or floats "
+                    "divided by 255 and not normalized: the model subtracts mean and std itself"
+                )
+        return batch
+
     def _fit(self, images: Tensor) -> Tensor:
         """Return the images as floats, with sides that are multiples of the patch size."""
         images = to_float(images).to(self.encoder.mean.dtype)
@@ -232,6 +289,22 @@ class Lila(nn.Module, ModelHubMixin):
         # (p - h % p) % p, since inductor fails on -h % p where the image size changes
         padding = (0, (patch - width % patch) % patch, 0, (patch - height % patch) % patch)
         return F.pad(images, padding, mode="replicate")
+
+    @property
+    def out_channels(self) -> int:
+        """The number d of channels of a pixel's feature vector."""
+        return self.decoder.widths.out
+
+    @property
+    def patch_size(self) -> int:
+        """Side of the encoder's patches in pixels."""
+        return self.encoder.patch_size
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the model is made of, as JSON values."""
+        widths = asdict(self.decoder.widths)
+        return {"encoder": self.encoder.name, "patch_size": self.patch_size, "fit": self.fit, "decoder": widths}
 
     @property
     def device(self) -> torch.device:
@@ -245,50 +318,10 @@ class Lila(nn.Module, ModelHubMixin):
 
     def generate_model_card(self, repo_id: str = "YOUR/MODEL") -> ModelCard:
         """Return the repository's README.md: what the model is, how to use it, its encoder and the licenses."""
-        data = ModelCardData(
-            license="apache-2.0",
-            library_name="lila-pixels",
-            pipeline_tag="image-feature-extraction",
-            tags=["lila", "pixel-features", "dense-features", "self-supervised", "video"],
-        )
-        source = self.encoder.source
-        parameters = sum(t.numel() for t in self.decoder.parameters())
-        location = ENCODER_FILE if source.origin == "file" else f"{source.location} ({source.origin})"
-        return ModelCard(f"""---
-{data.to_yaml()}
----
-
-# LILA pixel features
-
-A feature vector of {self.decoder.widths.out} numbers for every pixel of an image of any size: a DPT decoder
-({parameters:,} parameters, in `{WEIGHTS_FILE}`) on the frozen encoder `{self.encoder.name}`, trained on unlabelled
-video by LILA ([arXiv 2604.26488](https://arxiv.org/abs/2604.26488)).
-
-```python
-from lila_train import Lila
-
-model = Lila.from_pretrained("{repo_id}")
-features = model.features(image)  # a PIL image, an array H×W×3 or a tensor 3×H×W → d×H×W
-```
-
-| encoder | {self.encoder.name}, patch {self.encoder.patch_size}, {self.encoder.width} channels |
-|---|---|
-| its weights | {location} |
-| SHA-256 | {source.sha256 or "none"} |
-| their license | {source.licence} |
-
-The decoder is under the Apache License 2.0; the encoder keeps its own license.
-""")
+        return sharing.model_card(self, repo_id)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        source = self.encoder.source
-        if source.origin == "file":
-            path = save_directory / ENCODER_FILE
-            tensors = {name: t.detach().cpu().contiguous() for name, t in self.encoder.vit.state_dict().items()}
-            atomic_write(safetensors.torch.save(tensors), path)
-            source = replace(source, location=ENCODER_FILE, sha256=file_sha256(path))
-        known = self.provenance or Provenance(source, self.decoder.widths, 0, {}, {}, checkpoint.versions())
-        checkpoint.write(save_directory / WEIGHTS_FILE, self.decoder, replace(known, encoder=source))
+        sharing.save(self, save_directory)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Lila:
@@ -300,7 +333,7 @@ The decoder is under the Apache License 2.0; the encoder keeps its own license.
         try:
             return super().from_pretrained(pretrained_model_name_or_path, **options)
         except HFValidationError as error:
-            raise _not_found(
+            raise sharing.not_found(
                 pretrained_model_name_or_path, "no folder, nor a name that a repository can have"
             ) from error
         except (HfHubHTTPError, OSError, ValueError) as error:
@@ -323,7 +356,7 @@ The decoder is under the Apache License 2.0; the encoder keeps its own license.
         fit: Fit = "pad",
     ) -> Lila:
         fetch = partial(
-            _fetch,
+            sharing.fetch,
             model_id,
             revision=revision,
             cache_dir=cache_dir,
@@ -334,7 +367,7 @@ The decoder is under the Apache License 2.0; the encoder keeps its own license.
         weights = fetch(WEIGHTS_FILE)
         if weights is None:
             raise LilaError(f"expected {WEIGHTS_FILE} in {model_id}, found none; was it written by save_pretrained?")
-        encoder_weights = encoder_weights or fetch(ENCODER_FILE)
+        encoder_weights = encoder_weights or fetch(sharing.ENCODER_FILE)
         return load(weights, device=device, dtype=dtype, encoder_weights=encoder_weights, fit=fit)
 
 
@@ -356,29 +389,3 @@ class NormalizedLila(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> GridAndMap:
         maps: GridAndMap = self.model(images * self.std + self.mean, return_grid=True)
         return maps
-
-
-def _fetch(model_id: str, name: str, **hub_options: Any) -> Path | None:
-    """Return a file of a folder or of a hub repository; None if there is none of that name."""
-    if Path(model_id).is_dir():
-        path = Path(model_id) / name
-        return path if path.is_file() else None
-    try:
-        return Path(hf_hub_download(model_id, name, **hub_options))
-    except LocalEntryNotFoundError as error:
-        if name == ENCODER_FILE:
-            return None
-        raise LilaError(
-            f"{name} of {model_id} is not in the cache and the hub cannot be reached; pass a local folder"
-        ) from error
-    except EntryNotFoundError:
-        return None
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise _not_found(model_id, f"neither ({str(error).splitlines()[0]})") from error
-
-
-def _not_found(place: str | Path, found: str) -> LilaError:
-    return LilaError(
-        f"expected a folder or a public repository of the hub with {WEIGHTS_FILE} at {place}, as save_pretrained "
-        f"writes it, found {found}; check the name"
-    )

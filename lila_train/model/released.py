@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -67,8 +68,9 @@ def find(weights: str | Path) -> tuple[Path, str | None]:
             "file, whose encoder is recognized"
         )
     if not path.is_file():
+        meant = get_close_matches(str(weights), RELEASED_FILES, 1)
         raise LilaError(
-            f"no weights at {path}; pass the folder of a run or its {WEIGHTS_FILE} (lila-train run writes it), a "
+            f"no weights at {path}{f', did you mean {meant[0]}?' if meant else ''}; pass the folder of a run or its {WEIGHTS_FILE} (lila-train run writes it), a "
             f"published .pt file, or one of {', '.join(RELEASED_FILES)}"
         )
     return path, None

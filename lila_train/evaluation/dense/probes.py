@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lila_cues.networks import weights
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
-from lila_train.model.lila import require_finite
+from lila_train.model.prepared import require_finite
 from lila_train.model.resize import Size, size_of, to_size, to_whole_patches
 
 BuildProbe = Callable[[int, int | None, int], nn.Module]  # channels of grid and pixel map, number of outputs

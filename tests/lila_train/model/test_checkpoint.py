@@ -172,8 +172,9 @@ def test_an_encoder_of_another_width_or_none_is_refused(file: Path, tmp_path: Pa
     released.write(tmp_path / "narrow.pt", Decoder(DecoderWidths.of_encoder(64, inner=16)))
     with pytest.raises(LilaError, match="found a decoder alone, of an encoder of width 64"):
         lila_train.load(tmp_path / "narrow.pt")
-    with pytest.raises(LilaError, match="or one of lila_dinov2_vits14"):
-        lila_train.load("lila_dinov2_vits15")
+    for name in ("lila_dinov2_vits15", "dinov2_vits14"):
+        with pytest.raises(LilaError, match=r"did you mean lila_dinov2_vits14\?.* or one of lila_dinov2_vits14"):
+            lila_train.load(name)
 
 
 def test_written_file_has_the_names_and_shapes_of_a_published_one(file: Path, tmp_path: Path) -> None:

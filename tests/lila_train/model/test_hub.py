@@ -17,7 +17,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 import hubconf
 from lila_cues.networks import load_encoder
 from lila_train import Lila
-from lila_train.model import lila
+from lila_train.model import sharing
 from lila_train.model.decoder import Decoder, DecoderWidths
 from lila_train.model.lila import load
 from lila_train.model.released import RELEASED_FILES
@@ -96,7 +96,7 @@ def test_a_model_is_pushed_and_comes_back(model: Lila, tmp_path: Path, monkeypat
 
     monkeypatch.setattr(huggingface_hub.hub_mixin, "HfApi", Api)
     monkeypatch.setattr(huggingface_hub.hub_mixin, "hf_hub_download", download)
-    monkeypatch.setattr(lila, "hf_hub_download", download)
+    monkeypatch.setattr(sharing, "hf_hub_download", download)
     assert model.push_to_hub("me/lila", model_card_kwargs={"repo_id": "me/lila"}) == "done"
     assert 'Lila.from_pretrained("me/lila")' in (tmp_path / "me/lila/README.md").read_text()
     monkeypatch.chdir(tmp_path.parent)
@@ -115,7 +115,7 @@ def test_hub_failures_name_what_is_missing(error: Exception, message: str, monke
     def fail(*words: object, **options: object) -> str:
         raise error
 
-    monkeypatch.setattr(lila, "hf_hub_download", fail)
+    monkeypatch.setattr(sharing, "hf_hub_download", fail)
     options = {"revision": None, "cache_dir": None, "force_download": False, "local_files_only": False, "token": None}
     with pytest.raises(LilaError, match=message):
         Lila._from_pretrained(model_id="me/lila", **options)

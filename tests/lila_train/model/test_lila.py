@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 import lila_train
 from lila_cues.images import to_float
 from lila_cues.networks import load_encoder
 from lila_train.model.decoder import Decoder, DecoderWidths
-from lila_train.model.lila import MAX_UNTILED_PIXELS, Lila
+from lila_train.model.lila import MAX_UNTILED_PIXELS, Fit, Lila
 from lila_train.model.tiling import Tiling
 from stores.errors import LilaError
 from tests.lila_train.inference.models import small_model, write_weights
@@ -230,3 +232,72 @@ def test_a_compiled_model_takes_images_of_any_size(weights: Path, monkeypatch: p
     for size in ((24, 32), (45, 31), (100, 70)):
         images = torch.rand(1, 3, *size)
         torch.testing.assert_close(compiled(images), loaded(images), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("fit", ["pad", "resize"])
+@pytest.mark.parametrize("size", [(32, 48), (37, 50), (9, 70)])
+def test_points_are_those_of_the_map(model: Lila, fit: Fit, size: tuple[int, int]) -> None:
+    model = Lila(model.encoder, model.decoder, fit)
+    image = torch.rand(3, *size)
+    points = torch.stack([torch.randint(0, side, (60,)) for side in size[::-1]], dim=1)
+    points[:4] = torch.tensor([[0, 0], [size[1] - 1, 0], [0, size[0] - 1], [size[1] - 1, size[0] - 1]])
+    expected = model.features(image)[:, points[:, 1], points[:, 0]].T
+    torch.testing.assert_close(model.at(image, points), expected, atol=2e-5, rtol=0)
+    prepared = model.prepare(image)
+    torch.testing.assert_close(prepared.at(points.tolist()), expected, atol=2e-5, rtol=0)
+    assert torch.equal(prepared.grid, model.encode(image[None]))
+    between = prepared.at([[3.5, 2.0]])
+    assert between.mean().abs() < 1e-5
+    assert 0 < (between - prepared.at([[3, 2]])).norm() < between.norm()
+
+
+@pytest.mark.parametrize("points", [[[50.0, 0]], [[-0.1, 3]], [[0, 37]], [1, 2], [[1, 2, 3]], [[float("nan"), 1]]])
+def test_points_outside_of_the_image_are_refused(model: Lila, points: list[object]) -> None:
+    with pytest.raises(LilaError, match="expected points"):
+        model.at(torch.rand(3, 37, 50), points)
+
+
+@pytest.mark.parametrize("fit", ["pad", "resize"])
+def test_features_have_the_size_that_is_asked_for(model: Lila, fit: Fit) -> None:
+    model, images = Lila(model.encoder, model.decoder, fit), torch.rand(2, 3, 37, 50)
+    native = model(images)
+    assert torch.equal(model(images, output_size=(37, 50)), native)
+    half, double = model(images, output_size=(19, 25)), model(images, output_size=(74, 100))
+    assert half.shape == (2, 8, 19, 25)
+    assert double.shape == (2, 8, 74, 100)
+    shrunk = F.interpolate(double, (37, 50), mode="area")
+    assert F.cosine_similarity(shrunk, native, dim=1).mean() > 0.9
+    for features in (native, half, double, model(images, return_grid=True).map):
+        assert features.is_contiguous()
+        torch.testing.assert_close(features.mean(1), torch.zeros_like(features[:, 0]), atol=1e-5, rtol=0)
+
+
+def test_the_pyramid_has_four_strides(model: Lila) -> None:
+    maps = model.pyramid(torch.rand(1, 3, 64, 96))
+    assert model.patch_size == 8
+    assert [tuple(each.shape[2:]) for each in maps] == [(32, 48), (16, 24), (8, 12), (4, 6)]
+    assert {each.shape[1] for each in maps} == {model.decoder.widths.inner}
+
+
+def test_a_list_of_images_of_any_kind_and_size_gives_a_list(model: Lila) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    images = [array, Image.fromarray(array), torch.rand(3, 16, 24)]
+    found = model.features(images)
+    assert [type(each) for each in found] == [np.ndarray, np.ndarray, torch.Tensor]
+    assert [each.shape for each in found] == [(8, 20, 30), (8, 20, 30), (8, 16, 24)]
+    np.testing.assert_array_equal(found[0], model.features(array))
+    with pytest.raises(LilaError, match="expected one image to fill out="):
+        model.features(images, out=np.empty((8, 20, 30)))
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((20, 30, 3), np.uint8), [torch.rand(3, 16, 16)], "image.png", None])
+def test_the_model_says_what_it_takes(model: Lila, wrong: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as it is for users
+    with pytest.raises(LilaError, match=r"expected a tensor b×3×H×W, found a .*; `model.features` takes pictures"):
+        model(wrong)
+
+
+def test_a_model_says_what_it_is(model: Lila) -> None:
+    assert model.out_channels == 8
+    assert json.loads(json.dumps(model.config))["encoder"] == "tiny"
+    assert model.config["decoder"]["out"] == 8
