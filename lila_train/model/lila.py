@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelCard, ModelHubMixin
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from jaxtyping import Float, Shaped
 from numpy.typing import ArrayLike
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -338,7 +338,7 @@ class Lila(nn.Module, ModelHubMixin):
             ) from error
         except (HfHubHTTPError, OSError, ValueError) as error:
             found = f"no such folder, and the hub cannot be asked ({str(error).splitlines()[0]})"
-            raise _not_found(pretrained_model_name_or_path, found) from error
+            raise sharing.not_found(pretrained_model_name_or_path, found) from error
 
     @classmethod
     def _from_pretrained(  # type: ignore[override]  # our own options in place of **model_kwargs

@@ -70,8 +70,8 @@ def find(weights: str | Path) -> tuple[Path, str | None]:
     if not path.is_file():
         meant = get_close_matches(str(weights), RELEASED_FILES, 1)
         raise LilaError(
-            f"no weights at {path}{f', did you mean {meant[0]}?' if meant else ''}; pass the folder of a run or its {WEIGHTS_FILE} (lila-train run writes it), a "
-            f"published .pt file, or one of {', '.join(RELEASED_FILES)}"
+            f"no weights at {path}{f', did you mean {meant[0]}?' if meant else ''}; pass the folder of a run or its "
+            f"{WEIGHTS_FILE} (lila-train run writes it), a published .pt file, or one of {', '.join(RELEASED_FILES)}"
         )
     return path, None
 

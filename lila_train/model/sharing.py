@@ -93,6 +93,7 @@ def fetch(model_id: str, name: str, **hub_options: Any) -> Path | None:
 
 
 def not_found(place: str | Path, found: str) -> LilaError:
+    """Return the error of a place without a model, and what was found there."""
     return LilaError(
         f"expected a folder or a public repository of the hub with {WEIGHTS_FILE} at {place}, as save_pretrained "
         f"writes it, found {found}; check the name"
