@@ -108,8 +108,8 @@ MUTATIONS = (
     Mutation(
         "a pair tells which channels it was asked for",
         "stores/store.py",
-        'reader.read("feature_channels", clip)[0][kept]',
-        'reader.read("feature_channels", clip)[0]',
+        'values["feature_channels"][list(channels)]',
+        'values["feature_channels"]',
         ("tests/stores/test_store.py",),
     ),
     Mutation(
@@ -164,9 +164,9 @@ MUTATIONS = (
     Mutation(
         "a shard is recorded after it is there",
         "stores/writer.py",
-        "            for name in finished:\n                target",
-        "            ledger.publish(self._root, record, temporary)\n"
-        "            for name in finished:\n                target",
+        "                for name in finished:\n                    target",
+        "                ledger.publish(self._root, record, temporary)\n"
+        "                for name in finished:\n                    target",
         ("tests/stores/test_crashes.py",),
     ),
     Mutation(

@@ -172,7 +172,7 @@ def ablate(
         findings = study.run(chosen, range(seeds), observe)
     counts = ", ".join(f"{count} {what}" for what, count in tasks[0].counts().items())
     caption = (
-        f"J&F in percent on {tasks[0].data.root} ({counts}); trained on {store}, {config.steps} steps of "
+        f"J&F in percent on {tasks[0].data.root} ({counts}); trained on {opened.path}, {config.steps} steps of "
         f"{config.batch_size} pairs at {config.crop_size} px, learning rate {config.lr:g}, "
         f"decoder {DecoderWidths.of_encoder(encoder.width, config.decoder_width).inner} wide, encoder {encoder.name}."
     )

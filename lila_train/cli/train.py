@@ -89,7 +89,9 @@ def run(
                 _base(recipe, config), {name: given[name] for name in TrainConfig.own_options}, set_ or ()
             )
             opened = _open_store(store, resolved)
-        stopped = train(opened, out or Path("runs") / PurePosixPath(store).stem, resolved, options, rank, received)
+        stopped = train(
+            opened, out or Path("runs") / PurePosixPath(opened.path).stem, resolved, options, rank, received
+        )
     if stopped:
         console.err.quiet = not rank.is_main
         raise typer.Exit(128 + stopped)

@@ -223,6 +223,9 @@ def test_secrets_of_a_url_are_used_and_not_printed(
         signed = f"{url.replace('//', '//user:PASSWORD@')}/cues.zarr?sig=SECRET"
         remote = stores.open(signed)
         assert remote.path == f"{url}/cues.zarr"
+        printed = CliRunner().invoke(app, ["status", signed])
+        assert f"{url}/cues.zarr" in printed.output
+        assert "SECRET" not in printed.output
         assert_same(pickle.loads(pickle.dumps(remote)), local)  # noqa: S301
         faults.answer = lambda path: (
             403 if "pair_gap" in path else 503 if "depth" in path and len(faults.paths) % 2 else None
