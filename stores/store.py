@@ -16,7 +16,6 @@ from stores import encodings, locks, metadata, version1
 from stores.atomic import atomic_write, explain_os_errors
 from stores.backends import Files, LocalFiles, RemoteFiles
 from stores.cues import PairCues
-from stores.encodings import PerMapInt8
 from stores.errors import StoreError
 from stores.ledger import ABSENT, COMPLETE, FAILED, STATUS_NAMES, ClipRecord, Ledger, writer_id
 from stores.metadata import ClipNames, Header
@@ -171,8 +170,9 @@ class CueStore:
         if not spec.split:
             return np.asarray(encodings.decode(spec.encoding, self._reader.read(name, clip)[0])[selected])
         parts: list[int] = np.atleast_1d(selected).tolist()
-        values = self._reader.read(name, clip, parts)
-        values = encodings.decode(spec.encoding, values, self._scales(name, clip, parts))
+        values, scale = self._reader.read(name, clip, parts), f"{name}_scale"
+        scales = self._reader.read(scale, clip)[0][parts] if scale in self.arrays else None
+        values = encodings.decode(spec.encoding, values, scales)
         return values if np.ndim(selected) else values[0]
 
     def pair(
@@ -238,12 +238,6 @@ class CueStore:
         from stores import lazy
 
         return lazy.dataset(self)
-
-    def _scales(self, name: str, clip: int, frames: list[int]) -> np.ndarray | None:
-        if not isinstance(self.arrays[name].encoding, PerMapInt8):
-            return None
-        scales: np.ndarray = self._reader.read(f"{name}_scale", clip)[0][frames]
-        return scales
 
     def _array(self, name: str) -> ArraySpec:
         if name not in self.arrays:
