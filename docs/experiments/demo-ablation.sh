@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The paper's ablations on rendered scenes (docs/results.md, "Rendered scenes"): J&F 82.1 ± 0.9 for LILA, 64.5 ± 1.9 for ERM
+# The paper's ablations on rendered scenes (docs/results.md, "Rendered scenes"): J&F 81.8 ± 0.9 for LILA, 64.6 ± 3.5 for ERM
 # distillation, 69.2 for the encoder.
 # Hardware: two CPU cores. Time: a few minutes per row and seed; ROWS=erm trains the two rows of docs/results.md only.
 #
