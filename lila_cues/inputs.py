@@ -34,7 +34,7 @@ SYSTEM_FILES = frozenset({  # of Windows and of Synology's file servers, thumbna
     "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir", "#recycle", "#snapshot",
 })  # fmt: skip
 MAX_PIXELS_VARIABLE = "LILA_MAX_PIXELS"
-RESULTS = frozenset({"features.json", "track.json"})  # what marks a folder of results
+RESULTS = frozenset({"features.json", "track.json", "identity.json", "zarr.json"})  # what marks a folder of results
 _OUTPUT = re.compile(r"(.+)(\.npz|\.safetensors|\.zarr|_pca\.png|_pca\.mp4)")  # a file written for an input
 _MASK = re.compile(r"[-_. ]*(masks?|labels?|gt|seg\w*|depth|alpha|annot\w*)$", re.IGNORECASE)  # after a frame's name
 

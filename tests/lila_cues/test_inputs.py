@@ -254,6 +254,14 @@ def test_results_of_one_name_are_refused_before_the_work(tmp_path: Path) -> None
     assert len(list_inputs([tmp_path / "fine"])) == 4
 
 
+@pytest.mark.parametrize("mark", ["features.json", "track.json", "identity.json", "zarr.json"])
+def test_results_of_earlier_commands_are_no_input(tmp_path: Path, mark: str) -> None:
+    root = touch(tmp_path, "a/0.png", f"a/old/{mark}", "a/old/parts/0.png", "a/old/v.mp4", "v.mp4")
+    assert names_of(root) == ["v", "a/0"]
+    assert open_dataset("videos", root).clips() == ["v.mp4"]
+    assert open_dataset("frames", root).clips() == ["a"]
+
+
 def test_the_results_are_no_input(tmp_path: Path) -> None:
     root = touch(tmp_path / "in", "a.png", "out/a_pca.png", "deep/b.png")
     assert names_of(root, out=root / "out") == names_of(root / "**/*.png", out=root / "out") == ["a", "deep/b"]
