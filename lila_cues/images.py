@@ -62,7 +62,9 @@ def decode(path: Path) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = max_pixels()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(BytesIO(content))
+            Image.init()
+            # EPS, under any name, would be run as a program by Ghostscript
+            image = Image.open(BytesIO(content), formats=[name for name in Image.ID if name != "EPS"])
         check_pixels(path, image.width * image.height)
         image.load()
         return image

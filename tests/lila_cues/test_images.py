@@ -158,12 +158,14 @@ def refuse(path: Path) -> bytes:
 
 @pytest.mark.parametrize("read", [read_image, read_mask, read_depth, read_frame])
 def test_unreadable_files_are_named(tmp_path: Path, read: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    intact, photo = io.BytesIO(), io.BytesIO()
+    intact, photo, program = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (4, 4)).save(program, "eps")
     Image.effect_noise((64, 64), 90).save(intact, "png")
     Image.effect_noise((64, 64), 90).save(photo, "jpeg")
     assert callable(read)
     for name, content, found in (
         ("text.png", b"hello", "a file in no known image format"),
+        ("program.jpg", program.getvalue(), "a file in no known image format"),
         ("cut.png", intact.getvalue()[:900], "one that cannot be decoded"),
         ("cut.jpg", photo.getvalue()[:-900], "one that cannot be decoded"),
         ("empty.jpg", b"", "an empty file"),
