@@ -118,6 +118,7 @@ def _descriptor(path: Path) -> tuple[int, set[int]]:
     if process == os.getpid():
         if path.exists() and os.path.samestat(os.fstat(fd), path.stat()):
             return fd, locked
+        del _OPEN[path]
         os.close(fd)  # the store was deleted or moved, and another one created in its place
     fd, locked = open_file(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW), set()
     _OPEN[path] = (os.getpid(), fd, locked)

@@ -356,6 +356,16 @@ def test_a_retry_in_which_nothing_completes_rewrites_no_shard(tmp_path: Path) ->
     assert list(verify.check_task(store, 0)) == []
 
 
+def test_a_lock_file_that_was_replaced_twice_is_opened_again(tmp_path: Path) -> None:
+    store = worlds.create(tmp_path / "cues.zarr", 4)
+    assert worlds.fill(store, failing=[0]) == 4
+    worlds.put_in_place("FIFO", tmp_path / "cues.zarr" / "claims")
+    with pytest.raises(StoreError, match="expected a file at"):
+        worlds.fill(store, only_failed=True)
+    (tmp_path / "cues.zarr" / "claims").unlink()
+    assert worlds.fill(store, only_failed=True) == 1
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_refused_before_anything_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int

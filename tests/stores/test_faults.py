@@ -396,7 +396,8 @@ def after(command: str, root: Path, values: dict[tuple[str, int], np.ndarray]) -
         return "blocked"
     except StoreError:
         return "refused"
-    except Exception:
+    except Exception as error:
+        print(f"{command}: {error!r}")
         return "traceback"
     finally:
         signal.alarm(0)
