@@ -43,6 +43,7 @@ CHECK_SECONDS = 60
 HELD_SECONDS = 60
 """Waited at the end for a task whose worker the scheduler has lost, while that still holds its lock."""
 STOP_SECONDS = 300
+CLOSE_SECONDS = 2
 TASK = "task"
 REMOTE = "lila_cues.pipeline.remote"
 """A worker ends when it is sent what it cannot import."""
@@ -143,9 +144,9 @@ class Cluster:
             if not member.tasks and (task := queue.next_suspect(worker)) is not None:
                 assign(member, task)
                 member.alone = True
-        for member in ready:
+        for member in (member for member in ready if not member.tasks):
             donor = max(ready, key=lambda other: len(other.tasks) - slots[other.address])
-            if not member.tasks and len(donor.tasks) > slots[donor.address]:
+            if len(donor.tasks) > slots[donor.address]:
                 assign(member, self._take_back(donor, [*donor.tasks][-1]))
 
     def _survey(self, question: str) -> list[Member]:
@@ -301,7 +302,8 @@ def connect(
     with ExitStack() as stack:
         if options.scheduler:
             _require_scheduler(options.scheduler)
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what is lost is said in one sentence
+        for name in ("distributed", "distributed.client", "tornado", "asyncio"):  # what is lost is said in one sentence
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         resource_tracker.ensure_running()  # starting it would reset the mask
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
@@ -319,7 +321,7 @@ def connect(
             client = Client(target, timeout=CONNECT_SECONDS, set_as_default=False)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        stack.callback(client.close, timeout=CONNECT_SECONDS)
+        stack.callback(client.close, timeout=CLOSE_SECONDS)
         if not options.scheduler:
             notify(f"Dask's page on these workers: {client.dashboard_link}")
         cluster = Cluster(client, options, shard_clips, notify, patient)

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import dask
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
@@ -321,11 +322,12 @@ def test_a_killed_worker_costs_its_task_only(
 
 
 @pytest.mark.slow
-def test_a_task_that_kills_every_worker_is_named_and_the_others_are_done(
-    options: RunOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__PRELOAD", "tests.lila_cues.pipeline.deadly")
-    with pytest.raises(LilaError, match=r"found 1 that failed 3 times \(task 2: its worker \S+ ended; look for a lack"):
+def test_a_task_that_kills_every_worker_is_named_and_the_others_are_done(options: RunOptions, tmp_path: Path) -> None:
+    expected = r"found 1 that failed 3 times \(task 2: its worker \S+ ended; look for a lack"
+    with (
+        dask.config.set({"distributed.worker.preload": ["tests.lila_cues.pipeline.deadly"]}),
+        pytest.raises(LilaError, match=expected),
+    ):
         build_on(None, tmp_path / "s.zarr", options, [])
     assert stores.open(tmp_path / "s.zarr").statuses().tolist() == [1, 1, 0, 1, 1, 2]
 
