@@ -136,14 +136,16 @@ class Cluster:
             member for member in self.roster.members.values() if member.fit and not (member.paused or member.alone)
         ]
         slots = {member.address: min(member.threads, self._slots) for member in ready}
-        for member in ready:
-            worker = member.address if len(ready) > 1 else ""
-            depth = slots[member.address] * (1 if self.options.workers else 2)  # clusters grow where tasks wait
-            while len(member.tasks) < depth and (task := queue.next(worker)) is not None:
-                assign(member, task)
-            if not member.tasks and (task := queue.next_suspect(worker)) is not None:
-                assign(member, task)
-                member.alone = True
+        depth = 1 if self.options.workers else 2  # clusters grow where tasks wait
+        for filled in range(depth * max(slots.values(), default=0)):  # one task each, then a second one
+            for member in ready:
+                worker = member.address if len(ready) > 1 else ""
+                if not member.alone and len(member.tasks) == filled < depth * slots[member.address]:
+                    if (task := queue.next(worker)) is not None:
+                        assign(member, task)
+                    elif not filled and (task := queue.next_suspect(worker)) is not None:
+                        assign(member, task)
+                        member.alone = True
         for member in (member for member in ready if not member.tasks):
             donor = max(ready, key=lambda other: len(other.tasks) - slots[other.address])
             if len(donor.tasks) > slots[donor.address]:
