@@ -22,6 +22,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+import dask
 from distributed import Client, Future, LocalCluster, Security, get_worker, rpc
 
 from lila_cues.config import RunOptions
@@ -306,6 +307,8 @@ def connect(
             _require_scheduler(options.scheduler)
         for name in ("distributed", "distributed.client", "tornado", "asyncio"):  # what is lost is said in one sentence
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        # else a busy machine on which a process takes longer to be replaced has no worker any more
+        stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"}))
         resource_tracker.ensure_running()  # starting it would reset the mask
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
