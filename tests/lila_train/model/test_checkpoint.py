@@ -206,6 +206,9 @@ def test_the_encoder_of_a_decoder_alone_is_named_not_guessed(file: Path, tmp_pat
     released.write(alone, lila_train.load(file).decoder)
     with pytest.raises(LilaError, match=r"found a decoder alone.*dinov2_vits14 or dinov2_vits14_reg"):
         lila_train.load(alone)
+    alone.rename(tmp_path / file.name)  # by the name of a published file it is known
+    assert lila_train.load(tmp_path / file.name, encoder_weights="random:1").encoder.name == "dinov2_vits14"
+    (tmp_path / file.name).rename(alone)
     for name in ("dinov2_vits14_reg", "dinov2reg_vits14"):  # the latter is the published code's
         model = lila_train.load(alone, encoder=name, encoder_weights="random:1")
         assert model.encoder.name == "dinov2_vits14_reg"
