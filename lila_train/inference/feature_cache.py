@@ -21,7 +21,6 @@ import zarr
 from jaxtyping import Float
 
 from lila_cues.inputs import InputFile
-from lila_cues.video.reader import VideoFrames
 from lila_train.inference.config import FeatureConfig
 from lila_train.outputs import Json, open_folder
 from stores.atomic import append_line, atomic_path, explain_os_errors, read_lines
@@ -128,6 +127,8 @@ def _is_picture(path: Path) -> bool:
     """Return whether a PNG or a video is there to its end; the pixels are not read."""
     try:
         if path.suffix == ".mp4":
+            from lila_cues.video.reader import VideoFrames  # features of images need no video library
+
             return bool(VideoFrames(path).count)
         with path.open("rb") as file:
             file.seek(-len(PNG_END), os.SEEK_END)
