@@ -180,7 +180,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], Row]] = {
     ),
     "the lock file": (
         lambda root: root / LOCKS,
-        Row(refused="while locking|expected a file", found="in its way"),
+        Row(refused="while (locking|looking up the lock)|expected a file", found="in its way"),
     ),
 }
 ELSEWHERE = {
