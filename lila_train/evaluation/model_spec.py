@@ -25,9 +25,10 @@ class ModelSpec(BaselineOptions):
     baseline: str | None = None
 
     def __post_init__(self) -> None:
-        named = (self.weights is not None) + (self.baseline is not None)
-        if named == 2 or (named == 0 and self.encoder is None):
-            found = "two" if named else "none"
+        names_encoder = self.weights is not None and self.weights.suffix == ".pt"  # a decoder alone, perhaps
+        named = [self.weights is not None, self.baseline is not None, self.encoder is not None and not names_encoder]
+        if named not in ([True, False, False], [False, True, False], [False, False, True], [False, True, True]):
+            found = "none" if not any(named) else "two"
             raise LilaError(
                 f"expected one model to score, found {found}; pass --weights RUN, or --encoder NAME, or "
                 "--baseline NAME (with --encoder NAME below it)"

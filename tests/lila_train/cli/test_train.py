@@ -165,7 +165,7 @@ def test_invalid_options_are_refused(store: stores.CueStore, tmp_path: Path, mon
     assert "--set channels asks for 32" in refusal(*on, "--recipe", "demo", "--crop-size", "32")
     assert "one of s14-youtube-vos" in refusal(*on, "--recipe", "nothing")
     assert "--precision must be float32 or bfloat16" in refusal(*on, *OPTIONS, "--precision", "int3")
-    assert "--set schedule must be constant or cosine" in refusal(*on, *OPTIONS, "--set", "schedule=up")
+    assert "--set schedule must be constant, cosine or step" in refusal(*on, *OPTIONS, "--set", "schedule=up")
     assert "--steps must be a whole number above 0" in refusal(*on, *OPTIONS, "--steps", "0")
     assert "--seed must be from 0" in refusal(*on, *OPTIONS, "--seed", "-1")
     assert "--set clip_norm must be a number above 0" in refusal(*on, *OPTIONS, "--set", "clip_norm=0")

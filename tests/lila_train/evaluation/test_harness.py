@@ -283,6 +283,8 @@ def test_exactly_one_model_is_required(tmp_path: Path):
         ModelSpec()
     with pytest.raises(LilaError, match=r"found two"):
         ModelSpec(weights=tmp_path / "w", encoder="tiny")
+    (tmp_path / "decoder.pt").touch()
+    assert ModelSpec(weights=tmp_path / "decoder.pt", encoder="tiny").identity()["encoder"] == "tiny"
     with pytest.raises(
         LilaError, match=r"weight file at .*none\.pth, found none; give its place with --encoder-weights"
     ):
