@@ -102,7 +102,7 @@ def _explain_errors(path: Path, action: str) -> Iterator[None]:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
             raise NoLocksError(
-                f"the file system of {path.parent} has no record locks ({(error.strerror or 'refused').lower()}), "
+                f"the file system of {path.parent} has no record locks ({error.strerror or 'refused'}), "
                 "which keep two builders apart; build on a local disk, NFS 4 or Lustre mounted with flock, and copy "
                 "the store afterwards"
             ) from error
