@@ -277,7 +277,7 @@ def _build(
     config: BuildConfig,
     options: RunOptions,
     facts: NetworkFacts,
-    reports: Callable[[Tally], Generator[TaskReport]],
+    reports: Callable[[Tally, int], Generator[TaskReport]],
 ) -> int:
     from lila_cues.pipeline import build
 
@@ -289,7 +289,7 @@ def _build(
     for note in (*facts.notes, *messages.other_builders(store, options.only_failed)):
         messages.note(note)
     start, tally = time.perf_counter(), build.Tally()
-    with closing(reports(tally)) as done:
+    with closing(reports(tally, int(pending.sum()))) as done:
         for report in done:
             build.log_report(store, report)
             tally.add(report)
@@ -314,17 +314,16 @@ def _reports(
     networks: Networks | None,
     workers: Cluster | None,
     tally: Tally,
+    pending: int,
 ) -> Generator[TaskReport]:
     """Yield reports of tasks as they are done, with a progress bar over the clips and the speed of `tally`."""
     from lila_cues.pipeline import build
     from lila_cues.pipeline.task import Worker
 
-    tasks, only_failed = (
-        build.tasks_of_shard(store.pending_tasks(options.only_failed), options.shard),
-        options.only_failed,
-    )
+    only_failed = options.only_failed
+    tasks = build.tasks_of_shard(store.pending_tasks(only_failed), options.shard)
     with console.progress("clips") as bar:
-        progress = messages.ClipProgress(bar, int(_pending(store, options).sum()), tally)
+        progress = messages.ClipProgress(bar, pending, tally)
         if workers is not None:
             with closing(workers.reports(store, tasks, only_failed)) as reports:
                 for report in reports:

@@ -31,7 +31,7 @@ from lila_train.model.checkpoint import Provenance
 from lila_train.model.decoder import Decoder
 from lila_train.model.prepared import PreparedImage, require_finite
 from lila_train.model.released import WEIGHTS_FILE
-from lila_train.model.resize import Size, align_corners, size_of, whole_patches
+from lila_train.model.resize import Size, size_of, whole_patches
 from lila_train.model.tiling import Region, Tiling, slabs
 from stores.errors import LilaError
 
@@ -154,10 +154,12 @@ class Lila(nn.Module, ModelHubMixin):
         """
         fitted = self._fit(images)
         tokens, (height, width) = self.encoder(fitted), size_of(images)
-        if output_size not in (None, (height, width)):
-            features = self._resized(tokens, size_of(fitted), (height, width), output_size)
+        if self.fit == "resize":
+            features = self.decoder(tokens, output_size or (height, width))
+        elif output_size in (None, (height, width)):
+            features = self.decoder(tokens, size_of(fitted))
         else:
-            features = self.decoder(tokens, (height, width) if self.fit == "resize" else size_of(fitted))
+            features = self._sampled(tokens, size_of(fitted), (height, width), output_size)
         if torch.compiler.is_compiling() and self.fit == "pad" and output_size is None:
             # inductor leaves out a slice that keeps all, and its cache then serves that graph to other sizes
             features = F.pad(features, (0, width - features.shape[-1], 0, height - features.shape[-2]))
@@ -253,11 +255,9 @@ class Lila(nn.Module, ModelHubMixin):
             out[:, rows, columns] = part if isinstance(out, Tensor) else part.float().cpu().numpy()
         return out
 
-    def _resized(self, tokens: Sequence[Tensor], fitted: Size, size: Size, output_size: Size) -> Tensor:
-        """Decode at another size: the coarse map is sampled at the centers of the output's pixels."""
+    def _sampled(self, tokens: Sequence[Tensor], fitted: Size, size: Size, output_size: Size) -> Tensor:
+        """Decode a padded image at another size: its coarse map is sampled at the centers of the output's pixels."""
         coarse = self.decoder.coarse(tokens)
-        if self.fit == "resize":
-            return self.decoder.tail(align_corners(coarse, output_size))
         axes = [  # places of the output's rows and columns in the padded image, from -1 to 1
             (2 * ((torch.arange(new, device=coarse.device) + 0.5) * old / new - 0.5) / max(1, padded - 1) - 1)
             for new, old, padded in zip(output_size, size, fitted, strict=True)
