@@ -8,6 +8,7 @@ from typing import Any
 from lila_train.model.lila import Lila as _Lila  # what torch.hub.list is not to show begins with _
 from lila_train.model.lila import NormalizedLila as _NormalizedLila
 from lila_train.model.lila import load as _load
+from lila_train.model.released import encoder_of_name as _encoder_of_name
 from stores.errors import LilaError as _LilaError
 
 dependencies = ["huggingface_hub", "jaxtyping", "numpy", "PIL", "safetensors", "timm", "torch", "torchvision"]
@@ -64,4 +65,4 @@ def _published(name: str, pretrained: bool, checkpoint_path: str | Path | None, 
         raise _LilaError("expected pretrained=True: an untrained decoder gives no features; leave the argument out")
     if checkpoint_path is None:
         return _load(name, **options)
-    return _load(checkpoint_path, encoder=name.removeprefix("lila_").removesuffix("_kts"), **options)
+    return _load(checkpoint_path, encoder=_encoder_of_name(name), **options)

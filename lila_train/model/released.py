@@ -167,18 +167,23 @@ def read(path: Path) -> ReleasedCheckpoint:
     return ReleasedCheckpoint(path, widths, decoder, encoder, network)
 
 
+def encoder_of_name(name: str) -> str:
+    """Return the encoder's name, as `load_encoder` takes it, in a published name or one of the published code."""
+    return _UNPUBLISHED.sub(r"dinov2_\1_reg", name.removeprefix("lila_").removesuffix("_kts"))
+
+
 def encoder_name(given: str | None, weights: str | Path, published: ReleasedCheckpoint) -> str:
     """Return the name of a published file's encoder: the given one, that in the file, or that of a published name.
 
     LilaError where none of them tells it: a width alone does not, since encoders with registers have the same.
     """
     if given:
-        return _UNPUBLISHED.sub(r"dinov2_\1_reg", given)
+        return encoder_of_name(given)
     if published.network:
         return published.network
     names = {str(weights), *(name for name, file in RELEASED_FILES.items() if file == published.path.name)}
     if known := names & RELEASED_FILES.keys():
-        return known.pop().removeprefix("lila_").removesuffix("_kts")
+        return encoder_of_name(known.pop())
     likely = ENCODER_OF_WIDTH.get(published.widths.encoder)
     example = f"{likely} or {likely}_reg" if likely else "dinov2_vits14"
     raise LilaError(
