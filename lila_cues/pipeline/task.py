@@ -127,7 +127,7 @@ class Worker(AbstractContextManager["Worker"]):
         self._decoding = threading.Semaphore(2 * decoding)
         self._encoding = threading.Semaphore(self.clips_per_pass + min(2 * encoding, ENCODING_BYTES // clip_bytes))
         self._pass: list[tuple[_Task, int, ClipFrames | str | None]] = []
-        self._begun = self._taken = 0  # clips handed to the networks' thread, and taken by it
+        self._coming = self._taken = 0  # clips of tasks that have begun, and those that the networks' thread took
         self._intake, self.decode_pool, self._networks, self.encode_pool, self._write, self._publish = self._pools = [
             ThreadPoolExecutor(count, name)
             for name, count in (
@@ -206,12 +206,12 @@ class Worker(AbstractContextManager["Worker"]):
         except BaseException as error:
             self._fail(error, job)
         job.clips = job.remaining = len(clips)
+        self._coming += len(clips)
         if not clips:
             self._publish.submit(self._end, job)
         for clip in clips:
             self._decoding.acquire()
             frames = self.decode_pool.submit(self._decode, job, clip)
-            self._begun += 1
             self._networks.submit(self._predict, job, clip, frames)
 
     def _decode(self, job: _Task, clip: int) -> ClipFrames | str | None:
@@ -245,7 +245,7 @@ class Worker(AbstractContextManager["Worker"]):
         with self.timer.host("wait for encoding"):
             self._encoding.acquire()
         self._pass.append((job, clip, frames))
-        if len(self._pass) < self.clips_per_pass and self._begun > self._taken:
+        if len(self._pass) < self.clips_per_pass and self._coming > self._taken:
             return
         taken, self._pass = self._pass, []
         predictions: Iterable[ClipPredictions | ClipValues] = ()
