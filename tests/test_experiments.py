@@ -46,4 +46,4 @@ def test_an_experiment_states_its_hardware_and_is_listed(script: Path) -> None:
     assert "\nset -euo pipefail\n" in text
     assert "\n# Hardware: " in text
     assert "Time: " in text
-    assert f"docs/experiments/{script.name}" in (ROOT / "README.md").read_text()
+    assert f"docs/experiments/{script.name}" in (ROOT / "docs/results.md").read_text()
