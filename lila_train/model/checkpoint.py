@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,9 @@ class Provenance:
     widths: DecoderWidths
     step: int
     settings: Mapping[str, Any]  # of the training run
-    store: Mapping[str, Any]  # path and fingerprint of the cue store
+    store: Mapping[str, Any]  # path, fingerprint and data set of the cue store
     versions: Mapping[str, str]
+    scores: list[dict[str, Any]] = field(default_factory=list)  # lines of scores.jsonl of this step
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelCard, ModelHubMixin
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from jaxtyping import Float, Shaped
 from numpy.typing import ArrayLike
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -25,12 +23,12 @@ from torch import Tensor, nn
 from lila_cues import devices
 from lila_cues.images import AnyImage, to_float, to_tensor
 from lila_cues.networks import FrozenEncoder, WeightSource, encoder_from_tensors, load_encoder, restore_encoder
-from lila_cues.networks.weights import file_sha256, float32_default, tensors_sha256
+from lila_cues.networks.weights import file_sha256, float32_default, seeded, tensors_sha256
 from lila_train.model import checkpoint, released, sharing
 from lila_train.model.checkpoint import Provenance
-from lila_train.model.decoder import Decoder
+from lila_train.model.decoder import Decoder, DecoderWidths
+from lila_train.model.init import init_pca
 from lila_train.model.prepared import PreparedImage, require_finite
-from lila_train.model.released import WEIGHTS_FILE
 from lila_train.model.resize import Size, size_of, whole_patches
 from lila_train.model.tiling import Region, Tiling, slabs
 from stores.errors import LilaError
@@ -50,20 +48,21 @@ def load(
     dtype: torch.dtype | None = None,
     encoder: str | None = None,
     encoder_weights: str | Path | None = None,
-    fit: Fit = "pad",
+    fit: Fit | None = None,
 ) -> Lila:
     """Load a trained LILA model.
 
     Args:
-        weights: the folder of a run or its weights.safetensors, a published .pt file, or a published name
-            (`lila_dinov2_vits14`, `lila_dinov2_vitb14`, `lila_dinov2_vitl14`, `lila_dinov2_vitl14_kts`), downloaded
-            once and its hash checked.
+        weights: the folder of a run or its weights.safetensors, a folder of `save_pretrained`, a published .pt file, or
+            a published name (`lila_dinov2_vits14`, `lila_dinov2_vitb14`, `lila_dinov2_vitl14`,
+            `lila_dinov2_vitl14_kts`), downloaded once and its hash checked.
         device: where the model computes; "auto" is a GPU where there is one.
         dtype: type of the parameters; float32 if None. torch.bfloat16 or torch.float16 halve the model's size.
         encoder: name of the encoder, such as dinov2_vits14_reg, for a .pt file that holds a decoder alone.
         encoder_weights: a local file of the encoder's weights. By default the encoder is taken from the published file,
             or from where the run had it: the package, the Hugging Face hub or a local file.
-        fit: how an image whose sides are not multiples of the patch size is brought to the encoder (see `Lila`).
+        fit: how an image whose sides are not multiples of the patch size is brought to the encoder (see `Lila`): as the
+            model was saved if None, else "pad".
 
     Returns:
         The model in eval mode, its parameters without gradients (`model.decoder.requires_grad_(True)` trains them):
@@ -73,6 +72,8 @@ def load(
         LilaError: no such file or name, another format, a decoder alone without the name of its encoder, weights of
             another backbone, or an encoder whose SHA-256 differs from the recorded one.
     """
+    if sharing.is_shared(weights):
+        return Lila.from_pretrained(weights, device=device, dtype=dtype, encoder_weights=encoder_weights, fit=fit)
     device = devices.choose(device, mps=True) if isinstance(device, str) else device
     path, sha256 = released.find(weights)
     provenance = None
@@ -103,10 +104,16 @@ def load(
         )
     decoder = Decoder(widths)
     decoder.load_state_dict(tensors)
-    model = Lila(vit, decoder, fit).to(device=device, dtype=dtype).eval().requires_grad_(False)
-    if model.device.type == "cuda":  # its convolutions are faster in this layout
-        model.decoder.to(memory_format=torch.channels_last)
+    model = _for_inference(Lila(vit, decoder, fit or "pad"), device, dtype)
     model.provenance = provenance
+    return model
+
+
+def _for_inference(model: Lila, device: torch.device, dtype: torch.dtype | None) -> Lila:
+    """Return the model on a device, in eval mode and without gradients of its parameters."""
+    model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    if device.type == "cuda":  # its convolutions are faster in this layout
+        model.decoder.to(memory_format=torch.channels_last)
     return model
 
 
@@ -134,6 +141,54 @@ class Lila(nn.Module, ModelHubMixin):
         self.encoder = encoder
         self.decoder = decoder
         self.fit = fit
+
+    @classmethod
+    @float32_default()
+    def from_encoder(
+        cls,
+        encoder: str,
+        *,
+        weights: str | Path | None = None,
+        init: Literal["default", "pca"] = "default",
+        images: AnyImage | Sequence[AnyImage] | None = None,
+        decoder_width: int | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        fit: Fit = "pad",
+    ) -> Lila:
+        """Return an untrained model on any plain ViT of timm.
+
+        Args:
+            encoder: name of the encoder, as for `lila-cues build --encoder`: of timm, such as
+                vit_small_patch14_dinov2, or a short one, such as dinov2_vits14 or tiny.
+            weights: a local file of its weights, or "random:SEED"; None downloads them from the hub.
+            init: "pca" starts the decoder as a linear upsampler of the encoder (docs/method.md), by the principal
+                components of its tokens on `images`; "default" as PyTorch does, whose features mean nothing untrained.
+            images: pictures of your data for init="pca", as `features` takes them; a few dozen give stable components.
+            decoder_width: inner width of the decoder, of which a feature has half; None: by the encoder's width.
+            seed: of the decoder's random weights.
+            device, dtype, fit: as in `load`.
+
+        Raises:
+            LilaError: no such encoder or weights, no images for init="pca", or images without it.
+        """
+        if init not in ("default", "pca") or (images is None) == (init == "pca"):
+            raise LilaError(
+                f'expected init="pca" with images=, pictures whose principal components the decoder starts from, or '
+                f'init="default" without, found init="{init}" {"without" if images is None else "with"} images'
+            )
+        device = devices.choose(device, mps=True) if isinstance(device, str) else device
+        vit = load_encoder(encoder, weights, device)
+        with seeded(seed):
+            decoder = Decoder(DecoderWidths.of_encoder(vit.width, decoder_width))
+        model = _for_inference(cls(vit, decoder, fit), device, None)
+        if images is not None:
+            pictures = images if isinstance(images, Sequence) else [images]
+            with torch.no_grad():
+                tokens = [vit(model._fit(cls._checked(each).to(device)))[2] for each in pictures]
+            init_pca(decoder, torch.cat([each.movedim(1, -1).flatten(0, 2) for each in tokens]))
+        return model.to(dtype=dtype)
 
     def forward(
         self,
@@ -301,9 +356,19 @@ class Lila(nn.Module, ModelHubMixin):
         return self.encoder.patch_size
 
     @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of RGB in [0, 1] that the model subtracts from images itself."""
+        return tuple(round(value, 6) for value in self.encoder.mean.flatten().tolist())
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of RGB in [0, 1] by which the model divides images itself."""
+        return tuple(round(value, 6) for value in self.encoder.std.flatten().tolist())
+
+    @property
     def config(self) -> dict[str, Any]:
         """What the model is made of, as JSON values."""
-        widths = asdict(self.decoder.widths)
+        widths = asdict(self.decoder.widths) | {"levels": list(self.decoder.widths.levels)}
         return {"encoder": self.encoder.name, "patch_size": self.patch_size, "fit": self.fit, "decoder": widths}
 
     @property
@@ -324,51 +389,30 @@ class Lila(nn.Module, ModelHubMixin):
         sharing.save(self, save_directory)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Lila:
-        """Load a model from a folder of `save_pretrained` or a repository of the hub; LilaError where there is none.
-
-        Options are those of `load`, and of the hub: `revision`, `cache_dir`, `force_download`, `local_files_only` and
-        `token`.
-        """
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, **options)
-        except HFValidationError as error:
-            raise sharing.not_found(
-                pretrained_model_name_or_path, "no folder, nor a name that a repository can have"
-            ) from error
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            found = f"no such folder, and the hub cannot be asked ({str(error).splitlines()[0]})"
-            raise sharing.not_found(pretrained_model_name_or_path, found) from error
-
-    @classmethod
-    def _from_pretrained(  # type: ignore[override]  # our own options in place of **model_kwargs
+    def from_pretrained(
         cls,
+        pretrained_model_name_or_path: str | Path,
         *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         encoder_weights: str | Path | None = None,
-        fit: Fit = "pad",
+        fit: Fit | None = None,
+        **hub_options: Any,
     ) -> Lila:
-        fetch = partial(
-            sharing.fetch,
-            model_id,
-            revision=revision,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-            token=token,
-        )
-        weights = fetch(WEIGHTS_FILE)
-        if weights is None:
-            raise LilaError(f"expected {WEIGHTS_FILE} in {model_id}, found none; was it written by save_pretrained?")
-        encoder_weights = encoder_weights or fetch(sharing.ENCODER_FILE)
-        return load(weights, device=device, dtype=dtype, encoder_weights=encoder_weights, fit=fit)
+        """Load a model from a folder of `save_pretrained` or a repository of the hub.
+
+        Args:
+            pretrained_model_name_or_path: the folder, or a repository's name such as "me/my-lila".
+            device, dtype, encoder_weights, fit: as in `load`; `fit` is as the model was saved if None.
+            hub_options: `revision`, `cache_dir`, `force_download`, `local_files_only` and `token`, as of
+                `huggingface_hub.hf_hub_download`.
+
+        Raises:
+            LilaError: no model there, the hub cannot be reached, an unknown option, or as `load`.
+        """
+        files = sharing.fetch(pretrained_model_name_or_path, **hub_options)
+        weights, encoder_weights = files.weights, encoder_weights or files.encoder
+        return load(weights, device=device, dtype=dtype, encoder_weights=encoder_weights, fit=fit or files.fit)
 
 
 class NormalizedLila(nn.Module):

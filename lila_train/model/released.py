@@ -26,7 +26,8 @@ from stores.errors import LilaError, StoreError
 
 BASE_URL = "https://storage.googleapis.com/gresearch/lila-ckpts"
 
-WEIGHTS_FILE = "weights.safetensors"  # of a run folder, and of a shared model
+WEIGHTS_FILE = "weights.safetensors"  # of a run folder
+MODEL_FILE = "model.safetensors"  # of a shared model
 
 RELEASED_FILES = {  # published name: file below BASE_URL
     "lila_dinov2_vits14": "lila_dino2_s14_ytvos.pt",
@@ -61,7 +62,9 @@ def find(weights: str | Path) -> tuple[Path, str | None]:
     """
     if str(weights) in RELEASED_FILES:
         return _fetch(str(weights))
-    path = Path(weights) / WEIGHTS_FILE if Path(weights).is_dir() else Path(weights)
+    path = Path(weights)
+    if path.is_dir():
+        path /= MODEL_FILE if (path / MODEL_FILE).is_file() else WEIGHTS_FILE
     if _UNPUBLISHED.match(str(weights)) and not path.is_file():
         raise LilaError(
             f"expected weights on this machine for {weights}, of which no file is published; pass the path of its .pt "

@@ -15,10 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 from lila_cues.networks import FrozenEncoder
 from lila_train.model.checkpoint import under
 from lila_train.model.decoder import Decoder, DecoderWidths
+from lila_train.model.init import init_pca
 from lila_train.training.config import FEATURES, TrainConfig
 from lila_train.training.crops import View
 from lila_train.training.distributed import Rank
-from lila_train.training.init import init_pca, principal_components
 from lila_train.training.losses import Losses, losses_of
 from lila_train.training.objective import Erm, InContext
 from stores.errors import LilaError
@@ -70,8 +70,7 @@ class TrainStep:
         """Start the decoder as a linear upsampler of the encoder, by the principal components of all ranks' images."""
         parts = images.split(self.device_batch_size or len(images))
         tokens = torch.cat([self.encoder(part)[2].float().movedim(1, -1).flatten(0, 2) for part in parts])
-        count = min(self.decoder.widths.out, self.decoder.widths.levels[2])
-        init_pca(self.decoder, *principal_components(tokens, count, rank))
+        init_pca(self.decoder, tokens, rank.all_reduce_sum, rank.is_main)
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:

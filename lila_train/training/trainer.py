@@ -31,7 +31,7 @@ from lila_train.training.losses import Losses
 from lila_train.training.run_dir import RunDir
 from lila_train.training.step import TrainStep
 from lila_train.training.targets import stored_arrays
-from stores.atomic import append_line
+from stores.atomic import append_line, read_lines
 from stores.errors import LilaError
 from stores.ledger import COMPLETE
 
@@ -298,10 +298,12 @@ class Trainer:
             store={
                 "path": str(self.store.path),
                 "fingerprint": self.store.fingerprint,
+                "dataset": self.store.provenance.get("settings", {}).get("dataset"),
                 "clips": len(self.clips),
                 "clips_sha256": hashlib.sha256(self.clips.astype("<i4").tobytes()).hexdigest(),
             },
             versions=checkpoint.versions(),
+            scores=[row for row in read_lines(self.run_dir.scores, "step")[0] if row["step"] == self.step],
         )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from huggingface_hub import ModelCard
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 import hubconf
@@ -22,7 +25,7 @@ from lila_train.model.decoder import Decoder, DecoderWidths
 from lila_train.model.lila import load
 from lila_train.model.released import RELEASED_FILES
 from stores.errors import LilaError
-from tests.lila_train.inference.models import small_model
+from tests.lila_train.inference.models import small_model, write_weights
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -39,11 +42,7 @@ def same(first: Lila, second: Lila) -> None:
 
 def test_a_folder_holds_a_model_and_its_card(model: Lila, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "shared")
-    assert sorted(p.name for p in (tmp_path / "shared").iterdir()) == [
-        "README.md",
-        "config.json",
-        "weights.safetensors",
-    ]
+    assert sorted(p.name for p in (tmp_path / "shared").iterdir()) == ["README.md", "config.json", "model.safetensors"]
     card = (tmp_path / "shared/README.md").read_text()
     for words in (
         "license: apache-2.0",
@@ -52,12 +51,50 @@ def test_a_folder_holds_a_model_and_its_card(model: Lila, tmp_path: Path) -> Non
         "8 numbers for every pixel",
     ):
         assert words in card
-    same(model, Lila.from_pretrained(tmp_path / "shared"))
+    same(model, Lila.from_pretrained(tmp_path / "shared", device="auto"))
+    config = json.loads((tmp_path / "shared/config.json").read_text())
+    assert {name: config[name] for name in model.config} == model.config
+    assert config["encoder_weights"] == model.encoder.source.to_dict()
+    assert (
+        Lila.from_pretrained(tmp_path / "shared", dtype=torch.bfloat16)(torch.rand(1, 3, 9, 9)).dtype == torch.bfloat16
+    )
+
+
+def test_a_card_names_encoder_data_and_scores(weights: Path) -> None:
+    """As Hugging Face reads them: base_model, datasets and model-index; and the paper's BibTeX."""
+    model = load(weights)
+    assert model.provenance is not None
+    row = {"step": 7, "protocol": "davis-knn@lila", "counts": {"clips": 3}, "figures": {"JF": 0.7, "J_decay": None}}
+    model.encoder.source = replace(model.encoder.source, origin="hub", location="timm/vit_tiny")
+    model.provenance = replace(model.provenance, step=7, store={"dataset": "youtube-vos", "clips": 9}, scores=[row])
+    card = ModelCard(str(sharing.model_card(model, "me/lila")))  # parsed
+    assert card.data.base_model == "timm/vit_tiny"
+    assert card.data.datasets == "youtube-vos"
+    (found,) = card.data.eval_results
+    assert (found.dataset_name, found.metric_type, found.metric_value) == ("davis-knn@lila (3 clips)", "JF", 0.7)
+    assert "Trained for 7 steps on 9 clips (youtube-vos)" in card.text
+    assert "@inproceedings{araslanov2026lila," in card.text
+    model.provenance = replace(model.provenance, store={"dataset": "videos", "clips": 9})
+    assert ModelCard(str(sharing.model_card(model, "me/lila"))).data.datasets is None
+
+
+def test_folders_of_earlier_versions_open(model: Lila, tmp_path: Path) -> None:
+    """Whose weights were weights.safetensors, and whose config.json held `fit` alone."""
+    write_weights(tmp_path / "weights.safetensors", model)
+    (tmp_path / "config.json").write_text('{"fit": "resize"}')
+    for found in (Lila.from_pretrained(tmp_path), load(tmp_path)):
+        assert found.fit == "resize"
+        same(Lila(model.encoder, model.decoder, "resize"), found)
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(LilaError, match=r"expected a JSON object in .*config\.json"):
+        Lila.from_pretrained(tmp_path)
 
 
 def test_fit_is_saved_and_restored(model: Lila, tmp_path: Path) -> None:
     Lila(model.encoder, model.decoder, "resize").save_pretrained(tmp_path)
     assert Lila.from_pretrained(tmp_path).fit == "resize"
+    assert load(tmp_path).fit == "resize"
+    assert Lila.from_pretrained(tmp_path, fit="pad").fit == "pad"
 
 
 def test_a_local_encoder_is_saved_with_the_model(tmp_path: Path) -> None:
@@ -71,6 +108,7 @@ def test_a_local_encoder_is_saved_with_the_model(tmp_path: Path) -> None:
     (tmp_path / "mine.safetensors").unlink()
     shutil.move(tmp_path / "shared", tmp_path / "elsewhere")
     same(model, Lila.from_pretrained(tmp_path / "elsewhere"))
+    same(model, load(tmp_path / "elsewhere"))
     assert "encoder.safetensors" in (tmp_path / "elsewhere/README.md").read_text()
 
 
@@ -95,7 +133,6 @@ def test_a_model_is_pushed_and_comes_back(model: Lila, tmp_path: Path, monkeypat
         return str(path)
 
     monkeypatch.setattr(huggingface_hub.hub_mixin, "HfApi", Api)
-    monkeypatch.setattr(huggingface_hub.hub_mixin, "hf_hub_download", download)
     monkeypatch.setattr(sharing, "hf_hub_download", download)
     assert model.push_to_hub("me/lila", model_card_kwargs={"repo_id": "me/lila"}) == "done"
     assert 'Lila.from_pretrained("me/lila")' in (tmp_path / "me/lila/README.md").read_text()
@@ -106,8 +143,8 @@ def test_a_model_is_pushed_and_comes_back(model: Lila, tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (LocalEntryNotFoundError("offline"), "is not in the cache and the hub cannot be reached"),
-        (EntryNotFoundError("none"), "expected weights.safetensors in me/lila, found none"),
+        (LocalEntryNotFoundError("offline"), "nor one in the cache, and the hub cannot be reached"),
+        (EntryNotFoundError("none"), r"with model.safetensors at me/lila, .* found a place without that file"),
         (OSError("refused"), r"expected a folder or .* at me/lila, .*, found neither \(refused\); check the name"),
     ],
 )
@@ -116,15 +153,16 @@ def test_hub_failures_name_what_is_missing(error: Exception, message: str, monke
         raise error
 
     monkeypatch.setattr(sharing, "hf_hub_download", fail)
-    options = {"revision": None, "cache_dir": None, "force_download": False, "local_files_only": False, "token": None}
     with pytest.raises(LilaError, match=message):
-        Lila._from_pretrained(model_id="me/lila", **options)
+        Lila.from_pretrained("me/lila", revision="main", local_files_only=True)
+    with pytest.raises(TypeError, match="devise"):
+        Lila.from_pretrained("me/lila", devise="cpu")
 
 
 @pytest.mark.parametrize("name", ["./typo", "a/b/c", "", "me/lila.git", "x" * 200])
 def test_a_name_that_is_neither_a_folder_nor_a_repository_gets_one_sentence(name: str) -> None:
     with pytest.raises(
-        LilaError, match=r"expected a folder or a public repository .* with weights.safetensors at .*found no"
+        LilaError, match=r"expected a folder or a public repository .* with model.safetensors at .*found neither"
     ):
         Lila.from_pretrained(name)
 
@@ -134,8 +172,8 @@ def test_a_repository_that_cannot_be_asked_for_gets_one_sentence(name: str, monk
     def fail(*words: object, **options: object) -> str:
         raise LocalEntryNotFoundError("offline\nCheck your connection.")
 
-    monkeypatch.setattr(huggingface_hub.hub_mixin, "hf_hub_download", fail)
-    with pytest.raises(LilaError, match=r"expected a folder or .* weights.safetensors at .*no such folder, and"):
+    monkeypatch.setattr(sharing, "hf_hub_download", fail)
+    with pytest.raises(LilaError, match=r"expected a folder or .* model.safetensors at .*neither such a folder nor"):
         Lila.from_pretrained(name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import numpy as np
@@ -301,3 +302,49 @@ def test_a_model_says_what_it_is(model: Lila) -> None:
     assert model.out_channels == 8
     assert json.loads(json.dumps(model.config))["encoder"] == "tiny"
     assert model.config["decoder"]["out"] == 8
+    assert (model.mean, model.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_an_untrained_model_stands_on_any_vit_by_name(tmp_path: Path) -> None:
+    """Of timm, by its name and a local file; the decoder is that of its seed."""
+    drawn = load_encoder("vit_tiny_patch16_224", "random:1")
+    safetensors.torch.save_file(drawn.vit.state_dict(), tmp_path / "mine.safetensors")
+    found = Lila.from_encoder("vit_tiny_patch16_224", weights=tmp_path / "mine.safetensors", decoder_width=16, seed=3)
+    again = Lila.from_encoder("vit_tiny_patch16_224", weights="random:1", decoder_width=16, seed=3)
+    other = Lila.from_encoder("vit_tiny_patch16_224", weights="random:1", decoder_width=16, seed=4)
+    images = torch.rand(1, 3, 33, 40)
+    assert found.encoder.source.origin == "file"
+    assert found.patch_size == 16
+    assert found(images).shape == (1, 8, 33, 40)
+    torch.testing.assert_close(found(images), again(images))
+    assert not torch.allclose(other(images), again(images), atol=0.1)
+    assert Lila.from_encoder("tiny", dtype=torch.bfloat16)(images).dtype == torch.bfloat16
+
+
+def test_a_model_that_starts_by_pca_upsamples_its_encoder() -> None:
+    """Its features tell pixels apart as the encoder's grid does, which those of an untrained decoder do not."""
+    pictures = [picture(64, 96, seed) for seed in range(4)]
+    images = torch.from_numpy(np.stack(pictures)).movedim(-1, 1)
+
+    def agreement(model: Lila) -> float:
+        """Correlation of the cosine similarities of cells, by features and by the grid of the third tapped block."""
+        grid = model.encoder(to_float(images))[2].flatten(2)
+        cells = F.adaptive_avg_pool2d(model(images), (8, 12)).flatten(2)
+        grid = grid - grid.mean((0, 2), keepdim=True)
+        alike = [F.normalize(x, dim=1).mT @ F.normalize(x, dim=1) for x in (grid, cells)]
+        return float(torch.corrcoef(torch.stack([x.flatten() for x in alike]))[0, 1])
+
+    mixed = [pictures[0], Image.fromarray(pictures[1]), *images[2:]]
+    untrained, started = Lila.from_encoder("tiny"), Lila.from_encoder("tiny", init="pca", images=mixed)
+    assert started.out_channels == untrained.out_channels
+    assert agreement(started) > 0.6
+    assert agreement(untrained) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("init", "images"), [("pca", None), ("default", [np.zeros((9, 9, 3), np.uint8)]), ("pac", None)]
+)
+def test_pca_needs_images(init: Any, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as it is for users
+    with pytest.raises(LilaError, match=f'expected init="pca" with images=, .* found init="{init}" with'):
+        Lila.from_encoder("tiny", init=init, images=images)

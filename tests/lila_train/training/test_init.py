@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lila_train.model.init import principal_components
 from lila_train.training.config import TrainConfig
 from lila_train.training.distributed import Rank
-from lila_train.training.init import principal_components
 from lila_train.training.step import TrainStep
 from tests.lila_train.training import world
 
@@ -55,7 +55,7 @@ def test_the_decoder_before_its_norm_is_the_chain_of_resizes_of_projected_tokens
 def test_components_do_not_depend_on_the_number_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two ranks, one after the other: what the first all-reduce sums, the second pass returns."""
     tokens = torch.randn(40, 12, generator=torch.Generator().manual_seed(1)) * torch.arange(1, 13) + 3
-    expected = principal_components(tokens, 5, Rank())
+    expected = principal_components(tokens, 5)
     halves = tokens[:25], tokens[25:]
     sent: list[Tensor] = []
 
@@ -65,16 +65,18 @@ def test_components_do_not_depend_on_the_number_of_ranks(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Rank, "all_reduce_sum", record)
     for number, half in enumerate(halves):
-        principal_components(half, 5, Rank(number, 2))
+        rank = Rank(number, 2)
+        principal_components(half, 5, rank.all_reduce_sum, rank.is_main)
     moments = iter((sent[0] + sent[2], None))
     monkeypatch.setattr(Rank, "all_reduce_sum", lambda self, values: next(moments) if values.ndim == 1 else values)
-    for part, whole in zip(principal_components(halves[0], 5, Rank(0, 2)), expected, strict=True):
+    found = principal_components(halves[0], 5, Rank(0, 2).all_reduce_sum)
+    for part, whole in zip(found, expected, strict=True):
         torch.testing.assert_close(part, whole, atol=1e-6, rtol=1e-6)
     assert not sent[3].any()  # rank 1 takes the axes of rank 0
 
 
 def test_axes_without_variance_are_zero() -> None:
     """Of three tokens in 12 dimensions two axes have variance."""
-    axes, mean = principal_components(torch.randn(3, 12, generator=torch.Generator().manual_seed(2)), 4, Rank())
+    axes, mean = principal_components(torch.randn(3, 12, generator=torch.Generator().manual_seed(2)), 4)
     assert axes.norm(dim=1).gt(0).tolist() == [True, True, False, False]
     assert mean.shape == (12,)
