@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 import sys
@@ -197,6 +198,70 @@ def test_the_cue_of_the_documents_gives_targets(monkeypatch: pytest.MonkeyPatch)
         assert view.weight.shape[1] == 2  # of each cue
     true = context.target[0, :1].numpy()
     assert all(picture.shape == (SIZE, SIZE, 3) for picture in names["Brightness"](config).draw(true, true))
+
+
+def demo_folder(root: Path) -> Path:
+    """What `make demo` writes, in little: held-out frames with masks, weights, and a store of cues."""
+    from lila_train import Lila
+    from tests.lila_train.evaluation.worlds import write_davis
+    from tests.lila_train.inference.models import write_weights
+    from tests.lila_train.training import world
+
+    heldout = write_davis(root / "data/demo/heldout", ("one",))
+    frames = [Image.open(path) for path in sorted(heldout.glob("JPEGImages/480p/one/*.jpg"))]
+    model = Lila.from_encoder("tiny", init="pca", images=frames, decoder_width=32)
+    (root / "runs/demo/train").mkdir(parents=True)
+    write_weights(root / "runs/demo/train/weights.safetensors", model)
+    world.build(root / "runs/demo/cues.zarr", clips=2)
+    return heldout
+
+
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("agg")
+    demo_folder(tmp_path)
+    monkeypatch.chdir(tmp_path / "runs")
+    notebook = json.loads((ROOT / "docs/quickstart.ipynb").read_text())
+    names: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [], "commit it without outputs"
+            exec("".join(cell["source"]), names)  # noqa: S102 - the document is ours
+    assert names["features"][0].shape == (16, 48, 64)
+    assert names["similarity"].max() <= 1 + 1e-6
+    assert names["accuracy"] > 0.9  # the squares have one color each
+    assert names["mean_depth"].shape == (2,)
+    plt.close("all")
+
+
+def test_the_segmentation_head_learns(tmp_path: Path) -> None:
+    heldout = demo_folder(tmp_path)
+    module = ModuleType("segmentation_head")
+    code = (ROOT / "docs/segmentation_head.py").read_text()
+    body = code.partition("def train")[2].partition("\n\n\n")[0]
+    assert len(body.splitlines()) <= 30
+    exec(code, vars(module))  # noqa: S102 - the document is ours
+    places = [heldout / folder / "480p/one" for folder in ("JPEGImages", "Annotations")]
+    model, head = module.train(*places, str(tmp_path / "runs/demo/train"))
+    with torch.no_grad():
+        features = torch.from_numpy(model.features(Image.open(places[0] / "00002.jpg")))
+        found = head(features.movedim(0, -1)).argmax(-1).numpy()
+    assert (found == np.asarray(Image.open(places[1] / "00002.png"))).mean() > 0.9
+
+
+def test_the_models_of_your_vit_load_and_are_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lila_cues.networks import load_encoder
+
+    demo_folder(tmp_path)
+    (tmp_path / "runs/demo/train").rename(tmp_path / "runs/mine")
+    torch.save(load_encoder("vit_tiny_patch16_224", "random:1").vit.state_dict(), tmp_path / "mine.pth")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"image": np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)}
+    for block in blocks(ROOT / "docs/your-vit.md", "python"):
+        exec(block, names)  # noqa: S102 - the document is ours
+    np.testing.assert_array_equal(names["again"].features(names["image"]), names["features"])
+    assert names["untrained"].features(names["image"]).shape == (48, 40, 56)
 
 
 def test_the_version_is_the_same_everywhere() -> None:

@@ -188,6 +188,8 @@ class Lila(nn.Module, ModelHubMixin):
             with torch.no_grad():
                 tokens = [vit(model._fit(cls._checked(each).to(device)))[2] for each in pictures]
             init_pca(decoder, torch.cat([each.movedim(1, -1).flatten(0, 2) for each in tokens]))
+        settings = {"init": init, "seed": seed}
+        model.provenance = Provenance(vit.source, decoder.widths, 0, settings, {}, checkpoint.versions())
         return model.to(dtype=dtype)
 
     def forward(

@@ -50,10 +50,14 @@ def model_card(model: Lila, repo_id: str) -> ModelCard:
     )
     parameters = sum(t.numel() for t in model.decoder.parameters())
     location = ENCODER_FILE if source.origin == "file" else f"{source.location} ({source.origin})"
-    trained = "The decoder is not trained." if training is None or not training.step else (
-        f"Trained for {training.step:,} steps on {training.store.get('clips', '?')} clips"
-        f"{f' ({dataset})' if dataset else ''}; settings and versions are in `{CONFIG_FILE}`."
-    )  # fmt: skip
+    history = ""
+    if training and training.step:
+        history = (
+            f"Trained on unlabelled video for {training.step:,} steps, {training.store.get('clips', '?')} clips"
+            f"{f' of {dataset}' if dataset else ''}; `{CONFIG_FILE}` has the settings and versions."
+        )
+    elif training and training.settings:
+        history = "Its decoder is not trained."
     return ModelCard(f"""---
 {data.to_yaml()}
 ---
@@ -61,8 +65,8 @@ def model_card(model: Lila, repo_id: str) -> ModelCard:
 # LILA pixel features
 
 A feature vector of {model.decoder.widths.out} numbers for every pixel of an image of any size: a DPT decoder
-({parameters:,} parameters, in `{MODEL_FILE}`) on the frozen encoder `{model.encoder.name}`, trained on unlabelled
-video by LILA ([arXiv 2604.26488](https://arxiv.org/abs/2604.26488)). {trained}
+({parameters:,} parameters, in `{MODEL_FILE}`) on the frozen encoder `{model.encoder.name}`, after LILA
+([arXiv 2604.26488](https://arxiv.org/abs/2604.26488)). {history}
 
 ```python
 from lila_train import Lila

@@ -238,11 +238,11 @@ def importable(root: Path | None) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        code, readme = (
-            ("the baseline's code", "") if root is None else (f"the code in {root}", f", see {root}/README.md")
-        )
+        code, remedy = "the baseline's code", "install it"
+        if root is not None:
+            code, remedy = f"the code in {root}", f"pip install 'lila-pixels[baselines]', or see {root}/README.md"
         raise LilaError(
-            f"{code} needs a package that is not installed or does not work here ({error}); install it{readme}"
+            f"{code} needs a package that is not installed or does not work here ({error}); {remedy}"
         ) from error
     finally:
         sys.path[:] = path
