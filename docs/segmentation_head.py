@@ -25,7 +25,7 @@ def train(images: Path, masks: Path, weights: str, pixels: int = 2000, steps: in
         labels.append(mask[tuple(places.T)])
     x, y = torch.cat(features), torch.cat(labels).to(model.device)
     head = torch.nn.Linear(model.out_channels, int(y.max()) + 1).to(model.device)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=3e-2)
     for _ in range(steps):
         loss = F.cross_entropy(head(x), y)
         optimizer.zero_grad()
