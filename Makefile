@@ -62,7 +62,7 @@ format: setup  ## format, and fix what ruff can fix
 
 docs: setup  ## the pages and the API reference as a site: site/index.html
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: setup  ## every benchmark on the CPU, ratios measured in one run
 	$(BIN)/python -m tests.benchmarks

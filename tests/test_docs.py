@@ -265,6 +265,20 @@ def test_the_models_of_your_vit_load_and_are_shared(tmp_path: Path, monkeypatch:
     assert names["untrained"].features(names["image"]).shape == (48, 40, 56)
 
 
+def test_the_site_shows_every_page() -> None:
+    """Those of docs/ and those that its hook makes; `make docs` builds it and follows its links."""
+    text = (ROOT / "mkdocs.yml").read_text()
+    hook = (ROOT / "docs/mkdocs_hook.py").read_text()
+    listed = set(re.findall(r"- (?:[\w ]+: )?([\w/-]+\.md)$", text, flags=re.MULTILINE))
+    made = set(re.findall(r'"([\w-]+\.md)": "', hook)) | {
+        f"api/{n}.md" for n in re.findall(r'^    "(\w+)": \(', hook, re.M)
+    }
+    assert listed == {page.name for page in DOCS} | made | {"quickstart.md"}
+    modules = re.findall(r'"((?:stores|lila_cues|lila_train)\.[\w.]+)"', hook)
+    assert len(modules) >= 8
+    assert [name for name in modules if not (ROOT / f"{name.replace('.', '/')}.py").is_file()] == []
+
+
 def test_the_version_is_the_same_everywhere() -> None:
     """Of the package, in the citation and of the newest release in the changelog."""
     (version,) = re.findall(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
