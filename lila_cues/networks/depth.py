@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lila_cues.networks import hub, registry, tiny
 from lila_cues.networks.encoder import DINOV2_OFFSET, interpolate_positions
-from lila_cues.networks.frozen import DepthNetwork, Execution, Settings
+from lila_cues.networks.frozen import DepthNetwork, Execution
 from lila_cues.networks.weights import WEIGHT_FILE, WeightSource, load_network, locate, random_seed
 from stores.errors import LilaError
 
@@ -33,10 +33,7 @@ def load_depth(
     name: str,
     weights: Path | str | None = None,
     device: torch.device | str = "cpu",
-    attention: str = "sdpa",
-    side: int | None = None,
     execution: Execution | None = None,
-    sha256: str | None = None,
 ) -> DepthNetwork:
     """Load a frozen depth network.
 
@@ -44,7 +41,6 @@ def load_depth(
         name: "tiny" or depth_anything_v2_small, _base or _large; "@REVISION" may follow for the hub.
         weights: a local file for tiny, a folder as transformers saves it for Depth Anything, "random:SEED" for
             untrained ones, or None for the package and the hub.
-        side: short side in px at which Depth Anything works; the images' own if None.
 
     The other arguments and the errors are those of `load_encoder`.
     """
@@ -56,65 +52,50 @@ def load_depth(
             f"your own, found {name}; pass one with --depth"
         )
     if entry.is_packaged:
-        return tiny.TinyDepth(*load_network(tiny.DepthCNN, entry, weights, OPTION, sha256=sha256), execution).to(device)
+        return tiny.TinyDepth(*load_network(tiny.DepthCNN, entry, weights, OPTION), execution).to(device)
     if random_seed(weights) is not None:
         size = entry.name.rpartition("_")[2]
-        network, source = load_network(lambda: build(size), entry, weights, OPTION, sha256=sha256)
+        network, source = load_network(lambda: build(size), entry, weights, OPTION)
     elif weights is not None:
-        path, source = locate(entry, Path(weights) / WEIGHT_FILE, OPTION, sha256=sha256)
+        path, source = locate(entry, Path(weights) / WEIGHT_FILE, OPTION)
         network, source = _read(path.parent), replace(source, location=str(path.parent))
     else:
         _, commit = hub.fetch(entry.place, "config.json", revision or None, OPTION)
-        path, source = locate(entry, None, OPTION, commit, sha256)
+        path, source = locate(entry, None, OPTION, commit)
         network = _read(path.parent)
-    return DepthAnything(network, source, side, attention, execution).to(device)
+    return DepthAnything(network, source, execution).to(device)
 
 
 class DepthAnything(DepthNetwork):
     """Depth Anything V2, frozen.
 
-    It runs on sides that are multiples of 14, its patch size: those nearest to the image's own, or, with `side`, to the
-    image scaled to that short side (its authors use 518). Its map is resized to the image's size, and its position
-    embedding with DINOv2's offset, as its authors do and transformers does not (3 % of the map's deviation at 224 px).
+    It runs on the multiples of 14, its patch size, that are nearest to the image's sides. Its map is resized to the
+    image's size, and its position embedding with DINOv2's offset, as its authors do and transformers does not (3 % of
+    the map's deviation at 224 px).
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        network: nn.Module,
-        source: WeightSource,
-        side: int | None = None,
-        attention: str = "sdpa",
-        execution: Execution | None = None,
-    ) -> None:
-        super().__init__(source, execution, attention)
+    def __init__(self, network: nn.Module, source: WeightSource, execution: Execution | None = None) -> None:
+        super().__init__(source, execution)
         self.network = network
         backbone: Any = network.backbone
         backbone.embeddings.interpolate_pos_encoding = partial(_positions, backbone.embeddings)
-        self.side = side
         self._run = self.execution.prepare(network.forward)
         self.register_buffer("mean", torch.tensor(IMAGENET_DEFAULT_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_DEFAULT_STD).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
 
-    @property
-    def settings(self) -> Settings:
-        return {"side": self.side, "attention": self.attention, **super().settings}
-
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b H W"]:
         height, width = images.shape[-2:]
-        size = working_size((height, width), self.side)
-        maps = []
-        for (piece,) in self.execution.batches(images):
-            if size != (height, width):
-                piece = F.interpolate(piece, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
-            with self._attention(), self.execution.autocast(piece.device):
-                q = self._run(pixel_values=(piece - self.mean) / self.std).predicted_depth.float()[:, None]
-            maps.append(F.interpolate(q, size=(height, width), mode="bilinear", align_corners=True)[:, 0])
-        return torch.cat(maps)
+        size = working_size(height, width)
+        if size != (height, width):
+            images = F.interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+        with self.execution.attend(), self.execution.autocast(images.device):
+            q = self._run(pixel_values=(images - self.mean) / self.std).predicted_depth.float()[:, None]
+        return F.interpolate(q, size=(height, width), mode="bilinear", align_corners=True)[:, 0]
 
 
 def _positions(embeddings: Any, tokens: Tensor, height: int, width: int) -> Float[Tensor, "1 n e"]:
@@ -126,11 +107,9 @@ def _positions(embeddings: Any, tokens: Tensor, height: int, width: int) -> Floa
     return torch.cat([learned[:, :1], patches.flatten(2).transpose(1, 2)], dim=1)
 
 
-def working_size(size: tuple[int, int], side: int | None) -> tuple[int, int]:
-    """Return the multiples of the patch size nearest to a size (y, x), scaled to the short side `side` if given."""
-    scale = side / min(size) if side else 1.0
-    height, width = (max(1, round(length * scale / PATCH_SIZE)) * PATCH_SIZE for length in size)
-    return height, width
+def working_size(height: int, width: int) -> tuple[int, int]:
+    """Return the multiples of the patch size that are nearest to the sides of an image."""
+    return max(1, round(height / PATCH_SIZE)) * PATCH_SIZE, max(1, round(width / PATCH_SIZE)) * PATCH_SIZE
 
 
 def _read(folder: Path) -> nn.Module:

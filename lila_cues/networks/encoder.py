@@ -33,7 +33,6 @@ def load_encoder(
     name: str,
     weights: Path | str | None = None,
     device: torch.device | str = "cpu",
-    attention: str = "sdpa",
     execution: Execution | None = None,
     sha256: str | None = None,
 ) -> FrozenEncoder:
@@ -42,7 +41,6 @@ def load_encoder(
     Args:
         name: "tiny", a short name such as dinov2_vits14, or any plain ViT of timm; "@REVISION" may follow for the hub.
         weights: a local file in timm's or the original naming, "random:SEED" for untrained ones, or None for the hub.
-        attention: backend, "sdpa" or "xformers".
         execution: how it is run; float32 and eager if None.
         sha256: the recorded hash that the weights must have.
 
@@ -54,7 +52,7 @@ def load_encoder(
         lambda: _build(entry), entry, weights, OPTION, revision or None, sha256,
         rename=lambda tensors, vit: state_dicts.to_timm(tensors, vit.state_dict().keys()),
     )  # fmt: skip
-    return FrozenEncoder(vit, *_input_settings(entry, vit), source, attention, execution).to(device)
+    return FrozenEncoder(vit, *_input_settings(entry, vit), source, execution).to(device)
 
 
 def encoder_sizes(name: str) -> tuple[int, int]:
@@ -141,10 +139,9 @@ class FrozenEncoder(FrozenNetwork):
         std: tuple[float, ...],
         position_offset: float,
         source: WeightSource,
-        attention: str = "sdpa",
         execution: Execution | None = None,
     ) -> None:
-        super().__init__(source, execution, attention)
+        super().__init__(source, execution)
         self.vit = vit
         self.width = int(vit.embed_dim)
         patch_size = vit.patch_embed.feat_ratio()  # px per token, stride of a convolutional stem included
@@ -171,16 +168,15 @@ class FrozenEncoder(FrozenNetwork):
                 f"expected images with sides that are multiples of {self.patch_size}, the patch size of {self.name}, "
                 f"found {height}×{width}; pad or resize them first"
             )
-        pieces = [self.tokens(piece) for (piece,) in self.execution.batches(images)]
-        return pieces[0] if len(pieces) == 1 else tuple(torch.cat(taps) for taps in zip(*pieces, strict=True))
+        return self.tokens(images)
 
     def grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
         """Return the tokens of the last block alone."""
         return self(images)[-1]
 
     def tokens(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
-        """As `forward`, in one pass and without a check, so that one traced graph serves images of any size."""
-        with self._attention(), self.execution.autocast(images.device):
+        """As `forward`, without its check, so that one traced graph serves images of any size."""
+        with self.execution.attend(), self.execution.autocast(images.device):
             tokens = self._run((images - self.mean) / self.std)
         return tokens if self.execution.precision == "float32" else tuple(tap.float() for tap in tokens)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +34,7 @@ def load_flow(
     weights: Path | str | None = None,
     device: torch.device | str = "cpu",
     updates: int | None = None,
-    enlarge: bool = True,
     execution: Execution | None = None,
-    sha256: str | None = None,
 ) -> FlowNetwork:
     """Load a frozen flow network.
 
@@ -46,7 +43,6 @@ def load_flow(
         weights: a local file in torchvision's or the original naming, "random:SEED" for untrained ones, or None for
             torchvision's own.
         updates: recurrent updates of RAFT; 12 if None.
-        enlarge: whether RAFT enlarges images under 128 px, which it refuses otherwise.
 
     The other arguments and the errors are those of `load_encoder`.
     """
@@ -63,33 +59,27 @@ def load_flow(
     if updates is not None and updates < 1:
         raise LilaError(f"expected at least one update of RAFT, found {updates}; pass more with --flow-updates")
     network, source = load_network(
-        lambda: getattr(optical_flow, name)(weights=None), entry, weights, OPTION, sha256=sha256,
+        lambda: getattr(optical_flow, name)(weights=None), entry, weights, OPTION,
         rename=lambda tensors, network: state_dicts.to_torchvision(tensors),
     )  # fmt: skip
-    return RaftFlow(network, source, updates or 12, enlarge, execution).to(device)
+    return RaftFlow(network, source, updates or 12, execution).to(device)
 
 
 class RaftFlow(FlowNetwork):
     """RAFT, frozen.
 
     Images are scaled to [−1, 1] and padded by replication to multiples of 8. An image with a side under 128 px is
-    enlarged, aspect kept, and its flow scaled back; or refused, where `enlarge` is False.
+    enlarged, aspect kept, and its flow scaled back.
     """
 
     window: Tensor
 
     def __init__(
-        self,
-        network: optical_flow.RAFT,
-        source: WeightSource,
-        updates: int,
-        enlarge: bool = True,
-        execution: Execution | None = None,
+        self, network: optical_flow.RAFT, source: WeightSource, updates: int, execution: Execution | None = None
     ) -> None:
         super().__init__(source, execution)
         self.network = network
         self.updates = updates
-        self.enlarge = enlarge
         offsets = torch.arange(-network.corr_block.radius, network.corr_block.radius + 1).float()
         window = torch.stack(torch.meshgrid(offsets, offsets, indexing="ij"), dim=-1)
         self.register_buffer("window", window, persistent=False)  # n×n offsets in x, y
@@ -100,8 +90,7 @@ class RaftFlow(FlowNetwork):
 
     @property
     def settings(self) -> Settings:
-        small_images = "enlarged" if self.enlarge else "refused"
-        return {"updates": self.updates, "small_images": small_images, **super().settings}
+        return {"updates": self.updates, **super().settings}
 
     def notes(self, size: tuple[int, int]) -> tuple[str, ...]:
         working = self.working_size(size)
@@ -113,16 +102,9 @@ class RaftFlow(FlowNetwork):
         )
 
     def working_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the size (y, x) at which flow is estimated, before padding; LilaError for a size that is refused."""
-        scale = RAFT_SMALLEST / min(size)
-        if scale <= 1:
-            return size
-        if not self.enlarge:
-            raise LilaError(
-                f"expected images of at least {RAFT_SMALLEST}×{RAFT_SMALLEST} px for {self.name}, found "
-                f"{size[0]}×{size[1]}; choose a larger cue grid, let them be enlarged, or use --flow dis"
-            )
-        return (math.ceil(size[0] * scale), math.ceil(size[1] * scale))
+        """Return the size (y, x) at which flow is estimated, before padding."""
+        scale = max(1.0, RAFT_SMALLEST / min(size))
+        return math.ceil(size[0] * scale), math.ceil(size[1] * scale)
 
     @torch.no_grad()
     def between(self, images: Float[Tensor, "f 3 H W"], pairs: Int[Tensor, "p 2"]) -> Float[Tensor, "p 2 H W"]:
@@ -133,13 +115,13 @@ class RaftFlow(FlowNetwork):
         top, left = down // 2, across // 2
         padded = F.pad(resized * 2 - 1, (left, across - left, top, down - top), mode="replicate")
         pairs = devices.upload(pairs, images.device)
-        batches = partial(self.execution.batches, default=default_batch(images.device))
+        batch = default_batch(images.device) or max(1, len(images), len(pairs))
         with self.execution.autocast(images.device):
-            features = torch.cat([self._features(piece) for (piece,) in batches(padded)])
-            context = torch.cat([self._context(piece) for (piece,) in batches(padded)])
+            features = torch.cat([self._features(piece) for piece in padded.split(batch)])
+            context = torch.cat([self._context(piece) for piece in padded.split(batch)])
             flows = [
                 self._run(features[one], features[other], context[one])
-                for one, other in batches(pairs[:, 0], pairs[:, 1])
+                for one, other in (part.unbind(1) for part in pairs.split(batch))
             ]
         flow = torch.cat(flows)[..., top : top + working[0], left : left + working[1]]
         flow = F.interpolate(flow, size=size, mode="bilinear", align_corners=False)

@@ -1,17 +1,15 @@
 """Frozen networks: their base classes, and how one is run: precision, compilation, batch size, attention backend.
 
 A new depth or flow network is one file with a subclass, a row in the registry, and a line in `load_depth` or
-`load_flow`. Every network calls `scaled_dot_product_attention`; the xformers backend answers that call instead, so the
-choice touches no weights and no names.
+`load_flow`.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -34,13 +32,11 @@ Settings = dict[str, str | bool | int | None]
 class FrozenNetwork(nn.Module):
     """A network in eval mode for good, without gradients: a subclass ends `__init__` by `requires_grad_` and `eval`."""
 
-    def __init__(self, source: WeightSource, execution: Execution | None = None, attention: str = "sdpa") -> None:
+    def __init__(self, source: WeightSource, execution: Execution | None = None) -> None:
         super().__init__()
         self.source = source  # for a store's provenance
         self.name = source.network  # that loads it again
         self.execution = execution or Execution()
-        self.attention = attention  # backend, "sdpa" or "xformers"
-        self._attention = attention_backend(attention)
 
     def train(self, mode: bool = True) -> FrozenNetwork:
         """Stay in eval mode, whatever the mode."""
@@ -82,15 +78,22 @@ class Execution:
 
     precision: str = "float32"  # or "bfloat16" or "float16", by autocast
     compiled: bool = False  # by `torch.compile`
-    max_batch: int | None = None  # images (pairs, for flow) per pass; None: the caller's default, or all that are given
+    attention: str = "sdpa"  # backend, or "xformers"
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise LilaError(
                 f"expected a precision among {', '.join(PRECISIONS)}, found {self.precision}; pass one with --precision"
             )
-        if self.max_batch is not None and self.max_batch < 1:
-            raise LilaError(f"expected a max_batch of at least 1 image, found {self.max_batch}")
+        if self.attention not in ("sdpa", "xformers"):
+            raise LilaError(
+                f"expected an attention backend among sdpa, xformers, found {self.attention}; pass --attention sdpa"
+            )
+        self.attend()
+
+    def attend(self) -> AbstractContextManager[object]:
+        """Return the context in which attention runs on the backend; LilaError where that is not installed."""
+        return nullcontext() if self.attention == "sdpa" else _Xformers()
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """Return the context in which a network runs; for float32 the surrounding one stays."""
@@ -101,39 +104,24 @@ class Execution:
         """Return the function, compiled at its first call where `compiled` is set."""
         return torch.compile(function) if self.compiled else function
 
-    def batches(self, *tensors: Tensor, default: int | None = None) -> Iterator[tuple[Tensor, ...]]:
-        """Split the tensors along their first axis into pieces of at most `max_batch`, or `default` if that is None."""
-        size = self.max_batch or default or max(1, len(tensors[0]))
-        return zip(*(tensor.split(size) for tensor in tensors), strict=True)
-
 
 def default_batch(device: torch.device) -> int | None:
     """Return how many of a clip's images or pairs stage one takes at a time; None, on a GPU: all of them."""
     return CPU_BATCH if device.type == "cpu" else None
 
 
-def attention_backend(name: str) -> Callable[[], AbstractContextManager[object]]:
-    """Return a function that makes contexts in which attention runs on the named backend."""
-    if name == "sdpa":
-        return nullcontext
-    if name != "xformers":
-        raise LilaError(f"expected an attention backend among sdpa, xformers, found {name}; pass --attention sdpa")
-    try:
-        ops = importlib.import_module("xformers.ops")
-    except ImportError as error:
-        raise LilaError(
-            "expected xformers for --attention xformers, but it is not installed; "
-            "install it with pip install 'lila-pixels[gpu]', or pass --attention sdpa"
-        ) from error
-    return lambda: _Xformers(ops)
-
-
 class _Xformers(TorchFunctionMode):
     """Runs attention without mask, dropout or causality on xformers; all other calls stay with PyTorch."""
 
-    def __init__(self, ops: ModuleType) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.ops = ops
+        try:
+            self.ops = importlib.import_module("xformers.ops")
+        except ImportError as error:
+            raise LilaError(
+                "expected xformers for --attention xformers, but it is not installed; "
+                "install it with pip install 'lila-pixels[gpu]', or pass --attention sdpa"
+            ) from error
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None

@@ -101,4 +101,4 @@ class TinyDepth(DepthNetwork):
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b H W"]:
         with self.execution.autocast(images.device):
-            return torch.cat([self._run(piece).float() for (piece,) in self.execution.batches(images)])
+            return self._run(images).float()

@@ -44,12 +44,8 @@ class Networks:
 
     def records(self) -> Records:
         """Return name, origin, revision, hash and licence of each network's weights, and how it is run."""
-        settings = {"attention": self.encoder.attention, **self.encoder.settings}
-        return {
-            "encoder": {**self.encoder.source.to_dict(), "settings": settings},
-            "depth": {**self.depth.source.to_dict(), "settings": self.depth.settings},
-            "flow": {**self.flow.source.to_dict(), "settings": self.flow.settings},
-        }
+        networks = {"encoder": self.encoder, "depth": self.depth, "flow": self.flow}
+        return {kind: {**network.source.to_dict(), "settings": network.settings} for kind, network in networks.items()}
 
     def facts(self, config: BuildConfig, device: str) -> NetworkFacts:
         """Return what to record of these networks, and warnings about images of the cues' size."""
@@ -89,12 +85,12 @@ def load_networks(config: BuildConfig, device: str) -> Networks:
     from lila_cues.networks import load_depth, load_encoder, load_flow
     from lila_cues.networks.frozen import Execution
 
-    attention, execution = config.attention, Execution(config.precision, config.compile)
+    execution = Execution(config.precision, config.compile, config.attention)
     depth: DepthNetwork | DepthFiles | None = None
     if config.depth.startswith(DEPTH_FILES):  # checked before networks are loaded
         depth = DepthFiles(Path(config.depth.removeprefix(DEPTH_FILES)))
-    encoder = load_encoder(config.encoder, config.encoder_weights, device, attention, execution)
-    flow = load_flow(config.flow, config.flow_weights, device, updates=config.flow_updates, execution=execution)
+    encoder = load_encoder(config.encoder, config.encoder_weights, device, execution)
+    flow = load_flow(config.flow, config.flow_weights, device, config.flow_updates, execution)
     if depth is None:
-        depth = load_depth(config.depth, config.depth_weights, device, attention, execution=execution)
+        depth = load_depth(config.depth, config.depth_weights, device, execution)
     return Networks(encoder, flow, depth)

@@ -114,12 +114,12 @@ class OnlineCues:
             with execution.autocast(device):
                 return encoder.grid(images)
 
-        raft = load_flow(flow["network"], _place(flow), device, updates, execution=execution, sha256=flow["sha256"])
+        raft = load_flow(flow["network"], _place(flow), device, updates, execution)
         from_files = depth["network"] == "files"
         teachers = Teachers(
             encode,
             raft.between,
-            None if from_files else load_depth(depth["network"], _place(depth), device, execution=execution),
+            None if from_files else load_depth(depth["network"], _place(depth), device, execution),
         )
         return cls(teachers, refinement, config)
 

@@ -27,8 +27,8 @@ def source_of(name: str) -> WeightSource:
 class Patches:
     """The mean colour of each 8×8 patch, times 1, 2, 3, … 8 in turn: channel 3k + c is colour c times k + 1."""
 
-    name, width, patch_size, source = "patches", 24, 8, source_of("patches")
-    attention, settings = "sdpa", {"precision": "float32"}
+    name, width, patch_size = "patches", 24, 8
+    source, settings = source_of("patches"), {"precision": "float32"}
 
     def grid(self, images: Tensor) -> Tensor:
         mean = torch.nn.functional.avg_pool2d(images, 8)

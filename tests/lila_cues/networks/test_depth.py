@@ -111,29 +111,24 @@ def test_map_has_the_size_of_the_image(folder: Path, size: tuple[int, int]) -> N
 
 
 def test_working_size_is_the_nearest_in_patches() -> None:
-    assert working_size((224, 224), None) == (224, 224)
-    assert working_size((50, 71), None) == (56, 70)
-    assert working_size((3, 200), None) == (14, 196)
-    assert working_size((480, 854), 518) == (518, 924)
+    assert working_size(224, 224) == (224, 224)
+    assert working_size(50, 71) == (56, 70)
+    assert working_size(3, 200) == (14, 196)
 
 
-def test_side_sets_the_working_size(folder: Path) -> None:
-    images = _images(1, 28, 28)
-    fine = load_depth(NAME, folder, side=56)
-    enlarged = F.interpolate(images, size=(56, 56), mode="bicubic", antialias=True).clamp(0, 1)
-    expected = F.interpolate(
-        load_depth(NAME, folder)(enlarged)[:, None], size=(28, 28), mode="bilinear", align_corners=True
-    )[:, 0]
-    torch.testing.assert_close(fine(images), expected, atol=1e-5, rtol=1e-5)
-    assert fine.settings["side"] == 56
+def test_other_sizes_are_resized_to_the_working_size_and_back(folder: Path) -> None:
+    images, network = _images(1, 31, 31), load_depth(NAME, folder)
+    resized = F.interpolate(images, size=(28, 28), mode="bicubic", antialias=True).clamp(0, 1)
+    expected = F.interpolate(network(resized)[:, None], size=(31, 31), mode="bilinear", align_corners=True)[:, 0]
+    torch.testing.assert_close(network(images), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", [NAME, "tiny"])
 def test_items_of_a_batch_are_independent(name: str, folder: Path) -> None:
     weights = folder if name == NAME else "random:1"
-    images = _images(3, 48, 64)
-    pieces = load_depth(name, weights, execution=Execution(max_batch=2))
-    torch.testing.assert_close(pieces(images), load_depth(name, weights)(images), atol=1e-5, rtol=1e-4)
+    images, network = _images(3, 48, 64), load_depth(name, weights)
+    pieces = torch.cat([network(images[:2]), network(images[2:])])
+    torch.testing.assert_close(pieces, network(images), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", [NAME, "tiny"])
@@ -248,13 +243,6 @@ def test_metric_depth_and_other_patches_are_refused(tmp_path: Path) -> None:
             LilaError, match=rf"relative inverse depth on patches of 14 px in .*{kind} depth on {patch} px"
         ):
             load_depth(NAME, tmp_path / kind)
-
-
-def test_weights_of_another_hash_are_refused(folder: Path) -> None:
-    with pytest.raises(
-        LilaError, match=r"recorded weights with SHA-256 0000000000000000…, found \w+… in .*safetensors"
-    ):
-        load_depth(NAME, folder, sha256="0" * 64)
 
 
 def _images(count: int, height: int, width: int) -> Tensor:

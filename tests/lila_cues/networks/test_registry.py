@@ -10,7 +10,6 @@ from types import ModuleType
 
 import pytest
 import timm
-import torch
 
 import lila_cues.networks
 from lila_cues.cli import plan
@@ -104,15 +103,6 @@ def test_networks_and_images_import_no_library_of_one_network() -> None:
 def test_execution_checks_its_settings() -> None:
     with pytest.raises(LilaError, match="precision among float32, bfloat16, float16, found int8"):
         Execution("int8")
-    with pytest.raises(LilaError, match="max_batch of at least 1 image, found 0"):
-        Execution(max_batch=0)
-
-
-def test_batches_are_split_in_order() -> None:
-    pieces = list(Execution(max_batch=2).batches(torch.arange(5), torch.arange(5) * 10))
-    assert [piece[0].tolist() for piece in pieces] == [[0, 1], [2, 3], [4]]
-    assert [piece[1].tolist() for piece in pieces] == [[0, 10], [20, 30], [40]]
-    assert len(list(Execution().batches(torch.arange(5)))) == 1
 
 
 COMPILED = """
