@@ -128,7 +128,7 @@ class Config(BaseModel):
     def help(cls, name: str) -> str:
         """Return the help text of a field's option: its description, and its default unless that is none or false."""
         field = cls.model_fields[name]
-        shown = not field.is_required() and field.default is not None and field.default is not False
+        shown = not field.is_required() and _format(field.default) not in ("", "none", "false")
         return f"{field.description} Default: {_format(field.default)}." if shown else field.description or ""
 
     @classmethod

@@ -45,88 +45,53 @@ def _of_profile(name: str) -> str:
     return f"{BuildConfig.model_fields[name].description} Default: the profile's."
 
 
-# The options of `build` and of `plan`. None: as the profile has it, or the setting's own default.
+# None stands for the value of the profile, or for the setting's own default.
 PROFILE = "Networks and sizes: tiny, small, base or large. Default: small on a GPU; tiny on a CPU and for the demo."
 SET = "Any other setting, such as channels=32; may be given more than once. `lila-cues profiles NAME` lists them."
 WORKERS = "Number of processes on this machine, sharing its GPUs or cores. Default: this process."
 CLIPS_PER_PASS = "Clips that pass the networks at once. Default: 1; on a GPU up to 4, by its free memory."
+CONFIG = "Another store, to take its settings; no --profile then."
+MAX_FAILURES = "Stop when more clips than this fail. Default: no limit."
+SCHEDULER_FILE = "File that `dask scheduler --scheduler-file` wrote."
+DRY_RUN = "Check this process, or every worker, print what it says; no build."
 SHARD = "Build share I of N of the tasks, I from 0; a SLURM array needs no scheduler. Default: all tasks."
-
-Dataset = Annotated[str, data(metavar="NAME", help=BuildConfig.help("dataset"))]
-Root = Annotated[Path | None, data(help="Dataset directory. Default: $LILA_DATA/NAME, else data/NAME.")]
-StorePath = Annotated[Path | None, data("--store", help="Store directory. Default: cues/NAME.zarr.")]
-Limit = Annotated[int | None, data(help=BuildConfig.help("limit"))]
-Seed = Annotated[int | None, data(help=BuildConfig.help("seed"))]
-Decoder = Annotated[str | None, data(help=BuildConfig.help("decoder"))]
-MaxGap = Annotated[int | None, data(help=BuildConfig.help("max_gap"))]
-ExtraCues = Annotated[str | None, data(metavar="NAMES", help=BuildConfig.help("extra_cues"))]
-Profile = Annotated[str | None, network(help=PROFILE)]
-Encoder = Annotated[str | None, network(help=_of_profile("encoder"))]
-EncoderWeights = Annotated[str | None, network(help=BuildConfig.help("encoder_weights"))]
-Depth = Annotated[str | None, network(help=_of_profile("depth"))]
-DepthWeights = Annotated[str | None, network(help=BuildConfig.help("depth_weights"))]
-Flow = Annotated[str | None, network(help=_of_profile("flow"))]
-FlowWeights = Annotated[str | None, network(help=BuildConfig.help("flow_weights"))]
-FlowUpdates = Annotated[int | None, network(help=_of_profile("flow_updates"))]
-Attention = Annotated[str | None, network(help=BuildConfig.help("attention"))]
-Precision = Annotated[str | None, network(help=BuildConfig.help("precision"))]
-Compile = Annotated[bool | None, network("--compile", help=BuildConfig.help("compile"))]
-Set = Annotated[list[str] | None, network("--set", metavar="NAME=VALUE", help=SET)]
-ConfigFile = Annotated[Path | None, network("--config", help="Another store, to take its settings; no --profile then.")]
-Device = Annotated[str, running(help="auto (a GPU if there is one), cpu, cuda, cuda:1 …")]
-ClipsPerPass = Annotated[int | None, running(min=1, help=CLIPS_PER_PASS)]
-RgbCodec = Annotated[str | None, stored(help=BuildConfig.help("rgb_codec"))]
-BaseSize = Annotated[int | None, stored(help=_of_profile("base_size"))]
-FeatureSize = Annotated[int | None, stored(help=_of_profile("feature_size"))]
-ShardClips = Annotated[int | None, stored(help=BuildConfig.help("shard_clips"))]
-OnlyFailed = Annotated[bool, running("--only-failed", help="Retry the failed clips, build no others.")]
-MaxFailures = Annotated[int | None, running(min=0, help="Stop when more clips than this fail. Default: no limit.")]
-Workers = Annotated[int | None, running(min=1, help=WORKERS)]
-Scheduler = Annotated[str | None, running(metavar="ADDRESS", help="Address of a running Dask scheduler.")]
-SchedulerFile = Annotated[
-    Path | None, running(metavar="FILE", help="File that `dask scheduler --scheduler-file` wrote.")
-]
-DryRun = Annotated[
-    bool, running("--dry-run", help="Check this process, or every worker, print what it says; no build.")
-]
-Shard = Annotated[str | None, running(metavar="I/N", help=SHARD)]
 
 
 def build(
-    dataset: Dataset,
-    root: Root = None,
-    store: StorePath = None,
-    limit: Limit = None,
-    seed: Seed = None,
-    decoder: Decoder = None,
-    max_gap: MaxGap = None,
-    extra_cues: ExtraCues = None,
-    profile: Profile = None,
-    encoder: Encoder = None,
-    encoder_weights: EncoderWeights = None,
-    depth: Depth = None,
-    depth_weights: DepthWeights = None,
-    flow: Flow = None,
-    flow_weights: FlowWeights = None,
-    flow_updates: FlowUpdates = None,
-    attention: Attention = None,
-    precision: Precision = None,
-    compile: Compile = None,
-    rgb_codec: RgbCodec = None,
-    base_size: BaseSize = None,
-    feature_size: FeatureSize = None,
-    shard_clips: ShardClips = None,
-    set_: Set = None,
-    config: ConfigFile = None,
-    device: Device = "auto",
-    clips_per_pass: ClipsPerPass = None,
-    only_failed: OnlyFailed = False,
-    max_failures: MaxFailures = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    scheduler_file: SchedulerFile = None,
-    shard: Shard = None,
-    dry_run: DryRun = False,
+    dataset: Annotated[str, data(metavar="NAME", help=BuildConfig.help("dataset"))],
+    root: Annotated[Path | None, data(help="Dataset directory. Default: $LILA_DATA/NAME, else data/NAME.")] = None,
+    store: Annotated[Path | None, data("--store", help="Store directory. Default: cues/NAME.zarr.")] = None,
+    limit: Annotated[int | None, data(help=BuildConfig.help("limit"))] = None,
+    seed: Annotated[int | None, data(help=BuildConfig.help("seed"))] = None,
+    decoder: Annotated[str | None, data(help=BuildConfig.help("decoder"))] = None,
+    max_gap: Annotated[int | None, data(help=BuildConfig.help("max_gap"))] = None,
+    extra_cues: Annotated[str | None, data(metavar="NAMES", help=BuildConfig.help("extra_cues"))] = None,
+    profile: Annotated[str | None, network(help=PROFILE)] = None,
+    encoder: Annotated[str | None, network(help=_of_profile("encoder"))] = None,
+    encoder_weights: Annotated[str | None, network(help=BuildConfig.help("encoder_weights"))] = None,
+    depth: Annotated[str | None, network(help=_of_profile("depth"))] = None,
+    depth_weights: Annotated[str | None, network(help=BuildConfig.help("depth_weights"))] = None,
+    flow: Annotated[str | None, network(help=_of_profile("flow"))] = None,
+    flow_weights: Annotated[str | None, network(help=BuildConfig.help("flow_weights"))] = None,
+    flow_updates: Annotated[int | None, network(help=_of_profile("flow_updates"))] = None,
+    attention: Annotated[str | None, network(help=BuildConfig.help("attention"))] = None,
+    precision: Annotated[str | None, network(help=BuildConfig.help("precision"))] = None,
+    compile: Annotated[bool | None, network("--compile", help=BuildConfig.help("compile"))] = None,
+    rgb_codec: Annotated[str | None, stored(help=BuildConfig.help("rgb_codec"))] = None,
+    base_size: Annotated[int | None, stored(help=_of_profile("base_size"))] = None,
+    feature_size: Annotated[int | None, stored(help=_of_profile("feature_size"))] = None,
+    shard_clips: Annotated[int | None, stored(help=BuildConfig.help("shard_clips"))] = None,
+    set_: Annotated[list[str] | None, network("--set", metavar="NAME=VALUE", help=SET)] = None,
+    config: Annotated[Path | None, network("--config", help=CONFIG)] = None,
+    device: Annotated[str, running(help="auto (a GPU if there is one), cpu, cuda, cuda:1 …")] = "auto",
+    clips_per_pass: Annotated[int | None, running(min=1, help=CLIPS_PER_PASS)] = None,
+    only_failed: Annotated[bool, running("--only-failed", help="Retry the failed clips, build no others.")] = False,
+    max_failures: Annotated[int | None, running(min=0, help=MAX_FAILURES)] = None,
+    workers: Annotated[int | None, running(min=1, help=WORKERS)] = None,
+    scheduler: Annotated[str | None, running(metavar="ADDRESS", help="Address of a running Dask scheduler.")] = None,
+    scheduler_file: Annotated[Path | None, running(metavar="FILE", help=SCHEDULER_FILE)] = None,
+    shard: Annotated[str | None, running(metavar="I/N", help=SHARD)] = None,
+    dry_run: Annotated[bool, running("--dry-run", help=DRY_RUN)] = False,
 ) -> None:
     """Build a cue store from videos: depth, flow both ways, and refined encoder features.
 

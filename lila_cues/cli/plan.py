@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from inspect import signature
 from typing import Annotated, Any
 
 import typer
@@ -24,83 +25,52 @@ CLIPS_IN_MEMORY = 40  # on many cores: 24 decoded ahead of the networks, 16 pred
 RATE = "Frames per second of one device through all networks, which a short build tells. Default: none, and no hours."
 
 
-def plan(
-    dataset: options.Dataset,
-    root: options.Root = None,
-    store: options.StorePath = None,
-    limit: options.Limit = None,
-    seed: options.Seed = None,
-    decoder: options.Decoder = None,
-    max_gap: options.MaxGap = None,
-    extra_cues: options.ExtraCues = None,
-    profile: options.Profile = None,
-    encoder: options.Encoder = None,
-    encoder_weights: options.EncoderWeights = None,
-    depth: options.Depth = None,
-    depth_weights: options.DepthWeights = None,
-    flow: options.Flow = None,
-    flow_weights: options.FlowWeights = None,
-    flow_updates: options.FlowUpdates = None,
-    attention: options.Attention = None,
-    precision: options.Precision = None,
-    compile: options.Compile = None,
-    rgb_codec: options.RgbCodec = None,
-    base_size: options.BaseSize = None,
-    feature_size: options.FeatureSize = None,
-    shard_clips: options.ShardClips = None,
-    set_: options.Set = None,
-    config: options.ConfigFile = None,
-    device: options.Device = "auto",
-    clips_per_pass: options.ClipsPerPass = None,
-    only_failed: options.OnlyFailed = False,
-    max_failures: options.MaxFailures = None,
-    workers: options.Workers = None,
-    scheduler: options.Scheduler = None,
-    scheduler_file: options.SchedulerFile = None,
-    shard: options.Shard = None,
-    dry_run: options.DryRun = False,
-    rate: Annotated[float | None, options.running(help=RATE)] = None,
-) -> None:
+def plan(rate: Annotated[float | None, options.running(help=RATE)] = None, **arguments: Any) -> None:
     """Print frames, bytes, files, memory and free disk of a build, and what saves most; exit status 2 if it cannot fit.
 
     Takes every option of `lila-cues build`: replace `build` by `plan` in a command to see what it will take.
     """
-    resolved, run_options = options.resolve(locals())
+    config, run_options = options.resolve(arguments)
     if rate is not None and rate <= 0:
         raise StoreError(f"the rate is {rate} frames per second; give one above 0")
     from lila_cues.pipeline.build import plan_build
 
     path = run_options.store
     assert path is not None
-    clips, done, levers = options.list_clips(resolved, run_options), 0.0, list[str]()
+    clips, done, levers = options.list_clips(config, run_options), 0.0, list[str]()
     if path.exists():
         existing = stores.open(path)
         wanted = make_plan(existing.spec, existing.n_clips)
         n_clips, done = existing.n_clips, float((existing.statuses() != ABSENT).mean())
     else:
-        n_clips, wanted = len(clips), plan_build(resolved, len(clips))
-        levers = list(_levers(resolved, wanted, n_clips, rate, options.enlarged_side(resolved, run_options, clips)))
+        n_clips, wanted = len(clips), plan_build(config, len(clips))
+        levers = list(_levers(config, wanted, n_clips, rate, options.enlarged_side(config, run_options, clips)))
     free = require_room(wanted, path, done)
     out.print(bold(str(path)), f"{done:.0%} of it done" if done else "")
-    out.print(f"clips        {n_clips:,}")
-    out.print(f"frames       {wanted.frames:,}, {wanted.pairs:,} pairs")
-    out.print(
-        f"bytes        about {readable(wanted.total_bytes)}, {readable(wanted.largest_bytes)} if nothing compresses"
-    )
+    rows = [
+        ("clips", f"{n_clips:,}"),
+        ("frames", f"{wanted.frames:,}, {wanted.pairs:,} pairs"),
+        ("bytes", f"about {readable(wanted.total_bytes)}, {readable(wanted.largest_bytes)} if nothing compresses"),
+    ]
     for name, size in sorted(wanted.array_bytes.items(), key=lambda item: -item[1]):
         if size * 100 >= wanted.total_bytes:
-            out.print(f"             {readable(size):>9}  {name}")
-    out.print(f"files        {wanted.files:,} in {wanted.tasks:,} tasks")
-    memory = readable(wanted.clip_memory_bytes)
-    out.print(
-        f"memory       about {memory} per clip in progress, at most {CLIPS_IN_MEMORY} of them, beside the networks"
-    )
-    out.print(f"free disk    {readable(free)}")
+            rows.append(("", f"{readable(size):>9}  {name}"))
+    in_memory = f"{readable(wanted.clip_memory_bytes)} per clip in progress, at most {CLIPS_IN_MEMORY} of them"
+    rows += [
+        ("files", f"{wanted.files:,} in {wanted.tasks:,} tasks"),
+        ("memory", f"about {in_memory}, beside the networks"),
+        ("free disk", readable(free)),
+    ]
     if rate is not None:
         gpu_hours = wanted.frames / rate / 3600
         hours = f"{gpu_hours:.3g}" if gpu_hours >= 0.001 else "under 0.001"
-        out.print(f"GPU hours    {hours} at {rate:g} frames/s on one device (--rate)")
-    out.print("\n".join(levers))
+        rows.append(("GPU hours", f"{hours} at {rate:g} frames/s on one device (--rate)"))
+    out.print("\n".join([*(f"{name:<12} {text}" for name, text in rows), *levers]))
+
+
+_own = [parameter for name, parameter in signature(plan, eval_str=True).parameters.items() if name != "arguments"]
+_shared = signature(options.build, eval_str=True)
+plan.__signature__ = _shared.replace(parameters=[*_shared.parameters.values(), *_own])  # type: ignore[attr-defined]
 
 
 FINE_SIZES = {"encoder_size": 476, "depth_size": 518, "flow_size": 480}  # close to the base crop's own resolution
