@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stores.public import lazy_names
+from stores import lazy_names
 
 if TYPE_CHECKING:
     from lila_cues.networks.depth import load_depth as load_depth

@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -123,6 +123,11 @@ def writer_may_live(path: Path) -> bool:
         return time.time() - path.lstat().st_mtime < _DAY
     except (ProcessLookupError, FileNotFoundError):
         return False
+
+
+def remove_leftovers(paths: Iterable[Path]) -> int:
+    """Remove temporary files and folders whose writers have ended; return their number."""
+    return sum(atomic.discard(path) for path in paths if not writer_may_live(path))
 
 
 class Ledger:

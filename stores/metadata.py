@@ -9,6 +9,10 @@ claims              the lock file, see `locks`
 scratch/TASK-TIME-WRITER/    shards being written
 
 The names are memory-mapped, not read: opening 650,000 clips takes as long as opening 100.
+
+Version 1 of the format is read, and converted by `merge`, but neither written nor repaired. It differs by one nested
+attribute of the root document, by clip names in a text file, and by ledger records without names and checksums of
+shards.
 """
 
 from __future__ import annotations
@@ -26,7 +30,6 @@ import numpy as np
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from stores import version1
 from stores.backends import Files
 from stores.encodings import CHECKSUM_BYTES, Cast, ChecksumError, canonical_json, crc32c, verified
 from stores.errors import StoreError
@@ -36,6 +39,7 @@ ROOT_KEY = "zarr.json"
 ROOT_COPY_KEY = "clips/header.json"
 STATUS_KEY = "status/c.0"
 NAMES_KEY = "clip_name/c.0.0"
+VERSION_1, NAMES_KEY_1 = 1, "clips/names.txt"  # one name per line
 LOCKS = "claims"
 SCRATCH = "scratch"
 _NAME = re.compile(r"[^\n\0\ud800-\udfff]+")  # what UTF-8 encodes
@@ -104,23 +108,23 @@ def parse_header(data: bytes, location: str) -> Header:
     """Return the header in the root document `data` of the store at `location`; other attributes are ignored."""
     try:
         source = json.loads(data)["attributes"]
-        old = version1.ATTRIBUTE in source
-        source = source[version1.ATTRIBUTE] if old else source
+        old = "lila" in source
+        source = source["lila"] if old else source
         form, version = source["format"], source["version" if old else "format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(
             f"{location} is not a cue store, or its zarr.json is damaged: it has no attribute 'format'; "
             "name a folder that `lila-cues build` wrote, or run `lila-cues repair` on it"
         ) from error
-    if form != FORMAT or version != (version1.VERSION if old else VERSION):
+    if form != FORMAT or version != (VERSION_1 if old else VERSION):
         raise StoreError(
             f"{location} is in format {form} version {version}, this program reads {FORMAT} up to version {VERSION}; "
             + ("update lila-pixels" if isinstance(version, int) and version > VERSION else "build the store again")
         )
     try:
-        if (version1.checksum(source) if old else _checksum(source)) != source["crc32c"]:
+        if _checksum(source, [*source.keys() - {"crc32c"}] if old else _CHECKED) != source["crc32c"]:
             raise ValueError("their checksum does not match")
-        attributes = version1.upgrade(source) if old else source
+        attributes = _of_version_1(source) if old else source
         return Header(
             spec=StoreSpec.from_dict(json.loads(attributes["spec"])),
             n_clips=attributes["n_clips"],
@@ -138,8 +142,15 @@ def parse_header(data: bytes, location: str) -> Header:
         ) from error
 
 
-def _checksum(attributes: dict[str, Any]) -> int:
-    return crc32c(canonical_json({name: attributes[name] for name in _CHECKED}))
+def _of_version_1(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the attributes of version 1 as version 2 names them, without the size of a name's row."""
+    documents = {name: canonical_json(body[name]).decode() for name in ("spec", "fingerprint", "provenance")}
+    clips = body["clips"]
+    return {"n_clips": clips["count"], "clip_name_bytes": 1, "clip_name_crc32c": clips["names_crc32c"], **documents}
+
+
+def _checksum(attributes: dict[str, Any], names: Sequence[str] = _CHECKED) -> int:
+    return crc32c(canonical_json({name: attributes[name] for name in names}))
 
 
 def decode_statuses(data: bytes, location: str) -> np.ndarray:
@@ -170,14 +181,14 @@ class ClipNames:
     """
 
     def __init__(self, files: Files, header: Header) -> None:
-        key = NAMES_KEY if header.version == VERSION else version1.NAMES_KEY
+        key = NAMES_KEY if header.version == VERSION else NAMES_KEY_1
         with _explain_damage(files, key):
             data = files.mapped(key)
             if header.version == VERSION:
                 encoded, checksum = verified(data), int.from_bytes(data[-CHECKSUM_BYTES:], "little")
                 encoded = encoded[: header.n_clips * header.name_bytes].view(f"S{header.name_bytes}")
             else:
-                encoded, checksum = version1.clip_names(data[:])
+                encoded, checksum = np.array(data[:].split(b"\n")[:-1]), crc32c(data[:])
             if checksum != header.names_crc32c or len(encoded) != header.n_clips:
                 raise ChecksumError("it is not the list that zarr.json records")
         self.encoded: np.ndarray = encoded

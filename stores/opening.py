@@ -8,6 +8,7 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from stores.atomic import explain_os_errors, require_local, sync_to_disk
 from stores.config import differences
 from stores.encodings import canonical_json, crc32c, with_checksum
 from stores.errors import StoreError
-from stores.ledger import folders, writer_id, writer_may_live
+from stores.ledger import folders, remove_leftovers, writer_id
 from stores.metadata import Header, encode_clip_names
 from stores.repair import sweep
 from stores.spec import StoreSpec
@@ -52,8 +53,9 @@ def create(
     files[metadata.NAMES_KEY] = with_checksum(names.tobytes())
     files[metadata.ROOT_COPY_KEY] = files[metadata.ROOT_KEY]
     files[metadata.STATUS_KEY] = with_checksum(bytes(len(clips)))
-    _remove_dead_drafts(root)
-    draft = root.with_name(_draft_prefix(root) + writer_id())
+    prefix = f".{root.name}.new-"
+    remove_leftovers(root.parent.glob(f"{escape(prefix)}*:[0-9]*"))  # drafts of killed builders
+    draft = root.with_name(prefix + writer_id())
     with explain_os_errors(root.parent, f"creating the store {root.name}"):
         try:
             draft.mkdir(parents=True, exist_ok=True)
@@ -75,19 +77,6 @@ def create(
             raise
         sync_to_disk(root.parent)
     return open(root)
-
-
-def _draft_prefix(root: Path) -> str:
-    return f".{root.name}.new-"
-
-
-def _remove_dead_drafts(root: Path) -> None:
-    """Remove drafts of this store that killed builders left."""
-    for draft in root.parent.iterdir() if root.parent.is_dir() else ():
-        with contextlib.suppress(FileNotFoundError):
-            is_draft = draft.name.startswith(_draft_prefix(root)) and draft.name.rpartition(":")[2].isdigit()
-            if is_draft and not writer_may_live(draft):
-                shutil.rmtree(draft, ignore_errors=True)
 
 
 def open_or_create(

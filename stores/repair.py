@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from stores import ledger, locks, metadata, verify
-from stores.atomic import atomic_write, discard, explain_os_errors, require_local
+from stores.atomic import atomic_write, explain_os_errors, require_local
 from stores.backends import LocalFiles
 from stores.encodings import crc32c, with_checksum
 from stores.errors import LilaError, StoreError, UnreadableError
-from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord, writer_id, writer_may_live
+from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord, remove_leftovers, writer_id
 from stores.metadata import LOCKS, NAMES_KEY, ROOT_COPY_KEY, ROOT_KEY, SCRATCH, encode_clip_names
 from stores.shards import digest, open_shards, read_clip
 from stores.store import CueStore, open
@@ -172,7 +172,10 @@ def _repair_task(store: CueStore, task: int, suspects: frozenset[int], published
         listed = (store.ledger.keys(only=task) or {}).get(task)
         statuses = list(map(int, listed[3])) if listed else published[clips.start : clips.stop].tolist()
         claimed = {clip for clip, status in zip(clips, statuses, strict=False) if status == COMPLETE}
-        yield from _clear_places(store, _task_keys(store, task))
+        records = [name for name in store.files.names(ledger.folder(task)) or () if name.startswith(f"{task:07d}-")]
+        yield from _clear_places(
+            store, [*store.shard_keys(task), *(f"{ledger.folder(task)}/{name}" for name in records)]
+        )
         try:
             record, what = _usable_record(store, task, listed, statuses)
         except UnreadableError:  # a finding of its own
@@ -193,13 +196,6 @@ def _repair_task(store: CueStore, task: int, suspects: frozenset[int], published
             ledger.publish(root, record, root / SCRATCH / f"record-{writer_id()}")
             what = what or ("damaged clips are marked as absent" if marked else "its shards are recorded anew")
             yield Finding("repaired", f"task {task}", what, tuple(sorted(marked | (claimed - complete))))
-
-
-def _task_keys(store: CueStore, task: int) -> list[str]:
-    """Return the keys of a task's shards and of all its records."""
-    folder = ledger.folder(task)
-    records = [f"{folder}/{name}" for name in store.files.names(folder) or () if name.startswith(f"{task:07d}-")]
-    return [array.shard_key(task) for array in store.arrays.values()] + records
 
 
 def _usable_record(
@@ -247,6 +243,4 @@ def _usable_record(
 
 def sweep(store: CueStore) -> int:
     """Remove from `scratch` what dead builders left, and anything else; return the number of entries."""
-    scratch = Path(store.path, SCRATCH)
-    left = [scratch / name for name in store.files.names(SCRATCH) or ()]
-    return sum(discard(path) for path in left if not writer_may_live(path))
+    return remove_leftovers(Path(store.path, SCRATCH, name) for name in store.files.names(SCRATCH) or ())

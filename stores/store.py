@@ -12,7 +12,7 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from stores import encodings, locks, metadata, version1
+from stores import encodings, locks, metadata
 from stores.atomic import atomic_write, explain_os_errors
 from stores.backends import Files, LocalFiles, RemoteFiles
 from stores.cues import PairCues
@@ -80,6 +80,10 @@ class CueStore:
         start = task * self.spec.shard_clips
         return range(start, min(start + self.spec.shard_clips, self.n_clips))
 
+    def shard_keys(self, task: int) -> list[str]:
+        """Return the paths of a task's shards within the store."""
+        return [array.shard_key(task) for array in self.arrays.values()]
+
     def statuses(self) -> np.ndarray:
         """Return uint8 (n_clips,): 0 absent, 1 complete, 2 failed; read anew at each call."""
         self._statuses = self.ledger.statuses()
@@ -146,7 +150,7 @@ class CueStore:
 
     def require_current(self) -> None:
         """Raise StoreError if the store is in a version of the format that is only read."""
-        if self.header.version == version1.VERSION:
+        if self.header.version == metadata.VERSION_1:
             raise StoreError(
                 f"{self.path} is in version 1 of the format, which is read but neither written nor repaired; "
                 f"convert it with `lila-cues merge NEW {self.path}`"

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -41,13 +42,8 @@ class Finding:
 
     def __str__(self) -> str:
         """Return one line; clips (0, 1, 2, 3, 7) are written as 0-3, 7."""
-        ranges: list[list[int]] = []
-        for clip in self.clips:
-            if ranges and clip == ranges[-1][1] + 1:
-                ranges[-1][1] = clip
-            else:
-                ranges.append([clip, clip])
-        clips = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+        runs = [[clip for _, clip in run] for _, run in groupby(enumerate(self.clips), lambda each: each[1] - each[0])]
+        clips = ", ".join(f"{run[0]}-{run[-1]}" if run[1:] else str(run[0]) for run in runs)
         return f"{self.kind}: {self.where}: {self.what}" + (f" (clips {clips})" if clips else "")
 
 
@@ -79,9 +75,7 @@ def check_documents(store: CueStore) -> Iterator[Finding]:
             continue
         if what is not None:
             yield Finding("document", key, what)
-    for key in other_keys(store):
-        if (path := store.files.in_the_way(key)) is not None:
-            yield Finding("document", key, f"{path} is in its way")
+    yield from _check_places(store, "document", other_keys(store))
     yield from _check_records(store)
 
 
@@ -166,7 +160,7 @@ def check_task(
         return
     n_clips = len(store.task_clips(task))
     if record is None:
-        yield from check_places(store, task)
+        yield from _check_places(store, "shard", store.shard_keys(task), task)
     elif record.fingerprint != store.header.digest:
         yield Finding("ledger", record.key, "it was written with other settings than the store's", task=task)
     elif len(record.clips) != n_clips:
@@ -176,12 +170,11 @@ def check_task(
         yield from check_clips(store, record, level)
 
 
-def check_places(store: CueStore, task: int) -> Iterator[Finding]:
-    """Check that the shards of a task without complete clips can be written."""
-    for spec in store.arrays.values():
-        key = spec.shard_key(task)
+def _check_places(store: CueStore, kind: str, keys: Iterable[str], task: int | None = None) -> Iterator[Finding]:
+    """Check that files can be written, such as the shards of a task without complete clips."""
+    for key in keys:
         if (path := store.files.in_the_way(key)) is not None:
-            yield Finding("shard", key, f"{path} is in its way", task=task)
+            yield Finding(kind, key, f"{path} is in its way", task=task)
 
 
 def check_clips(store: CueStore, record: TaskRecord, level: Thoroughness) -> Iterator[Finding]:
@@ -189,7 +182,7 @@ def check_clips(store: CueStore, record: TaskRecord, level: Thoroughness) -> Ite
     first = store.task_clips(record.task).start
     complete = tuple(first + position for position, clip in enumerate(record.clips) if clip.status == COMPLETE)
     if not complete:
-        yield from check_places(store, record.task)
+        yield from _check_places(store, "shard", store.shard_keys(record.task), record.task)
         return
     shards: dict[str, Shard] = {}
     for name, spec in store.arrays.items():

@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stores import ledger
-from stores.atomic import discard, explain_os_errors, sync_to_disk
+from stores.atomic import explain_os_errors, sync_to_disk
 from stores.backends import LocalFiles
 from stores.encodings import ChecksumError
 from stores.errors import StoreError
-from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord, writer_id, writer_may_live
+from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord, remove_leftovers, writer_id
 from stores.metadata import SCRATCH
 from stores.shards import EncodedClip, ShardWriter, digest, open_shard, open_shards, read_clip
 
@@ -48,9 +48,7 @@ class TaskWriter:
         self._pending = {position for position, record in enumerate(self._records) if record.status == pending_status}
         self._scratch = self._root / SCRATCH / f"{task}-{time.time_ns():x}-{writer_id()}"
         self._shards: dict[str, ShardWriter] = {}
-        for left in self._scratch.parent.glob(f"{task}-*"):
-            if not writer_may_live(left):
-                discard(left)
+        remove_leftovers(self._scratch.parent.glob(f"{task}-*"))
 
     def pending(self) -> list[int]:
         """Return the clips that remain to be done."""

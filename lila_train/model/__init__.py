@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stores.public import lazy_names
+from stores import lazy_names
 
 if TYPE_CHECKING:
     from lila_train.model.lila import Lila as Lila
