@@ -23,8 +23,7 @@ from lila_cues.inputs import MAX_PIXELS_VARIABLE
 from stores.backends import RETRY_SECONDS, RETRY_VARIABLE
 from stores.errors import LilaError
 
-LINE_SECONDS = 60
-"""Between two lines of progress where there is no terminal."""
+LINE_SECONDS = 60  # between two lines of progress where there is no terminal
 EXIT_BAD_INPUT = 2
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143

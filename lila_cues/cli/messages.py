@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from lila_cues.pipeline.task import TaskReport
 
 SHOWN_FAILURES = 5
-CHECKED_TASKS = 1000
-"""Pending tasks whose lock file `active_workers` reads at most."""
+CHECKED_TASKS = 1000  # pending tasks whose lock file `active_workers` reads at most
 
 
 def note(text: str) -> None:

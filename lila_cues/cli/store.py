@@ -32,8 +32,7 @@ from stores.store import CueStore
 from stores.verify import Finding, Thoroughness, check_documents, check_recomputed, check_task, sample, tasks_of
 
 SHOWN_FINDINGS = 20
-READ_RECORDS = 500
-"""Records that `status` reads at most; counts of clips are in the names of all."""
+READ_RECORDS = 500  # records that `status` reads at most; counts of clips are in the names of all
 
 MERGING_THREADS = 8  # more would wait for the disk
 

@@ -26,13 +26,10 @@ from stores.plan import Plan, plan
 from stores.spec import RGB_CODECS
 from stores.store import CueStore
 
-LOG = "build.jsonl"
-"""In the store's directory: one line per task and builder, with the seconds of each part."""
+LOG = "build.jsonl"  # in the store's directory: one line per task and builder, with the seconds of each part
 KEPT_FAILURES = 20
-SIGNAL_SECONDS = 0.5
-"""A signal that the system hands to another thread waits until the main thread wakes."""
-TRIES = 3
-"""Attempts at a task; failures in a row before a worker is set aside."""
+SIGNAL_SECONDS = 0.5  # a signal that the system hands to another thread waits until the main thread wakes
+TRIES = 3  # attempts at a task; failures in a row before a worker is set aside
 
 
 def store_spec(config: BuildConfig, patch_size: int, width: int) -> stores.StoreSpec:

@@ -37,17 +37,13 @@ from stores.errors import LilaError
 from stores.store import CueStore
 
 CONNECT_SECONDS = 10
-ANSWER_SECONDS = 20
-"""Within which a scheduler that is there answers."""
-CHECK_SECONDS = 60
-"""Waited for checks of other workers when one is done, before the first task."""
-HELD_SECONDS = 60
-"""Waited at the end for a task whose worker the scheduler has lost, while that still holds its lock."""
+ANSWER_SECONDS = 20  # within which a scheduler that is there answers
+CHECK_SECONDS = 60  # waited for checks of other workers when one is done, before the first task
+HELD_SECONDS = 60  # waited at the end for a task whose worker the scheduler has lost, while that still holds its lock
 STOP_SECONDS = 300
 CLOSE_SECONDS = 2
 TASK = "task"
-REMOTE = "lila_cues.pipeline.remote"
-"""A worker ends when it is sent what it cannot import."""
+REMOTE = "lila_cues.pipeline.remote"  # a worker ends when it is sent what it cannot import
 
 
 class Cluster:

@@ -36,8 +36,7 @@ FIELD_OF_VIEW_DEG = 45.0
 """Of the base crop, which no file states: between a phone's long side (65°) and a telephoto lens."""
 
 MAX_PASS = 4  # clips
-NETWORKS_SHARE = 3
-"""Memory of a pass, of that of PAMR: three maps of float32 and the affinity."""
+NETWORKS_SHARE = 3  # memory of a pass, of that of PAMR: three maps of float32 and the affinity
 
 
 @dataclass(frozen=True)

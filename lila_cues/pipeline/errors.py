@@ -19,8 +19,7 @@ TRANSIENT = frozenset(
     )
     if hasattr(errno, name)
 )  # fmt: skip
-AMBIGUOUS = frozenset({errno.EIO, errno.ENOMEM})
-"""FFmpeg also reports these of damaged files."""
+AMBIGUOUS = frozenset({errno.EIO, errno.ENOMEM})  # FFmpeg also reports these of damaged files
 _READ_BYTES = 1 << 24
 
 

@@ -31,10 +31,8 @@ from stores.metadata import SCRATCH
 
 VISIBLE_SECONDS = 5.0
 """After which a file that the client has just written is seen through caches of a network file system."""
-SAMPLES = 5
-"""Clips whose files each worker must see."""
-IDLE_SECONDS = 600.0
-"""After which networks are dropped whose client has gone without a word."""
+SAMPLES = 5  # clips whose files each worker must see
+IDLE_SECONDS = 600.0  # after which networks are dropped whose client has gone without a word
 
 
 @dataclass(frozen=True)

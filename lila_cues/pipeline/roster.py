@@ -21,8 +21,7 @@ from stores.errors import LilaError
 from stores.store import CueStore
 
 INTRODUCE, DEVICE, CHECK = "introduce", "device", "check"
-PAUSED_SECONDS = 20
-"""After which the tasks of a paused worker are given to others."""
+PAUSED_SECONDS = 20  # after which the tasks of a paused worker are given to others
 
 
 @dataclass

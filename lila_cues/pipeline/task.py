@@ -36,15 +36,11 @@ from stores.store import CueStore
 from stores.writer import TaskWriter
 
 MAX_THREADS = 18
-CLIPS_AHEAD = 32
-"""About as many clips as a stream of `MAX_THREADS` threads holds."""
-ENCODING_BYTES = 2 << 30
-"""Memory of the clips that are predicted and not yet written."""
-RETRY_SECONDS = (1.0, 3.0)
-"""Before a clip is read again that a failing file system could not read."""
+CLIPS_AHEAD = 32  # about as many clips as a stream of `MAX_THREADS` threads holds
+ENCODING_BYTES = 2 << 30  # memory of the clips that are predicted and not yet written
+RETRY_SECONDS = (1.0, 3.0)  # before a clip is read again that a failing file system could not read
 
-OnClipDone = Callable[[str, str | None], None]
-"""Receives a clip's id, and the reason if it failed."""
+OnClipDone = Callable[[str, str | None], None]  # receives a clip's id, and the reason if it failed
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,7 @@ EXACT = {
     "decord": "H.264 or VP9 in 4:2:0 with even sides, in MP4 or Matroska, without edit list or intra refresh",
     "torchcodec": "MP4, Matroska or AVI without intra refresh",
 }
-AT_ONCE = 4
-"""Frames as decoded in memory, per clip."""
+AT_ONCE = 4  # frames as decoded in memory, per clip
 
 
 def require_decoder(name: str) -> None:

@@ -36,8 +36,7 @@ STYLE = {
 in_style = matplotlib.style.context(["default", STYLE])
 
 Values = Float[np.ndarray, " n"]
-Line = tuple[np.ndarray, np.ndarray]
-"""x and y."""
+Line = tuple[np.ndarray, np.ndarray]  # x and y
 
 
 class Curve(NamedTuple):

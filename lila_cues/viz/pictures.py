@@ -15,8 +15,7 @@ from scipy.ndimage import map_coordinates
 
 from stores.atomic import atomic_path
 
-Picture = UInt8[np.ndarray, "h w 3"]
-"""RGB, 0 to 255."""
+Picture = UInt8[np.ndarray, "h w 3"]  # RGB, 0 to 255
 MISSING = np.array([128, 128, 128], np.uint8)
 EXCLUDED = np.array([214, 96, 60], np.uint8)  # flow that is left out of the loss
 CONFIDENCE_SCALE = 0.05  # half-image units
