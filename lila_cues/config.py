@@ -125,9 +125,9 @@ class BuildConfig(Config):
 
     def input_sizes(self, patch_size: int) -> dict[str, tuple[int, int]]:
         """Return the size (y, x) of the images of each network, and of `cue`, which guide PAMR."""
-        own = {"cue": self.cue_size, "depth": self.depth_size, "flow": self.flow_size}
-        sides = {name: side or self.cue_size for name, side in own.items()}
-        return {name: (side, side) for name, side in sides.items()} | {"encoder": self.encoder_input(patch_size)}
+        sides = {"cue": self.cue_size, "depth": self.depth_size, "flow": self.flow_size}
+        sizes = {name: (side or self.cue_size,) * 2 for name, side in sides.items()}
+        return {**sizes, "encoder": self.encoder_input(patch_size)}
 
     def geometry(self, patch_size: int, width: int) -> Geometry:
         """Return the sizes of a store, given the encoder's patch size in px and its number of channels."""

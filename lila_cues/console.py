@@ -1,4 +1,4 @@
-"""What both command lines share: where messages go, progress bars, and how a command ends."""
+"""Shared by both command lines: output streams, progress bars, exit statuses."""
 
 from __future__ import annotations
 
@@ -181,8 +181,6 @@ class _Description(bars.ProgressColumn):
 
 
 class _Rate(bars.ProgressColumn):
-    """Units per second."""
-
     def __init__(self, unit: str) -> None:
         super().__init__()
         self.unit = unit

@@ -16,17 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lila_cues.inputs import (
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
-    find_dataset,
-    list_files,
-    list_frames,
-    log_left_out,
-    read_kinetics_list,
-    read_sequences,
-    walk_files,
-)
+from lila_cues import inputs
 from stores.errors import LilaError
 
 if TYPE_CHECKING:
@@ -44,8 +34,6 @@ KINETICS_RELEASES = (
     "Kinetics-600", "Kinetics-700", "kinetics_400", "kinetics_600", "kinetics_700", "kinetics_700_2020",
 )  # fmt: skip
 REPLACEMENTS = "replacement"
-
-
 _ESCAPED = re.compile(r"\\u(dc[89a-f][0-9a-f]|00[01][0-9a-f]|007f|005c)")
 
 
@@ -81,15 +69,14 @@ class Dataset(ABC):
 
         LilaError where that cannot be read.
         """
-        path = self.path(clip_id)
-        if path.is_dir():
-            from lila_cues.images import read_image
-
-            height, width, _ = read_image(next(iter(list_files(path, IMAGE_SUFFIXES)), path)).shape
-            return height, width
+        from lila_cues.images import read_image
         from lila_cues.video.reader import VideoFrames
 
-        return VideoFrames(path).size
+        path = self.path(clip_id)
+        if not path.is_dir():
+            return VideoFrames(path).size
+        height, width, _ = read_image(next(iter(inputs.list_files(path, inputs.IMAGE_SUFFIXES)), path)).shape
+        return height, width
 
     def path(self, clip_id: str) -> Path:
         """Return the file or folder of a clip whose id is its path below `root`; LilaError if it leaves `root`."""
@@ -108,17 +95,17 @@ class Videos(Dataset):
         names, left_out = self.videos(self.root)
         if not names:
             raise LilaError(
-                f"expected video files ({', '.join(sorted(VIDEO_SUFFIXES))}) in {self.root} or below, found none"
+                f"expected video files ({', '.join(sorted(inputs.VIDEO_SUFFIXES))}) in {self.root} or below, found none"
                 f"{left_out}; pass --root with the folder that holds them"
             )
         return names
 
     def videos(self, folder: Path) -> tuple[list[str], str]:
-        """Return the ids of the videos below a folder in `root`, and what is left out there, which is also logged."""
+        """Return the ids of the videos below a folder in `root`, and a phrase that counts other files, also logged."""
         left_out: Counter[str] = Counter()
         prefix = "" if folder == self.root else folder.relative_to(self.root).as_posix() + "/"
-        found = walk_files(folder, VIDEO_SUFFIXES, natural=False, left_out=left_out)
-        return [clip_id(prefix + name) for name in found], log_left_out(folder, left_out)
+        found = inputs.walk_files(folder, inputs.VIDEO_SUFFIXES, natural=False, left_out=left_out)
+        return [clip_id(prefix + name) for name in found], inputs.log_left_out(folder, left_out)
 
     def read(self, clip_id: str, select: Select, keep: Keep) -> DecodedClip:
         from lila_cues.video.reader import read_clip  # imports PyAV, which a command line need not wait for
@@ -136,7 +123,7 @@ class Demo(Videos):
         from lila_cues.demo.dataset import render_demo
 
         render_demo(self.root.parent, seed=self.seed)
-        return list(walk_files(self.root, VIDEO_SUFFIXES, natural=False))  # beside them lie the scenes' own depths
+        return list(inputs.walk_files(self.root, inputs.VIDEO_SUFFIXES, natural=False))
 
 
 class Kinetics(Videos):
@@ -154,15 +141,13 @@ class Kinetics(Videos):
         found, left_out = self.videos(folder)
         names = [name for name in found if REPLACEMENTS not in name.split("/")]
         places = (release / place for release in releases for place in ("", "annotations", "list"))
-        files = (path for place in places for path in list_files(place, {".csv", ".json"}, natural=False))
+        files = (path for place in places for path in inputs.list_files(place, {".csv", ".json"}, natural=False))
         train_list = next((path for path in files if KINETICS_LIST.fullmatch(path.name) and path.is_file()), None)
         if train_list is not None:
-            listed, found_clips = read_kinetics_list(train_list), len(names)
+            listed, found_clips = inputs.read_kinetics_list(train_list), len(names)
             names = [name for name in names if youtube_clip(name)[0] in listed]
-            if len(names) < found_clips:
-                log.info(
-                    "left out %d of %d clips that %s does not list", found_clips - len(names), found_clips, train_list
-                )
+            if others := found_clips - len(names):
+                log.info("left out %d of %d clips that %s does not list", others, found_clips, train_list)
             if found_clips and not names:
                 raise LilaError(
                     f"expected clips that {train_list} lists, found {found_clips} others in {folder}; restore it, "
@@ -175,12 +160,9 @@ class Kinetics(Videos):
             )
         copies = Counter(map(youtube_clip, names))
         if len(copies) < len(names):
-            first = [name for name in names if copies[youtube_clip(name)] > 1][:2]
-            log.info(
-                "copies of other clips: %d (such as %s); each file is built, told apart by its path",
-                len(names) - len(copies),
-                " and ".join(first),
-            )
+            first = " and ".join([name for name in names if copies[youtube_clip(name)] > 1][:2])
+            count = len(names) - len(copies)
+            log.info("copies of other clips: %d (such as %s); each file is built under its own path", count, first)
         return names
 
     def path(self, clip_id: str) -> Path:
@@ -204,9 +186,7 @@ def youtube_clip(name: str) -> tuple[str, ...]:
     `ID_000010_000020.mp4` and `ID_10_20.mp4` are the same clip; `ID.mp4` has no times.
     """
     stem = PurePosixPath(name).stem
-    found = re.fullmatch(r"(.{11})_0*(\d+)_0*(\d+)", stem) or re.fullmatch(
-        r"(.+)_(?=\d{6}_\d{6}$)0*(\d+)_0*(\d+)", stem
-    )
+    found = re.fullmatch(r"(.{11}|.+(?=_\d{6}_\d{6}$))_0*(\d+)_0*(\d+)", stem)
     return found.groups() if found else (stem,)
 
 
@@ -219,18 +199,18 @@ class Frames(Dataset):
 
     def clips(self) -> Sequence[str]:
         if self.train_list is not None:
-            names = sorted(read_sequences(self.train_list))
+            names = sorted(inputs.read_sequences(self.train_list))
         else:
             left_out: Counter[str] = Counter()
-            files = walk_files(self.root, IMAGE_SUFFIXES, left_out=left_out)
+            files = inputs.walk_files(self.root, inputs.IMAGE_SUFFIXES, left_out=left_out)
             names = list(dict.fromkeys(clip_id(path.rpartition("/")[0]) for path in files if "/" in path))
-            log_left_out(self.root, left_out)
+            inputs.log_left_out(self.root, left_out)
         if not names:
-            loose = list_files(self.root, IMAGE_SUFFIXES)
+            loose = inputs.list_files(self.root, inputs.IMAGE_SUFFIXES)
             found = "only images without a folder of their own" if loose else "none"
             raise LilaError(
-                f"expected folders of images ({', '.join(sorted(IMAGE_SUFFIXES))}) in {self.root}, found {found}; "
-                "pass --root with the folder above the clips' folders"
+                f"expected folders of images ({', '.join(sorted(inputs.IMAGE_SUFFIXES))}) in {self.root}, "
+                f"found {found}; pass --root with the folder above the clips' folders"
             )
         return names
 
@@ -238,7 +218,7 @@ class Frames(Dataset):
         folder = self.path(clip_id)
         if not folder.is_dir():
             raise LilaError(f"{folder}: expected a folder of frames, found none; check the list of clips or --root")
-        files = list_frames(folder)
+        files = inputs.list_frames(folder)
         paths = [path for path in files if f"{clip_id}/{path.name}" not in self.broken_images]
         if not paths:
             raise LilaError(f"{folder}: expected images, found none; copy the clip again or take it out")
@@ -313,18 +293,13 @@ class YoutubeVos(Frames):
 
 
 DATASETS: dict[str, type[Dataset]] = {
-    "demo": Demo,
-    "videos": Videos,
-    "frames": Frames,
-    "kinetics": Kinetics,
-    "youtube-vos": YoutubeVos,
-    "davis": Davis,
-}
+    "demo": Demo, "videos": Videos, "frames": Frames, "kinetics": Kinetics, "youtube-vos": YoutubeVos, "davis": Davis,
+}  # fmt: skip
 
 
 def open_dataset(name: str, root: Path | None = None, decoder: str = "pyav", seed: int = 0) -> Dataset:
     """Open the data set `name` in the folder that `locate` returns; LilaError if that has another layout."""
-    folder = locate(name, root)
+    folder = locate(name, root)  # which refuses an unknown name
     return DATASETS[name](folder, decoder, seed)
 
 
@@ -337,4 +312,4 @@ def locate(name: str, root: Path | None = None) -> Path:
         raise LilaError(
             f"expected a data set among {', '.join(DATASETS)}, found {name!r}; pass one of these as --dataset"
         )
-    return find_dataset(name, root, create=name == "demo")
+    return inputs.find_dataset(name, root, create=name == "demo")

@@ -64,9 +64,8 @@ def list_inputs(sources: Iterable[Path], unique_names: bool = True, out: Path | 
         if (other := taken.setdefault(file.name, file)) != file:
             raise LilaError(f"{other.path} and {file.path} would both be written as {file.name}; rename one of them")
     for file in taken.values():
-        if (
-            (video := taken.get(file.name.parent)) and video.is_video and file.name.name.isdecimal()
-        ):  # a video's frames are written as NAME/00000
+        video = taken.get(file.name.parent)
+        if video and video.is_video and file.name.name.isdecimal():  # a video's frames are written as NAME/00000
             raise LilaError(f"{video.path} and {file.path} would both be written as {file.name}; rename one of them")
         for folder in file.name.parents:
             if (found := _OUTPUT.fullmatch(folder.name)) and (same := taken.get(folder.with_name(found[1]))):
@@ -84,9 +83,7 @@ def _list_source(source: Path, out: Path | None) -> list[InputFile]:
         problem = f"no image or video under {source}{log_left_out(source, left_out)}"
     elif source.exists() or source.is_symlink():
         if source.exists() and not source.is_file():
-            raise LilaError(
-                f"expected a file or a folder at {source}, found a pipe or a device; save it as a file first"
-            )
+            raise LilaError(f"expected a file or a folder at {source}, found a pipe or a device; save it as a file")
         if source.suffix.lower() not in suffixes:
             kind = source.suffix or "nameless"
             raise LilaError(f"expected an image or a video, found a {kind} file at {source}")
@@ -98,13 +95,8 @@ def _list_source(source: Path, out: Path | None) -> list[InputFile]:
         deep = parts.index("**") if "**" in parts else len(parts)
         paths = [Path(found) for found in sorted(glob.glob(str(Path(*parts[:deep]))), key=natural_order)]
         if deep < len(parts):
-            paths = [
-                folder / name
-                for folder in paths
-                if folder.is_dir()
-                for name in walk_files(folder, suffixes, out=out)
-                if _matches(name.split("/"), parts[deep:])
-            ]
+            below = ((top, name) for top in paths if top.is_dir() for name in walk_files(top, suffixes, out=out))
+            paths = [top / name for top, name in below if _matches(name.split("/"), parts[deep:])]
     else:
         raise LilaError(f"no file or folder at {source}")
     # of links that lead nowhere the reader says so; pipes and devices would block it
@@ -147,7 +139,7 @@ def walk_files(
         natural: frame_9 before frame_10, instead of the order of characters.
         below: list subfolders too.
         out: a folder to leave out.
-        left_out: counts what is visible and not listed, by suffix; broken links and folders of results by name.
+        left_out: counts visible files that are not listed, by suffix; broken links and folders of results by name.
     """
     left_out = Counter() if left_out is None else left_out
     key = natural_order if natural else str
@@ -206,9 +198,8 @@ def list_frames(folder: Path) -> list[Path]:
     usual = steps.most_common(1)[0][0] if steps else 1
     missing = sum(count * (step // usual - 1) for step, count in steps.items() if step > usual > 0)
     if missing and len(numbers) == len(files):
-        log.info(
-            "%s: %d frame%s missing in the numbers of its images", folder, missing, "s are" if missing > 1 else " is"
-        )
+        frames = "frames are" if missing > 1 else "frame is"
+        log.info("%s: %d %s missing in the numbers of its images", folder, missing, frames)
     return files
 
 
@@ -248,14 +239,13 @@ def read_text(path: Path) -> str:
         encoding = "utf-32"
     elif content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
-    else:  # the zero byte of a first ASCII character, if there is one, tells the order
+    else:  # the byte order follows from the zero byte of a first ASCII character, if there is one
         encoding = {content[:1]: "utf-16-be", content[1:2]: "utf-16-le"}.get(b"\0", "utf-8-sig")
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise LilaError(
-            f"{path}: expected a list in UTF-8, found other bytes ({error.reason}); save it again"
-        ) from error
+        found = error.reason
+        raise LilaError(f"{path}: expected a list in UTF-8, found other bytes ({found}); save it again") from error
 
 
 def read_sequences(path: Path) -> list[str]:

@@ -15,7 +15,7 @@ from types import ModuleType
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,10 @@ def _iterate(maps: Tensor, weights: Tensor, offsets: Sequence[Offset], iteration
     On a CPU the sparse product runs by `embedding_bag`, with one bag per pixel, of its neighbors' rows: twice as fast
     as CSR. A row is a pixel, as a map in channels-last order has it already.
     """
-    indices = _neighbor_indices((maps.shape[-2], maps.shape[-1]), offsets, maps.device)
+    (height, width), steps = maps.shape[-2:], torch.tensor(offsets, device=maps.device)
+    y = (torch.arange(height, device=maps.device)[:, None] + steps[:, 0]).clamp_(0, height - 1)
+    x = (torch.arange(width, device=maps.device)[:, None] + steps[:, 1]).clamp_(0, width - 1)
+    indices = (y[:, None] * width + x[None]).flatten(0, 1).int()  # of each pixel's neighbors; the border is replicated
     refined = []
     for values, item_weights in zip(maps, weights, strict=True):
         rows = values.permute(1, 2, 0).flatten(0, 1).contiguous()
@@ -146,15 +149,6 @@ def _iterate(maps: Tensor, weights: Tensor, offsets: Sequence[Offset], iteration
         refined.append(rows)
     batch = refined[0][None] if len(refined) == 1 else torch.stack(refined)
     return batch.unflatten(1, maps.shape[-2:]).permute(0, 3, 1, 2)
-
-
-def _neighbor_indices(size: tuple[int, int], offsets: Sequence[Offset], device: torch.device) -> Int[Tensor, "p n"]:
-    """Return, for each pixel row by row, the flat indices of its neighbors; the border is replicated."""
-    height, width = size
-    steps = torch.tensor(offsets, device=device)
-    rows = (torch.arange(height, device=device)[:, None] + steps[:, 0]).clamp_(0, height - 1)
-    columns = (torch.arange(width, device=device)[:, None] + steps[:, 1]).clamp_(0, width - 1)
-    return (rows[:, None] * width + columns[None]).flatten(0, 1).int()
 
 
 def _offsets(dilations: tuple[int, ...]) -> tuple[Offset, ...]:

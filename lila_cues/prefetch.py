@@ -35,7 +35,7 @@ def map_ordered(
                 pending.append(executor.submit(work, next(iterator)))
             except StopIteration:
                 break
-            except BaseException as raised:  # also Ctrl-C: what is in work is completed first
+            except BaseException as raised:  # also Ctrl-C: items in work are completed first
                 error = raised
                 break
             if len(pending) > ahead:

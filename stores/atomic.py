@@ -145,7 +145,7 @@ def sync_to_disk(path: Path) -> None:
             _unsynced.add(path)
             log.warning(
                 "the file system does not write the entries of %s to the disk when it is asked (%s): after a power "
-                "loss, look at what was written last",
+                "loss, check the files that were written last",
                 path, (error.strerror or "refused").lower(),
             )  # fmt: skip
     finally:
@@ -170,7 +170,7 @@ def discard(path: Path) -> bool:
 def explain_os_errors(path: Path | str, action: str) -> Iterator[None]:
     """Turn errors that the user can remove into a StoreError, a bad name into a LilaError.
 
-    `action` is what is being done to `path`.
+    `action` names the operation on `path`, for the message.
     """
     try:
         yield

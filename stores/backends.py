@@ -75,7 +75,6 @@ class LocalFiles:
                 raise _unreadable(f"{self.root}/{key}", error) from error
 
     def descriptor(self, key: str) -> int:
-        """Open a file for reading and return its descriptor."""
         path = f"{self.root}/{key}"
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would block
@@ -106,7 +105,7 @@ class LocalFiles:
         return _in_memory(data), data[-tail:]
 
     def in_the_way(self, key: str) -> Path | None:
-        """Return what prevents that a file is written: something else in its place, or a file in that of its folder."""
+        """Return what stands at a file's path, or in place of one of its folders, so that it cannot be written."""
         for part in (*reversed(Path(key).parents), Path(key)):
             path = self.root / part
             if os.path.lexists(path) and not (path.is_file() if part == Path(key) else path.is_dir()):

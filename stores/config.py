@@ -43,7 +43,6 @@ class Config(BaseModel):
             raise LilaError("; ".join(dict.fromkeys(self._sentence(found) for found in error.errors()))) from None
 
     def replace(self: C, **values: Any) -> C:
-        """Return a config with some fields replaced, checked like a new one."""
         return type(self)(**(dict(self) | values))
 
     @classmethod
@@ -52,7 +51,6 @@ class Config(BaseModel):
         return cls(**{name: value for name, value in options.items() if value is not None})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
         return self.model_dump(mode="json")
 
     def shaping(self) -> dict[str, Any]:
@@ -148,7 +146,7 @@ class Config(BaseModel):
             return f"expected one of {', '.join(cls.model_fields)}, found {name}"
         if error["type"] == "missing" and len(error["loc"]) == 1:
             return f"{option} is missing"
-        if "error" in context:  # of a validator; its text goes on after the option
+        if "error" in context:  # of a validator; its text continues the sentence
             return f"{option} {context['error']}"
         return f"{option} must be {_range(cls, name)}, found {found}"
 
@@ -168,7 +166,7 @@ def differences(recorded: Any, requested: Any, name: str = "") -> list[str]:
 
 
 def _range(cls: type[Config], name: str) -> str:
-    """Return the values that a field takes, in words."""
+    """Return a phrase for the values that a field takes."""
     field = cls.model_fields[name]
     kind = _without_none(field.annotation)
     metadata = field.metadata
@@ -186,10 +184,10 @@ def _range(cls: type[Config], name: str) -> str:
     if {"ge", "le"} <= limits.keys():
         return f"from {limits['ge']} to {limits['le']}"
     number = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "text")
-    words = [f"above {limits['gt']}"] if "gt" in limits else []
-    words += [f"of {limits['ge']} or more"] if "ge" in limits else []
-    words += [f"and below {limits['lt']}"] if "lt" in limits else []
-    return " ".join([number, *words, *(["or none"] if kind is not field.annotation else [])])
+    parts = [f"above {limits['gt']}"] if "gt" in limits else []
+    parts += [f"of {limits['ge']} or more"] if "ge" in limits else []
+    parts += [f"and below {limits['lt']}"] if "lt" in limits else []
+    return " ".join([number, *parts, *(["or none"] if kind is not field.annotation else [])])
 
 
 def _either(literal: Any) -> str:

@@ -127,7 +127,7 @@ class Cast:
 
 @dataclass(frozen=True, config=NO_OTHERS)
 class FixedPoint:
-    """Stored as a whole number of `step`s: error at most step / 2 within ± (max − 1) · step."""
+    """Stored as an integer multiple of `step`: error at most step / 2 within ± (max − 1) · step."""
 
     kind: Literal["steps"] = field(default="steps", kw_only=True)
     step: Annotated[float, Field(gt=0)]
@@ -198,7 +198,7 @@ def decode(encoding: Encoding, stored: Array, scales: Array | None = None) -> Ar
 
 
 def missing_value(encoding: Encoding) -> float | int:
-    """Return what is stored for a missing value: of Cast NaN, -1 or 0 by its type, otherwise the smallest integer."""
+    """Return the stored form of a missing value: for Cast NaN, -1 or 0 by its type, else the smallest integer."""
     dtype = np.dtype(encoding.dtype)
     if isinstance(encoding, Cast):
         return {"f": float("nan"), "i": -1, "u": 0}[dtype.kind]

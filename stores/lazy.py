@@ -64,7 +64,6 @@ class ClipIndex(xarray.Index):
         self.encoded = encoded
 
     def create_variables(self, variables: Mapping[Any, xarray.Variable] | None = None) -> dict[Any, Any]:
-        """Return the coordinate, whose names are decoded when they are read."""
         return {"clip": xarray.Variable("clip", indexing.LazilyIndexedArray(_Names(self.encoded)))}
 
     def sel(self, labels: dict[Any, Any], method: Any = None, tolerance: Any = None) -> indexing.IndexSelResult:
@@ -79,7 +78,6 @@ class ClipIndex(xarray.Index):
         return indexing.IndexSelResult({dimension: positions[0] if np.ndim(label) == 0 else np.array(positions)})
 
     def isel(self, indexers: Mapping[Any, Any]) -> ClipIndex | None:
-        """Return the index of the selected clips; None for a single one."""
         (index,) = indexers.values()
         return None if np.ndim(index) == 0 and not isinstance(index, slice) else ClipIndex(self.encoded[index])
 

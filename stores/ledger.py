@@ -31,6 +31,7 @@ ABSENT, COMPLETE, FAILED = 0, 1, 2
 STATUS_NAMES = ("absent", "complete", "failed")
 _DAY = 24 * 3600.0  # s
 _BUCKET = 1000  # tasks per folder
+Listed = Mapping[int, re.Match[str]]  # keys of records by task, as matches with task, attempt and statuses
 _KEY = re.compile(r"ledger/\d+/(\d{7,})-(\d{3,})-([012]+)\.json")  # task, attempt, statuses
 
 
@@ -64,12 +65,10 @@ class TaskRecord:
 
     @property
     def key(self) -> str:
-        """Path of the record within the store."""
         digits = "".join(str(clip.status) for clip in self.clips)
         return f"{folder(self.task)}/{self.task:07d}-{self.attempt:03d}-{digits}.json"
 
     def encode(self) -> bytes:
-        """Return the record as JSON with its own checksum."""
         body = asdict(self)
         return canonical_json({"record": body, "crc32c": crc32c(canonical_json(body))})
 
@@ -151,11 +150,8 @@ class Ledger:
             statuses[start : start + len(digits)] = digits[: self.shard_clips]
         return statuses[: self.n_clips]
 
-    def keys(self, only: int | None = None) -> dict[int, re.Match[str]] | None:
-        """Return the key of the current record of each task that has one, as a match with task, attempt and statuses.
-
-        None if the files cannot be listed. `only`: of this task alone.
-        """
+    def keys(self, only: int | None = None) -> Listed | None:
+        """Return the keys of the current records, or that of `only` one task; None if files cannot be listed."""
         current: dict[int, re.Match[str]] = {}
         for bucket in folders(self.n_tasks) if only is None else [folder(only)]:
             listed = self._files.names(bucket)
@@ -169,10 +165,10 @@ class Ledger:
                     current[task] = key
         return current
 
-    def latest(self, task: int, listed: Mapping[int, re.Match[str]] | None = None) -> TaskRecord | None:
+    def latest(self, task: int, listed: Listed | None = None) -> TaskRecord | None:
         """Return the current record of a task; StoreError if it is listed and cannot be read.
 
-        `listed`: all `keys`, for many tasks, so that folders are not listed for each.
+        `listed`: all `keys`, so that folders are not listed for each of many tasks.
         """
         missing, keys = None, self.keys(only=task) if listed is None else listed
         while current := (keys or {}).get(task):

@@ -51,7 +51,6 @@ def merge(
                 "merge only stores of the same settings"
             )
     listed = [source.ledger.keys() for source in sources]
-
     shard_clips = sources[0].spec.shard_clips
 
     @lru_cache(1024)
@@ -69,12 +68,9 @@ def merge(
     copies = find_copies(sources)
     for name, found in copies.items():
         if len(found) > 1:
-            entries = [(number, clip, entry(number, clip)) for number, clip in found]
-            complete = [
-                (sources[number], clip, each.digest) for number, clip, each in entries if each.status == COMPLETE
-            ]
-            if len(complete) > 1:
-                _require_same(name.decode(), complete)
+            entries = [(sources[number], clip, entry(number, clip)) for number, clip in found]
+            complete = [(source, clip, each.digest) for source, clip, each in entries if each.status == COMPLETE]
+            _require_same(name.decode(), complete)
     provenance = {**sources[0].provenance, "merged_from": [source.provenance for source in sources]}
     names = [name.decode() for name in copies]
     merged = open_or_create(path, sources[0].spec, names, sources[0].fingerprint, provenance)
@@ -126,21 +122,17 @@ def _require_same(name: str, copies: Sequence[tuple[CueStore, int, int | None]])
 
     A copy that cannot be read says nothing; the merge finds it damaged.
     """
-    (first, clip, recorded), *others = copies
-    for source, other, checksum in others:
+    for source, other, checksum in copies[1:]:
+        first, clip, recorded = copies[0]
         findings: list[Finding] = []
         if checksum != recorded:
             with contextlib.suppress(StoreError):
-                cues = _cues(source, other)
+                values = {name: source.read(name, other) for name in source.arrays if not name.endswith("_scale")}
+                extra = {maps.name: values.pop(maps.name) for maps in source.spec.extra}
+                cues = ClipCues(**values, extra=extra)
                 findings = list(check_recomputed(first, clip, lambda *_, cues=cues: cues))
         if findings:
             raise StoreError(
                 f"clip {name} of {source.path} is another one than that of {first.path} ({findings[0].where} differs); "
                 "rename one of the two videos and build its clip again, or keep the stores apart"
             )
-
-
-def _cues(store: CueStore, clip: int) -> ClipCues:
-    values = {name: store.read(name, clip) for name in store.arrays if not name.endswith("_scale")}
-    extra = {maps.name: values.pop(maps.name) for maps in store.spec.extra}
-    return ClipCues(**values, extra=extra)

@@ -44,9 +44,8 @@ LOCKS = "claims"
 SCRATCH = "scratch"
 _NAME = re.compile(r"[^\n\0\ud800-\udfff]+")  # what UTF-8 encodes
 _CHECKED = (
-    *("format", "format_version", "n_clips", "clip_name_bytes", "clip_name_crc32c"),
-    *("spec", "fingerprint", "provenance"),
-)
+    "format", "format_version", "n_clips", "clip_name_bytes", "clip_name_crc32c", "spec", "fingerprint", "provenance",
+)  # fmt: skip
 _STATES: dict[str, Any] = {"flag_values": [0, 1, 2], "flag_meanings": "absent complete failed"}
 
 
@@ -84,9 +83,7 @@ class Header:
 
     def documents(self) -> dict[str, bytes]:
         """Return every `zarr.json` of the store, by key."""
-        members = {
-            name: array.metadata(self.n_clips, self.spec.shard_clips) for name, array in arrays(self.spec).items()
-        }
+        members = {name: each.metadata(self.n_clips, self.spec.shard_clips) for name, each in arrays(self.spec).items()}
         names = about("name of the clip, UTF-8 padded with 0")
         for array in (
             ArraySpec("status", (), (), Cast("uint8"), attributes=about("state of the clip", **_STATES)),
@@ -198,7 +195,6 @@ class ClipNames:
         return name.decode()
 
     def find(self, clip_id: str) -> int | None:
-        """Return the number of the clip of this name."""
         found = np.flatnonzero(self.encoded == clip_id.encode(errors="surrogateescape"))
         return int(found[0]) if len(found) else None
 

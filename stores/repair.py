@@ -42,16 +42,14 @@ def open_damaged(path: Path) -> CueStore:
         except (StoreError, FileNotFoundError):
             continue
     if not found:
-        return open(path)  # which says what is wrong
-    recorded = next(_recorded_digests(files), None)
-    return max(found, key=lambda store: (store.header.digest == recorded, _has_its_names(store)))
-
-
-def _recorded_digests(files: LocalFiles) -> Iterator[str]:
+        return open(path)  # raises the error
+    recorded = None
     for path in files.root.glob(f"{ledger.FOLDER}/*/*.json"):
         with contextlib.suppress(StoreError, FileNotFoundError):
             key = str(path.relative_to(files.root))
-            yield ledger.decode(files.read(key), key).fingerprint
+            recorded = ledger.decode(files.read(key), key).fingerprint
+            break
+    return max(found, key=lambda store: (store.header.digest == recorded, _has_its_names(store)))
 
 
 def _has_its_names(store: CueStore) -> bool:
@@ -62,7 +60,7 @@ def _has_its_names(store: CueStore) -> bool:
 
 
 def repair(store: CueStore, findings: Iterable[Finding], list_clips: Callable[[], Sequence[str]]) -> Iterator[Finding]:
-    """Repair what was found; yield what is done, with the clips that have to be built again.
+    """Repair a store by the findings of `verify`; yield each repair, with the clips that have to be built again.
 
     `list_clips` returns the clips of the data set, for names that are lost.
     """
@@ -83,7 +81,6 @@ def repair(store: CueStore, findings: Iterable[Finding], list_clips: Callable[[]
 
 
 def _clear_places(store: CueStore, keys: Iterable[str]) -> Iterator[Finding]:
-    """Move aside what is in the way of files."""
     root = Path(store.path)
     for key in keys:
         while (path := store.files.in_the_way(key)) is not None:
@@ -104,8 +101,10 @@ def _repair_documents(store: CueStore) -> Iterator[Finding]:
             expected["attributes"] = found["attributes"] | expected["attributes"]
         if key == ROOT_KEY:
             listing = expected["consolidated_metadata"]["metadata"]
-            members = _members(store)
-            listing |= {name: each for name, each in members.items() if contains(each, listing.get(name, each))}
+            for path in Path(store.path).glob(f"*/**/{ROOT_KEY}"):  # arrays and groups that a user added too
+                member = path.parent.relative_to(store.path).as_posix()
+                if not member.startswith(SET_ASIDE) and (each := _json(store, f"{member}/{ROOT_KEY}")) is not None:
+                    listing |= {member: each} if contains(each, listing.get(member, each)) else {}
         yield _rewrite(store, key, json.dumps(expected, indent=1).encode())
     try:
         intact = metadata.parse_header(store.files.read(ROOT_COPY_KEY), store.path) == store.header
@@ -145,14 +144,6 @@ def _json(store: CueStore, key: str) -> Any:
     with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
         return json.loads(store.files.read(key))
     return None
-
-
-def _members(store: CueStore) -> dict[str, Any]:
-    """Return the metadata of all arrays and groups in the folder, by name."""
-    root = Path(store.path)
-    keys = (str(path.relative_to(root)) for path in root.glob(f"*/**/{ROOT_KEY}"))
-    members = {key.removesuffix(f"/{ROOT_KEY}"): _json(store, key) for key in keys if not key.startswith(SET_ASIDE)}
-    return {name: document for name, document in members.items() if document is not None}
 
 
 def _rewrite(store: CueStore, key: str, data: bytes, what: str = "rewritten") -> Finding:
@@ -201,17 +192,17 @@ def _repair_task(store: CueStore, task: int, suspects: frozenset[int], published
 def _usable_record(
     store: CueStore, task: int, listed: re.Match[str] | None, statuses: list[int]
 ) -> tuple[TaskRecord, str | None]:
-    """Return the record of a task, and what was done if it is not that on disk.
+    """Return the record of a task, and a description of the repair if it is not the one on disk.
 
     A damaged one is rebuilt from the shards and `statuses`; one of other settings is replaced by an empty one.
     """
-    n_clips = len(store.task_clips(task))
+    n_clips, record = len(store.task_clips(task)), None
     try:
         record = store.ledger.latest(task)
     except UnreadableError:
         raise
     except StoreError:
-        record = None
+        pass
     if record is not None and record.fingerprint == store.header.digest and len(record.clips) == n_clips:
         return record, None
     if record is not None:
@@ -220,8 +211,7 @@ def _usable_record(
     if not listed:  # the array status may be behind: any clip may be there
         statuses = [status or COMPLETE for status in statuses]
     shards, clips = open_shards(store.files, store.arrays, task, store.spec.shard_clips), []
-    for position in range(n_clips):
-        status = statuses[position] if position < len(statuses) else ABSENT
+    for position, status in enumerate((statuses + [ABSENT] * n_clips)[:n_clips]):
         chunks = read_clip(shards, store.arrays, position) if status == COMPLETE else None
         if chunks is not None:
             clips.append(ClipRecord(COMPLETE, attempts=1, digest=digest(chunks)))
@@ -229,16 +219,10 @@ def _usable_record(
             clips.append(ClipRecord(FAILED, attempts=1, reason="the reason was lost with a damaged ledger record"))
         else:
             clips.append(ClipRecord(ABSENT, attempts=int(status == COMPLETE)))
-    record = TaskRecord(
-        task,
-        int(listed[2]) if listed else 0,
-        store.header.digest,
-        tuple(clips),
-        {name: shard.blob.size for name, shard in shards.items()},
-        seconds=0.0,
-        names=tuple(store.clips[clip] for clip in store.task_clips(task)) if _has_its_names(store) else (),
-    )
-    return record, "its record was rebuilt from its shards"
+    attempt, sizes = int(listed[2]) if listed else 0, {name: shard.blob.size for name, shard in shards.items()}
+    names = tuple(store.clips[clip] for clip in store.task_clips(task)) if _has_its_names(store) else ()
+    rebuilt = TaskRecord(task, attempt, store.header.digest, tuple(clips), sizes, 0.0, names=names)
+    return rebuilt, "its record was rebuilt from its shards"
 
 
 def sweep(store: CueStore) -> int:

@@ -2,7 +2,7 @@
 
 A shard file holds inner chunks in any order, the crc32c over their checksums, and the index with its crc32c (Zarr codec
 `sharding_indexed`, index at the end): (offset, length) of each inner chunk as little-endian uint64, both 2⁶⁴ − 1 where
-there is none. The task's record holds the crc32c of content checksum and index, which tells the shard from any other.
+there is none. The task's record holds the crc32c of content checksum and index, which identifies the shard.
 
 The reader works in the calling thread, starts none, and holds no lock, so it is safe after a fork.
 """
@@ -234,9 +234,8 @@ class ShardReader:
             shard = open_shard(self._files, spec, task, self._shard_clips, self._checksum(spec.name, task))
             spec.encoding.codec.decode_into(shard.read(position, parts)[0], values[clip])
             present = np.flatnonzero(shard.index[:, 0] != NO_CHUNK)
-            for other, encoded in zip(
-                present, shard.blob.read(list(map(tuple, shard.index[present].tolist()))), strict=True
-            ):
+            chunks = shard.blob.read([(offset, length) for offset, length in shard.index[present].tolist()])
+            for other, encoded in zip(present, chunks, strict=True):
                 with contextlib.suppress(ChecksumError):  # of another clip
                     spec.encoding.codec.decode_into(encoded, values[clip - position + other])
                     known[clip - position + other] = True
@@ -246,8 +245,7 @@ class ShardReader:
         """Return the recorded checksum of a shard; None of version 1, and over HTTP, where no ledger can be listed."""
         if task not in self._recorded:
             record = self._ledger.latest(task)
-            self._recorded[task] = np.array(
-                [record.shard_crc32c.get(name, -1) if record else -1 for name in self._arrays]
-            )
+            known = record.shard_crc32c if record else {}
+            self._recorded[task] = np.array([known.get(name, -1) for name in self._arrays])
         recorded = int(self._recorded[task][list(self._arrays).index(name)])
         return None if recorded < 0 else recorded

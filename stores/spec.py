@@ -138,7 +138,6 @@ class ArraySpec:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def shard_key(self, task: int) -> str:
-        """Return the path of a shard within the store."""
         return f"{self.name}/c.{task}" + ".0" * len(self.shape)
 
     def metadata(self, n_clips: int, shard_clips: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from stores.spec import STANDARD_CUES, ArraySpec, arrays
 from stores.writer import TaskWriter
 
 Index = SupportsIndex | slice | Sequence[int] | np.ndarray | None
+Names, Numbers = Sequence[str] | None, Sequence[int] | None
 
 
 def open(path: Path | str) -> CueStore:  # called as `stores.open`
@@ -72,16 +73,13 @@ class CueStore:
         return ClipNames(self.files, self.header)
 
     def clip_id(self, clip: SupportsIndex) -> str:
-        """Return the name of a clip."""
         return self.clips[_number(clip, self.n_clips, "clip")]
 
     def task_clips(self, task: int) -> range:
-        """Return the clips of a task."""
         start = task * self.spec.shard_clips
         return range(start, min(start + self.spec.shard_clips, self.n_clips))
 
     def shard_keys(self, task: int) -> list[str]:
-        """Return the paths of a task's shards within the store."""
         return [array.shard_key(task) for array in self.arrays.values()]
 
     def statuses(self) -> np.ndarray:
@@ -179,13 +177,7 @@ class CueStore:
         values = encodings.decode(spec.encoding, values, scales)
         return values if np.ndim(selected) else values[0]
 
-    def pair(
-        self,
-        clip: SupportsIndex,
-        pair: SupportsIndex,
-        cues: Sequence[str] | None = None,
-        channels: Sequence[int] | None = None,
-    ) -> PairCues:
+    def pair(self, clip: SupportsIndex, pair: SupportsIndex, cues: Names = None, channels: Numbers = None) -> PairCues:
         """Return the named cues (None: all) of one pair of frames, decoded.
 
         `channels` are positions among the encoder channels that the store keeps; the others are not decoded.
@@ -199,11 +191,7 @@ class CueStore:
         return replace(stored, features_scale=None, features_raw_scale=None, extra=extra, **decoded)
 
     def stored_pair(
-        self,
-        clip: SupportsIndex,
-        pair: SupportsIndex,
-        cues: Sequence[str] | None = None,
-        channels: Sequence[int] | None = None,
+        self, clip: SupportsIndex, pair: SupportsIndex, cues: Names = None, channels: Numbers = None
     ) -> PairCues:
         """Return the same as `pair` in the types of the store, to be decoded elsewhere."""
         clip, pair = self._complete(clip), _number(pair, self.spec.geometry.pairs, "pair")
@@ -251,13 +239,12 @@ class CueStore:
     def _complete(self, clip: SupportsIndex) -> int:
         """Return the number of a complete clip; StoreError for another one."""
         number = _number(clip, self.n_clips, "clip")
-        if self._statuses is None or self._statuses[number] != COMPLETE:
-            status = int(self.statuses()[number])
-            if status != COMPLETE:
-                raise StoreError(
-                    f"clip {number} of {self.path} is {STATUS_NAMES[status]}; read one of `complete_clips()`, "
-                    "or build it with `lila-cues build`"
-                )
+        known = self._statuses is not None and self._statuses[number] == COMPLETE
+        if not known and (status := int(self.statuses()[number])) != COMPLETE:
+            raise StoreError(
+                f"clip {number} of {self.path} is {STATUS_NAMES[status]}; read one of `complete_clips()`, or build it "
+                "with `lila-cues build`"
+            )
         return number
 
 

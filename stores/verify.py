@@ -16,9 +16,9 @@ import numpy as np
 from stores import encodings, metadata
 from stores.backends import LocalFiles
 from stores.cues import ClipCues, first_not_finite
-from stores.encodings import CHECKSUM_BYTES, ChecksumError, crc32c, with_checksum
+from stores.encodings import CHECKSUM_BYTES, ChecksumError, crc32c
 from stores.errors import StoreError, UnreadableError
-from stores.ledger import ABSENT, COMPLETE, FAILED, TaskRecord, folder, folders
+from stores.ledger import ABSENT, COMPLETE, FAILED, Listed, TaskRecord, folder, folders
 from stores.metadata import LOCKS, NAMES_KEY, ROOT_COPY_KEY, SCRATCH, STATUS_KEY
 from stores.shards import EncodedClip, Shard, digest, open_shard
 from stores.spec import ArraySpec
@@ -48,13 +48,13 @@ class Finding:
 
 
 def tasks_of(findings: Iterable[Finding], store: CueStore) -> list[int]:
-    """Return the tasks in which something was found, ascending."""
+    """Return the tasks of some findings, ascending."""
     tasks = {clip // store.spec.shard_clips for finding in findings for clip in finding.clips}
     return sorted(tasks | {finding.task for finding in findings if finding.task is not None})
 
 
 class Thoroughness(IntEnum):
-    """How much of each shard is verified: its index, every inner chunk of complete clips, and their values."""
+    """Level of a check of shards: the index, also every inner chunk of complete clips, also their values."""
 
     INDICES = 0
     CHECKSUMS = 1
@@ -121,8 +121,7 @@ def _document_problem(store: CueStore, key: str, data: bytes, expected: bytes) -
         if key == ROOT_COPY_KEY:
             return None if metadata.parse_header(data, key) == header else "it is the header of another store"
         if key == NAMES_KEY:
-            names = data[:-CHECKSUM_BYTES]
-            intact = data == with_checksum(names) and crc32c(names) == header.names_crc32c
+            intact = crc32c(data[:-CHECKSUM_BYTES]) == header.names_crc32c == int.from_bytes(data[-4:], "little")
             return None if intact else "it is not the list of clips that zarr.json records"
         if key == STATUS_KEY:
             statuses = metadata.decode_statuses(data, store.path)
@@ -144,10 +143,7 @@ def contains(found: Any, expected: Any) -> bool:
 
 
 def check_task(
-    store: CueStore,
-    task: int,
-    level: Thoroughness = Thoroughness.VALUES,
-    listed: Mapping[int, re.Match[str]] | None = None,
+    store: CueStore, task: int, level: Thoroughness = Thoroughness.VALUES, listed: Listed | None = None
 ) -> Iterator[Finding]:
     """Check the record of a task, its shards, and its complete clips; `listed`: see `Ledger.latest`."""
     try:
@@ -164,8 +160,7 @@ def check_task(
     elif record.fingerprint != store.header.digest:
         yield Finding("ledger", record.key, "it was written with other settings than the store's", task=task)
     elif len(record.clips) != n_clips:
-        what = f"it records {len(record.clips)} clips, the task has {n_clips}"
-        yield Finding("ledger", record.key, what, task=task)
+        yield Finding("ledger", record.key, f"it has {len(record.clips)} clips, not the task's {n_clips}", task=task)
     else:
         yield from check_clips(store, record, level)
 
@@ -274,7 +269,7 @@ def sample(store: CueStore, count: int, seed: int) -> list[int]:
 
 
 def check_recomputed(store: CueStore, clip: int, recompute: Callable[[CueStore, int], ClipCues]) -> Iterator[Finding]:
-    """Compute a clip again with the recorded networks and compare it with what is stored.
+    """Recompute a clip with the recorded networks and compare it with the stored values.
 
     99 % of the differences have to be within tolerance: in gray levels for rgb, relative to the frame's median for
     depth, in px for flow, in standard deviations of the map for features, in its own units for an extra cue.

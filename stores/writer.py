@@ -51,11 +51,9 @@ class TaskWriter:
         remove_leftovers(self._scratch.parent.glob(f"{task}-*"))
 
     def pending(self) -> list[int]:
-        """Return the clips that remain to be done."""
         return [self._clips[position] for position in sorted(self._pending)]
 
     def add(self, clip: int, chunks: EncodedClip) -> None:
-        """Add a clip, encoded by `shards.encode_clip`."""
         position = self._position(clip)
         with explain_os_errors(self._root, f"writing clip {self._names[position]}"):
             if not self._shards:
@@ -111,8 +109,7 @@ class TaskWriter:
                 names=self._names,
             )
             sizes, checksums = ({name: each[part] for name, each in finished.items()} for part in range(2))
-            if finished:
-                record = replace(record, shard_bytes=sizes, shard_crc32c=checksums)
+            record = replace(record, shard_bytes=sizes, shard_crc32c=checksums) if finished else record
             try:
                 for name in finished:
                     target = self._root / self._store.arrays[name].shard_key(self.task)

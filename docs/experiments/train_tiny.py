@@ -30,8 +30,7 @@ from torch.nn import functional
 
 from lila_cues import console
 from lila_cues.demo.dataset import SceneSeed, Split, visible_scene
-from lila_cues.demo.geometry import Truth
-from lila_cues.demo.scenes import render_frame
+from lila_cues.demo.scenes import Truth, render_frame
 from lila_cues.networks import tiny
 from lila_cues.networks.weights import file_sha256
 

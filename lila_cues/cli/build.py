@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +21,7 @@ from lila_cues.config import BuildConfig, RunOptions, parse_shard, spread
 from lila_cues.datasets import locate, open_dataset
 from lila_cues.inputs import read_text
 from stores import plan
-from stores.atomic import require_local, require_writable
+from stores.atomic import append_line, require_local, require_writable
 from stores.errors import LilaError
 from stores.ledger import ABSENT, COMPLETE, FAILED
 from stores.opening import require_same
@@ -188,7 +188,7 @@ def enlarged_side(config: BuildConfig, options: RunOptions, clips: Sequence[str]
 
 
 def run(config: BuildConfig, options: RunOptions, workers: Cluster | None = None, dry_run: bool = False) -> int:
-    """Build what is missing, in this process or on workers, and return the exit status; or only check what builds."""
+    """Build the missing clips in this process or on workers, or only check these; return the exit status."""
     path = options.store
     assert path is not None
     clips = list_clips(config, options)
@@ -253,10 +253,10 @@ def _build(
     console.out.print(messages.announcement(config, options, facts, store, int(pending.sum())))
     for note in (*facts.notes, *messages.other_builders(store, options.only_failed)):
         messages.note(note)
-    start, tally = time.perf_counter(), build.Tally()
+    start, tally, path = time.perf_counter(), build.Tally(), Path(store.path)
     with closing(reports(tally, int(pending.sum()))) as done:
         for report in done:
-            build.log_report(store, report)
+            append_line(path / build.LOG, {"when": round(time.time(), 3), **asdict(report)})
             tally.add(report)
             if options.max_failures is not None and tally.failed > options.max_failures:
                 clip_id, reason = tally.failures[0]
@@ -292,7 +292,9 @@ def _reports(
         if workers is not None:
             with closing(workers.reports(store, tasks, only_failed)) as reports:
                 for report in reports:
-                    progress.on_task_done(report)
+                    bar.advance(progress.line, report.complete)
+                    for clip_id, reason in report.failed.items():
+                        progress.on_clip_done(clip_id, reason)
                     yield report
             return
         with Worker(config, options, networks) as worker:

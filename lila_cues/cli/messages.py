@@ -1,4 +1,4 @@
-"""What `lila-cues build` prints: before it starts, while it runs and at its end; and who else builds in a store."""
+"""Messages of `lila-cues build` before, during and after a build; other builders of a store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from lila_cues.config import BuildConfig, RunOptions
     from lila_cues.pipeline.build import Tally
     from lila_cues.pipeline.setup import NetworkFacts
-    from lila_cues.pipeline.task import TaskReport
 
 SHOWN_FAILURES = 5
 CHECKED_TASKS = 1000  # pending tasks whose lock file `active_workers` reads at most
@@ -68,12 +67,6 @@ class ClipProgress:
         self.bar.update(self.line, advance=1, description=f"building{failed}{speed(self.tally)}")
         if reason is not None and self.failed <= SHOWN_FAILURES:
             self.bar.console.print(console.bold("failed", "red"), console.printable(f"{clip_id}: {reason}"))
-
-    def on_task_done(self, report: TaskReport) -> None:
-        """For tasks of other processes, whose clips are not seen one by one."""
-        self.bar.advance(self.line, report.complete)
-        for clip_id, reason in report.failed.items():
-            self.on_clip_done(clip_id, reason)
 
 
 def speed(tally: Tally) -> str:

@@ -1,4 +1,4 @@
-"""`lila-cues plan`: what a build will take, before anything is written; `models`, `profiles`: what to choose from."""
+"""`lila-cues plan`: estimates for a build before anything is written; `models` and `profiles`: lists of choices."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stores.plan import plan as make_plan
 
 CLIPS_IN_MEMORY = 40  # on many cores: 24 decoded ahead of the networks, 16 predicted and not yet written; fewer on few
 
-RATE = "Frames per second of one device through all networks, which a short build tells. Default: none, and no hours."
+RATE = "Frames per second of one device, from the summary of a short build; prints GPU hours. Default: none."
 
 
 def plan(rate: Annotated[float | None, options.running(help=RATE)] = None, **arguments: Any) -> None:

@@ -186,7 +186,6 @@ def repair(
 
 
 def _recorded_clips(store: CueStore, root: Path | None) -> Sequence[str]:
-    """Return the clips of the data set that a store was built from."""
     return list_clips(*recorded_build(store, root))
 
 

@@ -54,7 +54,6 @@ class SceneSeed:
 
     @property
     def name(self) -> str:
-        """The clip's file name without its suffix."""
         return f"{self.split.name.lower()}_{self.index:03d}"
 
     def generator(self) -> np.random.Generator:

@@ -1,20 +1,22 @@
-"""Random scenes, and their pixels: a camera over a ground plane with clutter and annotated objects.
+"""Random scenes, their pixels, and the ground truth that follows from them in closed form.
 
-Layers are ordered from far to near and do not cross in depth at any pixel, so that painting them in order is exact;
-edges are antialiased over one pixel.
+A camera moves over a ground plane with clutter and annotated objects. Every surface is a plane, so that all its motion
+is a homography per frame. Layers are ordered from far to near and do not cross in depth at any pixel, so that painting
+them in order is exact; edges are antialiased over one pixel. World and camera axes: x right, y down, z away from the
+viewer, in meters. Pixel coordinates count from the center of the top left pixel. Angles are in radians.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 from numpy.random import Generator
 
 from lila_cues.demo import textures
-from lila_cues.demo.geometry import Camera, Path3D, PlaneMotion, Truth
 
 HEIGHT, WIDTH = 240, 320
 OBJECT_TEXELS = 160
@@ -23,6 +25,76 @@ GROUND_TEXELS = 640
 GROUND_DEPTH_M = 8.0  # at the center of the image
 NEAREST_M, FARTHEST_M = 0.7, 3.6  # of the objects
 HAZE_LENGTH_M = 22.0
+
+Vector = Float[np.ndarray, " 3"]
+Matrix = Float[np.ndarray, "3 3"]
+Frame = int | float  # time in frames
+
+
+@dataclass(frozen=True)
+class Path3D:
+    """A smooth path: straight, with a sinusoidal sway; by default it stays at `middle`."""
+
+    middle: Vector
+    velocity: Vector | float = 0.0  # per frame
+    sway: Vector | float = 0.0  # amplitude
+    period: float = 1.0  # frames
+    phase: float = 0.0
+    half: float = 0.0  # the frame at which the straight part reaches `middle`
+
+    def at(self, t: Frame) -> Vector:
+        swing = np.sin(2 * np.pi * t / self.period + self.phase)
+        return self.middle + (t - self.half) * self.velocity + swing * self.sway
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera that moves, rotates and zooms."""
+
+    position: Path3D  # meters
+    rotation: Path3D  # about x (tilt), y (pan), z (roll), radians
+    zoom: Path3D  # x: focal length in image widths; y and z unused
+
+    def projection(self, t: Frame) -> tuple[Matrix, Vector]:
+        """Return M and c so that M (X − c) is the pixel of world point X times its depth in meters."""
+        focal = self.zoom.at(t)[0] * WIDTH
+        intrinsic = np.array([[focal, 0, (WIDTH - 1) / 2], [0, focal, (HEIGHT - 1) / 2], [0, 0, 1]])
+        return intrinsic @ rotation(*self.rotation.at(t)).T, self.position.at(t)
+
+    def point(self, t: Frame, pixel: tuple[float, float], depth: float) -> Vector:
+        """Return the world point at `pixel` (x, y) and `depth` meters in frame t."""
+        matrix, center = self.projection(t)
+        return center + np.linalg.solve(matrix, depth * np.array([*pixel, 1.0]))
+
+
+@dataclass(frozen=True)
+class PlaneMotion:
+    """A textured plane that moves and spins in itself, at a fixed tilt."""
+
+    origin: Path3D  # world position of the texture's center, meters
+    spin: Path3D  # z: angle in the plane, radians; x and y: the tilt
+    texels: int  # side of the square texture
+    meters_per_texel: float
+
+    def homography(self, camera: Camera, t: Frame) -> Matrix:
+        """Return the map from texels (x, y, 1) to pixels times depth: the third component is the depth in meters."""
+        matrix, center = camera.projection(t)
+        tilt_x, tilt_y, angle = self.spin.at(t)
+        axes = rotation(tilt_x, tilt_y, 0.0) @ rotation(0.0, 0.0, angle)
+        plane = np.column_stack([axes[:, 0], axes[:, 1], self.origin.at(t) - center])
+        middle = (self.texels - 1) / 2
+        scale = self.meters_per_texel
+        to_meters = np.array([[scale, 0, -scale * middle], [0, scale, -scale * middle], [0, 0, 1]])
+        return matrix @ plane @ to_meters
+
+
+def rotation(about_x: float, about_y: float, about_z: float) -> Matrix:
+    """Return the rotation about z first, then x, then y."""
+    cx, sx, cy, sy, cz, sz = (f(a) for a in (about_x, about_y, about_z) for f in (np.cos, np.sin))
+    turn_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
+    turn_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    turn_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
+    return turn_y @ turn_x @ turn_z
 
 
 @dataclass(frozen=True)
@@ -48,7 +120,6 @@ class Scene:
         return [layer.label for layer in self.layers]
 
     def homographies(self, t: int) -> Float[np.ndarray, "layers 3 3"]:
-        """Return the homography of every layer in frame t."""
         return np.array([layer.motion.homography(self.camera, t) for layer in self.layers])
 
 
@@ -76,8 +147,6 @@ def draw_scene(rng: Generator, frames: int, objects: int | None = None) -> Scene
     )
     focal = np.array([rng.uniform(0.95, 1.15), 0, 0])
     camera = Camera(
-        height=HEIGHT,
-        width=WIDTH,
         position=_draw_path(rng, np.zeros(3), np.array([0.008, 0.004, 0.004]), np.array([0.02, 0.01, 0.01]), frames),
         rotation=_draw_path(rng, np.zeros(3), np.array([0.003, 0.005, 0.003]), np.array([0.006, 0.01, 0.006]), frames),
         zoom=_draw_path(rng, focal, np.array([0.003, 0, 0]), np.array([0.01, 0, 0]), frames),
@@ -186,9 +255,8 @@ def render_scene(scene: Scene) -> tuple[UInt8[np.ndarray, "frames y x 3"], Truth
 
 def render_frame(scene: Scene, t: int) -> tuple[UInt8[np.ndarray, "y x 3"], UInt8[np.ndarray, "y x"]]:
     """Return frame t as RGB, and the index of the layer visible at each pixel."""
-    size = (scene.camera.width, scene.camera.height)
     views = scene.homographies(t)
-    ground = cv2.warpPerspective(scene.layers[0].texture, views[0], size, borderMode=cv2.BORDER_REFLECT)
+    ground = cv2.warpPerspective(scene.layers[0].texture, views[0], (WIDTH, HEIGHT), borderMode=cv2.BORDER_REFLECT)
     canvas = ground.astype(np.float32)
     visible = np.zeros(canvas.shape[:2], np.uint8)
     for index in range(1, len(scene.layers)):
@@ -217,3 +285,48 @@ def _paint_layer(canvas: np.ndarray, visible: np.ndarray, index: int, layer: Lay
     region = canvas[top:bottom, left:right]
     region += cover * (color - region)
     visible[top:bottom, left:right][distance > 0] = index
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The ground truth of one clip: masks, depth, flow between any two frames, visibility. Frames count from 0."""
+
+    layers: UInt8[np.ndarray, "frames y x"]  # the layer visible at each pixel, 0 is the farthest
+    homographies: Float[np.ndarray, "frames layers 3 3"]  # texels to pixels times depth in meters
+    labels: UInt8[np.ndarray, " layers"]  # the annotated object of a layer, 0 for none
+
+    def masks(self) -> UInt8[np.ndarray, "frames y x"]:
+        """Return the annotated object at each pixel, 0 for background."""
+        return self.labels[self.layers]
+
+    def depth(self, t: int) -> Float32[np.ndarray, "y x"]:
+        """Return relative inverse depth q = 100 / z of frame t, z in meters."""
+        return (100 * self._texels(t)[2]).reshape(self.layers.shape[1:]).astype(np.float32)
+
+    def flow(self, t: int, other: int) -> Float32[np.ndarray, "2 y x"]:
+        """Return the displacement in pixels, x first, of the surface at each pixel from frame t to frame `other`."""
+        there = np.einsum("nij,jn->in", self.homographies[other][self.layers[t].ravel()], self._texels(t))
+        moved = (there[:2] / there[2]).reshape(2, *self.layers.shape[1:])
+        return (moved - np.indices(self.layers.shape[1:])[::-1]).astype(np.float32)
+
+    def visible(self, t: int, other: int) -> Bool[np.ndarray, "y x"]:
+        """Return whether the surface at each pixel of frame t is inside frame `other` and not occluded there."""
+        height, width = self.layers.shape[1:]
+        x, y = np.rint(self.flow(t, other) + np.indices(self.layers.shape[1:])[::-1]).astype(int)
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        seen = self.layers[other][np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
+        return inside & (seen == self.layers[t])
+
+    def save(self, path: Path) -> None:
+        np.savez_compressed(path, **vars(self))
+
+    @staticmethod
+    def load(path: Path) -> Truth:
+        with np.load(path, allow_pickle=False) as file:
+            return Truth(**file)
+
+    def _texels(self, t: int) -> np.ndarray:
+        """Each pixel's point on its layer, times inverse depth: 3 × pixels."""
+        y, x = np.indices(self.layers.shape[1:], float).reshape(2, -1)
+        pixels = np.stack([x, y, np.ones_like(x)])
+        return np.einsum("nij,jn->in", np.linalg.inv(self.homographies[t])[self.layers[t].ravel()], pixels)

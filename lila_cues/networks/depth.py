@@ -155,20 +155,10 @@ def build(size: str) -> nn.Module:
 
     width, blocks, heads, taps, reassemble, fusion = _SHAPES[size]
     backbone = Dinov2Config(  # type: ignore[call-arg]  # it takes out_features apart
-        hidden_size=width,
-        num_hidden_layers=blocks,
-        num_attention_heads=heads,
-        image_size=518,
-        patch_size=PATCH_SIZE,
-        out_features=[f"stage{tap}" for tap in taps],
-        reshape_hidden_states=False,
-        apply_layernorm=True,
-    )
-    config = DepthAnythingConfig(
-        backbone_config=backbone,
-        reassemble_hidden_size=width,
-        neck_hidden_sizes=list(reassemble),
-        fusion_hidden_size=fusion,
-    )
+        hidden_size=width, num_hidden_layers=blocks, num_attention_heads=heads, image_size=518, patch_size=PATCH_SIZE,
+        out_features=[f"stage{tap}" for tap in taps], reshape_hidden_states=False, apply_layernorm=True,
+    )  # fmt: skip
+    sizes: dict[str, Any] = {"neck_hidden_sizes": list(reassemble), "fusion_hidden_size": fusion}
+    config = DepthAnythingConfig(backbone_config=backbone, reassemble_hidden_size=width, **sizes)
     network: nn.Module = DepthAnythingForDepthEstimation(config)
     return network

@@ -52,7 +52,7 @@ def load_encoder(
         lambda: _build(entry), entry, weights, OPTION, revision or None, sha256,
         rename=lambda tensors, vit: state_dicts.to_timm(tensors, vit.state_dict().keys()),
     )  # fmt: skip
-    return FrozenEncoder(vit, *_input_settings(entry, vit), source, execution).to(device)
+    return FrozenEncoder(entry, vit, source, execution).to(device)
 
 
 def encoder_sizes(name: str) -> tuple[int, int]:
@@ -80,7 +80,7 @@ def encoder_from_tensors(name: str, tensors: Mapping[str, Tensor], source: Weigh
     entry = _entry(name)
     vit = _build(entry)
     load_strictly(vit, state_dicts.to_timm(tensors, vit.state_dict().keys()), source.location, OPTION)
-    return FrozenEncoder(vit, *_input_settings(entry, vit), source)
+    return FrozenEncoder(entry, vit, source)
 
 
 def _entry(name: str) -> Entry:
@@ -113,44 +113,32 @@ def _build(entry: Entry) -> VisionTransformer | Eva:
     return vit
 
 
-def _input_settings(entry: Entry, vit: VisionTransformer | Eva) -> tuple[tuple[float, ...], tuple[float, ...], float]:
-    """Return the mean and std of the images, and the offset by which positions are resized."""
-    if entry.is_packaged:
-        return tiny.MEAN, tiny.STD, 0.0
-    settings: Any = timm.get_pretrained_cfg(entry.architecture)
-    plain_dinov2 = "dinov2" in entry.architecture and vit.reg_token is None
-    return settings.mean, settings.std, DINOV2_OFFSET if plain_dinov2 else 0.0
-
-
 class FrozenEncoder(FrozenNetwork):
     """A frozen vision transformer that returns the tokens of four of its blocks.
 
     The tokens pass through the final LayerNorm; class and register tokens are dropped. `mean` and `std` normalize the
-    images, and `position_offset` is that of `interpolate_positions`.
+    images.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self,
-        vit: VisionTransformer | Eva,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        position_offset: float,
-        source: WeightSource,
-        execution: Execution | None = None,
+        self, entry: Entry, vit: VisionTransformer | Eva, source: WeightSource, execution: Execution | None = None
     ) -> None:
         super().__init__(source, execution)
+        settings: Any = None if entry.is_packaged else timm.get_pretrained_cfg(entry.architecture)
+        mean, std = (settings.mean, settings.std) if settings else (tiny.MEAN, tiny.STD)
+        plain_dinov2 = "dinov2" in entry.architecture and vit.reg_token is None
+        self._position_offset = DINOV2_OFFSET if plain_dinov2 else 0.0  # of `interpolate_positions`
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.vit = vit
         self.width = int(vit.embed_dim)
         patch_size = vit.patch_embed.feat_ratio()  # px per token, stride of a convolutional stem included
         assert isinstance(patch_size, int)
         self.patch_size = patch_size
         self.taps = taps(len(vit.blocks))
-        self._position_offset = position_offset
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self._run = self.execution.prepare(
             self._run_learned_positions if isinstance(vit, VisionTransformer) else self._run_rotary_positions
         )

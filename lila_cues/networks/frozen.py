@@ -74,7 +74,7 @@ class FlowNetwork(FrozenNetwork):
 
 @dataclass(frozen=True)
 class Execution:
-    """How a network is run; outputs are float32 in any case."""
+    """Precision, compilation and attention backend of a network; outputs are float32 in any case."""
 
     precision: str = "float32"  # or "bfloat16" or "float16", by autocast
     compiled: bool = False  # by `torch.compile`

@@ -35,16 +35,9 @@ def encoder() -> VisionTransformer:
     block through the final LayerNorm, row by row.
     """
     return VisionTransformer(
-        img_size=112,
-        patch_size=PATCH_SIZE,
-        embed_dim=WIDTH,
-        depth=6,
-        num_heads=3,
-        num_classes=0,
-        global_pool="",
-        class_token=False,
-        dynamic_img_size=True,
-    )
+        img_size=112, patch_size=PATCH_SIZE, embed_dim=WIDTH, depth=6, num_heads=3, num_classes=0, global_pool="",
+        class_token=False, dynamic_img_size=True,
+    )  # fmt: skip
 
 
 class DepthCNN(nn.Module):
@@ -53,8 +46,9 @@ class DepthCNN(nn.Module):
     q is relative inverse depth as the renderer defines it, 100 / z with z in metres.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (16, 32, 48, 64, 64)) -> None:
+    def __init__(self) -> None:
         super().__init__()
+        widths = (16, 32, 48, 64, 64)
         coarser = [nn.Sequential(_convolution(a, b, 2), _convolution(b, b)) for a, b in pairwise(widths)]
         self.down = nn.ModuleList([_convolution(3, widths[0], 2), *coarser])
         self.overview = nn.Linear(widths[-1], widths[-1])

@@ -43,7 +43,6 @@ class WeightSource:
     licence: str
 
     def to_dict(self) -> dict[str, str | None]:
-        """Return the record that stores and checkpoints hold."""
         return asdict(self)
 
     @classmethod
@@ -202,7 +201,7 @@ def read_content(path: Path, option: str) -> object:
             return safetensors.torch.load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # older formats, which can be read all the same
-            mapped = is_zipfile(path)  # as torch.save writes since 1.6: what is not used is not read into memory
+            mapped = is_zipfile(path)  # as torch.save writes since 1.6: unused tensors are not read into memory
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # foreign bytes, read as a pickle, can raise anything
         message = str(error).split("\n", maxsplit=1)[0]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,6 @@ from lila_cues.pipeline.cues import DERIVED
 from lila_cues.pipeline.errors import TransientError
 from lila_cues.pipeline.setup import NetworkFacts
 from lila_cues.pipeline.task import OnClipDone, TaskReport, Worker, tasks_at_once
-from stores.atomic import append_line
 from stores.errors import LilaError
 from stores.ledger import ABSENT, COMPLETE, FAILED, STATUS_NAMES
 from stores.plan import Plan, plan
@@ -52,13 +49,7 @@ def open_store(
     """Open the store of that config, or create it."""
     spec = store_spec(config, facts.patch_size, facts.width)
     settings = {"settings": config.to_dict(), "root": str(options.root), "networks": facts.records}
-    arguments = (spec, clips, config.fingerprint(facts.records), {**settings, **facts.provenance})
-    try:
-        return stores.open_or_create(path, *arguments)
-    except OSError as error:  # another builder has created the store meanwhile
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-            raise
-        return stores.open_or_create(path, *arguments)
+    return stores.open_or_create(path, spec, clips, config.fingerprint(facts.records), {**settings, **facts.provenance})
 
 
 def tasks_of_shard(tasks: Iterable[int], shard: tuple[int, int]) -> Iterator[int]:
@@ -97,13 +88,11 @@ class TaskQueue:
         return task
 
     def waiting(self) -> bool:
-        """Return whether a task is left to hand out."""
         if not self._returned and (task := next(self._fresh, None)) is not None:
             self._returned.append(task)
         return bool(self._returned or self._again or self._suspects)
 
     def put_back(self, task: int) -> None:
-        """Return a task that no worker has begun."""
         self._returned.append(task)
 
     def done(self, task: int, report: TaskReport | None) -> None:
@@ -124,7 +113,7 @@ class TaskQueue:
     def take_back_held(self) -> dict[int, str]:
         """Put back the tasks that nobody holds any more and that are not done; return the others, with their holder."""
         held: dict[int, str] = {}
-        for task in sorted(self._held.intersection(self.store.pending_tasks(self.only_failed)) if self._held else ()):
+        for task in sorted(self._held.intersection(self.store.pending_tasks(self.only_failed))):
             if (holder := self.store.locked_by(task)) is not None:
                 held[task] = holder
             elif self._tries[task] < TRIES:
@@ -215,8 +204,3 @@ class Tally:
         self.failed += len(report.failed)
         self.seconds.update(report.seconds)
         self.failures = [*self.failures, *report.failed.items()][:KEPT_FAILURES]
-
-
-def log_report(store: CueStore, report: TaskReport) -> None:
-    """Append a report to the store's log in one write, so that builders side by side do not mix lines."""
-    append_line(Path(store.path) / LOG, {"when": round(time.time(), 3), **asdict(report)})

@@ -1,8 +1,8 @@
 """Many workers: processes of this machine, or a running Dask cluster. The only module that imports `distributed`.
 
-The client keeps the queue of tasks and gives each worker a few of them, by its address; the scheduler sees a store's
-path and task numbers. What a task is, and that it is done, is between a worker and the store: a task that is given
-twice is locked once. Every worker is checked before its first task; one that is not fit is left out and named.
+The client keeps the queue of tasks and submits a few of them to each worker, by its address; the scheduler sees only
+the path of a store and task numbers. Completed tasks are recorded in the store, and its locks keep a task that is
+submitted twice from being built twice. Each worker is checked before its first task; unfit ones are excluded and named.
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ TASK = "task"
 REMOTE = "lila_cues.pipeline.remote"  # a worker ends when it is sent what it cannot import
 
 
+class SchedulerLost(LilaError):
+    """The scheduler does not answer any more."""
+
+
 class Cluster:
     """The workers of one build; `notify` receives what the user should know, `patient` is to wait for a first one."""
 
@@ -70,26 +74,26 @@ class Cluster:
         self._demand: Future | None = None
 
     def device(self, name: str) -> str:
-        """Return the device of most use that `--device` NAME means on the workers: cuda where one of them has a GPU."""
+        """Return the device that `--device NAME` stands for on the workers: cuda where one of them has a GPU."""
         self._questions[DEVICE] = lambda member: (remote.choose_device, name)
-        found = [member.answers[DEVICE] for member in self._survey(DEVICE)]
+        found = [member.answers[DEVICE] for member in self._answers(DEVICE)]
         return next((device for device in found if device.startswith("cuda")), found[0])
 
     def check(self, build: Build, store: CueStore | None) -> NetworkFacts:
-        """Check the workers that are there, and each that comes later; return what the networks of most of them are.
+        """Check the present workers, and later each that joins; return the facts of the networks of most of them.
 
-        `store`, where it exists, says which networks and which decoder are right. LilaError if no worker is fit.
+        An existing `store` determines the networks and the decoder. LilaError if no worker is fit.
         """
         self.build = build
         if store is not None:
             self.roster.expect(store)
 
         def question(member: Member) -> tuple[Any, ...]:
-            build.token.touch()  # others remove what is a day old
+            build.token.touch()  # others remove files that are a day old
             return remote.check, build, member.place, self.roster.sharing(member)
 
         self._questions[CHECK] = question
-        return self.roster.agree(self._survey(CHECK), build.config)
+        return self.roster.agree(self._answers(CHECK), build.config)
 
     def reports(self, store: CueStore, tasks: Iterable[int], only_failed: bool = False) -> Generator[TaskReport]:
         """Build tasks on the workers that were checked; yield a report of each when it is done.
@@ -119,19 +123,17 @@ class Cluster:
         self._queue.require_done()
 
     def close(self) -> None:
-        """Drop the networks of the build from the workers."""
         if self.build is not None and self.client.status == "running":
             self._run(remote.release, self.build.id)
 
     def _hand_out(self, queue: TaskQueue, assignment: Callable[[int], Assignment]) -> None:
-        """Fill the places of all fit workers, and at the end move what waits at one worker to one without a task."""
+        """Assign tasks to all fit workers; at the end, move queued tasks to idle workers."""
 
         def assign(member: Member, task: int) -> None:
             member.tasks[self._submit(member, TASK, build_remote, assignment(task))] = task
 
-        ready = [
-            member for member in self.roster.members.values() if member.fit and not (member.paused or member.alone)
-        ]
+        members = self.roster.members.values()
+        ready = [member for member in members if member.fit and not (member.paused or member.alone)]
         slots = {member.address: min(member.threads, self._slots) for member in ready}
         depth = 1 if self.options.workers else 2  # clusters grow where tasks wait
         for filled in range(depth * max(slots.values(), default=0)):  # one task each, then a second one
@@ -148,8 +150,8 @@ class Cluster:
             if len(donor.tasks) > slots[donor.address]:
                 assign(member, self._take_back(donor, [*donor.tasks][-1]))
 
-    def _survey(self, question: str) -> list[Member]:
-        """Wait until all workers have answered, and not long for the last; return those that are not left out."""
+    def _answers(self, question: str) -> list[Member]:
+        """Return the workers that have answered a question, after all have or `CHECK_SECONDS` after the first."""
         first = None
         while True:
             for _ in self._step():
@@ -161,7 +163,7 @@ class Cluster:
                 return sorted(done, key=lambda member: member.address)
 
     def _step(self) -> Iterator[Outcome]:
-        """Look for workers that came and went, ask those that are new, and wait a moment for answers and outcomes."""
+        """Update the list of workers, question new ones, and yield the outcomes that arrive within a moment."""
         members = self.roster.members
         if time.monotonic() - self._refreshed > max(1.0, len(members) / 50):
             self._refresh()
@@ -187,7 +189,7 @@ class Cluster:
         return str(future.key)
 
     def _handle(self, future: Future) -> Outcome | None:
-        """Take an answer, or the outcome of a task, which is returned if it is no failure."""
+        """Process an answer or the outcome of a task; return the outcome unless it is a failure."""
         key = str(future.key)
         if key not in self._futures:  # taken back
             return None
@@ -229,7 +231,7 @@ class Cluster:
         return member.tasks.pop(key)
 
     def _refresh(self) -> None:
-        """Ask the scheduler for its workers; SchedulerLost if it has gone, LilaError if no worker is fit."""
+        """Get the scheduler's list of workers; SchedulerLost if it does not answer, LilaError if no worker is fit."""
         try:
             if self.client.status != "running":
                 raise OSError("the connection is closed")
@@ -260,7 +262,7 @@ class Cluster:
                 f"expected workers at {self.place}, found none; start `dask worker` on the hosts that build"
             )
         elif self._demand is None:
-            self.notify(f"no worker at {self.place} yet; the build goes on when one comes")
+            self.notify(f"no worker at {self.place} yet; the build starts when one joins")
             self._demand = self.client.submit(os.getpid, pure=False)  # for which an adaptive cluster starts one
 
     def _busy(self) -> bool:
@@ -283,42 +285,39 @@ class Cluster:
                     pass
 
 
-class SchedulerLost(LilaError):
-    """The scheduler does not answer any more."""
-
-
 @contextmanager
 def connect(
     options: RunOptions, shard_clips: int, notify: Callable[[str], None], patient: bool = True
 ) -> Iterator[Cluster]:
     """Connect to the scheduler, or start processes on this machine that share its cores.
 
-    Threads and processes started here never receive Ctrl-C and SIGTERM, which a terminal, SLURM and systemd send to all
-    of them: this process ends them. A signal meanwhile reaches it afterwards.
+    Threads and processes started here never receive Ctrl-C and SIGTERM, which are sent to all of them: this process
+    ends them. A signal that arrives meanwhile reaches it afterwards.
     """
     workers = options.workers or 1
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, usable_cores() // workers))
     with ExitStack() as stack:
         if options.scheduler:
             _require_scheduler(options.scheduler)
-        for name in ("distributed", "distributed.client", "tornado", "asyncio"):  # what is lost is said in one sentence
+        for name in (
+            "distributed",
+            "distributed.client",
+            "tornado",
+            "asyncio",
+        ):  # a loss is reported once
             logging.getLogger(name).setLevel(logging.CRITICAL)
         # else a busy machine on which a process takes longer to be replaced has no worker any more
         stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"}))
         resource_tracker.ensure_running()  # starting it would reset the mask
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
-            target = options.scheduler or stack.enter_context(
-                LocalCluster(
-                    n_workers=workers,
-                    threads_per_worker=tasks_at_once(shard_clips),
-                    processes=True,
-                    memory_limit=0,  # none but the machine's
-                    dashboard_address="127.0.0.1:0",
-                    silence_logs=logging.CRITICAL,
-                    env={"OMP_NUM_THREADS": threads},
-                )
-            )
+            target: Any = options.scheduler
+            if not target:
+                local = LocalCluster(
+                    n_workers=workers, threads_per_worker=tasks_at_once(shard_clips), processes=True, memory_limit=0,
+                    dashboard_address="127.0.0.1:0", silence_logs=logging.CRITICAL, env={"OMP_NUM_THREADS": threads},
+                )  # fmt: skip
+                target = stack.enter_context(local)
             client = Client(target, timeout=CONNECT_SECONDS, set_as_default=False)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -36,7 +36,7 @@ FIELD_OF_VIEW_DEG = 45.0
 """Of the base crop, which no file states: between a phone's long side (65°) and a telephoto lens."""
 
 MAX_PASS = 4  # clips
-NETWORKS_SHARE = 3  # memory of a pass, of that of PAMR: three maps of float32 and the affinity
+NETWORKS_SHARE = 3  # memory of a pass, in multiples of that of PAMR: three maps of float32, and the affinity
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,6 @@ class ClipValues:
     await_copies: Callable[[], object] | None = None
 
     def wait(self) -> dict[str, np.ndarray]:
-        """Wait for the device and return the stored values."""
         if self.await_copies is not None:
             self.await_copies()
         return {name: np.asarray(values) for name, values in self.stored.items()}
@@ -107,7 +106,7 @@ class CueExtractor:
         if self.on_gpu:
             torch.backends.cudnn.benchmark = True  # all passes have one shape
             if config.precision != "float32":
-                torch.set_float32_matmul_precision("high")  # TF32 for what is not autocast
+                torch.set_float32_matmul_precision("high")  # TF32 outside autocast
             for network in (networks.encoder, networks.depth, networks.flow):
                 if isinstance(network, nn.Module):
                     network.to(memory_format=torch.channels_last)
@@ -116,10 +115,8 @@ class CueExtractor:
         """Return how many clips to run in one pass: on a GPU up to 4, by its free memory."""
         if not self.on_gpu:
             return 1
-        g = self.geometry
-        clip_bytes = (
-            NETWORKS_SHARE * 4 * g.frames * math.prod(g.cue) * (3 * g.channels + 8 * len(self.config.pamr_dilations))
-        )
+        g, maps = self.geometry, 3 * self.geometry.channels + 8 * len(self.config.pamr_dilations)
+        clip_bytes = NETWORKS_SHARE * 4 * g.frames * math.prod(g.cue) * maps
         return max(1, min(MAX_PASS, torch.cuda.mem_get_info(self.device)[0] // clip_bytes))
 
     def predict(self, clips: Sequence[ClipFrames]) -> list[ClipPredictions]:
@@ -128,12 +125,17 @@ class CueExtractor:
         channels = [select_channels(config.seed, clip.clip_id, encoder.width, self.geometry.channels) for clip in clips]
         pairs = [torch.from_numpy(clip.selection.pair_frames).long() for clip in clips]
         pairs = [torch.cat([own, own.flip(1)]) + index * frames for index, own in enumerate(pairs)]
-        with torch.no_grad(), self._current_device(), self._counter() as counter:
+        counted = self.clip_flops is None and not self.config.compile  # compiled networks are not seen by the counter
+        count = FlopCounterMode(display=False) if counted else nullcontext()
+        with torch.no_grad(), self._current_device(), count as counter:
             # the host's copies come first, since a GPU would idle between the events
             sizes, kept = set(self.sizes.values()), self._pinned(channels)
             pixels = {size: self._pinned([clip.images[size] for clip in clips]) for size in sizes}
             with self.timer.device("to device"):
-                uploaded = {size: self._upload(values) for size, values in pixels.items()}
+                uploaded = {}
+                for size, values in pixels.items():  # RGB in [0, 1], on a GPU in channels-last order
+                    rgb = values.to(self.device, non_blocking=True).flatten(0, 1).permute(0, 3, 1, 2).float().div_(255)
+                    uploaded[size] = rgb if self.on_gpu else rgb.contiguous()
                 images = {network: uploaded[size] for network, size in self.sizes.items()}
                 kept = kept.to(self.device, torch.long, non_blocking=True)
             with self.timer.device("encoder"):
@@ -201,34 +203,27 @@ class CueExtractor:
         cues = self.cues(predictions) if self.on_gpu else self.on_host(predictions)
         with torch.no_grad(), self._current_device(), self.timer.device("quantize"):
             stored = stored_values(arrays, cues)
-            finite = {name: _finite(cues[name]) for name in ("features_raw", "depth", "flow_forward", "flow_backward")}
+            finite: dict[str, Array] = {}
+            for name in ("features_raw", "depth", "flow_forward", "flow_backward"):
+                finite[name] = namespace(cues[name]).isfinite(cues[name]).reshape(len(cues[name]), -1).all(-1)
             if self._downloads is None:
                 return ClipValues(predictions.frames, stored, finite)
             self._downloads.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._downloads):
-                stored, finite = ({k: _download(v) for k, v in part.items()} for part in (stored, finite))
+                stored, finite = (
+                    {name: devices.queue_copy(each) if isinstance(each, Tensor) and each.is_cuda else each
+                     for name, each in part.items()}
+                    for part in (stored, finite)
+                )  # fmt: skip
                 done = torch.cuda.Event(blocking=True)
                 done.record()
         return ClipValues(predictions.frames, stored, finite, done.synchronize)
 
-    def _counter(self) -> AbstractContextManager[FlopCounterMode | None]:
-        """Return a counter of the first pass; none of compiled networks, which it does not see."""
-        counted = self.config.compile or self.clip_flops is not None
-        return nullcontext() if counted else FlopCounterMode(display=False)
-
     def _pinned(self, arrays: Sequence[np.ndarray]) -> Tensor:
         """Return the stack of some arrays, for a GPU in pinned memory."""
-        stack = torch.empty(
-            (len(arrays), *arrays[0].shape), dtype=torch.from_numpy(arrays[0]).dtype, pin_memory=self.on_gpu
-        )
-        for array, part in zip(arrays, stack, strict=True):
-            part.copy_(torch.from_numpy(array))
-        return stack
-
-    def _upload(self, pixels: UInt8[Tensor, "clips f y x 3"]) -> Float[Tensor, "b 3 y x"]:
-        """Return frames as float32 in [0, 1] on the device, in channels-last order on a GPU."""
-        images = pixels.to(self.device, non_blocking=True).flatten(0, 1).permute(0, 3, 1, 2).float().div_(255)
-        return images if self.on_gpu else images.contiguous()
+        tensors = [torch.from_numpy(array) for array in arrays]
+        stack = torch.empty((len(tensors), *tensors[0].shape), dtype=tensors[0].dtype, pin_memory=self.on_gpu)
+        return torch.stack(tensors, out=stack)
 
     def _on_cue_grid(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c y x"]:
         """Resize a network's maps bilinearly, antialiased, where its images have another size."""
@@ -237,7 +232,6 @@ class CueExtractor:
         return F.interpolate(maps, self.sizes["cue"], mode="bilinear", align_corners=False, antialias=True)
 
     def _parts(self, maps: Tensor) -> Sequence[Tensor]:
-        """Split a pass into the batches of a CPU."""
         return maps.split(self._batch or len(maps))
 
     def _refine(self, raw: Tensor, images: Tensor) -> Tensor:
@@ -246,12 +240,8 @@ class CueExtractor:
         scales = three_scales(self.geometry.cue, config.pamr_iterations)
         affinity = Affinity(dilations=config.pamr_dilations, sigma=config.pamr_sigma)
         with self.timer.device("pamr"):
-            return torch.cat(
-                [
-                    F.adaptive_avg_pool2d(refine(part, guide, scales, affinity), self.geometry.features)
-                    for part, guide in parts
-                ]
-            )
+            refined = (refine(part, guide, scales, affinity) for part, guide in parts)
+            return torch.cat([F.adaptive_avg_pool2d(maps, self.geometry.features) for maps in refined])
 
     def _current_device(self) -> AbstractContextManager[object]:
         """Make the extractor's GPU the calling thread's, which is where a thread's events and kernels go."""
@@ -269,7 +259,6 @@ class Timer:
 
     @contextmanager
     def host(self, part: str) -> Iterator[None]:
-        """Add the time that the calling thread spends in the context."""
         start = time.perf_counter()
         try:
             yield
@@ -302,16 +291,6 @@ class Timer:
                     self._events.append((part, start, end))
             sums, self._sums = self._sums, {}
         return sums
-
-
-def _finite(maps: Array) -> Array:
-    """Return for each map along the first axis whether all of it is finite."""
-    return namespace(maps).isfinite(maps).reshape(len(maps), -1).all(-1)
-
-
-def _download(values: Array) -> Array:
-    """Queue the copy of a GPU's tensor to the host; return other values as they are."""
-    return devices.queue_copy(values) if isinstance(values, Tensor) and values.device.type == "cuda" else values
 
 
 def surface_normals(

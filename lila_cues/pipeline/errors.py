@@ -1,4 +1,4 @@
-"""Whose fault an error is: a clip's own file, a file system that may recover, or the GPU of this process."""
+"""Classification of errors: a clip's own file, a file system that may recover, or the GPU of this process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TransientError(LilaError):
 
 
 def failure_reason(error: BaseException) -> str:
-    """Return what the ledger records of a clip that cannot be read; raise what is not the file's fault."""
+    """Return the reason that the ledger records for an unreadable clip; raise errors that are not the file's fault."""
     if isinstance(error, LilaError) and not isinstance(error, TransientError):
         return str(error)
     if not isinstance(error, Exception) or isinstance(error, CancelledError | MemoryError | TransientError):

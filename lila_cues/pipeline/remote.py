@@ -1,7 +1,7 @@
-"""What a worker process does for a client elsewhere: check that it is fit for a build, and build tasks of it.
+"""Functions that run in worker processes: check that a worker is fit for a build, and build tasks.
 
-A process holds one set of networks per build, from the check until the build ends, and refuses any other task. It does
-not import a scheduler.
+A process holds one set of networks per build, from the check until the build ends, and refuses tasks of other builds.
+Does not import the scheduler.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ IDLE_SECONDS = 600.0  # after which networks are dropped whose client has gone w
 
 @dataclass(frozen=True)
 class Build:
-    """What a worker must know of a build, and see as the client does."""
+    """Description of a build for workers, with files that they must see as the client does."""
 
     id: str
     config: BuildConfig
@@ -55,10 +55,8 @@ def describe(config: BuildConfig, options: RunOptions, clips: Sequence[str]) -> 
     folder = store / SCRATCH
     while not folder.is_dir():
         folder = folder.parent
-    samples = []
-    for clip_id in spread(clips, SAMPLES):
-        path = dataset.path(clip_id)
-        samples.append((clip_id, path.stat().st_size if path.is_file() else 0))
+    paths = {clip_id: dataset.path(clip_id) for clip_id in spread(clips, SAMPLES)}
+    samples = [(clip_id, path.stat().st_size if path.is_file() else 0) for clip_id, path in paths.items()]
     token = folder / f".check-{uuid.uuid4().hex}-{writer_id()}"
     root = replace(options, root=options.root.absolute())
     try:
@@ -82,11 +80,11 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an assignment."""
+    """Result of an assignment."""
 
     report: TaskReport | None = None
     error: str | None = None
-    transient: bool = False  # the worker can go on with other tasks
+    transient: bool = False  # the worker can run other tasks
     lost: bool = False  # the process can do nothing more on its device
     unknown: bool = False  # the process was not checked for the build, or its networks are gone
 
@@ -121,7 +119,8 @@ def check(build: Build, place: int, sharing: int) -> NetworkFacts:
     _require_token(build.token)
     _require_samples(build)
     with _LOADING:
-        for other in [key for key, held in _HELD.items() if not held.active and _idle(held)]:
+        now = time.monotonic()
+        for other in [key for key, held in _HELD.items() if not held.active and now - held.used > IDLE_SECONDS]:
             release(other)
         if build.id not in _HELD:
             device = build.options.device
@@ -189,10 +188,6 @@ def release(build: str, only: _Held | None = None) -> None:
         del _HELD[build]
     held.worker.stop.set()
     threading.Thread(target=held.worker.__exit__, daemon=True).start()
-
-
-def _idle(held: _Held) -> bool:
-    return time.monotonic() - held.used > IDLE_SECONDS
 
 
 def _require_token(token: Path) -> None:

@@ -1,7 +1,6 @@
-"""The workers of a build as the client knows them: which are fit, which are left out and why.
+"""The workers of a build as the client knows them: which are fit, which are excluded and why.
 
-A worker that is not fit is left out and named, and so is one that fails time and again; the others go on. Knows no
-scheduler.
+A worker that is not fit or fails repeatedly is excluded and named; the others continue. Does not import the scheduler.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ class Roster:
         self._expected: tuple[dict[str, Any], str | None] | None = None  # hashes of weights, and decoder
 
     def update(self, workers: Mapping[str, Mapping[str, Any]]) -> list[Member]:
-        """Compare with the scheduler's list of workers; return the members that are there no more."""
+        """Update the members from the scheduler's list of workers; return those that are gone."""
         gone = [self.members.pop(address) for address in [*self.members] if address not in workers]
         for member in gone:
             self._failures[member.identity] += bool(member.tasks or member.asked)
@@ -70,16 +69,16 @@ class Roster:
                 self.notify(f"worker {member.label} has gone; its tasks are given to others")
         for address, worker in workers.items():
             if address not in self.members:
-                self._join(address, worker["host"], str(worker["name"]), worker["nthreads"], bool(worker["nanny"]))
+                self._join(address, worker)
             member, paused = self.members[address], worker["status"] == "paused"
             if paused and member.paused is None:
-                self.notify(
-                    f"worker {member.label} is paused by its memory limit; give it more memory or fewer threads"
-                )
+                note = "is paused by its memory limit; give it more memory or fewer threads"
+                self.notify(f"worker {member.label} {note}")
             member.paused = (member.paused or time.monotonic()) if paused else None
         return gone
 
-    def _join(self, address: str, host: str, name: str, threads: int, nanny: bool) -> None:
+    def _join(self, address: str, worker: Mapping[str, Any]) -> None:
+        host, name, threads, nanny = worker["host"], str(worker["name"]), worker["nthreads"], bool(worker["nanny"])
         named = name != address
         taken = {member.place for member in self.members.values() if member.host == host}
         place = next(place for place in range(len(taken) + 1) if place not in taken)
@@ -90,7 +89,6 @@ class Roster:
             self.leave_out(member, f"the {ended} processes before it ended without a result")
 
     def sharing(self, member: Member) -> int:
-        """Return how many workers its host has."""
         return sum(other.host == member.host for other in self.members.values())
 
     def answered(self, member: Member, question: str, answer: Any, config: BuildConfig | None) -> None:
@@ -106,11 +104,11 @@ class Roster:
             self._compare(member, config)
 
     def expect(self, store: CueStore) -> None:
-        """Take the networks and the decoder that a store records for the right ones."""
+        """Expect the networks and the decoder that a store records."""
         self._expected = store.fingerprint.get("weights", {}), store.provenance.get("decoder")
 
     def agree(self, fit: list[Member], config: BuildConfig) -> NetworkFacts:
-        """Return what the networks are: those of the store, else those of most workers; leave the others out."""
+        """Return the facts of the store's networks, else of those of most workers; exclude workers with others."""
         if self._expected is None:
             kinds = Counter(json.dumps(_kind(member, config), sort_keys=True) for member in fit)
             self._expected = json.loads(kinds.most_common(1)[0][0])
@@ -123,17 +121,15 @@ class Roster:
         if self._expected is None:
             return
         (weights, decoder), (found, its_decoder) = self._expected, _kind(member, config)
+        reason = None
         if others := ", ".join(kind for kind, expected in weights.items() if found.get(kind) != expected):
-            self.leave_out(
-                member, f"expected the networks of the store, found other weights ({others}); give it the same files"
-            )
+            reason = f"expected the networks of the store, found other weights ({others}); give it the same files"
         elif decoder is not None and its_decoder != decoder:
-            self.leave_out(
-                member, f"expected {decoder}, the decoder of the store, found {its_decoder}; install that version there"
-            )
+            reason = f"expected {decoder}, the decoder of the store, found {its_decoder}; install that version there"
+        if reason is not None:
+            self.leave_out(member, reason)
 
     def leave_out(self, member: Member, reason: str) -> None:
-        """Give a worker no task any more."""
         if member.reason is None:
             member.reason = reason
             self.notify(f"worker {member.label} is left out: {reason}")

@@ -66,8 +66,6 @@ def tasks_at_once(shard_clips: int) -> int:
 
 @dataclass
 class _Task:
-    """A task in the stream."""
-
     store: CueStore
     number: int
     only_failed: bool
@@ -97,23 +95,17 @@ class Worker(AbstractContextManager["Worker"]):
 
     Args:
         threads: threads that decode and encode; None: by the usable cores.
-        stop: an event to share.
     """
 
     def __init__(
-        self,
-        config: BuildConfig,
-        options: RunOptions,
-        networks: Networks | None = None,
-        threads: int | None = None,
-        stop: threading.Event | None = None,
+        self, config: BuildConfig, options: RunOptions, networks: Networks | None = None, threads: int | None = None
     ):
         require_decoder(config.decoder)
         self.config = config
         self.dataset = open_dataset(config.dataset, options.root, config.decoder, config.seed)
         self.extractor = CueExtractor(networks or load_networks(config, options.device), config, options.device)
         self.timer = self.extractor.timer
-        self.stop = stop or threading.Event()
+        self.stop = threading.Event()
         self.clips_per_pass = options.clips_per_pass or self.extractor.clips_per_pass()
         self.error: BaseException | None = None
         threads = threads or max(2, min(MAX_THREADS, usable_cores() - 1))
@@ -124,15 +116,14 @@ class Worker(AbstractContextManager["Worker"]):
         self._encoding = threading.Semaphore(self.clips_per_pass + min(2 * encoding, ENCODING_BYTES // clip_bytes))
         self._pass: list[tuple[_Task, int, ClipFrames | str | None]] = []
         self._coming = self._taken = 0  # clips of tasks that have begun, and those that the networks' thread took
-        self._intake, self.decode_pool, self._networks, self.encode_pool, self._write, self._publish = self._pools = [
+        self._locking, self.decode_pool, self._networks, self.encode_pool, self._write, self._publish = self._pools = [
             ThreadPoolExecutor(count, name)
             for name, count in (
-                ("intake", 1), ("decode", decoding), ("networks", 1), ("encode", encoding), ("write", 1), ("publish", 1)
+                ("lock", 1), ("decode", decoding), ("networks", 1), ("encode", encoding), ("write", 1), ("publish", 1)
             )
         ]  # fmt: skip
 
     def __exit__(self, *error: object) -> None:
-        """End the stream and wait for it."""
         self.stop.set()
         for pool in self._pools:
             pool.shutdown()
@@ -150,15 +141,15 @@ class Worker(AbstractContextManager["Worker"]):
         affects no other.
         """
         job = _Task(store, task, only_failed, on_clip_done)
-        self._intake.submit(self._begin, job)
+        self._locking.submit(self._begin, job)
         return job.result
 
     def load_clip(self, clip_id: str) -> ClipFrames:
         """Runs in the decode pool."""
-        sizes, depth = self.extractor.sizes.values(), self.extractor.networks.depth
+        depth = self.extractor.networks.depth
+        files = depth if isinstance(depth, DepthFiles) else None
         with self.timer.host("decode"):
-            files = depth if isinstance(depth, DepthFiles) else None
-            return load_clip(self.dataset, clip_id, self.config, sizes, files)
+            return load_clip(self.dataset, clip_id, self.config, self.extractor.sizes.values(), files)
 
     def predict(self, store: CueStore, clips: Sequence[ClipFrames]) -> Sequence[ClipPredictions | ClipValues]:
         """Runs in the networks' thread. When the memory of a GPU is exhausted, passes are halved for good."""
@@ -264,9 +255,17 @@ class Worker(AbstractContextManager["Worker"]):
         """Write a clip or its reason; hand on the task after its last clip."""
         try:
             encoded = outcome.result() if isinstance(outcome, Future) else outcome
-            if encoded is not None and job.intact:
-                job.intact = False
-                self._record(job, clip, encoded)
+            if encoded is not None and job.intact and job.writer is not None:
+                clip_id, job.intact = job.store.clip_id(clip), False
+                if isinstance(encoded, str):
+                    job.writer.fail(clip, encoded)
+                    job.failed[clip_id] = encoded
+                else:
+                    with self.timer.host("write"):
+                        job.writer.add(clip, encoded)
+                    job.complete += 1
+                    job.bytes += sum(len(part) for parts in encoded.values() for part in parts)
+                job.on_clip_done(clip_id, encoded if isinstance(encoded, str) else None)
                 job.intact = True
         except BaseException as error:
             self._fail(error, job)
@@ -274,19 +273,6 @@ class Worker(AbstractContextManager["Worker"]):
         job.remaining -= 1
         if not job.remaining:
             self._publish.submit(self._end, job)
-
-    def _record(self, job: _Task, clip: int, encoded: EncodedClip | str) -> None:
-        assert job.writer is not None
-        clip_id, reason = job.store.clip_id(clip), encoded if isinstance(encoded, str) else None
-        if isinstance(encoded, str):
-            job.writer.fail(clip, encoded)
-            job.failed[clip_id] = encoded
-        else:
-            with self.timer.host("write"):
-                job.writer.add(clip, encoded)
-            job.complete += 1
-            job.bytes += sum(len(part) for parts in encoded.values() for part in parts)
-        job.on_clip_done(clip_id, reason)
 
     def _end(self, job: _Task) -> None:
         """Publish a task, or discard it if nothing was done; release its lock, and set its result."""

@@ -18,7 +18,7 @@ Keep = Callable[[np.ndarray], np.ndarray]
 class DecodedClip:
     """The selected frames of a clip, in the order of their selection."""
 
-    n_frames: int  # of the whole clip
+    n_frames: int  # of the complete clip
     size: tuple[int, int]  # height and width of an upright frame
     names: list[str]  # by which files beside the clip refer to a frame, without suffix
     times: Float64[np.ndarray, " f"]  # seconds from the start of the clip

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -82,11 +82,17 @@ def read_frames(
     """
     kept: dict[int, np.ndarray] = {}
     try:
-        count, get_frames = (_open_decord if decoder == "decord" else _open_torchcodec)(path)
-        if count != n_frames:
+        video: Any
+        if decoder == "decord":
+            video = load_decord().VideoReader(str(path), num_threads=1)
+        else:
+            options = {"seek_mode": "exact", "dimension_order": "NHWC", "num_ffmpeg_threads": 1}
+            video = require_torchcodec().VideoDecoder(str(path), **options)
+        if len(video) != n_frames:
             return None
         for part in (indices[start : start + AT_ONCE] for start in range(0, len(indices), AT_ONCE)):
-            frames = get_frames(part)
+            decord = decoder == "decord"
+            frames = video.get_batch(part).asnumpy() if decord else video.get_frames_at(part).data.numpy()
             # equal frames: a still picture, or one that decord could not decode and replaced by the one before
             if any(np.array_equal(one, other) for one, other in pairwise(frames)):
                 return None
@@ -96,17 +102,6 @@ def read_frames(
     except Exception:  # of any kind; one of `keep` is raised again in PyAV's pass
         return None
     return kept
-
-
-def _open_decord(path: Path) -> tuple[int, Callable[[list[int]], np.ndarray]]:
-    video = load_decord().VideoReader(str(path), num_threads=1)
-    return len(video), lambda indices: video.get_batch(indices).asnumpy()
-
-
-def _open_torchcodec(path: Path) -> tuple[int, Callable[[list[int]], np.ndarray]]:
-    options = {"seek_mode": "exact", "dimension_order": "NHWC", "num_ffmpeg_threads": 1}
-    video = require_torchcodec().VideoDecoder(str(path), **options)
-    return len(video), lambda indices: video.get_frames_at(indices).data.numpy()
 
 
 def load_decord() -> ModuleType:

@@ -87,7 +87,7 @@ class VideoFrames:
 
 
 def _decode(path: Path, indices: list[int], keep: Keep) -> tuple[VideoPass, dict[int, np.ndarray]]:
-    """Decode and check a whole file; return the frames at these positions, as `keep` returns them."""
+    """Decode and check a complete file; return the frames at these positions, as `keep` returns them."""
     video, to_rgb, wanted = VideoPass(path), RgbConverter(), set(indices)
     return video, {index: keep(to_rgb(frame)) for index, frame in enumerate(video.frames()) if index in wanted}
 
@@ -166,7 +166,6 @@ class VideoPass:
         return self.counts["hidden"] > 0 or ("mp4" in self.container and self.counts["packets"] != len(self.stamps))
 
     def times(self) -> Float64[np.ndarray, " n"]:
-        """Return the seconds from the first frame to each frame."""
         ticks = np.array([0 if stamp is None else stamp for stamp in self.stamps], np.int64)
         # Matroska rounds to milliseconds, so that two frames may have one time stamp
         if None in self.stamps or np.any(np.diff(ticks) < 0) or ticks[0] == ticks[-1]:  # no usable time stamps
@@ -238,12 +237,12 @@ def _announced_seconds(container: av.container.InputContainer, stream: av.VideoS
     """
     if container.format.name == "avi":
         return float(stream.frames * (stream.time_base or 0))
-    whole = (container.duration or 0) / 1_000_000
+    total = (container.duration or 0) / 1_000_000
     if tag := re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", "")):
         hours, minutes, seconds = (float(part) for part in tag.groups())
-        return min(3600 * hours + 60 * minutes + seconds, whole)
+        return min(3600 * hours + 60 * minutes + seconds, total)
     alone = container.format.name.startswith(("matroska", "flv")) and len(container.streams) == 1
-    return 0.9 * whole if alone else 0.0
+    return 0.9 * total if alone else 0.0
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""What `lila-cues inspect` shows of a store: its arrays, statistics from sums that add across clips, and pictures."""
+"""Content of `lila-cues inspect`: arrays of a store, statistics from sums that add across clips, and pictures."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ CONFIDENCE_SCALE = 0.05  # half-image units
 MIN_CONFIDENCE = 0.5  # flow is valid above it
 
 # The color wheel of Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011: six hues at
-# unequal steps, because the eye tells apart more reds and blues than greens.
+# unequal steps, because the eye distinguishes more reds and blues than greens.
 _WHEEL_STEPS = np.array([0, 15, 21, 25, 36, 49, 55]) / 55
 _WHEEL_HUES = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0]], float)
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from lila_cues.demo.dataset import SceneSeed, Split, render_demo, visible_scene
-from lila_cues.demo.geometry import Truth
-from lila_cues.demo.scenes import Scene, render_scene
+from lila_cues.demo.scenes import Scene, Truth, render_scene
 
 
 @dataclass(frozen=True)

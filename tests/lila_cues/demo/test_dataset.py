@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lila_cues.demo.dataset import HELDOUT_FRAMES, render_demo
-from lila_cues.demo.geometry import Truth
+from lila_cues.demo.scenes import Truth
 from lila_cues.video.reader import VideoFrames
 from stores.errors import LilaError
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from lila_cues.demo.dataset import SceneSeed, Split, visible_scene
-from lila_cues.demo.geometry import Truth
-from lila_cues.demo.scenes import Scene, draw_scene, render_scene
+from lila_cues.demo.scenes import Scene, Truth, draw_scene, render_scene
 from lila_cues.demo.textures import MARGIN, PATTERNS, SHAPES, colored, draw_palette, signed_distance
 from tests.lila_cues.demo.conftest import Clip
 

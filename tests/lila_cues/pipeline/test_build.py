@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,30 +17,6 @@ from tests.lila_cues.small_networks import CONFIG
 
 def open_store(path: Path, root: Path, clips: list[str], config: BuildConfig = CONFIG) -> stores.CueStore:
     return build.open_store(path, config, small_networks.run_options(root), small_networks.facts(config), clips)
-
-
-def test_a_store_that_another_builder_has_just_made_is_taken(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, calls = stores.open_or_create, list[Path]()
-
-    def late(path: Path, *arguments: Any) -> stores.CueStore:
-        calls.append(path)
-        made = real(path, *arguments)
-        if len(calls) == 1:
-            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
-        return made
-
-    monkeypatch.setattr(stores, "open_or_create", late)
-    assert open_store(tmp_path / "s.zarr", videos, names()).n_clips == 7
-    assert len(calls) == 2
-    monkeypatch.setattr(stores, "open_or_create", refuse)
-    with pytest.raises(OSError, match="Input/output error"):
-        open_store(tmp_path / "s.zarr", videos, names())
-
-
-def refuse(*arguments: object) -> stores.CueStore:
-    raise OSError(errno.EIO, "Input/output error")
 
 
 def test_two_builders_of_one_store_and_a_changed_config(videos: Path, tmp_path: Path) -> None:
