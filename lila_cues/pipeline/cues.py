@@ -210,11 +210,7 @@ class CueExtractor:
                 return ClipValues(predictions.frames, stored, finite)
             self._downloads.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._downloads):
-                stored, finite = (
-                    {name: devices.queue_copy(each) if isinstance(each, Tensor) and each.is_cuda else each
-                     for name, each in part.items()}
-                    for part in (stored, finite)
-                )  # fmt: skip
+                stored, finite = ({k: _download(v) for k, v in part.items()} for part in (stored, finite))
                 done = torch.cuda.Event(blocking=True)
                 done.record()
         return ClipValues(predictions.frames, stored, finite, done.synchronize)
@@ -291,6 +287,11 @@ class Timer:
                     self._events.append((part, start, end))
             sums, self._sums = self._sums, {}
         return sums
+
+
+def _download(values: Array) -> Array:
+    """Queue the copy of a GPU's tensor to the host; return other values as they are."""
+    return devices.queue_copy(values) if isinstance(values, Tensor) and values.device.type == "cuda" else values
 
 
 def surface_normals(
