@@ -184,10 +184,10 @@ def _range(cls: type[Config], name: str) -> str:
     if {"ge", "le"} <= limits.keys():
         return f"from {limits['ge']} to {limits['le']}"
     number = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "text")
-    parts = [f"above {limits['gt']}"] if "gt" in limits else []
-    parts += [f"of {limits['ge']} or more"] if "ge" in limits else []
-    parts += [f"and below {limits['lt']}"] if "lt" in limits else []
-    return " ".join([number, *parts, *(["or none"] if kind is not field.annotation else [])])
+    bounds = [f"above {limits['gt']}"] if "gt" in limits else []
+    bounds += [f"of {limits['ge']} or more"] if "ge" in limits else []
+    bounds += [f"and below {limits['lt']}"] if "lt" in limits else []
+    return " ".join([number, *bounds, *(["or none"] if kind is not field.annotation else [])])
 
 
 def _either(literal: Any) -> str:

@@ -110,7 +110,7 @@ class Cluster:
                         last = time.monotonic()
                         yield outcome.report
                 self._hand_out(self._queue, lambda task: Assignment(build, path, digest, task, only_failed))
-                if self._busy() or self._queue.waiting():
+                if any(member.tasks for member in self.roster.members.values()) or self._queue.waiting():
                     continue
                 held = self._queue.take_back_held()
                 ours = self.roster.labels.intersection(held.values())
@@ -265,9 +265,6 @@ class Cluster:
             self.notify(f"no worker at {self.place} yet; the build starts when one joins")
             self._demand = self.client.submit(os.getpid, pure=False)  # for which an adaptive cluster starts one
 
-    def _busy(self) -> bool:
-        return any(member.tasks for member in self.roster.members.values())
-
     def _run(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call a function on the workers that hold networks of the build."""
         asked = [member.address for member in self.roster.members.values() if CHECK in member.answers]
@@ -280,7 +277,7 @@ class Cluster:
         self._run(remote.stop, self.build.id)
         deadline = time.monotonic() + STOP_SECONDS
         with suppress(LilaError):
-            while self._busy() and time.monotonic() < deadline:
+            while any(member.tasks for member in self.roster.members.values()) and time.monotonic() < deadline:
                 for _ in self._step():
                     pass
 
@@ -333,15 +330,12 @@ def _require_scheduler(address: str) -> None:
     """Raise LilaError if no scheduler answers. A `Client` that fails to connect would hang for a while."""
 
     async def kind() -> str:
-        arguments = Security().get_connection_args("client")
-        async with rpc(address, timeout=CONNECT_SECONDS, connection_args=arguments) as server:
+        server = rpc(address, timeout=CONNECT_SECONDS, connection_args=Security().get_connection_args("client"))
+        async with asyncio.timeout(CONNECT_SECONDS), server:
             return str((await server.identity())["type"])
 
-    async def ask() -> str:
-        return await asyncio.wait_for(kind(), CONNECT_SECONDS)
-
     try:
-        found = asyncio.run(ask())
+        found = asyncio.run(kind())
         problem = None if found == "Scheduler" else f"a {found.lower()}"
     except Exception as error:
         reason = "; ".join(f"{error}".split("\n")[:1]) or f"no answer within {CONNECT_SECONDS} s"
