@@ -42,38 +42,38 @@ class BuildConfig(Config):
         ("profile", "limit", "encoder_weights", "depth_weights", "flow_weights", "compile")
     )
 
-    dataset: str = Field(description="demo, videos, frames, kinetics, youtube-vos or davis.")
+    dataset: str = Field(description="Dataset: demo, videos, frames, kinetics, youtube-vos or davis.")
     limit: PositiveInt | None = Field(None, description="Number of clips, spread evenly over the dataset; none: all.")
     seed: NonNegativeInt = Field(0, description="Seed that selects frames and channels, and the scenes of the demo.")
     decoder: Literal["pyav", "decord", "torchcodec"] = Field(
-        "pyav", description="decord and torchcodec refuse files on which they are not exact."
+        "pyav", description="Video decoder; decord and torchcodec refuse files on which they are not exact."
     )
     max_gap: PositiveInt = Field(5, description="T: largest distance of the frames of a pair, in source frames.")
     extra_cues: tuple[str, ...] = Field((), description="Additional cues, comma-separated: normals.")
 
     profile: str | None = Field(None, description="Networks and sizes: tiny, small, base or large.")
-    encoder: str = Field(description="A ViT of timm, or dinov2_vits14 and variants.")
+    encoder: str = Field(description="Encoder: a ViT of timm, or dinov2_vits14 and variants.")
     encoder_weights: str | None = Field(None, description="Weight file, or random:SEED; none: published weights.")
     depth: str = Field(description="Depth network, or files:DIR with 16-bit PNGs in mm, DIR/CLIP/FRAME.png.")
     depth_weights: str | None = Field(None, description="Weight file or directory; none: published weights.")
-    flow: str = Field(description="raft_large, raft_small or dis.")
+    flow: str = Field(description="Flow network: raft_large, raft_small or dis.")
     flow_weights: str | None = Field(None, description="Weight file; none: published weights.")
     flow_updates: PositiveInt | None = Field(None, description="RAFT's updates per pair; none: the network's own.")
-    attention: Literal["sdpa", "xformers"] = Field("sdpa", description="xformers where it is installed.")
+    attention: Literal["sdpa", "xformers"] = Field("sdpa", description="Attention backend; xformers must be installed.")
     precision: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Of the networks; on a GPU, profiles small, base and large have bfloat16."
+        "float32", description="Precision of the networks; profiles small, base and large use bfloat16 on a GPU."
     )
     compile: bool = Field(False, description="Compile the networks: slow start, then faster.")
 
     rgb_codec: Literal["zstd", "jpeg"] = Field(
-        "zstd", description="Of the stored RGB: lossless, or JPEG 4:4:4 of quality 95, a quarter of the bytes."
+        "zstd", description="Codec of the stored RGB: lossless, or JPEG (4:4:4, quality 95) of a quarter of the bytes."
     )
     base_size: Side = Field(480, description="Side of the stored RGB, the base crop, in px.")
-    cue_size: Side = Field(224, description="Of depth and flow, and of the last PAMR scale.")
-    feature_size: Side = Field(112, description="Side of the stored refined features.")
-    encoder_size: Side | None = Field(None, description="Of the encoder's images, in px; none: the cue size.")
-    depth_size: Side | None = Field(None, description="Of the depth network's images, in px; none: the cue size.")
-    flow_size: Side | None = Field(None, description="Of the flow network's images, in px; none: the cue size.")
+    cue_size: Side = Field(224, description="Side of depth, flow and the last PAMR scale, in px.")
+    feature_size: Side = Field(112, description="Side of the stored refined features, in px.")
+    encoder_size: Side | None = Field(None, description="Side of the encoder's images, in px; none: the cue size.")
+    depth_size: Side | None = Field(None, description="Side of the depth network's images, in px; none: the cue size.")
+    flow_size: Side | None = Field(None, description="Side of the flow network's images, in px; none: the cue size.")
     channels: Count = Field(64, description="Encoder channels stored per clip.")
     frames: Count = Field(16, description="Frames stored per clip.")
     pairs: Count = Field(12, description="Pairs of frames stored per clip.")
