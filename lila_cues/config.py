@@ -158,7 +158,7 @@ class BuildConfig(Config):
         return self.replace(**paths)
 
     def fingerprint(self, records: Records) -> dict[str, Any]:
-        """Return what a store must share to be continued: the shaping settings, and the hash of each network's weights.
+        """Return the settings that a store must share to be continued, with the hash of each network's weights.
 
         A network without a weight file has a revision instead.
         """

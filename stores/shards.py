@@ -39,7 +39,7 @@ EncodedClip = Mapping[str, list[bytes]]  # array → its inner chunks of one cli
 
 
 def stored_values(specs: Mapping[str, ArraySpec], cues: ClipCues) -> dict[str, Any]:
-    """Return what a store keeps of a clip's cues, not yet compressed: arrays, or of tensors tensors on their device."""
+    """Return the stored form of a clip's cues before compression: arrays, or tensors where the cues are tensors."""
     stored: dict[str, Any] = {}
     for name, spec in specs.items():
         if not name.endswith("_scale"):  # encoded with the array that it scales

@@ -33,7 +33,7 @@ def note(text: str) -> None:
 
 
 def enlarged(side: int, base_size: int, saved_bytes: int) -> str:
-    """Say that frames are stored larger than they are, and what their own size saves."""
+    """Return a note that frames are enlarged, with the bytes that their own size would save."""
     return f"frames of {side} px are enlarged to {base_size}: --base-size {side} saves {readable(saved_bytes)}"
 
 
@@ -103,7 +103,7 @@ def checked(found: Iterable[tuple[str, str | None]], facts: NetworkFacts) -> Ren
 
 
 def finished(store: CueStore, shard: tuple[int, int]) -> str:
-    """Say that nothing is left to build in this builder's share."""
+    """Return a message that nothing is left to build in this builder's share."""
     statuses = store.statuses()
     share = "" if shard[1] == 1 else f"share {shard[0]}/{shard[1]} of "
     complete, failed = int((statuses == COMPLETE).sum()), int((statuses == FAILED).sum())

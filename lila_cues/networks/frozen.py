@@ -44,7 +44,7 @@ class FrozenNetwork(nn.Module):
 
     @property
     def settings(self) -> Settings:
-        """What shapes the results besides the weights; for a store's provenance."""
+        """Settings that affect the results besides the weights; for a store's provenance."""
         return asdict(self.execution)
 
     def notes(self, size: tuple[int, int]) -> tuple[str, ...]:

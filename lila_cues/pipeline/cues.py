@@ -41,7 +41,7 @@ NETWORKS_SHARE = 3  # memory of a pass, in multiples of that of PAMR: three maps
 
 @dataclass(frozen=True)
 class ClipPredictions:
-    """What the networks predict for one clip, on their device."""
+    """Predictions of the networks for one clip, on their device."""
 
     frames: ClipFrames
     channels: np.ndarray  # int32 C
@@ -55,7 +55,7 @@ class ClipPredictions:
 
 @dataclass(frozen=True)
 class ClipValues:
-    """What a store keeps of one clip, not yet compressed; of a GPU on its way to the host."""
+    """Stored values of one clip before compression; from a GPU, perhaps still being copied to the host."""
 
     frames: ClipFrames
     stored: Mapping[str, Array]  # by array
@@ -199,7 +199,7 @@ class CueExtractor:
         return replace(cues, **arrays, extra={name: maps.float().cpu().numpy() for name, maps in cues.extra.items()})
 
     def quantize(self, predictions: ClipPredictions, arrays: Mapping[str, ArraySpec]) -> ClipValues:
-        """Return what a store keeps; on a GPU, integers are copied to the host on a stream of their own."""
+        """Return the stored values; on a GPU, their copies to the host are queued on a separate stream."""
         cues = self.cues(predictions) if self.on_gpu else self.on_host(predictions)
         with torch.no_grad(), self._current_device(), self.timer.device("quantize"):
             stored = stored_values(arrays, cues)

@@ -174,7 +174,7 @@ def build_task(assignment: Assignment, closing: Callable[[], bool]) -> Outcome:
 
 
 def stop(build: str) -> None:
-    """Let the tasks of a build publish the clips that are predicted, and begin no other."""
+    """Stop a build in this process: predicted clips are published, no others are begun."""
     if held := _HELD.get(build):
         held.worker.stop.set()
 

@@ -25,7 +25,7 @@ PACKAGES = (PACKAGE, "torch", "torchvision", "timm", "numpy", "opencv-python-hea
 
 @dataclass(frozen=True)
 class NetworkFacts:
-    """What a store records, and the terminal says, of networks that this process or another one has loaded."""
+    """Facts about the networks that a process has loaded, for a store's provenance and for messages."""
 
     patch_size: int  # px
     width: int  # the encoder's channels
@@ -48,7 +48,7 @@ class Networks:
         return {kind: {**network.source.to_dict(), "settings": network.settings} for kind, network in networks.items()}
 
     def facts(self, config: BuildConfig, device: str) -> NetworkFacts:
-        """Return what to record of these networks, and warnings about images of the cues' size."""
+        """Return the records of these networks, and warnings about images of the cues' size."""
         size = (config.cue_size,) * 2
         notes = self.flow.notes(size) + (() if isinstance(self.depth, DepthFiles) else self.depth.notes(size))
         packages = {name: version(name) for name in PACKAGES}
@@ -57,10 +57,7 @@ class Networks:
 
 
 def setup(config: BuildConfig, options: RunOptions, notify: Callable[[str], None] = lambda note: None) -> Networks:
-    """Load the networks of a build, on a device that is chosen.
-
-    notify: receives what the user should know before anything is loaded.
-    """
+    """Load the networks of a build on `options.device`; `notify` receives warnings before anything is loaded."""
     require_decoder(config.decoder)
     if config.compile:
         devices.require_compiler(options.device)

@@ -60,7 +60,7 @@ class TaskReport:
 
 
 def tasks_at_once(shard_clips: int) -> int:
-    """Return how many tasks to submit to a worker so that its stream is full: one more begins, two more are ended."""
+    """Return how many tasks fill a worker's stream: besides those of `CLIPS_AHEAD`, one begins and two are finished."""
     return 3 + -(-CLIPS_AHEAD // shard_clips)
 
 
