@@ -24,7 +24,8 @@ from stores.spec import STANDARD_CUES, ArraySpec, arrays
 from stores.writer import TaskWriter
 
 Index = SupportsIndex | slice | Sequence[int] | np.ndarray | None
-Names, Numbers = Sequence[str] | None, Sequence[int] | None
+Names = Sequence[str] | None
+Numbers = Sequence[int] | None
 
 
 def open(path: Path | str) -> CueStore:  # called as `stores.open`
