@@ -41,10 +41,7 @@ class PlainConsole(Console):
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Return a text with control characters, line breaks, and bytes that are not UTF-8 as escapes, but for `keep`.
-
-    So the name of a file cannot steer a terminal, or break a message into lines.
-    """
+    """Escape control characters, line breaks and invalid UTF-8 except `keep`: no file name may steer a terminal."""
     unsafe = r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
     return re.sub(unsafe, lambda c: c[0] if c[0] in keep else c[0].encode("unicode_escape").decode(), text)
 

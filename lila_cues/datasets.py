@@ -65,10 +65,7 @@ class Dataset(ABC):
         """Read the frames that `select(n_frames)` names, each through `keep`; LilaError where a clip cannot be read."""
 
     def frame_size(self, clip_id: str) -> tuple[int, int]:
-        """Return the height and width of a clip's frames, in px, from the header of its file or from its first image.
-
-        LilaError where that cannot be read.
-        """
+        """Return the height and width of a clip's frames in px, by a header or the first image; LilaError without."""
         from lila_cues.images import read_image
         from lila_cues.video.reader import VideoFrames
 
@@ -304,10 +301,7 @@ def open_dataset(name: str, root: Path | None = None, decoder: str = "pyav", see
 
 
 def locate(name: str, root: Path | None = None) -> Path:
-    """Return the folder that `find_dataset` finds; the demo's need not exist, since its clips are rendered there.
-
-    Raises LilaError for an unknown name or a missing folder.
-    """
+    """Return the folder of a data set, or the demo's to be rendered; LilaError for an unknown name or no folder."""
     if name not in DATASETS:
         raise LilaError(
             f"expected a data set among {', '.join(DATASETS)}, found {name!r}; pass one of these as --dataset"

@@ -98,10 +98,7 @@ def to_rgb(image: Image.Image, background: str | None = "white") -> Rgb:
 
 
 def resize_short_side(image: Rgb, size: int | None) -> UInt8[np.ndarray, "H W 3"]:
-    """Resize to a short side of `size` px, aspect kept, antialiased; None returns the image as it is.
-
-    Raises LilaError where that would enlarge it beyond `max_pixels`.
-    """
+    """Resize to a short side of `size` px (None: as it is), antialiased; LilaError for more than `max_pixels`."""
     if size is None:
         return image
     height, width = image.shape[:2]

@@ -130,10 +130,7 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 def sync_to_disk(path: Path) -> None:
-    """Write a file, or the entries of a folder, from the system's cache to the disk.
-
-    Some network file systems refuse it for folders: that is said once, and otherwise ignored.
-    """
+    """Write a file, or the entries of a folder, to the disk; a file system's refusal for folders is logged once."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -168,10 +165,7 @@ def discard(path: Path) -> bool:
 
 @contextmanager
 def explain_os_errors(path: Path | str, action: str) -> Iterator[None]:
-    """Turn errors that the user can remove into a StoreError, a bad name into a LilaError.
-
-    `action` names the operation on `path`, for the message.
-    """
+    """Turn errors of `action` on `path` that the user can remove into StoreError, or LilaError for a bad name."""
     try:
         yield
     except OSError as error:

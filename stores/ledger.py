@@ -166,10 +166,7 @@ class Ledger:
         return current
 
     def latest(self, task: int, listed: Listed | None = None) -> TaskRecord | None:
-        """Return the current record of a task; StoreError if it is listed and cannot be read.
-
-        `listed`: all `keys`, so that folders are not listed for each of many tasks.
-        """
+        """Return the current record of a task, by `listed` keys if given; StoreError if it cannot be read."""
         missing, keys = None, self.keys(only=task) if listed is None else listed
         while current := (keys or {}).get(task):
             if current[0] == missing:

@@ -60,10 +60,7 @@ def _has_its_names(store: CueStore) -> bool:
 
 
 def repair(store: CueStore, findings: Iterable[Finding], list_clips: Callable[[], Sequence[str]]) -> Iterator[Finding]:
-    """Repair a store by the findings of `verify`; yield each repair, with the clips that have to be built again.
-
-    `list_clips` returns the clips of the data set, for names that are lost.
-    """
+    """Repair a store; yield each repair with the clips to build again. `list_clips` returns those of the data set."""
     findings = list(findings)
     with explain_os_errors(store.path, "repairing"):
         yield from _clear_places(store, [*verify.document_keys(store), *verify.other_keys(store)])

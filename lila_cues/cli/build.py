@@ -120,10 +120,7 @@ def start(arguments: Mapping[str, Any]) -> int:
 
 
 def resolve(arguments: Mapping[str, Any], device: str | None = None) -> tuple[BuildConfig, RunOptions]:
-    """Return the settings and the completed options of a command, given all of its arguments by name.
-
-    device: that of the workers of a scheduler, where they have been asked.
-    """
+    """Return the settings and completed options of a command's arguments; `device`: that of a scheduler's workers."""
     settings = {name: arguments[name] for name in BuildConfig.own_options}
     settings["extra_cues"] = settings["extra_cues"] and tuple(settings["extra_cues"].split(","))
     values = {field.name: arguments[field.name] for field in fields(RunOptions)}

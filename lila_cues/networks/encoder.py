@@ -114,11 +114,7 @@ def _build(entry: Entry) -> VisionTransformer | Eva:
 
 
 class FrozenEncoder(FrozenNetwork):
-    """A frozen vision transformer that returns the tokens of four of its blocks.
-
-    The tokens pass through the final LayerNorm; class and register tokens are dropped. `mean` and `std` normalize the
-    images.
-    """
+    """A frozen ViT that returns the patch tokens of four of its blocks, each through the final LayerNorm."""
 
     mean: Tensor
     std: Tensor

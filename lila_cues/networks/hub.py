@@ -44,10 +44,7 @@ def cached(repository: str, filename: str, revision: str | None = None) -> Path 
 
 
 def download(url: str, path: Path, remedy: str, digest: str | None = None, progress: bool = False) -> None:
-    """Download a file atomically and check that its hex SHA-256 begins with `digest`, if given.
-
-    Raises LilaError where the download fails; `remedy` is what its message says the user can do instead.
-    """
+    """Download a file atomically; LilaError, with a `remedy`, if that fails or SHA-256 does not begin with `digest`."""
     import torch
 
     logger.info("downloading %s from %s", path.name, url.rpartition("/")[0])

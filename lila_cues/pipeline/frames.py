@@ -43,10 +43,7 @@ def load_clip(
     sizes: Iterable[tuple[int, int]],
     depth_files: DepthFiles | None,
 ) -> ClipFrames:
-    """Decode, crop and resize the selected frames of a clip to the `sizes` (y, x) of the networks.
-
-    LilaError with the reason where it cannot be read.
-    """
+    """Decode, crop and resize a clip's selected frames to the networks' `sizes` (y, x); LilaError if unreadable."""
     base, cue = (config.base_size,) * 2, (config.cue_size,) * 2
 
     def select(n_frames: int) -> FrameSelection:

@@ -137,8 +137,7 @@ class Worker(AbstractContextManager["Worker"]):
     ) -> Future[TaskReport | None]:
         """Build the pending clips of a task. The result is None if another builder holds it or nothing was done.
 
-        A clip that cannot be read, or for which a network gives NaN or infinity, is recorded with its reason and
-        affects no other.
+        An unreadable clip, or one with NaN or infinity, is recorded with its reason and affects no other.
         """
         job = _Task(store, task, only_failed, on_clip_done)
         self._locking.submit(self._begin, job)

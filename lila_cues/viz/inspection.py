@@ -17,10 +17,7 @@ Table = tuple[list[str], list[list[str]]]  # headings and rows
 
 
 def tables(store: CueStore, clips: Sequence[int]) -> tuple[Table, Table]:
-    """Return the arrays of a store with their sizes, and the values of every array, scales left out, over `clips`.
-
-    Stored sizes are those of the tasks of `clips`.
-    """
+    """Return tables of the arrays, with their stored sizes in the tasks of `clips`, and of their values in `clips`."""
     stored = stored_bytes(store, sorted({clip // store.spec.shard_clips for clip in clips}))
     arrays, numbers = [], []
     for name, array in store.arrays.items():
@@ -89,10 +86,7 @@ def stored_bytes(store: CueStore, tasks: Iterable[int]) -> dict[str, float]:
 
 
 def statistics(arrays: Iterable[np.ndarray]) -> tuple[float, float, float, float, float]:
-    """Return minimum, mean, maximum and standard deviation of all finite values, and the share of the others.
-
-    Without a finite value, mean and standard deviation are NaN.
-    """
+    """Return minimum, mean, maximum and std of all finite values (NaN if there are none), and the others' share."""
     count, missing, total, squares = 0, 0, 0.0, 0.0
     low, high = np.inf, -np.inf
     for values in arrays:
