@@ -123,6 +123,8 @@ def to_tensor(image: AnyImage) -> Shaped[Tensor, "1 3 H W"]:
         if batch.ndim != 4 or batch.shape[0] != 1 or batch.shape[1] != 3 or not batch.numel():
             raise LilaError(f"expected one image as a tensor 3×H×W, found {_shape(image)}; pass them one by one")
         return batch
+    if not isinstance(image, Image.Image | np.ndarray):
+        raise LilaError(f"expected a PIL image, an array H×W×3 or a tensor 3×H×W, found a {type(image).__name__}")
     array = to_rgb(ImageOps.exif_transpose(image)) if isinstance(image, Image.Image) else _array_to_rgb(image)
     return torch.from_numpy(np.array(array)).movedim(-1, 0)[None]
 

@@ -173,18 +173,18 @@ class Lila(nn.Module, ModelHubMixin):
         Raises:
             LilaError: no such encoder or weights, no images for init="pca", or images without it.
         """
-        if init not in ("default", "pca") or (images is None) == (init == "pca"):
+        pictures = images if isinstance(images, Sequence) else [] if images is None else [images]
+        if init not in ("default", "pca") or bool(pictures) != (init == "pca"):
             raise LilaError(
                 f'expected init="pca" with images=, pictures whose principal components the decoder starts from, or '
-                f'init="default" without, found init="{init}" {"without" if images is None else "with"} images'
+                f'init="default" without, found init="{init}" with {len(pictures)} images'
             )
         device = devices.choose(device, mps=True) if isinstance(device, str) else device
         vit = load_encoder(encoder, weights, device)
         with seeded(seed):
             decoder = Decoder(DecoderWidths.of_encoder(vit.width, decoder_width))
         model = _for_inference(cls(vit, decoder, fit), device, None)
-        if images is not None:
-            pictures = images if isinstance(images, Sequence) else [images]
+        if pictures:
             with torch.no_grad():
                 tokens = [vit(model._fit(cls._checked(each).to(device)))[2] for each in pictures]
             init_pca(decoder, torch.cat([each.movedim(1, -1).flatten(0, 2) for each in tokens]))

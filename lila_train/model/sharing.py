@@ -37,6 +37,7 @@ def model_card(model: Lila, repo_id: str) -> ModelCard:
     source, name = model.encoder.source, repo_id.rpartition("/")[2]
     training = model.provenance
     dataset = training.store.get("dataset") if training else None
+    dataset = None if dataset in FOLDERS_OF_FILES else dataset
     scores = training.scores if training else []
     data = ModelCardData(
         license="apache-2.0",
@@ -44,7 +45,7 @@ def model_card(model: Lila, repo_id: str) -> ModelCard:
         pipeline_tag="image-feature-extraction",
         tags=["lila", "pixel-features", "dense-features", "self-supervised", "video"],
         base_model=source.location if source.origin == "hub" else None,
-        datasets=None if dataset is None or dataset in FOLDERS_OF_FILES else dataset,
+        datasets=dataset,
         model_name=name if scores else None,
         eval_results=[result for row in scores for result in _eval_results(row)] or None,
     )
@@ -53,7 +54,7 @@ def model_card(model: Lila, repo_id: str) -> ModelCard:
     history = ""
     if training and training.step:
         history = (
-            f"Trained on unlabelled video for {training.step:,} steps, {training.store.get('clips', '?')} clips"
+            f"Trained on unlabelled video:\n{training.step:,} steps, {training.store.get('clips', '?')} clips"
             f"{f' of {dataset}' if dataset else ''}; `{CONFIG_FILE}` has the settings and versions."
         )
     elif training and training.settings:
@@ -161,7 +162,7 @@ def fetch(
                             revision=revision,
                             cache_dir=cache_dir,
                             force_download=force_download,
-                            local_files_only=local_files_only,
+                            local_files_only=local_files_only or bool(unreachable),
                             token=token,
                         )
                     )

@@ -342,9 +342,11 @@ def test_a_model_that_starts_by_pca_upsamples_its_encoder() -> None:
 
 
 @pytest.mark.parametrize(
-    ("init", "images"), [("pca", None), ("default", [np.zeros((9, 9, 3), np.uint8)]), ("pac", None)]
+    ("init", "images"), [("pca", None), ("default", [np.zeros((9, 9, 3), np.uint8)]), ("pac", None), ("pca", [])]
 )
 def test_pca_needs_images(init: Any, images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as it is for users
     with pytest.raises(LilaError, match=f'expected init="pca" with images=, .* found init="{init}" with'):
         Lila.from_encoder("tiny", init=init, images=images)
+    with pytest.raises(LilaError, match="expected a PIL image, an array H×W×3 or a tensor 3×H×W, found a str"):
+        Lila.from_encoder("tiny", init="pca", images=["image.png"])  # type: ignore[list-item]
