@@ -18,7 +18,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner
 
 import stores
+from lila_train import load
 from lila_train.cli import app
+from lila_train.model.sharing import model_card
 from lila_train.training import trainer as trainer_module
 from lila_train.training.config import RECIPES, TrainConfig, find_recipe
 from lila_train.training.distributed import Rank
@@ -229,6 +231,13 @@ def test_scores_and_pictures_are_written_during_a_run(store: stores.CueStore, tm
     protocols = ["davis-knn@lila", "davis-lp@lila"]
     assert [(line["step"], line["protocol"]) for line in lines] == [(s, p) for s in (2, 3) for p in protocols]
     assert all(0 <= line["figures"]["JF"] <= 1 for line in lines)
+    model = load(tmp_path / "run")
+    assert model.provenance is not None
+    assert model.provenance.scores == lines[2:], "of the last step, for the model card"
+    results = model_card(model, "me/lila").data.eval_results
+    assert ("davis-lp@lila", "JF", lines[3]["figures"]["JF"]) in [
+        (each.dataset_type, each.metric_type, each.metric_value) for each in results
+    ]
     assert sorted(p.name for p in (tmp_path / "run/pictures").iterdir()) == ["step-00000002.png", "step-00000003.png"]
     written = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
     assert [event.step for event in written.Scalars("train/loss")] == [0, 1, 2]
