@@ -113,7 +113,7 @@ class TaskQueue:
     def take_back_held(self) -> dict[int, str]:
         """Put back the tasks that nobody holds any more and that are not done; return the others, with their holder."""
         held: dict[int, str] = {}
-        for task in sorted(self._held.intersection(self.store.pending_tasks(self.only_failed))):
+        for task in sorted(self._held.intersection(self.store.pending_tasks(self.only_failed)) if self._held else ()):
             if (holder := self.store.locked_by(task)) is not None:
                 held[task] = holder
             elif self._tries[task] < TRIES:

@@ -296,12 +296,7 @@ def connect(
     with ExitStack() as stack:
         if options.scheduler:
             _require_scheduler(options.scheduler)
-        for name in (
-            "distributed",
-            "distributed.client",
-            "tornado",
-            "asyncio",
-        ):  # a loss is reported once
+        for name in ("distributed", "distributed.client", "tornado", "asyncio"):  # losses become one sentence
             logging.getLogger(name).setLevel(logging.CRITICAL)
         # else a busy machine on which a process takes longer to be replaced has no worker any more
         stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"}))
