@@ -131,7 +131,7 @@ def common_options(
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGTERM:
-        signal.signal(number, signal.SIG_IGN)  # a batch system may send it twice; the work done is published meanwhile
+        signal.signal(number, signal.SIG_IGN)  # a batch system may send it twice while work is published
     raise SystemExit(128 + number)
 
 

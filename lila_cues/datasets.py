@@ -165,7 +165,7 @@ class Kinetics(Videos):
     def path(self, clip_id: str) -> Path:
         """Return the clip's file, or its repaired copy below `replacement/` in `root` or beside the training folder.
 
-        A copy that lies in `replacement/CLASS/`, with a class as in the training folder, is for that class alone.
+        A copy in `replacement/CLASS/`, with a class as in the training folder, is for that class alone.
         """
         path = super().path(clip_id)
         for folder in (home / REPLACEMENTS for home in (*path.parents[1:3], self.root)):

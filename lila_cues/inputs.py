@@ -99,7 +99,7 @@ def _list_source(source: Path, out: Path | None) -> list[InputFile]:
             paths = [top / name for top, name in below if _matches(name.split("/"), parts[deep:])]
     else:
         raise LilaError(f"no file or folder at {source}")
-    # of links that lead nowhere the reader says so; pipes and devices would block it
+    # broken links are kept, for the reader's error; pipes and devices would block it
     paths = [path for path in paths if path.suffix.lower() in suffixes and (path.is_file() or not path.exists())]
     if not paths:
         raise LilaError(problem)

@@ -19,7 +19,7 @@ from stores.errors import LilaError, StoreError
 log = logging.getLogger(__name__)
 
 _COUNT = itertools.count()
-_unsynced: set[Path] = set()  # the folder of which it was said that it is not synced
+_unsynced: set[Path] = set()  # the folder that the warning was about
 _TEMPORARY = re.compile(r"\..{1,40}\.\d+-\d+(\.\w+)?")  # a name that `atomic_path` chose
 
 
@@ -51,7 +51,7 @@ def atomic_path(path: Path, temporary: Path | None = None, *, sync: bool = True)
 
 
 def atomic_write(data: bytes | str, path: Path, temporary: Path | None = None) -> None:
-    """Write bytes, or text as UTF-8, by way of `atomic_path`."""
+    """Write bytes, or text as UTF-8, through `atomic_path`."""
     with atomic_path(path, temporary) as temporary, temporary.open("wb", buffering=0) as file:
         write_all(file.fileno(), data.encode() if isinstance(data, str) else data)
 

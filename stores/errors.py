@@ -16,4 +16,4 @@ class StoreError(LilaError):
 
 
 class UnreadableError(StoreError):
-    """The file system or the network refuses to read a file, which says nothing about its content."""
+    """The file system or the network refuses to read a file; its content may be intact."""

@@ -120,7 +120,7 @@ def find_copies(sources: Sequence[CueStore]) -> Copies:
 def _require_same(name: str, copies: Sequence[tuple[CueStore, int, int | None]]) -> None:
     """Raise StoreError if complete copies of a clip, each with its digest, differ by more than a device's rounding.
 
-    A copy that cannot be read says nothing; the merge finds it damaged.
+    Unreadable copies are skipped here; the merge reports them as damaged.
     """
     for source, other, checksum in copies[1:]:
         first, clip, recorded = copies[0]

@@ -151,7 +151,7 @@ def _rewrite(store: CueStore, key: str, data: bytes, what: str = "rewritten") ->
 def _repair_task(store: CueStore, task: int, suspects: frozenset[int], published: np.ndarray) -> Iterator[Finding]:
     """Rebuild the record of a task if it is damaged; mark clips as absent that are damaged or among `suspects`.
 
-    The task is locked meanwhile. A task that a builder has locked is left alone.
+    The task is locked during the repair. A task that a builder has locked is skipped.
     """
     root, clips = Path(store.path), store.task_clips(task)
     with locks.lock(root / LOCKS, task) as locked:

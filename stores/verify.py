@@ -62,7 +62,7 @@ class Thoroughness(IntEnum):
 
 
 def check_documents(store: CueStore) -> Iterator[Finding]:
-    """Check every file but shards and records, and that the ledger has what the array `status` says."""
+    """Check every file but shards and records, and the ledger against the array `status`."""
     store.require_current()
     documents = store.header.documents()
     for key in document_keys(store):

@@ -53,7 +53,7 @@ CLIPS_PER_PASS = "Clips that pass the networks at once. Default: 1; on a GPU up 
 CONFIG = "Another store, to take its settings; no --profile then."
 MAX_FAILURES = "Stop when more clips than this fail. Default: no limit."
 SCHEDULER_FILE = "File that `dask scheduler --scheduler-file` wrote."
-DRY_RUN = "Check this process, or every worker, print what it says; no build."
+DRY_RUN = "Check this process or every worker and print the results; build nothing."
 SHARD = "Build share I of N of the tasks, I from 0; a SLURM array needs no scheduler. Default: all tasks."
 
 

@@ -39,7 +39,7 @@ class FrozenNetwork(nn.Module):
         self.execution = execution or Execution()
 
     def train(self, mode: bool = True) -> FrozenNetwork:
-        """Stay in eval mode, whatever the mode."""
+        """Stay in eval mode; `mode` is ignored."""
         return super().train(False)
 
     @property

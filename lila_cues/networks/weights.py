@@ -134,7 +134,7 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 @contextmanager
 def float32_default() -> Iterator[None]:
-    """Build tensors without a dtype as float32 inside the context, whatever other code has set as PyTorch's default."""
+    """Build tensors without a dtype as float32 inside the context, also where PyTorch's default is another."""
     previous = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:

@@ -181,7 +181,7 @@ class Tally:
     complete: int = 0
     failed: int = 0
     absent: int = 0  # known at the end
-    reported: int = 0  # complete clips of the reports; others may have completed some meanwhile
+    reported: int = 0  # complete clips of the reports, without those of other builders
     bytes: int = 0
     flops: float = 0.0
     seconds: Counter[str] = field(default_factory=Counter)

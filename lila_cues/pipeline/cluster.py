@@ -226,7 +226,7 @@ class Cluster:
         return None
 
     def _take_back(self, member: Member, key: str) -> int:
-        """Cancel a task; if its worker has begun it nevertheless, the store's lock keeps others from it."""
+        """Cancel a task; if its worker has already begun it, the store's lock keeps others from it."""
         self._futures.pop(key)[0].cancel()
         return member.tasks.pop(key)
 

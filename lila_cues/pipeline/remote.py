@@ -32,7 +32,7 @@ from stores.metadata import SCRATCH
 VISIBLE_SECONDS = 5.0
 """After which a file that the client has just written is seen through caches of a network file system."""
 SAMPLES = 5  # clips whose files each worker must see
-IDLE_SECONDS = 600.0  # after which networks are dropped whose client has gone without a word
+IDLE_SECONDS = 600.0  # after which networks are dropped whose client has not used them
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Build:
 
 @contextmanager
 def describe(config: BuildConfig, options: RunOptions, clips: Sequence[str]) -> Iterator[Build]:
-    """Describe a build to workers; meanwhile a file lies beside the store, or in it, that they must see."""
+    """Describe a build to workers; during the context a file exists, beside or in the store, that they must see."""
     assert options.store is not None
     assert options.root is not None
     store, dataset = options.store.absolute(), open_dataset(config.dataset, options.root, config.decoder, config.seed)
