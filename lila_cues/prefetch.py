@@ -14,43 +14,37 @@ Result = TypeVar("Result")
 
 
 def map_ordered(
-    work: Callable[[Item], Result],
-    items: Iterable[Item],
-    ahead: int,
-    threads: int = 1,
-    pool: ThreadPoolExecutor | None = None,
+    work: Callable[[Item], Result], items: Iterable[Item], ahead: int, threads: int = 1
 ) -> Generator[Result, None, None]:
     """Yield `work(item)` for each item, in order, with up to `ahead` later items in work at the same time.
 
-    Items are drawn in the calling thread; `pool` runs the work, or `threads` threads of this call's own. An error of
-    `work` or of `items` is raised at its place, after the results before it. Closing the iterator cancels what has not
-    begun, and closes `items` if it is an iterator.
+    Items are drawn in the calling thread; `threads` threads of this call's own run the work. An error of `work` or of
+    `items` is raised at its place, after the results before it. Closing the iterator cancels what has not begun, and
+    closes `items` if it is an iterator.
     """
-    executor = pool or ThreadPoolExecutor(threads)
     iterator, error = iter(items), None
     pending: deque[Future[Result]] = deque()
-    try:
-        while True:
-            try:
-                pending.append(executor.submit(work, next(iterator)))
-            except StopIteration:
-                break
-            except BaseException as raised:  # also Ctrl-C: items in work are completed first
-                error = raised
-                break
-            if len(pending) > ahead:
+    with ThreadPoolExecutor(threads) as executor:
+        try:
+            while True:
+                try:
+                    pending.append(executor.submit(work, next(iterator)))
+                except StopIteration:
+                    break
+                except BaseException as raised:  # also Ctrl-C: items in work are completed first
+                    error = raised
+                    break
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-        if error is not None:
-            raise error
-    finally:
-        for future in pending:
-            future.cancel()
-        if isinstance(iterator, Generator):
-            iterator.close()
-        if pool is None:
-            executor.shutdown()
+            if error is not None:
+                raise error
+        finally:
+            for future in pending:
+                future.cancel()
+            if isinstance(iterator, Generator):
+                iterator.close()
 
 
 def prefetch(items: Iterable[Item], ahead: int) -> Generator[Item, None, None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -80,17 +79,6 @@ def test_work_runs_in_threads_and_items_are_drawn_by_the_caller() -> None:
     list(map_ordered(lambda _: threads.add(threading.get_ident()), items(), 2))
     assert len(threads) == 1
     assert caller not in threads
-
-
-def test_a_pool_may_be_shared_and_stays_open() -> None:
-    with ThreadPoolExecutor(2) as pool:
-        both = zip(
-            map_ordered(lambda item: item + 1, range(9), 2, pool=pool),
-            map_ordered(lambda item: item - 1, range(9), 2, pool=pool),
-            strict=True,
-        )
-        assert list(both) == [(item + 1, item - 1) for item in range(9)]
-        assert pool.submit(lambda: 3).result() == 3
 
 
 def test_an_iterator_is_run_ahead_in_its_order_up_to_its_error() -> None:
