@@ -184,4 +184,6 @@ class _Rate(bars.ProgressColumn):
 
     def render(self, task: bars.Task) -> Text:
         speed = task.finished_speed or task.speed
+        if speed is None and task.completed and task.elapsed:  # of the first one
+            speed = task.completed / task.elapsed
         return Text("" if speed is None else f"{speed:.3g} {self.unit}/s", style="progress.data.speed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -20,6 +21,7 @@ AnyImage = Image.Image | np.ndarray | Tensor
 Rgb = UInt8[np.ndarray, "h w 3"]
 
 _MAX_16_BIT = 65535
+_ORIENTATION = 0x0112  # EXIF: from 5 on the picture is shown on its side
 
 
 def read_image(path: Path, *, upright: bool = True, background: str | None = "white") -> Rgb:
@@ -97,19 +99,33 @@ def to_rgb(image: Image.Image, background: str | None = "white") -> Rgb:
     return np.asarray(image.convert("RGB"))
 
 
-def resize_short_side(image: Rgb, size: int | None) -> UInt8[np.ndarray, "H W 3"]:
-    """Resize to a short side of `size` px (None: as it is), antialiased; LilaError for more than `max_pixels`."""
-    if size is None:
-        return image
+def short_side_size(native: tuple[int, int], short: int) -> tuple[int, int]:
+    """Return height and width with a short side of `short` px, the aspect ratio of `native` kept."""
+    height, width = (max(1, round(side * (short / min(native)))) for side in native)
+    return height, width
+
+
+def resize_short_side(image: Rgb, size: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Resize to a short side of `size` px, as `resize`."""
+    return resize(image, short_side_size((image.shape[0], image.shape[1]), size))
+
+
+def resize(image: Rgb, target: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:
+    """Resize to a height and width, bilinear and antialiased; LilaError for more than `max_pixels`."""
     height, width = image.shape[:2]
-    scale = size / min(height, width)
-    target = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if target == (height, width):
+        return image
     if target[0] * target[1] > max(max_pixels(), height * width):
-        raise LilaError(
-            f"an image of {height}×{width} px would have {target[1]}×{target[0]} px with a short side of {size}; pass "
-            "a smaller --size"
-        )
-    return np.asarray(Image.fromarray(image).resize(target, Image.Resampling.BILINEAR))
+        raise LilaError(f"an image of {height}×{width} px would have {target[0]}×{target[1]} px; pass a smaller --size")
+    return np.asarray(Image.fromarray(image).resize(target[::-1], Image.Resampling.BILINEAR))
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Return height and width of an image, of which only the head is read; None where that fails."""
+    with suppress(Exception), Image.open(path) as image:  # foreign bytes can raise anything
+        width, height = image.size
+        return (width, height) if image.getexif().get(_ORIENTATION, 1) >= 5 else (height, width)
+    return None
 
 
 def to_tensor(image: AnyImage) -> Shaped[Tensor, "1 3 H W"]:

@@ -71,8 +71,7 @@ def _share(array: ArraySpec) -> float:
 
 def require_room(planned: Plan, path: Path, done_share: float = 0.0) -> int:
     """Return the free bytes at `path`; StoreError if the rest (1 − `done_share`) of the bytes or files does not fit."""
-    place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(place).free
+    place, free = free_space(path)
     missing = round(planned.total_bytes * (1 - done_share))
     if missing > free:
         raise StoreError(
@@ -86,6 +85,12 @@ def require_room(planned: Plan, path: Path, done_share: float = 0.0) -> int:
             "take fewer clips (--limit), more of them per file (--shard-clips), or another disk"
         )
     return free
+
+
+def free_space(path: Path) -> tuple[Path, int]:
+    """Return the existing folder at or above `path`, and the free bytes of its file system."""
+    place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    return place, shutil.disk_usage(place).free
 
 
 def readable(size: int) -> str:

@@ -79,11 +79,16 @@ class VideoFrames:
             self.rate = Fraction(stream.average_rate or 25)
             self.size = stream.height, stream.width
             self.count = stream.frames or round((container.duration or 0) / 1_000_000 * self.rate) or None
+        self._pass = VideoPass(path)
 
     def __iter__(self) -> Iterator[UInt8[np.ndarray, "y x 3"]]:
-        to_rgb = RgbConverter()
-        with closing(VideoPass(self.path).frames()) as frames:
+        to_rgb, self._pass = RgbConverter(), VideoPass(self.path)
+        with closing(self._pass.frames()) as frames:
             yield from map(to_rgb, frames)
+
+    def times(self) -> Float64[np.ndarray, " n"]:
+        """Return the seconds from the first frame to each of those that the latest iteration has read."""
+        return self._pass.times()
 
 
 def _decode(path: Path, indices: list[int], keep: Keep) -> tuple[VideoPass, dict[int, np.ndarray]]:

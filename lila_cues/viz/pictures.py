@@ -5,12 +5,14 @@ Missing values (NaN) are gray, so that a hole never looks like data.
 
 from __future__ import annotations
 
+import colorsys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy.ndimage import map_coordinates
 
 from stores.atomic import atomic_path
@@ -169,6 +171,20 @@ def mask_overlay(rgb: Picture, labels: Integer[np.ndarray, "h w"]) -> Picture:
     edge = np.any([labels != neighbor for neighbor in neighbors], axis=0)
     painted[edge & (labels > 0)] = 255
     return np.rint(painted).astype(np.uint8)
+
+
+def trails_overlay(rgb: Picture, trails: Sequence[Sequence[tuple[float, float]]]) -> Picture:
+    """Draw paths of points (x, y) in pixels over the image, each in a color of its own, with a dot at the end."""
+    image = Image.fromarray(rgb)
+    draw, radius = ImageDraw.Draw(image), max(2.5, min(rgb.shape[:2]) / 120)
+    for number, trail in enumerate(trails):
+        color = tuple(round(255 * c) for c in colorsys.hsv_to_rgb(number * 0.618 % 1, 0.85, 1))  # golden ratio
+        if len(trail) > 1:
+            draw.line([*trail], fill=color, width=max(1, round(radius / 2)))
+        for x, y in list(trail)[-1:]:
+            box = (x - radius, y - radius, x + radius, y + radius)
+            draw.ellipse(box, fill=color, outline=(255, 255, 255))
+    return np.asarray(image)
 
 
 def write_png(path: Path, rgb: Picture) -> None:

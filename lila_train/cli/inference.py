@@ -16,6 +16,7 @@ from stores.errors import LilaError
 if TYPE_CHECKING:
     from lila_cues.inputs import InputFile
     from lila_train.inference.features import Extractor
+    from lila_train.inference.points import Points
 
 Weights = Annotated[
     str, typer.Option(help="Folder of a run, its weights.safetensors, a published .pt file or a published name.")
@@ -36,10 +37,16 @@ def features(
     weights: Weights,
     out: Annotated[Path, typer.Option(help="Folder for arrays and pictures.")],
     format_: Annotated[list[str] | None, typer.Option("--format", help=FeatureConfig.help("format"))] = None,
-    size: Annotated[int | None, typer.Option(help=FeatureConfig.help("size"))] = None,
+    size: Annotated[str | None, typer.Option(help=FeatureConfig.help("size"))] = None,
+    stride: Annotated[int | None, typer.Option(help=FeatureConfig.help("stride"))] = None,
+    every: Annotated[int | None, typer.Option(help=FeatureConfig.help("every"))] = None,
+    max_frames: Annotated[int | None, typer.Option(help=FeatureConfig.help("max_frames"))] = None,
+    points: Annotated[
+        Path | None,
+        typer.Option(help="CSV or JSON file of points x, y (frame, file): features at these alone, and no pictures."),
+    ] = None,
     tile: Annotated[int | None, typer.Option(help=FeatureConfig.help("tile"))] = None,
     overlap: Annotated[int | None, typer.Option(help=FeatureConfig.help("overlap"))] = None,
-    max_frames: Annotated[int | None, typer.Option(help=FeatureConfig.help("max_frames"))] = None,
     precision: Annotated[str | None, typer.Option(help=FeatureConfig.help("precision"))] = None,
     dtype: Annotated[str | None, typer.Option(help=FeatureConfig.help("dtype"))] = None,
     batch: Annotated[int | None, typer.Option(min=1, help=BATCH)] = None,
@@ -53,16 +60,19 @@ def features(
 ) -> None:
     """Compute pixel features of images and videos, with a picture of their three principal components.
 
-    An image gives NAME.npz (`features`, d×H×W) and NAME_pca.png; a video gives NAME/00000.npz, … and NAME_pca.mp4, or
-    one array NAME.zarr. Memory does not grow with the length of a video. Run the same command again to resume; a folder
-    with features of other settings is refused. A file that cannot be read is reported at the end, after all others are
-    done.
+    By default a file gives NAME.zarr, which xarray.open_zarr reads (features by time, channel, y, x), and NAME_pca.png
+    or NAME_pca.mp4; npz and safetensors are one file per image, or NAME/00000.npz, … by the frames of a video. The
+    bytes are estimated first, and refused where the disk is short. Memory does not grow with the length of a video. Run
+    the same command again to resume; a folder with features of other settings is refused. A file that cannot be read is
+    reported at the end, after all others are done.
     """
     from lila_cues import devices
     from lila_cues.inputs import list_inputs
+    from lila_cues.networks.weights import file_sha256
     from lila_train.inference.compute import FeatureComputer
     from lila_train.inference.feature_cache import FeatureCache
     from lila_train.inference.features import Extractor, shared_basis
+    from lila_train.inference.points import read_points
     from lila_train.model import released
     from lila_train.model.lila import load
     from lila_train.outputs import files_state
@@ -70,41 +80,67 @@ def features(
     config = FeatureConfig.from_options(
         format=tuple(dict.fromkeys(",".join(format_).split(","))) if format_ else None,
         size=size,
+        stride=stride,
+        every=every,
+        max_frames=max_frames,
         tile=tile,
         overlap=overlap,
-        max_frames=max_frames,
         precision=precision,
         dtype=dtype,
     )
+    if points and config.format == ("pca",):
+        raise LilaError("expected a format of arrays with --points, found --format pca; pass zarr, npz or safetensors")
+    chosen = read_points(points) if points else None
     files = list_inputs(sources, out=out)
+    if chosen:
+        chosen.require_known(files)
     basis_files = list_inputs(pca_from, unique_names=False, out=out) if pca_from else []
     pca_files = files_state(file.path for file in basis_files) if pca_from else None
     target = devices.choose(device, mps=True)
-    cache = FeatureCache(out, config, released.identity(weights, encoder_weights, encoder), pca_files, overwrite)
+    identity = released.identity(weights, encoder_weights, encoder)
+    cache = FeatureCache(out, config, identity, pca_files, overwrite, file_sha256(points) if points else None)
     model = load(weights, device=target, encoder=encoder, encoder_weights=encoder_weights)
     compute = FeatureComputer(model, config, batch, out)
     basis = shared_basis(compute, basis_files) if pca_from else None
-    failures = _extract(Extractor(compute, cache, basis), files)
+    failures = _extract(Extractor(compute, cache, basis), files, chosen)
     if failures:
         raise LilaError(f"{len(files) - len(failures)} of {len(files)} files done, in {out}; " + "; ".join(failures))
     console.out.print(f"{len(files)} file{'s' * (len(files) > 1)} done, in {out}")
 
 
-def _extract(extractor: Extractor, files: list[InputFile]) -> list[str]:
-    """Extract the files that are not done, under one progress bar; return why some could not be.
+def _extract(extractor: Extractor, files: list[InputFile], points: Points | None) -> list[str]:
+    """Extract the files that are not done, under one progress bar; return why some could not be."""
+    from lila_train.inference.features import estimate, require_room
 
-    The bar's total is unknown where there are videos, since what they announce is no more than a hint.
-    """
     pending = [file for file in files if extractor.cache.state(file) != "done"]
-    videos = [file for file in pending if file.is_video]
-    images = [file for file in pending if not file.is_video]
+    wanted = estimate(extractor.compute, extractor.cache, pending)
+    if not pending:
+        return []
+    if not points:
+        console.out.print(require_room(wanted, extractor.cache, extractor.compute.model.out_channels))
+    failures: list[str] = []
     with console.progress("frames") as bar:
-        task = bar.add_task("features", total=None if videos else len(images))
-        failures = list(extractor.images(images, lambda: bar.advance(task)))
-        for video in videos:
+        task = bar.add_task("features", total=None if points else wanted.total_frames)
+
+        def advance() -> None:
+            bar.advance(task)
+
+        def restart() -> None:
+            if not bar.tasks[0].completed:  # so that the rate is that of the frames
+                bar.reset(task)
+
+        extractor.on_basis = restart
+        if not points:
+            failures += extractor.images([file for file in pending if not file.is_video], advance)
+        for file in pending if points else [file for file in pending if file.is_video]:
+            bar.update(task, description=file.path.name)
             try:
-                bar.update(task, description=video.path.name)
-                extractor.video(video, lambda: bar.advance(task))
+                if points:
+                    extractor.points(file, points, advance)
+                    continue
+                found = extractor.video(file, advance)
+                if bar.tasks[0].total is not None:  # what a video announces is no more than a hint
+                    bar.update(task, total=bar.tasks[0].total + found - (wanted.frames.get(file) or 0))
             except LilaError as error:
                 failures.append(str(error))
         bar.update(task, description="features", total=bar.tasks[0].completed)
@@ -113,40 +149,66 @@ def _extract(extractor: Extractor, files: list[InputFile]) -> list[str]:
 
 def track(
     video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video, or a folder of its frames.")],
-    mask: Annotated[Path, typer.Option(help="Mask of the first frame: an indexed PNG, or one color per object.")],
     weights: Weights,
-    out: Annotated[Path, typer.Option(help="Folder for the masks and the overlay video.")],
+    out: Annotated[Path, typer.Option(help="Folder for masks or tracks, and the overlay video.")],
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[FRAME:]FILE",
+            help="Mask of a frame, by default of frame 0: an indexed PNG, or one color per object; repeatable.",
+        ),
+    ] = None,
+    points: Annotated[
+        Path | None, typer.Option(help="CSV or JSON file of points x, y and frame (from 0; default 0) to track.")
+    ] = None,
     size: Annotated[
         int | None, typer.Option(min=16, help="Short side of the network's input in pixels. Default: 34 patches.")
     ] = None,
-    context: Annotated[int, typer.Option(min=2, help="Context frames: the first and the latest ones.")] = 8,
+    context: Annotated[int, typer.Option(min=2, help="Context frames of masks: marked and latest ones.")] = 8,
     window: Annotated[
-        int, typer.Option(min=1, help="Side of the search window in cells, of 60 on the short side; odd.")
-    ] = 25,
+        int | None,
+        typer.Option(
+            min=1, help="Side of the search window in cells, of 60 on the short side; odd. Default: 25, of points 13."
+        ),
+    ] = None,
     max_frames: Annotated[int | None, typer.Option(min=1, help="Most frames to track.")] = None,
     overwrite: Overwrite = False,
     encoder: Encoder = None,
     encoder_weights: EncoderWeights = None,
     device: Device = "auto",
 ) -> None:
-    """Track objects through a video from a mask of its first frame.
+    """Track objects through a video from masks, or points from a list, forward and backward.
 
-    Writes OUT/00000.png, … (indexed, like the annotations of DAVIS) and OUT/overlay.mp4. Labels are propagated by
-    nearest neighbors in feature space, as in the protocol davis-knn@lila; memory does not grow with the length. The
-    same command starts again; a folder with masks of other settings is refused.
+    With --mask: OUT/00000.png, … (indexed, like the annotations of DAVIS) and OUT/overlay.mp4; labels are propagated by
+    nearest neighbors in feature space, as in the protocol davis-knn@lila. The index in indexed PNGs is the object, in
+    every mask; objects of other masks are numbered on. With --points: OUT/tracks.csv (point, frame, x, y, similarity)
+    and OUT/overlay.mp4. Memory does not grow with the length. The same command starts again; a folder with results of
+    other settings is refused.
     """
     from lila_cues import devices
+    from lila_cues.video.reader import count_frames
     from lila_train.inference import tracking
+    from lila_train.inference.points import read_points
     from lila_train.model import released
     from lila_train.model.lila import load
     from lila_train.model.propagation import Propagation
 
-    stream, marked = tracking.open_frames(video), tracking.read_mask(mask)
-    tracking.require_size(marked, stream.size)
+    if bool(mask) == bool(points):
+        raise LilaError(f"expected --mask or --points, found {'both' if mask else 'neither'}")
+    stream = tracking.open_frames(video)
+    chosen = read_points(points) if points else None
+    masks = tracking.read_masks(mask, stream.size) if mask else None
+    starts = chosen.frames if chosen else None
+    last = max(masks.first().values()) if masks else 0 if starts is None else int(starts.max())
+    count = stream.count or (count_frames(video) if last else 1)
+    if last >= (limit := min(count, max_frames or count)):
+        raise LilaError(f"expected marks on frames 0 to {limit - 1}, found one on frame {last}")
+    window = window or (25 if masks else 13)
     propagation = Propagation(short_side_px=size, antialias=True, context_frames=context, window=window)
     settings = {
         "video": str(video.resolve()),
-        "mask": str(mask.resolve()),
+        "mask": mask,
+        "points": points and str(points.resolve()),
         "size": size,
         "context": context,
         "window": window,
@@ -159,10 +221,16 @@ def track(
     total = min(stream.count, max_frames or stream.count) if stream.count else None
     with console.progress("frames") as bar:
         task = bar.add_task(video.name, total=total)
-        count = tracking.track(model, stream, marked, out, propagation, lambda: bar.advance(task), max_frames)
+        common = (out, propagation, lambda: bar.advance(task), max_frames)
+        if masks:
+            count = tracking.track(model, stream, masks, *common)
+            found, results = len(masks.values) - 1, out / "overlay.mp4"
+        else:
+            assert chosen is not None
+            count = tracking.track_points(model, stream, chosen, *common)
+            found, results = len(chosen.xy), out / "tracks.csv"
         bar.update(task, total=count)
-    objects = len(marked.values) - 1
-    console.out.print(f"{count} frames, {objects} object{'s' * (objects > 1)}: {out / 'overlay.mp4'}")
+    console.out.print(f"{count} frames, {found} {'object' if masks else 'point'}{'s' * (found > 1)}: {results}")
 
 
 def explore(

@@ -17,6 +17,7 @@ from lila_cues.viz.pictures import Basis, Picture
 from lila_train.inference.config import FeatureConfig
 from lila_train.inference.feature_cache import Features
 from lila_train.model.lila import MAX_UNTILED_PIXELS, Lila
+from lila_train.model.resize import Size, size_of
 from stores.errors import LilaError
 
 PASS_PIXELS = 2**20
@@ -90,25 +91,58 @@ class FeatureComputer:
         console.err.print(f"memory did not suffice for {math.isqrt(pixels)}² pixels at once: {side}² from here on")
 
     @torch.inference_mode()
-    def whole(self, pictures: Sequence[Picture]) -> Float[Tensor, "b d h w"]:
+    def whole(self, pictures: Sequence[Picture]) -> Float[Tensor, "b d _ _"]:
         """Return features of pictures of one size, on the device, in the type of the arrays; they are not checked."""
         images = torch.from_numpy(np.stack(pictures)).movedim(-1, 1).to(self.model.device)
+        size = size_of(images)
+        output_size = None if self.config.stride == 1 else self.config.map_size(size)
         with self._autocast():
-            return self.model(images).to(getattr(torch, self.config.dtype))
+            return self.model(images, output_size=output_size).to(getattr(torch, self.config.dtype))
+
+    @torch.inference_mode()
+    def at(self, picture: Picture, points: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n d"]:
+        """Return features at points (x, y) of one picture, in the type of the arrays."""
+        with self._autocast():
+            features = self.model.prepare(picture).at(torch.from_numpy(points))
+        return np.asarray(features.float().cpu(), self.config.dtype)
 
     @torch.inference_mode()
     def tiled(self, picture: Picture, tile: int) -> Features:
-        """Return features of a picture that is cut into tiles, mapped from an unnamed file."""
-        shape = (self.model.decoder.widths.out, *picture.shape[:2])
+        """Return features of a picture that is cut into tiles, mapped from an unnamed file.
+
+        With a stride they are those of the whole map's pixels in the middle of each cell.
+        """
+        size = (picture.shape[0], picture.shape[1])
+        shape = (self.model.decoder.widths.out, *self.config.map_size(size))
         with TemporaryFile(dir=self.folder) as file:  # the map keeps it; the default folder may be small
             out = np.memmap(file, np.dtype(self.config.dtype), "w+", shape=shape)
+        target = out if shape[1:] == size else _Subsampled(out, size)
         with self._autocast():
-            self.model.features(picture, tile=tile, overlap=self.config.overlap, out=out)
+            self.model.features(picture, tile=tile, overlap=self.config.overlap, out=target)
         return out
 
     def _autocast(self) -> torch.autocast:
         precision = getattr(torch, self.config.precision)
         return torch.autocast(self.model.device.type, precision, enabled=precision != torch.float32)
+
+
+class _Subsampled:
+    """Takes a map of a larger `size` part by part, and keeps the pixels in the middle of each cell of `array`."""
+
+    def __init__(self, array: Features, size: Size) -> None:
+        self.array, self.shape = array, (array.shape[0], *size)
+        self.places = [
+            ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(array.shape[1:], size, strict=True)
+        ]
+
+    def __setitem__(self, region: tuple[slice, slice, slice], part: Features) -> None:
+        kept = []
+        for part_of, places, length in zip(region[1:], self.places, self.shape[1:], strict=True):
+            start, stop, _ = part_of.indices(length)
+            first, last = np.searchsorted(places, (start, stop))
+            kept.append((slice(first, last), places[first:last] - start))
+        (rows, y), (columns, x) = kept
+        self.array[:, rows, columns] = part[:, y[:, None], x]
 
 
 def spread_pixels(features: Features | Tensor) -> Float[np.ndarray, "n d"]:

@@ -1,44 +1,57 @@
-"""Tracking of objects that are marked in the first frame of a video, by label propagation on LILA's features."""
+"""Tracking through a video by LILA's features: objects by label propagation from masks, points by similarity."""
 
 from __future__ import annotations
 
+import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
 from numpy.lib.stride_tricks import sliding_window_view
 from PIL import ImageOps
+from torch import Tensor
 
 from lila_cues.images import decode, read_image
 from lila_cues.inputs import VIDEO_SUFFIXES, list_frames
 from lila_cues.prefetch import map_ordered, prefetch
 from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
-from lila_cues.viz.pictures import Picture, mask_overlay, write_label_png
+from lila_cues.viz.pictures import Picture, mask_overlay, trails_overlay, write_label_png
+from lila_train.inference.points import Points, from_network, to_network
 from lila_train.model.lila import Lila
 from lila_train.model.prepared import require_finite
-from lila_train.model.propagation import Propagation
-from lila_train.model.resize import Labels
+from lila_train.model.propagation import Propagation, without
+from lila_train.model.resize import Labels, Size, as_input
 from lila_train.outputs import Json, name_kept, open_folder
+from stores.atomic import atomic_write, explain_os_errors
 from stores.errors import LilaError
 
 RECORD = "track.json"
 PENDING = 4  # frames read ahead, and frames waiting to be written
+REFINED = 2  # pixels of the network's input around the most similar one, whose soft-argmax is a point's place
+TEMPERATURE = 0.02  # of that
+TRAIL = 12  # frames of a point's path in the overlay
+
+OnFrame = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class FrameStream:
-    """Frames in order, their rate per second, their number, which a video does not tell, and height and width."""
+    """Frames in order, which may be read again, their rate per second, their number if known, height and width."""
 
     frames: Iterable[Picture]
     rate: Fraction
     count: int | None
-    size: tuple[int, int]
+    size: Size
 
 
 @dataclass(frozen=True)
@@ -47,22 +60,36 @@ class MarkedObjects:
 
     labels: Labels
     values: UInt8[np.ndarray, " n"]
+    indexed: bool = True  # values are those of an indexed PNG, not numbers given here
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Labels 0 (background), 1, 2, … of some frames, the same object under the same label, and the value of each."""
+
+    frames: dict[int, Labels]
+    values: UInt8[np.ndarray, " n"]
+
+    def first(self) -> dict[int, int]:
+        """Return the first marked frame of each object."""
+        labels = {frame: np.unique(mask) for frame, mask in sorted(self.frames.items(), reverse=True)}
+        return {int(label): frame for frame, found in labels.items() for label in found if label}
 
 
 def open_output(out: Path, wanted: Json, overwrite: bool) -> None:
-    """Create the folder of the masks, or open one of the same settings, to replace its masks; else LilaError."""
-    overlay = out / "overlay.mp4"
-    ours = overlay.exists() or (out / RECORD).exists()  # numbered PNGs alone may be annotations
-    open_folder(out, RECORD, wanted, [overlay, *out.glob(f"{'[0-9]' * 5}*.png")] if ours else [], overwrite)
+    """Create the folder of the results, or open one of the same settings, to replace them; else LilaError."""
+    single = [out / "overlay.mp4", out / "tracks.csv"]
+    ours = any(path.exists() for path in (*single, out / RECORD))  # numbered PNGs alone may be annotations
+    open_folder(out, RECORD, wanted, [*single, *out.glob(f"{'[0-9]' * 5}*.png")] if ours else [], overwrite)
 
 
 def track(
     model: Lila,
     stream: FrameStream,
-    mask: MarkedObjects,
+    masks: Masks,
     out: Path,
     propagation: Propagation,
-    on_frame: Callable[[], None],
+    on_frame: OnFrame,
     limit: int | None,
 ) -> int:
     """Write OUT/00000.png, … (indexed) and OUT/overlay.mp4 of the first `limit` frames; return how many there are."""
@@ -74,7 +101,7 @@ def track(
             write_label_png(out / f"{index:05d}.png", labels)
             writer.write(mask_overlay(picture, labels))
 
-        tracked = follow(model, islice(stream.frames, limit), mask, propagation)
+        tracked = islice(follow(model, stream.frames, masks, propagation, out), limit)
         for _ in map_ordered(write, enumerate(tracked), PENDING):
             count += 1
             on_frame()
@@ -83,24 +110,205 @@ def track(
 
 @torch.inference_mode()
 def follow(
-    model: Lila, frames: Iterable[Picture], mask: MarkedObjects, propagation: Propagation
+    model: Lila, frames: Iterable[Picture], masks: Masks, propagation: Propagation, folder: Path | None = None
 ) -> Iterator[tuple[Picture, Labels]]:
-    """Yield every frame with its labels (values of the mask file); those of the first frame are the mask."""
-    ordered = prefetch(frames, PENDING)
-    first = next(ordered)
-    native = (first.shape[0], first.shape[1])
-    require_size(mask, native)
-    yield first, mask.values[mask.labels]
-    sizes = propagation.sizes(native, model.encoder.patch_size)
-    current = first
+    """Yield every frame with its labels (values of the mask files).
 
-    def features_of(frame: Picture) -> torch.Tensor:
-        nonlocal current
-        current = frame
+    An object is carried forward from its marked frames, and backward from the first of them. For the latter, the
+    features of the frames up to the last first mark are computed before, and lie in an unnamed file in `folder`.
+    """
+    first, native = masks.first(), next(iter(masks.frames.values())).shape
+    sizes, objects = propagation.sizes((native[0], native[1]), model.encoder.patch_size), len(masks.values) - 1
+
+    def features_of(frame: Picture) -> Tensor:
+        require_size(masks, (frame.shape[0], frame.shape[1]))
         return require_finite(propagation.unit_features(frame, model, sizes, model.device), "the model")
 
-    for labels in propagation.follow(chain([first], ordered), mask.labels, features_of, sizes):
-        yield current, mask.values[labels]
+    count = max(first.values()) and max(first.values()) + 1
+    cached = _scratch((count, model.out_channels, *sizes.grid), np.float32, folder)
+    before = _scratch((count, objects + 1, *sizes.grid), np.float32, folder)  # soft labels of objects not yet marked
+    found = 0
+    for found, frame in enumerate(prefetch(islice(frames, count), PENDING), start=1):
+        cached[found - 1] = features_of(frame).cpu()
+    _require_count(found, count)
+    for start in sorted(set(first.values()) - {0}):
+        own = [label for label in first if first[label] == start]
+        mask = np.where(np.isin(masks.frames[start], own), masks.frames[start], 0).astype(np.uint8)
+        backward = (torch.from_numpy(cached[index]).to(model.device) for index in range(start, -1, -1))
+        for index, soft in zip(
+            range(start, -1, -1), propagation.carry(backward, {0: mask}, objects, sizes), strict=True
+        ):
+            before[index, own] = soft[own].cpu()
+    current: deque[Picture] = deque()
+
+    def features() -> Iterator[Tensor]:
+        with closing(prefetch(frames, PENDING)) as ordered:
+            for index, frame in enumerate(ordered):
+                current.append(frame)
+                yield torch.from_numpy(cached[index]).to(model.device) if index < count else features_of(frame)
+
+    def with_later(index: int, soft: Tensor) -> Tensor:
+        """Add the objects that are marked later."""
+        if later := [label for label in first if first[label] > index]:
+            soft = soft.clone()
+            soft[later] = torch.from_numpy(before[index, later]).to(soft)
+            soft[0] *= (1 - soft[later].sum(0)).clamp(min=0)
+        return soft
+
+    for index, soft in enumerate(propagation.carry(features(), masks.frames, objects, sizes, adjust=with_later)):
+        mask = masks.frames.get(index, np.zeros(native, np.uint8))
+        labels = propagation.hard_labels(without(soft, mask), sizes).byte().cpu().numpy()
+        yield current.popleft(), masks.values[np.where(mask > 0, mask, labels)]
+
+
+def _first_frames(frames: Iterable[Picture], count: int, folder: Path | None) -> UInt8[np.ndarray, "t H W 3"]:
+    """Return the first frames in an unnamed file; LilaError where there are fewer."""
+    kept: np.ndarray | None = None
+    found = 0
+    for found, frame in enumerate(islice(frames, count), start=1):
+        kept = _scratch((count, *frame.shape), np.uint8, folder) if kept is None else kept
+        kept[found - 1] = frame
+    _require_count(found, count)
+    assert kept is not None
+    return kept
+
+
+def _require_count(found: int, count: int) -> None:
+    if found < count:
+        raise LilaError(f"expected frame {count - 1}, for which there is a mask or a point, found {found} frames")
+
+
+def _scratch(shape: tuple[int, ...], dtype: type, folder: Path | None) -> np.ndarray:
+    """Return an array in an unnamed file, which lasts as long as the array."""
+    if not shape[0]:
+        return np.empty(shape, dtype)
+    with (
+        explain_os_errors(folder or "the folder of temporary files", "keeping frames"),
+        TemporaryFile(dir=folder) as file,
+    ):
+        return np.memmap(file, dtype, "w+", shape=shape)
+
+
+def track_points(
+    model: Lila,
+    stream: FrameStream,
+    points: Points,
+    out: Path,
+    propagation: Propagation,
+    on_frame: OnFrame,
+    limit: int | None,
+) -> int:
+    """Write OUT/tracks.csv and OUT/overlay.mp4 of points tracked through the first `limit` frames; return the count.
+
+    A row per frame and point: x and y in pixels of the frame, and the cosine of the features there and at the point.
+    """
+    count, table = 0, ["point,frame,x,y,similarity\n"]
+    trails: list[deque[tuple[float, float]]] = [deque(maxlen=TRAIL) for _ in points.xy]
+    try:
+        with name_kept(out, lambda: count), VideoWriter(out / "overlay.mp4", stream.rate) as writer:
+            tracked = islice(follow_points(model, stream.frames, points, propagation, stream.size, out), limit)
+            for index, (picture, xy, similarity) in enumerate(tracked):
+                for point, ((x, y), cosine) in enumerate(zip(xy.tolist(), similarity.tolist(), strict=True)):
+                    table.append(f"{point},{index},{x:.2f},{y:.2f},{cosine:.4f}\n")
+                    trails[point].append((x, y))
+                writer.write(trails_overlay(picture, trails))
+                count += 1
+                on_frame()
+    finally:
+        if count:
+            atomic_write("".join(table), out / "tracks.csv")
+    return count
+
+
+@torch.inference_mode()
+def follow_points(
+    model: Lila,
+    frames: Iterable[Picture],
+    points: Points,
+    propagation: Propagation,
+    native: Size,
+    folder: Path | None = None,
+) -> Iterator[tuple[Picture, Float[np.ndarray, "n 2"], Float[np.ndarray, " n"]]]:
+    """Yield every frame with the place of each point, x and y in its pixels, and the similarity there.
+
+    A point is carried forward and backward from its own frame, as `PointTracker` does.
+    """
+    starts = np.zeros(len(points.xy), int) if points.frames is None else points.frames
+    sizes, rows = propagation.sizes(native, model.encoder.patch_size), np.arange(len(starts))
+    last, places = int(starts.max()), to_network(points.xy, native, sizes.frame)
+    radius = round(propagation.window // 2 * min(sizes.frame) / 60)
+    for frame in np.unique(starts):
+        points.require_inside(rows[starts == frame], native, Path("the video"), int(frame))
+
+    def move(tracker: PointTracker, picture: Picture, index: int) -> None:
+        features = require_finite(
+            model(as_input(picture, sizes.frame, model.device, propagation.antialias)), "the model"
+        )
+        unit = F.normalize(features[0].float(), dim=0)
+        tracker.step(unit)
+        tracker.start(unit, rows[starts == index], places)
+
+    before = np.empty((last + 1, len(rows), 3))  # x, y and similarity, of points carried backward
+    if last:
+        tracker, earlier = PointTracker(len(rows), radius), _first_frames(frames, last + 1, folder)
+        for index in range(last, -1, -1):
+            move(tracker, earlier[index], index)
+            before[index] = np.column_stack([tracker.xy, tracker.similarity])
+    tracker = PointTracker(len(rows), radius)
+    with closing(prefetch(frames, PENDING)) as ordered:
+        for index, picture in enumerate(ordered):
+            if index >= starts.min():
+                move(tracker, picture, index)
+            later = (starts > index)[:, None]
+            found = np.where(later, before[min(index, last)], np.column_stack([tracker.xy, tracker.similarity]))
+            yield picture, from_network(found[:, :2], native, sizes.frame), found[:, 2]
+
+
+class PointTracker:
+    """Follows points from frame to frame by the similarity of their features to those of all pixels within a window.
+
+    A point's template is the mean of two unit vectors: the features at its start, and at its latest place. The most
+    similar pixel is refined by a soft-argmax over the pixels around it.
+    """
+
+    def __init__(self, count: int, radius_px: int) -> None:
+        self.radius = radius_px
+        self.xy = np.zeros((count, 2))  # in pixels of the network's input
+        self.similarity = np.zeros(count)
+        self._templates: dict[int, tuple[Tensor, Tensor]] = {}  # at the start and at the latest place, by row
+
+    def step(self, features: Float[Tensor, "d h w"]) -> None:
+        """Move the points that have started to their places in the next frame, given its unit features."""
+        for row, (start, latest) in self._templates.items():
+            x, y = (round(place) for place in self.xy[row].tolist())
+            window = _around(features, x, y, self.radius)
+            cosines = torch.einsum("d,dyx->yx", F.normalize(start + latest, dim=0), features[:, *window])
+            dy, dx = divmod(int(cosines.argmax()), cosines.shape[1])
+            rows, columns = _around(cosines, dx, dy, REFINED)
+            weights = torch.softmax(cosines[rows, columns].flatten() / TEMPERATURE, 0).view_as(cosines[rows, columns])
+            by_row, by_column = weights.sum(1).cpu().numpy(), weights.sum(0).cpu().numpy()
+            found_y = window[0].start + rows.start + float(by_row @ np.arange(len(by_row)))
+            found_x = window[1].start + columns.start + float(by_column @ np.arange(len(by_column)))
+            self._place(row, found_x, found_y, features, start)
+
+    def start(self, features: Float[Tensor, "d h w"], rows: Int[np.ndarray, " m"], places: np.ndarray) -> None:
+        """Add points by their rows; `places` are those of all."""
+        for row in rows.tolist():
+            x, y = places[row].tolist()
+            self._place(row, x, y, features, None)
+
+    def _place(self, row: int, x: float, y: float, features: Tensor, start: Tensor | None) -> None:
+        last = features.new_tensor([features.shape[2] - 1, features.shape[1] - 1]).clamp(min=1)
+        place = 2 * features.new_tensor([[[[x, y]]]]) / last - 1
+        found = F.normalize(F.grid_sample(features[None], place, align_corners=True).flatten(), dim=0)
+        start = found if start is None else start
+        self.xy[row], self.similarity[row], self._templates[row] = (x, y), float(start @ found), (start, found)
+
+
+def _around(maps: Tensor, x: int, y: int, radius: int) -> tuple[slice, slice]:
+    """Return the rows and columns of a window around a pixel, cut at the border."""
+    height, width = maps.shape[-2:]
+    return slice(max(0, y - radius), min(height, y + radius + 1)), slice(max(0, x - radius), min(width, x + radius + 1))
 
 
 def open_frames(path: Path) -> FrameStream:
@@ -109,7 +317,8 @@ def open_frames(path: Path) -> FrameStream:
         files = list_frames(path)
         if not files:
             raise LilaError(f"no image in {path}; expected a video, or a folder of its frames")
-        return FrameStream(_of_one_size(files), Fraction(25), len(files), read_image(files[0]).shape[:2])
+        height, width, _ = read_image(files[0]).shape
+        return FrameStream(FolderFrames(files), Fraction(25), len(files), (height, width))
     if path.suffix.lower() not in VIDEO_SUFFIXES or not path.exists():
         found = f"a {path.suffix or 'nameless'} file" if path.exists() else "nothing"
         raise LilaError(f"expected a video, or a folder of its frames, at {path}; found {found}")
@@ -117,16 +326,59 @@ def open_frames(path: Path) -> FrameStream:
     return FrameStream(video, video.rate, None, next(iter(video)).shape[:2])
 
 
-def _of_one_size(files: Sequence[Path]) -> Iterator[Picture]:
-    size = None
-    for file in files:
-        picture = read_image(file)
-        size, found = size or picture.shape[:2], picture.shape[:2]
-        if found != size:
-            raise LilaError(
-                f"{file}: expected {size[0]}×{size[1]} like the frames before, found {found[0]}×{found[1]}; resize it"
-            )
-        yield picture
+@dataclass(frozen=True)
+class FolderFrames:
+    """The images of a folder as frames; LilaError at one of another size than those before."""
+
+    files: Sequence[Path]
+
+    def __iter__(self) -> Iterator[Picture]:
+        size = None
+        for file in self.files:
+            picture = read_image(file)
+            size, found = size or picture.shape[:2], picture.shape[:2]
+            if found != size:
+                raise LilaError(
+                    f"{file}: expected {size[0]}×{size[1]} like the frames before, found {found[0]}×{found[1]}; "
+                    "resize it"
+                )
+            yield picture
+
+
+def read_masks(named: Sequence[str], size: Size) -> Masks:
+    """Read masks given as FILE, of frame 0, or FRAME:FILE, for frames of this height and width.
+
+    Values of indexed PNGs name objects: the same value in masks of several frames is the same object. The objects of
+    other masks are numbered on. Where masks of one frame overlap, the last one counts.
+    """
+    read: list[tuple[int, Path, MarkedObjects]] = []
+    for name in named:
+        match = None if Path(name).exists() else re.fullmatch(r"(\d+):(.+)", name)
+        frame, path = (int(match[1]), Path(match[2])) if match else (0, Path(name))
+        read.append((frame, path, read_mask(path)))
+        require_size(read[-1][2], size, path)
+    given = {int(value) for *_, marked in read if marked.indexed for value in marked.values[1:]}
+    free = (value for value in range(1, 256) if value not in given)
+    frames: dict[int, np.ndarray] = {}
+    owners: dict[tuple[int, int], Path] = {}
+    for frame, path, marked in read:
+        values = [int(value) if marked.indexed else next(free, 255) for value in marked.values[1:]]
+        whole = frames.setdefault(frame, np.zeros(size, np.uint8))
+        for label, value in enumerate(values, start=1):
+            if value == 255:
+                raise LilaError(f"expected at most 254 objects, found more with those of {path}")
+            if other := owners.get((frame, value)):
+                raise LilaError(
+                    f"object {value} of frame {frame} is in {other} and in {path}; give each object an index of its own"
+                )
+            owners[frame, value] = path
+            whole[marked.labels == label] = value
+    for (frame, value), path in owners.items():
+        if not (frames[frame] == value).any():
+            raise LilaError(f"object {value} of {path} is covered by the masks after it; pass it last")
+    all_values = np.unique([0, *(value for _, value in owners)]).astype(np.uint8)
+    labels = {frame: np.searchsorted(all_values, whole).astype(np.uint8) for frame, whole in frames.items()}
+    return Masks(labels, all_values)
 
 
 def read_mask(path: Path) -> MarkedObjects:
@@ -162,14 +414,16 @@ def read_mask(path: Path) -> MarkedObjects:
     if not 1 < len(found) <= 255:
         raise LilaError(f"expected 1 to 254 objects on a background of 0 in {path}, found {len(found) - 1}")
     values = found[:, 0].astype(np.uint8) if image.mode == "P" else np.arange(len(found), dtype=np.uint8)
-    return MarkedObjects(labels.astype(np.uint8), values)
+    return MarkedObjects(labels.astype(np.uint8), values, image.mode == "P")
 
 
-def require_size(mask: MarkedObjects, frame: tuple[int, int]) -> None:
-    """Raise LilaError for a mask of another size than the first frame's, height and width."""
-    if (found := mask.labels.shape) != frame:
-        turned = "the frame is turned by its metadata: make it for the video as it is shown, upright"
+def require_size(marked: MarkedObjects | Masks, frame: Size, path: Path | None = None) -> None:
+    """Raise LilaError for a mask of another size than the frames', height and width."""
+    found = marked.labels.shape if isinstance(marked, MarkedObjects) else next(iter(marked.frames.values())).shape
+    if found != frame:
+        turned = "the frames are turned by their metadata: make it for the video as it is shown, upright"
         raise LilaError(
-            f"expected a mask of the first frame's size, {frame[0]}×{frame[1]}, found one of {found[0]}×{found[1]}; "
-            + (turned if found == frame[::-1] else "make it for that frame, at its size")
+            f"expected a mask of the frames' size, {frame[0]}×{frame[1]}, found one of {found[0]}×{found[1]}"
+            f"{f' in {path}' if path else ''}; "
+            + (turned if found == frame[::-1] else "make it for a frame, at its size")
         )

@@ -8,9 +8,11 @@ Sources: Jabri et al., Space-Time Correspondence as a Contrastive Random Walk (N
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -88,16 +90,49 @@ class Propagation:
             sizes: of this video, by `sizes`.
             memory: see `propagate`.
         """
-        remaining = iter(frames)
-        features = features_of(next(remaining))
-        objects = torch.arange(int(reference.max()) + 1, device=features.device)
-        one_hot = (torch.from_numpy(reference).to(features.device) == objects[:, None, None]).float()
-        context = Context(self.context_frames, features, self.resize_reference(one_hot, sizes.grid))
-        for frame in remaining:
-            features = features_of(frame)
-            labels = self.propagate(features, context, memory)
-            context.add(features, labels)
+        carried = self.carry(map(features_of, frames), {0: reference}, int(reference.max()), sizes, memory)
+        next(carried)
+        for labels in carried:
             yield self.hard_labels(labels, sizes).to(torch.uint8).cpu().numpy()
+
+    def carry(
+        self,
+        features: Iterable[Float[Tensor, "d h w"]],
+        masks: Mapping[int, Labels],
+        objects: int,
+        sizes: Sizes,
+        memory: int | None = None,
+        adjust: Callable[[int, Tensor], Tensor] = lambda index, labels: labels,
+    ) -> Iterator[Float[Tensor, "c h w"]]:
+        """Yield the soft labels of every frame on the grid: background, then each object.
+
+        Args:
+            features: unit features of the frames, in the order in which labels are carried.
+            masks: labels of some frames. They replace what was carried of their own objects there, and those frames
+                stay in the context; before the first of them all is background.
+            objects: number of objects.
+            sizes, memory: see `follow`.
+            adjust: changes the labels that were carried to a frame, given its number.
+        """
+        context: Context | None = None
+        for index, found in enumerate(features):
+            if context is None:
+                labels = found.new_zeros(objects + 1, *sizes.grid)
+                labels[0] = 1
+            else:
+                labels = self.propagate(found, context, memory)
+            labels = adjust(index, labels)
+            if (mask := masks.get(index)) is not None:
+                ids = torch.arange(objects + 1, device=found.device)
+                one_hot = (torch.from_numpy(mask).to(found.device) == ids[:, None, None]).float()
+                marked = self.resize_reference(one_hot, sizes.grid)
+                labels = without(labels, mask) * marked[0]
+                labels[1:] += marked[1:]
+            if context is not None:
+                context.add(found, labels, reference=mask is not None)
+            elif mask is not None:
+                context = Context(self.context_frames, found, labels)
+            yield labels
 
     def propagate(
         self, features: Float[Tensor, "d h w"], context: Context, memory: int | None = None, tile: int = 12
@@ -145,24 +180,36 @@ class Propagation:
         return to_size(soft[None], sizes.native)[0].argmax(dim=0)
 
 
+def without(labels: Float[Tensor, "c h w"], mask: Labels) -> Float[Tensor, "c h w"]:
+    """Return soft labels in which the objects of a mask are background."""
+    own = [int(label) for label in np.unique(mask) if label]
+    labels = labels.clone()
+    labels[0] += labels[own].sum(0)
+    labels[own] = 0
+    return labels
+
+
 class Context:
-    """The frames that labels come from: always the first, and the `size − 1` latest; memory is allocated once."""
+    """The frames that labels come from: reference frames, which stay, and the latest ones; memory is allocated once."""
 
     def __init__(self, size: int, features: Float[Tensor, "d h w"], labels: Float[Tensor, "c h w"]) -> None:
-        """Start with the reference frame: unit features and soft labels, on the same grid and device."""
+        """Start with a reference frame: unit features and soft labels, on the same grid and device."""
         self.grid = (features.shape[1], features.shape[2])
         self._features = features.new_empty(size, *self.grid, len(features))
         self._labels = labels.new_empty(size, *self.grid, len(labels))
         self._seen = 0
-        self.add(features, labels)
+        self._replaceable: deque[int] = deque()  # slots, the oldest frame's first
+        self.add(features, labels, reference=True)
 
-    def add(self, features: Float[Tensor, "d h w"], labels: Float[Tensor, "c h w"]) -> None:
-        """Add the next frame; it replaces the oldest but the first."""
+    def add(self, features: Float[Tensor, "d h w"], labels: Float[Tensor, "c h w"], reference: bool = False) -> None:
+        """Add the next frame; it replaces the oldest that is no reference. One frame at least stays replaceable."""
         size = len(self._features)
-        slot = self._seen if self._seen < size else 1 + (self._seen - 1) % (size - 1)
+        slot = self._seen if self._seen < size else self._replaceable.popleft()
         self._features[slot] = features.movedim(0, -1)
         self._labels[slot] = labels.movedim(0, -1)
-        self._seen += 1
+        self._seen = min(self._seen + 1, size)
+        if not reference or self._seen - len(self._replaceable) == size:
+            self._replaceable.append(slot)
 
     @property
     def features(self) -> Float[Tensor, "t h w d"]:

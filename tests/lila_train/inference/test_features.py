@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
+import warnings
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+import xarray as xr
 import zarr
 from click.testing import Result
 from PIL import Image
@@ -18,7 +24,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import lila_train
-from lila_cues.images import read_image
+from lila_cues.images import read_image, resize, to_tensor
 from lila_cues.video.reader import VideoFrames
 from lila_cues.viz.pictures import Picture, write_label_png
 from lila_train.cli import app
@@ -80,14 +86,14 @@ def test_every_format_holds_the_features_of_the_model(folder: Path, weights: Pat
         kept = [
             np.load(tmp_path / f"{name}.npz")["features"],
             safetensors.numpy.load_file(tmp_path / f"{name}.safetensors")["features"],
-            zarr.open_array(tmp_path / f"{name}.zarr", mode="r")[...],
+            zarr.open_array(tmp_path / f"{name}.zarr/features", mode="r")[...],
         ]
         for found in kept:
             assert found.dtype == np.float16
             np.testing.assert_allclose(found, expected, atol=4e-3, rtol=2e-3)
         assert read_image(tmp_path / f"{name}_pca.png").shape == (*expected.shape[1:], 3)
     frames = list(VideoFrames(folder / "v.mp4"))
-    array = zarr.open_array(tmp_path / "v.zarr", mode="r")
+    array = zarr.open_array(tmp_path / "v.zarr/features", mode="r")
     assert array.shape == (7, 8, 36, 50)
     for index in (0, 6):
         expected = model.features(frames[index])
@@ -154,7 +160,7 @@ def test_memory_that_does_not_suffice_makes_passes_smaller(
         coarse = Image.fromarray(rng.integers(0, 256, (height // 16, 10, 3), dtype=np.uint8))
         coarse.resize((160, height), Image.Resampling.BICUBIC).save(tmp_path / f"{name}.png")
 
-    def limited(self: Lila, images: Tensor) -> Tensor:
+    def limited(self: Lila, images: Tensor, output_size: None = None) -> Tensor:
         if images[:, 0].numel() > limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, images)
@@ -221,7 +227,7 @@ def test_an_interrupted_video_is_resumed(
         np.testing.assert_array_equal(np.load(path)["features"], np.load(tmp_path / "out/v" / path.name)["features"])
     films = [list(VideoFrames(tmp_path / name / "v_pca.mp4")) for name in ("straight", "out")]
     assert np.abs(np.stack(films[0]).astype(int) - np.stack(films[1])).mean() < 1  # H.264 keeps no value exactly
-    arrays = [zarr.open_array(tmp_path / name / "v.zarr", mode="r")[...] for name in ("straight", "out")]
+    arrays = [zarr.open_array(tmp_path / name / "v.zarr/features", mode="r")[...] for name in ("straight", "out")]
     np.testing.assert_array_equal(*arrays)
 
 
@@ -237,9 +243,10 @@ DAMAGE = {  # what happens to the results of a.png and v.mp4, and how many frame
     "nothing": (lambda out: None, 0),
     "an image's npz cut": (lambda out: cut(out / "a.npz"), 1),
     "an image's safetensors cut": (lambda out: cut(out / "a.safetensors"), 1),
-    "an image's chunk cut": (lambda out: cut(out / "a.zarr/c/0/0/0"), 1),
-    "an image's array not described": (lambda out: (out / "a.zarr/zarr.json").write_text("{"), 1),
-    "an image's array described otherwise": (lambda out: (out / "a.zarr/zarr.json").write_text("[1]"), 1),
+    "an image's chunk cut": (lambda out: cut(out / "a.zarr/features/c/0/0/0"), 1),
+    "an image's array not described": (lambda out: (out / "a.zarr/features/zarr.json").write_text("{"), 1),
+    "an image's group not described": (lambda out: (out / "a.zarr/zarr.json").write_text("{"), 1),
+    "an image's array described otherwise": (lambda out: (out / "a.zarr/features/zarr.json").write_text("[1]"), 1),
     "an image's picture cut": (lambda out: cut(out / "a_pca.png"), 1),
     "an image's picture empty": (lambda out: (out / "a_pca.png").write_bytes(b""), 1),
     "a video's picture cut": (lambda out: cut(out / "v_pca.mp4"), 0),
@@ -249,7 +256,7 @@ DAMAGE = {  # what happens to the results of a.png and v.mp4, and how many frame
     "a frame's npz cut": (lambda out: cut(out / "v/00003.npz"), 1),
     "a frame's npz empty": (lambda out: (out / "v/00003.npz").write_bytes(b""), 1),
     "a frame's safetensors cut": (lambda out: cut(out / "v/00003.safetensors"), 0),  # from the npz
-    "a frame's chunk cut": (lambda out: cut(out / "v.zarr/c/3/0/0/0"), 0),
+    "a frame's chunk cut": (lambda out: cut(out / "v.zarr/features/c/3/0/0/0"), 0),
     "a line of the journal": (lambda out: (out / "files.jsonl").write_bytes(b"\xff{\n[1]\n"), 8),
     "the journal empty": (lambda out: (out / "files.jsonl").write_text(""), 8),
     "the journal cut": (lambda out: (out / "files.jsonl").write_text((out / "files.jsonl").read_text()[:-20]), 0),
@@ -288,16 +295,20 @@ def test_an_empty_list_of_formats_is_refused() -> None:
 def test_other_settings_are_refused_before_a_network_is_loaded(
     folder: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done(weights, tmp_path, folder / "a.png", "--size", 24)
+    done(weights, tmp_path, folder / "a.png", "--size", 24, "--format", "npz,pca")
     before = (tmp_path / "a.npz").read_bytes()
     monkeypatch.setattr("lila_train.model.lila.load", None)
     for arguments in ([], ["--size", 32], ["--size", 24, "--dtype", "float32"], ["--size", 24, "--tile", 16]):
-        result = features(weights, tmp_path, folder / "a.png", *arguments)
+        result = features(weights, tmp_path, folder / "a.png", "--format", "npz,pca", *arguments)
         assert isinstance(result.exception, LilaError)
         assert "holds results of other settings" in str(result.exception)
-    assert "config.size: 24, not none" in str(features(weights, tmp_path, folder / "a.png").exception)
+    assert "config.size: 24, not none" in str(
+        features(weights, tmp_path, folder / "a.png", "--format", "npz,pca").exception
+    )
     other = write_weights(tmp_path / "other.safetensors", small_model(1))
-    assert "(model.weights_sha256: " in str(features(other, tmp_path, folder / "a.png", "--size", 24).exception)
+    assert "(model.weights_sha256: " in str(
+        features(other, tmp_path, folder / "a.png", "--size", 24, "--format", "npz,pca").exception
+    )
     assert (tmp_path / "a.npz").read_bytes() == before
 
 
@@ -310,7 +321,8 @@ def test_other_settings_are_refused_before_a_network_is_loaded(
         ),
         (["--precision", "int8"], "--precision must be float32, bfloat16 or float16, found int8"),
         (["--dtype", "float64"], "--dtype must be float16 or float32, found float64"),
-        (["--size", "0"], "--size must be a whole number above 0 or none, found 0"),
+        (["--size", "0"], "--size must be a short side in pixels, or HxW such as 480x854, found 0"),
+        (["--stride", "0"], "--stride must be a whole number above 0, found 0"),
     ],
 )
 def test_unknown_choices_are_refused(
@@ -407,10 +419,134 @@ def test_size_and_frames_are_limited(folder: Path, weights: Path, tmp_path: Path
     assert [p.shape for p in VideoFrames(tmp_path / "v_pca.mp4")] == [(20, 28, 3)] * 3
 
 
+def test_zarr_groups_are_data_sets_of_xarray(folder: Path, weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done(weights, out, folder / "v.mp4", folder / "a.png", "--every", 3, "--stride", 2, "--size", "40x60")
+    model, frames = lila_train.load(weights), list(VideoFrames(folder / "v.mp4"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        video, image = (xr.open_zarr(out / f"{name}.zarr") for name in "va")
+    assert video.features.dims == ("time", "channel", "y", "x")
+    assert image.features.dims == ("channel", "y", "x")
+    assert image.features.shape == (8, 20, 30)
+    np.testing.assert_allclose(video.time, [0, 0.12, 0.24])
+    np.testing.assert_array_equal(video.frame, [0, 3, 6])
+    np.testing.assert_allclose(video.y[:2], [0.4, 2.2], atol=1e-6)  # of 36 rows
+    np.testing.assert_allclose(video.x[-1], 50 - 0.5 - 50 / 60, atol=1e-6)
+    expected = model(to_tensor(resize(frames[3], (40, 60))), output_size=(20, 30))[0]
+    np.testing.assert_allclose(video.features[1], expected, atol=4e-3, rtol=2e-3)
+    assert video.attrs["source"] == str((folder / "v.mp4").resolve())
+    assert (video.attrs["model_encoder"], video.attrs["frame_rate"]) == ("tiny", 25)
+    assert json.loads(video.attrs["settings"])["every"] == 3
+    assert [p.shape for p in VideoFrames(out / "v_pca.mp4")] == [(20, 30, 3)] * 3
+    assert VideoFrames(out / "v_pca.mp4").rate == Fraction(25, 3)
+
+
+def test_a_stride_in_tiles_keeps_pixels_of_the_whole_map(weights: Path, tmp_path: Path) -> None:
+    Image.effect_noise((150, 90), 90).save(tmp_path / "a.png")
+    for stride in (1, 4):
+        arguments = ("--tile", 64, "--stride", stride, "--format", "npz")
+        done(weights, tmp_path / f"by{stride}", tmp_path / "a.png", *arguments)
+    whole, coarse = (np.load(tmp_path / f"by{stride}/a.npz") for stride in (1, 4))
+    assert coarse["features"].shape == (8, 22, 38)
+    near = np.rint([coarse["y"].repeat(38), np.tile(coarse["x"], 22)]).astype(int)
+    found, pixels = coarse["features"].reshape(8, -1), whole["features"][:, *near]
+    assert np.abs(found - pixels).mean() < 0.3 * np.abs(found - pixels[:, ::-1]).mean()
+    model = lila_train.load(weights)
+    exact = model.features(read_image(tmp_path / "a.png"), tile=64)
+    places = [((np.arange(new) + 0.5) * old / new).astype(int) for new, old in ((22, 90), (38, 150))]
+    np.testing.assert_allclose(coarse["features"], exact[:, places[0][:, None], places[1]], atol=4e-3, rtol=2e-3)
+
+
+def test_a_disk_that_is_short_is_refused_before_the_first_frame(
+    folder: Path, weights: Path, tmp_path: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100 images and a video of 7 frames take 0.8 × 8 channels × 2 bytes a pixel, and a little for the pictures."""
+    (tmp_path / "many").mkdir()
+    for number in range(100):
+        (tmp_path / f"many/{number}.png").symlink_to(folder / "a.png")
+    free = 4e6
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=int(free)))
+    command = (weights, tmp_path / "out", tmp_path / "many", folder / "v.mp4", "--dtype", "float16")
+    for options in (("--dtype", "float32"), ("--format", "npz,zarr")):
+        result = features(*command[:1], tmp_path / options[1], *command[2:4], *options)
+        assert re.search(
+            r"expected [\d.]+ MB free in .* for the features of 107 frames \([\d.]+ kB for 37×53 px, 8 channels, "
+            r"float\d\d\), found 4\.0 MB; pass --stride 4 \(1/16 of the bytes\), a smaller --size, --every N",
+            str(result.exception),
+        )
+    assert computed == []
+    result = features(*command)
+    assert result.exception is None, result.exception
+    assert "107 frames: about 3." in result.output
+    written = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert written < free
+    free = 0  # what is done needs no room
+    done(*command)
+
+
+POINTS = {
+    "csv": "x;y;frame;file\n3;4;0;a.png\n10.5;7;2;v.mp4\n49;35;2;v\n0;0;0;v.mp4\n",
+    "json": '{"points": [{"x": 3, "y": 4, "frame": 0, "file": "a.png"}, {"x": 10.5, "y": 7, "frame": 2, "file": "v"},'
+    '{"x": 49, "y": 35, "frame": 2, "file": "v"}, {"x": 0, "y": 0, "frame": 0, "file": "v"}]}',
+}
+
+
+@pytest.mark.parametrize("form", POINTS)
+def test_features_at_points_alone(folder: Path, weights: Path, tmp_path: Path, form: str) -> None:
+    (tmp_path / f"points.{form}").write_text(POINTS[form])
+    media = (folder / "a.png", folder / "v.mp4")
+    arguments = (*media, "--points", tmp_path / f"points.{form}", "--format", "zarr,npz,safetensors")
+    for _ in range(2):
+        done(weights, tmp_path / "out", *arguments, "--dtype", "float32")
+    model, frames = lila_train.load(weights), list(VideoFrames(folder / "v.mp4"))
+    expected = np.concatenate([model.at(frames[0], [[0, 0]]), model.at(frames[2], [[10.5, 7], [49, 35]])])
+    video, image = xr.open_zarr(tmp_path / "out/v.zarr"), np.load(tmp_path / "out/a.npz")
+    np.testing.assert_allclose(video.features, expected, atol=1e-5)
+    np.testing.assert_array_equal(video.row, [3, 1, 2])
+    np.testing.assert_array_equal(video.frame, [0, 2, 2])
+    np.testing.assert_allclose(image["features"], model.at(read_image(folder / "a.png"), [[3, 4]]), atol=1e-5)
+    kept = safetensors.numpy.load_file(tmp_path / "out/v.safetensors")
+    np.testing.assert_array_equal(kept["features"], video.features)
+    assert not list((tmp_path / "out").glob("*_pca*"))
+    (tmp_path / f"points.{form}").write_text(POINTS[form].replace("49", "48"))
+    result = features(weights, tmp_path / "out", *arguments, "--dtype", "float32")
+    assert "holds results of other settings (points: " in str(result.exception)
+
+
+def test_points_of_every_kept_frame(folder: Path, weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("3, 4\n10, 7\n")
+    points = ("--points", tmp_path / "p.csv", "--every", 3, "--size", 72, "--format", "npz", "--dtype", "float32")
+    done(weights, tmp_path / "out", folder / "v.mp4", *points)
+    found, frames = np.load(tmp_path / "out/v.npz"), list(VideoFrames(folder / "v.mp4"))
+    np.testing.assert_array_equal(found["frame"], [0, 0, 3, 3, 6, 6])
+    expected = lila_train.load(weights).at(resize(frames[6], (72, 100)), [[6.5, 8.5], [20.5, 14.5]])
+    np.testing.assert_allclose(found["features"][4:], expected, atol=1e-5)
+
+
+BAD_POINTS = {
+    "a,b\n1,2\n": "found point 0 as",
+    "": "found nothing|found an empty file",
+    "x,y\n1,nan\n": r'found point 0 as {"x": "1", "y": "nan"}',
+    "x,y,frame\n1,2,0.5\n": "found point 0 as",
+    "x,y\n1,2\n53,2\n": r"point 1: expected x up to 52 and y up to 36 in frame 0 of .*a.png, found \(53, 2\)",
+    "x,y,file\n1,2,c.png\n": "point 0: expected one of the inputs as file, found c.png",
+    "x,y,frame\n1,2,7\n": "expected frame 7 in .*a.png, found no such frame",
+}
+
+
+@pytest.mark.parametrize("text", BAD_POINTS)
+def test_bad_points_are_named(folder: Path, weights: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "p.csv").write_text(text)
+    result = features(weights, tmp_path / "out", folder / "a.png", "--points", tmp_path / "p.csv")
+    assert isinstance(result.exception, LilaError)
+    assert re.search(BAD_POINTS[text], str(result.exception)), result.exception
+
+
 def test_a_size_beyond_memory_is_refused(weights: Path, tmp_path: Path) -> None:
     Image.new("RGB", (30_000, 1)).save(tmp_path / "line.png")
     result = features(weights, tmp_path / "out", tmp_path / "line.png", "--size", 480)
-    assert "would have 480×14400000 px with a short side of 480; pass a smaller --size" in str(result.exception)
+    assert "would have 480×14400000 px; pass a smaller --size" in str(result.exception)
     done(weights, tmp_path / "out2", tmp_path / "line.png", "--tile", 512, "--max-frames", 1, "--format", "pca")
 
 
@@ -459,7 +595,7 @@ def test_a_panorama_is_cut_into_tiles(weights: Path, tmp_path: Path) -> None:
     wide = rng.integers(0, 256, (4, 300, 3), dtype=np.uint8).repeat(10, axis=0).repeat(10, axis=1)
     Image.fromarray(wide).save(tmp_path / "wide.png")
     done(weights, tmp_path / "out", tmp_path / "wide.png", "--tile", 128, "--format", "zarr,pca")
-    found = zarr.open_array(tmp_path / "out/wide.zarr", mode="r")[...]
+    found = zarr.open_array(tmp_path / "out/wide.zarr/features", mode="r")[...]
     assert found.shape == (8, 40, 3000)
     assert np.isfinite(found).all()
     assert read_image(tmp_path / "out/wide_pca.png").shape == (40, 3000, 3)

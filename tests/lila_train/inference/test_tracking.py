@@ -7,15 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch.nn.functional as F
 from click.testing import Result
 from PIL import Image, ImageFilter
+from torch import Tensor
 from typer.testing import CliRunner
 
 from lila_cues.images import read_image
 from lila_cues.video.reader import VideoFrames
 from lila_cues.viz.pictures import write_label_png
 from lila_train.cli import app
-from lila_train.inference.tracking import follow, open_frames, read_mask
+from lila_train.inference.points import Points
+from lila_train.inference.tracking import follow, follow_points, open_frames, read_mask, read_masks
+from lila_train.model.lila import Lila
 from lila_train.model.propagation import Propagation
 from stores.errors import LilaError
 from tests.lila_train.inference.models import small_model, write_test_video
@@ -65,6 +69,156 @@ def test_objects_are_tracked_and_keep_their_values(scene: Path, weights: Path) -
     assert overlap[:2] == [1, 1]
     assert np.mean(overlap) > 0.6
     assert [p.shape for p in VideoFrames(scene / "out/overlay.mp4")] == [(*SIZE, 3)] * 6
+
+
+class Neighborhoods(Lila):
+    """Features are the colors of 7×7 pixels around each: equal wherever a pattern has moved to."""
+
+    out_channels = 3 * 7 * 7
+
+    def forward(self, images: Tensor) -> Tensor:
+        padded = F.pad(images - 0.5, (3, 3, 3, 3), mode="replicate")
+        return F.unfold(padded, 7).unflatten(-1, images.shape[-2:])
+
+
+def neighborhoods() -> Neighborhoods:
+    model = small_model()
+    return Neighborhoods(model.encoder, model.decoder)
+
+
+def overlaps(scene: Path, values: tuple[int, int]) -> np.ndarray:
+    """Intersection over union of the two objects in each frame."""
+    found = [np.asarray(Image.open(scene / f"out/{n:05d}.png")) for n in range(6)]
+    true = [square(8 + 4 * n, values) for n in range(6)]
+    return np.array(
+        [
+            [((f == v) & (t == v)).sum() / ((f == v) | (t == v)).sum() for v in values]
+            for f, t in zip(found, true, strict=True)
+        ]
+    )
+
+
+def command(weights: Path, scene: Path, *arguments: object) -> Result:
+    words = [str(scene / "frames"), "--weights", str(weights), "--out", str(scene / "out"), "--size", "64"]
+    return CliRunner().invoke(app, ["track", *words, *map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("masks", "values"),
+    [
+        ([(5, (1, 1), (3, 7))], (3, 7)),  # frame; which objects its mask has; their values
+        ([(2, (1, 0), (1, 1)), (4, (0, 1), (1, 1))], (1, 2)),
+        ([(0, (1, 0), (3, 7)), (3, (1, 1), (3, 7))], (3, 7)),
+    ],
+)
+def test_masks_of_any_frame_are_carried_forward_and_backward(
+    scene: Path,
+    weights: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    masks: list[tuple[int, tuple[int, int], tuple[int, int]]],
+    values: tuple[int, int],
+) -> None:
+    """In the second case each mask is a gray image of one object, in the others an indexed PNG."""
+    monkeypatch.setattr("lila_train.model.lila.load", lambda *_, **__: neighborhoods())
+    arguments: list[object] = []
+    for frame, shown, written in masks:
+        labels = square(8 + 4 * frame, (shown[0] * written[0], shown[1] * written[1]))
+        path = scene / f"mask{frame}.png"
+        if values == (1, 2):
+            Image.fromarray(255 * labels).save(path)
+        else:
+            write_label_png(path, labels)
+        arguments += ["--mask", f"{frame}:{path}"]
+    result = command(weights, scene, *arguments)
+    assert result.exception is None, result.exception
+    assert "6 frames, 2 objects" in result.output
+    found = overlaps(scene, values)
+    for frame, shown, _ in masks:
+        assert (found[frame][np.array(shown) == 1] == 1).all(), "the mask that was given"
+    assert found.min() > 0.7
+
+
+def test_masks_that_do_not_fit_together_are_refused(scene: Path, weights: Path, tmp_path: Path) -> None:
+    first, black = square(8, (1, 0)), np.zeros((5, 5), np.uint8)
+    write_label_png(tmp_path / "a.png", first)
+    write_label_png(tmp_path / "b.png", square(12, (1, 0)))
+    Image.fromarray(255 * first).save(tmp_path / "gray.png")
+    Image.fromarray(black).save(tmp_path / "black.png")
+    a, b, gray = tmp_path / "a.png", tmp_path / "b.png", tmp_path / "gray.png"
+    for masks, message in (
+        ((a, b), f"object 1 of frame 0 is in {a} and in {b}; give each object an index of its own"),
+        ((a, gray), f"object 1 of {a} is covered by the masks after it"),
+        ((f"6:{a}",), "expected marks on frames 0 to 5, found one on frame 6"),
+        ((f"x:{a}",), "x:"),
+        ((), "expected --mask or --points, found neither"),
+    ):
+        result = command(weights, scene, *(word for mask in masks for word in ("--mask", mask)))
+        assert isinstance(result.exception, LilaError)
+        assert message in str(result.exception)
+    write_test_video(tmp_path / "v.mp4", frames=3, size=SIZE)
+    words = ["track", str(tmp_path / "v.mp4"), "--weights", str(weights), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*words, "--mask", f"5:{a}"])
+    assert "expected marks on frames 0 to 2, found one on frame 5" in str(result.exception)
+
+
+def moving_patterns(frames: int = 8) -> tuple[list[np.ndarray], Points, np.ndarray]:
+    """Frames of a square over a ground, points on both with frames of their own, and their places, t×n×2."""
+    rng = np.random.default_rng(0)
+
+    def texture(height: int, width: int) -> np.ndarray:
+        coarse = Image.fromarray(rng.integers(0, 256, (height // 5, width // 5, 3), dtype=np.uint8))
+        return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+
+    ground, moving = texture(96, 160), texture(50, 50)
+    pictures = [np.roll(ground, -n, axis=1) for n in range(frames)]
+    for n, picture in enumerate(pictures):
+        picture[20 + 2 * n : 70 + 2 * n, 10 + 5 * n : 60 + 5 * n] = moving
+    starts = np.array([0, 3, 7, 0])
+    true = np.array(
+        [
+            [(35 + 5 * n, 45 + 2 * n), (30 + 5 * n, 40.5 + 2 * n), (40 + 5 * n, 38 + 2 * n), (130 - n, 80)]
+            for n in range(frames)
+        ]
+    )
+    return pictures, Points(Path("p.csv"), true[starts, range(4)], starts, None), true
+
+
+@pytest.mark.parametrize("size", [96, 48])
+def test_points_follow_patterns_forward_and_backward(size: int) -> None:
+    pictures, points, true = moving_patterns()
+    tracked = list(
+        follow_points(neighborhoods(), pictures, points, Propagation(short_side_px=size, window=13), (96, 160))
+    )
+    error = np.linalg.norm([xy for _, xy, _ in tracked] - true, axis=2)
+    assert error.max() < 96 / size, "a pixel of what the network sees"
+    assert min(similarity.min() for *_, similarity in tracked) > 0.8
+    np.testing.assert_allclose(error[[0, 3, 7, 0], range(4)], 0, atol=1e-4)
+
+
+def test_points_are_tracked_by_command(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lila_train.model.lila.load", lambda *_, **__: neighborhoods())
+    ground = np.random.default_rng(0).integers(0, 256, (16, 40, 3), dtype=np.uint8)
+    wide = np.asarray(Image.fromarray(ground).resize((240, 96), Image.Resampling.BICUBIC))
+    (tmp_path / "frames").mkdir()
+    for n in range(6):
+        Image.fromarray(wide[:, 8 * n : 8 * n + 160]).save(tmp_path / f"frames/{n}.png")
+    places = {"a": (120, 40, 0), "b": (90, 60, 3)}
+    (tmp_path / "p.csv").write_text("x,y,frame\n" + "".join(f"{x},{y},{t}\n" for x, y, t in places.values()))
+    words = (tmp_path / "frames", "--points", tmp_path / "p.csv", "--size", 96, "--out", tmp_path / "out")
+    for _ in range(2):
+        result = CliRunner().invoke(app, ["track", *map(str, words), "--weights", str(weights)])
+        assert result.exception is None, result.exception
+    assert "6 frames, 2 points: " in result.output
+    lines = (tmp_path / "out/tracks.csv").read_text().splitlines()
+    assert lines[0] == "point,frame,x,y,similarity"
+    rows = np.array([line.split(",") for line in lines[1:]], float).reshape(6, 2, 5)
+    np.testing.assert_array_equal(rows[:, 0, 1], range(6))
+    true = [[(x - 8 * (n - t), y) for x, y, t in places.values()] for n in range(6)]
+    assert np.linalg.norm(rows[..., 2:4] - true, axis=2).max() < 1
+    assert [p.shape for p in VideoFrames(tmp_path / "out/overlay.mp4")] == [(96, 160, 3)] * 6
+    (tmp_path / "p.csv").write_text("120,96,0\n")
+    result = CliRunner().invoke(app, ["track", *map(str, words), "--weights", str(weights)])
+    assert "point 0: expected x up to 159 and y up to 95 in frame 0" in str(result.exception)
 
 
 def test_a_video_file_is_tracked_up_to_max_frames(weights: Path, tmp_path: Path) -> None:
@@ -124,7 +278,8 @@ def test_frames_are_read_one_by_one(scene: Path) -> None:
             given += 1
             yield read_image(scene / "frames/00000.png")
 
-    results = follow(small_model(), endless(), read_mask(scene / "mask.png"), Propagation(short_side_px=64))
+    masks = read_masks([str(scene / "mask.png")], SIZE)
+    results = follow(small_model(), endless(), masks, Propagation(short_side_px=64))
     for _ in range(4):
         next(results)
     assert given <= 4 + 8
@@ -248,7 +403,8 @@ def test_tracking_refusals(scene: Path, weights: Path, monkeypatch: pytest.Monke
     with pytest.raises(LilaError, match="expected an odd window and at least 2 frames"):
         Propagation(window=4)
     monkeypatch.setattr("lila_train.model.lila.load", None)  # refused before it is called
-    for shape, advice in (((8, 8), "make it for that frame"), (SIZE[::-1], "the frame is turned by its metadata")):
+    for shape, advice in (((8, 8), "make it for a frame"), (SIZE[::-1], "the frames are turned by their metadata")):
         write_label_png(scene / "mask.png", np.ones(shape, np.uint8))
         message = str(track(weights, scene, scene / "frames").exception)
-        assert f"first frame's size, 64×96, found one of {shape[0]}×{shape[1]}; {advice}" in message
+        assert f"frames' size, 64×96, found one of {shape[0]}×{shape[1]} in " in message
+        assert advice in message
