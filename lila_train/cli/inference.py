@@ -234,11 +234,14 @@ def track(
 
 
 def explore(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Images, folders or globs of them.")],
+    images: Annotated[list[Path], typer.Argument(metavar="INPUT…", help="Images, videos, folders or globs of them.")],
     weights: Weights,
     out: Annotated[Path, typer.Option(help="The page, one HTML file.")] = Path("explore.html"),
     size: Annotated[int, typer.Option(min=32, help="Short side of the feature maps in pixels.")] = 240,
-    channels: Annotated[int, typer.Option(min=3, help="Principal directions of the features to keep.")] = 24,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of each video, spread over it.")] = 4,
+    error: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Largest error of a cosine in the page, for 99 of 100 pairs.")
+    ] = 0.02,
     encoder: Encoder = None,
     encoder_weights: EncoderWeights = None,
     device: Device = "auto",
@@ -246,25 +249,29 @@ def explore(
     """Write a page to explore features: pixels similar to a pixel, in all images, and segments from a few labels.
 
     The page is one file that needs no server. A click shows cosine similarity; clicks with labels fit a ridge
-    regression in the page and segment the rest. Keys switch between LILA, the encoder alone and PCA.
+    regression in the page and segment the rest; labels are saved to a file and loaded again, segments saved as masks
+    for lila-train track. Keys switch between LILA, the encoder alone and PCA.
     """
     from lila_cues import devices
     from lila_cues.inputs import list_inputs
-    from lila_train.inference.explore import explore_image, short_names, write_page
+    from lila_train.inference.explore import explore_image, pictures_of, short_names, write_page
     from lila_train.model.lila import load
 
-    paths = [file.path for file in list_inputs(images, unique_names=False) if not file.is_video]
-    if not paths:
-        raise LilaError("expected images to explore, found videos only; save some of their frames as images first")
+    files = list_inputs(images, unique_names=False)
     require_writable(out, "pass another --out")
     model = load(weights, device=devices.choose(device, mps=True), encoder=encoder, encoder_weights=encoder_weights)
     failures, explored = [], []
+    named = list(zip(files, short_names([file.path for file in files]), strict=True))
     with console.progress("images") as bar:
-        for path, name in bar.track(list(zip(paths, short_names(paths), strict=True)), description="features"):
+        task = bar.add_task("features", total=sum(frames if file.is_video else 1 for file in files))
+        for file, name in named:
             try:
-                explored.append(explore_image(model, path, name, size))
-            except LilaError as error:
-                failures.append(str(error))
+                for frame, picture in pictures_of(file, frames):
+                    title = f"{name} #{frame}" if file.is_video else name
+                    explored.append(explore_image(model, picture, title, size, file.path.name, frame))
+                    bar.advance(task)
+            except LilaError as failure:
+                failures.append(str(failure))
     if not explored:
         raise LilaError("no image to explore; " + "; ".join(failures))
     count, patch, width = len(explored), model.encoder.patch_size, model.encoder.width
@@ -272,12 +279,12 @@ def explore(
         f"{count} image{'s' * (count > 1)}, short side {size} px. LILA: a vector of {model.decoder.widths.out} numbers "
         f"per pixel; the encoder, {model.encoder.name}: one of {width} per {patch}×{patch} px."
     )
-    write_page(out, "LILA, pixel by pixel", facts, explored, channels)
+    write_page(out, "LILA, pixel by pixel", facts, explored, error)
     megabytes = out.stat().st_size / 1e6
-    hint = "; reduce --size or --channels to make it smaller" if megabytes > 40 else ""
-    console.out.print(f"{out}: {count} images, {megabytes:.1f} MB{hint}")
+    hint = "; reduce --size or raise --error to make it smaller" if megabytes > 40 else ""
+    console.out.print(f"{out}: {count} image{'s' * (count > 1)}, {megabytes:.1f} MB{hint}")
     if failures:
-        raise LilaError(f"{count} of {len(paths)} images are in {out}; " + "; ".join(failures))
+        raise LilaError(f"{len(files) - len(failures)} of {len(files)} files are in {out}; " + "; ".join(failures))
 
 
 def export(

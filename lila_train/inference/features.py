@@ -291,8 +291,8 @@ def shared_basis(compute: FeatureComputer, files: Sequence[InputFile]) -> Basis:
     pictures = (
         picture
         for file in files
-        for picture in (
-            spread_frames(VideoFrames(file.path), FeatureConfig()) if file.is_video else [read_image(file.path)]
+        for _, picture in (
+            spread_frames(VideoFrames(file.path), FeatureConfig()) if file.is_video else [(0, read_image(file.path))]
         )
     )
     return _basis(compute, pictures)
@@ -306,10 +306,10 @@ def _basis(compute: FeatureComputer, pictures: Iterable[Picture], on_frame: OnFr
     return pca_basis(np.concatenate(pixels or [np.zeros((0, compute.model.decoder.widths.out), np.float32)]))
 
 
-def _before_damage(pictures: Iterable[Picture]) -> Iterator[Picture]:
+def _before_damage(frames: Iterable[tuple[int, Picture]]) -> Iterator[Picture]:
     """Yield the pictures up to an error, which the pass over all frames reports."""
     with suppress(LilaError):
-        yield from pictures
+        yield from (picture for _, picture in frames)
 
 
 def _kept(video: VideoFrames, config: FeatureConfig) -> Iterator[Picture]:
@@ -324,11 +324,14 @@ def _kept_count(video: VideoFrames, config: FeatureConfig) -> int | None:
     return min(counts) if counts else None
 
 
-def spread_frames(video: VideoFrames, config: FeatureConfig) -> Iterator[Picture]:
-    """Return a few of the frames that are kept of a video, spread over them."""
-    count = _kept_count(video, config) or BASIS_FRAMES
-    step = max(1, count // BASIS_FRAMES)
-    return islice(_kept(video, config), 0, min(count, step * BASIS_FRAMES), step)
+def spread_frames(
+    video: VideoFrames, config: FeatureConfig, wanted: int = BASIS_FRAMES
+) -> Iterator[tuple[int, Picture]]:
+    """Return about as many of the frames that are kept of a video, spread over them, with their numbers in it."""
+    count = _kept_count(video, config) or wanted
+    step = max(1, count // wanted)
+    chosen = islice(enumerate(_kept(video, config)), 0, min(count, step * wanted), step)
+    return ((index * config.every, picture) for index, picture in chosen)
 
 
 def _resized(picture: Picture, config: FeatureConfig) -> Resized:

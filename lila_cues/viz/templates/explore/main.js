@@ -9,6 +9,7 @@ const state = {
   point: { panel: 0, x: 0.5, y: 0.5 },
   held: false,
   clicks: [],
+  notice: "", // of the last save or load, until something changes
 };
 let maps = {}; // by name of the features: one map per image
 let similarities = [];
@@ -27,8 +28,8 @@ async function start() {
 
 function buildControls() {
   LABELS.forEach((color, label) => {
-    const button = element("button", { title: `${label + 1}`, onclick: () => set({ label }) });
-    button.setAttribute("aria-label", `Label ${label + 1}`);
+    const button = element("button", { title: keyOf(label), onclick: () => set({ label }) });
+    button.setAttribute("aria-label", label === BACKGROUND ? "Background" : `Label ${keyOf(label)}`);
     button.style.setProperty("--label", color);
     button.dataset.label = label;
     document.querySelector(".labels").append(button);
@@ -39,12 +40,23 @@ function buildControls() {
   for (const id of ["strength", "from", "lambda", "brush"]) byId(id).oninput = schedule;
   byId("undo").onclick = undo;
   byId("clear").onclick = () => set({ clicks: [] });
+  byId("save").onclick = saveLabels;
+  byId("load").onclick = () => byId("file").click();
+  byId("masks").onclick = saveMasks;
+  byId("file").onchange = async ({ target }) => {
+    if (target.files.length) loadLabels(await target.files[0].text());
+    target.value = "";
+  };
   paint(byId("ramp"), { width: 256, height: 1 }, (words) => words.set(RAMP_WORDS));
   document.addEventListener("keydown", press);
 }
 
+function keyOf(label) {
+  return label === BACKGROUND ? "0" : `${label + 1}`;
+}
+
 function set(changes) {
-  Object.assign(state, changes);
+  Object.assign(state, { notice: "" }, changes);
   schedule();
 }
 
@@ -90,7 +102,7 @@ function press(event) {
   const panel = panels.findIndex(({ stage }) => stage === document.activeElement);
   if (key in VIEWS) set({ view: VIEWS[key] });
   else if (key === "f") set({ features: state.features === "lila" ? "encoder" : "lila" });
-  else if (key >= "1" && key <= String(LABELS.length)) set({ label: Number(key) - 1 });
+  else if (LABELS.some((_, label) => key === keyOf(label))) set({ label: LABELS.findIndex((_, label) => key === keyOf(label)) });
   else if (key === "u") undo();
   else if (key === "c") set({ clicks: [] });
   else if (key === "Escape") set({ held: false });
@@ -124,7 +136,9 @@ function draw() {
     canvas.style.opacity = hidden ? 0 : (byId("strength").value / 100) * (state.view === "segments" ? 0.7 : 1);
   });
   showMarks(panels, marks());
-  byId("status").textContent = text;
+  byId("status").textContent = state.notice || text;
+  byId("save").disabled = !state.clicks.length;
+  byId("masks").disabled = labelsUsed().length < 2;
   document.body.dataset.milliseconds = (performance.now() - started).toFixed(1);
 }
 
@@ -148,7 +162,7 @@ function labelsUsed() {
 function drawSegments(shown) {
   const classes = labelsUsed();
   if (classes.length < 2)
-    return classes.length ? "Now mark something else with another label (keys 1 to 6)." : "Click on a thing to give it the chosen label.";
+    return classes.length ? "Now mark something else with another label (keys 1 to 6, 0 for background)." : "Click on a thing to give it the chosen label.";
   const fit = fitted(shown, classes);
   const counts = shown.map((map, i) => {
     const segments = segment(map, fit);
@@ -175,7 +189,67 @@ function fitted(shown, classes) {
 function shares(segments, classes) {
   const counts = classes.map(() => 0);
   for (const index of segments) counts[index]++;
-  return classes.map((label, i) => `${label + 1}: ${Math.round((100 * counts[i]) / segments.length)} %`).join("  ");
+  return classes.map((label, i) => `${keyOf(label)}: ${Math.round((100 * counts[i]) / segments.length)} %`).join("  ");
+}
+
+function download(name, content) {
+  const url = URL.createObjectURL(content);
+  element("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
+/** The labels as points in pixels of the images, pixel centers at whole numbers, with what else shapes the segments. */
+function saveLabels() {
+  const points = state.clicks.map(({ panel, x, y, label }) => {
+    const { name, file, frame, width, height } = record.images[panel];
+    const pixel = (part, size) => Math.min(size - 1, Math.max(0, part * size - 0.5));
+    return { image: name, file, frame, x: pixel(x, width), y: pixel(y, height), label: Number(keyOf(label)) };
+  });
+  const settings = Object.fromEntries(["lambda", "brush"].map((id) => [id, Number(byId(id).value)]));
+  const text = JSON.stringify({ kind: "lila labels", features: state.features, ...settings, points }, null, 1);
+  download("labels.json", new Blob([text], { type: "application/json" }));
+  set({ notice: `labels.json has ${points.length} labels.` });
+}
+
+/** Take the labels of a file in place of those here; the rest of the page says what is wrong with it. */
+function loadLabels(text) {
+  let found;
+  try {
+    found = JSON.parse(text);
+    if (found.kind !== "lila labels" || !Array.isArray(found.points)) throw 0;
+  } catch {
+    return set({ notice: "Expected a file that Save has written in a page like this; found another one." });
+  }
+  const clicks = [];
+  for (const { image, x, y, label } of found.points) {
+    const panel = record.images.findIndex(({ name }) => name === image);
+    const index = LABELS.findIndex((_, at) => keyOf(at) === String(label));
+    if (panel < 0 || index < 0 || !Number.isFinite(x) || !Number.isFinite(y)) continue;
+    const { width, height } = record.images[panel];
+    clicks.push({ panel, x: (x + 0.5) / width, y: (y + 0.5) / height, label: index });
+  }
+  for (const id of ["lambda", "brush"]) if (Number.isFinite(found[id])) byId(id).value = found[id];
+  const lost = found.points.length - clicks.length;
+  const notice = `${clicks.length} labels loaded.${lost ? ` ${lost} are of images that are not in this page.` : ""}`;
+  set({ view: "segments", features: found.features === "encoder" ? "encoder" : "lila", clicks, notice });
+}
+
+/** A PNG of each labeled image, of its own size, in the colors of the labels. */
+async function saveMasks() {
+  const classes = labelsUsed();
+  const shown = maps[state.features];
+  const fit = fitted(shown, classes);
+  const labeled = [...new Set(state.clicks.map(({ panel }) => panel))];
+  for (const panel of labeled) {
+    const { name, width, height } = record.images[panel];
+    const [small, large] = [element("canvas", {}), element("canvas", { width, height })];
+    paintSegments(small, shown[panel], segment(shown[panel], fit), classes, true);
+    const context = large.getContext("2d");
+    context.imageSmoothingEnabled = false;
+    context.drawImage(small, 0, 0, width, height);
+    download(`${name.replace(/[^\w.-]+/g, "_")}_mask.png`, await new Promise((done) => large.toBlob(done)));
+  }
+  set({ notice: `${labeled.length} ${labeled.length > 1 ? "masks" : "mask"} saved.` });
 }
 
 function drawComponents(shown) {

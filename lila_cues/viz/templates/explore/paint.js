@@ -1,6 +1,7 @@
 // From numbers to colors on a canvas.
 
-const LABELS = ["#e4572e", "#2e86de", "#2fae7b", "#f2b134", "#9b5de5", "#00b8c4"];
+const LABELS = ["#e4572e", "#2e86de", "#2fae7b", "#f2b134", "#9b5de5", "#00b8c4", "#000000"];
+const BACKGROUND = LABELS.length - 1; // its key is 0, and its segment is clear
 const RAMP = ["#07091f", "#2a1658", "#722a73", "#c0405f", "#f0823f", "#fccb57", "#fffbe0"].map(rgb);
 
 function rgb(hex) {
@@ -40,9 +41,9 @@ function paintSimilarity(canvas, map, values, low) {
   });
 }
 
-/** Each pixel in the color of its class; `classes` are indices of LABELS. */
-function paintSegments(canvas, map, segments, classes) {
-  const colors = classes.map((label) => word(...rgb(LABELS[label])));
+/** Each pixel in the color of its class; `classes` are indices of LABELS. The background is clear, or black if opaque. */
+function paintSegments(canvas, map, segments, classes, opaque = false) {
+  const colors = classes.map((label) => (label === BACKGROUND && !opaque ? 0 : word(...rgb(LABELS[label]))));
   paint(canvas, map, (words) => {
     for (let p = 0; p < words.length; p++) words[p] = colors[segments[p]];
   });

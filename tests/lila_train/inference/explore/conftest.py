@@ -45,7 +45,15 @@ def explored() -> list[Explored]:
     """A wide image and a tall one."""
     rng = np.random.default_rng(0)
     return [
-        Explored(name, rng.integers(0, 256, (2 * h, 2 * w, 3), dtype=np.uint8), smooth(12, h, w, n), smooth(6, 5, 7, n))
+        Explored(
+            name,
+            rng.integers(0, 256, (2 * h, 2 * w, 3), dtype=np.uint8),
+            smooth(12, h, w, n),
+            smooth(6, 5, 7, n),
+            (4 * h, 4 * w),
+            name,
+            frame=n,
+        )
         for n, (name, h, w) in enumerate((("wide <b>.png", 40, 60), ("tall.png", 50, 30)))
     ]
 
@@ -53,7 +61,7 @@ def explored() -> list[Explored]:
 @pytest.fixture(scope="session")
 def page_file(explored: list[Explored], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("page") / "explore.html"
-    write_page(path, "A & B", "two images.", explored, channels=12)
+    write_page(path, "A & B", "two images.", explored, 0.001)
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from lila_train.inference.explore import Explored
+from lila_train.inference.points import read_points
+from lila_train.inference.tracking import read_mask
 
 
 @pytest.fixture
@@ -183,6 +186,87 @@ def test_taps_are_clicks(browser: Any, page_file: Path) -> None:
     assert len(page.evaluate("state.clicks")) == 1
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     context.close()
+
+
+def wait_for_status(page: Any, text: str) -> None:
+    for _ in range(100):
+        if page.locator("#status").text_content() == text:
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(page.locator("#status").text_content())
+
+
+def label(page: Any) -> None:
+    """Two labels on the first image, the background on both."""
+    press(page, "g")
+    for panel, x, y, key in [(0, 0.2, 0.2, "1"), (0, 0.85, 0.3, "3"), (0, 0.5, 0.9, "0"), (1, 0.5, 0.8, "0")]:
+        press(page, key)
+        click(page, panel, x, y)
+
+
+def test_labels_are_saved_and_loaded_again(opened: Any, tmp_path: Path) -> None:
+    label(opened)
+    opened.locator("#lambda").fill("-2")
+    settle(opened)
+    before, clicks = [shown(opened, panel) for panel in (0, 1)], opened.evaluate("state.clicks")
+    with opened.expect_download() as saved:
+        opened.click("#save")
+    saved.value.save_as(tmp_path / "labels.json")
+    points = read_points(tmp_path / "labels.json")
+    np.testing.assert_allclose(points.xy[0], [0.2 * 240 - 0.5, 0.2 * 160 - 0.5], atol=0.5)
+    assert points.files == ["wide <b>.png"] * 3 + ["tall.png"]
+    assert [row["label"] for row in json.loads((tmp_path / "labels.json").read_text())["points"]] == [1, 3, 0, 0]
+    opened.locator("#lambda").fill("1")
+    press(opened, "c", "s")
+    opened.set_input_files("#file", tmp_path / "labels.json")
+    wait_for_status(opened, "4 labels loaded.")
+    for panel in (0, 1):
+        np.testing.assert_array_equal(shown(opened, panel), before[panel])
+    for old, new in zip(clicks, opened.evaluate("state.clicks"), strict=True):
+        assert {name: old[name] for name in ("panel", "label")} == {name: new[name] for name in ("panel", "label")}
+        assert abs(old["x"] - new["x"]) + abs(old["y"] - new["y"]) < 1e-9
+    other = (tmp_path / "labels.json").read_text().replace("tall.png", "other.png")
+    for text, status in (
+        ("{", "Expected a file that Save has written in a page like this; found another one."),
+        (other, "3 labels loaded. 1 are of images that are not in this page."),
+    ):
+        (tmp_path / "other.json").write_text(text)
+        opened.set_input_files("#file", tmp_path / "other.json")
+        wait_for_status(opened, status)
+
+
+def test_segments_are_saved_as_masks_that_can_be_tracked(opened: Any, tmp_path: Path) -> None:
+    label(opened)
+    overlay = shown(opened, 0)
+    files: list[Any] = []
+    opened.on("download", lambda file: files.append(file))
+    opened.click("#masks")
+    wait_for_status(opened, "2 masks saved.")
+    for _ in range(20):
+        if len(files) < 2:
+            opened.wait_for_timeout(50)
+    assert [file.suggested_filename for file in files] == ["wide_b_.png_mask.png", "tall.png_mask.png"]
+    files[0].save_as(tmp_path / "mask.png")
+    mask = read_mask(tmp_path / "mask.png")
+    assert mask.labels.shape == (160, 240)
+    assert len(mask.values) == 3
+    small = mask.labels[2::4, 2::4]
+    for index in range(3):
+        assert len(np.unique(overlay[small == index], axis=0)) == 1, "one color each, the background's clear"
+
+
+def test_a_narrow_screen_shows_every_tool(browser: Any, page_file: Path) -> None:
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(page_file.as_uri())
+    page.wait_for_selector("body[data-ready]")
+    for view in ("similarity", "segments"):
+        page.click(f"button[data-view={view}]")
+        for tool in page.locator(".bar button:visible, .bar input:visible, .bar output:visible").all():
+            box = tool.bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= 390
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
 
 
 def test_names_are_text(opened: Any) -> None:
