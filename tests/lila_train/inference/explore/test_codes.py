@@ -34,7 +34,7 @@ def test_the_error_of_a_cosine_is_measured_and_falls_with_the_channels() -> None
 
 @pytest.mark.parametrize("width", [48, 384])
 def test_as_many_directions_are_kept_as_the_error_needs(width: int) -> None:
-    """Of features with a long tail of directions, as encoders have; the error is measured on other pairs than chosen by."""
+    """Of features with a long tail of directions, as encoders have; the error is measured on all pairs."""
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(width, width)) * np.linspace(1, 0.1, width)[:, None] ** 2
     maps = [np.moveaxis(rng.normal(size=(20, 30, width)) @ mixing, -1, 0).astype(np.float32) for _ in range(2)]
