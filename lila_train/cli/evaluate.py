@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,11 +16,37 @@ from stores.errors import LilaError
 MIB = 2**20
 
 
+DATA = {
+    "davis": "DAVIS-2017 or DAVIS-2016 val at 480p, or other clips in that layout",
+    "nyuv2": "NYUv2 with depth and, if there, normals",
+    "cocostuff": "COCO-Stuff 164k with the curated lists",
+    "ade20k": "ADEChallengeData2016",
+}
+
+
+def _list_protocols(wanted: bool | None) -> None:
+    """Print every protocol with its data, metrics, options and settings, and end the command."""
+    if not wanted:
+        return
+    from lila_train.evaluation.protocols import PROTOCOLS
+    from lila_train.report.tables import TITLES, listed, metric, task_of
+
+    for name, entry in PROTOCOLS.items():
+        console.out.print(console.bold(name), f" {TITLES.get(task_of(name), '')}")
+        console.out.print(f"  data      {DATA.get(entry.dataset, entry.dataset)}: --data, $LILA_DATA/{entry.dataset}")
+        console.out.print(f"  metrics   {', '.join(metric(each).heading for each in entry.metrics)}")
+        console.out.print(f"  options   {', '.join(map(EvalConfig.option, entry.options))}")
+        console.out.print(f"  settings  {listed(entry.settings)}\n")
+    raise typer.Exit
+
+
 def evaluate(
-    protocol: Annotated[
-        str, typer.Argument(metavar="PROTOCOL", help="Id such as davis-knn@lila; an unknown one lists all.")
-    ],
+    protocol: Annotated[str, typer.Argument(metavar="PROTOCOL", help="Id such as davis-knn@lila; --list shows all.")],
     out: Annotated[Path, typer.Option(help="Folder for the result and the predictions.")],
+    _list: Annotated[
+        bool | None,
+        typer.Option("--list", is_eager=True, callback=_list_protocols, help="List the protocols, and score nothing."),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of the data set. Default: $LILA_DATA/NAME or data/NAME.")
     ] = None,
@@ -49,6 +75,10 @@ def evaluate(
     texts: Annotated[Path | None, typer.Option(help=EvalConfig.help("texts"))] = None,
     clip: Annotated[str | None, typer.Option(help=EvalConfig.help("clip"))] = None,
     fast_probe: Annotated[bool, typer.Option("--fast-probe", help=EvalConfig.help("fast_probe"))] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Another setting of davis-knn, such as topk=10 or window=15."),
+    ] = None,
     overwrite: Overwrite = False,
     memory_mb: Annotated[
         int | None,
@@ -59,11 +89,12 @@ def evaluate(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Score features by a protocol.
+    """Score features by a protocol; `lila-train eval --list` shows the protocols.
 
     Writes result.json (metrics, settings, counts, fingerprint) and the predictions as indexed PNGs into --out. With
     --weights the encoder alone and the trained model are scored in one run. Run the same command again to resume; a
-    finished result is shown without computing, and a folder with an evaluation of other settings is refused.
+    finished result is shown without computing, and a folder with an evaluation of other settings is refused. Changed
+    settings become part of the id, as in davis-knn@lila+limit=3, and such results have tables of their own.
     """
     from rich.table import Table
 
@@ -71,29 +102,32 @@ def evaluate(
     from lila_train.evaluation import harness
     from lila_train.evaluation.model_spec import ModelSpec
     from lila_train.evaluation.protocols import open_task
-    from lila_train.report.tables import metric_text
+    from lila_train.report.tables import counted, in_order, listed, metric, metric_text, weights_of
 
     spec = ModelSpec(encoder, encoder_weights, baseline_repo, baseline_weights, weights, baseline)
-    config = EvalConfig.from_options(
-        limit=limit, seed=seed, short_side=short_side, texts=texts, clip=clip, fast_probe=fast_probe
-    )
+    options = {"limit": limit, "seed": seed, "short_side": short_side, "texts": texts, "clip": clip}
+    changed = EvalConfig.parse_assignments(set_ or ())
+    config = EvalConfig.from_options(**(options | {"fast_probe": fast_probe} | changed))
     task = open_task(protocol, data, config, memory_mb and memory_mb * MIB)
-    console.out.print(console.bold(f"{task.protocol}:"), _listed(task.counts()))
-    console.out.print(f"settings: {_listed(task.settings)}")
+    console.out.print(console.bold(f"{task.config.evaluation_id(protocol)}:"), counted(task.counts()))
+    console.out.print(f"settings: {listed(task.settings)}")
     target = devices.choose(device)
     parallel = workers or harness.default_workers(target)
     result = harness.evaluate(task, spec, out, target, parallel, overwrite=overwrite)
-    console.out.print(f"sizes: {_listed(result['derived'])}")
-    names = list(next(iter(result["scores"].values())))
-    table = Table("", *names, title=f"{result['protocol']} ({_listed(result['counts'])})", title_justify="left")
+    console.out.print(f"sizes: {listed(result['derived'])}")
+    names = in_order(next(iter(result["scores"].values())))
+    headings = [metric(name).heading for name in names]
+    table = Table(
+        "", *headings, title=f"{result['protocol']}, in percent ({counted(result['counts'])})", title_justify="left"
+    )
     for head, metrics in result["scores"].items():
         table.add_row(head, *(metric_text(name, metrics[name]) for name in names))
     console.out.print(table)
-    console.out.print(f"{out / 'result.json'} ({sum(result['seconds'].values()):.1f} s)")
-
-
-def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {'–' if value is None else value}" for name, value in values.items())
+    for head in result["scores"]:
+        console.out.print(f"weights of {head}: {weights_of(result['model'], head) or '–'}")
+    kept, wall = result.get("earlier_parts"), result.get("wall_seconds")
+    time = "" if wall is None else f" ({wall:.1f} s{f', beside {kept} parts of an earlier call' if kept else ''})"
+    console.out.print(f"{out / 'result.json'}{time}")
 
 
 def ablate(

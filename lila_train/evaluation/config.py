@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from stores.config import MAX_SEED, Config
 
@@ -26,3 +26,24 @@ class EvalConfig(Config):
         None, description="CLIP for zero-shot protocols, hub name or folder; none: the protocol's."
     )
     fast_probe: bool = Field(False, description="Accelerated solver of davis-lp@lila: J&F to 0.01 points, much faster.")
+    topk: PositiveInt | None = Field(
+        None, description="Nearest neighbors of davis-knn that vote; none: the protocol's."
+    )
+    temperature: PositiveFloat | None = Field(None, description="Of their softmax; none: the protocol's.")
+    window: PositiveInt | None = Field(
+        None, description="Side of davis-knn's window in cells, odd; none: the protocol's."
+    )
+    context_frames: int | None = Field(
+        None, ge=2, description="Frames that davis-knn compares with: the first and the latest; none: the protocol's."
+    )
+
+    def changes(self) -> dict[str, str]:
+        """Return the fields that are not the protocol's own, and their values as text; `given` for a file."""
+        fields = type(self).model_fields
+        values = dict(assignment.split("=", maxsplit=1) for assignment in self.assignments())
+        changed = [name for name, field in fields.items() if getattr(self, name) != field.default]
+        return {name: "given" if name in self.places else values[name] for name in changed}
+
+    def evaluation_id(self, protocol: str) -> str:
+        """Return the protocol's id with every changed setting, such as `davis-knn@lila+limit=3+topk=10`."""
+        return "+".join([protocol, *(f"{name}={value}" for name, value in self.changes().items())])

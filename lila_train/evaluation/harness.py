@@ -94,6 +94,7 @@ def evaluate(
         overwrite: delete the evaluation in `out`, if there is one, and start again.
         checked: the data have passed `check` in this process.
     """
+    began = time.monotonic()
     identity: Json = {"protocol": task.protocol, "config": task.config.shaping(), "model": spec.identity()}
     identity = as_json(identity | {"settings": task.settings, "data": task.data_identity()})
     folder = ResultFolder(out)
@@ -104,9 +105,10 @@ def evaluate(
         check(task)
     model = spec.load(device)
     derived = task.derived(model)
+    n_kept = sum(folder.part(head, part).is_file() for head in spec.heads() for part in task.parts())
     records = _compute_parts(task, spec.heads(), model, folder, workers)
     result = {
-        "protocol": task.protocol,
+        "protocol": task.config.evaluation_id(task.protocol),
         "fingerprint": fingerprint(identity),
         "scores": {head: task.metrics(parts.values()) for head, parts in records.items()},
         "counts": task.counts(),
@@ -117,7 +119,8 @@ def evaluate(
         "data": identity["data"],
         "data_root": str(task.data.root.resolve()),
         "device": str(device),
-        "seconds": {head: round(sum(part["seconds"] for part in parts.values()), 3) for head, parts in records.items()},
+        "wall_seconds": round(time.monotonic() - began, 3),  # of the last call
+        "earlier_parts": n_kept,  # computed by earlier calls
         "parts": records,
     }
     return write_json(folder.result, result)

@@ -64,4 +64,5 @@ class ModelSpec(BaselineOptions):
         if self.weights is None:
             return EncoderAlone(load_encoder(str(self.encoder), self.encoder_weights, device), device)
         lila = load(self.weights, device=device, encoder=self.encoder, encoder_weights=self.encoder_weights)
-        return LilaModel(lila.encoder, device, lila)
+        about = {"weights": str(self.weights)} | ({"step": lila.provenance.step} if lila.provenance else {})
+        return LilaModel(lila.encoder, device, lila, about)

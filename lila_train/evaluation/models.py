@@ -5,8 +5,8 @@ A *head* names the scored feature map: `encoder` is the grid alone, any other na
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -105,6 +105,7 @@ class LilaModel(EncoderAlone):
     """A trained LILA model: its encoder's grid, and the pixel map decoded from it."""
 
     lila: Lila
+    about: Mapping[str, Any] = field(default_factory=dict)  # for the result: where the weights are, training steps
     head: str = "lila"
 
     def pixel_map(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
@@ -112,4 +113,5 @@ class LilaModel(EncoderAlone):
         return self.lila(images)
 
     def describe(self) -> dict[str, Any]:
-        return super().describe() | {"decoder_parameters": sum(p.numel() for p in self.lila.decoder.parameters())}
+        count = sum(p.numel() for p in self.lila.decoder.parameters())
+        return super().describe() | {"decoder_parameters": count, **self.about}

@@ -48,7 +48,7 @@ class Propagation:
     grid_short_side: int | None = 60  # cells; None: the encoder's own grid
     window: int = 25  # side in cells, odd
     context_frames: int = 8  # the first and the seven latest
-    top: int = 5
+    topk: int = 5
     temperature: float = 0.1
     border: str = "replicate"  # beyond the border the window repeats the border's cells; "cut": it ends there
 
@@ -165,8 +165,8 @@ class Propagation:
         return labels.T.unflatten(1, (height, width))
 
     def vote(self, similarities: Float[Tensor, "n m k"], labels: Float[Tensor, "n k c"]) -> Float[Tensor, "n m c"]:
-        """Return the labels of the `top` most similar keys, averaged by the softmax of similarity/temperature."""
-        values, places = similarities.topk(min(self.top, similarities.shape[-1]), dim=-1)
+        """Return the labels of the `topk` most similar keys, averaged by the softmax of similarity/temperature."""
+        values, places = similarities.topk(min(self.topk, similarities.shape[-1]), dim=-1)
         weights = torch.softmax(values / self.temperature, dim=-1)
         index = places.flatten(1)[..., None].expand(-1, -1, labels.shape[-1])
         return torch.einsum("nmt,nmtc->nmc", weights, labels.gather(1, index).unflatten(1, places.shape[1:]))

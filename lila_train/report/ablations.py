@@ -68,7 +68,7 @@ def markdown(finding: Finding) -> str:
 
 
 def table_rows(finding: Finding) -> list[list[str]]:
-    """Return the cells under HEAD: the encoder alone, then a row per ablation; missing scores are "missing"."""
+    """Return the cells under HEAD: the encoder alone, then a row per ablation; – for missing scores."""
     full = finding.full.mean
     to_full = None if full is None else finding.encoder - full
     rows = [["frozen encoder", f"{finding.encoder:.1f}", "–", "–", _signed(to_full), "–", "–", "–"]]

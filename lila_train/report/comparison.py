@@ -8,12 +8,12 @@ from pathlib import Path
 from lila_cues.viz import html
 from lila_train.evaluation.results import read_result
 from lila_train.report import sections
-from lila_train.report.tables import MEASURED, tables, task_of
+from lila_train.report.tables import MEASURED, TEXT_COLUMNS, table_name, tables, weights_of
 from stores.atomic import atomic_write
 
 NOTE = (
     "Scores compare only under one protocol, whose id is in every row. Rows in italics are published scores, "
-    "copied and not measured here; a missing score was not measured."
+    "copied and not measured here; – is a score that was not measured."
 )
 
 
@@ -25,26 +25,30 @@ def write_comparison(results: Sequence[Path], out: Path) -> list[Path]:
     galleries: dict[str, list[html.Gallery]] = {}
     settings = []
     for folder, content in zip(folders, contents, strict=True):
-        name = f"{content['protocol']}, {content.get('model', {}).get('encoder', folder.name)}"
+        model, heads = content.get("model", {}), list(content["scores"])
+        weights = weights_of(model, heads[-1])
+        name = ", ".join(filter(None, (content["protocol"], str(model.get("encoder", folder.name)), weights)))
         if (folder / "examples").is_dir():
-            pictures = sections.example_section(folder, list(content["scores"]), name)
+            pictures = sections.example_section(folder, heads, name)
         elif (folder / "predictions").is_dir() and Path(content["data_root"]).is_dir():
             pictures = sections.masks(sections.DavisResult(folder), f"Masks, predicted and true: {name}")
         else:
             pictures = html.Gallery(name, f"The predictions or the data behind {folder} are no longer available.")
-        galleries.setdefault(task_of(content["protocol"]), []).append(pictures)
+        galleries.setdefault(table_name(content["protocol"]), []).append(pictures)
         keys = ("settings", "derived", "counts", "model", "fingerprint")
         shown = {key: content[key] for key in keys if key in content}
-        settings.append((f"{content['protocol']}, {content.get('fingerprint', '')[:12]}", shown))
+        settings.append((f"{name}, fingerprint {content.get('fingerprint', '')[:12]}", shown))
     tasks = [
-        (each, ["" if row.source == MEASURED else "published" for row in each.rows], galleries[each.task])
+        (each, ["" if row.source == MEASURED else "published" for row in each.rows], galleries[each.name])
         for each in task_tables
     ]
     page = out / "index.html"
-    html.render("comparison.html", page, title="LILA: results", note=NOTE, tasks=tasks, settings=settings)
+    html.render(
+        "comparison.html", page, title="LILA: results", note=NOTE, texts=TEXT_COLUMNS, tasks=tasks, settings=settings
+    )
     files = {
         out / "tables.md": f"{NOTE}\n\n" + "\n".join(each.markdown() for each in task_tables),
-        **{out / f"{each.task}.csv": each.csv() for each in task_tables},
+        **{out / f"{each.name}.csv": each.csv() for each in task_tables},
     }
     for path, text in files.items():
         atomic_write(text, path)

@@ -19,14 +19,14 @@ from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.outputs import Json, read_json, write_json
 from lila_train.report import sections
 from lila_train.report.sections import DavisResult
-from lila_train.report.tables import HEAD_NAMES, METRICS, MISSING, percent, signed
+from lila_train.report.tables import HEAD_NAMES, METRICS, MISSING, counted, percent, signed
 from lila_train.training.losses import loss_titles
 from lila_train.training.run_dir import RunDir
 from stores.atomic import read_lines
 from stores.errors import LilaError
 
 NOTE = "A demonstration on rendered scenes with small networks; its scores do not compare with published ones."
-COLUMNS = ("J", "F", "JF", "J_recall", "J_decay", "F_recall", "F_decay")
+COLUMNS = ("JF", "J", "J_recall", "J_decay", "F", "F_recall", "F_decay")
 
 
 def write_demo_report(root: Path, device: torch.device) -> tuple[Path, bool]:
@@ -70,6 +70,7 @@ def write_demo_report(root: Path, device: torch.device) -> tuple[Path, bool]:
         wheel=flow_wheel(144),
         seconds=[(name, f"{value:.1f}") for name, value in seconds.items()],
         percent=percent,
+        counts=counted(result["counts"]),
         points=points,
         **content,
     )
@@ -96,7 +97,7 @@ class DemoInputs:
         self.result = self.davis.content
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds of stage one with its parts, of the steps of stage two, and of each head's evaluation."""
+        """Return the seconds of stage one with its parts, of the steps of stage two, and of the evaluation."""
         seconds: dict[str, float] = {}
         log = self.root / "cues.zarr" / "build.jsonl"
         for line in read_lines(log, "wall")[0]:
@@ -104,7 +105,8 @@ class DemoInputs:
             for part, value in ({"cues": line["wall"]} | parts).items():
                 seconds[part] = seconds.get(part, 0.0) + float(value)
         seconds["training"] = float(self.record["seconds"]["steps"])
-        seconds |= {f"evaluation: {head}": float(value) for head, value in self.result["seconds"].items()}
+        if "wall_seconds" in self.result:
+            seconds["evaluation"] = float(self.result["wall_seconds"])
         return {part: round(value, 2) for part, value in seconds.items()}
 
     def fingerprint(self) -> str:
@@ -120,7 +122,7 @@ def _existing(path: Path, what: str, command: str) -> Path:
 
 
 def points(before: float | None, after: float | None, lower_is_better: bool = False) -> tuple[str, str]:
-    """Return the difference of two fractions in points, and "gain" or "loss"; "missing" and "" if one is missing."""
+    """Return the difference of two fractions in points, and "gain" or "loss"; "–" and "" if one is missing."""
     if before is None or after is None:
         return MISSING, ""
     gain = after - before

@@ -95,23 +95,25 @@ class DavisResult:
             first, last = (self.metrics(head, name)["JF"] or 0.0 for head in (self.heads[0], self.heads[-1]))
             gains[name] = last - first if len(self.heads) > 1 else last
         ranked = sorted(gains, key=lambda name: gains[name])
-        ranks = {0: "smallest", len(ranked) // 2: "median", len(ranked) - 1: "largest"}  # of one: the largest
+        ranks = {0: "smallest ", len(ranked) // 2: "median ", len(ranked) - 1: "largest " * (len(ranked) > 1)}
         if len(self.heads) > 1:
             texts = {name: f"gain, {signed(100 * gain)} points" for name, gain in gains.items()}
         else:
             texts = {name: f"J&F, {percent(gain)}" for name, gain in gains.items()}
-        return [(ranked[n], f"{rank} {texts[ranked[n]]}") for n, rank in reversed(ranks.items())]
+        return [(ranked[n], f"{rank}{texts[ranked[n]]}") for n, rank in reversed(ranks.items())]
 
 
 def masks(result: DavisResult, title: str = "Masks, predicted and true") -> Gallery:
-    """Return the last scored frame of three sequences: the frame, its true labels, and those of every head."""
+    """Return the last scored frame of up to three sequences: the frame, its true labels, and those of every head."""
     what = "gain" if len(result.heads) > 1 else "J&F"
     text = (
         "The first frame's labels are given; this is the last frame that is scored, with the labels as each model "
-        f"carried them there. The three sequences are those with the largest, the median and the smallest {what}."
+        "carried them there."
     )
-    rows = []
-    for name, rank in result.examples():
+    rows, examples = [], result.examples()
+    if len(examples) == 3:
+        text += f" The three sequences are those with the largest, the median and the smallest {what}."
+    for name, rank in examples:
         sequence = result.data.sequences[name]
         n = len(sequence.frames) - 2
         frame = read_image(sequence.frames[n], upright=False, background=None)

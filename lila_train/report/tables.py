@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lila_train.evaluation.models import ENCODER, LilaModel
+from lila_train.model.released import WEIGHTS_FILE
 from lila_train.outputs import Json
 
-MISSING = "missing"  # in place of a metric that was not measured; never 0
+MISSING = "–"  # in place of a metric that was not measured; never 0
 MEASURED = "measured"
+TEXT_COLUMNS = ("model", "weights", "protocol", "measured on", "source")
+CHANGED = "-changed"  # ends the name of a table of evaluations with changed settings
 HEAD_NAMES = {ENCODER: "frozen encoder", LilaModel.head: "LILA"}
 
 
@@ -26,10 +30,10 @@ class Metric(NamedTuple):
 
 METRICS = {
     "JF": Metric("J&F"),
-    "J": Metric("J"),
-    "F": Metric("F"),
+    "J": Metric("J mean"),
     "J_recall": Metric("J recall"),
     "J_decay": Metric("J decay"),
+    "F": Metric("F mean"),
     "F_recall": Metric("F recall"),
     "F_decay": Metric("F decay"),
     "rmse_deg": Metric("RMSE °", 1.0, 2),
@@ -101,35 +105,40 @@ class TableRow:
     protocol: str
     metrics: Mapping[str, float | None]
     counts: str
+    weights: str = ""
     source: str = MEASURED
     settings: str = ""
 
 
 @dataclass(frozen=True)
 class TaskTable:
-    """The rows of one task, measured ones first; the columns are the metrics that a measured row has."""
+    """The rows of one task, measured ones first; the columns are the metrics that a measured row has.
 
-    task: str
+    Evaluations with changed settings have a table of their own, without published rows.
+    """
+
+    name: str  # as of `table_name`
     rows: Sequence[TableRow]
 
     @property
     def title(self) -> str:
-        return TITLES.get(self.task, self.task)
+        task, changed = self.name.removesuffix(CHANGED), self.name.endswith(CHANGED)
+        return TITLES.get(task, task) + ": changed settings" * changed
 
     def columns(self) -> list[str]:
-        """Return the metrics' names in the order of METRICS, unknown ones last."""
-        measured = dict.fromkeys(name for row in self.rows if row.source == MEASURED for name in row.metrics)
-        return [name for name in METRICS if name in measured] + [name for name in measured if name not in METRICS]
+        return in_order(name for row in self.rows if row.source == MEASURED for name in row.metrics)
 
     def head(self) -> list[str]:
         """Return the headings of the columns."""
-        return ["model", "protocol", *(metric(name).heading for name in self.columns()), "measured on", "source"]
+        metrics = (metric(name).heading for name in self.columns())
+        return [*TEXT_COLUMNS[:3], *metrics, *TEXT_COLUMNS[3:]]
 
     def lines(self) -> list[list[str]]:
         """Return the cells as text, a list per row, in the order of `head`."""
         return [
             [
                 row.model,
+                row.weights or MISSING,
                 row.protocol,
                 *(metric_text(name, row.metrics.get(name)) for name in self.columns()),
                 row.counts,
@@ -156,28 +165,90 @@ class TaskTable:
 
 
 def tables(results: Iterable[Json]) -> list[TaskTable]:
-    """Return a table for each task that was measured, in the order of the first result of each."""
+    """Return a table for each task that was measured, and one for its evaluations with changed settings.
+
+    Tables and protocols are in the order of the first result of each; tables of changed settings are last.
+    """
     rows: dict[str, list[TableRow]] = {}
     for result in results:
-        measured = rows.setdefault(task_of(result["protocol"]), [])
+        measured = rows.setdefault(table_name(result["protocol"]), [])
         measured += [row for row in _measured(result) if row not in measured]
-    return [TaskTable(task, [*measured, *paper_results(task)]) for task, measured in rows.items()]
+    for measured in rows.values():
+        protocols = [row.protocol for row in measured]
+        measured.sort(key=lambda row: protocols.index(row.protocol))
+    ordered = sorted(rows, key=lambda name: name.endswith(CHANGED))
+    return [TaskTable(name, [*rows[name], *paper_results(name)]) for name in ordered]
 
 
 def task_of(protocol: str) -> str:
     """Return the task of a protocol: the part of its id before the @."""
-    return protocol.partition("@")[0]
+    return protocol.partition("+")[0].partition("@")[0]
+
+
+def table_name(protocol: str) -> str:
+    """Return the name of an evaluation's table: its task, with `-changed` for changed settings, named after a +."""
+    return task_of(protocol) + CHANGED * ("+" in protocol)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return different names of metrics in the order of METRICS, unknown ones last."""
+    different = dict.fromkeys(names)
+    return [name for name in METRICS if name in different] + [name for name in different if name not in METRICS]
 
 
 def _measured(result: Json) -> list[TableRow]:
-    encoder = str(result.get("model", {}).get("encoder", "encoder"))
+    model = result.get("model", {})
+    encoder = str(model.get("encoder", "encoder"))
     names = {ENCODER: encoder, LilaModel.head: f"{encoder} + LILA"}
-    counts = ", ".join(f"{count} {name}" for name, count in result["counts"].items())
-    settings = ", ".join(f"{name} {value}" for name, value in result["settings"].items() if value is not None)
     return [
-        TableRow(names.get(head, f"{encoder} + {head}"), result["protocol"], metrics, counts, settings=settings)
+        TableRow(
+            names.get(head, f"{encoder} + {head}"),
+            result["protocol"],
+            metrics,
+            counted(result["counts"]),
+            weights_of(model, head),
+            settings=listed(result["settings"]),
+        )
         for head, metrics in result["scores"].items()
     ]
+
+
+def weights_of(model: Json, head: str) -> str:
+    """Return what tells a head's weights apart: run folder or file, training steps, the first digits of hashes."""
+    baseline, encoder = model.get("baseline"), model.get("encoder_weights")
+    if isinstance(baseline, dict) and (head != ENCODER or encoder is None):
+        names = "revision", "baseline_weights", "baseline_weights_sha256", "baseline_sha256"
+        parts = [baseline.get(name) for name in names]
+        parts[1] = parts[1] and str(parts[1]).rpartition("/")[2]
+    elif head == LilaModel.head:
+        step = f"step {model['step']}" if "step" in model else None
+        parts = [str(model.get("weights", "")).removesuffix(f"/{WEIGHTS_FILE}"), step, model.get("weights_sha256")]
+    else:
+        parts = [encoder.get("sha256") if isinstance(encoder, dict) else encoder]
+    return ", ".join(re.sub(r"^([0-9a-f]{8})[0-9a-f]{32,}$", r"\1", str(part)) for part in parts if part)
+
+
+def listed(values: Mapping[str, Any], prefix: str = "") -> str:
+    """Return settings as text, nested ones with dotted names; those that are None are left out."""
+    return ", ".join(
+        listed(value, f"{prefix}{name}.") if isinstance(value, Mapping) else f"{prefix}{name} {_shown(value)}"
+        for name, value in values.items()
+        if value is not None
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return ("×" if all(isinstance(one, int) for one in value) else "/").join(map(_shown, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Return counts as text, one of a thing in the singular: `2 sequences, 1 object`."""
+    singular = {"classes": "class"}
+    return ", ".join(
+        f"{n} {singular.get(name, name.removesuffix('s')) if n == 1 else name}" for name, n in counts.items()
+    )
 
 
 def paper_results(task: str) -> list[TableRow]:
@@ -190,7 +261,7 @@ def paper_results(task: str) -> list[TableRow]:
             for name, value in zip(names, values, strict=True)
             if name is not None and value is not None
         }
-        rows.append(TableRow(model, f"{task}@lila", found, "the full set", f"published: {PAPER}"))
+        rows.append(TableRow(model, f"{task}@lila", found, "the full set", source=f"published: {PAPER}"))
     return rows
 
 
@@ -207,13 +278,13 @@ def metric(name: str) -> Metric:
 
 
 def metric_text(name: str, value: float | None) -> str:
-    """Return a metric in percent, degrees or as a count, according to its name; None is "missing", never 0."""
+    """Return a metric in percent, degrees or as a count, according to its name; None is "–", never 0."""
     _, scale, digits = metric(name)
     return MISSING if value is None else f"{scale * value:.{digits}f}"
 
 
 def percent(value: float | None) -> str:
-    """Return a fraction in percent with one decimal; None is "missing"."""
+    """Return a fraction in percent with one decimal; None is "–"."""
     return MISSING if value is None else f"{100 * value:.1f}"
 
 

@@ -62,7 +62,7 @@ def ours(query: Tensor, features: Tensor, labels: Tensor) -> Callable[[], Tensor
     context = Context(len(features), features[0], labels[0])
     for frame, soft in zip(features[1:], labels[1:], strict=True):
         context.add(frame, soft)
-    rule = Propagation(window=WINDOW, top=TOP, temperature=TEMPERATURE, border="cut")
+    rule = Propagation(window=WINDOW, topk=TOP, temperature=TEMPERATURE, border="cut")
     return lambda: rule.propagate(query, context).flatten(1)
 
 

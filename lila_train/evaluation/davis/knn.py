@@ -23,6 +23,9 @@ from lila_train.evaluation.models import GridModel, feature_map
 from lila_train.model.propagation import Propagation, Sizes
 from lila_train.model.resize import Labels, Size, size_of, to_size
 
+KNN_SETTINGS = {"short_side": "short_side_px", **{n: n for n in ("topk", "temperature", "window", "context_frames")}}
+"""Fields of EvalConfig that change a k-NN protocol, and those of Propagation that they replace."""
+
 
 @dataclass(frozen=True)
 class DinoPropagation(Propagation):
@@ -35,8 +38,8 @@ class DinoPropagation(Propagation):
     border: str = "cut"
 
     def vote(self, similarities: Float[Tensor, "n m k"], labels: Float[Tensor, "n k c"]) -> Float[Tensor, "n m c"]:
-        """Average all keys as similar as the `top`-th or more, ties included, by exp(similarity/temperature)."""
-        last = similarities.topk(min(self.top, similarities.shape[-1]), dim=-1).values[..., -1:]
+        """Average all keys as similar as the `topk`-th or more, ties included, by exp(similarity/temperature)."""
+        last = similarities.topk(min(self.topk, similarities.shape[-1]), dim=-1).values[..., -1:]
         weights = torch.exp(similarities / self.temperature).masked_fill(similarities < last, 0.0)
         return (weights / weights.sum(dim=-1, keepdim=True)) @ labels
 
@@ -84,6 +87,8 @@ class KnnTask(DavisTask):
 
 def knn_task(protocol: str, propagation: Propagation, data: Path, config: EvalConfig) -> KnnTask:
     """Open a DAVIS folder for a k-NN protocol."""
-    if config.short_side:
-        propagation = replace(propagation, short_side_px=config.short_side)
+    own = {name: getattr(propagation, KNN_SETTINGS[name]) for name in KNN_SETTINGS}
+    config = config.replace(**{name: None for name, value in own.items() if getattr(config, name) == value})
+    changes = {KNN_SETTINGS[name]: value for name, value in config if name in KNN_SETTINGS and value is not None}
+    propagation = replace(propagation, **changes)
     return KnnTask(protocol, open_davis(data, limit=config.limit), config, propagation)

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.results import ResultFolder, files_sha256, fingerprint
 from lila_train.model.resize import size_of, to_size
 from lila_train.outputs import Json, read_json
-from stores.errors import LilaError
 
 EXAMPLE_SIDE_PX = 640  # at most
 
@@ -49,17 +47,7 @@ class DenseTask:
 
     @property
     def settings(self) -> dict[str, Any]:
-        build = self.rule.build.func if isinstance(self.rule.build, partial) else self.rule.build
-        view = self.rule.train_view
-        return {
-            "probe": getattr(build, "__name__", str(build)),
-            "outputs": self.rule.n_outputs,
-            "seed": self.config.seed,
-            **asdict(self.rule.recipe),
-            "train_view": {"kind": type(view).__name__, **asdict(view)},
-            "val_view": asdict(self.rule.val_view),
-            "slide": self.rule.slide,
-        }
+        return self.rule.settings() | {"seed": self.config.seed}
 
     def parts(self) -> dict[str, int]:
         """Return the number of training steps and validation batches of the one part."""
@@ -133,9 +121,7 @@ class DenseTask:
 def dense_task(
     protocol: DenseProtocol, open_data: Callable[[Path, int | None], DenseData], data: Path, config: EvalConfig
 ) -> DenseTask:
-    """Open a data folder for a protocol with a probe; LilaError where the options ask for another size of images."""
-    if config.short_side is not None:
-        raise LilaError(f"--short-side is for the DAVIS protocols; the sizes of {protocol.name} are fixed")
+    """Open a data folder for a protocol with a probe."""
     return DenseTask(protocol, open_data(data, config.limit), config)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -92,6 +93,18 @@ class DenseProtocol:
     from_json: Callable[[Json], Sums]
     draw: Callable[[Tensor], UInt8[np.ndarray, "h w *rgb"]]  # a target or an output as class labels or RGB
     slide: tuple[int, int] | None = None  # window and stride in pixels, in place of the center square
+
+    def settings(self) -> dict[str, Any]:
+        """Return all settings but the seed as JSON values."""
+        build = self.build.func if isinstance(self.build, partial) else self.build
+        return {
+            "probe": getattr(build, "__name__", str(build)),
+            "outputs": self.n_outputs,
+            **asdict(self.recipe),
+            "train_view": {"kind": type(self.train_view).__name__, **asdict(self.train_view)},
+            "val_view": asdict(self.val_view),
+            "slide": self.slide,
+        }
 
 
 def train(

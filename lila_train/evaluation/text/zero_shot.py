@@ -50,16 +50,7 @@ def zero_shot_task(data: Path, config: EvalConfig) -> DenseTask:
                 f"expected {name} as class {label + 1} of {data / LABELS}, found {names[label]}; use its own list"
             )
     texts = ClassTexts(names, (*IMAGENET, *SCENES), config.clip or CLIP, config.texts, UNUSED)
-    protocol = replace(
-        COCO_LILA,
-        name="cocostuff-zs@lila",
-        build=partial(TextProbe, texts=texts),
-        n_outputs=COCO_FINE,
-        recipe=ProbeRecipe(epochs=5, batch=32, lr=3e-4, weight_decay=0.01),
-        loss=partial(zero_shot_loss, unseen=tuple(UNSEEN)),
-        measure=SeenAndUnseen.of,
-        from_json=SeenAndUnseen.from_json,
-    )
+    protocol = replace(ZERO_SHOT, build=partial(TextProbe, texts=texts))
     task = dense_task(protocol, partial(open_coco, fine=True), data, config)
     return replace(task, data=replace(task.data, about=task.data.about | texts.identity()))
 
@@ -122,3 +113,15 @@ class SeenAndUnseen(Confusion):
         harmonic = None if seen is None or unseen is None else 2 * seen * unseen / max(seen + unseen, 1e-12)
         absent = super().metrics()["absent_classes"]
         return {"miou_seen": seen, "miou_unseen": unseen, "miou_harmonic": harmonic, "absent_classes": absent}
+
+
+ZERO_SHOT = replace(
+    COCO_LILA,
+    name="cocostuff-zs@lila",
+    build=TextProbe,
+    n_outputs=COCO_FINE,
+    recipe=ProbeRecipe(epochs=5, batch=32, lr=3e-4, weight_decay=0.01),
+    loss=partial(zero_shot_loss, unseen=tuple(UNSEEN)),
+    measure=SeenAndUnseen.of,
+    from_json=SeenAndUnseen.from_json,
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
+from lila_train.cli import app
 from lila_train.evaluation import harness, protocols
 from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.davis.knn import KnnTask, knn_task
@@ -76,12 +79,12 @@ def run(davis: Path, out: Path, spec=None, overwrite=False, **changed):
 def test_a_result_records_protocol_counts_settings_and_scores(davis: Path, tmp_path: Path):
     result = run(davis, tmp_path / "out")
     assert result == json.loads((tmp_path / "out/result.json").read_text())
-    assert result["protocol"] == "davis-knn@lila"
+    assert result["protocol"] == "davis-knn@lila+short_side=48"
     assert result["counts"] == {"sequences": 2, "objects": 4, "frames": 10}
     assert result["settings"]["window"] == 9
     assert result["derived"]["grid_cells"] == [24, 32]
     assert result["derived"]["radius_native_px"] == 8.0
-    assert list(result["scores"]) == list(result["seconds"]) == ["encoder", "lila"]
+    assert list(result["scores"]) == ["encoder", "lila"]
     assert 0.9 < result["scores"]["lila"]["JF"] <= 1
     objects = [entry for part in result["parts"]["lila"].values() for entry in part["objects"]]
     assert result["scores"]["lila"]["J"] == pytest.approx(np.mean([np.mean(entry["region"]) for entry in objects]))
@@ -124,7 +127,8 @@ def test_an_interrupted_run_resumes_with_the_unfinished_part(davis: Path, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         run(davis, tmp_path / "out", StandIn(breaks_at=8))
     rest = StandIn()
-    assert run(davis, tmp_path / "out", rest)["scores"] == expected
+    resumed = run(davis, tmp_path / "out", rest)
+    assert (resumed["scores"], resumed["earlier_parts"]) == (expected, 1)
     assert (len(whole.calls), len(rest.calls)) == (20, 15)
 
 
@@ -158,7 +162,7 @@ def test_a_run_that_ended_before_it_computed_anything_leaves_the_folder_free(dav
 
     with pytest.raises(LilaError, match="no such weights"):
         run(davis, tmp_path / "out", Unloadable(name="other"))
-    assert run(davis, tmp_path / "out")["protocol"] == "davis-knn@lila"
+    assert run(davis, tmp_path / "out")["counts"]["sequences"] == 2
 
 
 def test_a_folder_with_other_files_is_refused(davis: Path, tmp_path: Path):
@@ -219,6 +223,13 @@ def test_damaged_records_are_computed_again_and_a_damaged_identity_is_named(
     with pytest.raises(LilaError, match="the record of these results, is damaged; start again with --overwrite"):
         run(davis, out)
     assert run(davis, out, overwrite=True)["scores"] == expected["scores"]
+
+
+def test_the_time_of_a_result_is_wall_time(davis: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(Counting, "pixel_map", lambda self, images: time.sleep(0.1) or images - 0.4)
+    result = harness.evaluate(task_of(davis), StandIn(), tmp_path / "out", CPU, workers=4)
+    computed = [part["seconds"] for parts in result["parts"].values() for part in parts.values()]
+    assert max(computed) < result["wall_seconds"] < sum(computed)
 
 
 def test_parts_in_parallel_give_the_same_scores(davis: Path, tmp_path: Path):
@@ -291,3 +302,26 @@ def test_exactly_one_model_is_required(tmp_path: Path):
         ModelSpec(encoder="tiny", encoder_weights=tmp_path / "none.pth")
     with pytest.raises(LilaError, match=r"no weights at .*w; pass the folder of a run or its weights\.safetensors"):
         ModelSpec(weights=tmp_path / "w")
+
+
+def test_the_list_names_every_protocol_with_its_metrics_and_settings(davis: Path):
+    shown = CliRunner().invoke(app, ["eval", "--list"], catch_exceptions=False)
+    assert shown.exit_code == 0
+    assert all(name in shown.stdout for name in protocols.PROTOCOLS)
+    assert "metrics   J&F, J mean, J recall, J decay, F mean, F recall, F decay\n" in shown.stdout
+    assert "topk 5" in shown.stdout
+    for name in ("davis-lp@lila", "davis-knn@lila", "davis-knn@dino"):
+        entry, task = protocols.PROTOCOLS[name], protocols.open_task(name, davis, EvalConfig())
+        assert (entry.settings, set(entry.metrics)) == (task.settings, set(task.metrics([])))
+
+
+def test_settings_of_a_protocol_are_changed_by_name_and_refused_elsewhere(davis: Path):
+    config = EvalConfig(topk=10, window=25, context_frames=4)
+    task = protocols.open_task("davis-knn@lila", davis, config)
+    assert (task.propagation.topk, task.propagation.window, task.propagation.context_frames) == (10, 25, 4)
+    named = task.config.evaluation_id(task.protocol)
+    assert named == "davis-knn@lila+topk=10+context_frames=4"  # a window of 25 is the protocol's
+    with pytest.raises(LilaError, match=r"--set topk, --set window, --set context_frames does not apply to davis-lp@"):
+        protocols.open_task("davis-lp@lila", davis, config)
+    with pytest.raises(LilaError, match="--texts does not apply to davis-knn@lila"):
+        protocols.open_task("davis-knn@lila", davis, EvalConfig(texts="texts.npy"))

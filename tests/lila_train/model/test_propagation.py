@@ -50,7 +50,7 @@ def by_loops(query, features, labels, rule: Propagation) -> np.ndarray:
                             continue
                         v, u = min(max(v, 0), height - 1), min(max(u, 0), width - 1)
                         votes.append((float(query[:, y, x] @ features[t, :, v, u]), t, v, u))
-            best = sorted(votes, reverse=True)[: rule.top]
+            best = sorted(votes, reverse=True)[: rule.topk]
             weights = [math.exp(score / rule.temperature) for score, *_ in best]
             for weight, (_, t, v, u) in zip(weights, best, strict=True):
                 out[:, y, x] += weight / sum(weights) * labels[t, :, v, u]
@@ -78,7 +78,7 @@ def test_how_a_frame_is_cut_changes_nothing(height, width, tile, memory, seed):
 
 def test_a_window_as_large_as_the_grid_is_plain_nearest_neighbors():
     features, labels = unit_frames(3, 2, 5, 6, 6), soft_labels(3, 1, 2, 6, 6)
-    rule = Propagation(window=13, top=1, border="cut")
+    rule = Propagation(window=13, topk=1, border="cut")
     ours = rule.propagate(features[1], context_of(features[:1], labels, 2))
     nearest = (features[1].flatten(1).T @ features[0].flatten(1)).argmax(dim=1)
     torch.testing.assert_close(ours.flatten(1), labels[0].flatten(1)[:, nearest])
@@ -89,7 +89,7 @@ def test_a_moving_pattern_takes_its_labels_along():
     labels[0, 1, 4:7, 4:7] = 1
     labels[0, 0] = 1 - labels[0, 1]
     moved = features[0].roll((1, 2), (1, 2))
-    ours = Propagation(window=5, top=1).propagate(moved, context_of(features, labels, 2), tile=5)
+    ours = Propagation(window=5, topk=1).propagate(moved, context_of(features, labels, 2), tile=5)
     inner = (slice(None), slice(2, None), slice(2, None))
     torch.testing.assert_close(ours[inner], labels[0].roll((1, 2), (1, 2))[inner])
 
@@ -97,7 +97,7 @@ def test_a_moving_pattern_takes_its_labels_along():
 def test_ties_at_the_last_rank_all_vote_with_dino():
     features, labels = torch.ones(2, 1, 3, 3), torch.arange(9.0).reshape(1, 1, 3, 3)
     context = context_of(features[:1], labels, 2)
-    assert DinoPropagation(window=5, top=2).propagate(features[1], context)[0, 1, 1] == pytest.approx(4.0)
+    assert DinoPropagation(window=5, topk=2).propagate(features[1], context)[0, 1, 1] == pytest.approx(4.0)
 
 
 def test_context_keeps_the_first_frame_and_the_latest():

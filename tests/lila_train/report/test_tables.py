@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from html import escape
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from lila_cues.networks.weights import file_sha256
 from lila_train.cli import app
 from lila_train.evaluation import harness, protocols
 from lila_train.evaluation.config import EvalConfig
@@ -25,7 +27,7 @@ from tests.lila_train.evaluation.worlds import write_davis
 
 
 def result(protocol: str = "davis-knn@lila", **scores: dict[str, float | None]) -> dict:
-    counts = {"sequences": 2, "objects": 5}
+    counts = {"sequences": 2, "objects": 1}
     return {"protocol": protocol, "scores": scores, "counts": counts, "settings": {}, "model": {"encoder": "vit"}}
 
 
@@ -33,14 +35,47 @@ def test_measured_rows_stand_first_and_published_ones_are_marked():
     ours = result(encoder={"JF": 0.651, "J": 0.62}, lila={"JF": 0.7385, "J": None})
     (table,) = tables.tables([ours])
     lines = table.lines()
-    assert table.head() == ["model", "protocol", "J&F", "J", "measured on", "source"]
-    assert lines[0] == ["vit", "davis-knn@lila", "65.1", "62.0", "2 sequences, 5 objects", "measured"]
+    assert table.head() == ["model", "weights", "protocol", "J&F", "J mean", "measured on", "source"]
+    assert lines[0] == ["vit", "–", "davis-knn@lila", "65.1", "62.0", "2 sequences, 1 object", "measured"]
     assert lines[1][0] == "vit + LILA"
-    assert lines[1][3] == "missing"
+    assert lines[1][4] == "–"
     copied = lines[2:]
     assert len(copied) == 9
-    assert all(line[5] == "published: LILA, arXiv 2604.26488" for line in copied)
-    assert ["DINOv2-S14 + LILA", "davis-knn@lila", "73.9", "missing"] in [line[:4] for line in copied]
+    assert all(line[6] == "published: LILA, arXiv 2604.26488" for line in copied)
+    assert ["DINOv2-S14 + LILA", "–", "davis-knn@lila", "73.9", "–"] in [line[:5] for line in copied]
+
+
+def test_rows_of_different_weights_can_be_told_apart():
+    sources = {"encoder_weights": {"sha256": "e" * 64}}
+    runs = [
+        {"weights": "runs/a/weights.safetensors", "step": 150, "weights_sha256": "a1" * 32},
+        {"weights": "lila_dinov2_vits14"},
+        {"baseline": {"revision": "b2" * 20, "baseline_weights": "https://example.org/files/anyup.pth"}},
+    ]
+    heads = ["lila", "lila", "anyup"]
+    results = [
+        result(encoder={"JF": 0.5}, **{head: {"JF": 0.6}}) | {"model": {"encoder": "vit", **sources, **model}}
+        for model, head in zip(runs, heads, strict=True)
+    ]
+    (table,) = tables.tables(results)
+    assert [line[:2] for line in table.lines()[:4]] == [
+        ["vit", "e" * 8],
+        ["vit + LILA", "runs/a, step 150, a1a1a1a1"],
+        ["vit + LILA", "lila_dinov2_vits14"],
+        ["vit + anyup", "b2b2b2b2, anyup.pth"],
+    ]
+
+
+def test_changed_settings_stand_apart_from_the_protocol_and_the_published_scores():
+    config = EvalConfig(topk=10, limit=3, clip="a/b", texts=Path("t.npy"))
+    changed = config.evaluation_id("davis-knn@lila")
+    assert changed == "davis-knn@lila+limit=3+texts=given+clip=a/b+topk=10"
+    assert EvalConfig().evaluation_id("davis-knn@lila") == "davis-knn@lila"
+    own, other = tables.tables([result(changed, lila={"JF": 0.7}), result(lila={"JF": 0.6})])
+    assert (own.name, other.name) == ("davis-knn", "davis-knn-changed")
+    assert {line[2] for line in own.lines()} == {"davis-knn@lila"}
+    assert [line[2:4] for line in other.lines()] == [[changed, "70.0"]]
+    assert other.title == "Video object segmentation, local k-NN: changed settings"
 
 
 def test_each_task_has_a_table_with_the_protocols_in_its_rows():
@@ -50,9 +85,9 @@ def test_each_task_has_a_table_with_the_protocols_in_its_rows():
         result("davis-knn@dino", encoder={"JF": 0.6}),
     ]
     knn, normals = tables.tables(results)
-    assert [line[1:3] for line in knn.lines()[:2]] == [["davis-knn@lila", "50.0"], ["davis-knn@dino", "60.0"]]
-    assert normals.lines()[0][2:4] == ["29.71", "26.9"]
-    assert normals.head()[2:4] == ["RMSE °", "< 11.25°"]
+    assert [line[2:4] for line in knn.lines()[:2]] == [["davis-knn@lila", "50.0"], ["davis-knn@dino", "60.0"]]
+    assert normals.lines()[0][3:5] == ["29.71", "26.9"]
+    assert normals.head()[3:5] == ["RMSE °", "< 11.25°"]
 
 
 def test_the_same_result_twice_is_one_row():
@@ -103,17 +138,20 @@ def test_the_command_writes_page_markdown_and_spreadsheets(tmp_path: Path):
     for protocol in ("davis-knn@lila", "davis-knn@dino"):
         task = protocols.open_task(protocol, data, EvalConfig(short_side=48))
         harness.evaluate(task, ModelSpec(weights=weights), tmp_path / protocol, torch.device("cpu"))
+    small = tmp_path / "davis-knn@lila/result.json"
+    small.write_text(small.read_text().replace("davis-knn@lila+short_side=48", "davis-knn@lila"))
     asked = ["report", str(tmp_path / "davis-knn@lila"), str(tmp_path / "davis-knn@dino/result.json")]
     shown = CliRunner().invoke(app, [*asked, "--out", str(tmp_path / "report")], catch_exceptions=False)
     assert shown.exit_code == 0
     page = (tmp_path / "report/index.html").read_text()
     check_self_contained(page)
-    assert page.count("<h4>one: largest gain") == 2
+    assert page.count("<h4>one: gain, ") == 2
     assert page.count('<tr class="published">') == 9
-    rows = csv.reader((tmp_path / "report/davis-knn.csv").read_text().splitlines()[1:])
-    assert all(f"<td>{cell}</td>" in page for row in rows for cell in row[:-3])
+    rows = list(csv.reader((tmp_path / "report/davis-knn.csv").read_text().splitlines()[1:]))
+    assert all(f">{escape(cell)}</td>" in page for row in rows for cell in row[:-1])
+    assert rows[1][1] == f"{tmp_path}, step 0, {file_sha256(weights)[:8]}"
     assert page.count('src="data:image/jpeg') >= 8
-    assert "davis-knn@dino" in (tmp_path / "report/davis-knn.csv").read_text()
+    assert "davis-knn@dino+short_side=48" in (tmp_path / "report/davis-knn-changed.csv").read_text()
     assert "*published: LILA" in (tmp_path / "report/tables.md").read_text()
 
 

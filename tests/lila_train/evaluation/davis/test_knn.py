@@ -41,7 +41,7 @@ def test_the_radius_in_pixels():
 def test_published_settings(tmp_path):
     data = write_davis(tmp_path)
     for name, protocol in (("davis-knn@lila", LILA), ("davis-knn@dino", DINO)):
-        assert (protocol.window, protocol.context_frames, protocol.top, protocol.temperature) == (25, 8, 5, 0.1)
+        assert (protocol.window, protocol.context_frames, protocol.topk, protocol.temperature) == (25, 8, 5, 0.1)
         assert open_task(name, data, EvalConfig()).propagation == protocol
     assert (LILA.border, DINO.border) == ("replicate", "cut")
 

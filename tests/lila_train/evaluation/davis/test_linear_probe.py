@@ -152,5 +152,7 @@ def test_the_fast_solver_is_an_option_of_this_protocol_only(tmp_path):
     plain, fast = (protocols.open_task("davis-lp@lila", data, EvalConfig(fast_probe=value)) for value in (False, True))
     assert (plain.fit, fast.fit) == (fit, fit_fast)
     assert fast.settings == plain.settings | {"fast_probe": True}
-    with pytest.raises(LilaError, match=r"--fast-probe is for davis-lp@lila; davis-knn@lila has no"):
+    with pytest.raises(
+        LilaError, match=r"--fast-probe does not apply to davis-knn@lila, which takes --limit, --short-side"
+    ):
         protocols.open_task("davis-knn@lila", data, EvalConfig(fast_probe=True))

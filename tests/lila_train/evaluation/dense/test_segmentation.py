@@ -225,7 +225,9 @@ def test_a_real_coco_image_goes_through_its_panoptic_labels(shared: Path, tmp_pa
 
 
 def test_image_protocols_have_fixed_sizes(coco: Path):
-    with pytest.raises(LilaError, match=r"--short-side is for the DAVIS protocols; the sizes of cocostuff27@lila"):
+    with pytest.raises(
+        LilaError, match=r"--short-side does not apply to cocostuff27@lila, which takes --limit, --seed"
+    ):
         protocols.open_task("cocostuff27@lila", coco, EvalConfig(short_side=100))
 
 
