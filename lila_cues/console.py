@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich import progress as bars
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from lila_cues.inputs import MAX_PIXELS_VARIABLE
@@ -145,6 +146,22 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         err.print(printable(record.getMessage()))
+
+
+def facts(title: str) -> Table:
+    """Return an empty table of two columns, names and values, under a title."""
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that reads best, such as `40 s`, `12 min` or `3.5 h`."""
+    for limit, length, unit in ((90, 1, "s"), (5400, 60, "min"), (172_800, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / length:.2g} {unit}"
+    return f"{seconds / 86_400:.2g} days"
 
 
 def progress(unit: str) -> bars.Progress:

@@ -8,7 +8,6 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from lila_cues import console
@@ -42,7 +41,7 @@ def announcement(
 ) -> RenderableType:
     """Return a table of what will be built."""
     geometry, done = store.spec.geometry, store.n_clips - pending
-    table = _table(f"Building {store.path}")
+    table = console.facts(f"Building {store.path}")
     table.add_row("clips", f"{pending} of {config.dataset} in {options.root}" + f" ({done} done)" * bool(done))
     table.add_row("per clip", f"{geometry.frames} frames, {geometry.pairs} pairs, 1 to {config.max_gap} frames apart")
     sizes = {"RGB": geometry.base, "depth and flow": geometry.cue, "features": geometry.features}
@@ -77,7 +76,7 @@ def speed(tally: Tally) -> str:
 def summary(store: CueStore, tally: Tally, wall: float) -> RenderableType:
     """Return a table of what a run has built in `wall` seconds."""
     geometry, done = store.spec.geometry, tally.complete
-    table = _table(f"Built {store.path}")
+    table = console.facts(f"Built {store.path}")
     table.add_row("clips", f"{done} complete, {tally.failed} failed" + f", {tally.absent} absent" * bool(tally.absent))
     table.add_row("frames", f"{done * geometry.frames:,} and {done * geometry.pairs:,} pairs")
     table.add_row("bytes", f"{tally.bytes:,} ({tally.bytes / max(1, tally.reported) / 1e6:.1f} MB per clip)")
@@ -95,7 +94,7 @@ def summary(store: CueStore, tally: Tally, wall: float) -> RenderableType:
 
 def checked(found: Iterable[tuple[str, str | None]], facts: NetworkFacts) -> RenderableType:
     """Return a table of the processes that would build: whether each is fit, and why not."""
-    table, provenance = _table("Checked, nothing built"), facts.provenance
+    table, provenance = console.facts("Checked, nothing built"), facts.provenance
     fit = f"fit: {provenance['device']}, {provenance['decoder']}, networks load, data and store are there"
     for worker, reason in found:
         table.add_row(worker, Text(f"left out: {reason}", "red") if reason else fit)
@@ -124,10 +123,3 @@ def other_builders(store: CueStore, only_failed: bool = False) -> Iterator[str]:
             f"{worker} is building {tasks} task{'s' * (tasks != 1)} of this store; they are left to it, and the others "
             "are shared with it; afterwards run the same command again, or see lila-cues status"
         )
-
-
-def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)
-    table.add_column(style="cyan", no_wrap=True)
-    table.add_column(overflow="fold")
-    return table

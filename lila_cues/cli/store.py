@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated
 
 import numpy as np
@@ -222,7 +222,13 @@ def inspect(
     count: Annotated[int, typer.Option(min=1, help="Number of random clips to show.")] = 4,
     sample_size: Annotated[int, typer.Option("--sample", min=1, help="Number of clips in the statistics.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Seed that selects the clips.")] = 0,
-    out: Annotated[Path, typer.Option(help="Directory for sheet.png and index.html.")] = Path("inspection"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory for sheet.png and index.html. Default: NAME-inspection beside a store NAME.zarr, or in the "
+            "working directory for a URL."
+        ),
+    ] = None,
 ) -> None:
     """Show the arrays of a store, statistics per cue, and pictures of some pairs as PNG and HTML."""
     from lila_cues.viz import html, inspection
@@ -230,6 +236,9 @@ def inspect(
     from stores.atomic import atomic_write
 
     opened = stores.open(store)
+    if out is None:
+        url, place = "://" in store, PurePath(opened.path)
+        out = Path(f"{place.stem}-inspection") if url else Path(place).absolute().with_name(f"{place.stem}-inspection")
     rows = [inspection.pair_row(opened, *place) for place in _shown_pairs(opened, clip, pair, count, seed)]
     arrays, numbers = inspection.tables(opened, sample(opened, sample_size, seed))
     shown = {"title": opened.path, "summary": inspection.summary(opened)}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lila_cues.networks import hub, registry, tiny
 from lila_cues.networks.encoder import DINOV2_OFFSET, interpolate_positions
 from lila_cues.networks.frozen import DepthNetwork, Execution
-from lila_cues.networks.weights import WEIGHT_FILE, WeightSource, load_network, locate, random_seed
+from lila_cues.networks.weights import WEIGHT_FILE, WeightSource, load_network, locate, published_revision, random_seed
 from stores.errors import LilaError
 
 OPTION = "--depth-weights"
@@ -60,8 +60,8 @@ def load_depth(
         path, source = locate(entry, Path(weights) / WEIGHT_FILE, OPTION)
         network, source = _read(path.parent), replace(source, location=str(path.parent))
     else:
-        _, commit = hub.fetch(entry.place, "config.json", revision or None, OPTION)
-        path, source = locate(entry, None, OPTION, commit)
+        _, commit = hub.fetch(entry.place, "config.json", published_revision(entry, revision or None), OPTION)
+        path, source = locate(entry, None, OPTION, commit, None if revision else entry.pin[1])
         network = _read(path.parent)
     return DepthAnything(network, source, execution).to(device)
 

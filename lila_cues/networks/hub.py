@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from pathlib import Path
 
 from stores.errors import LilaError
@@ -41,6 +42,12 @@ def cached(repository: str, filename: str, revision: str | None = None) -> Path 
 
     path = try_to_load_from_cache(repository, filename, revision=revision)
     return Path(path) if isinstance(path, str) else None
+
+
+def stated_sha256(path: Path) -> str | None:
+    """Return the hex SHA-256 of a cached file as the hub states it, the name of its blob; None if unknown."""
+    name = path.resolve().name
+    return name if re.fullmatch("[0-9a-f]{64}", name) else None
 
 
 def download(url: str, path: Path, remedy: str, digest: str | None = None, progress: bool = False) -> None:

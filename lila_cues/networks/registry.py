@@ -6,6 +6,7 @@ encoder by its timm name.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,28 @@ from lila_cues.networks import hub
 ENCODER, DEPTH, FLOW = "encoder", "depth", "flow"
 NOT_STATED = "not stated"
 PACKAGED = Path(__file__).resolve().parent.parent / "weights"
+PINS = {  # by hub repository: commit, and SHA-256 of its model.safetensors
+    "timm/vit_small_patch14_dinov2.lvd142m": (
+        "4610ca143709d58a633b6397a74412c2c3842454",
+        "04d27f3400d059fc0cfd7d17dd1909a75bf3ea8fb3eeb48b97cb99e57ee20081",
+    ),
+    "timm/vit_base_patch14_dinov2.lvd142m": (
+        "4685c99dabffe5affac90bd99dbffd25801ae58d",
+        "55cbb5d887b336d430e649c277b85a1429e724871f9d02ac16203235886d8c7b",
+    ),
+    "timm/vit_large_patch14_dinov2.lvd142m": (
+        "4741e1cafbf45415e77074bb0cb42dba76c8684a",
+        "0424a5d1b515278cba3c6640ccbeaacc41de59d3a93df0dd5e494285eea2b355",
+    ),
+    "timm/vit_small_patch16_dinov3.lvd1689m": (
+        "3bf4720a82ec2066db88137180ff1f83a675cef0",
+        "2a1ec16ae28ffa07bc0ead0241ee7df9fc26451fe6f9f839b7b3afa0a906b040",
+    ),
+    "depth-anything/Depth-Anything-V2-Small-hf": (
+        "5426e4f0f36572d16453bbda7a8389317b1bef99",
+        "3152477ce0d8d6978d76b995120de97cb5b928701fd0f817769f59e249a16b70",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -50,16 +73,31 @@ class Entry:
             return (PACKAGED / self.place).is_file()
         return "/" not in self.place or hub.cached(self.place, "model.safetensors") is not None
 
-    def origin(self) -> str:
-        """Where the weights come from, and their version: in a file's name, of a package, or the cached hub commit."""
+    @property
+    def pin(self) -> tuple[str | None, str | None]:
+        """The hub's commit, and the SHA-256 of the published file or its first digits; None where it is not pinned."""
         if self.is_url:
-            return f"download.pytorch.org at {Path(self.place).stem}"
+            return None, Path(self.place).stem.rpartition("-")[2]  # NAME-HASH.pth
         if self.is_packaged:
-            return f"in the package at {version('lila-pixels')}"
+            return None, str(json.loads((PACKAGED / "tiny.json").read_text())[self.place]["sha256"])
+        return PINS.get(self.place, (None, None))
+
+    def origin(self) -> str:
+        """Where the weights come from, the version or hub commit, and the first digits of the pinned SHA-256.
+
+        The commit is that of the cached file, else the pinned one, else `main`.
+        """
+        (commit, sha256), digits = self.pin, ""
+        if sha256:
+            digits = f", SHA-256 {sha256[:8]}"
+        if self.is_url:
+            return f"download.pytorch.org at {Path(self.place).stem}{digits}"
+        if self.is_packaged:
+            return f"in the package at {version('lila-pixels')}{digits}"
         if "/" not in self.place:
             return f"{self.place} at {version(self.place)}"
         path = hub.cached(self.place, "model.safetensors")
-        return f"{self.place} at {path.parent.name[:12] if path else 'main'}"
+        return f"{self.place} at {(path.parent.name if path else commit or 'main')[:12]}{digits}"
 
 
 def entry(kind: str, name: str) -> Entry | None:

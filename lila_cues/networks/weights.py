@@ -84,8 +84,9 @@ def locate(
     entry: Entry, weights: Path | str | None, option: str, revision: str | None = None, sha256: str | None = None
 ) -> tuple[Path, WeightSource]:
     """Return a local weight file, or else the published one (downloaded once), and its record; see `load_network`."""
+    pinned = entry.pin[1]
     if weights is not None:
-        path = Path(weights)
+        path, pinned = Path(weights), None
         if not path.is_file():
             raise LilaError(
                 f"expected the weights of {entry.name} at {path}, found no such file; give its place with {option}"
@@ -98,19 +99,31 @@ def locate(
         origin, location = "hub", entry.place
         if entry.is_url:
             path = hub.torch_cache() / entry.place.rpartition("/")[2]  # NAME-HASH.pth
-            revision, _, digest = path.stem.rpartition("-")
+            revision, _, prefix = path.stem.rpartition("-")
             if not path.is_file():
-                hub.download(entry.place, path, f"give a local file with {option}", digest)
+                hub.download(entry.place, path, f"give a local file with {option}", prefix)
         else:
-            path, revision = hub.fetch(entry.place, WEIGHT_FILE, revision, option)
+            pinned = pinned if revision is None else None
+            path, revision = hub.fetch(entry.place, WEIGHT_FILE, published_revision(entry, revision), option)
     else:
         raise LilaError(
             f"expected weights for {entry.name}, which has none on the hub; give a local file with {option}"
         )
     digest = file_sha256(path)
     _check_hash(digest, sha256, str(path), option)
+    for published in filter(None, (pinned, hub.stated_sha256(path) if origin == "hub" else None)):
+        if not digest.startswith(published):
+            raise LilaError(
+                f"expected the published weights of {entry.name}, SHA-256 {published[:16]}, found {digest[:16]} in "
+                f"{path}; delete the file to download it again, or give another one with {option}"
+            )
     licence = entry.licence if origin != "file" or entry.one_licence else NOT_STATED
     return path, WeightSource(entry.name, origin, location, revision, digest, licence)
+
+
+def published_revision(entry: Entry, revision: str | None) -> str | None:
+    """Return the given hub revision, or else the pinned one; None, what is cached, where that has a file already."""
+    return revision or (None if hub.cached(entry.place, WEIGHT_FILE) else entry.pin[0])
 
 
 def random_seed(weights: Path | str | None) -> int | None:

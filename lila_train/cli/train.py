@@ -18,6 +18,8 @@ from lila_train.training.config import DEFAULT_RECIPE, RECIPES, RunOptions, Trai
 from stores.errors import LilaError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     import stores
     from lila_train.training.distributed import Rank
     from lila_train.training.trainer import Trainer
@@ -33,6 +35,8 @@ NUM_WORKERS = (
     "Loader processes; 0: load in the main process. Default: for a GPU one for each core of the rank, up to 8, else 0."
 )
 JOIN_TIMEOUT = "Seconds to wait for the other ranks of torchrun."
+LOGGER = "Another logger beside log.jsonl and TensorBoard: wandb (Weights & Biases; WANDB_MODE=offline writes files)."
+ESTIMATE_STEPS = 10
 RECIPE = f"Named settings; `lila-train recipes` lists them. Default: {DEFAULT_RECIPE}."
 SET = "Any other setting, such as objective=erm, cues=flow,depth or edge_weight=0; may be given more than once."
 
@@ -62,6 +66,7 @@ def run(
     backend: Annotated[str | None, _execution(help="nccl or gloo. Default: nccl on GPUs, gloo on CPUs.")] = None,
     join_timeout: Annotated[float, _execution(min=1, help=JOIN_TIMEOUT)] = 600.0,
     pictures_every: Annotated[int, _logging(min=0, help="Steps between pictures of cues and features; 0: none.")] = 500,
+    logger: Annotated[list[str] | None, _logging(help=LOGGER)] = None,
     score_data: Annotated[Path | None, _logging(help="Held-out clips with masks, in the DAVIS layout.")] = None,
     score_every: Annotated[int, _logging(min=1, help="Steps between scores.")] = 5000,
     score_limit: Annotated[int, _logging(min=1, help="Number of clips to score on.")] = 3,
@@ -76,7 +81,7 @@ def run(
 
     On several GPUs: torchrun --nproc-per-node N -m lila_train run …
     """
-    given = locals()
+    given = locals() | {"loggers": tuple(name for name in dict.fromkeys(logger or ()) if name != "tensorboard")}
     from lila_train.training import distributed
 
     options = RunOptions(**{field.name: given[field.name] for field in fields(RunOptions)})
@@ -134,7 +139,7 @@ def train(
         RunState,
         ScoreCallback,
         StepRecord,
-        TensorBoardLogger,
+        open_logger,
         open_tasks,
     )
     from lila_train.training.run_dir import RunDir
@@ -160,29 +165,56 @@ def train(
                     "start again"
                 )
             return None
-        if trainer.restore() and rank.is_main:
+        restored = trainer.restore()
+        if rank.is_main:
+            console.out.print(announcement(trainer))
+        if restored and rank.is_main:
             console.out.print(f"resuming at step {trainer.step} of {config.steps}")
         callbacks: list[Callback] = []
         if rank.is_main:
             bar = stack.enter_context(console.progress("steps"))
-            task = bar.add_task("train", total=config.steps, completed=trainer.step)
+            task, times = bar.add_task("train", total=config.steps, completed=trainer.step), list[float]()
 
             class ProgressBar(Callback):
                 def on_step_end(self, run: RunState, record: StepRecord) -> None:
                     bar.update(task, completed=run.step, description=f"loss {record.loss:.3f}")
+                    times.append(record.seconds)
+                    if len(times) == ESTIMATE_STEPS and run.step < config.steps:
+                        mean, left = (
+                            sum(times[1:]) / (len(times) - 1),
+                            config.steps - run.step,
+                        )  # the first one warms up
+                        console.err.print(f"about {console.duration(mean * left)} left, at {mean:.2g} s a step")
 
-            board = stack.enter_context(closing(TensorBoardLogger(run_dir.root / "tensorboard", trainer.step)))
-            callbacks += [ProgressBar(), board]
+            loggers = [open_logger(name, run_dir, config, trainer.step) for name in ("tensorboard", *options.loggers)]
+            for logger in loggers:
+                stack.enter_context(closing(logger))
+            callbacks += [ProgressBar(), *loggers]
             if options.pictures_every:
-                callbacks.append(PictureCallback(options.pictures_every, board))
+                callbacks.append(PictureCallback(options.pictures_every, loggers))
             if tasks:
-                callbacks.append(ScoreCallback(options.score_every, tasks, board))
+                callbacks.append(ScoreCallback(options.score_every, tasks, loggers))
         stopped = trainer.fit(callbacks, received)
     if rank.is_main and stopped:
         console.out.print(f"stopped after step {trainer.step} of {config.steps}; the same command continues from there")
     elif rank.is_main:
         _write_summary(trainer, time.monotonic() - started)
     return stopped
+
+
+def announcement(trainer: Trainer) -> Table:
+    """Return a table of what will be trained."""
+    config, step, source = trainer.config, trainer.train_step, trainer.train_step.encoder.source
+    table = console.facts(f"Training {trainer.run_dir.root}")
+    table.add_row("store", f"{trainer.store.path}, {len(trainer.clips):,} clips")
+    table.add_row("encoder", f"{source.network} ({source.location}), frozen, licence: {source.licence}")
+    learned = sum(parameter.numel() for parameter in step.parameters.values())
+    table.add_row("trained", f"{learned:,} parameters; {step.decoder.widths.out} features a pixel")
+    table.add_row("objective", f"{config.objective}, cues {', '.join(config.cues)}")
+    table.add_row("steps", f"{config.steps:,} of {config.batch_size} pairs at {config.crop_size} px, lr {config.lr:g}")
+    ranks = f" and {trainer.rank.world_size - 1} more ranks" * (trainer.rank.world_size > 1)
+    table.add_row("device", f"{trainer.rank.device}{ranks}, {config.precision}, seed {config.seed}")
+    return table
 
 
 def _write_summary(trainer: Trainer, seconds: float) -> None:
@@ -203,7 +235,12 @@ def _write_summary(trainer: Trainer, seconds: float) -> None:
         final_loss=rows[-1]["loss"],
         seconds={"this_call": round(seconds, 2), "steps": round(sum(row["seconds"] for row in rows), 2)},
     )
-    console.out.print(f"{trainer.step} steps, loss {rows[-1]['loss']:.3f}: {trainer.run_dir.weights}")
+    root, data = trainer.run_dir.root, trainer.options.score_data or "DAVIS"
+    console.out.print(
+        f"{trainer.step} steps, loss {rows[-1]['loss']:.3f}: {trainer.run_dir.weights}\n"
+        f"next: lila-train features VIDEO --weights {root} --out {root}/features\n"
+        f"      lila-train eval davis-knn@lila --data {data} --weights {root} --out {root}/eval"
+    )
 
 
 def recipes(

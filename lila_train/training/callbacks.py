@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from lila_cues.networks import FrozenEncoder
@@ -21,6 +24,7 @@ from lila_train.evaluation.models import LilaModel
 from lila_train.evaluation.protocols import open_task
 from lila_train.model.decoder import Decoder
 from lila_train.model.lila import Lila
+from lila_train.outputs import read_json
 from lila_train.training.config import TrainConfig
 from lila_train.training.crops import make_views
 from lila_train.training.data import PairBatch, PairDataset, load_pairs
@@ -29,6 +33,7 @@ from lila_train.training.run_dir import RunDir
 from lila_train.training.step import TrainStep
 from lila_train.training.targets import active_cues
 from stores.atomic import append_line
+from stores.errors import LilaError
 
 MARGIN, HEADING = 6, 14  # px of white between pictures, and above them for titles
 
@@ -73,8 +78,29 @@ class Callback:
         raise NotImplementedError
 
 
-class TensorBoardLogger(Callback):
-    """Write event files into a folder. A resumed run adds to them.
+class Logger(Callback):
+    """Curves and pictures over steps; a resumed run adds to them."""
+
+    def on_step_end(self, run: RunState, record: StepRecord) -> None:
+        values = record.to_row()
+        step = values.pop("step")
+        self.scalars({f"train/{name}": value for name, value in values.items()}, step)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Add a point to each of the named curves."""
+        raise NotImplementedError
+
+    def image(self, name: str, picture: UInt8[np.ndarray, "h w 3"], step: int) -> None:
+        """Add a picture."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        raise NotImplementedError
+
+
+class TensorBoardLogger(Logger):
+    """Write event files into a folder.
 
     Args:
         first_step: events from this step on, left by a run that was killed, are marked as replaced.
@@ -85,14 +111,66 @@ class TensorBoardLogger(Callback):
 
         self.writer = SummaryWriter(str(folder), purge_step=first_step or None)
 
-    def on_step_end(self, run: RunState, record: StepRecord) -> None:
-        values = record.to_row()
-        step = values.pop("step")
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
-            self.writer.add_scalar(f"train/{name}", value, step)
+            self.writer.add_scalar(name, value, step)
+
+    def image(self, name: str, picture: UInt8[np.ndarray, "h w 3"], step: int) -> None:
+        self.writer.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
         self.writer.close()
+
+
+class WandbLogger(Logger):
+    """Log to Weights & Biases, with files below the run folder. A resumed run continues the same W&B run.
+
+    The project is `lila` unless WANDB_PROJECT names another. Steps that a killed run has logged are not logged again.
+    """
+
+    def __init__(self, run_dir: RunDir, config: TrainConfig) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise LilaError(
+                f"--logger wandb needs the package wandb ({error}); install it by pip install 'lila-pixels[wandb]'"
+            ) from error
+        recorded = (read_json(run_dir.record) or {}).get("wandb")
+        self.wandb, id = wandb, recorded or secrets.token_hex(4)
+        run_dir.add_to_record(wandb=id)
+        try:
+            self.run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "lila"),
+                id=id,
+                name=run_dir.root.name,
+                dir=run_dir.root,
+                resume="allow",
+                config=config.to_dict(),
+                settings=wandb.Settings(silent=True),
+            )
+        except Exception as error:  # of the service or the network
+            reason = str(error).strip().split("\n", maxsplit=1)[0]
+            raise LilaError(
+                f"--logger wandb cannot start ({reason}); log in by `wandb login`, or set WANDB_MODE=offline"
+            ) from error
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        self.run.log(dict(values), step=step)
+
+    def image(self, name: str, picture: UInt8[np.ndarray, "h w 3"], step: int) -> None:
+        self.run.log({name: self.wandb.Image(picture)}, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+def open_logger(name: str, run_dir: RunDir, config: TrainConfig, first_step: int) -> Logger:
+    """Return the logger of that name for a run that continues at a step; LilaError for an unknown or missing one."""
+    if name == "tensorboard":
+        return TensorBoardLogger(run_dir.root / "tensorboard", first_step)
+    if name == "wandb":
+        return WandbLogger(run_dir, config)
+    raise LilaError(f"expected --logger to be wandb (TensorBoard and log.jsonl are always written), found {name}")
 
 
 @dataclass(frozen=True)
@@ -104,7 +182,7 @@ class PictureCallback(Callback):
     """
 
     every: int
-    board: TensorBoardLogger
+    loggers: Sequence[Logger] = ()
 
     def on_step_end(self, run: RunState, record: StepRecord) -> None:
         if run.step % self.every and run.step < run.config.steps:
@@ -132,7 +210,8 @@ class PictureCallback(Callback):
         path = run.run_dir.root / "pictures" / f"step-{run.step:08d}.png"
         path.parent.mkdir(exist_ok=True)
         write_png(path, np.asarray(sheet))
-        self.board.writer.add_image("cues", np.asarray(sheet), run.step, dataformats="HWC")
+        for logger in self.loggers:
+            logger.image("cues", np.asarray(sheet), run.step)
 
 
 def open_tasks(data: Path, limit: int | None) -> list[Task]:
@@ -145,14 +224,14 @@ def open_tasks(data: Path, limit: int | None) -> list[Task]:
 
 @dataclass(frozen=True)
 class ScoreCallback(Callback):
-    """Append a line per protocol to scores.jsonl and a point to TensorBoard's curves; records go under scores/.
+    """Append a line per protocol to scores.jsonl and points to the loggers' curves; records go under scores/.
 
     at_end: whether to score the finished run too, after its last step.
     """
 
     every: int
     tasks: Sequence[Task]
-    board: TensorBoardLogger | None = None
+    loggers: Sequence[Logger] = ()
     at_end: bool = True
 
     def on_step_end(self, run: RunState, record: StepRecord) -> None:
@@ -168,9 +247,9 @@ class ScoreCallback(Callback):
             metrics: dict[str, Any] = result["scores"][LilaModel.head]
             line = {"step": run.step, "protocol": task.protocol, "counts": task.counts(), "figures": metrics}
             append_line(run_dir.scores, line)
-            for name, value in metrics.items():
-                if value is not None and self.board is not None:
-                    self.board.writer.add_scalar(f"score/{task.protocol}/{name}", value, run.step)
+            measured = {f"score/{task.protocol}/{name}": x for name, x in metrics.items() if x is not None}
+            for logger in self.loggers:
+                logger.scalars(measured, run.step)
 
 
 @dataclass(frozen=True)

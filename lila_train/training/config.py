@@ -128,6 +128,7 @@ class RunOptions:
     compile: bool = False
     checkpoint_every: int = 1000
     pictures_every: int = 500  # 0: none
+    loggers: tuple[str, ...] = ()  # beside log.jsonl and TensorBoard
     score_data: Path | None = None  # held-out clips with masks, in the DAVIS layout
     score_every: int = 5000
     score_limit: int = 3  # number of clips to score on

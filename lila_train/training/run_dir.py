@@ -13,7 +13,7 @@ from lila_train.training.config import TrainConfig
 from stores.atomic import atomic_write, read_lines
 
 FILES = ("weights.safetensors", "log.jsonl", "scores.jsonl", "loss.png")
-FOLDERS = ("checkpoints", "pictures", "scores", "tensorboard")
+FOLDERS = ("checkpoints", "pictures", "scores", "tensorboard", "wandb")
 
 
 class RunDir:

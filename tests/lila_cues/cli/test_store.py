@@ -29,6 +29,7 @@ from tests.full_disk import full_disk
 from tests.lila_cues import barcodes
 from tests.lila_cues.barcodes import Clip
 from tests.stores import worlds
+from tests.stores.http_server import serve
 
 CLIPS, FAILED = 7, 5
 
@@ -171,6 +172,18 @@ def test_inspect_shows_tables_and_pictures(store: CueStore, tmp_path: Path) -> N
     page = (tmp_path / "look" / "index.html").read_text()
     assert page.count("<img") == 2 * 9
     assert "://" not in page.replace("data:image", "")
+
+
+def test_inspect_writes_beside_the_store_or_for_a_url_into_the_working_directory(
+    store: CueStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert run("inspect", store.path, "--count", 1).exit_code == 0
+    assert (tmp_path / "cues-inspection/sheet.png").is_file()
+    with serve(tmp_path) as address:
+        assert run("inspect", f"{address}/cues.zarr", "--count", 1).exit_code == 0
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["cues-inspection"]
 
 
 def test_inspect_of_one_clip_shows_all_its_pairs(store: CueStore, tmp_path: Path) -> None:

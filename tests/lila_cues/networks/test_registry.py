@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import huggingface_hub
 import pytest
 import timm
 
@@ -58,13 +59,23 @@ def test_table_shows_which_weights_are_available(
     assert re.search(r" 21 +bsd-3-clause +yes +download", capsys.readouterr().out)
 
 
+def test_table_shows_pinned_commits_and_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    by_name = {(known.kind, known.name): known.origin() for known in registry.ENTRIES}
+    assert by_name["encoder", "dinov2_vits14"].endswith(" at 4610ca143709, SHA-256 04d27f34")
+    assert by_name["encoder", "dinov2_vitg14"].endswith(" at main")  # not pinned
+    assert by_name["flow", "raft_small"].endswith("raft_small_C_T_V2-01064c6d, SHA-256 01064c6d")
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) and len(sha256) == 64 for commit, sha256 in registry.PINS.values())
+    assert registry.PINS.keys() <= {known.place for known in registry.ENTRIES}
+
+
 def test_table_shows_the_cached_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lila_cues.networks import hub
 
     monkeypatch.setattr(hub, "cached", lambda repository, filename: tmp_path / "c0ffee" / filename)
     known = registry.entry(registry.ENCODER, "dinov2_vitb14")
     assert known is not None
-    assert known.origin() == "timm/vit_base_patch14_dinov2.lvd142m at c0ffee"
+    assert known.origin() == "timm/vit_base_patch14_dinov2.lvd142m at c0ffee, SHA-256 55cbb5d8"
 
 
 def test_table_shows_a_revision_of_every_network(capsys: pytest.CaptureFixture[str]) -> None:

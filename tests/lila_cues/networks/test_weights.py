@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import pickle
@@ -172,14 +173,46 @@ def test_a_network_without_published_weights_needs_a_file() -> None:
 
 def test_cached_urls_need_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    path = tmp_path / "hub" / "checkpoints" / "raft_small_C_T_V2-01064c6d.pth"
+    content = b"weights"
+    path = tmp_path / "hub" / "checkpoints" / f"net_V2-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     path.parent.mkdir(parents=True)
-    path.touch()
-    known = registry.entry(registry.FLOW, "raft_small")
-    assert known is not None
+    path.write_bytes(content)
+    known = registry.Entry(registry.FLOW, "net", f"https://x/{path.name}", "mit", 1)
     found, source = locate(known, None, "--flow-weights")
-    assert (found, source.revision) == (path, "raft_small_C_T_V2")
+    assert (found, source.revision) == (path, "net_V2")
     assert known.is_available()
+    path.write_bytes(b"other")
+    with pytest.raises(
+        LilaError, match=r"published weights of net, SHA-256 \w{8}, found \w{16} in .*; delete the file"
+    ):
+        locate(known, None, "--flow-weights")
+
+
+def test_hub_files_are_those_that_are_pinned_or_that_the_hub_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache of the hub keeps a file under its SHA-256, with a link of its name under the commit."""
+    content, place, commit = b"weights", "timm/x", "c0" * 20
+    sha256 = hashlib.sha256(content).hexdigest()
+    repository = tmp_path / "models--timm--x"
+    blob, snapshot = repository / "blobs" / sha256, repository / "snapshots" / commit / "model.safetensors"
+    for path in (blob, snapshot, repository / "refs" / "main"):
+        path.parent.mkdir(parents=True)
+    blob.write_bytes(content)
+    snapshot.symlink_to(blob)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(registry, "PINS", {place: (commit, sha256)})
+    known = registry.Entry(registry.ENCODER, "x", place, "mit", 1)
+    assert locate(known, None, "--x")[1].revision == commit  # the pinned one; there is no main
+    (repository / "refs" / "main").write_text(commit)
+    assert locate(known, None, "--x")[1].revision == commit
+    monkeypatch.setattr(registry, "PINS", {place: (commit, "0" * 64)})
+    with pytest.raises(LilaError, match=f"published weights of x, SHA-256 {'0' * 16}, found {sha256[:16]}"):
+        locate(known, None, "--x")
+    monkeypatch.setattr(registry, "PINS", {})
+    blob.write_bytes(b"cut")
+    with pytest.raises(LilaError, match=f"published weights of x, SHA-256 {sha256[:16]}, found"):
+        locate(known, None, "--x")
 
 
 def test_a_failed_download_from_a_url_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,7 +222,7 @@ def test_callbacks_communicate_with_no_rank(
     for name in ("all_reduce", "broadcast", "barrier", "all_gather"):
         monkeypatch.setattr(torch.distributed, name, refuse)
     board = TensorBoardLogger(tmp_path / "tensorboard")
-    callbacks = [board, PictureCallback(1, board), ScoreCallback(1, open_tasks(davis, 1), board)]
+    callbacks = [board, PictureCallback(1, [board]), ScoreCallback(1, open_tasks(davis, 1), [board])]
     assert {type(callback) for callback in callbacks} == {
         kind for kind in vars(callbacks_module).values() if isinstance(kind, type) and issubclass(kind, Callback)
     } - {Callback}

@@ -50,6 +50,11 @@ def test_a_run_writes_its_files_and_a_finished_one_is_left_alone(store: stores.C
     arguments = ["run", "--store", str(store.path), "--out", str(tmp_path / "run"), "--steps", "3", *OPTIONS]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
+    assert re.search(
+        r"Training .*/run\n +store .*cues\.zarr, \d clips *\n +encoder +tiny .*licence: apache-2", result.output
+    )
+    assert re.search(r"trained +[\d,]+ parameters; 8 features a pixel *\n.*cues flow, depth, features", result.output)
+    assert f"next: lila-train features VIDEO --weights {tmp_path}/run" in result.output
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
         "weights.safetensors",
         "log.jsonl",
@@ -68,6 +73,24 @@ def test_a_run_writes_its_files_and_a_finished_one_is_left_alone(store: stores.C
     again = CliRunner().invoke(app, [*arguments])
     assert "this run is finished" in again.output
     assert (tmp_path / "run/weights.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_run_logs_to_wandb_offline_and_continues_the_same_wandb_run(
+    store: stores.CueStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    arguments = ["run", "--store", str(store.path), "--out", str(tmp_path / "run"), *OPTIONS, "--logger"]
+    command = [sys.executable, "-m", "lila_train", *arguments, "wandb", "--steps"]  # it starts a process of its own
+    for steps in ("11", "12"):
+        done = subprocess.run([*command, steps], capture_output=True, text=True, check=True)
+        assert (" left, at " in done.stderr) == (steps == "11")
+    run_id = json.loads((tmp_path / "run/run.json").read_text())["wandb"]
+    logs = sorted((tmp_path / "run/wandb").glob(f"offline-run-*-{run_id}/run-{run_id}.wandb"))
+    assert b"train/loss" in logs[0].read_bytes()
+    assert b"train/loss" in logs[-1].read_bytes()
+    assert "expected --logger to be wandb" in refusal(*arguments, "mlflow", "--steps", "13")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert "pip install 'lila-pixels[wandb]'" in refusal(*arguments, "wandb", "--steps", "13")
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
