@@ -164,10 +164,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86_400:.2g} days"
 
 
-def progress(unit: str) -> bars.Progress:
-    """Return the context of a bar with the count, the rate in `unit` per second and the time left."""
+def progress(unit: str, elapsed: bool = False) -> bars.Progress:
+    """Return the context of a bar with the count, the rate in `unit` per second, the time left and perhaps `elapsed`."""
     start = (bars.SpinnerColumn(), _Description(), bars.BarColumn(), bars.MofNCompleteColumn())
-    return _Progress(*start, _Rate(unit), bars.TimeRemainingColumn(), console=err)
+    times = (bars.TimeElapsedColumn(), bars.TextColumn("elapsed,")) if elapsed else ()
+    return _Progress(*start, _Rate(unit), *times, bars.TimeRemainingColumn(), console=err)
 
 
 class _Progress(bars.Progress):
@@ -186,7 +187,8 @@ class _Progress(bars.Progress):
             (unit,) = (column.unit for column in self.columns if isinstance(column, _Rate))
             rate = task.completed / max(task.elapsed or 0.0, 1e-9)
             total = "" if task.total is None else f" of {task.total:,.0f}"
-            err.print(f"{task.description}: {task.completed:,.0f}{total} {unit}, {rate:.3g} {unit}/s")
+            left = "" if task.time_remaining is None else f", about {duration(task.time_remaining)} left"
+            err.print(f"{task.description}: {task.completed:,.0f}{total} {unit}, {rate:.3g} {unit}/s{left}")
 
 
 class _Description(bars.ProgressColumn):

@@ -10,13 +10,14 @@ import matplotlib.style
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from lila_cues.viz.html import Row
 
 WIDTH_IN = 10.5
-WINDOW = 20  # steps of the running mean of a loss
+WINDOW = 21  # steps of the mean of a loss
 MAX_POINTS = 600  # of a longer line, every n-th point is drawn, 600 to 1,199 of them
-COLORS = ("#c2410c", "#0369a1", "#4d7c0f", "#7c3aed", "#b45309", "#0f766e", "#be185d", "#334155", "#9333ea", "#6b7280")
+COLORS = ("#c2410c", "#0369a1", "#65a30d", "#7c3aed", "#eab308", "#06b6d4", "#ec4899", "#1e293b", "#7f1d1d", "#94a3b8")
 REFERENCE_COLOR = "#64748b"
 STYLE = {
     "axes.edgecolor": "#8d949d",
@@ -48,7 +49,7 @@ class Curve(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Curves over steps. `reference` is a named level, drawn dashed; without one, the y axis starts at 0."""
+    """Curves over steps. `reference` is a named level, drawn dashed; without one, the y axis is logarithmic."""
 
     y_label: str
     curves: Sequence[Curve]
@@ -56,12 +57,12 @@ class Panel(NamedTuple):
 
 
 def loss_curves(rows: Sequence[Mapping[str, Any]], titles: Mapping[str, str], kind: str = "svg") -> bytes:
-    """Draw a run's losses, `titles` by their names in the rows of its log, each with its running mean over 20 steps."""
+    """Draw a run's losses, `titles` by their names in the rows of its log, each with its mean around each step."""
     steps = np.array([row["step"] for row in rows], float)
     curves = []
     for name, title in titles.items():
         values = np.array([row[name] for row in rows], float)
-        curves.append(Curve(title, (steps, running_mean(values, WINDOW)), [(steps, values)]))
+        curves.append(Curve(title, (steps, centered_mean(values, WINDOW)), [(steps, values)]))
     return step_curves([Panel("loss on the query view", curves)], kind)
 
 
@@ -70,17 +71,21 @@ def step_curves(panels: Sequence[Panel], kind: str = "svg") -> bytes:
     """Draw panels side by side and return the file, "svg" or "png"; a label has one color in all of them."""
     labels = list(dict.fromkeys(curve.label for panel in panels for curve in panel.curves))
     colors = {label: COLORS[n % len(COLORS)] for n, label in enumerate(labels)}
+    styles = {label: ("-", (0, (5, 1)))[n // 5 % 2] for n, label in enumerate(labels)}
     figure = Figure(figsize=(WIDTH_IN, 3.6), dpi=144, layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for label, mean, samples in panel.curves:
             for x, y in map(_thinned, samples):
                 axes.plot(x, y, color=colors[label], linewidth=0.7, alpha=0.35)
             x, y = _thinned(mean)
-            axes.plot(x, y, color=colors[label], label=label, marker="o" if len(x) < 30 else "", markersize=3.5)
+            style = {"marker": "o" if len(x) < 30 else "", "markersize": 3.5, "linestyle": styles[label]}
+            axes.plot(x, y, color=colors[label], label=label, **style)
         if panel.reference is None:
-            shown = [y for _, mean, samples in panel.curves for _, y in samples or [mean] if len(y)]
-            tops = [float(np.percentile(y, 99.5)) for y in shown]  # the first steps may be far above
-            axes.set_ylim(0, 1.05 * max([*tops, 1e-9]))
+            if any((mean[1] > 0).any() for _, mean, _ in panel.curves):
+                axes.set_yscale("log", nonpositive="mask")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+                axes.yaxis.set_minor_formatter(NullFormatter())
         else:
             name, level = panel.reference
             axes.axhline(level, color=REFERENCE_COLOR, linestyle="--", linewidth=1, label=name)
@@ -132,12 +137,12 @@ def picture_sheet(rows: Sequence[Row]) -> bytes:
     return _encode(sheet, "png")
 
 
-def running_mean(values: Values, window: int) -> Values:
-    """Return the mean of the last `window` values at each position; at the first ones, of those there are."""
+def centered_mean(values: Values, window: int) -> Values:
+    """Return the mean of the `window` values (odd) around each position; near the ends, of as many on both sides."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - window, 0)
-    return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
+    positions = np.arange(len(values))
+    reach = np.minimum(window // 2, np.minimum(positions, positions[::-1]))
+    return np.asarray((sums[positions + reach + 1] - sums[positions - reach]) / (2 * reach + 1))
 
 
 def _thinned(line: Line) -> Line:

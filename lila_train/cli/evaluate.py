@@ -154,6 +154,7 @@ def ablate(
     ] = None,
     encoder_weights: EncoderWeights = None,
     num_workers: Annotated[int | None, typer.Option(min=0, help=NUM_WORKERS)] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Rows trained side by side, by one thread or one GPU each.")] = 1,
     device: Device = "auto",
 ) -> None:
     """Repeat the paper's ablations on a store, and compare the differences with the published ones.
@@ -170,6 +171,7 @@ def ablate(
     from lila_train.model.decoder import DecoderWidths
     from lila_train.outputs import open_folder
     from lila_train.report.ablations import PUBLISHED_FIELDS, markdown, write_ablations
+    from lila_train.report.tables import counted
     from lila_train.training.ablation_study import Study
     from lila_train.training.ablations import ROWS
     from lila_train.training.ablations import rows as rows_named
@@ -197,14 +199,28 @@ def ablate(
     encoder = encoder_of_store(opened, encoder_weights, target)
     options = RunOptions(num_workers=num_workers, encoder_weights=encoder_weights)
     study = Study(opened, encoder, config, tasks, out, Rank(device=target), options, score_every)
-    with console.progress("steps") as bar:
+    if jobs > 1:
+        with console.progress("rows", elapsed=True) as bar:
+            shown = bar.add_task(f"{jobs} rows at once", total=len(chosen) * seeds)
+
+            def on_job_done(name: str, scores: dict[str, float], seconds: float) -> None:
+                console.out.print(_row_line(name, scores, seconds))
+                bar.advance(shown)
+
+            study.run_jobs(chosen, range(seeds), min(jobs, len(chosen) * seeds), on_job_done)
+    with console.progress("steps", elapsed=True) as bar:
         shown = bar.add_task("ablations", total=config.steps * len(chosen) * seeds)
 
         def observe(name: str, steps: int, loss: float | None) -> None:
-            bar.update(shown, advance=steps, description=name if loss is None else f"{name}: loss {loss:.3f}")
+            bar.update(shown, description=name if loss is None else f"{name}: loss {loss:.3f}")
+            bar.advance(shown, steps)
 
-        findings = study.run(chosen, range(seeds), observe)
-    counts = ", ".join(f"{count} {what}" for what, count in tasks[0].counts().items())
+        def on_row_done(name: str, scores: dict[str, float], seconds: float) -> None:
+            if jobs == 1:
+                console.out.print(_row_line(name, scores, seconds))
+
+        findings = study.run(chosen, range(seeds), observe, on_row_done)
+    counts = counted(tasks[0].counts())
     caption = (
         f"J&F in percent on {tasks[0].data.root} ({counts}); trained on {opened.path}, {config.steps} steps of "
         f"{config.batch_size} pairs at {config.crop_size} px, learning rate {config.lr:g}, "
@@ -214,6 +230,11 @@ def ablate(
     for finding in findings:
         console.out.print(markdown(finding))
     console.out.print(f"{out / 'ablations.html'}")
+
+
+def _row_line(name: str, scores: dict[str, float], seconds: float) -> str:
+    shown = ", ".join(f"J&F {score:.1f} by {protocol}" for protocol, score in scores.items())
+    return f"{name}: {shown} ({console.duration(seconds)})"
 
 
 def report(

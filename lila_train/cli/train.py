@@ -177,7 +177,8 @@ def train(
 
             class ProgressBar(Callback):
                 def on_step_end(self, run: RunState, record: StepRecord) -> None:
-                    bar.update(task, completed=run.step, description=f"loss {record.loss:.3f}")
+                    bar.update(task, description=f"loss {record.loss:.3f}")
+                    bar.advance(task)
                     times.append(record.seconds)
                     if len(times) == ESTIMATE_STEPS and run.step < config.steps:
                         mean, left = (

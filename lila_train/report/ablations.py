@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lila_cues.viz.charts import Curve, Panel, running_mean, score_dots, step_curves
+from lila_cues.viz.charts import Curve, Panel, centered_mean, score_dots, step_curves
 from lila_cues.viz.html import render
-from lila_train.report.tables import MISSING, markdown_table
+from lila_train.report.tables import MISSING, markdown_table, signed
 from lila_train.training.ablation_study import Finding
 from lila_train.training.ablations import FULL, Ablation
 from stores.atomic import atomic_write
@@ -24,7 +24,7 @@ PUBLISHED_FIELDS = {"davis-knn@lila": "davis_knn", "davis-lp@lila": "davis_lp"}
 
 HEAD = ["row", "J&F", "sd", "seeds", "to full", "to encoder", "published J&F", "published, to full"]
 TEXT_COLUMNS = ("row", "what it asks", "settings")
-SMOOTHING_STEPS = 50
+SMOOTHING_STEPS = 51
 
 
 def write_ablations(folder: Path, findings: Sequence[Finding], caption: str, losses: Losses) -> None:
@@ -93,7 +93,7 @@ def table_rows(finding: Finding) -> list[list[str]]:
 
 
 def _signed(value: float | None) -> str:
-    return MISSING if value is None else f"{value:+.1f}"
+    return MISSING if value is None else signed(value)
 
 
 def _explain(rows: Sequence[Ablation]) -> tuple[list[str], list[list[str]]]:
@@ -131,7 +131,7 @@ def steps_chart(findings: Sequence[Finding], losses: Losses) -> bytes:
 
 
 def mean_loss(seeds: Sequence[Sequence[float]]) -> np.ndarray:
-    """Return the running mean over SMOOTHING_STEPS of the seeds' mean, over the steps that all of them have."""
+    """Return the mean over SMOOTHING_STEPS around each step of the seeds' mean, over the steps that all of them have."""
     length = min(map(len, seeds), default=0)
     mean = np.mean([seed[:length] for seed in seeds], axis=0) if length else np.zeros(0)
-    return running_mean(mean, SMOOTHING_STEPS)
+    return centered_mean(mean, SMOOTHING_STEPS)

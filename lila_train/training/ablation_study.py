@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 import stores
+from lila_cues import console
 from lila_cues.networks import FrozenEncoder
 from lila_train.evaluation.harness import Task, evaluate
 from lila_train.evaluation.models import ENCODER, LilaModel
@@ -21,9 +30,13 @@ from lila_train.training.distributed import Rank
 from lila_train.training.run_dir import RunDir
 from lila_train.training.trainer import Trainer
 from stores.atomic import read_lines
+from stores.errors import LilaError
 
 Progress = Callable[[str, int, float | None], None]
 """Called with a run's name, the number of new steps, and the last one's loss; None for steps of an earlier call."""
+Scores = dict[str, float]
+Done = Callable[[str, Scores, float], None]
+"""Called with a run's name, its scores by protocol, and the seconds that it took now."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +98,16 @@ class Study:
     options: RunOptions
     score_every: int | None = None
 
-    def run(self, rows: Sequence[Ablation], seeds: Sequence[int], progress: Progress) -> list[Finding]:
+    def run(self, rows: Sequence[Ablation], seeds: Sequence[int], progress: Progress, done: Done) -> list[Finding]:
         """Train and score what is missing, all rows with one seed after the other, and read the rest."""
         results: dict[tuple[str, str], dict[int, float]] = {}
         for seed in seeds:
-            for row in rows:
-                self._train(row, seed, progress)
-                run_dir = self.run_dir(row, seed)
-                for task in self.tasks:
-                    score = self._score(task, run_dir.weights, LilaModel.head, run_dir.root / "scores")
-                    results.setdefault((task.protocol, row.name), {})[seed] = score
+            for number, row in enumerate(rows, 1):
+                name, began = f"row {number} of {len(rows)}, seed {seed}: {row.label}", time.monotonic()
+                scores = self.train_and_score(row, seed, partial(progress, name))
+                done(name, scores, time.monotonic() - began)
+                for protocol, score in scores.items():
+                    results.setdefault((protocol, row.name), {})[seed] = score
         findings = []
         for task in self.tasks:
             weights = self.run_dir(FULL, self.config.seed).weights
@@ -106,6 +119,46 @@ class Study:
             findings.append(Finding(task.protocol, encoder, scores))
         return findings
 
+    def run_jobs(self, rows: Sequence[Ablation], seeds: Sequence[int], jobs: int, done: Done) -> None:
+        """Train and score what is missing in `jobs` processes, one thread or one GPU each; then `run` reads it.
+
+        Raises:
+            LilaError: as in `run`, or a process was killed.
+        """
+        context, gpus = multiprocessing.get_context("spawn"), torch.cuda.device_count()
+        devices = context.Queue()
+        for n in range(jobs):
+            devices.put(f"cuda:{n % gpus}" if self.rank.device.type == "cuda" else str(self.rank.device))
+        self.encoder.cpu()  # to be sent to the processes
+        try:
+            with ProcessPoolExecutor(jobs, context, _start_job, (self, devices)) as pool:
+                try:
+                    futures = {pool.submit(_run_job, row, seed): (row, seed) for seed in seeds for row in rows}
+                    for number, future in enumerate(as_completed(futures), 1):
+                        row, seed = futures[future]
+                        done(f"{number} of {len(futures)}, seed {seed}: {row.label}", *future.result())
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    for process in multiprocessing.active_children():
+                        process.terminate()
+                    raise
+        except BrokenProcessPool as error:
+            raise LilaError(
+                "a process of --jobs was killed, perhaps for lack of memory; finished rows are kept: run the same "
+                "command again, with fewer --jobs"
+            ) from error
+        finally:
+            self.encoder.to(self.rank.device)
+
+    def train_and_score(self, row: Ablation, seed: int, progress: Callable[[int, float | None], None]) -> Scores:
+        """Return J&F of a row with a seed in percent, by protocol; what is missing is computed."""
+        self._train(row, seed, progress)
+        run_dir = self.run_dir(row, seed)
+        return {
+            task.protocol: self._score(task, run_dir.weights, LilaModel.head, run_dir.root / "scores")
+            for task in self.tasks
+        }
+
     def run_dir(self, row: Ablation, seed: int) -> RunDir:
         return RunDir(self.out / row.name / f"seed-{seed}")
 
@@ -113,20 +166,19 @@ class Study:
         """Return the loss of every step, by seed."""
         return [[step["loss"] for step in self.run_dir(row, seed).rows()] for seed in seeds]
 
-    def _train(self, row: Ablation, seed: int, progress: Progress) -> None:
-        name = f"{row.label}, seed {seed}"
+    def _train(self, row: Ablation, seed: int, progress: Callable[[int, float | None], None]) -> None:
         config = self.config.replace(**{"seed": seed, **row.changes})
         run_dir = RunDir.open(self.run_dir(row, seed).root, config, self.store)
         trainer = Trainer(self.store, self.encoder, config, run_dir, self.rank, self.options)
         if trainer.is_finished():
-            progress(name, config.steps, None)
+            progress(config.steps, None)
             return
         trainer.restore()
-        progress(name, trainer.step, None)
+        progress(trainer.step, None)
 
         class ReportLoss(Callback):
             def on_step_end(self, run: RunState, record: StepRecord) -> None:
-                progress(name, 1, record.loss)
+                progress(1, record.loss)
 
         callbacks: list[Callback] = [ReportLoss()]
         if self.score_every:
@@ -151,3 +203,20 @@ class Study:
             if lines:
                 scores[seed] = {n["step"]: 100 * n["figures"]["JF"] for n in lines} | {self.config.steps: score}
         return scores
+
+
+_job: list[Study] = []  # of this process, if it is one of --jobs
+
+
+def _start_job(study: Study, devices: Any) -> None:
+    """Prepare a process of `run_jobs`; the first process has the progress and the signals."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    console.err.quiet = True
+    device = torch.device(devices.get())
+    _job.append(replace(study, encoder=study.encoder.to(device), rank=Rank(device=device)))
+
+
+def _run_job(row: Ablation, seed: int) -> tuple[Scores, float]:
+    began = time.monotonic()
+    return _job[0].train_and_score(row, seed, lambda steps, loss: None), time.monotonic() - began

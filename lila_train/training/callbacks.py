@@ -177,8 +177,8 @@ def open_logger(name: str, run_dir: RunDir, config: TrainConfig, first_step: int
 class PictureCallback(Callback):
     """Write pictures/step-N.png: one row for each of the same four pairs.
 
-    From left to right: context view, query view, the features of both in one PCA basis, then each cue of the query and
-    its prediction.
+    Columns: context view, query view, the features of both in one PCA basis, then each cue of the query and its
+    prediction.
     """
 
     every: int
@@ -191,7 +191,8 @@ class PictureCallback(Callback):
         context, query = make_views(run.first_pairs(4), run.config)
         x_context, x_query, predicted, query = run.train_step.predict(context, query)
         shown = (context.image, query.image, x_context, x_query, query.target, predicted)
-        titles = ["context", "query", "our features", "", *(t for cue in cues for t in (cue.name, "predicted"))]
+        titles = ["context", "query", "LILA, context", "LILA, query"]
+        titles += [title for cue in cues for title in (f"{cue.name}, query", "predicted")]
         step, n_pairs = run.config.crop_size + MARGIN, len(context.image)
         sheet = Image.new("RGB", (len(titles) * step - MARGIN, HEADING + n_pairs * step), "white")
         for column, title in enumerate(titles):

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from matplotlib import rcParams
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -30,11 +31,13 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return figures
 
 
-def test_the_running_mean_by_hand() -> None:
-    curve = np.arange(30.0)
-    mean = charts.running_mean(curve, charts.WINDOW)
-    assert mean[:3] == pytest.approx([0, 0.5, 1])
-    assert mean[29] == pytest.approx(np.mean(curve[10:]))
+def test_the_mean_does_not_lag() -> None:
+    line = np.arange(30.0)
+    np.testing.assert_allclose(charts.centered_mean(line, charts.WINDOW), line)
+    peak = charts.centered_mean(np.eye(30)[15], 5)
+    np.testing.assert_allclose(peak[12:19], [0, 0.2, 0.2, 0.2, 0.2, 0.2, 0])
+    assert charts.centered_mean(np.array([4.0, 1.0, 1.0]), 5)[:2] == pytest.approx([4, 2])
+    assert len(charts.centered_mean(np.zeros(0), 5)) == 0
 
 
 def test_a_loss_is_drawn_step_by_step_and_as_its_mean(drawn: list[Figure]) -> None:
@@ -44,17 +47,31 @@ def test_a_loss_is_drawn_step_by_step_and_as_its_mean(drawn: list[Figure]) -> No
     assert len(others) == 2
     np.testing.assert_allclose(thin.get_ydata(), [row["loss"] for row in LOG])
     np.testing.assert_allclose(thick.get_xdata(), np.arange(100))
-    assert thick.get_ydata()[-1] == pytest.approx(np.mean([row["loss"] for row in LOG[-20:]]))
+    assert thick.get_ydata()[50] == pytest.approx(np.mean([row["loss"] for row in LOG[40:61]]))
     assert thin.get_color() == thick.get_color() != others[0].get_color()
     assert [text.get_text() for text in axes.get_legend().texts] == list(TITLES.values())
     assert axes.get_xlabel() == "step"
 
 
-def test_the_axis_starts_at_0_and_leaves_out_a_spike(drawn: list[Figure]) -> None:
-    loss_curves([{"step": n, "loss": 500.0 if n == 0 else 1.0} for n in range(1000)], {"loss": "total"})
-    low, high = drawn[0].axes[0].get_ylim()
-    assert low == 0
-    assert 1 < high < 2
+def test_the_axis_is_logarithmic_with_plain_numbers_and_whole_steps(drawn: list[Figure]) -> None:
+    """A loss far above the others does not flatten them; one that is always 0 is left out."""
+    rows = [{"step": n, "loss": 0.5 if n == 0 else 0.01, "edge": 0.0} for n in range(6)]
+    loss_curves(rows, {"loss": "total", "edge": "edge"})
+    (axes,) = drawn[0].axes
+    assert axes.get_yscale() == "log"
+    assert {"0.01", "0.1", "0.5"} <= {text.get_text() for text in axes.get_yticklabels()}
+    assert not any("$" in text.get_text() for text in (*axes.get_yticklabels(), *axes.get_yticklabels(minor=True)))
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+    loss_curves([row | {"loss": 0.0} for row in rows], {"loss": "total"})
+    assert drawn[1].axes[0].get_yscale() == "linear"
+
+
+def test_ten_curves_are_told_apart(drawn: list[Figure]) -> None:
+    line = (np.array([1, 2]), np.array([3.0, 4.0]))
+    step_curves([Panel("loss", [Curve(str(n), line) for n in range(10)])])
+    rgb = np.array([to_rgb(each.get_color()) for each in drawn[0].axes[0].lines])
+    distances = np.linalg.norm(rgb[:, None] - rgb, axis=-1) + np.eye(10)
+    assert distances.min() > 0.3
 
 
 def test_long_runs_are_thinned_and_short_ones_marked(drawn: list[Figure]) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,11 +39,11 @@ def finding(erm: Mapping[int, float], protocol: str = "davis-knn@lila") -> Findi
 
 def test_a_table_compares_the_seeds_that_both_rows_have() -> None:
     encoder, full, erm = table_rows(finding({0: 79.0, 1: 79.0}))
-    assert encoder == ["frozen encoder", "70.0", "–", "–", "-12.0", "–", "–", "–"]
+    assert encoder == ["frozen encoder", "70.0", "–", "–", "−12.0", "–", "–", "–"]
     assert full == ["LILA", "82.0", "2.0", "3", "–", "+12.0", "73.9", "–"]
-    assert erm == ["A: ERM distillation", "79.0", "0.0", "2", "-2.0", "+9.0", "61.1", "-12.8"]
+    assert erm == ["A: ERM distillation", "79.0", "0.0", "2", "−2.0", "+9.0", "61.1", "−12.8"]
     by_probe = table_rows(finding({}, "davis-lp@lila"))
-    assert by_probe[2] == ["A: ERM distillation", "missing", "–", "0", "missing", "missing", "63.2", "-5.4"]
+    assert by_probe[2] == ["A: ERM distillation", "–", "–", "0", "–", "–", "63.2", "−5.4"]
 
 
 def test_the_files_hold_every_protocol(tmp_path: Path) -> None:
@@ -68,8 +72,9 @@ def test_the_chart_over_steps_shows_what_was_scored_on_the_way() -> None:
     losses = {"LILA": [[0.3, 0.1], [0.5, 0.3, 0.2]], "A: ERM distillation": [[]]}
     assert b"davis-knn@lila" in ablations.steps_chart([scored, bare], losses)
     assert b"davis-lp@lila" not in ablations.steps_chart([scored, bare], losses)
-    np.testing.assert_allclose(ablations.mean_loss(losses["LILA"]), [0.4, 0.3])
-    np.testing.assert_allclose(ablations.mean_loss([[1.0] * 60 + [3.0] * 60])[[0, 59, 84, 119]], [1, 1, 2, 3])
+    np.testing.assert_allclose(ablations.mean_loss(losses["LILA"]), [0.4, 0.2])
+    step = ablations.mean_loss([[1.0] * 60 + [3.0] * 60])  # rises over 51 steps, as much before it as after it
+    np.testing.assert_allclose(step[[0, 34, 59, 60, 85, 119]], [1, 1, 2 - 1 / 51, 2 + 1 / 51, 3, 3])
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +123,24 @@ def test_a_study_trains_and_scores_and_resumes(
     found = {str(path.relative_to(tmp_path / "out").parent) for path in (tmp_path / "out").rglob("weights.safetensors")}
     assert found == {"full/seed-0", "erm/seed-0"}
     assert (tmp_path / "out/thesis.tex").exists()
+
+
+def test_jobs_give_the_same_tables(store: stores.CueStore, tmp_path: Path) -> None:
+    worlds.write_davis(tmp_path / "davis", ("one",), 4)
+    arguments = ["ablate", "--store", str(store.path), "--data", str(tmp_path / "davis"), "--rows", "erm"]
+    arguments += ["--steps", "2", "--seeds", "1", "--device", "cpu", *(word for s in SMALL for word in ("--set", s))]
+    shown = {}
+    for jobs in ("2", "1"):
+        out = ["--out", str(tmp_path / jobs), "--jobs", jobs]
+        done = subprocess.run(
+            [sys.executable, "-m", "lila_train", *arguments, *out],
+            env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        shown[jobs] = done.stdout
+    assert (tmp_path / "2/ablations.csv").read_bytes() == (tmp_path / "1/ablations.csv").read_bytes()
+    assert re.search(r"^row 2 of 2, seed 0: A: ERM distillation: J&F \d+\.\d by davis-knn@lila \(", shown["1"], re.M)
+    for number in (1, 2):
+        assert re.search(rf"^{number} of 2, seed 0: .*: J&F \d+\.\d by davis-knn@lila \(", shown["2"], re.M)
 
 
 def test_a_protocol_without_published_ablations_is_refused(store: stores.CueStore, tmp_path: Path) -> None:
