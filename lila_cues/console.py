@@ -165,7 +165,7 @@ def duration(seconds: float) -> str:
 
 
 def progress(unit: str, elapsed: bool = False) -> bars.Progress:
-    """Return the context of a bar with the count, the rate in `unit` per second, the time left and perhaps `elapsed`."""
+    """Return the context of a bar with the count, the rate in `unit` per second, the time left, perhaps `elapsed`."""
     start = (bars.SpinnerColumn(), _Description(), bars.BarColumn(), bars.MofNCompleteColumn())
     times = (bars.TimeElapsedColumn(), bars.TextColumn("elapsed,")) if elapsed else ()
     return _Progress(*start, _Rate(unit), *times, bars.TimeRemainingColumn(), console=err)

@@ -131,7 +131,7 @@ def steps_chart(findings: Sequence[Finding], losses: Losses) -> bytes:
 
 
 def mean_loss(seeds: Sequence[Sequence[float]]) -> np.ndarray:
-    """Return the mean over SMOOTHING_STEPS around each step of the seeds' mean, over the steps that all of them have."""
+    """Return the seeds' mean over the steps that all have, averaged over SMOOTHING_STEPS around each step."""
     length = min(map(len, seeds), default=0)
     mean = np.mean([seed[:length] for seed in seeds], axis=0) if length else np.zeros(0)
     return centered_mean(mean, SMOOTHING_STEPS)
