@@ -103,9 +103,9 @@ class Study:
         results: dict[tuple[str, str], dict[int, float]] = {}
         for seed in seeds:
             for number, row in enumerate(rows, 1):
-                name, began = f"row {number} of {len(rows)}, seed {seed}: {row.label}", time.monotonic()
+                name, began = f"row {number} of {len(rows)}, seed {seed}", time.monotonic()
                 scores = self.train_and_score(row, seed, partial(progress, name))
-                done(name, scores, time.monotonic() - began)
+                done(f"{name}: {row.label}", scores, time.monotonic() - began)
                 for protocol, score in scores.items():
                     results.setdefault((protocol, row.name), {})[seed] = score
         findings = []

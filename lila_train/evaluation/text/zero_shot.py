@@ -118,7 +118,7 @@ class SeenAndUnseen(Confusion):
 ZERO_SHOT = replace(
     COCO_LILA,
     name="cocostuff-zs@lila",
-    build=TextProbe,
+    build=TextProbe,  # type: ignore[arg-type] # without the texts, which a task adds
     n_outputs=COCO_FINE,
     recipe=ProbeRecipe(epochs=5, batch=32, lr=3e-4, weight_decay=0.01),
     loss=partial(zero_shot_loss, unseen=tuple(UNSEEN)),

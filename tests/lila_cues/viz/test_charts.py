@@ -93,6 +93,22 @@ def test_a_label_has_one_color_in_all_panels(drawn: list[Figure]) -> None:
     assert right.get_ylim()[0] > 0
 
 
+def test_a_row_far_below_the_others_does_not_flatten_them(drawn: list[Figure]) -> None:
+    scores = {"full": [80.0, 82.0], "none": [], "erm": [55.0, 57.0], "one": [78.0]}
+    score_dots(scores, ("encoder", 76.0), "J&F, %")
+    (axes,) = drawn[0].axes
+    assert 75 < axes.get_xlim()[0] < 76
+    assert [text.get_text() for text in axes.texts] == [" encoder", " ← 56.0"]
+    steps = np.array([1, 2])
+    curves = [Curve(name, (steps, np.array(y))) for name, y in (("full", [70.0, 80.0]), ("erm", [40.0, 50.0]))]
+    step_curves([Panel("J&F, %", curves, ("encoder", 76.0))])
+    (axes,) = drawn[1].axes
+    assert 68 < axes.get_ylim()[0] < 70
+    assert axes.texts[0].get_text() == "erm: below the axis, 50.0 at the end"
+    score_dots({"full": [80.0, 82.0], "one": [70.0]}, ("encoder", 76.0), "J&F, %")
+    assert drawn[2].axes[0].get_xlim()[0] < 70
+
+
 def test_scores_stand_in_rows_with_their_spread(drawn: list[Figure]) -> None:
     svg = score_dots({"full": [80.0, 82.0, 84.0], "one": [70.0], "none": []}, ("encoder", 60.0), "J&F, %")
     (axes,) = drawn[0].axes
