@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from scipy.signal import savgol_filter
 
 from lila_cues.viz.html import Row
 
@@ -176,11 +177,9 @@ def picture_sheet(rows: Sequence[Row]) -> bytes:
 
 
 def centered_mean(values: Values, window: int) -> Values:
-    """Return the mean of the `window` values (odd) around each position; near the ends, of as many on both sides."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    positions = np.arange(len(values))
-    reach = np.minimum(window // 2, np.minimum(positions, positions[::-1]))
-    return np.asarray((sums[positions + reach + 1] - sums[positions - reach]) / (2 * reach + 1))
+    """Return the mean of the `window` values (odd) around each position; near the ends a line through so many."""
+    window = min(window, len(values) - 1 + len(values) % 2)
+    return savgol_filter(values, window, 1) if window > 2 else values
 
 
 def _thinned(line: Line) -> Line:

@@ -112,11 +112,11 @@ class Study:
         for task in self.tasks:
             weights = self.run_dir(FULL, self.config.seed).weights
             encoder = self._score(task, weights, ENCODER, self.out / ENCODER)  # has no seed
-            scores = []
+            row_scores = []
             for row in rows:
                 by_seed = results[task.protocol, row.name]
-                scores.append(RowScores(row, by_seed, self._by_step(task, row, by_seed)))
-            findings.append(Finding(task.protocol, encoder, scores))
+                row_scores.append(RowScores(row, by_seed, self._by_step(task, row, by_seed)))
+            findings.append(Finding(task.protocol, encoder, row_scores))
         return findings
 
     def run_jobs(self, rows: Sequence[Ablation], seeds: Sequence[int], jobs: int, done: Done) -> None:
