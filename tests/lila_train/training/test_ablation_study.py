@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import stores
 from lila_cues import networks
 from lila_cues.networks import FrozenEncoder
 from lila_train.cli import app
+from lila_train.evaluation.config import EvalConfig
+from lila_train.evaluation.protocols import open_task
 from lila_train.model import lila
 from lila_train.report import ablations
 from lila_train.report.ablations import table_rows, write_ablations
 from lila_train.training import trainer
-from lila_train.training.ablation_study import Finding, RowScores
+from lila_train.training.ablation_study import Finding, RowScores, Study
 from lila_train.training.ablations import FULL, ROWS
+from lila_train.training.ablations import rows as rows_named
+from lila_train.training.config import RunOptions, TrainConfig
+from lila_train.training.distributed import Rank
 from stores.errors import LilaError
 from tests.lila_cues.viz.test_html import check_self_contained
 from tests.lila_train.evaluation import worlds
@@ -100,6 +103,8 @@ def test_a_study_trains_and_scores_and_resumes(
     first = CliRunner().invoke(app, [*arguments, "--seeds", "1", "--score-every", "1"])
     assert first.exit_code == 0, first.output
     assert len(restored) == 1, "one encoder for all rows, seeds and protocols"
+    line = r"^row 2 of 2, seed 0: A: ERM distillation: J&F \d+\.\d by davis-knn@lila \([\d.]+ \w+\)$"
+    assert re.search(line, first.output, re.MULTILINE)
     scored = [json.loads(line) for line in (tmp_path / "out/full/seed-0/scores.jsonl").read_text().splitlines()]
     assert [(line["step"], line["counts"]["sequences"]) for line in scored] == [(1, 1)]
     assert "davis-knn@lila, %" in (tmp_path / "out/ablations-steps.svg").read_text()
@@ -125,22 +130,28 @@ def test_a_study_trains_and_scores_and_resumes(
     assert (tmp_path / "out/thesis.tex").exists()
 
 
-def test_jobs_give_the_same_tables(store: stores.CueStore, tmp_path: Path) -> None:
-    worlds.write_davis(tmp_path / "davis", ("one",), 4)
-    arguments = ["ablate", "--store", str(store.path), "--data", str(tmp_path / "davis"), "--rows", "erm"]
-    arguments += ["--steps", "2", "--seeds", "1", "--device", "cpu", *(word for s in SMALL for word in ("--set", s))]
-    shown = {}
-    for jobs in ("2", "1"):
-        out = ["--out", str(tmp_path / jobs), "--jobs", jobs]
-        done = subprocess.run(
-            [sys.executable, "-m", "lila_train", *arguments, *out],
-            env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        shown[jobs] = done.stdout
-    assert (tmp_path / "2/ablations.csv").read_bytes() == (tmp_path / "1/ablations.csv").read_bytes()
-    assert re.search(r"^row 2 of 2, seed 0: A: ERM distillation: J&F \d+\.\d by davis-knn@lila \(", shown["1"], re.M)
-    for number in (1, 2):
-        assert re.search(rf"^{number} of 2, seed 0: .*: J&F \d+\.\d by davis-knn@lila \(", shown["2"], re.M)
+def test_jobs_give_the_same_scores_and_are_resumed(store: stores.CueStore, tmp_path: Path) -> None:
+    device, rows = torch.device("cpu"), rows_named("erm")
+    task = open_task(
+        "davis-knn@lila", worlds.write_davis(tmp_path / "davis", ("one",), 4), EvalConfig(short_side=48, window=3)
+    )
+    config = TrainConfig(steps=2, **TrainConfig.parse_assignments(SMALL))
+    encoder, lines = trainer.encoder_of_store(store, None, device), []
+    found = {}
+    for jobs in (2, 0):
+        out = tmp_path / str(jobs)
+        study = Study(store, encoder, config, [task], out, Rank(device=device), RunOptions(num_workers=0))
+        if jobs:
+            study.run_jobs(rows, [0], jobs, lambda name, scores, seconds: lines.append((name, scores)))
+            written = {path: path.stat().st_mtime_ns for path in out.rglob("weights.safetensors")}
+            assert len(written) == 2
+        (finding,) = study.run(rows, [0], lambda name, steps, loss: None, lambda name, scores, seconds: None)
+        found[jobs] = {scores.row.label: scores.by_seed for scores in finding.scores}
+    assert found[2] == found[0]
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert {name.partition(", ")[0] for name, _ in lines} == {"1 of 2", "2 of 2"}
+    by_label = {name.partition("seed 0: ")[2]: scores["davis-knn@lila"] for name, scores in lines}
+    assert by_label == {label: by_seed[0] for label, by_seed in found[0].items()}
 
 
 def test_a_protocol_without_published_ablations_is_refused(store: stores.CueStore, tmp_path: Path) -> None:
