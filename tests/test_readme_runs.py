@@ -69,5 +69,6 @@ def prepare(folder: Path, shared: Path) -> None:
     mask.putpalette([0, 0, 0, 255, 0, 0])
     mask.paste(1, (30, 30, 60, 60))
     mask.save(folder / "first.png")
+    (folder / "points.csv").write_text("x,y,frame\n40,40,0\n90,50,3\n")
     for name in ("vit_tiny_patch16_224.pth", "raft_small.pth"):
         (folder / name).symlink_to(shared / "data" / "weights" / name)
