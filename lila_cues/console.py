@@ -187,7 +187,7 @@ class _Progress(bars.Progress):
             (unit,) = (column.unit for column in self.columns if isinstance(column, _Rate))
             rate = task.completed / max(task.elapsed or 0.0, 1e-9)
             total = "" if task.total is None else f" of {task.total:,.0f}"
-            left = "" if task.time_remaining is None else f", about {duration(task.time_remaining)} left"
+            left = "" if task.time_remaining is None else f", about {duration(float(task.time_remaining))} left"
             err.print(f"{task.description}: {task.completed:,.0f}{total} {unit}, {rate:.3g} {unit}/s{left}")
 
 

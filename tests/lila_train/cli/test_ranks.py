@@ -21,10 +21,11 @@ from lila_train.training import callbacks as callbacks_module
 from lila_train.training import distributed
 from lila_train.training.callbacks import (
     Callback,
+    Logger,
     PictureCallback,
     ScoreCallback,
     StepRecord,
-    TensorBoardLogger,
+    open_logger,
     open_tasks,
 )
 from lila_train.training.config import RunOptions, find_recipe
@@ -206,6 +207,7 @@ def test_a_rank_that_never_comes_ends_the_wait(monkeypatch: pytest.MonkeyPatch, 
         pass
 
 
+@pytest.mark.filterwarnings("ignore")  # of wandb
 def test_callbacks_communicate_with_no_rank(
     store: stores.CueStore, davis: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,14 +223,16 @@ def test_callbacks_communicate_with_no_rank(
         monkeypatch.setattr(Rank, name, refuse)
     for name in ("all_reduce", "broadcast", "barrier", "all_gather"):
         monkeypatch.setattr(torch.distributed, name, refuse)
-    board = TensorBoardLogger(tmp_path / "tensorboard")
-    callbacks = [board, PictureCallback(1, [board]), ScoreCallback(1, open_tasks(davis, 1), [board])]
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    loggers = [open_logger(name, run_dir, config, 0) for name in ("tensorboard", "wandb")]
+    callbacks = [*loggers, PictureCallback(1, loggers), ScoreCallback(1, open_tasks(davis, 1), loggers)]
     assert {type(callback) for callback in callbacks} == {
         kind for kind in vars(callbacks_module).values() if isinstance(kind, type) and issubclass(kind, Callback)
-    } - {Callback}
+    } - {Callback, Logger}
     for callback in callbacks:
         callback.on_step_end(trainer.state(), StepRecord(0, 1.0, {"l1": 0.5, "edge": 0.5}, 1e-4, 0.1))
-    board.close()
+    for logger in loggers:
+        logger.close()
     assert not any(isinstance(value, Rank) for value in vars(trainer.state()).values())
     assert not any(isinstance(value, Rank) for value in vars(trainer.train_step).values())
 
