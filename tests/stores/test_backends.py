@@ -205,7 +205,7 @@ def test_a_pair_is_read_by_requests_side_by_side(local: stores.CueStore, faults:
         remote = stores.open(f"{url}/cues.zarr")
         remote.statuses()
         faults.paths.clear()
-        faults.seconds = 0.05
+        faults.seconds = 0.3
         remote.stored_pair(0, 0)
         small = len(remote.arrays) - len(remote.cue_names)
         assert faults.at_once >= 8
