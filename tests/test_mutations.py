@@ -136,8 +136,8 @@ MUTATIONS = (
     Mutation(
         "the first frame stays in the context",
         "lila_train/model/propagation.py",
-        "1 + (self._seen - 1) % (size - 1)",
-        "self._seen % size",
+        "if not reference or self._seen - len(self._replaceable) == size:",
+        "if self._seen:",
         ("tests/lila_train/model/test_propagation.py",),
     ),
     Mutation(
