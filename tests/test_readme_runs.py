@@ -46,7 +46,13 @@ def test_the_commands_of_the_readme_run(shared: Path, tmp_path: Path, monkeypatc
         result = CliRunner().invoke(PROGRAMS[program], arguments)
         assert result.exit_code == 0, f"{command}\n{result.output}\n{result.exception!r}"
     assert not left_out, "no longer in the README"
-    made = ("features/photos/clip_pca.mp4", "explore.html", "tracked/00000.png", "model.onnx", "runs/ablations/ablations.html")
+    made = (
+        "features/photos/clip_pca.mp4",
+        "explore.html",
+        "tracked/00000.png",
+        "model.onnx",
+        "runs/ablations/ablations.html",
+    )
     assert all((tmp_path / name).is_file() for name in made), list(tmp_path.rglob("*"))
 
 
