@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from importlib.metadata import version
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -154,6 +155,14 @@ def facts(title: str) -> Table:
     table.add_column(style="cyan", no_wrap=True)
     table.add_column(overflow="fold")
     return table
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Return counts as text, one of a thing in the singular: `2 sequences, 1 object`."""
+    singular = {"classes": "class"}
+    return ", ".join(
+        f"{n} {singular.get(name, name.removesuffix('s')) if n == 1 else name}" for name, n in counts.items()
+    )
 
 
 def duration(seconds: float) -> str:

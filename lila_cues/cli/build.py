@@ -210,7 +210,7 @@ def run(config: BuildConfig, options: RunOptions, workers: Cluster | None = None
         tasks = -(-len(clips) // config.shard_clips)
         if tasks < builders:
             messages.note(
-                f"{len(clips)} clips are {tasks} task{'s' * (tasks != 1)}: {builders - tasks} of {builders} workers "
+                f"{len(clips)} clips are {console.counted({'tasks': tasks})}: {builders - tasks} of {builders} workers "
                 f"have nothing to do; --shard-clips {max(1, len(clips) // builders)} gives each one"
             )
         if side := enlarged_side(config, options, clips):

@@ -107,7 +107,7 @@ def finished(store: CueStore, shard: tuple[int, int]) -> str:
     share = "" if shard[1] == 1 else f"share {shard[0]}/{shard[1]} of "
     complete, failed = int((statuses == COMPLETE).sum()), int((statuses == FAILED).sum())
     retry = f", {failed} failed (--only-failed retries them)" if failed else ""
-    return f"{share}{store.path} is finished: {complete} clip{'s' * (complete != 1)} complete{retry}"
+    return f"{share}{store.path} is finished: {console.counted({'clips': complete})} complete{retry}"
 
 
 def active_workers(store: CueStore, only_failed: bool = False) -> Counter[str]:
@@ -120,6 +120,6 @@ def other_builders(store: CueStore, only_failed: bool = False) -> Iterator[str]:
     """Yield a note about each other builder of the store."""
     for worker, tasks in active_workers(store, only_failed).items():
         yield (
-            f"{worker} is building {tasks} task{'s' * (tasks != 1)} of this store; they are left to it, and the others "
-            "are shared with it; afterwards run the same command again, or see lila-cues status"
+            f"{worker} is building {console.counted({'tasks': tasks})} of this store; they are left to it, and the "
+            "others are shared with it; afterwards run the same command again, or see lila-cues status"
         )

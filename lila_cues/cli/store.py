@@ -55,7 +55,7 @@ def status(store: Store, failures: Annotated[int, typer.Option(min=0, help="Numb
         out.print(f"  {readable(round(per_clip * complete))}, {readable(round(per_clip))} per clip")
     with suppress(NoLocksError):
         for worker, tasks in active_workers(opened).items():
-            out.print(f"  active: {worker} on {tasks} task{'s' * (tasks != 1)}")
+            out.print(f"  active: {worker} on {console.counted({'tasks': tasks})}")
     reasons: Counter[str] = Counter()
     examples: dict[str, str] = {}  # the first clip of each reason
     failing = [task for task, key in recorded.items() if str(FAILED) in key[3]]

@@ -102,14 +102,14 @@ def evaluate(
     from lila_train.evaluation import harness
     from lila_train.evaluation.model_spec import ModelSpec
     from lila_train.evaluation.protocols import open_task
-    from lila_train.report.tables import counted, in_order, listed, metric, metric_text, weights_of
+    from lila_train.report.tables import in_order, listed, metric, metric_text, weights_of
 
     spec = ModelSpec(encoder, encoder_weights, baseline_repo, baseline_weights, weights, baseline)
     options = {"limit": limit, "seed": seed, "short_side": short_side, "texts": texts, "clip": clip}
     changed = EvalConfig.parse_assignments(set_ or ())
     config = EvalConfig.from_options(**(options | {"fast_probe": fast_probe} | changed))
     task = open_task(protocol, data, config, memory_mb and memory_mb * MIB)
-    console.out.print(console.bold(f"{task.config.evaluation_id(protocol)}:"), counted(task.counts()))
+    console.out.print(console.bold(f"{task.config.evaluation_id(protocol)}:"), console.counted(task.counts()))
     console.out.print(f"settings: {listed(task.settings)}")
     target = devices.choose(device)
     parallel = workers or harness.default_workers(target)
@@ -118,7 +118,10 @@ def evaluate(
     names = in_order(next(iter(result["scores"].values())))
     headings = [metric(name).heading for name in names]
     table = Table(
-        "", *headings, title=f"{result['protocol']}, in percent ({counted(result['counts'])})", title_justify="left"
+        "",
+        *headings,
+        title=f"{result['protocol']}, in percent ({console.counted(result['counts'])})",
+        title_justify="left",
     )
     for head, metrics in result["scores"].items():
         table.add_row(head, *(metric_text(name, metrics[name]) for name in names))
@@ -171,7 +174,6 @@ def ablate(
     from lila_train.model.decoder import DecoderWidths
     from lila_train.outputs import open_folder
     from lila_train.report.ablations import PUBLISHED_FIELDS, markdown, write_ablations
-    from lila_train.report.tables import counted
     from lila_train.training.ablation_study import Study
     from lila_train.training.ablations import ROWS
     from lila_train.training.ablations import rows as rows_named
@@ -220,7 +222,7 @@ def ablate(
                 console.out.print(_row_line(name, scores, seconds))
 
         findings = study.run(chosen, range(seeds), observe, on_row_done)
-    counts = counted(tasks[0].counts())
+    counts = console.counted(tasks[0].counts())
     caption = (
         f"J&F in percent on {tasks[0].data.root} ({counts}); trained on {opened.path}, {config.steps} steps of "
         f"{config.batch_size} pairs at {config.crop_size} px, learning rate {config.lr:g}, "

@@ -105,7 +105,7 @@ def features(
     failures = _extract(Extractor(compute, cache, basis), files, chosen)
     if failures:
         raise LilaError(f"{len(files) - len(failures)} of {len(files)} files done, in {out}; " + "; ".join(failures))
-    console.out.print(f"{len(files)} file{'s' * (len(files) > 1)} done, in {out}")
+    console.out.print(f"{console.counted({'files': len(files)})} done, in {out}")
 
 
 def _extract(extractor: Extractor, files: list[InputFile], points: Points | None) -> list[str]:
@@ -230,7 +230,7 @@ def track(
             count = tracking.track_points(model, stream, chosen, *common)
             found, results = len(chosen.xy), out / "tracks.csv"
         bar.update(task, total=count)
-    console.out.print(f"{count} frames, {found} {'object' if masks else 'point'}{'s' * (found > 1)}: {results}")
+    console.out.print(f"{count} frames, {console.counted({'objects' if masks else 'points': found})}: {results}")
 
 
 def explore(
@@ -276,13 +276,13 @@ def explore(
         raise LilaError("no image to explore; " + "; ".join(failures))
     count, patch, width = len(explored), model.encoder.patch_size, model.encoder.width
     facts = (
-        f"{count} image{'s' * (count > 1)}, short side {size} px. LILA: a vector of {model.decoder.widths.out} numbers "
-        f"per pixel; the encoder, {model.encoder.name}: one of {width} per {patch}×{patch} px."
+        f"{console.counted({'images': count})}, short side {size} px. LILA: a vector of {model.decoder.widths.out} "
+        f"numbers per pixel; the encoder, {model.encoder.name}: one of {width} per {patch}×{patch} px."
     )
     write_page(out, "LILA, pixel by pixel", facts, explored, error)
     megabytes = out.stat().st_size / 1e6
     hint = "; reduce --size or raise --error to make it smaller" if megabytes > 40 else ""
-    console.out.print(f"{out}: {count} image{'s' * (count > 1)}, {megabytes:.1f} MB{hint}")
+    console.out.print(f"{out}: {console.counted({'images': count})}, {megabytes:.1f} MB{hint}")
     if failures:
         raise LilaError(f"{len(files) - len(failures)} of {len(files)} files are in {out}; " + "; ".join(failures))
 

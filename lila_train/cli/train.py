@@ -168,8 +168,8 @@ def train(
         restored = trainer.restore()
         if rank.is_main:
             console.out.print(announcement(trainer))
-        if restored and rank.is_main:
-            console.out.print(f"resuming at step {trainer.step} of {config.steps}")
+            if restored:
+                console.out.print(f"resuming at step {trainer.step} of {config.steps}")
         callbacks: list[Callback] = []
         if rank.is_main:
             bar = stack.enter_context(console.progress("steps"))
@@ -179,13 +179,13 @@ def train(
                 def on_step_end(self, run: RunState, record: StepRecord) -> None:
                     bar.update(task, description=f"loss {record.loss:.3f}")
                     bar.advance(task)
+                    if len(times) == ESTIMATE_STEPS:
+                        return
                     times.append(record.seconds)
                     if len(times) == ESTIMATE_STEPS and run.step < config.steps:
-                        mean, left = (
-                            sum(times[1:]) / (len(times) - 1),
-                            config.steps - run.step,
-                        )  # the first one warms up
-                        console.err.print(f"about {console.duration(mean * left)} left, at {mean:.2g} s a step")
+                        mean = sum(times[1:]) / (ESTIMATE_STEPS - 1)  # the first one warms up
+                        left = console.duration(mean * (config.steps - run.step))
+                        console.err.print(f"about {left} left, at {mean:.2g} s a step")
 
             loggers = [open_logger(name, run_dir, config, trainer.step) for name in ("tensorboard", *options.loggers)]
             for logger in loggers:

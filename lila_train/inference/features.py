@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lila_cues import console
 from lila_cues.devices import to_host
 from lila_cues.images import image_size, read_image, resize
 from lila_cues.inputs import InputFile, max_pixels
@@ -273,7 +274,7 @@ def require_room(wanted: Estimate, cache: FeatureCache, width: int) -> str:
     """Return a line that says what will be written and what is free; LilaError where that does not suffice."""
     place, free = free_space(cache.folder)
     total, known = wanted.total_frames, [count or 0 for count in wanted.frames.values()]
-    count = f"{sum(known)} frame{'s' * (sum(known) != 1)}" + ("" if total is not None else " or more")
+    count = console.counted({"frames": sum(known)}) + ("" if total is not None else " or more")
     rows, columns = wanted.largest
     each = f"{readable(wanted.largest_bytes)} for {rows}×{columns} px, {width} channels, {cache.config.dtype}"
     if wanted.bytes > free:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import stores
+from lila_cues import console
 from lila_cues.viz import html
 from lila_cues.viz.charts import loss_curves
 from lila_cues.viz.pictures import flow_wheel
@@ -19,7 +20,7 @@ from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.outputs import Json, read_json, write_json
 from lila_train.report import sections
 from lila_train.report.sections import DavisResult
-from lila_train.report.tables import HEAD_NAMES, METRICS, MISSING, counted, percent, signed
+from lila_train.report.tables import HEAD_NAMES, METRICS, MISSING, percent, signed
 from lila_train.training.losses import loss_titles
 from lila_train.training.run_dir import RunDir
 from stores.atomic import read_lines
@@ -70,7 +71,7 @@ def write_demo_report(root: Path, device: torch.device) -> tuple[Path, bool]:
         wheel=flow_wheel(144),
         seconds=[(name, f"{value:.1f}") for name, value in seconds.items()],
         percent=percent,
-        counts=counted(result["counts"]),
+        counts=console.counted(result["counts"]),
         points=points,
         **content,
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from lila_cues import console
 from lila_train.evaluation.models import ENCODER, LilaModel
 from lila_train.model.released import WEIGHTS_FILE
 from lila_train.outputs import Json
@@ -205,7 +206,7 @@ def _measured(result: Json) -> list[TableRow]:
             names.get(head, f"{encoder} + {head}"),
             result["protocol"],
             metrics,
-            counted(result["counts"]),
+            console.counted(result["counts"]),
             weights_of(model, head),
             settings=listed(result["settings"]),
         )
@@ -241,14 +242,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple | list):
         return ("×" if all(isinstance(one, int) for one in value) else "/").join(map(_shown, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def counted(counts: Mapping[str, int]) -> str:
-    """Return counts as text, one of a thing in the singular: `2 sequences, 1 object`."""
-    singular = {"classes": "class"}
-    return ", ".join(
-        f"{n} {singular.get(name, name.removesuffix('s')) if n == 1 else name}" for name, n in counts.items()
-    )
 
 
 def paper_results(task: str) -> list[TableRow]:
