@@ -17,6 +17,9 @@ class EvalConfig(Config):
     places: ClassVar[frozenset[str]] = frozenset(("texts",))
 
     limit: PositiveInt | None = Field(None, description="Number of sequences or images to score; none: all.")
+    year: int | None = Field(
+        None, ge=2016, le=2017, description="Year of DAVIS's list and masks; none: 2017, or 2016 if only that is there."
+    )
     seed: int = Field(0, ge=0, le=MAX_SEED, description="Seed of trained probes; k-NN has none.")
     short_side: int | None = Field(
         None, ge=16, description="Short side of DAVIS frames in pixels; none: the protocol's."

@@ -74,18 +74,19 @@ def dense_entry(
 
 
 def _knn_entry(name: str, propagation: Propagation) -> ProtocolEntry:
-    options = ("limit", *KNN_SETTINGS)
+    options = ("limit", "year", *KNN_SETTINGS)
     return ProtocolEntry("davis", partial(knn_task, name, propagation), options, J_AND_F, asdict(propagation))
 
 
 _open_ade_150 = partial(segmentation.open_ade, segmentation.ADE_150_LABELS, 150)
 _open_ade_151 = partial(segmentation.open_ade, segmentation.ADE_151_LABELS, 151)
-_LP_OPTIONS = ("limit", "seed", "short_side", "fast_probe")
+_LP_OPTIONS = ("limit", "year", "seed", "short_side", "fast_probe")
 
 PROTOCOLS = {
     "davis-lp@lila": ProtocolEntry("davis", linear_probe_task, _LP_OPTIONS, J_AND_F, asdict(LpSettings())),
     "davis-knn@lila": _knn_entry("davis-knn@lila", Propagation()),
     "davis-knn@dino": _knn_entry("davis-knn@dino", DinoPropagation()),
+    "davis-knn@dino960": _knn_entry("davis-knn@dino960", DinoPropagation(short_side_px=960)),
     "nyuv2-normals@lila": dense_entry("nyuv2", normals.NYU_LILA, normals.open_nyu, ANGLES),
     "nyuv2-normals@probe3d": dense_entry("nyuv2", normals.NYU_PROBE3D, normals.open_nyu, ANGLES),
     "cocostuff27@lila": dense_entry("cocostuff", segmentation.COCO_LILA, segmentation.open_coco, CLASSES),

@@ -74,7 +74,7 @@ class DavisResult:
 
     @cached_property
     def data(self) -> DavisData:
-        return open_davis(Path(self.content["data_root"]))
+        return open_davis(Path(self.content["data_root"]), year=self.content.get("config", {}).get("year"))
 
     def objects(self, head: str, name: str) -> list[dict[str, Any]]:
         """Return the scores of a sequence's objects, frame by frame."""

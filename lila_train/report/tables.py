@@ -18,6 +18,7 @@ MISSING = "–"  # in place of a metric that was not measured; never 0
 MEASURED = "measured"
 TEXT_COLUMNS = ("model", "weights", "protocol", "measured on", "source")
 CHANGED = "-changed"  # ends the name of a table of evaluations with changed settings
+DAVIS_2016 = "-2016"  # ends the name of a table of evaluations on DAVIS-2016, otherwise as the protocol has it
 HEAD_NAMES = {ENCODER: "frozen encoder", LilaModel.head: "LILA"}
 
 
@@ -59,8 +60,9 @@ TITLES = {
     "openvocab": "Open-vocabulary segmentation",
 }
 
-# Published by LILA (CVPR 2026), second-hand from reading notes. Percent, and degrees for the RMSE.
+# Published figures, second-hand from reading notes. Percent, and degrees for the RMSE of angles.
 PAPER = "LILA, arXiv 2604.26488"
+SURVEYS = "LingBot-Vision, arXiv 2607.05247, and V-JEPA 2.1; second-hand"
 _DAVIS = {  # J&F by linear probe, by local k-NN
     "DINOv2-S14": (57.5, 65.1),
     "DINOv2-S14 + FeatUp": (60.5, 65.5),
@@ -90,11 +92,26 @@ _COCO_STUFF = {  # mIoU, pixel accuracy
     "DINOv2-L14": (58.7, 78.1),
     "DINOv2-L14 + LILA (Kinetics)": (63.3, 81.4),
 }
-PUBLISHED: dict[str, tuple[Mapping[str, Sequence[float | None]], tuple[str | None, ...]]] = {
-    "davis-lp": (_DAVIS, ("JF", None)),
-    "davis-knn": (_DAVIS, (None, "JF")),
-    "nyuv2-normals": (_NORMALS, ("rmse_deg", "under_11.25")),
-    "cocostuff27": (_COCO_STUFF, ("miou", "pixel_accuracy")),
+_DAVIS_480 = {"DINOv3-7B": (71.1,), "LingBot-Vision-g": (70.0,), "V-JEPA 2.1-G": (69.0,), "DINOv2-g": (63.9,)}
+
+
+class Published(NamedTuple):
+    """Figures of models under one protocol; a metric without a name is not of this protocol."""
+
+    source: str
+    metrics: tuple[str | None, ...]
+    models: Mapping[str, Sequence[float | None]]
+
+
+PUBLISHED = {
+    "davis-lp@lila": Published(PAPER, ("JF", None), _DAVIS),
+    "davis-knn@lila": Published(PAPER, (None, "JF"), _DAVIS),
+    "davis-knn@dino": Published(SURVEYS, ("JF",), _DAVIS_480),
+    "davis-knn@dino960": Published(
+        "DINOv3's model card, second-hand; the size is probably this one", ("JF",), {"DINOv3-7B": (79.7,)}
+    ),
+    "nyuv2-normals@lila": Published(PAPER, ("rmse_deg", "under_11.25"), _NORMALS),
+    "cocostuff27@lila": Published(PAPER, ("miou", "pixel_accuracy"), _COCO_STUFF),
 }
 
 
@@ -113,9 +130,10 @@ class TableRow:
 
 @dataclass(frozen=True)
 class TaskTable:
-    """The rows of one task, measured ones first; the columns are the metrics that a measured row has.
+    """The rows of one task, measured ones first, then what was published under the protocols of these.
 
-    Evaluations with changed settings have a table of their own, without published rows.
+    The columns are the metrics that a measured row has. Evaluations on DAVIS-2016 and those with changed settings have
+    tables of their own, without published rows.
     """
 
     name: str  # as of `table_name`
@@ -123,8 +141,9 @@ class TaskTable:
 
     @property
     def title(self) -> str:
-        task, changed = self.name.removesuffix(CHANGED), self.name.endswith(CHANGED)
-        return TITLES.get(task, task) + ": changed settings" * changed
+        task = self.name.removesuffix(CHANGED).removesuffix(DAVIS_2016)
+        endings = {CHANGED: ": changed settings", DAVIS_2016: ", DAVIS-2016"}
+        return TITLES.get(task, task) + endings.get(self.name.removeprefix(task), "")
 
     def columns(self) -> list[str]:
         return in_order(name for row in self.rows if row.source == MEASURED for name in row.metrics)
@@ -178,7 +197,11 @@ def tables(results: Iterable[Json]) -> list[TaskTable]:
         protocols = [row.protocol for row in measured]
         measured.sort(key=lambda row: protocols.index(row.protocol))
     ordered = sorted(rows, key=lambda name: name.endswith(CHANGED))
-    return [TaskTable(name, [*rows[name], *paper_results(name)]) for name in ordered]
+    protocols_of = {name: dict.fromkeys(row.protocol for row in rows[name]) for name in ordered}
+    return [
+        TaskTable(name, [*rows[name], *(row for each in protocols for row in paper_results(each))])
+        for name, protocols in protocols_of.items()
+    ]
 
 
 def task_of(protocol: str) -> str:
@@ -187,8 +210,11 @@ def task_of(protocol: str) -> str:
 
 
 def table_name(protocol: str) -> str:
-    """Return the name of an evaluation's table: its task, with `-changed` for changed settings, named after a +."""
-    return task_of(protocol) + CHANGED * ("+" in protocol)
+    """Return the name of an evaluation's table: its task, with `-changed` for changed settings, named after a +.
+
+    DAVIS-2016 with the settings of the protocol has one too.
+    """
+    return task_of(protocol) + {"": "", "year=2016": DAVIS_2016}.get(protocol.partition("+")[2], CHANGED)
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -244,17 +270,17 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def paper_results(task: str) -> list[TableRow]:
-    """Return the published rows of a task, as fractions of 1 and in degrees; none where nothing was published."""
-    models, names = PUBLISHED.get(task, ({}, ()))
+def paper_results(protocol: str) -> list[TableRow]:
+    """Return the published rows of a protocol, in the units of results; none where nothing was published."""
+    published = PUBLISHED.get(protocol, Published("", (), {}))
     rows = []
-    for model, values in models.items():
+    for model, values in published.models.items():
         found = {
             name: value / metric(name).scale
-            for name, value in zip(names, values, strict=True)
+            for name, value in zip(published.metrics, values, strict=True)
             if name is not None and value is not None
         }
-        rows.append(TableRow(model, f"{task}@lila", found, "the full set", source=f"published: {PAPER}"))
+        rows.append(TableRow(model, protocol, found, "the full set", source=f"published: {published.source}"))
     return rows
 
 

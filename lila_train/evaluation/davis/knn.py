@@ -1,4 +1,4 @@
-"""Video object segmentation by local k-NN label propagation: `davis-knn@lila` and `davis-knn@dino`.
+"""Video object segmentation by local k-NN label propagation: `davis-knn@lila`, and `davis-knn@dino` at two sizes.
 
 Settings are those of the LILA reference's launch scripts and of DINO's `eval_video_segmentation.py`; the engine is
 `lila_train.model.propagation` (docs/protocols.md, "DAVIS").
@@ -88,7 +88,9 @@ class KnnTask(DavisTask):
 def knn_task(protocol: str, propagation: Propagation, data: Path, config: EvalConfig) -> KnnTask:
     """Open a DAVIS folder for a k-NN protocol."""
     own = {name: getattr(propagation, KNN_SETTINGS[name]) for name in KNN_SETTINGS}
-    config = config.replace(**{name: None for name, value in own.items() if getattr(config, name) == value})
+    opened = open_davis(data, config.limit, config.year)
+    same = {name: None for name, value in own.items() if getattr(config, name) == value}
+    config = config.replace(**same, year=opened.year)
     changes = {KNN_SETTINGS[name]: value for name, value in config if name in KNN_SETTINGS and value is not None}
     propagation = replace(propagation, **changes)
-    return KnnTask(protocol, open_davis(data, limit=config.limit), config, propagation)
+    return KnnTask(protocol, opened, config, propagation)

@@ -201,4 +201,5 @@ def linear_probe_task(data: Path, config: EvalConfig) -> LinearProbeTask:
     """Open a DAVIS folder for `davis-lp@lila`."""
     settings = LpSettings(seed=config.seed, short_side_px=config.short_side)
     solver = fit_fast if config.fast_probe else fit
-    return LinearProbeTask("davis-lp@lila", open_davis(data, limit=config.limit), config, settings, solver)
+    opened = open_davis(data, config.limit, config.year)
+    return LinearProbeTask("davis-lp@lila", opened, config.replace(year=opened.year), settings, solver)

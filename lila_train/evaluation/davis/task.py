@@ -1,7 +1,8 @@
 """DAVIS: its folders as published, and the harness's task of one part per sequence, scored from saved indexed PNGs.
 
 2017: `ImageSets/2017/val.txt`, indexed masks (0 background, n object n, 255 void).
-2016: `ImageSets/480p/val.txt`, masks of one object (0 or 255).
+2016: `ImageSets/480p/val.txt`, masks of one object (0 or 255); or `ImageSets/2016/val.txt`, in the distribution of
+2017, with all objects of a mask taken as one.
 """
 
 from __future__ import annotations
@@ -37,19 +38,28 @@ from stores.errors import LilaError
 FRAMES = Path("JPEGImages/480p")
 MASKS = Path("Annotations/480p")
 Frames = Iterable[Image]  # of one video, in order
-LISTS = {"DAVIS-2017": "ImageSets/2017/{split}.txt", "DAVIS-2016": "ImageSets/480p/{split}.txt"}
+LISTS = {
+    "DAVIS-2017": "ImageSets/2017/val.txt",
+    "DAVIS-2016": "ImageSets/480p/val.txt",
+    "DAVIS-2016, indexed masks": "ImageSets/2016/val.txt",
+}
 
 
-def open_davis(root: Path, split: str = "val", limit: int | None = None) -> DavisData:
-    """List the first `limit` sequences of a split; LilaError for another layout, missing or misnumbered files."""
-    lists = {layout: root / name.format(split=split) for layout, name in LISTS.items()}
-    layout = next((layout for layout, path in lists.items() if path.is_file()), None)
+def open_davis(root: Path, limit: int | None = None, year: int | None = None) -> DavisData:
+    """List the first `limit` val sequences of DAVIS-`year`: None is 2017, or 2016 where only that is listed.
+
+    LilaError for another layout, missing or misnumbered files.
+    """
+    lists = {layout: name for layout, name in LISTS.items() if f"DAVIS-{year or ''}" in layout}
+    layout = next((layout for layout, name in lists.items() if (root / name).is_file()), None)
     if layout is None:
-        expected = " or ".join(str(path.relative_to(root)) for path in lists.values())
+        others = [name for name in LISTS.values() if (root / name).is_file()]
+        found = f"{' and '.join(others)} of the other year" if others else "none of them"
+        remedy = "leave year out, or pass another folder" if others else "pass the folder that holds JPEGImages"
         raise LilaError(
-            f"expected a DAVIS folder with {expected}, found neither in {root}; pass the folder that holds JPEGImages"
+            f"expected a DAVIS folder with {' or '.join(lists.values())}, found {found} in {root}; {remedy}"
         )
-    list_file = lists[layout]
+    list_file = root / lists[layout]
     names = read_sequences(list_file)
     if not names:
         raise LilaError(f"expected one sequence name per line in {list_file}, found none; list the sequences to score")
@@ -92,19 +102,26 @@ class DavisData:
     """A DAVIS folder, listed and checked; images are read on demand."""
 
     root: Path
-    layout: str
+    layout: str  # one of LISTS
     sequences: Mapping[str, DavisSequence]
+
+    @property
+    def year(self) -> int | None:
+        """2016, which is named in the id of a result, or None for 2017."""
+        return None if self.layout == "DAVIS-2017" else 2016
 
     def labels(self, mask: Path) -> Labels:
         """Return the object ids of one mask file: 0 background, n object n, 255 void (2017 only)."""
         stored = read_mask(mask)
         if self.layout == "DAVIS-2017":
             return stored
+        if self.layout == "DAVIS-2016, indexed masks":
+            return (stored != 0).astype(np.uint8)
         other = stored[(stored != 0) & (stored != VOID)]
         if other.size:
             raise LilaError(
                 f"expected only 0 and 255 in a mask of the 2016 layout, found {other[0]} in {mask}; "
-                "for indexed masks list the sequences in ImageSets/2017/val.txt"
+                "for indexed masks list the sequences in ImageSets/2017/val.txt, or 2016/val.txt to take them as one"
             )
         return (stored == VOID).astype(np.uint8)
 

@@ -78,6 +78,16 @@ def test_changed_settings_stand_apart_from_the_protocol_and_the_published_scores
     assert other.title == "Video object segmentation, local k-NN: changed settings"
 
 
+def test_davis_2016_and_the_sizes_of_dino_are_not_compared_with_others():
+    names = "davis-knn@lila", "davis-knn@lila+year=2016", "davis-knn@dino960", "davis-knn@lila+limit=2+year=2016"
+    own, other, changed = tables.tables([result(name, encoder={"JF": 0.5}) for name in names])
+    assert [table.name for table in (own, other, changed)] == ["davis-knn", "davis-knn-2016", "davis-knn-changed"]
+    assert other.title == "Video object segmentation, local k-NN, DAVIS-2016"
+    assert [row.protocol for row in other.rows] == [names[1]]  # no published row
+    assert {row.model for row in own.rows if row.protocol == names[2] and row.source != "measured"} == {"DINOv3-7B"}
+    assert "davis-knn@dino" not in [row.protocol for row in own.rows]  # not measured, hence nothing to compare with
+
+
 def test_each_task_has_a_table_with_the_protocols_in_its_rows():
     results = [
         result("davis-knn@lila", encoder={"JF": 0.5}),
@@ -112,23 +122,25 @@ def test_markdown_and_csv_hold_the_same_cells():
 
 
 @pytest.mark.parametrize(
-    ("task", "model", "name", "figure"),
+    ("protocol", "model", "name", "figure"),
     [
-        ("davis-lp", "DINOv2-S14", "JF", 0.575),
-        ("davis-lp", "DINOv2-B14 + LILA", "JF", 0.704),
-        ("davis-knn", "DINOv2-S14 + FeatUp", "JF", 0.655),
-        ("nyuv2-normals", "DINOv2-L14 + LILA (Kinetics)", "rmse_deg", 24.04),
-        ("cocostuff27", "DINOv2-S14 + LILA", "pixel_accuracy", 0.798),
+        ("davis-lp@lila", "DINOv2-S14", "JF", 0.575),
+        ("davis-lp@lila", "DINOv2-B14 + LILA", "JF", 0.704),
+        ("davis-knn@lila", "DINOv2-S14 + FeatUp", "JF", 0.655),
+        ("davis-knn@dino", "DINOv3-7B", "JF", 0.711),
+        ("davis-knn@dino960", "DINOv3-7B", "JF", 0.797),
+        ("nyuv2-normals@lila", "DINOv2-L14 + LILA (Kinetics)", "rmse_deg", 24.04),
+        ("cocostuff27@lila", "DINOv2-S14 + LILA", "pixel_accuracy", 0.798),
     ],
 )
-def test_published_metrics(task, model, name, figure):
-    (row,) = [row for row in paper_results(task) if row.model == model]
+def test_published_metrics(protocol, model, name, figure):
+    (row,) = [row for row in paper_results(protocol) if row.model == model]
     assert row.metrics[name] == pytest.approx(figure)
-    assert row.protocol == f"{task}@lila"
+    assert row.protocol == protocol
 
 
 def test_unpublished_metrics_are_missing():
-    (row,) = [row for row in paper_results("nyuv2-normals") if row.model == "DINOv2-B14"]
+    (row,) = [row for row in paper_results("nyuv2-normals@lila") if row.model == "DINOv2-B14"]
     assert "under_11.25" not in row.metrics
 
 

@@ -26,6 +26,7 @@ LILA, DINO = Propagation(), DinoPropagation()
         (DINO, 8, (480, 854), (480, 832), (60, 104)),
         (DINO, 16, (480, 910), (480, 896), (30, 56)),
         (DINO, 14, (480, 854), (476, 840), (34, 60)),
+        (DinoPropagation(short_side_px=960), 16, (480, 854), (960, 1664), (60, 104)),
         (Propagation(short_side_px=100), 16, (100, 100), (96, 96), (60, 60)),
     ],
 )
@@ -44,6 +45,7 @@ def test_published_settings(tmp_path):
         assert (protocol.window, protocol.context_frames, protocol.topk, protocol.temperature) == (25, 8, 5, 0.1)
         assert open_task(name, data, EvalConfig()).propagation == protocol
     assert (LILA.border, DINO.border) == ("replicate", "cut")
+    assert open_task("davis-knn@dino960", data, EvalConfig()).propagation == DinoPropagation(short_side_px=960)
 
 
 @pytest.mark.parametrize("head", ["encoder_grid", "pixel_map"])

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from lila_cues import images
+from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.davis.task import open_davis
+from lila_train.evaluation.protocols import open_task
 from stores.errors import LilaError
 
 
@@ -65,6 +67,23 @@ def test_2016_layout_gives_one_object(tmp_path: Path, line: str):
     np.testing.assert_array_equal(data.labels(data.sequences["cat"].masks[1]), mask_of(1))
 
 
+def test_the_year_is_the_user_s_choice_where_a_folder_lists_both(folder: Path):
+    write_sequence(folder, "ant", [mask_of(2), mask_of(1)])
+    with pytest.raises(LilaError, match=r"480p/val.txt or ImageSets/2016/val.txt, found ImageSets/2017/val.txt of the"):
+        open_davis(folder, year=2016)
+    write_list(folder, "ant\n", "2016")
+    assert (list(open_davis(folder).sequences), open_davis(folder).year) == (["cat"], None)
+    data = open_davis(folder, year=2016)
+    assert (list(data.sequences), data.year) == (["ant"], 2016)
+    np.testing.assert_array_equal(data.labels(data.sequences["ant"].masks[0]), mask_of(1))  # two objects are one
+    task = open_task("davis-knn@lila", folder, EvalConfig(year=2016))
+    assert task.config.evaluation_id(task.protocol) == "davis-knn@lila+year=2016"
+    (folder / "ImageSets/2017/val.txt").unlink()
+    assert open_task("davis-lp@lila", folder, EvalConfig()).config.year == 2016  # never under the name of 2017
+    with pytest.raises(LilaError, match=r"2017/val.txt, found ImageSets/2016/val.txt of the other year in .*; leave"):
+        open_davis(folder, year=2017)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_lists_of_any_encoding_and_suffixes_of_any_case(folder: Path, encoding: str):
     (folder / "ImageSets/2017/val.txt").write_bytes("cat\r\n".encode(encoding))
@@ -90,7 +109,9 @@ def test_real_davis_is_read(shared: Path):
 
 
 def test_a_folder_of_another_layout_is_refused(tmp_path: Path):
-    with pytest.raises(LilaError, match=r"ImageSets/2017/val.txt or ImageSets/480p/val.txt, found neither in"):
+    with pytest.raises(
+        LilaError, match=r"ImageSets/2017/val.txt or ImageSets/480p/val.txt or .*, found none of them in"
+    ):
         open_davis(tmp_path)
 
 
