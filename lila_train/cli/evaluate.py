@@ -152,9 +152,9 @@ def ablate(
     limit: Annotated[int | None, typer.Option(help=EvalConfig.help("limit"))] = None,
     fast_probe: Annotated[bool, typer.Option("--fast-probe", help=EvalConfig.help("fast_probe"))] = False,
     overwrite: Overwrite = False,
-    score_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps between scores during training, for curves. Default: none.")
-    ] = None,
+    score_at: Annotated[
+        str, typer.Option(help="Steps after which runs are scored too, for curves, such as 500,1000,2000.")
+    ] = "",
     encoder_weights: EncoderWeights = None,
     num_workers: Annotated[int | None, typer.Option(min=0, help=NUM_WORKERS)] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Rows trained side by side, by one thread or one GPU each.")] = 1,
@@ -183,6 +183,10 @@ def ablate(
     from lila_train.training.trainer import encoder_of_store
 
     chosen = rows_named(rows)
+    try:
+        scored = [int(step) for step in score_at.split(",") if step.strip()]
+    except ValueError:
+        raise LilaError(f"expected --score-at to be numbers of steps such as 500,1000, found {score_at}") from None
     opened = stores.open(store)
     config = TrainConfig.resolve(find_recipe(recipe).config, {"steps": steps, "seed": 0}, set_ or ())
     check_store(config, opened)
@@ -200,7 +204,7 @@ def ablate(
     open_folder(out, "ablate.json", shaping, own, overwrite)
     encoder = encoder_of_store(opened, encoder_weights, target)
     options = RunOptions(num_workers=num_workers, encoder_weights=encoder_weights)
-    study = Study(opened, encoder, config, tasks, out, Rank(device=target), options, score_every)
+    study = Study(opened, encoder, config, tasks, out, Rank(device=target), options, scored)
     if jobs > 1:
         with console.progress("rows", elapsed=True) as bar:
             shown = bar.add_task(f"{jobs} rows at once", total=len(chosen) * seeds)

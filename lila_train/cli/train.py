@@ -194,7 +194,8 @@ def train(
             if options.pictures_every:
                 callbacks.append(PictureCallback(options.pictures_every, loggers))
             if tasks:
-                callbacks.append(ScoreCallback(options.score_every, tasks, loggers))
+                scored = {*range(options.score_every, config.steps, options.score_every), config.steps}
+                callbacks.append(ScoreCallback(scored, tasks, loggers))
         stopped = trainer.fit(callbacks, received)
     if rank.is_main and stopped:
         console.out.print(f"stopped after step {trainer.step} of {config.steps}; the same command continues from there")

@@ -86,7 +86,7 @@ class Finding:
 class Study:
     """Rows compared on one store by some protocols; `out/ROW/seed-N` holds a run and its scores.
 
-    score_every: steps between scores on the way; None: only the finished runs are scored.
+    score_at: numbers of steps after which a run is scored on the way; the finished ones are scored anyway.
     """
 
     store: stores.CueStore
@@ -96,7 +96,7 @@ class Study:
     out: Path
     rank: Rank
     options: RunOptions
-    score_every: int | None = None
+    score_at: Sequence[int] = ()
 
     def run(self, rows: Sequence[Ablation], seeds: Sequence[int], progress: Progress, done: Done) -> list[Finding]:
         """Train and score what is missing, all rows with one seed after the other, and read the rest."""
@@ -180,10 +180,7 @@ class Study:
             def on_step_end(self, run: RunState, record: StepRecord) -> None:
                 progress(1, record.loss)
 
-        callbacks: list[Callback] = [ReportLoss()]
-        if self.score_every:
-            callbacks.append(ScoreCallback(self.score_every, self.tasks, at_end=False))
-        trainer.fit(callbacks)
+        trainer.fit([ReportLoss(), ScoreCallback({*self.score_at} - {config.steps}, self.tasks)])
 
     def _score(self, task: Task, weights: Path, head: str, folder: Path) -> float:
         """Return J&F of a run's head in percent."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -227,17 +227,15 @@ def open_tasks(data: Path, limit: int | None) -> list[Task]:
 class ScoreCallback(Callback):
     """Append a line per protocol to scores.jsonl and points to the loggers' curves; records go under scores/.
 
-    at_end: whether to score the finished run too, after its last step.
+    at: numbers of steps after which a run is scored.
     """
 
-    every: int
+    at: Container[int]
     tasks: Sequence[Task]
     loggers: Sequence[Logger] = ()
-    at_end: bool = True
 
     def on_step_end(self, run: RunState, record: StepRecord) -> None:
-        is_last = run.step == run.config.steps
-        if not self.at_end if is_last else run.step % self.every:
+        if run.step not in self.at:
             return
         run_dir = run.run_dir
         for task in self.tasks:

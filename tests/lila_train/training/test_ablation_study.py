@@ -100,7 +100,7 @@ def test_a_study_trains_and_scores_and_resumes(
     arguments = ["ablate", "--store", str(store.path), "--data", str(tmp_path / "davis"), "--rows", "erm"]
     arguments += ["--out", str(tmp_path / "out"), "--steps", "2", "--limit", "1"]
     arguments += [word for name in SMALL for word in ("--set", name)]
-    first = CliRunner().invoke(app, [*arguments, "--seeds", "1", "--score-every", "1"])
+    first = CliRunner().invoke(app, [*arguments, "--seeds", "1", "--score-at", "1,2"])
     assert first.exit_code == 0, first.output
     assert len(restored) == 1, "one encoder for all rows, seeds and protocols"
     line = r"^row 2 of 2, seed 0: A: ERM distillation: J&F \d+\.\d by davis-knn@lila \([\d.]+ \w+\)$"
@@ -108,6 +108,8 @@ def test_a_study_trains_and_scores_and_resumes(
     scored = [json.loads(line) for line in (tmp_path / "out/full/seed-0/scores.jsonl").read_text().splitlines()]
     assert [(line["step"], line["counts"]["sequences"]) for line in scored] == [(1, 1)]
     assert "davis-knn@lila, %" in (tmp_path / "out/ablations-steps.svg").read_text()
+    wrong = CliRunner().invoke(app, [*arguments, "--score-at", "1,soon"])
+    assert "expected --score-at to be numbers of steps such as 500,1000, found 1,soon" in str(wrong.exception)
     weights = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("weights.safetensors")}
     assert {str(path.relative_to(tmp_path / "out").parent) for path in weights} == {"full/seed-0", "erm/seed-0"}
     second = CliRunner().invoke(app, [*arguments, "--seeds", "2"])
