@@ -159,7 +159,7 @@ def facts(title: str) -> Table:
 
 def counted(counts: Mapping[str, int]) -> str:
     """Return counts as text, one of a thing in the singular: `2 sequences, 1 object`."""
-    singular = {"classes": "class"}
+    singular = {"classes": "class", "categories": "category"}
     return ", ".join(
         f"{n} {singular.get(name, name.removesuffix('s')) if n == 1 else name}" for name, n in counts.items()
     )

@@ -18,6 +18,8 @@ MIB = 2**20
 
 DATA = {
     "davis": "DAVIS-2017 or DAVIS-2016 val at 480p, or other clips in that layout",
+    "SPair-71k": "SPair-71k as it is distributed",
+    "tapvid-davis": "one .npz per video, converted from TAP-Vid's pickle",
     "nyuv2": "NYUv2 with depth and, if there, normals",
     "cocostuff": "COCO-Stuff 164k with the curated lists",
     "ade20k": "ADEChallengeData2016",
@@ -77,7 +79,9 @@ def evaluate(
     fast_probe: Annotated[bool, typer.Option("--fast-probe", help=EvalConfig.help("fast_probe"))] = False,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Another setting of davis-knn, such as topk=10 or window=15."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Another setting of the protocol, such as topk=10; --list shows all."
+        ),
     ] = None,
     overwrite: Overwrite = False,
     memory_mb: Annotated[

@@ -39,6 +39,12 @@ class EvalConfig(Config):
     context_frames: int | None = Field(
         None, ge=2, description="Frames that davis-knn compares with: the first and the latest; none: the protocol's."
     )
+    visible_cosine: float | None = Field(
+        None,
+        ge=-1,
+        le=1,
+        description="Least cosine of a point that tapvid-davis takes as visible; none: the protocol's.",
+    )
 
     def changes(self) -> dict[str, str]:
         """Return the fields that are not the protocol's own, and their values as text; `given` for a file."""

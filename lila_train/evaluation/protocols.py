@@ -17,6 +17,7 @@ from lila_train.evaluation.dense.data import DenseData
 from lila_train.evaluation.dense.task import dense_task
 from lila_train.evaluation.dense.training import DenseProtocol
 from lila_train.evaluation.harness import Task
+from lila_train.evaluation.points import SpairSettings, TapvidSettings, spair_task, tapvid_task
 from lila_train.evaluation.text import proxyclip, zero_shot
 from lila_train.model.propagation import Propagation
 from stores.errors import LilaError
@@ -63,6 +64,7 @@ class ProtocolEntry(NamedTuple):
 J_AND_F = ("JF", "J", "J_recall", "J_decay", "F", "F_recall", "F_decay")
 ANGLES = ("rmse_deg", "under_11.25", "under_22.5", "under_30")
 CLASSES = ("miou", "pixel_accuracy", "absent_classes")
+TRACKED = ("delta_avg", "occlusion_accuracy", "average_jaccard")
 SEEN_AND_UNSEEN = ("miou_seen", "miou_unseen", "miou_harmonic", "absent_classes")
 
 
@@ -87,6 +89,12 @@ PROTOCOLS = {
     "davis-knn@lila": _knn_entry("davis-knn@lila", Propagation()),
     "davis-knn@dino": _knn_entry("davis-knn@dino", DinoPropagation()),
     "davis-knn@dino960": _knn_entry("davis-knn@dino960", DinoPropagation(short_side_px=960)),
+    "spair71k-knn": ProtocolEntry(
+        "SPair-71k", spair_task, ("limit",), ("pck_image", "pck_point"), asdict(SpairSettings())
+    ),
+    "tapvid-davis@first": ProtocolEntry(
+        "tapvid-davis", tapvid_task, ("limit", "visible_cosine"), TRACKED, asdict(TapvidSettings())
+    ),
     "nyuv2-normals@lila": dense_entry("nyuv2", normals.NYU_LILA, normals.open_nyu, ANGLES),
     "nyuv2-normals@probe3d": dense_entry("nyuv2", normals.NYU_PROBE3D, normals.open_nyu, ANGLES),
     "cocostuff27@lila": dense_entry("cocostuff", segmentation.COCO_LILA, segmentation.open_coco, CLASSES),

@@ -53,6 +53,20 @@ def align_corners(maps: Float[Tensor, "b c h w"], size: Size) -> Float[Tensor, "
         return F.interpolate(maps, size, mode="bilinear", align_corners=True)
 
 
+def sample_at(
+    features: Float[Tensor, "d h w"], places: Float[Tensor, "n 2"], nearest: bool = False
+) -> Float[Tensor, "n d"]:
+    """Return features at places x, y in [0, 1] over the map's sides: bilinear, or those of the cell around each."""
+    if nearest:
+        columns, rows = (
+            (places[:, n] * side).long().clamp(0, side - 1)
+            for n, side in ((0, features.shape[2]), (1, features.shape[1]))
+        )
+        return features[:, rows, columns].T
+    grid = (2 * places - 1)[None, None]
+    return F.grid_sample(features[None], grid, padding_mode="border", align_corners=False)[0, :, 0].T
+
+
 def to_whole_patches(images: Float[Tensor, "b 3 H W"], patch: int) -> Float[Tensor, "b 3 y x"]:
     """Resize RGB in [0, 1] to the nearest multiples of the patch size, bilinear and antialiased."""
     size = whole_patches(size_of(images), patch)

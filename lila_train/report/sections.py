@@ -165,7 +165,12 @@ def example_section(root: Path, heads: Sequence[str], name: str) -> Gallery:
     """Return all examples of dense predictions that an evaluation kept below `root`."""
     folders = sorted(path for path in (root / "examples").iterdir() if path.is_dir())
     text = "Images evenly spread over the validation set, as the protocol cuts them."
-    if _stored(folders[0] / "truth.png").ndim == 3:
+    if not (folders[0] / "truth.png").is_file():
+        text = (
+            "The points that are looked for, and beside them where each model finds them: a line leads from the true "
+            "place to the one found."
+        )
+    elif _stored(folders[0] / "truth.png").ndim == 3:
         text += (
             " Directions as colors: x to red, y to green, z to blue. Below, the angle to the truth: dark is 0°, light "
             f"{MAX_ERROR_DEG:.0f}° and more, gray where the truth is unknown."
@@ -175,10 +180,14 @@ def example_section(root: Path, heads: Sequence[str], name: str) -> Gallery:
 
 def _example(folder: Path, heads: Sequence[str]) -> list[Row]:
     """Return a frame, its truth and the predictions; below, for directions, the errors."""
-    image, truth = _stored(folder / "image.png"), _stored(folder / "truth.png")
+    image = _stored(folder / "image.png")
     predictions = {head: _stored(path) for head in heads if (path := folder / f"{head}.png").is_file()}
     columns = min(4, 2 + len(predictions))
     figures = [Figure(image, "Frame", folder.name, "jpeg")]
+    if not (folder / "truth.png").is_file():
+        figures += [Figure(picture, head_title(head), kind="jpeg") for head, picture in predictions.items()]
+        return [Row("", figures, columns)]
+    truth = _stored(folder / "truth.png")
     if truth.ndim == 2:
         known = np.asarray(truth != IGNORED)
 

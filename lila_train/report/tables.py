@@ -47,11 +47,18 @@ METRICS = {
     "miou_seen": Metric("mIoU seen"),
     "miou_unseen": Metric("mIoU unseen"),
     "miou_harmonic": Metric("harmonic"),
+    "pck_image": Metric("PCK@0.10 per image"),
+    "pck_point": Metric("PCK@0.10 per point"),
+    "delta_avg": Metric("δ avg"),
+    "occlusion_accuracy": Metric("occlusion accuracy"),
+    "average_jaccard": Metric("average Jaccard"),
     "absent_classes": Metric("classes absent", 1.0, 0),
 }
 TITLES = {
     "davis-knn": "Video object segmentation, local k-NN",
     "davis-lp": "Video object segmentation, linear probe",
+    "spair71k-knn": "Semantic correspondence, SPair-71k",
+    "tapvid-davis": "Point tracking, TAP-Vid DAVIS",
     "nyuv2-normals": "Surface normals, NYUv2",
     "cocostuff27": "Semantic segmentation, COCO-Stuff-27",
     "ade20k150": "Semantic segmentation, ADE20K, 150 classes",

@@ -14,10 +14,11 @@ from PIL import Image
 
 from lila_train import cli
 from tests.lila_train.evaluation.dense.test_segmentation import save, stripes, write_coco
-from tests.lila_train.evaluation.worlds import write_davis
+from tests.lila_train.evaluation.worlds import write_davis, write_spair
 
 MASKS = Path("Annotations/480p/one")
 FRAMES = Path("JPEGImages/480p/one")
+PAIR = "PairAnnotation/test/0:cat.json"
 LISTED = Path("curated/val2017/Coco164kFull_Stuff_Coarse.txt")
 
 
@@ -42,6 +43,17 @@ def nyu(root: Path) -> Path:
     for split in ("train", "test"):
         save(np.zeros((8, 8, 3), np.uint8), root / split / "rgb/a.png")
         save(np.full((8, 8), 2000, np.uint16), root / split / "depth/a.png")
+    return root
+
+
+def spair(root: Path) -> Path:
+    return write_spair(root, [("cat", [(3.0, 4.0)], [(5.0, 6.0)])])
+
+
+def tapvid(root: Path, **changed: np.ndarray) -> Path:
+    root.mkdir()
+    arrays = {"video": np.zeros((3, 8, 8, 3), np.uint8), "points": np.full((2, 3, 2), 0.5, np.float32)}
+    np.savez(root / "a.npz", **(arrays | {"occluded": np.zeros((2, 3), bool)} | changed))
     return root
 
 
@@ -223,6 +235,61 @@ CASES: dict[str, tuple[str, Callable[[Path], Path], Spoil, str]] = {
         "train/depth/a.png",
     ),
     "normals of another data set": ("nyuv2-normals@probe3d", davis, lambda root: None, "train"),
+    "pairs of another data set": ("spair71k-knn", davis, lambda root: None, "Layout/large/test.txt, found none in"),
+    "a pair without its points": (
+        "spair71k-knn",
+        spair,
+        lambda root: (root / PAIR).write_text((root / PAIR).read_text().replace("trg_kps", "kps")),
+        f"{PAIR}, but it cannot be read ('trg_kps')",
+    ),
+    "a pair with fewer points in one image": (
+        "spair71k-knn",
+        spair,
+        lambda root: (root / PAIR).write_text((root / PAIR).read_text().replace("[[5.0, 6.0]]", "[]")),
+        f"{PAIR}, but it cannot be read (1 and 0 points",
+    ),
+    "a missing image of a pair": (
+        "spair71k-knn",
+        spair,
+        lambda root: (root / "JPEGImages/cat/0t.jpg").unlink(),
+        "JPEGImages/cat/0t.jpg",
+    ),
+    "a point outside of its image": (
+        "spair71k-knn",
+        spair,
+        lambda root: save(np.zeros((5, 5, 3), np.uint8), root / "JPEGImages/cat/0t.jpg"),
+        "JPEGImages/cat/0t.jpg, found 5, 6; restore",
+    ),
+    "TAP-Vid as a pickle": (
+        "tapvid-davis@first",
+        lambda root: root,
+        lambda root: (root.mkdir(), (root / "tapvid_davis.pkl").touch())[0],
+        "found a pickle, which may run code when it is opened; convert TAP-Vid",
+    ),
+    "tracks in pixels": (
+        "tapvid-davis@first",
+        lambda root: tapvid(root, points=np.full((2, 3, 2), 5.0)),
+        lambda root: None,
+        "a.npz, found 3 frames and 5 to 5; divide pixels",
+    ),
+    "tracks of another length": (
+        "tapvid-davis@first",
+        lambda root: tapvid(root, occluded=np.zeros((2, 4), bool)),
+        lambda root: None,
+        "a.npz, found float32 2×3×2 and bool 2×4; convert",
+    ),
+    "a video of another length": (
+        "tapvid-davis@first",
+        lambda root: tapvid(root, video=np.zeros((2, 8, 8, 3), np.uint8)),
+        lambda root: None,
+        "video as uint8 3×height×width×3",
+    ),
+    "tracks without a video": (
+        "tapvid-davis@first",
+        lambda root: tapvid(root),
+        lambda root: np.savez(root / "a.npz", points=np.zeros((1, 2, 2)), occluded=np.zeros((1, 2), bool)),
+        "but video cannot be read",
+    ),
     "no list of classes": ("cocostuff-zs@lila", coco, lambda root: None, "labels.txt"),
     "an empty list of classes": (
         "openvocab@proxyclip",

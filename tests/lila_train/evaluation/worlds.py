@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +39,29 @@ def write_davis(root: Path, names: tuple[str, ...] = ("one", "two"), count: int 
     listed = root / "ImageSets/2017/val.txt"
     listed.parent.mkdir(parents=True)
     listed.write_text("\n".join(names))
+    return root
+
+
+def write_spair(root: Path, pairs: list[tuple[str, list, list]], size: tuple[int, int] = (40, 60)) -> Path:
+    """Write pairs of noise images in the layout of SPair-71k: category, points in the source, points in the target.
+
+    Around each pair of points both images have the same square of one color; the target's box is 50 px wide.
+    """
+    (root / "PairAnnotation/test").mkdir(parents=True)
+    (root / "Layout/large").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for n, (category, source, target) in enumerate(pairs):
+        colors = rng.integers(0, 256, (len(source), 3))
+        (root / "JPEGImages" / category).mkdir(parents=True, exist_ok=True)
+        for end, points in (("s", source), ("t", target)):
+            image = rng.integers(100, 156, (*size, 3)).astype(np.uint8)
+            for (x, y), color in zip(points, colors, strict=True):
+                image[max(0, int(y) - 2) : int(y) + 3, max(0, int(x) - 2) : int(x) + 3] = color
+            Image.fromarray(image).save(root / f"JPEGImages/{category}/{n}{end}.jpg", quality=100, subsampling=0)
+        content = {"category": category, "src_imname": f"{n}s.jpg", "trg_imname": f"{n}t.jpg"}
+        content |= {"src_kps": source, "trg_kps": target, "trg_bndbox": [4, 5, 54, 35]}
+        (root / f"PairAnnotation/test/{n}:{category}.json").write_text(json.dumps(content))
+    (root / "Layout/large/test.txt").write_text("".join(f"{n}:{pair[0]}\n" for n, pair in enumerate(pairs)))
     return root
 
 
