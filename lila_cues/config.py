@@ -88,7 +88,7 @@ class BuildConfig(Config):
     def resolve(
         cls,
         options: Mapping[str, Any],
-        assignments: Sequence[str] = (),
+        assignments: Sequence[str] | None = None,
         config: Path | None = None,
         device: str = "cpu",
     ) -> BuildConfig:
@@ -100,8 +100,7 @@ class BuildConfig(Config):
                 tiny for the demo and without a GPU, else small.
             device: the chosen device.
         """
-        given = {name: value for name, value in options.items() if value is not None}
-        given |= cls.parse_assignments(assignments)
+        given = cls.given(options, assignments)
         if config is not None:
             if "profile" in given:
                 raise LilaError("expected --profile or --config, found both; leave one out")

@@ -161,7 +161,7 @@ def counted(counts: Mapping[str, int]) -> str:
     """Return counts as text, one of a thing in the singular: `2 sequences, 1 object`."""
     singular = {"classes": "class", "categories": "category"}
     return ", ".join(
-        f"{n} {singular.get(name, name.removesuffix('s')) if n == 1 else name}" for name, n in counts.items()
+        f"{n:,} {singular.get(name, name.removesuffix('s')) if n == 1 else name}" for name, n in counts.items()
     )
 
 
@@ -194,7 +194,7 @@ class _Progress(bars.Progress):
             self.next_line = time.monotonic() + LINE_SECONDS
             (task,) = (task for task in self.tasks if task.id == task_id)
             (unit,) = (column.unit for column in self.columns if isinstance(column, _Rate))
-            rate = task.completed / max(task.elapsed or 0.0, 1e-9)
+            rate = _mean_rate(task)
             total = "" if task.total is None else f" of {task.total:,.0f}"
             left = "" if task.time_remaining is None else f", about {duration(float(task.time_remaining))} left"
             err.print(f"{task.description}: {task.completed:,.0f}{total} {unit}, {rate:.3g} {unit}/s{left}")
@@ -212,6 +212,10 @@ class _Rate(bars.ProgressColumn):
 
     def render(self, task: bars.Task) -> Text:
         speed = task.finished_speed or task.speed
-        if speed is None and task.completed and task.elapsed:  # of the first one
-            speed = task.completed / task.elapsed
-        return Text("" if speed is None else f"{speed:.3g} {self.unit}/s", style="progress.data.speed")
+        speed = _mean_rate(task) if speed is None else speed  # of the first one
+        return Text(f"{speed:.3g} {self.unit}/s" if speed else "", style="progress.data.speed")
+
+
+def _mean_rate(task: bars.Task) -> float:
+    """Return the rate without what an earlier call has completed, the field `before` of a task."""
+    return (task.completed - task.fields.get("before", 0)) / max(task.elapsed or 0.0, 1e-9)

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from lila_cues.console import counted
 from stores import locks
 from stores.atomic import atomic_write, explain_os_errors, remove_temporary
 from stores.config import differences
@@ -33,7 +34,7 @@ def name_kept(out: Path, count: Callable[[], int]) -> Iterator[None]:
     except LilaError as error:
         if not (kept := count()):
             raise
-        raise LilaError(f"{error}; the results of the {kept} frame{'s' * (kept > 1)} before it are in {out}") from error
+        raise LilaError(f"{error}; the results of the {counted({'frames': kept})} before it are in {out}") from error
 
 
 def open_folder(

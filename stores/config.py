@@ -46,9 +46,10 @@ class Config(BaseModel):
         return type(self)(**(dict(self) | values))
 
     @classmethod
-    def from_options(cls: type[C], **options: Any) -> C:
-        """Return the config of a command's options; None stands for the default."""
-        return cls(**{name: value for name, value in options.items() if value is not None})
+    def given(cls, arguments: Mapping[str, Any], assignments: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return the fields that are set by a command's arguments, where they are not None, and then by --set."""
+        named = {name: arguments[name] for name in cls.model_fields if arguments.get(name) is not None}
+        return named | cls.parse_assignments(assignments or ())
 
     def to_dict(self) -> dict[str, Any]:
         return self.model_dump(mode="json")

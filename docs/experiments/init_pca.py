@@ -27,25 +27,25 @@ from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.harness import Task, check, evaluate
 from lila_train.evaluation.protocols import open_task
 from lila_train.outputs import read_json
-from lila_train.training.callbacks import Callback, DecoderSpec, RunState, StepRecord
+from lila_train.training.callbacks import DecoderSpec
 from lila_train.training.config import RunOptions, find_recipe
 from lila_train.training.run_dir import RunDir
-from lila_train.training.trainer import Trainer, encoder_of_store
+from lila_train.training.trainer import StepRecord, Trainer, encoder_of_store
 
 SCORED, SEEDS, INITS = (200, 400, 1000, 2000), (0, 1, 2), ("default", "pca")
 
 
 @dataclass(frozen=True)
-class Scores(Callback):
+class Scores:
     """Score the trained decoder and its moving average at the chosen steps."""
 
     task: Task
 
-    def on_step_end(self, run: RunState, record: StepRecord) -> None:
+    def __call__(self, run: Trainer, record: StepRecord) -> None:
         if run.step in SCORED:
             for weights, decoder in (("last", run.train_step.decoder), ("ema", run.train_step.exported)):
                 spec, folder = DecoderSpec(run.train_step.encoder, decoder), run.run_dir.root / "scores"
-                evaluate(self.task, spec, folder / f"{run.step}-{weights}", run.device, checked=True)
+                evaluate(self.task, spec, folder / f"{run.step}-{weights}", run.rank.device, checked=True)
 
 
 def main(place: str, data: Path, out: Path, steps: int, limit: int | None, changes: Sequence[str]) -> None:

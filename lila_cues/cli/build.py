@@ -121,21 +121,21 @@ def start(arguments: Mapping[str, Any]) -> int:
 
 def resolve(arguments: Mapping[str, Any], device: str | None = None) -> tuple[BuildConfig, RunOptions]:
     """Return the settings and completed options of a command's arguments; `device`: that of a scheduler's workers."""
-    settings = {name: arguments[name] for name in BuildConfig.own_options}
-    settings["extra_cues"] = settings["extra_cues"] and tuple(settings["extra_cues"].split(","))
+    extra_cues = arguments["extra_cues"] and tuple(arguments["extra_cues"].split(","))
     values = {field.name: arguments[field.name] for field in fields(RunOptions)}
     scheduler = _scheduler(arguments["scheduler"], arguments["scheduler_file"])
     options = RunOptions(**(values | {"shard": parse_shard(values["shard"]), "scheduler": scheduler}))
-    named = arguments["config"] or any(settings[name] for name in ("encoder", "depth", "flow", "profile"))
+    named = arguments["config"] or any(arguments[name] for name in ("encoder", "depth", "flow", "profile"))
     if scheduler is None:
         device = str(devices.choose(options.device))
-    elif not named and settings["dataset"] != "demo":
+    elif not named and arguments["dataset"] != "demo":
         raise LilaError(
             "expected --profile with --scheduler, found none; name one, since this machine may have other devices than "
             "the workers"
         )
     device = device or options.device
-    config = BuildConfig.resolve(settings, arguments["set_"] or (), arguments["config"], device)
+    settings = {**arguments, "extra_cues": extra_cues}
+    config = BuildConfig.resolve(settings, arguments["set_"], arguments["config"], device)
     if not named and config.dataset != "demo" and not device.startswith("cuda"):
         messages.note(
             "no GPU here: profile tiny, whose networks know rendered scenes only; for results on real clips use a GPU, "

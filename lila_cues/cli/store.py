@@ -180,8 +180,8 @@ def repair(
         console.out.print(f"{opened.path} is still damaged; see the lines above for what to do")
     else:
         lost = len({clip for each in repairs for clip in each.clips})
-        again = f"{lost} clips are to be built again: run the same `lila-cues build`" if lost else "no clip is lost"
-        console.out.print(f"{opened.path} is repaired; {again}")
+        again = f"{console.counted({'clips': lost})} to be built again: run the same `lila-cues build`"
+        console.out.print(f"{opened.path} is repaired; {again if lost else 'no clip is lost'}")
     raise typer.Exit(int(damaged))
 
 

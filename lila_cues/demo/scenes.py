@@ -137,8 +137,8 @@ class Style:
         return np.rint(255 * np.clip(clear * texture + (1 - clear) * self.haze, 0, 1)).astype(np.uint8)
 
 
-def draw_scene(rng: Generator, frames: int, objects: int | None = None) -> Scene:
-    """Draw a scene with `objects` annotated objects; default: two to four."""
+def draw_scene(rng: Generator, frames: int) -> Scene:
+    """Draw a scene with two to four annotated objects."""
     light = np.array([rng.uniform(-0.6, 0.6), rng.uniform(-0.8, -0.3), 0.8])
     style = Style(
         palettes=(textures.draw_palette(rng, vivid=0.45), textures.draw_palette(rng)),
@@ -154,8 +154,8 @@ def draw_scene(rng: Generator, frames: int, objects: int | None = None) -> Scene
     ground = _draw_ground(rng, style, camera, frames / 2)
     clutter = [_draw_clutter(rng, style, camera, ground, frames / 2) for _ in range(int(rng.integers(4, 10)))]
     clutter.sort(key=lambda layer: -layer.motion.origin.at(frames / 2)[2])
-    count = int(rng.integers(2, 5)) if objects is None else objects
-    return Scene(camera, (ground, *clutter, *_draw_objects(rng, style, camera, frames, count)), frames)
+    objects = _draw_objects(rng, style, camera, frames, count=int(rng.integers(2, 5)))
+    return Scene(camera, (ground, *clutter, *objects), frames)
 
 
 def _draw_path(rng: Generator, middle: np.ndarray, speed: np.ndarray, sway: np.ndarray, frames: int) -> Path3D:

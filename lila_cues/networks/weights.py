@@ -122,7 +122,7 @@ def locate(
 
 
 def published_revision(entry: Entry, revision: str | None) -> str | None:
-    """Return the given hub revision, or else the pinned one; None, what is cached, where that has a file already."""
+    """Return the given hub revision, or else the pinned one; None for the cached one where that has a file."""
     return revision or (None if hub.cached(entry.place, WEIGHT_FILE) else entry.pin[0])
 
 

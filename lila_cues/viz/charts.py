@@ -177,7 +177,7 @@ def picture_sheet(rows: Sequence[Row]) -> bytes:
 
 
 def centered_mean(values: Values, window: int) -> Values:
-    """Return the mean of the `window` values (odd) around each position; near the ends a line through so many."""
+    """Return the mean of the `window` values (odd) around each position; near the ends a line fitted to as many."""
     window = min(window, len(values) - 1 + len(values) % 2)
     return savgol_filter(values, window, 1) if window > 2 else values
 

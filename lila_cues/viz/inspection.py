@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from lila_cues.console import counted
 from lila_cues.viz import pictures
 from lila_cues.viz.html import Figure, Row
 from lila_cues.viz.pictures import MIN_CONFIDENCE
@@ -43,7 +44,7 @@ def pair_row(store: CueStore, clip: int, pair: int) -> Row:
     first, second = times[list(cues.frames)]
     figures = [
         Figure(rgb[0], "Frame t", f"{_size(rgb[0])}, at {first:.2f} s", "jpeg"),
-        Figure(rgb[1], "Frame t+Δ", f"Δ = {cues.gap} frame{'s' * (cues.gap != 1)}, at {second:.2f} s", "jpeg"),
+        Figure(rgb[1], "Frame t+Δ", f"Δ = {counted({'frames': cues.gap})}, at {second:.2f} s", "jpeg"),
         Figure(
             pictures.depth_picture(inverse_depth),
             "Relative inverse depth",
@@ -70,7 +71,11 @@ def summary(store: CueStore) -> str:
     counts = np.bincount(store.statuses(), minlength=len(STATUS_NAMES))
     each = ", ".join(f"{counts[status]:,} {STATUS_NAMES[status]}" for status in (1, 2, 0) if counts[status])
     geometry = store.spec.geometry
-    return f"{store.n_clips:,} clips ({each}), {geometry.frames} frames and {geometry.pairs} pairs each"
+    clips, frames, pairs = (
+        counted({name: n})
+        for name, n in (("clips", store.n_clips), ("frames", geometry.frames), ("pairs", geometry.pairs))
+    )
+    return f"{clips} ({each}), {frames} and {pairs} each"
 
 
 def stored_bytes(store: CueStore, tasks: Iterable[int]) -> dict[str, float]:

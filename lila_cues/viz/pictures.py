@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
@@ -114,14 +114,11 @@ def scaled_picture(maps: Float[np.ndarray, "c h w"], limits: tuple[float, float]
     return _as_bytes(np.moveaxis(np.broadcast_to(share, (3, *share.shape[1:])), 0, -1), known)
 
 
-@dataclass(frozen=True)
-class Basis:
-    """Three directions in feature space that are drawn as red, green and blue, and the range drawn of each."""
+class Basis(NamedTuple):
+    """A linear map of features to red, green and blue: `features @ weights + offset`, in [0, 1] where it is drawn."""
 
-    mean: Float[np.ndarray, " c"]
-    axes: Float[np.ndarray, "c 3"]
-    low: Float[np.ndarray, " 3"]
-    high: Float[np.ndarray, " 3"]
+    weights: Float[np.ndarray, "c 3"]
+    offset: Float[np.ndarray, " 3"]
 
 
 def pca_basis(features: Float[np.ndarray, "n c"]) -> Basis:
@@ -139,18 +136,17 @@ def pca_basis(features: Float[np.ndarray, "n c"]) -> Basis:
     axes *= np.where(axes[np.abs(axes).argmax(axis=0), np.arange(3)] < 0, -1.0, 1.0)
     shown = centered @ axes if len(rows) else np.zeros((1, 3))
     low, high = np.percentile(shown, (1, 99), axis=0)
-    return Basis(mean=mean, axes=axes, low=low, high=high)
+    scale = 1 / np.maximum(high - low, 1e-9)
+    return Basis(axes * scale, -(mean @ axes + low) * scale)
 
 
 def pca_picture(features: Float[np.ndarray, "c h w"], basis: Basis | None = None) -> Picture:
     """Draw the first three principal components; give one `basis` to maps that are to be compared."""
-    channels, height, width = features.shape
-    rows = features.reshape(channels, -1).T
+    rows = features.reshape(len(features), -1).T
     basis = pca_basis(rows) if basis is None else basis
-    shown = (rows - basis.mean) @ basis.axes
-    scaled = ((shown - basis.low) / np.maximum(basis.high - basis.low, 1e-9)).reshape(height, width, 3)
-    known = np.isfinite(scaled).all(axis=-1)
-    return _as_bytes(np.where(known[..., None], scaled, 0), known)
+    color = (rows @ basis.weights + basis.offset).reshape(*features.shape[1:], 3)
+    known = np.isfinite(color).all(axis=-1)
+    return _as_bytes(np.where(known[..., None], color, 0), known)
 
 
 def label_palette() -> UInt8[np.ndarray, "256 3"]:

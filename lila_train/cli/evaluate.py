@@ -100,6 +100,7 @@ def evaluate(
     finished result is shown without computing, and a folder with an evaluation of other settings is refused. Changed
     settings become part of the id, as in davis-knn@lila+limit=3, and such results have tables of their own.
     """
+    arguments = locals()
     from rich.table import Table
 
     from lila_cues import devices
@@ -109,9 +110,7 @@ def evaluate(
     from lila_train.report.tables import in_order, listed, metric, metric_text, weights_of
 
     spec = ModelSpec(encoder, encoder_weights, baseline_repo, baseline_weights, weights, baseline)
-    options = {"limit": limit, "seed": seed, "short_side": short_side, "texts": texts, "clip": clip}
-    changed = EvalConfig.parse_assignments(set_ or ())
-    config = EvalConfig.from_options(**(options | {"fast_probe": fast_probe} | changed))
+    config = EvalConfig(**EvalConfig.given(arguments, set_))
     task = open_task(protocol, data, config, memory_mb and memory_mb * MIB)
     console.out.print(console.bold(f"{task.config.evaluation_id(protocol)}:"), console.counted(task.counts()))
     console.out.print(f"settings: {listed(task.settings)}")
@@ -192,7 +191,7 @@ def ablate(
     except ValueError:
         raise LilaError(f"expected --score-at to be numbers of steps such as 500,1000, found {score_at}") from None
     opened = stores.open(store)
-    config = TrainConfig.resolve(find_recipe(recipe).config, {"steps": steps, "seed": 0}, set_ or ())
+    config = find_recipe(recipe).config.replace(**TrainConfig.given({"steps": steps, "seed": 0}, set_))
     check_store(config, opened)
     protocols = list(dict.fromkeys(protocol or ["davis-knn@lila"]))
     for name in protocols:
@@ -209,15 +208,6 @@ def ablate(
     encoder = encoder_of_store(opened, encoder_weights, target)
     options = RunOptions(num_workers=num_workers, encoder_weights=encoder_weights)
     study = Study(opened, encoder, config, tasks, out, Rank(device=target), options, scored)
-    if jobs > 1:
-        with console.progress("rows", elapsed=True) as bar:
-            shown = bar.add_task(f"{jobs} rows at once", total=len(chosen) * seeds)
-
-            def on_job_done(name: str, scores: dict[str, float], seconds: float) -> None:
-                console.out.print(_row_line(name, scores, seconds))
-                bar.advance(shown)
-
-            study.run_jobs(chosen, range(seeds), min(jobs, len(chosen) * seeds), on_job_done)
     with console.progress("steps", elapsed=True) as bar:
         shown = bar.add_task("ablations", total=config.steps * len(chosen) * seeds)
 
@@ -226,10 +216,10 @@ def ablate(
             bar.advance(shown, steps)
 
         def on_row_done(name: str, scores: dict[str, float], seconds: float) -> None:
-            if jobs == 1:
-                console.out.print(_row_line(name, scores, seconds))
+            by_protocol = ", ".join(f"J&F {score:.1f} by {protocol}" for protocol, score in scores.items())
+            console.out.print(f"{name}: {by_protocol} ({console.duration(seconds)})")
 
-        findings = study.run(chosen, range(seeds), observe, on_row_done)
+        findings = study.run(chosen, range(seeds), observe, on_row_done, jobs)
     counts = console.counted(tasks[0].counts())
     caption = (
         f"J&F in percent on {tasks[0].data.root} ({counts}); trained on {opened.path}, {config.steps} steps of "
@@ -240,11 +230,6 @@ def ablate(
     for finding in findings:
         console.out.print(markdown(finding))
     console.out.print(f"{out / 'ablations.html'}")
-
-
-def _row_line(name: str, scores: dict[str, float], seconds: float) -> str:
-    shown = ", ".join(f"J&F {score:.1f} by {protocol}" for protocol, score in scores.items())
-    return f"{name}: {shown} ({console.duration(seconds)})"
 
 
 def report(

@@ -66,6 +66,7 @@ def features(
     the same command again to resume; a folder with features of other settings is refused. A file that cannot be read is
     reported at the end, after all others are done.
     """
+    arguments = locals() | {"format": tuple(dict.fromkeys(",".join(format_).split(","))) if format_ else None}
     from lila_cues import devices
     from lila_cues.inputs import list_inputs
     from lila_cues.networks.weights import file_sha256
@@ -77,17 +78,7 @@ def features(
     from lila_train.model.lila import load
     from lila_train.outputs import files_state
 
-    config = FeatureConfig.from_options(
-        format=tuple(dict.fromkeys(",".join(format_).split(","))) if format_ else None,
-        size=size,
-        stride=stride,
-        every=every,
-        max_frames=max_frames,
-        tile=tile,
-        overlap=overlap,
-        precision=precision,
-        dtype=dtype,
-    )
+    config = FeatureConfig(**FeatureConfig.given(arguments))
     if points and config.format == ("pca",):
         raise LilaError("expected a format of arrays with --points, found --format pca; pass zarr, npz or safetensors")
     chosen = read_points(points) if points else None
@@ -129,7 +120,6 @@ def _extract(extractor: Extractor, files: list[InputFile], points: Points | None
             if not bar.tasks[0].completed:  # so that the rate is that of the frames
                 bar.reset(task)
 
-        extractor.on_basis = restart
         if not points:
             failures += extractor.images([file for file in pending if not file.is_video], advance)
         for file in pending if points else [file for file in pending if file.is_video]:
@@ -138,7 +128,7 @@ def _extract(extractor: Extractor, files: list[InputFile], points: Points | None
                 if points:
                     extractor.points(file, points, advance)
                     continue
-                found = extractor.video(file, advance)
+                found = extractor.video(file, advance, restart)
                 if bar.tasks[0].total is not None:  # what a video announces is no more than a hint
                     bar.update(task, total=bar.tasks[0].total + found - (wanted.frames.get(file) or 0))
             except LilaError as error:
@@ -185,9 +175,9 @@ def track(
     and OUT/overlay.mp4. Memory does not grow with the length. The same command starts again; a folder with results of
     other settings is refused.
     """
-    from lila_cues import devices
     from lila_cues.video.reader import count_frames
     from lila_train.inference import tracking
+    from lila_train.inference.masks import read_masks
     from lila_train.inference.points import read_points
     from lila_train.model import released
     from lila_train.model.lila import load
@@ -197,9 +187,8 @@ def track(
         raise LilaError(f"expected --mask or --points, found {'both' if mask else 'neither'}")
     stream = tracking.open_frames(video)
     chosen = read_points(points) if points else None
-    masks = tracking.read_masks(mask, stream.size) if mask else None
-    starts = chosen.frames if chosen else None
-    last = max(masks.first().values()) if masks else 0 if starts is None else int(starts.max())
+    masks = read_masks(mask, stream.size) if mask else None
+    last = max(masks.first().values() if masks else chosen.starts.tolist() if chosen else ())
     count = stream.count or (count_frames(video) if last else 1)
     if last >= (limit := min(count, max_frames or count)):
         raise LilaError(f"expected marks on frames 0 to {limit - 1}, found one on frame {last}")
@@ -217,7 +206,7 @@ def track(
     tracking.open_output(
         out, {"settings": settings, "model": released.identity(weights, encoder_weights, encoder)}, overwrite
     )
-    model = load(weights, device=devices.choose(device, mps=True), encoder=encoder, encoder_weights=encoder_weights)
+    model = load(weights, device=device, encoder=encoder, encoder_weights=encoder_weights)
     total = min(stream.count, max_frames or stream.count) if stream.count else None
     with console.progress("frames") as bar:
         task = bar.add_task(video.name, total=total)
@@ -252,14 +241,14 @@ def explore(
     regression in the page and segment the rest; labels are saved to a file and loaded again, segments saved as masks
     for lila-train track. Keys switch between LILA, the encoder alone and PCA.
     """
-    from lila_cues import devices
     from lila_cues.inputs import list_inputs
-    from lila_train.inference.explore import explore_image, pictures_of, short_names, write_page
+    from lila_train.inference.explore import explore_image, short_names, write_page
+    from lila_train.inference.features import pictures_of
     from lila_train.model.lila import load
 
     files = list_inputs(images, unique_names=False)
     require_writable(out, "pass another --out")
-    model = load(weights, device=devices.choose(device, mps=True), encoder=encoder, encoder_weights=encoder_weights)
+    model = load(weights, device=device, encoder=encoder, encoder_weights=encoder_weights)
     failures, explored = [], []
     named = list(zip(files, short_names([file.path for file in files]), strict=True))
     with console.progress("images") as bar:

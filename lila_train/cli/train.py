@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import fields
 from functools import partial
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     import stores
+    from lila_train.evaluation.harness import Task
     from lila_train.training.distributed import Rank
-    from lila_train.training.trainer import Trainer
+    from lila_train.training.trainer import Callback, StepRecord, Trainer
 
 DEFAULT_STORE = "cues/kinetics.zarr"
 
@@ -90,9 +91,7 @@ def run(
         distributed.graceful_shutdown() as received,
     ):
         with rank.together():
-            resolved = TrainConfig.resolve(
-                _base(recipe, config), {name: given[name] for name in TrainConfig.own_options}, set_ or ()
-            )
+            resolved = _base(recipe, config).replace(**TrainConfig.given(given, set_))
             opened = _open_store(store, resolved)
         stopped = train(
             opened, out or Path("runs") / PurePosixPath(opened.path).stem, resolved, options, rank, received
@@ -133,15 +132,7 @@ def train(
     received: Callable[[], signal.Signals | None],
 ) -> signal.Signals | None:
     """Train or continue the run in `out`, with progress on the terminal; return the signal that stopped it, or None."""
-    from lila_train.training.callbacks import (
-        Callback,
-        PictureCallback,
-        RunState,
-        ScoreCallback,
-        StepRecord,
-        open_logger,
-        open_tasks,
-    )
+    from lila_train.training.callbacks import open_tasks
     from lila_train.training.run_dir import RunDir
     from lila_train.training.trainer import Trainer, encoder_of_store
 
@@ -154,54 +145,61 @@ def train(
     if rank.is_main and rank.device.type == "cpu" and config.steps >= 5000:
         hint = f"{config.steps:,} steps on the CPU can take days; --recipe demo takes minutes"
         console.err.print(console.bold("note:", "yellow"), hint)
+    with rank.together():
+        encoder = encoder_of_store(store, options.encoder_weights, rank.device)
+        trainer = Trainer(store, encoder, config, run_dir, rank, options)
+    if rank.on_main(trainer.is_finished):
+        if rank.is_main:
+            console.out.print(
+                f"this run is finished: {run_dir.weights}; raise --steps to continue it, or pass --overwrite to start "
+                "again"
+            )
+        return None
+    restored = trainer.restore()
+    if not rank.is_main:
+        return trainer.fit((), received)
+    console.out.print(announcement(trainer))
+    if restored:
+        console.out.print(f"resuming at step {trainer.step} of {config.steps}")
     with ExitStack() as stack:
-        with rank.together():
-            encoder = encoder_of_store(store, options.encoder_weights, rank.device)
-            trainer = Trainer(store, encoder, config, run_dir, rank, options)
-        if rank.on_main(trainer.is_finished):
-            if rank.is_main:
-                console.out.print(
-                    f"this run is finished: {run_dir.weights}; raise --steps to continue it, or pass --overwrite to "
-                    "start again"
-                )
-            return None
-        restored = trainer.restore()
-        if rank.is_main:
-            console.out.print(announcement(trainer))
-            if restored:
-                console.out.print(f"resuming at step {trainer.step} of {config.steps}")
-        callbacks: list[Callback] = []
-        if rank.is_main:
-            bar = stack.enter_context(console.progress("steps"))
-            task, times = bar.add_task("train", total=config.steps, completed=trainer.step), list[float]()
+        if stopped := trainer.fit(_callbacks(trainer, tasks, stack), received):
+            console.out.print(
+                f"stopped after step {trainer.step} of {config.steps}; the same command continues from there"
+            )
+            return stopped
+    _write_summary(trainer, time.monotonic() - started)
+    return None
 
-            class ProgressBar(Callback):
-                def on_step_end(self, run: RunState, record: StepRecord) -> None:
-                    bar.update(task, description=f"loss {record.loss:.3f}")
-                    bar.advance(task)
-                    if len(times) == ESTIMATE_STEPS:
-                        return
-                    times.append(record.seconds)
-                    if len(times) == ESTIMATE_STEPS and run.step < config.steps:
-                        mean = sum(times[1:]) / (ESTIMATE_STEPS - 1)  # the first one warms up
-                        left = console.duration(mean * (config.steps - run.step))
-                        console.err.print(f"about {left} left, at {mean:.2g} s a step")
 
-            loggers = [open_logger(name, run_dir, config, trainer.step) for name in ("tensorboard", *options.loggers)]
-            for logger in loggers:
-                stack.enter_context(closing(logger))
-            callbacks += [ProgressBar(), *loggers]
-            if options.pictures_every:
-                callbacks.append(PictureCallback(options.pictures_every, loggers))
-            if tasks:
-                scored = {*range(options.score_every, config.steps, options.score_every), config.steps}
-                callbacks.append(ScoreCallback(scored, tasks, loggers))
-        stopped = trainer.fit(callbacks, received)
-    if rank.is_main and stopped:
-        console.out.print(f"stopped after step {trainer.step} of {config.steps}; the same command continues from there")
-    elif rank.is_main:
-        _write_summary(trainer, time.monotonic() - started)
-    return stopped
+def _callbacks(trainer: Trainer, tasks: Sequence[Task], stack: ExitStack) -> list[Callback]:
+    """Return what follows a run: progress bar, loggers, pictures, and scores on `tasks`; `stack` closes them."""
+    from lila_train.training.callbacks import PictureCallback, ScoreCallback, open_logger
+
+    config, options, times = trainer.config, trainer.options, list[float]()
+    bar = stack.enter_context(console.progress("steps"))
+    task = bar.add_task("train", total=config.steps, completed=trainer.step, before=trainer.step)
+
+    def show_progress(run: Trainer, record: StepRecord) -> None:
+        bar.update(task, description=f"loss {record.loss:.3f}")
+        bar.advance(task)
+        if len(times) < ESTIMATE_STEPS:
+            times.append(record.seconds)
+            if len(times) == ESTIMATE_STEPS and run.step < config.steps:
+                mean = sum(times[1:]) / (ESTIMATE_STEPS - 1)  # the first one warms up
+                left = console.duration(mean * (config.steps - run.step))
+                console.err.print(f"about {left} left, at {mean:.2g} s a step")
+
+    names = ("tensorboard", *options.loggers)
+    loggers = [open_logger(name, trainer.run_dir, config, trainer.step) for name in names]
+    for logger in loggers:
+        stack.enter_context(closing(logger))
+    callbacks: list[Callback] = [show_progress, *loggers]
+    if options.pictures_every:
+        callbacks.append(PictureCallback(options.pictures_every, loggers))
+    if tasks:
+        scored = {*range(options.score_every, config.steps, options.score_every), config.steps}
+        callbacks.append(ScoreCallback(scored, tasks, loggers))
+    return callbacks
 
 
 def announcement(trainer: Trainer) -> Table:

@@ -74,7 +74,7 @@ class FeatureComputer:
             pending, tile = pictures[len(found) :], self.tile(pictures[0].shape)
             pending = pending[: self.pass_size(pictures[0].shape)]
             try:
-                found += self.whole(pending) if tile is None else [self.tiled(pending[0], tile)]
+                found += self.untiled(pending) if tile is None else [self.tiled(pending[0], tile)]
             except torch.OutOfMemoryError as error:
                 self._halve(tile**2 if tile else len(pending) * math.prod(pending[0].shape[:2]), error)
         return found
@@ -91,7 +91,7 @@ class FeatureComputer:
         console.err.print(f"memory did not suffice for {math.isqrt(pixels)}² pixels at once: {side}² from here on")
 
     @torch.inference_mode()
-    def whole(self, pictures: Sequence[Picture]) -> Float[Tensor, "b d _ _"]:
+    def untiled(self, pictures: Sequence[Picture]) -> Float[Tensor, "b d _ _"]:
         """Return features of pictures of one size, on the device, in the type of the arrays; they are not checked."""
         images = torch.from_numpy(np.stack(pictures)).movedim(-1, 1).to(self.model.device)
         size = size_of(images)
@@ -155,12 +155,10 @@ def spread_pixels(features: Features | Tensor) -> Float[np.ndarray, "n d"]:
 @torch.inference_mode()
 def pca_colors(features: Features | Tensor, basis: Basis, device: torch.device) -> UInt8[Tensor, "h w 3"]:
     """Return features as red, green and blue, on the device; values beyond the range of the basis are clipped."""
-    scale = 255 / np.maximum(basis.high - basis.low, 1e-9)
-    axes = torch.tensor(basis.axes * scale, dtype=torch.float32, device=device)
-    offset = torch.tensor(-(basis.mean @ basis.axes + basis.low) * scale, dtype=torch.float32, device=device)
+    weights, offset = (torch.tensor(255 * part, dtype=torch.float32, device=device) for part in basis)
     parts = []
     for top in range(0, features.shape[1], COLOR_ROWS):
         rows = torch.as_tensor(features[:, top : top + COLOR_ROWS], device=device).float()
-        color = torch.tensordot(rows, axes, ([0], [0])) + offset
+        color = torch.tensordot(rows, weights, ([0], [0])) + offset
         parts.append(color.round_().clamp_(0, 255).to(torch.uint8))
     return torch.cat(parts)

@@ -9,22 +9,17 @@ from __future__ import annotations
 import base64
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-from lila_cues.images import read_image, resize_short_side
-from lila_cues.inputs import InputFile
-from lila_cues.video.reader import VideoFrames
+from lila_cues.images import resize_short_side
 from lila_cues.viz.html import data_url, render
 from lila_cues.viz.pictures import Picture, pca_basis
-from lila_train.inference.config import FeatureConfig
-from lila_train.inference.features import spread_frames
 from lila_train.model.lila import Lila
 from lila_train.model.prepared import require_finite
 from lila_train.model.resize import Size
@@ -48,14 +43,6 @@ class Explored:
     size: Size  # height and width of the image itself
     file: str  # its name, or that of the video
     frame: int = 0  # of the video
-
-
-def pictures_of(file: InputFile, frames: int) -> Iterator[tuple[int, Picture]]:
-    """Yield an image, or as many frames spread over a video, with their numbers."""
-    if file.is_video:
-        yield from spread_frames(VideoFrames(file.path), FeatureConfig(), frames)
-    else:
-        yield 0, read_image(file.path)
 
 
 @torch.inference_mode()
@@ -98,8 +85,10 @@ def write_page(out: Path, title: str, facts: str, images: Sequence[Explored], ma
         rows = sample(maps)
         decoded = book.decode(book.encode(rows.T[:, None]))[:, 0].T
         errors.append(f"{cosine_errors(rows, decoded)[-1]:.3f} ({label}, {len(book.low)} directions)")
+        basis = pca_basis(decoded)  # of all images
+        colors = {"weights": basis.weights.T.tolist(), "offset": basis.offset.tolist()}
         features[name] = {
-            "book": {"low": book.low.tolist(), "step": book.step.tolist(), "colors": color_map(decoded)},
+            "book": {"low": book.low.tolist(), "step": book.step.tolist(), "colors": colors},
             "images": [
                 {"width": codes.shape[2], "height": codes.shape[1], "codes": pack(codes)}
                 for codes in map(book.encode, maps)
@@ -191,14 +180,6 @@ def cosine_errors(rows: Float[np.ndarray, "n c"], decoded: Float[np.ndarray, "n 
     return np.asarray(
         np.percentile(np.abs((a * b).cumsum(1) / np.maximum(lengths, 1e-12) - exact[:, None]), 99, axis=0)
     )
-
-
-def color_map(rows: Float[np.ndarray, "n k"]) -> dict[str, list[Any]]:
-    """Return the linear map from decoded vectors to red, green and blue: three principal components of all images."""
-    basis = pca_basis(rows)
-    scale = 1 / np.maximum(basis.high - basis.low, 1e-9)
-    offset = -(basis.mean @ basis.axes + basis.low) * scale
-    return {"weights": (basis.axes * scale).T.tolist(), "offset": offset.tolist()}
 
 
 def pack(codes: Codes) -> str:

@@ -77,17 +77,16 @@ class FeatureCache:
         entries = (entry for entry in read_lines(self._journal, "name")[0] if _is_entry(entry))
         self._entries: Json = {entry["name"]: entry for entry in entries}
         wanted = {"config": config.shaping(), "model": model, "pca_from": pca_from, "points": points}
-        open_folder(folder, "features.json", wanted, self._own(), overwrite, replace_damaged=True)
+        own = [*(path for name in self._entries for path in self._results(name)), self._journal]
+        open_folder(folder, "features.json", wanted, own, overwrite, replace_damaged=True)
         if overwrite:
             self._entries = {}
 
-    def _own(self) -> Iterator[Path]:
-        """Yield all that was written for the files of the journal, in any format, and the journal."""
-        for name in self._entries:
-            base = self.folder / name
-            yield from (base.with_name(f"{base.name}{s}") for s in (".npz", ".safetensors", ".zarr", *PICTURES))
-            yield from (path for s in ("npz", "safetensors") for path in base.glob(f"[0-9][0-9][0-9][0-9][0-9]*.{s}"))
-        yield self._journal
+    def _results(self, name: str | Path) -> Iterator[Path]:
+        """Yield where the results of a file may be, in any format."""
+        base = self.folder / name
+        yield from (base.with_name(f"{base.name}{s}") for s in (".npz", ".safetensors", ".zarr", *PICTURES))
+        yield from (path for s in ("npz", "safetensors") for path in base.glob(f"[0-9][0-9][0-9][0-9][0-9]*.{s}"))
 
     @property
     def has_arrays(self) -> bool:
@@ -95,7 +94,7 @@ class FeatureCache:
         return bool(self._arrays)
 
     def state(self, file: InputFile) -> State | None:
-        """Return what is recorded of a file; None if nothing is, or if the file has changed since.
+        """Return the recorded state of a file; None without one, or if the file has changed since.
 
         A file that is done has only begun if one of its results is missing or was cut short.
         """
@@ -113,9 +112,8 @@ class FeatureCache:
 
     def stored_bytes(self, file: InputFile) -> int:
         """Return the bytes of all that is stored for a file."""
-        base = self.folder / file.name
-        places = [base, *(base.with_name(f"{base.name}{s}") for s in (".npz", ".safetensors", ".zarr", *PICTURES))]
-        files = (path for place in places for path in ([place] if place.is_file() else place.rglob("*")))
+        results = self._results(file.name)
+        files = (path for place in results for path in ([place] if place.is_file() else place.rglob("*")))
         return sum(path.stat().st_size for path in files if path.is_file())
 
     def record(self, file: InputFile, state: State, frames: int | None = None) -> None:
@@ -146,7 +144,7 @@ class FeatureCache:
                     arrays.write(base, index, features, coordinates)
 
     def describe(self, file: InputFile, coordinates: Coordinates, attributes: Json) -> None:
-        """Add to the Zarr group of a file whose frames are written what is known at its end."""
+        """Add coordinates and attributes to the Zarr group of a file whose frames are written."""
         settings = {name: value for name, value in self.config.shaping().items() if value is not None}
         attributes = {
             "source": str(file.path.resolve()),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ BASIS_FRAMES = 6  # of a video, spread over it
 SAMPLED_IMAGES = 300  # whose sizes are read for an estimate
 PICTURE_BYTES = {False: 2.0, True: 0.3}  # per pixel of a PCA picture; of a frame of a PCA video
 
+K = TypeVar("K")
 OnFrame = Callable[[], None]
 Result = Callable[[], tuple[Features | None, Picture | None]]
 """Waits for a picture's features, where arrays are stored, and for its PCA picture, where one is wanted."""
@@ -58,41 +59,47 @@ class Extractor:
         compute: computes the features of pictures.
         cache: where arrays and pictures go; its config shapes them.
         basis: PCA basis of all pictures; None for one of each file.
-        on_basis: called after each frame of which a PCA basis is computed.
     """
 
-    def __init__(
-        self,
-        compute: FeatureComputer,
-        cache: FeatureCache,
-        basis: Basis | None = None,
-        on_basis: OnFrame = lambda: None,
-    ) -> None:
+    def __init__(self, compute: FeatureComputer, cache: FeatureCache, basis: Basis | None = None) -> None:
         self.compute, self.cache, self.basis, self.config = compute, cache, basis, cache.config
-        self.on_basis = on_basis
         self._ahead = max(PENDING, compute.batch or 0)
 
-    def images(self, files: Iterable[InputFile], on_frame: OnFrame) -> Iterator[str]:
-        """Extract images; yields a message for each one that cannot be read."""
-        for message in map_ordered(self._write, self._computed(files), PENDING):
-            on_frame()
-            if message is not None:
-                yield message
+    def images(self, files: Iterable[InputFile], on_frame: OnFrame) -> list[str]:
+        """Extract images; return a message for each one that cannot be read or written."""
+        failures: list[str] = []
 
-    def _computed(self, files: Iterable[InputFile]) -> Iterator[tuple[InputFile, Size, Result | str]]:
-        """Yield each file with its size and its result, or with the message that says why it cannot be read."""
-        pictures = map_ordered(self._read, files, self._ahead)
-        for shape, same_size in groupby(pictures, key=lambda item: getattr(item[1], "picture", np.empty(0)).shape):
-            if shape == (0,):
-                yield from ((file, (0, 0), message) for file, message in same_size)
-                continue
+        def readable() -> Iterator[tuple[InputFile, Resized]]:
+            for file, found in map_ordered(self._read, files, self._ahead):
+                if isinstance(found, LilaError):
+                    failures.append(str(found))
+                    on_frame()
+                else:
+                    yield file, found
+
+        for failure in map_ordered(self._write_image, self._computed(readable(), self.basis), PENDING):
+            failures += [] if failure is None else [failure]
+            on_frame()
+        return failures
+
+    def _computed(
+        self,
+        pictures: Iterable[tuple[K, Resized]],
+        basis: Basis | None,
+        stored: Callable[[K], Features | None] = lambda key: None,
+    ) -> Iterator[tuple[K, Size, Result, bool]]:
+        """Yield the key of each picture, its own size, its result, and whether its arrays are stored."""
+        for shape, same_size in groupby(pictures, key=lambda item: item[1].picture.shape):
             for group in batched(same_size, self.compute.pass_size(shape)):
-                computed = self.compute([resized.picture for _, resized in group])
-                for (file, resized), features in zip(group, computed, strict=True):
-                    yield file, resized.native, self._result(features, self.basis)
+                known = [stored(key) for key, _ in group]
+                missing = [one.picture for (_, one), found in zip(group, known, strict=True) if found is None]
+                new = iter(self.compute(missing))
+                for (key, resized), found in zip(group, known, strict=True):
+                    result = self._result(next(new) if found is None else found, basis)
+                    yield key, resized.native, result, found is not None
 
     def _result(self, features: Features | Tensor, basis: Basis | None) -> Result:
-        """Color features on the device, by their own basis where there is no other, and queue what is to be written."""
+        """Color features on the device, by their own basis where there is no other, and start to copy the results."""
         tensors: dict[str, Tensor] = {}
         if self.cache.has_pictures:
             basis = basis or pca_basis(spread_pixels(features))
@@ -112,18 +119,15 @@ class Extractor:
 
         return result
 
-    def _read(self, file: InputFile) -> tuple[InputFile, Any]:
-        """Return a file with its picture, or with the message that says why it cannot be read."""
+    def _read(self, file: InputFile) -> tuple[InputFile, Resized | LilaError]:
         try:
             return file, _resized(read_image(file.path), self.config)
         except LilaError as error:
-            return file, str(error)
+            return file, error
 
-    def _write(self, item: tuple[InputFile, Size, Result | str]) -> str | None:
-        """Write what a file has given; return the message of an error, its own or the one in its place."""
-        file, native, result = item
-        if isinstance(result, str):
-            return result
+    def _write_image(self, item: tuple[InputFile, Size, Result, bool]) -> str | None:
+        """Write what an image has given; return the message of an error."""
+        file, native, result, _ = item
         try:
             features, picture = result()
             if features is not None:
@@ -139,53 +143,44 @@ class Extractor:
         return None
 
     def _attributes(self, native: Size, **others: Any) -> Json:
-        """Return what the Zarr group of a file tells of it and of the model."""
+        """Return the attributes of a file's Zarr group: of the file and of the model."""
         size = {"source_height": native[0], "source_width": native[1]}
         return {**size, **others, "model_encoder": self.compute.model.encoder.name}
 
-    def video(self, file: InputFile, on_frame: OnFrame) -> int:
+    def video(self, file: InputFile, on_frame: OnFrame, on_basis: OnFrame = lambda: None) -> int:
         """Extract a video; arrays that an interrupted run has stored are read, not computed again.
+
+        Args:
+            on_basis: called after each frame of which the PCA basis is computed.
 
         Returns:
             The number of frames.
         """
-        config, basis, native = self.config, self.basis, (0, 0)
-        video = VideoFrames(file.path)
+        config, basis, count, native = self.config, self.basis, 0, (0, 0)
+        video, path = VideoFrames(file.path), self.cache.path(file, "_pca.mp4")
         resume = self.cache.state(file) == "begun"
         self.cache.record(file, "begun")
-
-        def computed() -> Iterator[tuple[int, Result, bool]]:
-            """Yield each frame's index and result, and whether its arrays are stored."""
-            nonlocal native
-            frames = prefetch(enumerate(_resized(frame, config) for frame in _kept(video, config)), self._ahead)
-            for shape, same_size in groupby(frames, key=lambda frame: frame[1].picture.shape):
-                for group in batched(same_size, self.compute.pass_size(shape)):
-                    native = group[0][1].native
-                    stored = {index: self.cache.read(file, index) if resume else None for index, _ in group}
-                    new = iter(self.compute([frame.picture for index, frame in group if stored[index] is None]))
-                    for index, found in stored.items():
-                        yield index, self._result(next(new) if found is None else found, basis), found is not None
-
-        count = 0
-        path = self.cache.path(file, "_pca.mp4")
         with name_kept(self.cache.folder, lambda: count), VideoWriter(path, video.rate / config.every) as writer:
             if self.cache.has_pictures and basis is None:
-                basis = _basis(self.compute, _before_damage(spread_frames(video, config)), self.on_basis)
+                basis = _basis(self.compute, _before_damage(spread_frames(video, config)), on_basis)
 
-            def write(item: tuple[int, Result, bool]) -> None:
-                index, result, stored = item
+            def write(item: tuple[int, Size, Result, bool]) -> Size:
+                index, size, result, stored = item
                 features, picture = result()
                 if features is not None:
-                    self.cache.write(file, index, features, _places(features, native), only_missing=stored)
+                    self.cache.write(file, index, features, _places(features, size), only_missing=stored)
                 if picture is not None:
                     writer.write(picture)
+                return size
 
-            for _ in map_ordered(write, computed(), PENDING):
-                count += 1
+            frames = prefetch(enumerate(_resized(frame, config) for frame in _kept(video, config)), self._ahead)
+            computed = self._computed(frames, basis, lambda index: self.cache.read(file, index) if resume else None)
+            for size in map_ordered(write, computed, PENDING):
+                native, count = size, count + 1
                 on_frame()
-            frames = config.every * np.arange(count)
+            numbers = config.every * np.arange(count)
             attributes = self._attributes(native, frame_rate=float(video.rate))
-            self.cache.describe(file, {"time": video.times()[frames], "frame": frames}, attributes)
+            self.cache.describe(file, {"time": video.times()[numbers], "frame": numbers}, attributes)
         self.cache.record(file, "done", count)
         return count
 
@@ -271,7 +266,7 @@ def estimate(compute: FeatureComputer, cache: FeatureCache, files: Sequence[Inpu
 
 
 def require_room(wanted: Estimate, cache: FeatureCache, width: int) -> str:
-    """Return a line that says what will be written and what is free; LilaError where that does not suffice."""
+    """Return a line with the bytes to be written and those that are free; LilaError where these do not suffice."""
     place, free = free_space(cache.folder)
     total, known = wanted.total_frames, [count or 0 for count in wanted.frames.values()]
     count = console.counted({"frames": sum(known)}) + ("" if total is not None else " or more")
@@ -289,14 +284,7 @@ def require_room(wanted: Estimate, cache: FeatureCache, width: int) -> str:
 
 def shared_basis(compute: FeatureComputer, files: Sequence[InputFile]) -> Basis:
     """Return one PCA basis for all of these files: of each image, and of a few frames of each video."""
-    pictures = (
-        picture
-        for file in files
-        for _, picture in (
-            spread_frames(VideoFrames(file.path), FeatureConfig()) if file.is_video else [(0, read_image(file.path))]
-        )
-    )
-    return _basis(compute, pictures)
+    return _basis(compute, (picture for file in files for _, picture in pictures_of(file)))
 
 
 def _basis(compute: FeatureComputer, pictures: Iterable[Picture], on_frame: OnFrame = lambda: None) -> Basis:
@@ -323,6 +311,15 @@ def _kept_count(video: VideoFrames, config: FeatureConfig) -> int | None:
     counts = [config.max_frames] if config.max_frames else []
     counts += [-(-video.count // config.every)] if video.count else []
     return min(counts) if counts else None
+
+
+def pictures_of(file: InputFile, frames: int = BASIS_FRAMES) -> Iterator[tuple[int, Picture]]:
+    """Return an image, or about as many frames spread over a video, with their numbers."""
+    return (
+        spread_frames(VideoFrames(file.path), FeatureConfig(), frames)
+        if file.is_video
+        else iter([(0, read_image(file.path))])
+    )
 
 
 def spread_frames(

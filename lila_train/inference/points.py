@@ -29,6 +29,11 @@ class Points:
     frames: Int[np.ndarray, " n"] | None
     files: list[str] | None
 
+    @property
+    def starts(self) -> Int[np.ndarray, " n"]:
+        """The frame of each point; 0 where none is given."""
+        return np.zeros(len(self.xy), int) if self.frames is None else self.frames
+
     def of_file(self, file: InputFile) -> Int[np.ndarray, " m"]:
         """Return the rows of an input's points: all of them where none names a file."""
         names = {str(file.path), file.path.name, str(file.name)}
@@ -59,6 +64,8 @@ def read_points(path: Path) -> Points:
     A CSV without a header has the columns x, y, frame. A row of the JSON list is an object or [x, y] or [x, y, frame].
     LilaError for a file in another form, with its first bad row.
     """
+    if not path.exists():
+        raise _bad(path, "no such file")
     text = read_text(path)
     try:
         rows = _json_rows(text) if path.suffix.lower() == ".json" else _csv_rows(text)

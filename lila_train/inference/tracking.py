@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -11,21 +10,22 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
-from numpy.lib.stride_tricks import sliding_window_view
-from PIL import ImageOps
+from jaxtyping import Float, Int
+from numpy.typing import DTypeLike
 from torch import Tensor
 
-from lila_cues.images import decode, read_image
+from lila_cues.images import read_image
 from lila_cues.inputs import VIDEO_SUFFIXES, list_frames
 from lila_cues.prefetch import map_ordered, prefetch
 from lila_cues.video.reader import VideoFrames
 from lila_cues.video.writer import VideoWriter
 from lila_cues.viz.pictures import Picture, mask_overlay, trails_overlay, write_label_png
+from lila_train.inference.masks import Masks, require_size
 from lila_train.inference.points import Points, from_network, to_network
 from lila_train.model.lila import Lila
 from lila_train.model.prepared import require_finite
@@ -54,28 +54,6 @@ class FrameStream:
     size: Size
 
 
-@dataclass(frozen=True)
-class MarkedObjects:
-    """Labels 0 (background), 1, 2, … of a frame, and the value in the mask file of each."""
-
-    labels: Labels
-    values: UInt8[np.ndarray, " n"]
-    indexed: bool = True  # values are those of an indexed PNG, not numbers given here
-
-
-@dataclass(frozen=True)
-class Masks:
-    """Labels 0 (background), 1, 2, … of some frames, the same object under the same label, and the value of each."""
-
-    frames: dict[int, Labels]
-    values: UInt8[np.ndarray, " n"]
-
-    def first(self) -> dict[int, int]:
-        """Return the first marked frame of each object."""
-        labels = {frame: np.unique(mask) for frame, mask in sorted(self.frames.items(), reverse=True)}
-        return {int(label): frame for frame, found in labels.items() for label in found if label}
-
-
 def open_output(out: Path, wanted: Json, overwrite: bool) -> None:
     """Create the folder of the results, or open one of the same settings, to replace them; else LilaError."""
     single = [out / "overlay.mp4", out / "tracks.csv"]
@@ -93,16 +71,26 @@ def track(
     limit: int | None,
 ) -> int:
     """Write OUT/00000.png, … (indexed) and OUT/overlay.mp4 of the first `limit` frames; return how many there are."""
+
+    def draw(index: int, picture: Picture, labels: Labels) -> Picture:
+        write_label_png(out / f"{index:05d}.png", labels)
+        return mask_overlay(picture, labels)
+
+    tracked = islice(follow(model, stream.frames, masks, propagation, out), limit)
+    return _write_overlay(out, stream.rate, tracked, draw, on_frame)
+
+
+def _write_overlay(
+    out: Path,
+    rate: Fraction,
+    tracked: Iterable[tuple[Any, ...]],
+    draw: Callable[..., Picture],
+    on_frame: OnFrame,
+) -> int:
+    """Write OUT/overlay.mp4 of what `draw` makes of the number of a frame and what was tracked; return the count."""
     count = 0
-    with name_kept(out, lambda: count), VideoWriter(out / "overlay.mp4", stream.rate) as writer:
-
-        def write(item: tuple[int, tuple[Picture, Labels]]) -> None:
-            index, (picture, labels) = item
-            write_label_png(out / f"{index:05d}.png", labels)
-            writer.write(mask_overlay(picture, labels))
-
-        tracked = islice(follow(model, stream.frames, masks, propagation, out), limit)
-        for _ in map_ordered(write, enumerate(tracked), PENDING):
+    with name_kept(out, lambda: count), VideoWriter(out / "overlay.mp4", rate) as writer:
+        for _ in map_ordered(lambda item: writer.write(draw(item[0], *item[1])), enumerate(tracked), PENDING):
             count += 1
             on_frame()
     return count
@@ -121,16 +109,13 @@ def follow(
     sizes, objects = propagation.sizes((native[0], native[1]), model.encoder.patch_size), len(masks.values) - 1
 
     def features_of(frame: Picture) -> Tensor:
-        require_size(masks, (frame.shape[0], frame.shape[1]))
+        require_size((native[0], native[1]), (frame.shape[0], frame.shape[1]))
         return require_finite(propagation.unit_features(frame, model, sizes, model.device), "the model")
 
     count = max(first.values()) and max(first.values()) + 1
-    cached = _scratch((count, model.out_channels, *sizes.grid), np.float32, folder)
+    early = map(features_of, prefetch(islice(frames, count), PENDING))
+    cached = _kept((features.cpu().numpy() for features in early), count, folder)
     before = _scratch((count, objects + 1, *sizes.grid), np.float32, folder)  # soft labels of objects not yet marked
-    found = 0
-    for found, frame in enumerate(prefetch(islice(frames, count), PENDING), start=1):
-        cached[found - 1] = features_of(frame).cpu()
-    _require_count(found, count)
     for start in sorted(set(first.values()) - {0}):
         own = [label for label in first if first[label] == start]
         mask = np.where(np.isin(masks.frames[start], own), masks.frames[start], 0).astype(np.uint8)
@@ -161,24 +146,18 @@ def follow(
         yield current.popleft(), masks.values[np.where(mask > 0, mask, labels)]
 
 
-def _first_frames(frames: Iterable[Picture], count: int, folder: Path | None) -> UInt8[np.ndarray, "t H W 3"]:
-    """Return the first frames in an unnamed file; LilaError where there are fewer."""
-    kept: np.ndarray | None = None
-    found = 0
-    for found, frame in enumerate(islice(frames, count), start=1):
-        kept = _scratch((count, *frame.shape), np.uint8, folder) if kept is None else kept
-        kept[found - 1] = frame
-    _require_count(found, count)
-    assert kept is not None
+def _kept(maps: Iterable[np.ndarray], count: int, folder: Path | None) -> np.ndarray:
+    """Return `count` maps of frames from the first on, in an unnamed file; LilaError where there are fewer."""
+    kept, found = np.empty(0), 0
+    for found, each in enumerate(maps, start=1):
+        kept = _scratch((count, *each.shape), each.dtype, folder) if found == 1 else kept
+        kept[found - 1] = each
+    if found < count:
+        raise LilaError(f"expected frame {count - 1}, for which there is a mask or a point, found {found} frames")
     return kept
 
 
-def _require_count(found: int, count: int) -> None:
-    if found < count:
-        raise LilaError(f"expected frame {count - 1}, for which there is a mask or a point, found {found} frames")
-
-
-def _scratch(shape: tuple[int, ...], dtype: type, folder: Path | None) -> np.ndarray:
+def _scratch(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> np.ndarray:
     """Return an array in an unnamed file, which lasts as long as the array."""
     if not shape[0]:
         return np.empty(shape, dtype)
@@ -202,22 +181,21 @@ def track_points(
 
     A row per frame and point: x and y in pixels of the frame, and the cosine of the features there and at the point.
     """
-    count, table = 0, ["point,frame,x,y,similarity\n"]
+    table = ["point,frame,x,y,similarity\n"]
     trails: list[deque[tuple[float, float]]] = [deque(maxlen=TRAIL) for _ in points.xy]
+
+    def draw(index: int, picture: Picture, xy: np.ndarray, similarity: np.ndarray) -> Picture:
+        for point, ((x, y), cosine) in enumerate(zip(xy.tolist(), similarity.tolist(), strict=True)):
+            table.append(f"{point},{index},{x:.2f},{y:.2f},{cosine:.4f}\n")
+            trails[point].append((x, y))
+        return trails_overlay(picture, trails)
+
+    tracked = islice(follow_points(model, stream.frames, points, propagation, stream.size, out), limit)
     try:
-        with name_kept(out, lambda: count), VideoWriter(out / "overlay.mp4", stream.rate) as writer:
-            tracked = islice(follow_points(model, stream.frames, points, propagation, stream.size, out), limit)
-            for index, (picture, xy, similarity) in enumerate(tracked):
-                for point, ((x, y), cosine) in enumerate(zip(xy.tolist(), similarity.tolist(), strict=True)):
-                    table.append(f"{point},{index},{x:.2f},{y:.2f},{cosine:.4f}\n")
-                    trails[point].append((x, y))
-                writer.write(trails_overlay(picture, trails))
-                count += 1
-                on_frame()
+        return _write_overlay(out, stream.rate, tracked, draw, on_frame)
     finally:
-        if count:
+        if len(table) > 1:
             atomic_write("".join(table), out / "tracks.csv")
-    return count
 
 
 @torch.inference_mode()
@@ -233,8 +211,7 @@ def follow_points(
 
     A point is carried forward and backward from its own frame, as `PointTracker` does.
     """
-    starts = np.zeros(len(points.xy), int) if points.frames is None else points.frames
-    sizes, rows = propagation.sizes(native, model.encoder.patch_size), np.arange(len(starts))
+    starts, sizes, rows = points.starts, propagation.sizes(native, model.encoder.patch_size), np.arange(len(points.xy))
     last, places = int(starts.max()), to_network(points.xy, native, sizes.frame)
     radius = round(propagation.window // 2 * min(sizes.frame) / 60)
     for frame in np.unique(starts):
@@ -250,7 +227,7 @@ def follow_points(
 
     before = np.empty((last + 1, len(rows), 3))  # x, y and similarity, of points carried backward
     if last:
-        tracker, earlier = PointTracker(len(rows), radius), _first_frames(frames, last + 1, folder)
+        tracker, earlier = PointTracker(len(rows), radius), _kept(islice(frames, last + 1), last + 1, folder)
         for index in range(last, -1, -1):
             move(tracker, earlier[index], index)
             before[index] = np.column_stack([tracker.xy, tracker.similarity])
@@ -343,87 +320,3 @@ class FolderFrames:
                     "resize it"
                 )
             yield picture
-
-
-def read_masks(named: Sequence[str], size: Size) -> Masks:
-    """Read masks given as FILE, of frame 0, or FRAME:FILE, for frames of this height and width.
-
-    Values of indexed PNGs name objects: the same value in masks of several frames is the same object. The objects of
-    other masks are numbered on. Where masks of one frame overlap, the last one counts.
-    """
-    read: list[tuple[int, Path, MarkedObjects]] = []
-    for name in named:
-        match = None if Path(name).exists() else re.fullmatch(r"(\d+):(.+)", name)
-        frame, path = (int(match[1]), Path(match[2])) if match else (0, Path(name))
-        read.append((frame, path, read_mask(path)))
-        require_size(read[-1][2], size, path)
-    given = {int(value) for *_, marked in read if marked.indexed for value in marked.values[1:]}
-    free = (value for value in range(1, 256) if value not in given)
-    frames: dict[int, np.ndarray] = {}
-    owners: dict[tuple[int, int], Path] = {}
-    for frame, path, marked in read:
-        values = [int(value) if marked.indexed else next(free, 255) for value in marked.values[1:]]
-        whole = frames.setdefault(frame, np.zeros(size, np.uint8))
-        for label, value in enumerate(values, start=1):
-            if value == 255:
-                raise LilaError(f"expected at most 254 objects, found more with those of {path}")
-            if other := owners.get((frame, value)):
-                raise LilaError(
-                    f"object {value} of frame {frame} is in {other} and in {path}; give each object an index of its own"
-                )
-            owners[frame, value] = path
-            whole[marked.labels == label] = value
-    for (frame, value), path in owners.items():
-        if not (frames[frame] == value).any():
-            raise LilaError(f"object {value} of {path} is covered by the masks after it; pass it last")
-    all_values = np.unique([0, *(value for _, value in owners)]).astype(np.uint8)
-    labels = {frame: np.searchsorted(all_values, whole).astype(np.uint8) for frame, whole in frames.items()}
-    return Masks(labels, all_values)
-
-
-def read_mask(path: Path) -> MarkedObjects:
-    """Read the objects of an indexed PNG by index; of other images by value or color, black is background.
-
-    Transparent pixels are background, and index 255 is void, as in evaluation. LilaError for a mask whose values are no
-    labels: negative ones, those of a JPEG, or of soft edges, each of which has no square of 3×3 pixels anywhere.
-    """
-    stored = decode(path)
-    image, is_jpeg = ImageOps.exif_transpose(stored), stored.format == "JPEG"
-    alpha = np.asarray(image.convert("RGBA"))[..., 3] if image.has_transparency_data else None
-    if image.mode in ("LA", "RGBA", "PA", "La", "RGBa"):
-        image = image.convert({"L": "L", "P": "P"}.get(image.mode[0], "RGB"))
-    array = np.asarray(image if image.mode[0] in "PL1IF" and image.mode != "LAB" else image.convert("RGB"))
-    if not (np.isfinite(array) & (array >= 0)).all():
-        wrong = "a negative value" if np.isfinite(array).all() else "NaN or infinity"
-        raise LilaError(f"expected labels in {path}, found {wrong}; save whole numbers as an indexed PNG")
-    flat = array.reshape(-1, 3) if array.ndim == 3 else array.reshape(-1, 1)
-    void = np.zeros(len(flat), bool) if alpha is None else alpha.reshape(-1) < 128
-    if image.mode == "P":
-        void |= flat[:, 0] == 255
-    flat = np.where(void[:, None], 0, flat)
-    found, inverse = np.unique(np.vstack([np.zeros_like(flat[:1]), flat]), axis=0, return_inverse=True)
-    labels = inverse.reshape(-1)[1:].reshape(array.shape[:2])
-    squares = sliding_window_view(labels, (3, 3)) if min(labels.shape) >= 3 else labels[:0, :0, None, None]
-    solid = len(np.setdiff1d(squares[(squares == squares[..., :1, :1]).all((-2, -1)), 0, 0], [0]))
-    slivers = len(found) - 1 - solid
-    if is_jpeg or slivers > max(solid, 11 if image.mode == "P" else 1):
-        raise LilaError(
-            f"expected a value or color per object in {path}, found {len(found) - 1}, {slivers} of them slivers, as a "
-            "JPEG or soft edges make them; save the mask as an indexed PNG, without smoothing"
-        )
-    if not 1 < len(found) <= 255:
-        raise LilaError(f"expected 1 to 254 objects on a background of 0 in {path}, found {len(found) - 1}")
-    values = found[:, 0].astype(np.uint8) if image.mode == "P" else np.arange(len(found), dtype=np.uint8)
-    return MarkedObjects(labels.astype(np.uint8), values, image.mode == "P")
-
-
-def require_size(marked: MarkedObjects | Masks, frame: Size, path: Path | None = None) -> None:
-    """Raise LilaError for a mask of another size than the frames', height and width."""
-    found = marked.labels.shape if isinstance(marked, MarkedObjects) else next(iter(marked.frames.values())).shape
-    if found != frame:
-        turned = "the frames are turned by their metadata: make it for the video as it is shown, upright"
-        raise LilaError(
-            f"expected a mask of the frames' size, {frame[0]}×{frame[1]}, found one of {found[0]}×{found[1]}"
-            f"{f' in {path}' if path else ''}; "
-            + (turned if found == frame[::-1] else "make it for a frame, at its size")
-        )

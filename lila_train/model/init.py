@@ -15,16 +15,11 @@ PIXEL_BIAS = 4.0  # standard deviations of the first component: keeps the pixel 
 OTHER_LEVELS = 0.1  # factor of the levels that do not carry the components at first
 
 
-def _own_sum(values: Tensor) -> Tensor:
-    """Return the sum over ranks where there is one: the values themselves."""
-    return values
-
-
 @torch.no_grad()
 def init_pca(
     decoder: Decoder,
     tokens: Float[Tensor, "n e"],
-    all_reduce_sum: Callable[[Tensor], Tensor] = _own_sum,
+    all_reduce_sum: Callable[[Tensor], Tensor] = lambda values: values,
     is_main: bool = True,
 ) -> None:
     """Make the decoder upsample the first min(d, o₂) principal components of the third tapped block's tokens.
@@ -55,7 +50,7 @@ def init_pca(
 def principal_components(
     tokens: Float[Tensor, "n e"],
     count: int,
-    all_reduce_sum: Callable[[Tensor], Tensor] = _own_sum,
+    all_reduce_sum: Callable[[Tensor], Tensor] = lambda values: values,
     is_main: bool = True,
 ) -> tuple[Float[Tensor, "k e"], Float[Tensor, " e"]]:
     """Return the first `count` principal axes of all ranks' tokens, over the largest standard deviation, and the mean.

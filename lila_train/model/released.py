@@ -178,7 +178,7 @@ def encoder_of_name(name: str) -> str:
 def encoder_name(given: str | None, weights: str | Path, published: ReleasedCheckpoint) -> str:
     """Return the name of a published file's encoder: the given one, that in the file, or that of a published name.
 
-    LilaError where none of them tells it: a width alone does not, since encoders with registers have the same.
+    LilaError where there is none of them: a width is no name, since encoders with registers have the same.
     """
     if given:
         return encoder_of_name(given)

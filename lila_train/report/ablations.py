@@ -71,7 +71,7 @@ def table_rows(finding: Finding) -> list[list[str]]:
     """Return the cells under HEAD: the encoder alone, then a row per ablation; – for missing scores."""
     full = finding.full.mean
     to_full = None if full is None else finding.encoder - full
-    rows = [["frozen encoder", f"{finding.encoder:.1f}", "–", "–", _signed(to_full), "–", "–", "–"]]
+    rows = [["frozen encoder", f"{finding.encoder:.1f}", "–", "–", signed(to_full), "–", "–", "–"]]
     for scores in finding.scores:
         is_full = scores.row.name == FULL.name
         published, published_full = (
@@ -83,17 +83,13 @@ def table_rows(finding: Finding) -> list[list[str]]:
                 MISSING if scores.mean is None else f"{scores.mean:.1f}",
                 "–" if scores.std is None else f"{scores.std:.1f}",
                 str(len(scores.by_seed)),
-                "–" if is_full else _signed(scores.gain_over(finding.full)),
-                _signed(None if scores.mean is None else scores.mean - finding.encoder),
+                "–" if is_full else signed(scores.gain_over(finding.full)),
+                signed(None if scores.mean is None else scores.mean - finding.encoder),
                 f"{published:.1f}",
-                "–" if is_full else _signed(published - published_full),
+                "–" if is_full else signed(published - published_full),
             ]
         )
     return rows
-
-
-def _signed(value: float | None) -> str:
-    return MISSING if value is None else signed(value)
 
 
 def _explain(rows: Sequence[Ablation]) -> tuple[list[str], list[list[str]]]:
@@ -131,7 +127,7 @@ def steps_chart(findings: Sequence[Finding], losses: Losses) -> bytes:
 
 
 def mean_loss(seeds: Sequence[Sequence[float]]) -> np.ndarray:
-    """Return the seeds' mean over the steps that all have, averaged over SMOOTHING_STEPS around each step."""
+    """Return the mean over seeds of the steps that all have, and over SMOOTHING_STEPS around each step."""
     length = min(map(len, seeds), default=0)
     mean = np.mean([seed[:length] for seed in seeds], axis=0) if length else np.zeros(0)
     return centered_mean(mean, SMOOTHING_STEPS)

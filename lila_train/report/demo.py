@@ -82,7 +82,7 @@ def write_demo_report(root: Path, device: torch.device) -> tuple[Path, bool]:
 class DemoInputs:
     """The folder of a demo run: the store `cues.zarr`, the training run `train`, the evaluation `eval`.
 
-    LilaError names what is missing and the command that makes it.
+    LilaError names a missing part and the command that makes it.
     """
 
     def __init__(self, root: Path) -> None:

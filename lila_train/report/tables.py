@@ -248,7 +248,7 @@ def _measured(result: Json) -> list[TableRow]:
 
 
 def weights_of(model: Json, head: str) -> str:
-    """Return what tells a head's weights apart: run folder or file, training steps, the first digits of hashes."""
+    """Return the identity of a head's weights: run folder or file, training steps, the first digits of hashes."""
     baseline, encoder = model.get("baseline"), model.get("encoder_weights")
     if isinstance(baseline, dict) and (head != ENCODER or encoder is None):
         names = "revision", "baseline_weights", "baseline_weights_sha256", "baseline_sha256"
@@ -314,9 +314,9 @@ def percent(value: float | None) -> str:
     return MISSING if value is None else f"{100 * value:.1f}"
 
 
-def signed(value: float) -> str:
-    """Return a number with one decimal and its sign, U+2212 for minus."""
-    return f"{value:+.1f}".replace("-", "−")
+def signed(value: float | None) -> str:
+    """Return a number with one decimal and its sign, U+2212 for minus; None is "–"."""
+    return MISSING if value is None else f"{value:+.1f}".replace("-", "−")
 
 
 def head_title(head: str) -> str:

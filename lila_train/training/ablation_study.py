@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,7 @@ from lila_train.evaluation.models import ENCODER, LilaModel
 from lila_train.model import checkpoint
 from lila_train.model.decoder import Decoder
 from lila_train.training.ablations import FULL, Ablation
-from lila_train.training.callbacks import Callback, DecoderSpec, RunState, ScoreCallback, StepRecord
+from lila_train.training.callbacks import DecoderSpec, ScoreCallback
 from lila_train.training.config import RunOptions, TrainConfig
 from lila_train.training.distributed import Rank
 from lila_train.training.run_dir import RunDir
@@ -37,6 +37,8 @@ Progress = Callable[[str, int, float | None], None]
 Scores = dict[str, float]
 Done = Callable[[str, Scores, float], None]
 """Called with a run's name, its scores by protocol, and the seconds that it took now."""
+Run = tuple[Ablation, int]
+"""A row with a seed."""
 
 
 @dataclass(frozen=True)
@@ -98,33 +100,43 @@ class Study:
     options: RunOptions
     score_at: Sequence[int] = ()
 
-    def run(self, rows: Sequence[Ablation], seeds: Sequence[int], progress: Progress, done: Done) -> list[Finding]:
-        """Train and score what is missing, all rows with one seed after the other, and read the rest."""
+    def run(
+        self, rows: Sequence[Ablation], seeds: Sequence[int], progress: Progress, done: Done, jobs: int = 1
+    ) -> list[Finding]:
+        """Train and score what is missing, all rows with one seed after the other, and read the rest.
+
+        Args:
+            jobs: number of processes that do so side by side, by one thread or one GPU each.
+
+        Raises:
+            LilaError: a run has failed, or a process was killed.
+        """
+        runs = [(row, seed) for seed in seeds for row in rows]
+        finished = (
+            self._in_processes(runs, min(jobs, len(runs)), progress)
+            if jobs > 1
+            else ((row, seed, *self.train_and_score(row, seed, progress)) for row, seed in runs)
+        )
         results: dict[tuple[str, str], dict[int, float]] = {}
-        for seed in seeds:
-            for number, row in enumerate(rows, 1):
-                name, began = f"row {number} of {len(rows)}, seed {seed}", time.monotonic()
-                scores = self.train_and_score(row, seed, partial(progress, name))
-                done(f"{name}: {row.label}", scores, time.monotonic() - began)
-                for protocol, score in scores.items():
-                    results.setdefault((protocol, row.name), {})[seed] = score
+        for number, (row, seed, scores, seconds) in enumerate(finished, 1):
+            done(f"{number} of {len(runs)}, seed {seed}: {row.label}", scores, seconds)
+            for protocol, score in scores.items():
+                results.setdefault((protocol, row.name), {})[seed] = score
         findings = []
         for task in self.tasks:
             weights = self.run_dir(FULL, self.config.seed).weights
             encoder = self._score(task, weights, ENCODER, self.out / ENCODER)  # has no seed
             row_scores = []
             for row in rows:
-                by_seed = results[task.protocol, row.name]
+                by_seed = {seed: results[task.protocol, row.name][seed] for seed in seeds}
                 row_scores.append(RowScores(row, by_seed, self._by_step(task, row, by_seed)))
             findings.append(Finding(task.protocol, encoder, row_scores))
         return findings
 
-    def run_jobs(self, rows: Sequence[Ablation], seeds: Sequence[int], jobs: int, done: Done) -> None:
-        """Train and score what is missing in `jobs` processes, one thread or one GPU each; then `run` reads it.
-
-        Raises:
-            LilaError: as in `run`, or a process was killed.
-        """
+    def _in_processes(
+        self, runs: Sequence[Run], jobs: int, progress: Progress
+    ) -> Iterator[tuple[Ablation, int, Scores, float]]:
+        """Yield runs with their scores and seconds as processes finish them."""
         context, gpus = multiprocessing.get_context("spawn"), torch.cuda.device_count()
         devices = context.Queue()
         for n in range(jobs):
@@ -133,10 +145,10 @@ class Study:
         try:
             with ProcessPoolExecutor(jobs, context, _start_job, (self, devices)) as pool:
                 try:
-                    futures = {pool.submit(_run_job, row, seed): (row, seed) for seed in seeds for row in rows}
-                    for number, future in enumerate(as_completed(futures), 1):
-                        row, seed = futures[future]
-                        done(f"{number} of {len(futures)}, seed {seed}: {row.label}", *future.result())
+                    futures = {pool.submit(_run_job, *run): run for run in runs}
+                    for future in as_completed(futures):
+                        progress(f"{jobs} rows at once", self.config.steps, None)
+                        yield (*futures[future], *future.result())
                 except BaseException:
                     pool.shutdown(wait=False, cancel_futures=True)
                     for process in multiprocessing.active_children():
@@ -150,14 +162,16 @@ class Study:
         finally:
             self.encoder.to(self.rank.device)
 
-    def train_and_score(self, row: Ablation, seed: int, progress: Callable[[int, float | None], None]) -> Scores:
-        """Return J&F of a row with a seed in percent, by protocol; what is missing is computed."""
-        self._train(row, seed, progress)
+    def train_and_score(self, row: Ablation, seed: int, progress: Progress) -> tuple[Scores, float]:
+        """Return J&F of a row with a seed in percent, by protocol, and the seconds; what is missing is computed."""
+        began = time.monotonic()
+        self._train(row, seed, partial(progress, f"{row.label}, seed {seed}"))
         run_dir = self.run_dir(row, seed)
-        return {
+        scores = {
             task.protocol: self._score(task, run_dir.weights, LilaModel.head, run_dir.root / "scores")
             for task in self.tasks
         }
+        return scores, time.monotonic() - began
 
     def run_dir(self, row: Ablation, seed: int) -> RunDir:
         return RunDir(self.out / row.name / f"seed-{seed}")
@@ -175,12 +189,8 @@ class Study:
             return
         trainer.restore()
         progress(trainer.step, None)
-
-        class ReportLoss(Callback):
-            def on_step_end(self, run: RunState, record: StepRecord) -> None:
-                progress(1, record.loss)
-
-        trainer.fit([ReportLoss(), ScoreCallback({*self.score_at} - {config.steps}, self.tasks)])
+        scored = {*self.score_at} - {config.steps}
+        trainer.fit([lambda run, record: progress(1, record.loss), ScoreCallback(scored, self.tasks)])
 
     def _score(self, task: Task, weights: Path, head: str, folder: Path) -> float:
         """Return J&F of a run's head in percent."""
@@ -206,7 +216,7 @@ _job: list[Study] = []  # of this process, if it is one of --jobs
 
 
 def _start_job(study: Study, devices: Any) -> None:
-    """Prepare a process of `run_jobs`; the first process has the progress and the signals."""
+    """Prepare a process of `_in_processes`; the first process has the progress and the signals."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     console.err.quiet = True
@@ -215,5 +225,4 @@ def _start_job(study: Study, devices: Any) -> None:
 
 
 def _run_job(row: Ablation, seed: int) -> tuple[Scores, float]:
-    began = time.monotonic()
-    return _job[0].train_and_score(row, seed, lambda steps, loss: None), time.monotonic() - began
+    return _job[0].train_and_score(row, seed, lambda name, steps, loss: None)

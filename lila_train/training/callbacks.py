@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Container, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from lila_cues.networks import FrozenEncoder
 from lila_cues.networks.weights import tensors_sha256
-from lila_cues.viz.pictures import pca_basis, pca_picture, write_png
+from lila_cues.viz.pictures import Picture, pca_basis, pca_picture, write_png
 from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.harness import Task, check, evaluate
 from lila_train.evaluation.models import LilaModel
@@ -27,76 +27,36 @@ from lila_train.model.lila import Lila
 from lila_train.outputs import read_json
 from lila_train.training.config import TrainConfig
 from lila_train.training.crops import make_views
-from lila_train.training.data import PairBatch, PairDataset, load_pairs
+from lila_train.training.data import load_pairs
 from lila_train.training.distributed import Rank
 from lila_train.training.run_dir import RunDir
-from lila_train.training.step import TrainStep
 from lila_train.training.targets import active_cues
+from lila_train.training.trainer import StepRecord, Trainer
 from stores.atomic import append_line
 from stores.errors import LilaError
 
 MARGIN, HEADING = 6, 14  # px of white between pictures, and above them for titles
 
 
-@dataclass(frozen=True)
-class StepRecord:
-    """A step's losses over the global batch, its learning rate and its seconds, loading included."""
+class Logger(ABC):
+    """A callback that draws curves and pictures over steps; a resumed run adds to them."""
 
-    step: int
-    loss: float
-    terms: Mapping[str, float]
-    lr: float
-    seconds: float
-
-    def to_row(self) -> dict[str, Any]:
-        return {"step": self.step, "loss": self.loss, **self.terms, "lr": self.lr, "seconds": self.seconds}
-
-
-@dataclass(frozen=True)
-class RunState:
-    """What a callback sees of a run, on rank 0 after `step` steps; nothing in it communicates with other ranks."""
-
-    step: int
-    config: TrainConfig
-    run_dir: RunDir
-    train_step: TrainStep
-    device: torch.device
-    dataset: PairDataset
-
-    def first_pairs(self, count: int) -> PairBatch:
-        """Return up to `count` pairs of step 0 on the device, whatever the current step is; for pictures."""
-        config = self.config.replace(batch_size=min(count, self.config.batch_size))
-        dataset = replace(self.dataset, config=config)
-        return next(load_pairs(dataset, range(1), Rank(device=self.device)))
-
-
-class Callback:
-    """Logging and validation: called on rank 0 after every step."""
-
-    def on_step_end(self, run: RunState, record: StepRecord) -> None:
-        """Read the run; a callback does not change it."""
-        raise NotImplementedError
-
-
-class Logger(Callback):
-    """Curves and pictures over steps; a resumed run adds to them."""
-
-    def on_step_end(self, run: RunState, record: StepRecord) -> None:
+    def __call__(self, run: Trainer, record: StepRecord) -> None:
         values = record.to_row()
         step = values.pop("step")
         self.scalars({f"train/{name}": value for name, value in values.items()}, step)
 
+    @abstractmethod
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Add a point to each of the named curves."""
-        raise NotImplementedError
 
-    def image(self, name: str, picture: UInt8[np.ndarray, "h w 3"], step: int) -> None:
+    @abstractmethod
+    def image(self, name: str, picture: Picture, step: int) -> None:
         """Add a picture."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
-        """Write what is buffered."""
-        raise NotImplementedError
+        """Write buffered events."""
 
 
 class TensorBoardLogger(Logger):
@@ -115,7 +75,7 @@ class TensorBoardLogger(Logger):
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
-    def image(self, name: str, picture: UInt8[np.ndarray, "h w 3"], step: int) -> None:
+    def image(self, name: str, picture: Picture, step: int) -> None:
         self.writer.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
@@ -157,7 +117,7 @@ class WandbLogger(Logger):
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         self.run.log(dict(values), step=step)
 
-    def image(self, name: str, picture: UInt8[np.ndarray, "h w 3"], step: int) -> None:
+    def image(self, name: str, picture: Picture, step: int) -> None:
         self.run.log({name: self.wandb.Image(picture)}, step=step)
 
     def close(self) -> None:
@@ -174,7 +134,7 @@ def open_logger(name: str, run_dir: RunDir, config: TrainConfig, first_step: int
 
 
 @dataclass(frozen=True)
-class PictureCallback(Callback):
+class PictureCallback:
     """Write pictures/step-N.png: one row for each of the same four pairs.
 
     Columns: context view, query view, the features of both in one PCA basis, then each cue of the query and its
@@ -184,11 +144,13 @@ class PictureCallback(Callback):
     every: int
     loggers: Sequence[Logger] = ()
 
-    def on_step_end(self, run: RunState, record: StepRecord) -> None:
+    def __call__(self, run: Trainer, record: StepRecord) -> None:
         if run.step % self.every and run.step < run.config.steps:
             return
         cues = active_cues(run.config)
-        context, query = make_views(run.first_pairs(4), run.config)
+        config = run.config.replace(batch_size=min(4, run.config.batch_size))
+        batch = next(load_pairs(replace(run.dataset(), config=config), range(1), Rank(device=run.rank.device)))
+        context, query = make_views(batch, config)
         x_context, x_query, predicted, query = run.train_step.predict(context, query)
         shown = (context.image, query.image, x_context, x_query, query.target, predicted)
         titles = ["context", "query", "LILA, context", "LILA, query"]
@@ -224,7 +186,7 @@ def open_tasks(data: Path, limit: int | None) -> list[Task]:
 
 
 @dataclass(frozen=True)
-class ScoreCallback(Callback):
+class ScoreCallback:
     """Append a line per protocol to scores.jsonl and points to the loggers' curves; records go under scores/.
 
     at: numbers of steps after which a run is scored.
@@ -234,7 +196,7 @@ class ScoreCallback(Callback):
     tasks: Sequence[Task]
     loggers: Sequence[Logger] = ()
 
-    def on_step_end(self, run: RunState, record: StepRecord) -> None:
+    def __call__(self, run: Trainer, record: StepRecord) -> None:
         if run.step not in self.at:
             return
         run_dir = run.run_dir
@@ -242,7 +204,7 @@ class ScoreCallback(Callback):
             folder = run_dir.root / "scores" / f"step-{run.step:08d}" / task.protocol
             shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped before its next checkpoint
             spec = DecoderSpec(run.train_step.encoder, run.train_step.exported)
-            result = evaluate(task, spec, folder, run.device, checked=True)
+            result = evaluate(task, spec, folder, run.rank.device, checked=True)
             metrics: dict[str, Any] = result["scores"][LilaModel.head]
             line = {"step": run.step, "protocol": task.protocol, "counts": task.counts(), "figures": metrics}
             append_line(run_dir.scores, line)

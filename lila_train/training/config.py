@@ -5,10 +5,9 @@ Defaults are the paper's where it states them (docs/method.md). Recipes are name
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -105,18 +104,10 @@ class TrainConfig(Config):
         """Frame of a pair (0: t, 1: t+Δ) that is the context, and that is the query."""
         return (0, 1) if self.roles == "forward" else (1, 0)
 
-    @classmethod
-    def resolve(
-        cls, base: TrainConfig, options: Mapping[str, Any] | None = None, assignments: Sequence[str] = ()
-    ) -> TrainConfig:
-        """Return `base` with a command's options, where they are not None, and then its --set assignments."""
-        given = {name: value for name, value in (options or {}).items() if value is not None}
-        return base.replace(**(given | cls.parse_assignments(assignments)))
-
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is carried out; nothing here changes its result beyond rounding. Intervals are in steps."""
+    """Execution of a run; nothing here changes its result beyond rounding. Intervals are in steps."""
 
     device: str = "auto"
     backend: str | None = None  # of collectives; None: NCCL on GPUs, gloo on CPUs

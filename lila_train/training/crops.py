@@ -17,7 +17,7 @@ from torch import Tensor
 from lila_cues.pamr import refine, three_scales
 from lila_train.training.config import TrainConfig
 from lila_train.training.data import PairBatch
-from lila_train.training.losses import Reduce, count_valid, identity
+from lila_train.training.losses import Reduce, count_valid
 from lila_train.training.targets import active_cues, moments, pair_targets, standardize
 
 
@@ -51,7 +51,9 @@ class View:
 
 
 @torch.no_grad()
-def make_views(batch: PairBatch, config: TrainConfig, reduce: Reduce = identity) -> tuple[View, View]:
+def make_views(
+    batch: PairBatch, config: TrainConfig, reduce: Reduce = lambda statistics: statistics
+) -> tuple[View, View]:
     """Return the context and the query view.
 
     `reduce` sums statistics over ranks, in one call: cues are standardized, and valid entries counted, over all ranks.

@@ -201,7 +201,7 @@ def explain_loader_errors() -> Iterator[None]:
 
 
 def _on_device(batches: Iterable[Stored], device: torch.device) -> Iterator[Stored]:
-    """Copy batches; to a GPU on a stream of its own, while the GPU computes what was queued before."""
+    """Copy batches; to a GPU on a stream of its own, while the GPU computes the batch before."""
     if device.type != "cuda":
         yield from batches
         return

@@ -96,11 +96,6 @@ class Losses:
         return Losses(packed[0], dict(zip(LOSS_TERMS, packed[1:], strict=True)))
 
 
-def identity(statistic: Tensor) -> Tensor:
-    """Return the statistic of a single process."""
-    return statistic
-
-
 def count_valid(valid: Mask) -> Float[Tensor, " t"]:
     """Return the numbers of valid entries: the parts of all terms, one after the other."""
     return torch.cat([term.count(valid) for term in LOSS_TERMS.values()])

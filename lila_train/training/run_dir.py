@@ -63,7 +63,7 @@ class RunDir:
         return read_lines(self.log, "step")[0]
 
     def truncate_logs(self, steps: int) -> None:
-        """Drop what was logged after `steps` steps, which are computed again; damaged lines are left out, and said."""
+        """Drop the lines of later steps than `steps`, which are computed again, and damaged ones, with a note."""
         for path, last in ((self.log, steps - 1), (self.scores, steps)):
             if path.exists():
                 rows, damaged = read_lines(path, "step")

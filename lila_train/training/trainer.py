@@ -7,7 +7,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,6 @@ from lila_cues import console
 from lila_cues.networks import FrozenEncoder, WeightSource, restore_encoder
 from lila_train.model import checkpoint
 from lila_train.model.checkpoint import Provenance
-from lila_train.training.callbacks import Callback, RunState, StepRecord
 from lila_train.training.config import RunOptions, TrainConfig
 from lila_train.training.crops import make_views
 from lila_train.training.data import PairBatch, PairDataset, explain_loader_errors, load_pairs
@@ -34,6 +33,20 @@ from lila_train.training.targets import stored_arrays
 from stores.atomic import append_line, read_lines
 from stores.errors import LilaError
 from stores.ledger import COMPLETE
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """A step's losses over the global batch, its learning rate and its seconds, loading included."""
+
+    step: int
+    loss: float
+    terms: Mapping[str, float]
+    lr: float
+    seconds: float
+
+    def to_row(self) -> dict[str, Any]:
+        return {"step": self.step, "loss": self.loss, **self.terms, "lr": self.lr, "seconds": self.seconds}
 
 
 @dataclass(frozen=True)
@@ -187,9 +200,8 @@ class Trainer:
                 self.step - 1, losses.total.item(), terms, learning_rate(self.step - 1, self.config), seconds
             )
             append_line(self.run_dir.log, record.to_row())
-            state = self.state()
             for callback in callbacks:
-                callback.on_step_end(state, record)
+                callback(self, record)
         if self.stop or self.step % self.options.checkpoint_every == 0 or self.step == self.config.steps:
             self.save()
         self._clock = time.monotonic()
@@ -273,9 +285,6 @@ class Trainer:
         width = self.train_step.encoder.width
         return PairDataset(self.store.address, self.config, stored_arrays(self.config), width, self.clips)
 
-    def state(self) -> RunState:
-        return RunState(self.step, self.config, self.run_dir, self.train_step, self.rank.device, self.dataset())
-
     def save(self) -> None:
         """Write a checkpoint to resume from, and delete all but the newest two."""
         if not self.rank.is_main:
@@ -305,6 +314,10 @@ class Trainer:
             versions=checkpoint.versions(),
             scores=[row for row in read_lines(self.run_dir.scores, "step")[0] if row["step"] == self.step],
         )
+
+
+Callback = Callable[[Trainer, StepRecord], None]
+"""Logging and validation after every step: called on rank 0, it changes nothing and communicates with no other rank."""
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

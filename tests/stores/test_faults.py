@@ -293,7 +293,7 @@ def check_row(copy: Callable[[str], Path], values: dict[tuple[str, int], np.ndar
     assert run("verify", root).exit_code == 0
     again = {clip for clip in row.lost if stores.open(root).statuses()[clip] == stores.ABSENT}
     assert bool(again) == bool(row.lost)
-    assert f"{len(again)} clips are to be built again" in repaired.stdout or not again
+    assert f"{len(again)} clip{'s' * (len(again) > 1)} to be built again" in repaired.stdout or not again
     assert build(root) == 2 + len(again)
     assert run("verify", root).exit_code == 0
     equal(root)
@@ -508,7 +508,7 @@ def test_repair_leaves_a_task_to_its_builder(copy: Callable[[str], Path]) -> Non
     flip(shard_of(root, "rgb", 0))
     with stores.open(root).lock_task(0, only_failed=True), locks.lock(root / LOCKS, 0):
         assert "is still damaged" in run("repair", root).stdout
-    assert "are to be built again" in run("repair", root).stdout
+    assert "to be built again" in run("repair", root).stdout
 
 
 def test_a_damaged_clip_costs_no_other(copy: Callable[[str], Path]) -> None:
@@ -529,7 +529,7 @@ def test_values_out_of_range_are_detected_and_rebuilt(tmp_path: Path) -> None:
             worlds.add(store, writer, clip, replace(cues, depth=cues.depth - 1000) if clip == 2 else cues)
     store.publish_statuses()
     assert "value: depth of clip 2: negative inverse depth (clips 2)" in run("verify", store.path).stdout
-    assert "1 clips are to be built again" in run("repair", store.path).stdout
+    assert "1 clip to be built again" in run("repair", store.path).stdout
     assert worlds.fill(store) == 1
     assert run("verify", store.path).exit_code == 0
 
@@ -570,7 +570,7 @@ def test_a_reader_beside_a_repair_and_a_build(
         np.testing.assert_array_equal(reader.read(name, 0), values[name, 0])
         with pytest.raises(StoreError, match="is damaged"):
             reader.read(name, 4)
-    assert "1 clips are to be built again" in run("repair", root).stdout
+    assert "1 clip to be built again" in run("repair", root).stdout
     assert (worlds.fill(store), worlds.fill(store, only_failed=True)) == (1, 1)
     for name in store.arrays:
         for clip in (2, 4):

@@ -109,7 +109,7 @@ def test_verify_repair_build(store: CueStore, tmp_path: Path) -> None:
     result = run("repair", store.path, "--report", tmp_path / "report.json")
     assert result.exit_code == 0
     assert "repaired: rgb/zarr.json: rewritten" in result.stdout
-    assert "1 clips are to be built again" in result.stdout
+    assert "1 clip to be built again" in result.stdout
     assert worlds.fill(store) == 1
     assert run("verify", store.path).exit_code == 0
 

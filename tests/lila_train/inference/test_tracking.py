@@ -17,8 +17,9 @@ from lila_cues.images import read_image
 from lila_cues.video.reader import VideoFrames
 from lila_cues.viz.pictures import write_label_png
 from lila_train.cli import app
+from lila_train.inference.masks import read_mask, read_masks
 from lila_train.inference.points import Points
-from lila_train.inference.tracking import follow, follow_points, open_frames, read_mask, read_masks
+from lila_train.inference.tracking import follow, follow_points, open_frames
 from lila_train.model.lila import Lila
 from lila_train.model.propagation import Propagation
 from stores.errors import LilaError

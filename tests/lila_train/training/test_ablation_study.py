@@ -103,7 +103,7 @@ def test_a_study_trains_and_scores_and_resumes(
     first = CliRunner().invoke(app, [*arguments, "--seeds", "1", "--score-at", "1,2"])
     assert first.exit_code == 0, first.output
     assert len(restored) == 1, "one encoder for all rows, seeds and protocols"
-    line = r"^row 2 of 2, seed 0: A: ERM distillation: J&F \d+\.\d by davis-knn@lila \([\d.]+ \w+\)$"
+    line = r"^2 of 2, seed 0: A: ERM distillation: J&F \d+\.\d by davis-knn@lila \([\d.]+ \w+\)$"
     assert re.search(line, first.output, re.MULTILINE)
     scored = [json.loads(line) for line in (tmp_path / "out/full/seed-0/scores.jsonl").read_text().splitlines()]
     assert [(line["step"], line["counts"]["sequences"]) for line in scored] == [(1, 1)]
@@ -138,22 +138,31 @@ def test_jobs_give_the_same_scores_and_are_resumed(store: stores.CueStore, tmp_p
         "davis-knn@lila", worlds.write_davis(tmp_path / "davis", ("one",), 4), EvalConfig(short_side=48, window=3)
     )
     config = TrainConfig(steps=2, **TrainConfig.parse_assignments(SMALL))
-    encoder, lines = trainer.encoder_of_store(store, None, device), []
-    found = {}
-    for jobs in (2, 0):
+    encoder, found = trainer.encoder_of_store(store, None, device), {}
+    steps, lines, times = list[int](), list[tuple[str, dict[str, float]]](), list[dict[Path, int]]()
+    for jobs in (1, 2):
         out = tmp_path / str(jobs)
         study = Study(store, encoder, config, [task], out, Rank(device=device), RunOptions(num_workers=0))
-        if jobs:
-            study.run_jobs(rows, [0], jobs, lambda name, scores, seconds: lines.append((name, scores)))
-            written = {path: path.stat().st_mtime_ns for path in out.rglob("weights.safetensors")}
-            assert len(written) == 2
-        (finding,) = study.run(rows, [0], lambda name, steps, loss: None, lambda name, scores, seconds: None)
+        steps.clear()
+        lines.clear()
+        for at_once in (jobs, 1):
+            (finding,) = study.run(
+                rows,
+                [0],
+                lambda name, new, loss: steps.append(new),
+                lambda name, scores, seconds: lines.append((name, scores)),
+                at_once,
+            )
+            times.append({path: path.stat().st_mtime_ns for path in out.rglob("weights.safetensors")})
         found[jobs] = {scores.row.label: scores.by_seed for scores in finding.scores}
-    assert found[2] == found[0]
-    assert {path: path.stat().st_mtime_ns for path in written} == written
+        assert sum(steps) == 2 * 2 * config.steps, "of two rows, in two calls"
+        assert len(times[-1]) == 2
+        assert times[-1] == times[-2], "finished rows are kept"
+        assert len(lines) == 4
+    assert found[2] == found[1]
     assert {name.partition(", ")[0] for name, _ in lines} == {"1 of 2", "2 of 2"}
     by_label = {name.partition("seed 0: ")[2]: scores["davis-knn@lila"] for name, scores in lines}
-    assert by_label == {label: by_seed[0] for label, by_seed in found[0].items()}
+    assert by_label == {label: by_seed[0] for label, by_seed in found[1].items()}
 
 
 def test_a_protocol_without_published_ablations_is_refused(store: stores.CueStore, tmp_path: Path) -> None:

@@ -26,13 +26,13 @@ import stores
 from lila_train.evaluation.harness import Task
 from lila_train.model import checkpoint
 from lila_train.training import losses
-from lila_train.training.callbacks import Callback, DecoderSpec, RunState, ScoreCallback, StepRecord
+from lila_train.training.callbacks import DecoderSpec, ScoreCallback
 from lila_train.training.config import RunOptions, TrainConfig
 from lila_train.training.data import PairBatch, PairDataset, explain_loader_errors, load_pairs
 from lila_train.training.distributed import Rank
 from lila_train.training.run_dir import RunDir
 from lila_train.training.targets import stored_arrays
-from lila_train.training.trainer import Trainer, encoder_of_store
+from lila_train.training.trainer import StepRecord, Trainer, encoder_of_store
 from stores.atomic import append_line
 from stores.errors import LilaError
 from tests.lila_train.training import world
@@ -115,13 +115,12 @@ def test_resuming_gives_bitwise_the_same_run(
     straight.fit()
     first = trainer(store, tmp_path / "broken", config, every=3)
 
-    class Kill(Callback):
-        def on_step_end(self, run: RunState, record: StepRecord) -> None:
-            if record.step == 4:
-                raise KeyboardInterrupt
+    def kill(run: Trainer, record: StepRecord) -> None:
+        if record.step == 4:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        first.fit([Kill()])
+        first.fit([kill])
     second = trainer(store, tmp_path / "broken", config, every=3)
     assert second.restore()
     assert second.step == 3
@@ -149,13 +148,12 @@ def test_the_moving_average_is_scored_and_exported(
     run = trainer(store, tmp_path / "run", SETTINGS.replace(ema=0.2))
     expected: list[torch.Tensor] = []
 
-    class Follow(Callback):
-        def on_step_end(self, run: RunState, record: StepRecord) -> None:
-            now = run.train_step.decoder.head.weight.detach().double()
-            decay = min(0.2, record.step / (record.step + 10))
-            expected.append(now if not expected else decay * expected[-1] + (1 - decay) * now)
+    def follow(run: Trainer, record: StepRecord) -> None:
+        now = run.train_step.decoder.head.weight.detach().double()
+        decay = min(0.2, record.step / (record.step + 10))
+        expected.append(now if not expected else decay * expected[-1] + (1 - decay) * now)
 
-    run.fit([Follow(), ScoreCallback(3, [task])])
+    run.fit([follow, ScoreCallback(3, [task])])
     for found, steps in zip(scored, (3, 6), strict=True):
         torch.testing.assert_close(found.double(), expected[steps - 1], rtol=0, atol=1e-7)
     exported, resumed = tensors(run.run_dir.weights), tensors(run.run_dir.checkpoints()[-1])
@@ -257,14 +255,13 @@ def test_a_killed_loader_process_is_one_sentence(tmp_path: Path) -> None:
     run = trainer(world.build(tmp_path / "cues.zarr"), tmp_path / "run", SETTINGS.replace(steps=1000))
     run.options = replace(run.options, num_workers=1)
 
-    class Kill(Callback):
-        def on_step_end(self, state: RunState, record: StepRecord) -> None:
-            for process in multiprocessing.active_children():
-                process.kill()
+    def kill(run: Trainer, record: StepRecord) -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
 
     expected = r"^expected the loader processes to last, found that one has ended .*; pass a smaller --num-workers, .*$"
     with pytest.raises(LilaError, match=expected):
-        run.fit([Kill()])
+        run.fit([kill])
 
 
 def test_an_error_of_a_loader_process_is_one_sentence(tmp_path: Path) -> None:

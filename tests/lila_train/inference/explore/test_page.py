@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lila_train.inference.explore import Explored
+from lila_train.inference.masks import read_mask
 from lila_train.inference.points import read_points
-from lila_train.inference.tracking import read_mask
 
 
 @pytest.fixture
