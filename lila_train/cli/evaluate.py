@@ -171,15 +171,14 @@ def ablate(
     """
     import stores
     from lila_cues import devices
-    from lila_train.evaluation.harness import check
     from lila_train.evaluation.models import ENCODER
-    from lila_train.evaluation.protocols import open_task
     from lila_train.model.decoder import DecoderWidths
     from lila_train.outputs import open_folder
     from lila_train.report.ablations import PUBLISHED_FIELDS, markdown, write_ablations
     from lila_train.training.ablation_study import Study
     from lila_train.training.ablations import ROWS
     from lila_train.training.ablations import rows as rows_named
+    from lila_train.training.callbacks import open_tasks
     from lila_train.training.config import RunOptions, TrainConfig, find_recipe
     from lila_train.training.distributed import Rank
     from lila_train.training.targets import check_store
@@ -198,12 +197,10 @@ def ablate(
         if name not in PUBLISHED_FIELDS:
             raise LilaError(f"expected --protocol to be one of {', '.join(PUBLISHED_FIELDS)}, found {name}")
     target = devices.choose(device)
-    choice = EvalConfig(limit=limit, fast_probe=fast_probe)
-    configs = {name: choice if name == "davis-lp@lila" else choice.replace(fast_probe=False) for name in protocols}
-    tasks = [open_task(name, data, configs[name]) for name in protocols]
-    check(tasks[0])  # all read the same files
+    tasks = open_tasks(data, limit, protocols, fast_probe)
     own = [out / ENCODER, *(path for name in ROWS for path in (out / name).glob("seed-*"))]
-    shaping = {"training": config.shaping(), "store": opened.fingerprint, "evaluation": choice.shaping()}
+    evaluation = EvalConfig(limit=limit, fast_probe=fast_probe)
+    shaping = {"training": config.shaping(), "store": opened.fingerprint, "evaluation": evaluation.shaping()}
     open_folder(out, "ablate.json", shaping, own, overwrite)
     encoder = encoder_of_store(opened, encoder_weights, target)
     options = RunOptions(num_workers=num_workers, encoder_weights=encoder_weights)

@@ -22,6 +22,7 @@ from lila_train.evaluation.dense.metrics import IGNORED
 from lila_train.evaluation.dense.task import Stored
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
 from lila_train.evaluation.results import read_result
+from lila_train.inference.compute import spread_pixels
 from lila_train.model.resize import as_input
 from lila_train.report.tables import head_title, percent, signed
 from stores import CueStore
@@ -29,7 +30,6 @@ from stores.errors import LilaError
 
 MAX_ERROR_DEG = 60.0
 ERROR_RAMP = np.array([[24, 30, 52], [54, 82, 140], [216, 120, 62], [252, 236, 190]], np.float64)  # from 0 to the max
-PCA_PIXELS = 4000  # of each map, evenly spread
 
 
 def cue_section(store: CueStore) -> Gallery:
@@ -142,10 +142,7 @@ def features(result: DavisResult, model: GridModel) -> Gallery:
             extract = feature_map(model, head)
             inputs = (as_input(frame, size, model.device, antialias=True) for frame in frames)
             maps[head] = [extract(one)[0].float().cpu().numpy() for one in inputs]
-    bases = {}
-    for head, found in maps.items():
-        pixels = [each.reshape(len(each), -1).T for each in found]
-        bases[head] = pca_basis(np.concatenate([rows[:: max(1, len(rows) // PCA_PIXELS)] for rows in pixels]))
+    bases = {head: pca_basis(np.concatenate([spread_pixels(each) for each in found])) for head, found in maps.items()}
     text = (
         "Three principal components as red, green and blue, in one basis for all frames of a column, so that equal "
         "colors mean equal features. The encoder's grid is shown as it is, one square per token."

@@ -177,11 +177,16 @@ class PictureCallback:
             logger.image("cues", np.asarray(sheet), run.step)
 
 
-def open_tasks(data: Path, limit: int | None) -> list[Task]:
-    """Open and check the first `limit` sequences of a DAVIS folder, for k-NN and the linear probe (fast solver)."""
-    names = "davis-knn@lila", "davis-lp@lila"
-    tasks = [open_task(name, data, EvalConfig(limit=limit, fast_probe=name == "davis-lp@lila")) for name in names]
-    check(tasks[0])
+def open_tasks(
+    data: Path,
+    limit: int | None,
+    names: Sequence[str] = ("davis-knn@lila", "davis-lp@lila"),
+    fast_probe: bool = True,
+) -> list[Task]:
+    """Open protocols on the first `limit` sequences of a DAVIS folder, and check its files."""
+    fast = {name: fast_probe and name == "davis-lp@lila" for name in names}  # k-NN has no probe
+    tasks = [open_task(name, data, EvalConfig(limit=limit, fast_probe=fast[name])) for name in names]
+    check(tasks[0])  # all read the same files
     return tasks
 
 

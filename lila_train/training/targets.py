@@ -85,7 +85,7 @@ class Flow(Cue):
         return CueTarget(flow, crop(consistent(flow_px, reverse_px).float()).expand_as(flow))
 
     def draw(self, true: Maps, predicted: Maps) -> tuple[Picture, Picture]:
-        longest = max(float(np.percentile(np.hypot(*true), 98)), 1e-3)
+        longest = pictures.flow_scale(true)
         return pictures.flow_picture(true, longest), pictures.flow_picture(predicted, longest)
 
 
