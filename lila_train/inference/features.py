@@ -78,8 +78,9 @@ class Extractor:
                     yield file, found
 
         for failure in map_ordered(self._write_image, self._computed(readable(), self.basis), PENDING):
-            failures += [] if failure is None else [failure]
             on_frame()
+            if failure is not None:
+                failures.append(failure)
         return failures
 
     def _computed(
@@ -315,11 +316,9 @@ def _kept_count(video: VideoFrames, config: FeatureConfig) -> int | None:
 
 def pictures_of(file: InputFile, frames: int = BASIS_FRAMES) -> Iterator[tuple[int, Picture]]:
     """Return an image, or about as many frames spread over a video, with their numbers."""
-    return (
-        spread_frames(VideoFrames(file.path), FeatureConfig(), frames)
-        if file.is_video
-        else iter([(0, read_image(file.path))])
-    )
+    if file.is_video:
+        return spread_frames(VideoFrames(file.path), FeatureConfig(), frames)
+    return iter([(0, read_image(file.path))])
 
 
 def spread_frames(

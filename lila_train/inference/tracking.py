@@ -30,7 +30,7 @@ from lila_train.inference.points import Points, from_network, to_network
 from lila_train.model.lila import Lila
 from lila_train.model.prepared import require_finite
 from lila_train.model.propagation import Propagation, without
-from lila_train.model.resize import Labels, Size, as_input
+from lila_train.model.resize import Labels, Size, as_input, size_of
 from lila_train.outputs import Json, name_kept, open_folder
 from stores.atomic import atomic_write, explain_os_errors
 from stores.errors import LilaError
@@ -105,11 +105,11 @@ def follow(
     An object is carried forward from its marked frames, and backward from the first of them. For the latter, the
     features of the frames up to the last first mark are computed before, and lie in an unnamed file in `folder`.
     """
-    first, native = masks.first(), next(iter(masks.frames.values())).shape
-    sizes, objects = propagation.sizes((native[0], native[1]), model.encoder.patch_size), len(masks.values) - 1
+    first, native = masks.first(), size_of(next(iter(masks.frames.values())))
+    sizes, objects = propagation.sizes(native, model.encoder.patch_size), len(masks.values) - 1
 
     def features_of(frame: Picture) -> Tensor:
-        require_size((native[0], native[1]), (frame.shape[0], frame.shape[1]))
+        require_size(native, (frame.shape[0], frame.shape[1]))
         return require_finite(propagation.unit_features(frame, model, sizes, model.device), "the model")
 
     count = max(first.values()) and max(first.values()) + 1
