@@ -217,7 +217,7 @@ def test_callbacks_communicate_with_no_rank(
         monkeypatch.setattr(torch.distributed, name, refuse)
     monkeypatch.setenv("WANDB_MODE", "offline")
     loggers = [open_logger(name, run_dir, config, 0) for name in ("tensorboard", "wandb")]
-    callbacks = [*loggers, PictureCallback(1, loggers), ScoreCallback(1, open_tasks(davis, 1), loggers)]
+    callbacks = [*loggers, PictureCallback(1, loggers), ScoreCallback((1,), open_tasks(davis, 1), loggers)]
     assert {type(callback) for callback in callbacks} == {
         kind
         for kind in vars(callbacks_module).values()

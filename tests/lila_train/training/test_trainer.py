@@ -153,7 +153,7 @@ def test_the_moving_average_is_scored_and_exported(
         decay = min(0.2, record.step / (record.step + 10))
         expected.append(now if not expected else decay * expected[-1] + (1 - decay) * now)
 
-    run.fit([follow, ScoreCallback(3, [task])])
+    run.fit([follow, ScoreCallback((3, 6), [task])])
     for found, steps in zip(scored, (3, 6), strict=True):
         torch.testing.assert_close(found.double(), expected[steps - 1], rtol=0, atol=1e-7)
     exported, resumed = tensors(run.run_dir.weights), tensors(run.run_dir.checkpoints()[-1])
