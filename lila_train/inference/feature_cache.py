@@ -220,7 +220,8 @@ class FilePerFrame:
 
     def is_complete(self, base: Path, frames: int | None) -> bool:
         """Return whether files are there to their end, where a npz has its directory; the values are not read."""
-        return all(map(self._is_complete, [self._path(base, index) for index in _indices(frames)]))
+        indices = [None] if frames is None else range(frames)
+        return all(self._is_complete(self._path(base, index)) for index in indices)
 
     def _is_complete(self, path: Path) -> bool:
         try:
@@ -332,10 +333,6 @@ _UNITS: dict[str, dict[str, Any]] = {
     "row": {"long_name": "number of the point in the file of points, from 0"},
     "frame": {"long_name": "number of the frame in the input, from 0"},
 }
-
-
-def _indices(frames: int | None) -> range | list[None]:
-    return [None] if frames is None else range(frames)
 
 
 def _is_whole_chunk(path: Path) -> bool:
