@@ -219,7 +219,8 @@ def track(
             count = tracking.track_points(model, stream, chosen, *common)
             found, results = len(chosen.xy), out / "tracks.csv"
         bar.update(task, total=count)
-    console.out.print(f"{count} frames, {console.counted({'objects' if masks else 'points': found})}: {results}")
+    counts = {"frames": count, "objects" if masks else "points": found}
+    console.out.print(f"{console.counted(counts)}: {results}")
 
 
 def explore(
