@@ -183,10 +183,10 @@ def trails_overlay(rgb: Picture, trails: Sequence[Sequence[tuple[float, float]]]
     return np.asarray(image)
 
 
-def write_png(path: Path, rgb: Picture) -> None:
-    """Write an RGB PNG file, 8 bits per channel."""
+def write_png(path: Path, picture: Picture | UInt8[np.ndarray, "h w"]) -> None:
+    """Write an RGB or a gray PNG file, 8 bits per channel."""
     with atomic_path(path, sync=False) as temporary:
-        Image.fromarray(rgb).save(temporary, "png")
+        Image.fromarray(picture).save(temporary, "png")
 
 
 def write_label_png(path: Path, labels: UInt8[np.ndarray, "h w"]) -> None:

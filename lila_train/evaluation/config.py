@@ -14,7 +14,7 @@ class EvalConfig(Config):
     """What a command may change in a protocol; all of it shapes the scores."""
 
     own_options: ClassVar[frozenset[str]] = frozenset(("limit", "seed", "short_side", "texts", "clip", "fast_probe"))
-    places: ClassVar[frozenset[str]] = frozenset(("texts",))
+    places: ClassVar[frozenset[str]] = frozenset(("texts", "flow_weights"))
 
     limit: PositiveInt | None = Field(None, description="Number of sequences or images to score; none: all.")
     year: int | None = Field(
@@ -45,6 +45,10 @@ class EvalConfig(Config):
         le=1,
         description="Least cosine of a point that tapvid-davis takes as visible; none: the protocol's.",
     )
+    flow: str | None = Field(
+        None, description="Flow network of davis-stability: raft_small, raft_large or dis; none: the protocol's."
+    )
+    flow_weights: Path | None = Field(None, description="Its weight file; none: torchvision's.")
 
     def changes(self) -> dict[str, str]:
         """Return the fields that are not the protocol's own, and their values as text; `given` for a file."""

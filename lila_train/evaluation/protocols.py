@@ -12,7 +12,8 @@ from lila_cues.inputs import find_dataset
 from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.davis.knn import KNN_SETTINGS, DinoPropagation, KnnTask, knn_task
 from lila_train.evaluation.davis.linear_probe import LpSettings, linear_probe_task
-from lila_train.evaluation.dense import normals, segmentation
+from lila_train.evaluation.davis.stability import METRICS, StabilitySettings, stability_task
+from lila_train.evaluation.dense import depth, normals, segmentation
 from lila_train.evaluation.dense.data import DenseData
 from lila_train.evaluation.dense.task import dense_task
 from lila_train.evaluation.dense.training import DenseProtocol
@@ -63,6 +64,7 @@ class ProtocolEntry(NamedTuple):
 
 J_AND_F = ("JF", "J", "J_recall", "J_decay", "F", "F_recall", "F_decay")
 ANGLES = ("rmse_deg", "under_11.25", "under_22.5", "under_30")
+DEPTHS = ("rmse_m", "abs_rel", "delta1")
 CLASSES = ("miou", "pixel_accuracy", "absent_classes")
 TRACKED = ("delta_avg", "occlusion_accuracy", "average_jaccard")
 SEEN_AND_UNSEEN = ("miou_seen", "miou_unseen", "miou_harmonic", "absent_classes")
@@ -89,6 +91,13 @@ PROTOCOLS = {
     "davis-knn@lila": _knn_entry("davis-knn@lila", Propagation()),
     "davis-knn@dino": _knn_entry("davis-knn@dino", DinoPropagation()),
     "davis-knn@dino960": _knn_entry("davis-knn@dino960", DinoPropagation(short_side_px=960)),
+    "davis-stability": ProtocolEntry(
+        "davis",
+        stability_task,
+        ("limit", "year", "seed", "short_side", "flow", "flow_weights"),
+        METRICS,
+        asdict(StabilitySettings()),
+    ),
     "spair71k-knn": ProtocolEntry(
         "SPair-71k", spair_task, ("limit",), ("pck_image", "pck_point"), asdict(SpairSettings())
     ),
@@ -97,6 +106,7 @@ PROTOCOLS = {
     ),
     "nyuv2-normals@lila": dense_entry("nyuv2", normals.NYU_LILA, normals.open_nyu, ANGLES),
     "nyuv2-normals@probe3d": dense_entry("nyuv2", normals.NYU_PROBE3D, normals.open_nyu, ANGLES),
+    "nyuv2-depth@linear": dense_entry("nyuv2", depth.NYU_DEPTH, depth.open_nyu_depth, DEPTHS),
     "cocostuff27@lila": dense_entry("cocostuff", segmentation.COCO_LILA, segmentation.open_coco, CLASSES),
     "cocostuff27@featup": dense_entry("cocostuff", segmentation.COCO_FEATUP, segmentation.open_coco, CLASSES),
     "cocostuff27@jafar": dense_entry("cocostuff", segmentation.COCO_JAFAR, segmentation.open_coco, CLASSES),

@@ -8,7 +8,7 @@ from pathlib import Path
 from lila_cues.viz import html
 from lila_train.evaluation.results import read_result
 from lila_train.report import sections
-from lila_train.report.tables import MEASURED, TEXT_COLUMNS, table_name, tables, weights_of
+from lila_train.report.tables import MEASURED, TEXT_COLUMNS, table_name, tables, task_of, weights_of
 from stores.atomic import atomic_write
 
 NOTE = (
@@ -32,6 +32,8 @@ def write_comparison(results: Sequence[Path], out: Path) -> list[Path]:
             pictures = sections.example_section(folder, heads, name)
         elif (folder / "predictions").is_dir() and Path(content["data_root"]).is_dir():
             pictures = sections.masks(sections.DavisResult(folder), f"Masks, predicted and true: {name}")
+        elif task_of(content["protocol"]) == "davis-stability":
+            pictures = html.Gallery(name, "No pictures: cosines of features at points that are drawn at random.")
         else:
             pictures = html.Gallery(name, f"The predictions or the data behind {folder} are no longer available.")
         galleries.setdefault(table_name(content["protocol"]), []).append(pictures)

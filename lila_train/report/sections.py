@@ -15,10 +15,12 @@ from jaxtyping import Bool, Float, UInt8
 from lila_cues.images import decode, read_image, read_mask
 from lila_cues.viz.html import Figure, Gallery, Row
 from lila_cues.viz.inspection import pair_row
-from lila_cues.viz.pictures import Picture, mask_overlay, pca_basis, pca_picture, ramp_picture
+from lila_cues.viz.pictures import DEPTH_COLORS, Picture, mask_overlay, pca_basis, pca_picture, ramp_picture
 from lila_train.evaluation.davis.metrics import ObjectScore, summarize, without_void
 from lila_train.evaluation.davis.task import DavisData, open_davis
+from lila_train.evaluation.dense.depth import LEVELS_PER_M
 from lila_train.evaluation.dense.metrics import IGNORED
+from lila_train.evaluation.dense.normals import MAX_DEPTH_M
 from lila_train.evaluation.dense.task import Stored
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
 from lila_train.evaluation.results import read_result
@@ -28,7 +30,7 @@ from lila_train.report.tables import head_title, percent, signed
 from stores import CueStore
 from stores.errors import LilaError
 
-MAX_ERROR_DEG = 60.0
+MAX_ERROR_DEG, MAX_ERROR_DEPTH = 60.0, 0.5  # the latter as a share of the true depth
 ERROR_RAMP = np.array([[24, 30, 52], [54, 82, 140], [216, 120, 62], [252, 236, 190]], np.float64)  # from 0 to the max
 
 
@@ -167,6 +169,11 @@ def example_section(root: Path, heads: Sequence[str], name: str) -> Gallery:
             "The points that are looked for, and beside them where each model finds them: a line leads from the true "
             "place to the one found."
         )
+    elif decode(folders[0] / "truth.png").mode == "L":
+        text += (
+            " Depth from light (0 m) to dark (10 m). Below, the error as a share of the true depth: dark is 0, light "
+            f"{percent(MAX_ERROR_DEPTH)} % and more, gray where the truth is unknown."
+        )
     elif _stored(folders[0] / "truth.png").ndim == 3:
         text += (
             " Directions as colors: x to red, y to green, z to blue. Below, the angle to the truth: dark is 0°, light "
@@ -176,7 +183,7 @@ def example_section(root: Path, heads: Sequence[str], name: str) -> Gallery:
 
 
 def _example(folder: Path, heads: Sequence[str]) -> list[Row]:
-    """Return a frame, its truth and the predictions; below, for directions, the errors."""
+    """Return a frame, its truth and the predictions; below, for directions and depth, the errors."""
     image = _stored(folder / "image.png")
     predictions = {head: _stored(path) for head in heads if (path := folder / f"{head}.png").is_file()}
     columns = min(4, 2 + len(predictions))
@@ -184,8 +191,8 @@ def _example(folder: Path, heads: Sequence[str]) -> list[Row]:
     if not (folder / "truth.png").is_file():
         figures += [Figure(picture, head_title(head), kind="jpeg") for head, picture in predictions.items()]
         return [Row("", figures, columns)]
-    truth = _stored(folder / "truth.png")
-    if truth.ndim == 2:
+    truth, is_depth = _stored(folder / "truth.png"), decode(folder / "truth.png").mode == "L"
+    if truth.ndim == 2 and not is_depth:
         known = np.asarray(truth != IGNORED)
 
         def overlay(labels: UInt8[np.ndarray, "h w"]) -> Picture:
@@ -196,14 +203,27 @@ def _example(folder: Path, heads: Sequence[str]) -> list[Row]:
             share = percent(float((truth == labels)[known].mean()) if known.any() else None)
             figures.append(Figure(overlay(labels), head_title(head), f"{share} % of pixels right", "jpeg"))
         return [Row("", figures, columns)]
-    known = np.asarray(truth.any(axis=2))
-    figures.append(Figure(truth, "Truth"))
+    known = np.asarray(truth > 0 if is_depth else truth.any(axis=2))
+
+    def show(stored: Stored) -> Picture:
+        farthest = MAX_DEPTH_M * LEVELS_PER_M
+        return ramp_picture(1 - stored / farthest, DEPTH_COLORS, stored > 0) if is_depth else stored
+
+    figures.append(Figure(show(truth), "Truth"))
     below: list[Figure | None] = [None, None]
-    for head, directions in predictions.items():
-        figures.append(Figure(directions, head_title(head)))
-        error = stored_angles_deg(truth, directions)
-        mean = f"mean {error[known].mean():.1f}° here" if known.any() else "no truth here"
-        below.append(Figure(error_picture(error, known), f"Error, {head_title(head)}", mean))
+    for head, values in predictions.items():
+        figures.append(Figure(show(values), head_title(head)))
+        if is_depth:
+            error = np.abs(values / np.maximum(truth, 1.0) - 1)
+            picture = error_picture(error, known, MAX_ERROR_DEPTH)
+        else:
+            error = stored_angles_deg(truth, values)
+            picture = error_picture(error, known)
+        mean = "no truth here"
+        if known.any():
+            average = float(error[known].mean())
+            mean = f"mean {percent(average)} % here" if is_depth else f"mean {average:.1f}° here"
+        below.append(Figure(picture, f"Error, {head_title(head)}", mean))
     return [Row("", figures, columns), Row("", below, columns)]
 
 
@@ -214,9 +234,11 @@ def stored_angles_deg(truth: UInt8[np.ndarray, "h w 3"], other: UInt8[np.ndarray
     return np.degrees(np.arccos(np.clip((one * two).sum(axis=2) / np.maximum(lengths, 1e-9), -1, 1)))
 
 
-def error_picture(error_deg: Float[np.ndarray, "h w"], known: Bool[np.ndarray, "h w"]) -> Picture:
-    """Return angles as colors, dark at 0° and light at MAX_ERROR_DEG; gray where the truth is not known."""
-    return ramp_picture(error_deg / MAX_ERROR_DEG, ERROR_RAMP, known)
+def error_picture(
+    error: Float[np.ndarray, "h w"], known: Bool[np.ndarray, "h w"], largest: float = MAX_ERROR_DEG
+) -> Picture:
+    """Return errors as colors, dark at 0 and light at `largest`; gray where the truth is not known."""
+    return ramp_picture(error / largest, ERROR_RAMP, known)
 
 
 def _stored(path: Path) -> Stored:

@@ -42,11 +42,18 @@ METRICS = {
     "under_11.25": Metric("< 11.25°"),
     "under_22.5": Metric("< 22.5°"),
     "under_30": Metric("< 30°"),
+    "rmse_m": Metric("RMSE m", 1.0, 3),
+    "abs_rel": Metric("AbsRel", 1.0, 3),
+    "delta1": Metric("δ1"),
     "miou": Metric("mIoU"),
     "pixel_accuracy": Metric("pixel accuracy"),
     "miou_seen": Metric("mIoU seen"),
     "miou_unseen": Metric("mIoU unseen"),
     "miou_harmonic": Metric("harmonic"),
+    "stability": Metric("stability, bilinear"),
+    "stability_cells": Metric("stability, cells"),
+    "cosine_corresponding": Metric("cosine, corresponding"),
+    "cosine_random": Metric("cosine, random"),
     "pck_image": Metric("PCK@0.10 per image"),
     "pck_point": Metric("PCK@0.10 per point"),
     "delta_avg": Metric("δ avg"),
@@ -57,9 +64,11 @@ METRICS = {
 TITLES = {
     "davis-knn": "Video object segmentation, local k-NN",
     "davis-lp": "Video object segmentation, linear probe",
+    "davis-stability": "Temporal stability, DAVIS",
     "spair71k-knn": "Semantic correspondence, SPair-71k",
     "tapvid-davis": "Point tracking, TAP-Vid DAVIS",
     "nyuv2-normals": "Surface normals, NYUv2",
+    "nyuv2-depth": "Depth, NYUv2",
     "cocostuff27": "Semantic segmentation, COCO-Stuff-27",
     "ade20k150": "Semantic segmentation, ADE20K, 150 classes",
     "ade20k151": "Semantic segmentation, ADE20K, 151 classes",
@@ -67,7 +76,7 @@ TITLES = {
     "openvocab": "Open-vocabulary segmentation",
 }
 
-# Published figures, second-hand from reading notes. Percent, and degrees for the RMSE of angles.
+# Published figures, second-hand from reading notes. Percent; degrees and m for an RMSE.
 PAPER = "LILA, arXiv 2604.26488"
 SURVEYS = "LingBot-Vision, arXiv 2607.05247, and V-JEPA 2.1; second-hand"
 _DAVIS = {  # J&F by linear probe, by local k-NN
@@ -100,6 +109,12 @@ _COCO_STUFF = {  # mIoU, pixel accuracy
     "DINOv2-L14 + LILA (Kinetics)": (63.3, 81.4),
 }
 _DAVIS_480 = {"DINOv3-7B": (71.1,), "LingBot-Vision-g": (70.0,), "V-JEPA 2.1-G": (69.0,), "DINOv2-g": (63.9,)}
+_DEPTH = {  # RMSE in m
+    "DINOv3-7B": (0.309,),
+    "LingBot-Vision-L": (0.310,),
+    "LingBot-Vision-g": (0.296,),
+    "V-JEPA 2.1-G": (0.307,),
+}
 
 
 class Published(NamedTuple):
@@ -118,6 +133,7 @@ PUBLISHED = {
         "DINOv3's model card, second-hand; the size is probably this one", ("JF",), {"DINOv3-7B": (79.7,)}
     ),
     "nyuv2-normals@lila": Published(PAPER, ("rmse_deg", "under_11.25"), _NORMALS),
+    "nyuv2-depth@linear": Published(f"{SURVEYS}; settings of the probe not stated", ("rmse_m",), _DEPTH),
     "cocostuff27@lila": Published(PAPER, ("miou", "pixel_accuracy"), _COCO_STUFF),
 }
 

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lila_train.evaluation.config import EvalConfig
-from lila_train.evaluation.davis.task import DavisTask, Frames, open_davis
+from lila_train.evaluation.davis.task import Frames, MaskTask, open_davis
 from lila_train.evaluation.models import GridModel, feature_map
 from lila_train.model.propagation import Propagation, Sizes
 from lila_train.model.resize import Labels, Size, size_of, to_size
@@ -57,7 +57,7 @@ class DinoPropagation(Propagation):
 
 
 @dataclass(frozen=True)
-class KnnTask(DavisTask):
+class KnnTask(MaskTask):
     """A k-NN protocol on DAVIS. `memory` bounds temporary tensors (bytes) and changes no score."""
 
     propagation: Propagation

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lila_train.evaluation.config import EvalConfig
-from lila_train.evaluation.davis.task import DavisTask, Frames, open_davis
+from lila_train.evaluation.davis.task import Frames, MaskTask, open_davis
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
 from lila_train.model.resize import Labels, Size, as_input, network_size, size_of, to_size
 
@@ -159,7 +159,7 @@ def initial_parameters(n_classes: int, channels: Sequence[int], seed: int, name:
 
 
 @dataclass(frozen=True)
-class LinearProbeTask(DavisTask):
+class LinearProbeTask(MaskTask):
     """A linear probe on the encoder's grid, and on the pixel map for a head that has one."""
 
     probe: LpSettings

@@ -127,20 +127,12 @@ class DavisData:
 
 
 @dataclass(frozen=True)
-class DavisTask(ABC):
-    """A protocol on DAVIS; a subclass adds its settings and how it segments a video."""
+class DavisTask:
+    """What protocols on DAVIS have in common: the data, checked and identified."""
 
     protocol: str
     data: DavisData
     config: EvalConfig
-
-    @abstractmethod
-    def segment(self, model: GridModel, head: str, name: str, frames: Frames, first: Labels) -> Iterator[Labels]:
-        """Yield the labels of each later frame of sequence `name` at native size; `first` has those of the first."""
-
-    def parts(self) -> dict[str, int]:
-        """Return the number of frames to predict, by sequence."""
-        return {name: len(sequence.frames) - 1 for name, sequence in self.data.sequences.items()}
 
     def data_identity(self) -> dict[str, Any]:
         paths = (path for sequence in self.data.sequences.values() for path in (*sequence.frames, *sequence.masks))
@@ -149,32 +141,6 @@ class DavisTask(ABC):
 
     def reads(self) -> list[Callable[[], object]]:
         return [partial(self._check, name) for name in self.data.sequences]
-
-    def counts(self) -> dict[str, int]:
-        sequences = self.data.sequences.values()
-        objects = sum(int(self._reference(sequence).max()) for sequence in sequences)
-        frames = sum(len(sequence.frames) for sequence in sequences)
-        return {"sequences": len(sequences), "objects": objects, "frames": frames}
-
-    def run(self, model: GridModel, head: str, part: str, folder: Path, advance: Callable[[], None]) -> Json:
-        """Predict one sequence, save it below `folder`/predictions/HEAD/SEQUENCE, and score the saved files."""
-        sequence = self.data.sequences[part]
-        saved = folder / "predictions" / head / part
-        saved.mkdir(parents=True, exist_ok=True)
-        reference = self._reference(sequence)
-        files = [saved / mask.name for mask in sequence.masks]
-        write_label_png(files[0], reference)
-        frames = (read_image(path, upright=False, background=None) for path in sequence.frames)
-        labels = self.segment(model, head, part, frames, reference)
-        for file, frame_labels in zip(files[1:], labels, strict=True):
-            write_label_png(file, frame_labels)
-            advance()
-        truths = ((without_void(self.data.labels(mask)), mask) for mask in sequence.masks)
-        scores = score_sequence(part, zip(truths, ((read_mask(file), file) for file in files), strict=True))
-        return {"frames": len(sequence.frames), "objects": [asdict(score) for score in scores]}
-
-    def metrics(self, records: Iterable[Json]) -> dict[str, float | None]:
-        return summarize(ObjectScore(**entry) for record in records for entry in record["objects"])
 
     def _reference(self, sequence: DavisSequence) -> Labels:
         """Return the first mask; LilaError where its ids leave out numbers."""
@@ -216,3 +182,42 @@ class DavisTask(ABC):
     def native_size(self) -> Size:
         """Return the size of the first sequence's frames."""
         return size_of(self._reference(next(iter(self.data.sequences.values()))))
+
+
+@dataclass(frozen=True)
+class MaskTask(DavisTask, ABC):
+    """A protocol that predicts masks; a subclass adds its settings and how it segments a video."""
+
+    @abstractmethod
+    def segment(self, model: GridModel, head: str, name: str, frames: Frames, first: Labels) -> Iterator[Labels]:
+        """Yield the labels of each later frame of sequence `name` at native size; `first` has those of the first."""
+
+    def parts(self) -> dict[str, int]:
+        """Return the number of frames to predict, by sequence."""
+        return {name: len(sequence.frames) - 1 for name, sequence in self.data.sequences.items()}
+
+    def counts(self) -> dict[str, int]:
+        sequences = self.data.sequences.values()
+        objects = sum(int(self._reference(sequence).max()) for sequence in sequences)
+        frames = sum(len(sequence.frames) for sequence in sequences)
+        return {"sequences": len(sequences), "objects": objects, "frames": frames}
+
+    def run(self, model: GridModel, head: str, part: str, folder: Path, advance: Callable[[], None]) -> Json:
+        """Predict one sequence, save it below `folder`/predictions/HEAD/SEQUENCE, and score the saved files."""
+        sequence = self.data.sequences[part]
+        saved = folder / "predictions" / head / part
+        saved.mkdir(parents=True, exist_ok=True)
+        reference = self._reference(sequence)
+        files = [saved / mask.name for mask in sequence.masks]
+        write_label_png(files[0], reference)
+        frames = (read_image(path, upright=False, background=None) for path in sequence.frames)
+        labels = self.segment(model, head, part, frames, reference)
+        for file, frame_labels in zip(files[1:], labels, strict=True):
+            write_label_png(file, frame_labels)
+            advance()
+        truths = ((without_void(self.data.labels(mask)), mask) for mask in sequence.masks)
+        scores = score_sequence(part, zip(truths, ((read_mask(file), file) for file in files), strict=True))
+        return {"frames": len(sequence.frames), "objects": [asdict(score) for score in scores]}
+
+    def metrics(self, records: Iterable[Json]) -> dict[str, float | None]:
+        return summarize(ObjectScore(**entry) for record in records for entry in record["objects"])

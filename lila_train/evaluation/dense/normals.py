@@ -14,12 +14,21 @@ import numpy as np
 import scipy.io
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from lila_cues.images import read_depth, read_image
 from lila_cues.inputs import list_files
-from lila_train.evaluation.dense.data import CenterView, DenseData, Example, TrainView, ValView, check_files, check_size
+from lila_train.evaluation.dense.data import (
+    CenterView,
+    DenseData,
+    Example,
+    Files,
+    TrainView,
+    ValView,
+    check_files,
+    check_size,
+)
 from lila_train.evaluation.dense.metrics import MeanSums, angle_errors
 from lila_train.evaluation.dense.probes import DptProbe, NormalsProbe
 from lila_train.evaluation.dense.task import draw_directions
@@ -59,8 +68,22 @@ def open_nyu(root: Path, limit: int | None) -> DenseData:
     return DenseData(root, train, val, read_example, about)
 
 
-def read_example(files: tuple[Path, ...]) -> Example:
+def read_example(files: Files) -> Example:
     """Read an image, its normals, and where they are known: at depths above 0 and up to 10 m."""
+    image, depth_m, normals = read_nyu(files)
+    if normals is None:
+        normals = normals_of_depth(depth_m, NYU_CAMERA)
+    known = np.isfinite(normals).all(axis=-1) & (depth_m > 0) & (depth_m <= MAX_DEPTH_M)
+    known &= np.linalg.norm(np.nan_to_num(normals), axis=-1) > 0.5
+    target = np.concatenate([np.where(known[..., None], normals, 0), known[..., None]], axis=-1)
+    return Example(torch.tensor(image).movedim(-1, 0), torch.tensor(target, dtype=torch.float32).movedim(-1, 0))
+
+
+def read_nyu(
+    files: Files,
+) -> tuple[UInt8[np.ndarray, "h w 3"], Float[np.ndarray, "h w"], Float[np.ndarray, "h w 3"] | None]:
+    """Read an image, its depth in m, and its normals, None where the files hold none; LilaError for other files."""
+    normals: np.ndarray | None = None
     if len(files) == 1:
         try:
             content = scipy.io.loadmat(files[0])
@@ -78,18 +101,16 @@ def read_example(files: tuple[Path, ...]) -> Example:
     else:
         image, *encoded = (read_image(path, upright=False, background=None) for path in (files[0], *files[2:]))
         depth_m = read_depth(files[1]) / 1000.0
-        normals = encoded[0] / 127.5 - 1 if encoded else normals_of_depth(depth_m, NYU_CAMERA)
-        for array, path, what in ((depth_m, files[1], "depth"), (normals, files[-1], "normals")):
-            check_size(array, path, what, image, files[0])
+        check_size(depth_m, files[1], "depth", image, files[0])
+        if encoded:
+            normals = encoded[0] / 127.5 - 1
+            check_size(normals, files[2], "normals", image, files[0])
     if (depth_m > 0).any() and not ((depth_m >= MIN_DEPTH_M) & (depth_m <= MAX_DEPTH_M)).any():
         raise LilaError(
             f"expected depths of {MIN_DEPTH_M} to {MAX_DEPTH_M:g} m, found {depth_m[depth_m > 0].min():.4g} to "
             f"{depth_m.max():.4g} m in {files[-1] if len(files) == 1 else files[1]}; a PNG holds millimeters"
         )
-    known = np.isfinite(normals).all(axis=-1) & (depth_m > 0) & (depth_m <= MAX_DEPTH_M)
-    known &= np.linalg.norm(np.nan_to_num(normals), axis=-1) > 0.5
-    target = np.concatenate([np.where(known[..., None], normals, 0), known[..., None]], axis=-1)
-    return Example(torch.tensor(image).movedim(-1, 0), torch.tensor(target, dtype=torch.float32).movedim(-1, 0))
+    return image, depth_m, normals
 
 
 def normals_of_depth(depth_m: Float[np.ndarray, "h w"], camera: Intrinsics) -> Float[np.ndarray, "h w 3"]:

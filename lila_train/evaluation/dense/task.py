@@ -1,7 +1,8 @@
 """Probes over a data set as work for the harness: one part per head, trained, then measured on the validation set.
 
 A few validation images are kept with their truth and the predictions of each head, for the reports:
-`examples/00012/{image,truth,HEAD}.png`: classes as indexed PNGs, directions as RGB, (n + 1)/2, black where unknown.
+`examples/00012/{image,truth,HEAD}.png`: classes as indexed PNGs, directions as RGB, (n + 1)/2, depth as gray levels;
+the last two black where unknown.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from lila_cues.viz.pictures import write_label_png, write_png
 from lila_train.evaluation.config import EvalConfig
-from lila_train.evaluation.dense.data import DenseData, Files
+from lila_train.evaluation.dense.data import NO_CROP, DenseData, Files
 from lila_train.evaluation.dense.probes import features_of, seeded
 from lila_train.evaluation.dense.training import DenseProtocol, Sums, read_batches, train
 from lila_train.evaluation.models import GridModel
@@ -115,7 +116,8 @@ class DenseTask:
 
     @property
     def _val_batch(self) -> int:
-        return 1 if self.rule.slide else self.rule.recipe.batch  # images keep their sizes where a window slides
+        whole = self.rule.slide is not None or self.rule.val_view.side == NO_CROP  # images keep their sizes
+        return 1 if whole else self.rule.recipe.batch
 
 
 def dense_task(
@@ -165,7 +167,8 @@ def keep_example(
     write_png(folder / "image.png", rgb)
     for name, values in (("truth", truth), (head, prediction)):
         write = write_label_png if values.ndim == 2 else write_png
-        write(folder / f"{name}.png", values[::step, ::step])
+        kept = values[::step, ::step]
+        write(folder / f"{name}.png", kept[..., 0] if kept.shape[2:] == (1,) else kept)
 
 
 def draw_classes(values: Shaped[Tensor, "k h w"]) -> UInt8[np.ndarray, "h w"]:

@@ -235,6 +235,14 @@ CASES: dict[str, tuple[str, Callable[[Path], Path], Spoil, str]] = {
         "train/depth/a.png",
     ),
     "normals of another data set": ("nyuv2-normals@probe3d", davis, lambda root: None, "train"),
+    "depth of another data set": ("nyuv2-depth@linear", davis, lambda root: None, "GeoNet's .mat files, or rgb and"),
+    "depth in meters": (
+        "nyuv2-depth@linear",
+        nyu,
+        lambda root: save(np.full((8, 8), 3, np.uint16), root / "test/depth/a.png"),
+        "test/depth/a.png; a PNG holds millimeters",
+    ),
+    "frames of another data set": ("davis-stability", ade, lambda root: None, "ImageSets/2017/val.txt"),
     "pairs of another data set": ("spair71k-knn", davis, lambda root: None, "Layout/large/test.txt, found none in"),
     "a pair without its points": (
         "spair71k-knn",
