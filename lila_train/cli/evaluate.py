@@ -120,10 +120,11 @@ def evaluate(
     console.out.print(f"sizes: {listed(result['derived'])}")
     names = in_order(next(iter(result["scores"].values())))
     headings = [metric(name).heading for name in names]
+    percent = ", in percent" * any(metric(name).scale == 100 for name in names)
     table = Table(
         "",
         *headings,
-        title=f"{result['protocol']}, in percent ({console.counted(result['counts'])})",
+        title=f"{result['protocol']}{percent} ({console.counted(result['counts'])})",
         title_justify="left",
     )
     for head, metrics in result["scores"].items():

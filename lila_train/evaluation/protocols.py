@@ -78,13 +78,13 @@ def dense_entry(
 
 
 def _knn_entry(name: str, propagation: Propagation) -> ProtocolEntry:
-    options = ("limit", "year", *KNN_SETTINGS)
+    options = ("limit", *KNN_SETTINGS, "year")
     return ProtocolEntry("davis", partial(knn_task, name, propagation), options, J_AND_F, asdict(propagation))
 
 
 _open_ade_150 = partial(segmentation.open_ade, segmentation.ADE_150_LABELS, 150)
 _open_ade_151 = partial(segmentation.open_ade, segmentation.ADE_151_LABELS, 151)
-_LP_OPTIONS = ("limit", "year", "seed", "short_side", "fast_probe")
+_LP_OPTIONS = ("limit", "seed", "short_side", "fast_probe", "year")
 
 PROTOCOLS = {
     "davis-lp@lila": ProtocolEntry("davis", linear_probe_task, _LP_OPTIONS, J_AND_F, asdict(LpSettings())),
