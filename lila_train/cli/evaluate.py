@@ -63,7 +63,7 @@ def evaluate(
     encoder_weights: Annotated[Path | None, typer.Option(help="Weight file of the encoder.")] = None,
     baseline: Annotated[
         str | None,
-        typer.Option(help="Instead: a model of other authors by name, or a .py file. Its code runs on this machine."),
+        typer.Option(help="Instead: a model of other authors by name, or a .py file. Its code runs with your rights."),
     ] = None,
     baseline_repo: Annotated[
         Path | None, typer.Option(help="Clone of its repository. Default: fetched at a pinned revision.")

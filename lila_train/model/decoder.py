@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from lila_train.model.convolution import Conv3x3, needs_gradient
 from lila_train.model.resize import Size, align_corners, size_of
 from stores.errors import LilaError
+
+STRIP_PIXELS = 64 * 448  # of the full-resolution map that are computed at once
 
 _PUBLISHED: dict[int, tuple[tuple[int, int, int, int], int]] = {  # encoder width: levels, inner width
     384: ((48, 96, 192, 384), 256),
@@ -68,22 +71,45 @@ class Decoder(nn.Module):
                 nn.Conv2d(o[3], o[3], 3, stride=2, padding=1),
             )
         )
-        self.reduce = nn.ModuleList(nn.Conv2d(level, widths.inner, 3, padding=1, bias=False) for level in o)
+        self.reduce = nn.ModuleList(Conv3x3(level, widths.inner, bias=False) for level in o)
         self.fuse = nn.ModuleList(Fusion(widths.inner, has_skip=level < 3) for level in range(4))
-        self.head = nn.Conv2d(widths.inner, widths.out, 3, padding=1)
+        self.head = Conv3x3(widths.inner, widths.out)
         self.pixel = nn.Sequential(
-            nn.Conv2d(widths.out, widths.out, 3, padding=1), nn.ReLU(), nn.Conv2d(widths.out, widths.out, 1)
+            Conv3x3(widths.out, widths.out), nn.ReLU(inplace=True), nn.Conv2d(widths.out, widths.out, 1)
         )
         self.norm = nn.LayerNorm(widths.out, eps=1e-5)
         self.norm.requires_grad_(False)  # the reference never optimizes it (weight 1, bias 0)
+        self.to(memory_format=torch.channels_last)  # in which convolutions are faster
 
     def forward(self, tokens: Sequence[Float[Tensor, "b e h w"]], size: Size) -> Float[Tensor, "b d H W"]:
         """Return features at `size` = (H, W), normalized over channels at each pixel."""
-        return self.tail(align_corners(self.coarse(tokens), size))
+        coarse = self.coarse(tokens)
+        if self._in_strips(coarse):
+            coarse = coarse.contiguous()  # the layout of the features, which take the place of the resized map
+        return self.tail(align_corners(coarse, size))
 
     def tail(self, x: Float[Tensor, "b d H W"]) -> Float[Tensor, "b d H W"]:
-        """Return the features of the coarse map, resized: two convolutions and the normalization at each pixel."""
-        return self._normalized(self.pixel(x).movedim(1, -1)).movedim(-1, 1)
+        """Return the features of the coarse map, resized: two convolutions and the normalization at each pixel.
+
+        On a CPU, where no gradient is needed, they are computed in strips of rows and overwrite `x`.
+        """
+        if not self._in_strips(x):
+            return self._normalized(self.pixel(x).movedim(1, -1)).movedim(-1, 1)
+        rows = 4 * max(1, STRIP_PIXELS // (4 * x.shape[3])) + 2
+        above = x[:, :, :0]
+        for begin in range(0, x.shape[2], rows):
+            strip = torch.cat([above, x[:, :, begin : begin + rows + 1]], dim=2)
+            hidden = self.pixel(strip.contiguous(memory_format=torch.channels_last))
+            part = hidden[:, :, above.shape[2] :][:, :, :rows].movedim(1, -1)
+            above = x[:, :, begin + rows - 1 : begin + rows].clone()
+            x[:, :, begin : begin + rows] = self._normalized(part).movedim(-1, 1)
+        return x
+
+    def _in_strips(self, x: Tensor) -> bool:
+        """Whether `tail` computes in strips: exact, with less memory, but one pass is simpler to differentiate."""
+        if needs_gradient(x, *self.pixel.parameters()) or x.device.type != "cpu":
+            return False
+        return x.dtype == self.norm.weight.dtype and not torch.is_autocast_enabled("cpu")
 
     def pyramid(self, tokens: Sequence[Float[Tensor, "b e h w"]]) -> list[Float[Tensor, "b f _ _"]]:
         """Return the fused maps of the four levels, of a quarter, half, one and two patches per cell, finest first."""
@@ -129,11 +155,11 @@ class ResidualUnit(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv1 = Conv3x3(width, width)
+        self.conv2 = Conv3x3(width, width)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return self.conv2(F.relu(self.conv1(F.relu(x)), inplace=True)).add_(x)
 
 
 class Fusion(nn.Module):
@@ -151,5 +177,5 @@ class Fusion(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         if self.skip_unit is not None and skip is not None:
-            x = x + self.skip_unit(skip)
+            x = self.skip_unit(skip).add_(x)
         return self.out(self.unit(x))

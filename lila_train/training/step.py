@@ -55,7 +55,7 @@ class TrainStep:
         if config.objective == "erm":
             self.head = Erm(config, self.decoder.widths.out, encoder.width).to(rank.device)
         self.objective = self.head or InContext(config)
-        self._decode: nn.Module = self.decoder.to(memory_format=torch.channels_last)
+        self._decode: nn.Module = self.decoder
         self.ema = copy.deepcopy(self.decoder).requires_grad_(False) if config.ema else None
         self._predict: Callable[..., list[Tensor]] = self.objective
         if rank.world_size > 1:  # average gradients over ranks

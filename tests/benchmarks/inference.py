@@ -2,8 +2,10 @@
 
 python -m tests.benchmarks.inference [--peers DIR] [--sizes 224 448 896] [--limit 60]
 
-ViT-S/14 with the published widths; random weights, which cost the same. Every case runs in a process of its own, on one
-thread of a CPU, and is ended at the time and memory limits. At 1792² LILA and the encoder take minutes on a CPU:
+ViT-S/14 with the published widths, DINOv3's ViT-S+/16 below ViT-Up; random weights, which cost the same. Every case
+runs in a process of its own, on one thread of a CPU, and is ended at its limits of CPU time and memory. FLOPs are those
+of matrix products and convolutions as they are executed: LILA's 3×3 convolutions by Winograd's algorithm, the
+neighborhood sums of FeatUp, NAF and UPLiFT not at all. At 1792² LILA and the encoder take minutes:
 `--sizes 224 448 896 1792 --limit 150` asks for it.
 """
 
@@ -15,9 +17,8 @@ import multiprocessing
 import os
 import resource
 import statistics
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -25,6 +26,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.benchmarks import figures, meter, peers
 from tests.benchmarks.figures import Bar, Figure, Quantity
@@ -43,7 +46,7 @@ FIGURES = (FASTEST, LINEAR)
 
 @dataclass(frozen=True)
 class Case:
-    """One method at one image size; limits in seconds of a call and in GiB of memory."""
+    """One method at one image size; limits in CPU seconds of its process and in GiB of memory."""
 
     method: str
     size: int
@@ -55,13 +58,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Measured:
-    """Median seconds of an image, and MiB at the peak on top of what was held before; or why there are none.
+    """Median seconds of an image, MiB at the peak on top of what was held before, 10⁹ FLOPs, channels; or why none.
 
     Of what was ended at its limit, `over` is the seconds that its image had taken by then.
     """
 
     seconds: float = float("nan")
     extra_mib: float = float("nan")
+    gflop: float = float("nan")
+    channels: int = 0
     reason: str = ""
     over: float = float("nan")
 
@@ -78,6 +83,12 @@ def lila(device: str) -> Lila:
 
 def features_of(case: Case) -> Callable[[Tensor], Tensor]:
     """The method, on its device."""
+    if case.method == "vit-up":
+        assert case.clones is not None
+        from lila_cues.networks import load_encoder
+
+        encoder = load_encoder("dinov3_vits16plus", "random:0", device=case.device)
+        return peers.peer(case.method, case.clones, encoder)
     model = lila(case.device)
     encoder = model.encoder
     if case.method == "LILA":
@@ -90,23 +101,26 @@ def features_of(case: Case) -> Callable[[Tensor], Tensor]:
     return peers.peer(case.method, case.clones, encoder)
 
 
-@torch.inference_mode()
-def measure(case: Case, begin: Callable[[], None]) -> Measured:
-    """Run one case in this process; `begin` is called when all is ready for the first image."""
-    try:
-        run = features_of(case)
-    except ImportError as error:
-        return Measured(reason=f"not here: {str(error).splitlines()[0]}")
-    small = torch.rand(1, 3, 56, 56, device=case.device)
+@torch.no_grad()
+def measure(case: Case, begin: Callable[[], None], answer: Callable[[Measured], None]) -> float:
+    """Run one case in this process and return its 10⁹ FLOPs, which are counted without computing.
+
+    `begin` is called when all is ready for the first image, `answer` with time and memory.
+    """
+    run = features_of(case)
+    small = torch.rand(1, 3, *2 * [126 if case.method == "naf" else 56], device=case.device)  # the least for NAF
     run(small)
     image = torch.rand(1, 3, case.size, case.size, device=case.device)
     before = meter.begin_peak_mib(case.device)
     begin()
     first = _seconds(run, image, case.device)
     extra = meter.peak_mib(case.device) - before
-    repeats = 5 if first < 0.5 else 2 if first < 8 else 0
+    repeats = 3 if first < 1 else 1 if first < 8 else 0
     rest = [_seconds(run, image, case.device) for _ in range(repeats)]
-    return Measured(statistics.median(rest or [first]), extra)
+    answer(Measured(statistics.median(rest or [first]), extra, channels=run(small).shape[1]))
+    with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
+        run(torch.rand(1, 3, case.size, case.size, device=case.device))
+    return counter.get_total_flops() / 1e9
 
 
 def _seconds(run: Callable[[Tensor], Tensor], image: Tensor, device: str) -> float:
@@ -121,7 +135,9 @@ def _child(case: Case, answer: Connection) -> None:
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_DATA, (int(case.memory * 2**30), resource.RLIM_INFINITY))
     try:
-        answer.send(measure(case, lambda: answer.send(meter.clock(case.device))))
+        answer.send(measure(case, lambda: answer.send(meter.clock(case.device)), answer.send))
+    except ImportError as error:
+        answer.send(Measured(reason=f"not here: {str(error).splitlines()[0]}"))
     except (MemoryError, torch.OutOfMemoryError):
         answer.send(Measured(reason=f"more than {case.memory:g} GiB"))
     except RuntimeError as error:
@@ -136,19 +152,26 @@ def in_a_process(case: Case) -> Measured:
     process = context.Process(target=_child, args=(case, theirs))
     process.start()
     theirs.close()
-    ends, began = time.perf_counter() + case.limit, float("nan")
+    began, found = float("nan"), None
     try:
-        while mine.poll(max(0, ends - time.perf_counter())):
+        while (taken := _cpu_seconds(process)) < case.limit:
+            if not mine.poll(1):
+                continue
             said = mine.recv()
             if isinstance(said, Measured):
-                return said
-            began = said
-        over = _cpu_seconds(process) - began
-        return Measured(
+                found = found or said
+                if said.reason:
+                    return found
+            elif found is None:
+                began = said  # when its first image began
+            else:
+                return replace(found, gflop=said)
+        over = taken - began
+        return found or Measured(
             reason=f"more than {over:.0f} s" if over == over else f"not ready in {case.limit:g} s", over=over
         )
     except EOFError:
-        return Measured(reason="ended by the system, out of memory")
+        return found or Measured(reason="ended by the system, out of memory")
     finally:
         process.kill()
         process.join()
@@ -162,22 +185,25 @@ def _cpu_seconds(process: BaseProcess) -> float:
 
 def main() -> None:
     """Print the table."""
-    from rich.table import Table
-
     from lila_cues.console import out
 
     parser = figures.parser(__doc__)
-    parser.add_argument("--peers", type=Path, help="a folder of clones named " + ", ".join(peers.NAMES))
+    parser.add_argument("--peers", type=Path, help="a folder of clones of " + ", ".join(peers.NAMES))
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--limit", type=float, default=60, help="seconds that a case may take, start included")
+    parser.add_argument("--limit", type=float, default=60, help="CPU seconds that a case may take, start included")
     parser.add_argument("--memory", type=float, default=14, help="GiB that a case may take on a CPU")
+    parser.add_argument("--methods", nargs="+", default=peers.NAMES, help="of the clones, those to run")
     chosen = parser.parse_args()
-    methods = ["encoder alone", "LILA", "encoder, enlarged", *(peers.NAMES if chosen.peers else ())]
+    methods = ["encoder alone", "LILA", *(chosen.methods if chosen.peers else ["encoder, enlarged"])]
     found = _measured(methods, chosen)
-    table = Table("", *(f"{size}²" for size in chosen.sizes), title="ViT-S/14, one image: s / MiB")
+    out.print("ViT-S/14, one image, one thread: CPU s (times LILA's) / MiB / GFLOP")
+    out.print(f"| | channels | {' | '.join(f'{size}²' for size in chosen.sizes)} |", soft_wrap=True)
+    out.print(f"|---|---:|{len(chosen.sizes) * '---:|'}")
     for method in methods:
-        table.add_row(method, *(_shown(found[method, size]) for size in chosen.sizes))
-    out.print(table)
+        row = [found[method, size] for size in chosen.sizes]
+        cells = [_shown(each, found["LILA", size].seconds) for each, size in zip(row, chosen.sizes, strict=True)]
+        channels = max(each.channels for each in row) or "–"
+        out.print(f"| {method} | {channels} | {' | '.join(cells)} |", soft_wrap=True)
     figures.hand_back(chosen.figures, FIGURES, _judged(found, list(chosen.sizes)))
 
 
@@ -196,8 +222,9 @@ def _measured(methods: list[str], chosen: argparse.Namespace) -> dict[tuple[str,
     return found
 
 
-def _shown(measured: Measured) -> str:
-    return measured.reason or f"{measured.seconds:.2f} / {measured.extra_mib:.0f}"
+def _shown(measured: Measured, ours: float = float("nan")) -> str:
+    ratio = f" ({measured.seconds / ours:.2g}×)" if ours == ours else ""
+    return measured.reason or f"{measured.seconds:.2f}{ratio} / {measured.extra_mib:.0f} / {measured.gflop:.0f}"
 
 
 def _judged(found: dict[tuple[str, int], Measured], sizes: list[int]) -> list[Figure]:

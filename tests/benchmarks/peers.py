@@ -1,6 +1,6 @@
 """Upsamplers of other authors, from local clones, on top of the same frozen encoder; random weights cost the same.
 
-A folder holds the clones under their names: featup, loftup, anyup, jafar, naf. Nothing of them is part of this project.
+A folder holds the clones under the names of their repositories. Nothing of them is part of this project.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lila_cues.networks import FrozenEncoder
-from lila_train.evaluation.baselines import find, importable
+from lila_train.evaluation.baselines import find
 from stores.errors import LilaError
 
-NAMES = ("featup", "loftup", "anyup", "jafar", "naf")
+NAMES = ("naf", "uplift-fast", "jafar", "anyup", "uplift", "featup", "loftup", "vit-up")
 
 Features = Callable[[Tensor], Tensor]
 
@@ -23,14 +23,12 @@ Features = Callable[[Tensor], Tensor]
 def peer(name: str, clones: Path, encoder: FrozenEncoder) -> Features:
     """Return the baseline of that name with random weights; ImportError where its clone or a package is missing."""
     baseline = find(name)
-    assert baseline.build is not None
     assert baseline.call is not None
+    folder = {path.name.lower(): path for path in clones.iterdir()}.get(str(baseline.repository).split("/")[-1].lower())
     try:
-        with importable(baseline.code(clones / name)):
-            network = baseline.build(encoder)
+        network = baseline.network(encoder, folder or clones / name, "random")
     except LilaError as error:
         raise ImportError(str(error)) from error
-    network.to(next(encoder.parameters()).device).eval()
     call = baseline.call
     return lambda images: call(network, encoder, images)
 

@@ -7,9 +7,13 @@
 
 and, where they apply, the constants REPOSITORY, REVISION and MARKER (the code's GitHub repository, a commit, and a file
 by which a clone is recognized), WEIGHTS (`https://…` or `hf:OWNER/NAME/FILE`), PREFIXES (names in the weight file →
-names in the network), ENCODER (the one that the weights were trained on) and LICENSE. A model that is an encoder itself
-has `transformer(place)` instead (`_video.py`). All the others stand on the same frozen encoder, so that the rows of a
-table differ by the network on top alone.
+names in the network), ENCODER (the one that the weights were trained on) and LICENSE; and the functions
+
+    finish(network) -> nn.Module                  the network to call, once its weights are loaded
+    estimate(network, encoder, images) -> float   seconds that a call will take, for one that may take minutes
+
+A model that is an encoder itself has `transformer(place)` instead of `build` and `call` (`_video.py`). All the others
+stand on the same frozen encoder, so that the rows of a table differ by the network on top alone.
 
 The code of a repository runs with the user's rights. It is fetched and imported only for the baseline that the user
 named, and at the revision given here unless the user passes a clone.
@@ -23,6 +27,8 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,6 +43,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import normalize
 
+from lila_cues.console import duration, err
 from lila_cues.networks import FrozenEncoder, hub, load_encoder
 from lila_cues.networks.weights import file_sha256, load_strictly, random_seed, read_content, seeded
 from lila_train.evaluation.models import ENCODER, EncoderAlone, GridModel
@@ -47,7 +54,9 @@ from stores.errors import LilaError
 FOLDER = Path(__file__).parent
 ARCHIVE_URL = "https://github.com/{repository}/archive/{revision}.zip"
 HUB = "hf:"
+SLOW_SECONDS = 60  # of an image, from which on it is said before
 REPOSITORY_OPTION, WEIGHTS_OPTION = "--baseline-repo", "--baseline-weights"
+FUNCTIONS = ("build", "call", "transformer", "finish", "estimate")
 CONSTANTS = ("REPOSITORY", "REVISION", "MARKER", "WEIGHTS", "PREFIXES", "ENCODER", "LICENSE")
 
 Call = Callable[[nn.Module, FrozenEncoder, Float[Tensor, "b 3 H W"]], Float[Tensor, "b d y x"]]
@@ -89,6 +98,8 @@ class Baseline:
     build: Callable[[FrozenEncoder], nn.Module] | None = None
     call: Call | None = None
     transformer: Callable[[str], Any] | None = None
+    finish: Callable[[nn.Module], nn.Module] | None = None
+    estimate: Callable[[nn.Module, FrozenEncoder, Tensor], float] | None = None
     repository: str | None = None
     revision: str | None = None
     marker: str = "README.md"
@@ -119,20 +130,38 @@ class Baseline:
     def load(self, options: BaselineOptions, device: torch.device) -> GridModel:
         """Load the network and, below it, the encoder; LilaError where code, weights or hub are not available."""
         about = {"name": self.name, "licence": self.license, **self.identity(options)}
+        place = options.baseline_weights or self.weights
         if self.transformer is not None:
-            if options.encoder is not None or options.baseline_repo is not None:
+            if options.encoder is not None or (options.baseline_repo is not None and self.repository is None):
                 raise LilaError(f"--encoder and {REPOSITORY_OPTION} do not apply to {self.name}, which is an encoder")
-            transformer = self.transformer(str(options.baseline_weights or self.weights))
+            with seeded(random_seed(options.baseline_weights)), self.importable(options.baseline_repo):
+                transformer = self.transformer(str(place))
+            if self.repository is not None:
+                load_weights(transformer, place, self.prefixes)
             transformer.about = about
             return transformer.requires_grad_(False).eval().to(device)
-        assert self.build is not None
         assert self.call is not None
         encoder = load_encoder(self._encoder(options), options.encoder_weights, device)
-        with seeded(random_seed(options.baseline_weights)), importable(self.code(options.baseline_repo)):
+        network = self.network(encoder, options.baseline_repo, place)
+        return UpsampledModel(encoder, device, network, self.call, self.name, about, self.estimate)
+
+    def network(self, encoder: FrozenEncoder, clone: Path | None, place: Path | str | None) -> nn.Module:
+        """Return the network on top of an encoder, on its device and ready to be called."""
+        assert self.build is not None
+        with seeded(random_seed(place)), self.importable(clone):
             network = self.build(encoder)
-        load_weights(network, options.baseline_weights or self.weights, self.prefixes)
-        network.requires_grad_(False).eval().to(device)
-        return UpsampledModel(encoder, device, network, self.call, self.name, about)
+        load_weights(network, place, self.prefixes)
+        network.requires_grad_(False).eval().to(next(encoder.parameters()).device)
+        if self.finish is not None:
+            with self.importable(clone):
+                network = self.finish(network)
+        return network
+
+    @contextmanager
+    def importable(self, clone: Path | None) -> Iterator[None]:
+        """Make the modules of the repository importable; its errors and warnings get the baseline's name."""
+        with importable(self.code(clone), self.name), named_warnings(self.name):
+            yield
 
     def code(self, clone: Path | None) -> Path | None:
         """Return the folder of the repository: the clone, the copy of an earlier run, or a fresh one; None: no code."""
@@ -201,8 +230,8 @@ def find(name: str) -> Baseline:
         module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     else:
         raise LilaError(f"expected a baseline, one of {', '.join(names())}, or the path of a .py file, found {name}")
-    functions = {key: getattr(module, key) for key in ("build", "call", "transformer") if hasattr(module, key)}
-    if "transformer" not in functions and len(functions) < 2:
+    functions = {key: getattr(module, key) for key in FUNCTIONS if hasattr(module, key)}
+    if "transformer" not in functions and not {"build", "call"} <= functions.keys():
         raise LilaError(
             f"expected build(encoder) and call(network, encoder, images) in {path}, found "
             f"{' and '.join(functions) or 'neither'}; see docs/adding-a-model.md"
@@ -219,36 +248,73 @@ class UpsampledModel(EncoderAlone):
     call: Call
     head: str
     about: Mapping[str, Any]
+    estimate: Callable[[nn.Module, FrozenEncoder, Tensor], float] | None = None
+    told: set[str] = field(default_factory=set)  # of what was said once
 
     @torch.no_grad()
     def pixel_map(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
         """Return the network's map, resized bilinearly to the images where it has another size."""
-        return to_size(self.call(self.network, self.encoder, images), size_of(images))
+        if self.estimate is not None and "estimate" not in self.told:
+            self.told.add("estimate")
+            if (seconds := self.estimate(self.network, self.encoder, images)) > SLOW_SECONDS:
+                height, width = size_of(images)
+                err.print(
+                    f"{self.head}: about {duration(seconds)} for an image of {width}×{height} px on this device",
+                    style="yellow",
+                )
+        with named_warnings(self.head):
+            return to_size(self.call(self.network, self.encoder, images), size_of(images))
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"baseline": dict(self.about)}
 
 
 @contextmanager
-def importable(root: Path | None) -> Iterator[None]:
-    """Make the modules in `root` importable; forget them afterwards, since other clones may use the same names."""
+def importable(root: Path | None, name: str = "baseline") -> Iterator[None]:
+    """Make the modules in `root` importable; forget them afterwards, since other clones may use the same names.
+
+    Whatever the code raises meanwhile becomes a LilaError of one sentence.
+    """
     modules, path = set(sys.modules), list(sys.path)
     if root is not None:
         sys.path.insert(0, str(root))
     try:
         yield
-    except ImportError as error:
-        code, remedy = "the baseline's code", "install it"
-        if root is not None:
-            code, remedy = f"the code in {root}", f"pip install 'lila-pixels[baselines]', or see {root}/README.md"
+    except LilaError:
+        raise
+    except Exception as error:
+        code = "the baseline's code" if root is None else f"the code in {root}"
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        if isinstance(error, ImportError):
+            remedy = "install it" if root is None else f"pip install 'lila-pixels[baselines]', or see {root}/README.md"
+            raise LilaError(
+                f"{code} needs a package that is not installed or does not work here ({error}); {remedy}"
+            ) from error
+        last = traceback.extract_tb(error.__traceback__)[-1]
         raise LilaError(
-            f"{code} needs a package that is not installed or does not work here ({error}); {remedy}"
+            f"{code} failed for --baseline {name} ({reason}, in {last.filename}, line {last.lineno}); use the revision "
+            "that docs/adding-a-model.md names, or correct the file"
         ) from error
     finally:
         sys.path[:] = path
-        for name in set(sys.modules) - modules:
-            if root and str(getattr(sys.modules[name], "__file__", None) or "").startswith(f"{root}{os.sep}"):
-                del sys.modules[name]
+        for module in [module for module in set(sys.modules) - modules if root and _inside(root, sys.modules[module])]:
+            del sys.modules[module]
+
+
+def _inside(root: Path, module: ModuleType) -> bool:
+    """Whether a module, or a package without a file, lies in the folder."""
+    places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", ())]
+    return any(str(place).startswith(f"{root}{os.sep}") for place in places)
+
+
+@contextmanager
+def named_warnings(name: str) -> Iterator[None]:
+    """Issue the warnings of a baseline's code with its name in front."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        warnings.warn(f"{name}: {warning.message}", warning.category, stacklevel=3)
 
 
 @contextmanager
@@ -269,7 +335,8 @@ def replaced_modules(*names: str, **functions: Callable[..., Any]) -> Iterator[N
 def load_weights(network: nn.Module, place: Path | str | None, prefixes: Mapping[str, str]) -> None:
     """Load all tensors of a network from a file, a URL or the hub; nothing for random weights or None.
 
-    Tensors under a prefix on the left of `prefixes` get the one on the right instead; the others are left out.
+    Tensors under a prefix on the left of `prefixes` get the one on the right instead; the others are left out. Those
+    that `network.given` names, such as of an encoder inside of the network, need not be in the file.
     """
     if place is None or random_seed(place) is not None:
         return
@@ -287,7 +354,8 @@ def load_weights(network: nn.Module, place: Path | str | None, prefixes: Mapping
         for theirs, ours in prefixes.items()
         if name.startswith(theirs)
     }
-    load_strictly(network, tensors, str(path), WEIGHTS_OPTION)
+    given = {name: tensor for name, tensor in network.state_dict().items() if name in vars(network).get("given", ())}
+    load_strictly(network, given | tensors, str(path), WEIGHTS_OPTION)
 
 
 def read_nested(path: Path) -> dict[str, Tensor]:

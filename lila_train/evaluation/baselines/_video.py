@@ -1,4 +1,4 @@
-"""What the video transformers share, which encode images one by one, each as the equal frames of one tubelet."""
+"""Models that are encoders themselves; the video transformers encode an image as the equal frames of one tubelet."""
 
 from __future__ import annotations
 
@@ -18,12 +18,37 @@ Images = Float[Tensor, "b 3 H W"]
 Tokens = Float[Tensor, "b n e"]
 
 
-class FrameTransformer(nn.Module, ABC):
-    """A transformer in parts, run block by block: a model under test with a grid, and no map of the pixels."""
+class OwnEncoder(nn.Module, ABC):
+    """A model under test with a grid, and no map of the pixels."""
 
     patch_size: int
-    norm: nn.Module
     about: Mapping[str, Any]
+
+    def __init__(self, network: Any = None) -> None:
+        super().__init__()
+        if network is not None:
+            self.network, self.patch_size = network, int(network.patch_size)
+
+    @abstractmethod
+    def encoder_taps(self, images: Images) -> tuple[Float[Tensor, "b e h w"], ...]:
+        """Return the grids of four blocks, the last of which is `encoder_grid`."""
+
+    @torch.no_grad()
+    def encoder_grid(self, images: Images) -> Float[Tensor, "b e h w"]:
+        return self.encoder_taps(images)[-1]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def describe(self) -> dict[str, Any]:
+        return {"encoder": self.about["name"], "patch_size": self.patch_size, "baseline": self.about}
+
+
+class FrameTransformer(OwnEncoder):
+    """A transformer in parts, run block by block."""
+
+    norm: nn.Module
 
     @abstractmethod
     def tokens(self, frames: Images) -> Tokens:
@@ -32,13 +57,6 @@ class FrameTransformer(nn.Module, ABC):
     @abstractmethod
     def blocks(self, grid: tuple[int, int]) -> list[Callable[[Tokens], Any]]:
         """Return the blocks for a grid of rows and columns; each gives the tokens, or a tuple that begins with them."""
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.parameters()).device
-
-    def encoder_grid(self, images: Images) -> Float[Tensor, "b e h w"]:
-        return self.encoder_taps(images)[-1]
 
     @torch.no_grad()
     def encoder_taps(self, images: Images) -> tuple[Float[Tensor, "b e h w"], ...]:
@@ -53,9 +71,6 @@ class FrameTransformer(nn.Module, ABC):
             if index in taps(len(blocks)):
                 tapped[index] = self.norm(tokens).mT.unflatten(2, grid).contiguous()
         return tuple(tapped[index] for index in taps(len(blocks)))
-
-    def describe(self) -> dict[str, Any]:
-        return {"encoder": self.about["name"], "patch_size": self.patch_size, "baseline": self.about}
 
 
 def pretrained(kind: str, place: str) -> Any:

@@ -5,4 +5,4 @@ from functools import partial
 from lila_train.evaluation.baselines import enlarged
 
 build = partial(enlarged.build, factor=2)
-call = enlarged.call
+call, estimate = enlarged.call, enlarged.estimate

@@ -75,7 +75,7 @@ def neighbors(length: int, side: int, step: int) -> Int[Tensor, "length side"]:
     positions = torch.arange(length)
     group, within = positions % step, positions // step
     size = (length - group + step - 1) // step
-    if int(size.min()) < side:
+    if length // step < side:
         raise LilaError(
             f"expected images of at least {side} cells of {step} pixels for NAF's attention, found {length} pixels; "
             "score larger frames"

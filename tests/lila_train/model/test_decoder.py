@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from lila_train.model import released
+from lila_train.model import convolution, released
+from lila_train.model import decoder as decoder_module
 from lila_train.model.decoder import Decoder, DecoderWidths
 from lila_train.model.released import in_released_naming, released_name
 from stores.errors import LilaError
@@ -84,6 +85,38 @@ def test_every_weight_but_the_norm_gets_a_gradient() -> None:
     decoder(tokens, (24, 40)).square().mul(torch.rand(24, 40)).sum().backward()
     without = [name for name, p in decoder.named_parameters() if p.grad is None]
     assert without == ["norm.weight", "norm.bias"]
+
+
+@pytest.mark.parametrize(("height", "width", "bias"), [(32, 32, True), (33, 46, False), (37, 121, True)])
+def test_winograd_gives_the_convolution(height: int, width: int, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "TILES_AT_ONCE", 20)
+    torch.manual_seed(0)
+    layer, x = convolution.Conv3x3(96, 104, bias), torch.randn(2, 96, height, width)
+    direct = layer(x)
+    assert direct.requires_grad
+    with torch.no_grad(), monkeypatch.context() as patch:
+        found = layer(x)
+        patch.setattr(convolution, "winograd", None)
+        assert layer(x[..., :31]).shape == (2, 104, height, 31)  # a small map: direct
+    assert found.shape == direct.shape
+    torch.testing.assert_close(found, direct.detach(), atol=5e-5, rtol=0)
+
+
+def test_strips_without_gradients_give_the_same_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_module, "STRIP_PIXELS", 4 * 90)
+    torch.manual_seed(0)
+    decoder = Decoder(DecoderWidths.of_encoder(64, inner=192))
+    tokens = [torch.randn(2, 64, 5, 7) for _ in range(4)]
+    for size in ((71, 90), (6, 90), (7, 90), (1, 1)):
+        with_gradients = decoder(tokens, size)
+        assert with_gradients.requires_grad
+        with torch.no_grad():
+            found = decoder(tokens, size)
+        assert found.is_contiguous()
+        torch.testing.assert_close(found, with_gradients.detach(), atol=2e-4, rtol=0)
+    frozen = decoder.requires_grad_(False)(tokens, (71, 90))  # as loaded models are called, without no_grad
+    with torch.no_grad():
+        torch.testing.assert_close(frozen, decoder(tokens, (71, 90)))
 
 
 def test_features_are_normalized_over_channels_at_any_size() -> None:

@@ -116,6 +116,52 @@ def test_a_missing_package_of_a_clone_is_named(tmp_path: Path):
         stand_in().load(BaselineOptions(baseline_repo=root, baseline_weights="random"), CPU)
 
 
+@pytest.mark.parametrize(
+    ("text", "raised"),
+    [
+        ("raise TypeError('no GPU\\nhere')", "TypeError: no GPU"),
+        (STAND_IN.replace("super()", "1 / 0; super()"), "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_whatever_the_code_raises_is_one_sentence(tmp_path: Path, text: str, raised: str):
+    root = clone_of(tmp_path / "clone", text)
+    with pytest.raises(LilaError, match=rf"failed for --baseline stand-in \({raised}, in .*net\.py, line \d+\)"):
+        stand_in().load(BaselineOptions(baseline_repo=root, baseline_weights="random"), CPU)
+
+
+def test_warnings_of_the_code_are_named(tmp_path: Path, image: torch.Tensor):
+    warn = "import warnings; warnings.warn('old')\n"
+    text = warn + STAND_IN.replace("        return", f"        {warn}        return")
+    options = BaselineOptions(baseline_repo=clone_of(tmp_path / "clone", text), baseline_weights="random")
+    with pytest.warns(UserWarning, match="stand-in: old"):
+        model = stand_in().load(options, CPU)
+    with pytest.warns(UserWarning, match="stand-in: old"):
+        model.pixel_map(image)
+
+
+def test_packages_without_a_file_are_forgotten_too(tmp_path: Path):
+    for word in ("one", "other"):
+        root = clone_of(tmp_path / word, f"WORD = {word!r}")
+        (root / "src/deep").mkdir()
+        (root / "src/deep/part.py").write_text(f"WORD = {word!r}")
+        with importable(root):
+            assert vars(import_module("src.deep.part"))["WORD"] == word
+        assert "src.deep" not in sys.modules
+
+
+def test_minutes_are_announced_once(
+    image: torch.Tensor, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    model = ModelSpec(baseline="enlarged-2", encoder="tiny").load(CPU)
+    model.pixel_map(image)
+    assert "about" not in capsys.readouterr().err
+    model = ModelSpec(baseline="enlarged-2", encoder="tiny").load(CPU)
+    monkeypatch.setattr(baselines, "SLOW_SECONDS", 0)
+    for _ in range(2):
+        model.pixel_map(image)
+    assert capsys.readouterr().err.count("enlarged-2: about") == 1
+
+
 def test_a_folder_without_the_code_is_refused(tmp_path: Path):
     with pytest.raises(LilaError, match=r"a clone of nobody/nothing, with src/net\.py in it, found none at .*empty"):
         stand_in().load(BaselineOptions(baseline_repo=tmp_path / "empty", baseline_weights="random"), CPU)
@@ -168,6 +214,7 @@ def test_the_identity_names_code_weights_and_encoder(tmp_path: Path):
 
 def test_every_shipped_baseline_is_complete():
     assert {"featup", "loftup", "flowfeat", "anyup", "jafar", "naf", "enlarged", "vjepa2", "videomae"} <= set(names())
+    assert {"uplift", "uplift-fast", "vit-up", "vjepa2-1", "lingbot-vision"} <= set(names())
     for name in names():
         baseline = find(name)
         assert baseline.heads in (("encoder", name), ("encoder",))
@@ -175,7 +222,7 @@ def test_every_shipped_baseline_is_complete():
             assert len(str(baseline.revision)) == 40
             assert baseline.license
             assert baseline.weights
-            assert baseline.encoder
+            assert baseline.encoder or baseline.transformer
 
 
 MY_MODEL = """
@@ -288,27 +335,102 @@ def test_the_command_scores_a_baseline_beside_its_encoder(tmp_path: Path):
     assert [row.model for row in table.rows if row.source == "measured"] == ["tiny", "tiny + enlarged-2"]
 
 
-CLONES = {
-    "flowfeat": "flowfeat",
-    "featup": "FeatUp",
-    "loftup": "loftup",
-    "anyup": "anyup",
-    "jafar": "JAFAR",
-    "naf": "NAF",
+def clone_at(name: str) -> Path:
+    """Return the folder of a real clone, from `$LILA_CLONES`; the test is skipped where there is none."""
+    repository = str(find(name).repository)
+    root = Path(os.environ.get("LILA_CLONES", "clones"))
+    folders = [path for path in sorted(root.glob("*")) if path.name.lower() == repository.split("/")[-1].lower()]
+    if not folders:
+        pytest.skip(f"no clone of {repository} in {root}; set LILA_CLONES to a folder of clones")
+    return folders[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in names() if find(name).repository and find(name).build])
+@pytest.mark.filterwarnings("default")
+def test_the_real_code_gives_a_map_of_the_pixels(name: str):
+    encoder = find(name).encoder if name == "vit-up" else "vit_small_patch14_dinov2"
+    options = BaselineOptions(encoder, "random:1", clone_at(name), "random:2")
+    model = find(name).load(options, CPU)
+    images = torch.rand(1, 3, 8 * model.patch_size, 9 * model.patch_size)
+    features = feature_map(model, name)(images)
+    assert features.shape == (1, 128 if name == "flowfeat" else 384, *images.shape[2:])
+    assert features.isfinite().all()
+
+
+def own_uplift(model, images):
+    network = import_module("uplift.hub_loader").load_model("dinov2-s14", pretrained=False, include_extractor=False)
+    network.load_state_dict(model.network.state_dict(), strict=True)
+    network.enable_iterative(4)
+    return network.eval()(normalized(images), model.encoder.grid(images))
+
+
+def own_uplift_fast(model, images):
+    plain = import_module("uplift.hub_loader").load_model("dinov2-s14", pretrained=False, include_extractor=False)
+    plain.enable_iterative(4)
+    network = import_module("uplift.fast")._OptimizedUPLiFT(plain, CPU)
+    network.model.load_state_dict(model.network.model.state_dict(), strict=True)
+    return network(normalized(images), model.encoder.grid(images))
+
+
+def own_vit_up(model, images):
+    module = import_module("vit_up.inference.vit_up_wrapper")
+    wrapper = module.ViTUpWrapper.__new__(module.ViTUpWrapper)
+    nn.Module.__init__(wrapper)
+    settings = {"device": "cpu", "device_type": "cpu", "use_bfloat16": False, "dtype": torch.float32}
+    vars(wrapper).update(settings, hidden_layer_img_size=448, query_chunk_size=None)
+    wrapper.backbone, wrapper.vit_up = model.network["backbone"], model.network["vit_up"]
+    centers = import_module("vit_up.utils.grid_coords").build_regular_grid_centers_xy(images.shape[-1])
+    return wrapper(normalized(images), centers.flatten(0, 1)[None]).mT.unflatten(2, images.shape[2:])
+
+
+def own_vjepa(model, images):
+    encoder, _ = import_module("src.hub.backbones").vjepa2_1_vit_base_384(pretrained=False)
+    encoder.load_state_dict(model.network.state_dict(), strict=True)
+    return encoder.eval()(normalized(images)[:, :, None]).mT.unflatten(2, (2, 2))
+
+
+def own_lingbot(model, images):
+    extract = import_module("lingbot_vision").extract_patch_tokens
+    tokens, grid = extract(model.network, normalized(images), "cpu", torch.float32)
+    return tokens.mT.unflatten(2, grid)
+
+
+OWN = {
+    "uplift": own_uplift,
+    "uplift-fast": own_uplift_fast,
+    "vit-up": own_vit_up,
+    "vjepa2-1": own_vjepa,
+    "lingbot-vision": own_lingbot,
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CLONES)
+@pytest.mark.parametrize("name", OWN)
 @pytest.mark.filterwarnings("default")
-def test_the_real_code_gives_a_map_of_the_pixels(name: str):
-    folder = Path(os.environ.get("LILA_CLONES", "clones")) / CLONES[name]
-    if not folder.is_dir():
-        pytest.skip(f"no clone of {find(name).repository} at {folder}; set LILA_CLONES to a folder of clones")
-    options = BaselineOptions("vit_small_patch14_dinov2", "random:1", folder, "random:2")
-    features = feature_map(find(name).load(options, CPU), name)(torch.rand(1, 3, 140, 154))
-    assert features.shape == (1, 128 if name == "flowfeat" else 384, 140, 154)
-    assert features.isfinite().all()
+@torch.no_grad()
+def test_the_features_are_those_of_the_repository_s_own_call(name: str):
+    clone, encoder = clone_at(name), find(name).encoder
+    options = BaselineOptions(encoder, encoder and "random:1", clone, "random:2")
+    model = find(name).load(options, CPU)
+    images = torch.rand(1, 3, 2 * model.patch_size, 2 * model.patch_size)
+    call = find(name).call
+    found = model.encoder_grid(images) if call is None else call(model.network, model.encoder, images)
+    with importable(clone):
+        own = OWN[name](model, images)
+    assert found.shape == own.shape
+    assert found.std() > 1e-3
+    torch.testing.assert_close(found, own, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@torch.no_grad()
+def test_vit_up_s_backbone_has_the_weights_of_the_encoder():
+    model = find("vit-up").load(BaselineOptions("dinov3_vits16plus", "random:1", clone_at("vit-up"), "random:2"), CPU)
+    images = torch.rand(1, 3, 64, 64)  # whose adapters begin as nothing
+    tokens = model.network["backbone"](normalized(images))[-1].movedim(-1, 1)
+    torch.testing.assert_close(tokens, model.encoder_grid(images), atol=1e-4, rtol=1e-4)
 
 
 def test_hidden_files_are_no_weights(tmp_path: Path) -> None:
