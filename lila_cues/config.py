@@ -21,7 +21,7 @@ from stores.store import CueStore
 
 T = TypeVar("T")
 Records = dict[str, dict[str, Any]]
-"""By kind (encoder, depth, flow): origin, revision, hash and licence of the weights, and how the network is run."""
+"""By kind (encoder, depth, flow): origin, revision, hash and license of the weights, and how the network is run."""
 
 DEPTH_FILES = "files:"
 
@@ -66,7 +66,7 @@ class BuildConfig(Config):
     compile: bool = Field(False, description="Compile the networks: slow start, then faster.")
 
     rgb_codec: Literal["zstd", "jpeg"] = Field(
-        "zstd", description="Codec of the stored RGB: lossless, or JPEG (4:4:4, quality 95) of a quarter of the bytes."
+        "zstd", description="Codec of the stored RGB: lossless, or JPEG (4:4:4, quality 95): a quarter of the bytes."
     )
     base_size: Side = Field(480, description="Side of the stored RGB, the base crop, in px.")
     cue_size: Side = Field(224, description="Side of depth, flow and the last PAMR scale, in px.")

@@ -211,8 +211,8 @@ class _Rate(bars.ProgressColumn):
         self.unit = unit
 
     def render(self, task: bars.Task) -> Text:
-        speed = task.finished_speed or task.speed
-        speed = _mean_rate(task) if speed is None else speed  # of the first one
+        speed = None if task.finished else task.speed  # of the last 30 seconds
+        speed = _mean_rate(task) if speed is None else speed  # of the first one, or of all
         return Text(f"{speed:.3g} {self.unit}/s" if speed else "", style="progress.data.speed")
 
 

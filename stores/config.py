@@ -125,10 +125,12 @@ class Config(BaseModel):
 
     @classmethod
     def help(cls, name: str) -> str:
-        """Return the help text of a field's option: its description, and its default unless that is none or false."""
+        """Return the help text of a field's option: description, named values, and default unless none or false."""
         field = cls.model_fields[name]
-        shown = not field.is_required() and _format(field.default) not in ("", "none", "false")
-        return f"{field.description} Default: {_format(field.default)}." if shown else field.description or ""
+        parts = [field.description or "", f"Values: {_range(cls, name)}." if "Literal[" in str(field.annotation) else ""]
+        if not field.is_required() and _format(field.default) not in ("", "none", "false"):
+            parts.append(f"Default: {_format(field.default)}.")
+        return " ".join(filter(None, parts))
 
     @classmethod
     def markdown_table(cls) -> str:

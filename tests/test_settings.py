@@ -44,6 +44,17 @@ def test_an_added_field_is_everywhere(command: str) -> None:
         default.replace(added=0)
 
 
+@pytest.mark.parametrize(
+    ("command", "field", "values"),
+    [
+        ("lila-cues build", "decoder", "Values: pyav, decord or torchcodec. Default: pyav."),
+        ("lila-train features", "format", "Values: npz, safetensors, zarr or pca, or several with commas between."),
+    ],
+)
+def test_a_help_text_names_the_values(command: str, field: str, values: str) -> None:
+    assert values in COMMANDS[command].help(field)
+
+
 def test_an_added_field_of_a_build_is_in_the_fingerprint() -> None:
     config = extended("lila-cues build")
     assert config(**REQUIRED["lila-cues build"]).fingerprint({})["added"] == 7

@@ -49,7 +49,7 @@ def announcement(
     table.add_row("sizes", f"{shapes}, {geometry.channels} channels")
     for kind, record in facts.records.items():
         weights = " ".join(str(record[key]) for key in ("origin", "location", "revision") if record[key])
-        table.add_row(kind, f"{record['network']} ({weights}), licence: {record['licence']}")
+        table.add_row(kind, f"{record['network']} ({weights}), license: {record['licence']}")
     table.add_row("profile", f"{config.profile} on {facts.provenance['device']}, seed {config.seed}")
     return table
 

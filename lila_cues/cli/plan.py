@@ -114,9 +114,9 @@ def _levers(
 
 
 def models() -> None:
-    """List networks: source, size, licence, and whether the weights are on this machine."""
+    """List networks: source, size, license, and whether the weights are on this machine."""
     columns = "{:<8} {:<24} {:>7}  {:<15} {:<5} {}"  # of fixed width: a rich table would be cut at the terminal's width
-    out.print(bold(columns.format("", "name", "MB", "licence", "here", "weights, revision")))
+    out.print(bold(columns.format("", "name", "MB", "license", "here", "weights, revision")))
     for network in registry.ENTRIES:
         size, here = (
             f"{network.megabytes:,.0f}" if network.megabytes else "–",

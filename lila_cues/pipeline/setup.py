@@ -43,7 +43,7 @@ class Networks:
     depth: DepthNetwork | DepthFiles
 
     def records(self) -> Records:
-        """Return name, origin, revision, hash and licence of each network's weights, and how it is run."""
+        """Return name, origin, revision, hash and license of each network's weights, and how it is run."""
         networks = {"encoder": self.encoder, "depth": self.depth, "flow": self.flow}
         return {kind: {**network.source.to_dict(), "settings": network.settings} for kind, network in networks.items()}
 
@@ -66,7 +66,7 @@ def setup(config: BuildConfig, options: RunOptions, notify: Callable[[str], None
 
 
 def check_settings(config: BuildConfig, notify: Callable[[str], None]) -> None:
-    """Raise LilaError for frames and pairs that do not fit; notify of licences that exclude commercial use."""
+    """Raise LilaError for frames and pairs that do not fit; notify of licenses that exclude commercial use."""
     anchors_and_gaps(config.frames, config.pairs)
     for kind in (registry.ENCODER, registry.DEPTH, registry.FLOW):
         entry = registry.entry(kind, getattr(config, kind).partition("@")[0])

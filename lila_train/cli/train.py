@@ -207,7 +207,7 @@ def announcement(trainer: Trainer) -> Table:
     config, step, source = trainer.config, trainer.train_step, trainer.train_step.encoder.source
     table = console.facts(f"Training {trainer.run_dir.root}")
     table.add_row("store", f"{trainer.store.path}, {len(trainer.clips):,} clips")
-    table.add_row("encoder", f"{source.network} ({source.location}), frozen, licence: {source.licence}")
+    table.add_row("encoder", f"{source.network} ({source.location}), frozen, license: {source.licence}")
     learned = sum(parameter.numel() for parameter in step.parameters.values())
     table.add_row("trained", f"{learned:,} parameters; {step.decoder.widths.out} features a pixel")
     table.add_row("objective", f"{config.objective}, cues {', '.join(config.cues)}")

@@ -29,7 +29,7 @@ class FeatureConfig(Config):
     )
 
     format: Annotated[tuple[Format, ...], Field(min_length=1)] = Field(
-        ("zarr", "pca"), description="Of arrays, and pca for pictures; comma-separated, or given more than once."
+        ("zarr", "pca"), description="Formats of the arrays, and pca for pictures."
     )
     size: Annotated[str | None, BeforeValidator(_size)] = Field(
         None, description="Resize to this short side, or to HxW, before the network; none: the input's own size."
@@ -37,12 +37,12 @@ class FeatureConfig(Config):
     stride: PositiveInt = Field(1, description="Features at 1/N of the height and width: 1/N² of the bytes.")
     tile: PositiveInt | None = Field(None, description="Side of tiles in pixels, to save memory; none: only as needed.")
     overlap: NonNegativeInt | None = Field(
-        None, description="Least overlap of tiles in pixels; none: a quarter of a tile."
+        None, description="Smallest overlap of tiles in pixels; none: a quarter of a tile."
     )
     every: PositiveInt = Field(1, description="Every Nth frame of a video.")
-    max_frames: PositiveInt | None = Field(None, description="Most frames of a video; none: all.")
-    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Of the computation.")
-    dtype: Literal["float16", "float32"] = Field("float16", description="Of the arrays.")
+    max_frames: PositiveInt | None = Field(None, description="Number of frames of each video, of those kept; none: all.")
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Precision of the network.")
+    dtype: Literal["float16", "float32"] = Field("float16", description="Type of the stored features.")
 
     def network_size(self, native: Size) -> Size:
         """Return height and width that an image is resized to."""

@@ -54,7 +54,7 @@ def model_card(model: Lila, repo_id: str) -> ModelCard:
     history = ""
     if training and training.step:
         history = (
-            f"Trained on unlabelled video:\n{training.step:,} steps, {training.store.get('clips', '?')} clips"
+            f"Trained on unlabeled video:\n{training.step:,} steps, {training.store.get('clips', '?')} clips"
             f"{f' of {dataset}' if dataset else ''}; `{CONFIG_FILE}` has the settings and versions."
         )
     elif training and training.settings:

@@ -47,11 +47,11 @@ class TrainConfig(Config):
     )
     clip_norm: PositiveFloat | None = Field(None, description="Largest norm of the gradient; none: any.")
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="Of encoder and decoder; solve and losses are float32."
+        "float32", description="Precision of encoder and decoder; solve and losses are float32."
     )
     init: Literal["default", "pca"] = Field(
         "default",
-        description="Of the decoder: PyTorch's default, or a linear upsampler of the principal components of step 0.",
+        description="Initial decoder: PyTorch's default, or a linear upsampler of the principal components of step 0.",
     )
     decoder_width: PositiveInt | None = Field(
         None, description="Inner width of the decoder, twice that of a feature; none: as published."

@@ -153,3 +153,15 @@ def test_progress_is_printed_in_lines_where_there_is_no_terminal(
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("building: ")]
     assert len(lines) == 2
     assert re.fullmatch(r"building: 1,500 of 2,000 clips, \S+ clips/s(, about \S+ \w+ left)?", lines[0])
+
+
+def test_the_rate_at_the_end_is_the_mean_of_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    with console.progress("steps") as bar:
+        monkeypatch.setattr(bar, "get_time", lambda: now)
+        line = bar.add_task("train", total=30, completed=20)  # a resumed run
+        for now in (100.0, 199.9, 199.95, 200.0):  # noqa: B020
+            bar.advance(line, 2.5)
+        (task,) = bar.tasks
+        (rate,) = (column.render(task) for column in bar.columns if hasattr(column, "unit"))
+    assert str(rate) == "0.05 steps/s"

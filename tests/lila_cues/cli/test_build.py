@@ -70,7 +70,7 @@ def test_a_build_prints_its_settings_and_its_result(command: Command, tmp_path: 
     write_videos(tmp_path / "data" / "videos")
     status, out, err = command("--dataset", "videos", "--device", "cpu", "--base-size", "80", *RANDOM)
     assert status == 0
-    for part in ("3 of videos in", "8 frames, 6 pairs", "depth and flow 32×32", "licence: apache-2.0", "tiny on cpu"):
+    for part in ("3 of videos in", "8 frames, 6 pairs", "depth and flow 32×32", "license: apache-2.0", "tiny on cpu"):
         assert part in out
     for part in ("3 complete, 0 failed", "24 and 18 pairs", "clips/s", "flow", "pamr", "decode"):
         assert part in out

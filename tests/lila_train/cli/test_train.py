@@ -51,7 +51,7 @@ def test_a_run_writes_its_files_and_a_finished_one_is_left_alone(store: stores.C
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     header = "".join(result.output.split())  # paths are folded at the terminal's width
-    assert re.search(r"Training.*/runstore.*cues\.zarr,\d+clipsencoder\S+,frozen,licence:\w+", header)
+    assert re.search(r"Training.*/runstore.*cues\.zarr,\d+clipsencoder\S+,frozen,license:\w+", header)
     assert re.search(r"trained[\d,]+parameters;8featuresapixel.*cuesflow,depth,features", header)
     assert f"next: lila-train features VIDEO --weights {tmp_path}/run" in result.output
     assert {p.name for p in (tmp_path / "run").iterdir()} == {

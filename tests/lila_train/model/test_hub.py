@@ -72,7 +72,7 @@ def test_a_card_names_encoder_data_and_scores(weights: Path) -> None:
     assert card.data.datasets == "youtube-vos"
     (found,) = card.data.eval_results
     assert (found.dataset_name, found.metric_type, found.metric_value) == ("davis-knn@lila (3 clips)", "JF", 0.7)
-    assert "Trained on unlabelled video:\n7 steps, 9 clips of youtube-vos;" in card.text
+    assert "Trained on unlabeled video:\n7 steps, 9 clips of youtube-vos;" in card.text
     assert "Its decoder is not trained." in sharing.model_card(Lila.from_encoder("tiny"), "me/lila").text
     assert "@inproceedings{araslanov2026lila," in card.text
     model.provenance = replace(model.provenance, store={"dataset": "videos", "clips": 9})
