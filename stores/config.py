@@ -127,7 +127,10 @@ class Config(BaseModel):
     def help(cls, name: str) -> str:
         """Return the help text of a field's option: description, named values, and default unless none or false."""
         field = cls.model_fields[name]
-        parts = [field.description or "", f"Values: {_range(cls, name)}." if "Literal[" in str(field.annotation) else ""]
+        parts = [
+            field.description or "",
+            f"Values: {_range(cls, name)}." if "Literal[" in str(field.annotation) else "",
+        ]
         if not field.is_required() and _format(field.default) not in ("", "none", "false"):
             parts.append(f"Default: {_format(field.default)}.")
         return " ".join(filter(None, parts))

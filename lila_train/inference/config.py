@@ -40,7 +40,9 @@ class FeatureConfig(Config):
         None, description="Smallest overlap of tiles in pixels; none: a quarter of a tile."
     )
     every: PositiveInt = Field(1, description="Every Nth frame of a video.")
-    max_frames: PositiveInt | None = Field(None, description="Number of frames of each video, of those kept; none: all.")
+    max_frames: PositiveInt | None = Field(
+        None, description="Number of frames of each video, of those kept; none: all."
+    )
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Precision of the network.")
     dtype: Literal["float16", "float32"] = Field("float16", description="Type of the stored features.")
 

@@ -156,11 +156,11 @@ def test_progress_is_printed_in_lines_where_there_is_no_terminal(
 
 
 def test_the_rate_at_the_end_is_the_mean_of_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
+    now = [0.0]
     with console.progress("steps") as bar:
-        monkeypatch.setattr(bar, "get_time", lambda: now)
+        monkeypatch.setattr(bar, "get_time", lambda: now[-1])
         line = bar.add_task("train", total=30, completed=20)  # a resumed run
-        for now in (100.0, 199.9, 199.95, 200.0):  # noqa: B020
+        for now in (100.0, 199.9, 199.95, 200.0):
             bar.advance(line, 2.5)
         (task,) = bar.tasks
         (rate,) = (column.render(task) for column in bar.columns if hasattr(column, "unit"))
