@@ -12,7 +12,7 @@ import stores
 from lila_cues.cli import build as options
 from lila_cues.cli import messages
 from lila_cues.config import PROFILES, BuildConfig
-from lila_cues.console import bold, out
+from lila_cues.console import bold, counted, out
 from lila_cues.networks import registry
 from lila_cues.sampling import anchors_and_gaps
 from stores.errors import StoreError
@@ -57,7 +57,7 @@ def plan(rate: Annotated[float | None, options.running(help=RATE)] = None, **arg
             rows.append(("", f"{readable(size):>9}  {name}"))
     in_memory = f"{readable(wanted.clip_memory_bytes)} per clip in progress, at most {CLIPS_IN_MEMORY} of them"
     rows += [
-        ("files", f"{wanted.files:,} in {wanted.tasks:,} tasks"),
+        ("files", f"{wanted.files:,} in {counted({'tasks': wanted.tasks})}"),
         ("memory", f"about {in_memory}, beside the networks"),
         ("free disk", readable(free)),
     ]

@@ -159,8 +159,9 @@ def test_the_rate_at_the_end_is_the_mean_of_what_was_done(monkeypatch: pytest.Mo
     now = [0.0]
     with console.progress("steps") as bar:
         monkeypatch.setattr(bar, "get_time", lambda: now[-1])
-        line = bar.add_task("train", total=30, completed=20)  # a resumed run
-        for now in (100.0, 199.9, 199.95, 200.0):
+        line = bar.add_task("train", total=30, completed=20, before=20)  # a resumed run
+        for moment in (100.0, 199.9, 199.95, 200.0):
+            now.append(moment)
             bar.advance(line, 2.5)
         (task,) = bar.tasks
         (rate,) = (column.render(task) for column in bar.columns if hasattr(column, "unit"))
