@@ -8,6 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -21,8 +22,6 @@ MARKER = "src/model/naf.py"
 LICENSE = "apache-2.0"
 ENCODER = "dinov2_vits14"
 WEIGHTS = "https://github.com/valeoai/NAF/releases/download/model/naf_release.pth"
-
-ROWS_AT_ONCE = 32  # bounds the memory of the scores
 
 Heads = Float[Tensor, "b _ w n _"]  # queries and keys of one width, values of another
 
@@ -48,37 +47,37 @@ def neighborhood_attention(
     stride: int = 1,
     backend: str = "",
 ) -> Heads:
-    """Attend from each cell to a window of cells `dilation` apart, moved inwards at borders (Hassani et al., 2023).
+    """Attend from each pixel to a window of cells of `dilation` pixels, moved inwards at borders (Hassani et al., 2023).
 
-    The signature is that of NATTEN's `na2d`; the stride must be 1, and `backend` is ignored.
+    The signature is that of NATTEN's `na2d`; the stride must be 1, and `backend` is ignored. Keys and values must be
+    equal within each cell, as NAF makes them, so that the pixels of a cell share a window.
     """
     assert stride == 1, "only a stride of 1 is implemented"
-    height, width = queries.shape[1:3]
+    down, across = dilation
+    keys, values = keys[:, ::down, ::across], values[:, ::down, ::across]
+    cells = queries.unflatten(2, (-1, across)).unflatten(1, (-1, down))
     rows, columns = (
         neighbors(length, side, step).to(queries.device)
-        for length, side, step in zip((height, width), kernel_size, dilation, strict=True)
+        for length, side, step in zip(queries.shape[1:3], kernel_size, dilation, strict=True)
     )
-    parts = []
-    for part, part_rows in zip(queries.split(ROWS_AT_ONCE, dim=1), rows.split(ROWS_AT_ONCE), strict=True):
-        window = [(row, column) for row in part_rows.T for column in columns.T]
-        scores = torch.stack([(part * keys[:, row][:, :, column]).sum(dim=-1) for row, column in window])
-        weights = torch.softmax(queries.shape[-1] ** -0.5 * scores, dim=0)
-        attended = values.new_zeros(*part.shape[:-1], values.shape[-1])
-        for weight, (row, column) in zip(weights, window, strict=True):
-            attended.addcmul_(weight[..., None], values[:, row][:, :, column])
-        parts.append(attended)
-    return torch.cat(parts, dim=1)
+    attended = []
+    for row, window in enumerate(rows):  # of cells, one at once: bounds the memory
+        q = cells[:, row].permute(0, 2, 4, 1, 3, 5)  # b cell head y x channel
+        k, v = (
+            x[:, window][:, :, columns].permute(0, 2, 4, 1, 3, 5).flatten(3, 4).flatten(1, 2) for x in (keys, values)
+        )
+        out = F.scaled_dot_product_attention(q.flatten(3, 4).flatten(1, 2), k, v)
+        attended.append(out.view(*q.shape[:-1], -1).permute(0, 3, 1, 4, 2, 5).flatten(2, 3))
+    return torch.cat(attended, dim=1)
 
 
-def neighbors(length: int, side: int, step: int) -> Int[Tensor, "length side"]:
-    """Return the positions along one axis that each position attends to: `side` of those congruent to it mod `step`."""
-    positions = torch.arange(length)
-    group, within = positions % step, positions // step
-    size = (length - group + step - 1) // step
-    if length // step < side:
+def neighbors(length: int, side: int, step: int) -> Int[Tensor, "cells side"]:
+    """Return the cells of `step` pixels along one axis that each cell attends to."""
+    cells = length // step
+    if cells < side:
         raise LilaError(
             f"expected images of at least {side} cells of {step} pixels for NAF's attention, found {length} pixels; "
             "score larger frames"
         )
-    first = torch.minimum((within - side // 2).clamp_min(0), size - side)
-    return (first[:, None] + torch.arange(side)) * step + group[:, None]
+    first = (torch.arange(cells) - side // 2).clamp(0, cells - side)
+    return first[:, None] + torch.arange(side)

@@ -352,7 +352,7 @@ def test_the_real_code_gives_a_map_of_the_pixels(name: str):
     encoder = find(name).encoder if name == "vit-up" else "vit_small_patch14_dinov2"
     options = BaselineOptions(encoder, "random:1", clone_at(name), "random:2")
     model = find(name).load(options, CPU)
-    images = torch.rand(1, 3, 8 * model.patch_size, 9 * model.patch_size)
+    images = torch.rand(1, 3, 9 * model.patch_size, 10 * model.patch_size)
     features = feature_map(model, name)(images)
     assert features.shape == (1, 128 if name == "flowfeat" else 384, *images.shape[2:])
     assert features.isfinite().all()

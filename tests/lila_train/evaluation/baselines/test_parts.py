@@ -25,22 +25,24 @@ def test_the_extension_of_featup_is_a_filter_per_position():
 
 def test_neighborhoods_move_inwards_at_the_borders():
     assert naf.neighbors(6, 3, 1).tolist() == [[0, 1, 2], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [3, 4, 5]]
-    assert naf.neighbors(7, 3, 2).tolist()[1] == [1, 3, 5]
-    assert naf.neighbors(7, 3, 2).tolist()[6] == [2, 4, 6]
+    assert naf.neighbors(8, 3, 2).tolist() == [[0, 1, 2], [0, 1, 2], [1, 2, 3], [1, 2, 3]]
     with pytest.raises(LilaError, match="images of at least 3 cells of 4 pixels for NAF's attention, found 9 pixels"):
         naf.neighbors(9, 3, 4)
 
 
 def test_neighborhood_attention_is_softmax_attention_within_them():
     draw = torch.Generator().manual_seed(1)
-    queries, keys, values = (torch.randn(1, 40, 6, 2, 4, generator=draw) for _ in range(3))
-    found = naf.neighborhood_attention(queries, keys, values, (3, 3), (4, 2))
-    rows, columns = naf.neighbors(40, 3, 4), naf.neighbors(6, 3, 2)
-    for y, x, head in ((0, 0, 0), (39, 5, 1), (17, 2, 0)):
-        at = [(int(a), int(b)) for a in rows[y] for b in columns[x]]
-        scores = torch.stack([queries[0, y, x, head] @ keys[0, a, b, head] / 2 for a, b in at])
-        expected = sum(w * values[0, a, b, head] for w, (a, b) in zip(scores.softmax(0), at, strict=True))
-        torch.testing.assert_close(found[0, y, x, head], expected)
+    queries = torch.randn(2, 40, 6, 2, 4, generator=draw)
+    keys, values = (torch.randn(2, 10, 3, 2, width, generator=draw) for width in (4, 5))
+    repeated = [x.repeat_interleave(4, dim=1).repeat_interleave(2, dim=2) for x in (keys, values)]
+    found = naf.neighborhood_attention(queries, *repeated, (3, 3), (4, 2))
+    assert found.shape == (2, 40, 6, 2, 5)
+    for b, y, x, head in ((0, 0, 0, 0), (1, 39, 5, 1), (0, 17, 2, 0), (1, 18, 3, 1)):
+        first_y, first_x = min(max(y // 4 - 1, 0), 7), 0
+        at = [(first_y + i, first_x + j) for i in range(3) for j in range(3)]
+        scores = torch.stack([queries[b, y, x, head] @ keys[b, i, j, head] / 2 for i, j in at])
+        expected = sum(w * values[b, i, j, head] for w, (i, j) in zip(scores.softmax(0), at, strict=True))
+        torch.testing.assert_close(found[b, y, x, head], expected)
 
 
 def test_flowfeat_reads_the_raw_blocks_and_needs_one_prefix_token():
