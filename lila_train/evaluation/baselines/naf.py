@@ -47,7 +47,7 @@ def neighborhood_attention(
     stride: int = 1,
     backend: str = "",
 ) -> Heads:
-    """Attend from each pixel to a window of cells of `dilation` pixels, moved inwards at borders (Hassani et al., 2023).
+    """Attend from pixels to windows of cells of `dilation` pixels, moved inwards at borders (Hassani et al., 2023).
 
     The signature is that of NATTEN's `na2d`; the stride must be 1, and `backend` is ignored. Keys and values must be
     equal within each cell, as NAF makes them, so that the pixels of a cell share a window.
