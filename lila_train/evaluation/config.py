@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeVar
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from stores.config import MAX_SEED, Config
+
+R = TypeVar("R")  # a dataclass of settings
 
 
 class EvalConfig(Config):
@@ -45,10 +49,21 @@ class EvalConfig(Config):
         le=1,
         description="Least cosine of a point that tapvid-davis takes as visible; none: the protocol's.",
     )
-    flow: str | None = Field(
-        None, description="Flow network of davis-stability: raft_small, raft_large or dis; none: the protocol's."
+    flow: Literal["raft_small", "raft_large", "dis"] | None = Field(
+        None, description="Flow network of davis-stability; none: the protocol's."
     )
     flow_weights: Path | None = Field(None, description="Its weight file; none: torchvision's.")
+
+    def applied_to(self, rule: R, names: Mapping[str, str]) -> tuple[R, EvalConfig]:
+        """Return a protocol's settings with the fields in `names` (to those of `rule`) that are given.
+
+        Also the config without those that are the protocol's own values, so that they do not change its id.
+        """
+        changed = {
+            name: value for name, value in self if name in names and value not in (None, getattr(rule, names[name]))
+        }
+        config = self.replace(**{name: changed.get(name) for name in names})
+        return replace(rule, **{names[name]: value for name, value in changed.items()}), config  # type: ignore[type-var]
 
     def changes(self) -> dict[str, str]:
         """Return the fields that are not the protocol's own, and their values as text; `given` for a file."""

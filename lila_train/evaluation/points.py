@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial, reduce
 from operator import add
 from pathlib import Path
@@ -29,7 +29,7 @@ from lila_train.evaluation.dense.metrics import MeanSums
 from lila_train.evaluation.dense.task import example_indices
 from lila_train.evaluation.models import GridModel, feature_map
 from lila_train.evaluation.results import files_sha256
-from lila_train.model.resize import Image, as_input, sample_at, size_of, to_size, whole_patches
+from lila_train.model.resize import Image, Size, as_input, sample_at, size_of, to_size, whole_patches
 from lila_train.outputs import Json
 from stores.errors import LilaError
 
@@ -51,6 +51,9 @@ class SpairSettings:
     alpha: float = 0.1
     antialias: bool = True
 
+    def input_size(self, patch_size: int) -> Size:
+        return whole_patches((self.side_px, self.side_px), patch_size)
+
 
 @dataclass(frozen=True)
 class TapvidSettings:
@@ -62,6 +65,9 @@ class TapvidSettings:
     video_px: int = 256
     grid_cells: int = 32
     visible_cosine: float = 0.6
+
+    def input_size(self, patch_size: int) -> Size:
+        return self.grid_cells * patch_size, self.grid_cells * patch_size
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,7 @@ class PointTask:
 
     data: Listed
     config: EvalConfig
-    rule: Any
+    rule: SpairSettings | TapvidSettings
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -116,6 +122,9 @@ class PointTask:
 
     def data_identity(self) -> dict[str, Any]:
         return {"layout": self.data.layout, "files_sha256": files_sha256(self.data.files, self.data.root)}
+
+    def derived(self, model: GridModel) -> dict[str, Any]:
+        return {"frame_px": list(self.rule.input_size(model.patch_size))}
 
     def example(self, part: str) -> int | None:
         """Return the number of a part of which a picture is kept, else None."""
@@ -156,6 +165,7 @@ def open_spair(root: Path, limit: int | None) -> Listed:
 class SpairTask(PointTask):
     """`spair71k-knn`: each image of a category is computed once as source and once as target."""
 
+    rule: SpairSettings
     protocol: ClassVar[str] = "spair71k-knn"
 
     def parts(self) -> dict[str, int]:
@@ -172,9 +182,6 @@ class SpairTask(PointTask):
         pairs = self._pairs()
         points = sum(len(pair.points[1]) for pair in pairs)
         return {"categories": len(self.data.items), "pairs": len(pairs), "points": points}
-
-    def derived(self, model: GridModel) -> dict[str, Any]:
-        return {"frame_px": list(whole_patches((self.rule.side_px,) * 2, model.patch_size))}
 
     @torch.no_grad()
     def run(self, model: GridModel, head: str, part: str, folder: Path, advance: Callable[[], None]) -> Json:
@@ -216,9 +223,8 @@ class SpairTask(PointTask):
         (left, top), side = _margin(rgb)
         height, width = rgb.shape[:2]
         square = np.pad(rgb, ((top, side - height - top), (left, side - width - left), (0, 0)))
-        size = (self.rule.side_px, self.rule.side_px)
-        frame = as_input(square, whole_patches(size, model.patch_size), model.device, self.rule.antialias)
-        return F.normalize(to_size(feature_map(model, head)(frame), size)[0], dim=0)
+        frame = as_input(square, self.rule.input_size(model.patch_size), model.device, self.rule.antialias)
+        return F.normalize(to_size(feature_map(model, head)(frame), (self.rule.side_px,) * 2)[0], dim=0)
 
 
 def spair_task(data: Path, config: EvalConfig) -> SpairTask:
@@ -291,6 +297,7 @@ def _tracks(path: Path) -> Tracks:
 class TapvidTask(PointTask):
     """`tapvid-davis@first`: each video is tracked frame by frame, from the first visible place of every track."""
 
+    rule: TapvidSettings
     protocol: ClassVar[str] = "tapvid-davis@first"
 
     def parts(self) -> dict[str, int]:
@@ -304,18 +311,15 @@ class TapvidTask(PointTask):
         points = sum(len(tracks.xy) for tracks in self.data.items.values())
         return {"videos": len(self.data.items), "points": points, "frames": sum(self.parts().values())}
 
-    def derived(self, model: GridModel) -> dict[str, Any]:
-        return {"frame_px": [self.rule.grid_cells * model.patch_size] * 2}
-
     @torch.no_grad()
     def run(self, model: GridModel, head: str, part: str, folder: Path, advance: Callable[[], None]) -> Json:
         tracks: Tracks = self.data.items[part]
         start, xy, occluded = tracks.occluded.argmin(axis=1), tracks.xy.copy(), tracks.occluded.copy()
         video, vectors = tracks.video(), dict[int, Tensor]()
-        pixels, side = self.rule.video_px, self.rule.grid_cells * model.patch_size
+        pixels, size = self.rule.video_px, self.rule.input_size(model.patch_size)
         for t, frame in enumerate(video):
-            image = to_size(as_input(frame, (pixels, pixels), model.device, antialias=True), (side, side))
-            features = feature_map(model, head)(image)[0]
+            image = as_input(frame, (pixels, pixels), model.device, antialias=True)
+            features = feature_map(model, head)(to_size(image, size))[0]
             if rows := list(vectors):
                 places, cosines = nearest(torch.stack([*vectors.values()]), F.normalize(features, dim=0))
                 xy[rows, t] = places.cpu().numpy()
@@ -342,11 +346,7 @@ class TapvidTask(PointTask):
 
 def tapvid_task(data: Path, config: EvalConfig) -> TapvidTask:
     """Open a folder of converted TAP-Vid videos for `tapvid-davis@first`."""
-    rule = TapvidSettings()
-    if config.visible_cosine == rule.visible_cosine:
-        config = config.replace(visible_cosine=None)
-    if config.visible_cosine is not None:
-        rule = replace(rule, visible_cosine=config.visible_cosine)
+    rule, config = config.applied_to(TapvidSettings(), {"visible_cosine": "visible_cosine"})
     return TapvidTask(open_tapvid(data, config.limit), config, rule)
 
 

@@ -190,7 +190,7 @@ def _example(folder: Path, heads: Sequence[str]) -> list[Row]:
     figures = [Figure(image, "Frame", folder.name, "jpeg")]
     if not (folder / "truth.png").is_file():
         figures += [Figure(picture, head_title(head), kind="jpeg") for head, picture in predictions.items()]
-        return [Row("", figures, columns)]
+        return [Row("", figures, min(4, len(figures)))]
     truth, is_depth = _stored(folder / "truth.png"), decode(folder / "truth.png").mode == "L"
     if truth.ndim == 2 and not is_depth:
         known = np.asarray(truth != IGNORED)

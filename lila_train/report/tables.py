@@ -78,7 +78,7 @@ TITLES = {
 
 # Published figures, second-hand from reading notes. Percent; degrees and m for an RMSE.
 PAPER = "LILA, arXiv 2604.26488"
-SURVEYS = "LingBot-Vision, arXiv 2607.05247, and V-JEPA 2.1; second-hand"
+SECOND_HAND = "LingBot-Vision (arXiv 2607.05247) and V-JEPA 2.1, second-hand"
 _DAVIS = {  # J&F by linear probe, by local k-NN
     "DINOv2-S14": (57.5, 65.1),
     "DINOv2-S14 + FeatUp": (60.5, 65.5),
@@ -128,12 +128,12 @@ class Published(NamedTuple):
 PUBLISHED = {
     "davis-lp@lila": Published(PAPER, ("JF", None), _DAVIS),
     "davis-knn@lila": Published(PAPER, (None, "JF"), _DAVIS),
-    "davis-knn@dino": Published(SURVEYS, ("JF",), _DAVIS_480),
+    "davis-knn@dino": Published(SECOND_HAND, ("JF",), _DAVIS_480),
     "davis-knn@dino960": Published(
-        "DINOv3's model card, second-hand; the size is probably this one", ("JF",), {"DINOv3-7B": (79.7,)}
+        "DINOv3's model card, second-hand; probably this size", ("JF",), {"DINOv3-7B": (79.7,)}
     ),
     "nyuv2-normals@lila": Published(PAPER, ("rmse_deg", "under_11.25"), _NORMALS),
-    "nyuv2-depth@linear": Published(f"{SURVEYS}; settings of the probe not stated", ("rmse_m",), _DEPTH),
+    "nyuv2-depth@linear": Published(f"{SECOND_HAND}; other settings", ("rmse_m",), _DEPTH),
     "cocostuff27@lila": Published(PAPER, ("miou", "pixel_accuracy"), _COCO_STUFF),
 }
 

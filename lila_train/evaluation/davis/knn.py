@@ -7,7 +7,7 @@ Settings are those of the LILA reference's launch scripts and of DINO's `eval_vi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,10 +87,6 @@ class KnnTask(MaskTask):
 
 def knn_task(protocol: str, propagation: Propagation, data: Path, config: EvalConfig) -> KnnTask:
     """Open a DAVIS folder for a k-NN protocol."""
-    own = {name: getattr(propagation, KNN_SETTINGS[name]) for name in KNN_SETTINGS}
     opened = open_davis(data, config.limit, config.year)
-    same = {name: None for name, value in own.items() if getattr(config, name) == value}
-    config = config.replace(**same, year=opened.year)
-    changes = {KNN_SETTINGS[name]: value for name, value in config if name in KNN_SETTINGS and value is not None}
-    propagation = replace(propagation, **changes)
-    return KnnTask(protocol, opened, config, propagation)
+    propagation, config = config.applied_to(propagation, KNN_SETTINGS)
+    return KnnTask(protocol, opened, config.replace(year=opened.year), propagation)

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lila_cues.images import read_image
-from lila_cues.networks import load_flow, registry
+from lila_cues.networks import load_flow
 from lila_cues.networks.frozen import FlowNetwork
 from lila_cues.networks.weights import file_sha256
 from lila_train.evaluation.config import EvalConfig
@@ -53,27 +53,24 @@ class StabilityTask(DavisTask):
     """One part per sequence, a step per frame. Correspondences are kept in memory for the next head."""
 
     rule: StabilitySettings
-    flow_weights: Path | None = None
-    _pairs: dict[str, list[tuple[Places, Places, Places]]] = field(default_factory=dict, compare=False)
+    _pairs: dict[tuple[str, Size], list[tuple[Places, Places, Places]]] = field(default_factory=dict, compare=False)
 
     @property
     def settings(self) -> dict[str, Any]:
-        return asdict(self.rule) | (
-            {} if self.flow_weights is None else {"flow_weights_sha256": file_sha256(self.flow_weights)}
-        )
+        weights = self.config.flow_weights
+        return asdict(self.rule) | ({"flow_weights_sha256": file_sha256(weights)} if weights else {})
 
     @cached_property
     def flow(self) -> FlowNetwork:
         """The flow network, loaded once for all parts."""
-        return load_flow(self.rule.flow, self.flow_weights)
+        return load_flow(self.rule.flow, self.config.flow_weights)
 
     def parts(self) -> dict[str, int]:
         """Return the number of frames, by sequence."""
         return {name: len(sequence.frames) for name, sequence in self.data.sequences.items()}
 
     def counts(self) -> dict[str, int]:
-        frames = sum(self.parts().values())
-        return {"sequences": len(self.data.sequences), "frames": frames}
+        return {"sequences": len(self.data.sequences), "frames": sum(self.parts().values())}
 
     def derived(self, model: GridModel) -> dict[str, Any]:
         native = self.native_size()
@@ -81,21 +78,21 @@ class StabilityTask(DavisTask):
 
     @torch.no_grad()
     def run(self, model: GridModel, head: str, part: str, folder: Path, advance: Callable[[], None]) -> Json:
-        extract, sums, kept, before = feature_map(model, head), MeanSums(), list[Any](), None
-        for t, path in enumerate(self.data.sequences[part].frames):
+        paths, sums, before = self.data.sequences[part].frames, MeanSums(), None
+        size = self._frame_size(size_of(read_image(paths[0], upright=False)[..., 0]), model.patch_size)
+        known, pairs = self._pairs.get((part, size)), list[tuple[Places, Places, Places]]()
+        for t, path in enumerate(paths):
             frame = read_image(path, upright=False, background=None)
-            size = self._frame_size((frame.shape[0], frame.shape[1]), model.patch_size)
             image = as_input(frame, size, model.device, self.rule.antialias)
-            features = extract(image)[0]
+            features = feature_map(model, head)(image)[0]
             if before is not None:
-                known = self._pairs.get(part)
-                kept.append(known[t - 1] if known else self._correspondences(part, t, before[0], image))
-                sums += pair_cosines(before[1], features, *kept[-1])
+                pairs.append(known[t - 1] if known else self._correspondences(part, t, before[0], image))
+                sums += pair_cosines(before[1], features, *pairs[-1])
             before = image, features
             advance()
-        self._pairs[part] = kept
-        share = sum(len(points) for points, _, _ in kept) / (len(kept) * self.rule.points_per_pair)
-        return {"frames": len(kept) + 1, "corresponding": share, "means": sums.metrics()}
+        self._pairs[part, size] = pairs
+        share = sum(len(points) for points, _, _ in pairs) / (len(pairs) * self.rule.points_per_pair)
+        return {"frames": len(paths), "corresponding": share, "means": sums.metrics()}
 
     def metrics(self, records: Iterable[Json]) -> dict[str, float | None]:
         """Return the means over sequences of the means over pairs of frames."""
@@ -115,20 +112,13 @@ class StabilityTask(DavisTask):
 
 
 def stability_task(data: Path, config: EvalConfig) -> StabilityTask:
-    """Open a DAVIS folder for `davis-stability`; LilaError for an unknown flow network, or a missing weight file."""
-    known = registry.names(registry.FLOW)
-    if config.flow is not None and config.flow not in known:
-        raise LilaError(f"expected --set flow to be one of {', '.join(known)}, found {config.flow}")
-    if config.flow_weights is not None and (config.flow == "dis" or not config.flow_weights.is_file()):
-        raise LilaError(
-            f"expected a weight file for {config.flow or StabilitySettings.flow}, "
-            f"found {'one, but it has none' if config.flow == 'dis' else f'none at {config.flow_weights}'}; "
-            "correct --set flow_weights or leave it out"
-        )
-    opened, own = open_davis(data, config.limit, config.year), StabilitySettings()
-    config = config.replace(year=opened.year, flow=None if config.flow == own.flow else config.flow)
-    rule = StabilitySettings(config.seed, config.short_side, flow=config.flow or own.flow)
-    return StabilityTask("davis-stability", opened, config, rule, config.flow_weights)
+    """Open a DAVIS folder for `davis-stability`; LilaError for weights of the flow network that are not there."""
+    opened, weights = open_davis(data, config.limit, config.year), config.flow_weights
+    rule, config = config.applied_to(StabilitySettings(config.seed), {"short_side": "short_side_px", "flow": "flow"})
+    if weights is not None and (rule.flow == "dis" or not weights.is_file()):
+        found = "one, but it has none" if rule.flow == "dis" else f"none at {weights}"
+        raise LilaError(f"expected a weight file for {rule.flow}, found {found}; correct --set flow_weights or drop it")
+    return StabilityTask("davis-stability", opened, config.replace(year=opened.year), rule)
 
 
 def follow(

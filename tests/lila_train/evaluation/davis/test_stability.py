@@ -116,7 +116,7 @@ def test_the_flow_network_is_an_option(shared: Path, tmp_path: Path):
     for changed, message in (
         ({"flow_weights": tmp_path / "none.pth"}, r"a weight file for raft_small, found none at .*none\.pth; correct"),
         ({"flow": "dis", "flow_weights": weights}, r"a weight file for dis, found one, but it has none; correct"),
-        ({"flow": "spynet"}, r"--set flow to be one of .*raft_small, .*found spynet"),
+        ({"flow": "spynet"}, r"--set flow must be raft_small, raft_large or dis, found spynet"),
     ):
         with pytest.raises(LilaError, match=message):
             stability_task(root, EvalConfig(**changed))
