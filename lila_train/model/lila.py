@@ -404,10 +404,10 @@ class Lila(nn.Module, ModelHubMixin):
             pretrained_model_name_or_path: the folder, or a repository's name such as "me/my-lila".
             device, dtype, encoder_weights, fit: as in `load`; `fit` is as the model was saved if None.
             hub_options: `revision`, `cache_dir`, `force_download`, `local_files_only` and `token`, as of
-                `huggingface_hub.hf_hub_download`.
+                `huggingface_hub.snapshot_download`.
 
         Raises:
-            LilaError: no model there, the hub cannot be reached, an unknown option, or as `load`.
+            LilaError: no model there, the hub cannot be reached, or as `load`.
         """
         files = sharing.fetch(pretrained_model_name_or_path, **hub_options)
         weights, encoder_weights = files.weights, encoder_weights or files.encoder

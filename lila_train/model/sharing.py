@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import safetensors.torch
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from lila_cues.networks.weights import file_sha256
 from lila_train.model import checkpoint
@@ -135,55 +135,22 @@ def is_shared(place: str | Path) -> bool:
     return Path(f"{place}/{CONFIG_FILE}").is_file()
 
 
-def fetch(
-    place: str | Path,
-    *,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    force_download: bool = False,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
-) -> SharedFiles:
+def fetch(place: str | Path, **hub_options: Any) -> SharedFiles:
     """Return the files of a folder, or of a hub repository through the hub's cache; LilaError where there are none."""
-    folder = Path(place) if str(place) and Path(place).is_dir() else None
-    unreachable: list[LocalEntryNotFoundError] = []
-
-    def first(*names: str) -> Path | None:
-        """Return the first of the files that is there."""
-        for name in names:
-            try:
-                if folder is not None:
-                    path = folder / name
-                else:
-                    path = Path(
-                        hf_hub_download(
-                            str(place),
-                            name,
-                            revision=revision,
-                            cache_dir=cache_dir,
-                            force_download=force_download,
-                            local_files_only=local_files_only or bool(unreachable),
-                            token=token,
-                        )
-                    )
-            except LocalEntryNotFoundError as error:
-                unreachable.append(error)
-                continue
-            except EntryNotFoundError:
-                continue
-            except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
-                raise _not_found(place, f"neither ({str(error).splitlines()[0]}); check the name") from error
-            if path.is_file():
-                return path
-        return None
-
-    weights = first(MODEL_FILE, WEIGHTS_FILE)  # the latter of version 0.1
-    if weights is None and unreachable:
-        found = "neither such a folder nor one in the cache, and the hub cannot be reached; pass a local folder"
-        raise _not_found(place, found) from unreachable[0]
+    names, folder = [MODEL_FILE, WEIGHTS_FILE, ENCODER_FILE, CONFIG_FILE], Path(place)
+    if not (str(place) and folder.is_dir()):
+        try:
+            folder = Path(snapshot_download(str(place), allow_patterns=names, **hub_options))
+        except LocalEntryNotFoundError as error:
+            found = "neither such a folder nor one in the cache, and the hub cannot be reached; pass a local folder"
+            raise _not_found(place, found) from error
+        except (HFValidationError, HfHubHTTPError, OSError, ValueError) as error:
+            raise _not_found(place, f"neither ({str(error).splitlines()[0]}); check the name") from error
+    files = {name: path for name in names if (path := folder / name).is_file()}
+    weights = files.get(MODEL_FILE, files.get(WEIGHTS_FILE))  # the latter of version 0.1
     if weights is None:
         raise _not_found(place, "a place without that file; was it written by save_pretrained?")
-    return SharedFiles(weights, first(ENCODER_FILE), _saved_fit(first(CONFIG_FILE)))
+    return SharedFiles(weights, files.get(ENCODER_FILE), _saved_fit(files.get(CONFIG_FILE)))
 
 
 def _saved_fit(path: Path | None) -> Fit:

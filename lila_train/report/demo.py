@@ -90,7 +90,7 @@ class DemoInputs:
         self.store = stores.open(_existing(root / "cues.zarr", "the cue store", "lila-cues build"))
         self.weights = _existing(self.run.weights, "the trained weights", "lila-train run")
         record = _existing(self.run.record, "the record of the training run", "lila-train run")
-        self.record: Json = json.loads(record.read_text())  # settings and seconds
+        self.record = read_json(record) or {}  # settings and seconds
         if "seconds" not in self.record:
             raise LilaError(f"expected a finished run in {self.run.root}, found one that is not; run `lila-train run`")
         _existing(root / "eval" / "result.json", "the evaluation's result", "lila-train eval davis-knn@lila")

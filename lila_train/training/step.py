@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lila_cues.networks import FrozenEncoder
-from lila_train.model.checkpoint import under
 from lila_train.model.decoder import Decoder, DecoderWidths
 from lila_train.model.init import init_pca
 from lila_train.training.config import FEATURES, TrainConfig
@@ -142,11 +141,10 @@ class TrainStep:
 
     def extra_state(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds beside the decoder and the optimizer's state: head and moving average."""
-        parts = {"head.": self.head, "ema.": self.ema}
-        return {f"{prefix}{n}": t for prefix, part in parts.items() if part for n, t in part.state_dict().items()}
+        parts = {"head": self.head, "ema": self.ema}
+        return nn.ModuleDict({name: part for name, part in parts.items() if part is not None}).state_dict()
 
     def restore(self, decoder: Mapping[str, Tensor], extra: Mapping[str, Tensor]) -> None:
         self.decoder.load_state_dict(dict(decoder))
-        for prefix, part in (("head.", self.head), ("ema.", self.ema)):
-            if part is not None:  # the optimizer's state of the head has the same prefix
-                part.load_state_dict({n: t for n, t in under(extra, prefix).items() if n in part.state_dict()})
+        for name, values in self.extra_state().items():  # which are those of the modules
+            values.copy_(extra[name])

@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 from huggingface_hub import ModelCard
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 import hubconf
 from lila_cues.networks import load_encoder
@@ -127,14 +127,8 @@ def test_a_model_is_pushed_and_comes_back(model: Lila, tmp_path: Path, monkeypat
             shutil.copytree(folder_path, tmp_path / repo_id)
             return "done"
 
-    def download(repo_id: str, filename: str, **rest: object) -> str:
-        path = tmp_path / repo_id / filename
-        if not path.exists():
-            raise EntryNotFoundError(filename)
-        return str(path)
-
     monkeypatch.setattr(huggingface_hub.hub_mixin, "HfApi", Api)
-    monkeypatch.setattr(sharing, "hf_hub_download", download)
+    monkeypatch.setattr(sharing, "snapshot_download", lambda repo_id, **rest: str(tmp_path / repo_id))
     assert model.push_to_hub("me/lila", model_card_kwargs={"repo_id": "me/lila"}) == "done"
     assert 'Lila.from_pretrained("me/lila")' in (tmp_path / "me/lila/README.md").read_text()
     monkeypatch.chdir(tmp_path.parent)
@@ -145,7 +139,6 @@ def test_a_model_is_pushed_and_comes_back(model: Lila, tmp_path: Path, monkeypat
     ("error", "message"),
     [
         (LocalEntryNotFoundError("offline"), "nor one in the cache, and the hub cannot be reached"),
-        (EntryNotFoundError("none"), r"with model.safetensors at me/lila, .* found a place without that file"),
         (OSError("refused"), r"expected a folder or .* at me/lila, .*, found neither \(refused\); check the name"),
     ],
 )
@@ -153,11 +146,17 @@ def test_hub_failures_name_what_is_missing(error: Exception, message: str, monke
     def fail(*words: object, **options: object) -> str:
         raise error
 
-    monkeypatch.setattr(sharing, "hf_hub_download", fail)
-    with pytest.raises(LilaError, match=message):
-        Lila.from_pretrained("me/lila", revision="main", local_files_only=True)
     with pytest.raises(TypeError, match="devise"):
         Lila.from_pretrained("me/lila", devise="cpu")
+    monkeypatch.setattr(sharing, "snapshot_download", fail)
+    with pytest.raises(LilaError, match=message):
+        Lila.from_pretrained("me/lila", revision="main", local_files_only=True)
+
+
+def test_a_repository_without_a_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "snapshot_download", lambda *words, **options: str(tmp_path))
+    with pytest.raises(LilaError, match=r"with model.safetensors at me/lila, .* found a place without that file"):
+        Lila.from_pretrained("me/lila")
 
 
 @pytest.mark.parametrize("name", ["./typo", "a/b/c", "", "me/lila.git", "x" * 200])
@@ -173,7 +172,7 @@ def test_a_repository_that_cannot_be_asked_for_gets_one_sentence(name: str, monk
     def fail(*words: object, **options: object) -> str:
         raise LocalEntryNotFoundError("offline\nCheck your connection.")
 
-    monkeypatch.setattr(sharing, "hf_hub_download", fail)
+    monkeypatch.setattr(sharing, "snapshot_download", fail)
     with pytest.raises(LilaError, match=r"expected a folder or .* model.safetensors at .*neither such a folder nor"):
         Lila.from_pretrained(name)
 
