@@ -71,11 +71,8 @@ def summary(store: CueStore) -> str:
     counts = np.bincount(store.statuses(), minlength=len(STATUS_NAMES))
     each = ", ".join(f"{counts[status]:,} {STATUS_NAMES[status]}" for status in (1, 2, 0) if counts[status])
     geometry = store.spec.geometry
-    clips, frames, pairs = (
-        counted({name: n})
-        for name, n in (("clips", store.n_clips), ("frames", geometry.frames), ("pairs", geometry.pairs))
-    )
-    return f"{clips} ({each}), {frames} and {pairs} each"
+    frames, pairs = counted({"frames": geometry.frames}), counted({"pairs": geometry.pairs})
+    return f"{counted({'clips': store.n_clips})} ({each}), {frames} and {pairs} each"
 
 
 def stored_bytes(store: CueStore, tasks: Iterable[int]) -> dict[str, float]:
