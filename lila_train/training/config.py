@@ -5,6 +5,7 @@ Defaults are the paper's where it states them (docs/method.md). Recipes are name
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -103,6 +104,15 @@ class TrainConfig(Config):
     def frames(self) -> tuple[int, int]:
         """Frame of a pair (0: t, 1: t+Δ) that is the context, and that is the query."""
         return (0, 1) if self.roles == "forward" else (1, 0)
+
+    def learning_rate(self, step: int) -> float:
+        """Return the rate of a step: linear warm-up from 1/w of it, then constant, in steps, or half a cosine to 0."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        if self.schedule != "cosine":
+            return self.lr * (0.99 ** (step // 10_000) if self.schedule == "step" else 1)
+        progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        return self.lr * (1 + math.cos(math.pi * progress)) / 2
 
 
 @dataclass(frozen=True)

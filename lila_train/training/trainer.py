@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -197,7 +196,7 @@ class Trainer:
         if self.rank.is_main:
             terms = {name: value.item() for name, value in losses.terms.items()}
             record = StepRecord(
-                self.step - 1, losses.total.item(), terms, learning_rate(self.step - 1, self.config), seconds
+                self.step - 1, losses.total.item(), terms, self.config.learning_rate(self.step - 1), seconds
             )
             append_line(self.run_dir.log, record.to_row())
             for callback in callbacks:
@@ -225,7 +224,7 @@ class Trainer:
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.train_step.parameters.values(), self.config.clip_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.config)
+            group["lr"] = self.config.learning_rate(self.step)
         self.optimizer.found_inf = update.non_finite  # type: ignore[attr-defined] # as torch.amp.GradScaler sets it
         self.optimizer.step()
         self.train_step.update_ema(self.step)
@@ -318,16 +317,6 @@ class Trainer:
 
 Callback = Callable[[Trainer, StepRecord], None]
 """Logging and validation after every step: called on rank 0, it changes nothing and communicates with no other rank."""
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """Return the rate of a step: linear warm-up from 1/w of it, then constant, in steps, or half a cosine down to 0."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    if config.schedule != "cosine":
-        return config.lr * (0.99 ** (step // 10_000) if config.schedule == "step" else 1)
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.lr * (1 + math.cos(math.pi * progress)) / 2
 
 
 @contextmanager

@@ -21,7 +21,6 @@ import stores
 from lila_train import load
 from lila_train.cli import app
 from lila_train.model.sharing import model_card
-from lila_train.training import trainer as trainer_module
 from lila_train.training.config import RECIPES, TrainConfig, find_recipe
 from lila_train.training.distributed import Rank
 from lila_train.training.step import TrainStep
@@ -150,7 +149,7 @@ def test_a_first_step_that_diverges_leaves_no_weights(store: stores.CueStore, tm
 def test_divergence_names_the_step_and_keeps_the_last_checkpoint(
     store: stores.CueStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad_step: int, message: str
 ) -> None:
-    monkeypatch.setattr(trainer_module, "learning_rate", lambda step, config: 1e30 if step == bad_step else 1e-3)
+    monkeypatch.setattr(TrainConfig, "learning_rate", lambda self, step: 1e30 if step == bad_step else 1e-3)
     run = ["run", "--store", str(store.path), "--out", str(tmp_path / "run"), *OPTIONS, "--steps", "6"]
     assert re.match(message, refusal(*run, "--checkpoint-every", "2"))
     assert [path.name for path in (tmp_path / "run").rglob("*.safetensors")] == ["step-00000002.safetensors"]

@@ -24,7 +24,6 @@ from lila_train.training.distributed import Rank
 from lila_train.training.losses import count_valid
 from lila_train.training.step import TrainStep
 from lila_train.training.targets import stored_arrays
-from lila_train.training.trainer import learning_rate
 from stores.errors import LilaError
 from tests.lila_train.training import world
 
@@ -226,16 +225,16 @@ def test_valid_entries_are_counted_over_the_batch_not_per_pair(store: stores.Cue
 
 def test_learning_rate_warms_up_and_decays() -> None:
     settings = TrainConfig(steps=110, lr=2.0, warmup_steps=10, schedule="cosine")
-    assert learning_rate(0, settings) == pytest.approx(0.2)
-    assert learning_rate(9, settings) == pytest.approx(2)
-    assert learning_rate(60, settings) == pytest.approx(1)
-    assert learning_rate(109, settings) < 0.001
-    assert learning_rate(99, settings.replace(schedule="constant")) == 2
+    assert settings.learning_rate(0) == pytest.approx(0.2)
+    assert settings.learning_rate(9) == pytest.approx(2)
+    assert settings.learning_rate(60) == pytest.approx(1)
+    assert settings.learning_rate(109) < 0.001
+    assert settings.replace(schedule="constant").learning_rate(99) == 2
 
 
 def test_the_reference_schedule_falls_twice_in_ten_epochs_of_2000_batches() -> None:
     config = find_recipe("reference-s14-ytvos").config
-    rates = [learning_rate(step, config) for step in range(0, config.steps + 1, 500)]
+    rates = [config.learning_rate(step) for step in range(0, config.steps + 1, 500)]
     assert len(set(rates[:40])) == 2
     assert sorted(set(rates), reverse=True) == pytest.approx([1e-4 * 0.99**n for n in range(11)])
     assert rates[-1] == pytest.approx(0.90e-4, rel=0.01)
