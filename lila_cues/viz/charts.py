@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.style
@@ -91,9 +91,9 @@ def step_curves(panels: Sequence[Panel], kind: str = "svg") -> bytes:
             name, level = panel.reference
             axes.axhline(level, color=REFERENCE_COLOR, linestyle=":", linewidth=1.5, label=name)
             spans = [(min(y), max(y)) for _, (_, y), _ in panel.curves] + [(level, level)]
-            if (low := _far_below(spans)) is not None:
-                label, (_, y), _ = panel.curves[low]
-                _leave_out(axes.set_ylim, spans, low)
+            if found := _far_below(spans):
+                label, (_, y), _ = panel.curves[found[0]]
+                axes.set_ylim(*found[1])
                 note = f"{label}: below the axis, {y[-1]:.1f} at the end"
                 axes.text(0.99, 0.02, note, transform=axes.transAxes, ha="right", color=colors[label])
         axes.set(xlabel="step", ylabel=panel.y_label)
@@ -108,24 +108,18 @@ def step_curves(panels: Sequence[Panel], kind: str = "svg") -> bytes:
     return _encode(figure, kind)
 
 
-def _far_below(spans: Sequence[tuple[float, float]]) -> int | None:
-    """Return which of three or more (low, high) lies so far below the others that it would flatten them, or None."""
-    lowest = min(range(len(spans)), key=lambda n: spans[n][1], default=0)
+def _far_below(spans: Sequence[tuple[float, float]]) -> tuple[int, tuple[float, float]] | None:
+    """Find which of three or more (low, high) lies so far below the others that it would flatten them.
+
+    Return its index and the limits of an axis for the others, or None. The last one, the reference's, is always shown.
+    """
+    lowest = min(range(len(spans) - 1), key=lambda n: spans[n][1], default=0)
     others = [span for n, span in enumerate(spans) if n != lowest]
     if len(others) < 2:
         return None
     low, high = min(low for low, _ in others), max(high for _, high in others)
-    return lowest if spans[lowest][1] < 2 * low - high else None
-
-
-def _leave_out(
-    set_limits: Callable[[float, float], object], spans: Sequence[tuple[float, float]], left_out: int
-) -> None:
-    """Limit an axis to all spans but one."""
-    others = [span for n, span in enumerate(spans) if n != left_out]
-    low, high = min(low for low, _ in others), max(high for _, high in others)
     margin = 0.12 * max(high - low, 1e-9)
-    set_limits(low - margin, high + margin)
+    return (lowest, (low - margin, high + margin)) if spans[lowest][1] < 2 * low - high else None
 
 
 @in_style
@@ -147,9 +141,9 @@ def score_dots(rows: Mapping[str, Sequence[float]], reference: tuple[str, float]
     axes.annotate(f" {name}", (level, -0.5), va="bottom", color=REFERENCE_COLOR)
     axes.margins(x=0.05)
     spans = [(min(values), max(values)) for values in rows.values() if values] + [(level, level)]
-    if (low := _far_below(spans)) is not None and low < len(spans) - 1:
-        _leave_out(axes.set_xlim, spans, low)
-        n = [n for n, values in enumerate(rows.values()) if values][low]
+    if found := _far_below(spans):
+        axes.set_xlim(*found[1])
+        n = [n for n, values in enumerate(rows.values()) if values][found[0]]
         text = f" ← {np.mean(list(rows.values())[n]):.1f}"
         axes.annotate(text, (0, n), xycoords=("axes fraction", "data"), va="center", color=COLORS[min(n, 1)])
     axes.set_yticks(range(len(rows)), list(rows))

@@ -109,6 +109,14 @@ def test_a_row_far_below_the_others_does_not_flatten_them(drawn: list[Figure]) -
     assert drawn[2].axes[0].get_xlim()[0] < 70
 
 
+def test_a_reference_far_below_is_shown(drawn: list[Figure]) -> None:
+    curves = [Curve(name, (np.array([1, 2]), np.array([81.0, 81.5]))) for name in ("full", "one")]
+    step_curves([Panel("J&F, %", curves, ("encoder", 69.0))])
+    score_dots({"full": [81.0], "one": [81.5]}, ("encoder", 69.0), "J&F, %")
+    assert drawn[0].axes[0].get_ylim()[0] < 69
+    assert drawn[1].axes[0].get_xlim()[0] < 69
+
+
 def test_scores_stand_in_rows_with_their_spread(drawn: list[Figure]) -> None:
     svg = score_dots({"full": [80.0, 82.0, 84.0], "one": [70.0], "none": []}, ("encoder", 60.0), "J&F, %")
     (axes,) = drawn[0].axes
