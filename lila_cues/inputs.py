@@ -313,14 +313,16 @@ def find_dataset(name: str, root: Path | None = None, option: str = "--root", cr
     """Return the absolute path of a data set: `root` if given, else `$LILA_DATA/NAME`, else `data/NAME`.
 
     Where there is no such folder, return the first place if `create` is set, else raise LilaError, which names `option`
-    as the command line's option for `root`.
+    as the command line's option for `root` if there is none.
     """
     lila_data = os.environ.get("LILA_DATA")
     places = [Path(root)] if root is not None else [*([Path(lila_data, name)] if lila_data else []), Path("data", name)]
     folder = next((place for place in places if place.is_dir()), places[0] if create else None)
+    if folder is None and root is not None:
+        raise LilaError(f"expected the data set {name}, found no folder at {root}; name the folder that holds it")
     if folder is None:
         searched = " and ".join(map(str, places))
-        hint = "" if root is not None or lila_data else " (LILA_DATA is not set)"
+        hint = "" if lila_data else " (LILA_DATA is not set)"
         raise LilaError(
             f"expected the data set {name}, found no folder at {searched}{hint}; "
             f"pass {option} with the folder that holds it, or set LILA_DATA to the folder above {name}/"

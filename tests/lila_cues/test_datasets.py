@@ -50,7 +50,7 @@ def test_missing_data_are_an_error_that_names_places_and_options(
     monkeypatch.setenv("LILA_DATA", str(tmp_path / "disk"))
     with pytest.raises(LilaError, match=f"{tmp_path}/disk/{name} and data/{name}; pass --root .* or set LILA_DATA"):
         open_dataset(name)
-    with pytest.raises(LilaError, match=f"no folder at {tmp_path}/elsewhere; pass --root"):
+    with pytest.raises(LilaError, match=f"no folder at {tmp_path}/elsewhere; name the folder"):
         open_dataset(name, tmp_path / "elsewhere")
 
 

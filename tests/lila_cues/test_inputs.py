@@ -296,7 +296,7 @@ def test_data_sets_are_searched_in_three_places(tmp_path: Path, monkeypatch: pyt
     assert find_dataset("ade20k") == tmp_path / "disk/ade20k"
     (tmp_path / "mine").mkdir()
     assert find_dataset("ade20k", Path("mine")) == tmp_path / "mine"
-    with pytest.raises(LilaError, match="data set ade20k, found no folder at absent; pass --root"):
+    with pytest.raises(LilaError, match="data set ade20k, found no folder at absent; name the folder"):
         find_dataset("ade20k", Path("absent"))
     with pytest.raises(LilaError, match="found no folder at disk/nyuv2 and data/nyuv2; pass --root"):
         find_dataset("nyuv2")
