@@ -30,7 +30,7 @@ from lila_train.inference.points import Points, from_network, to_network
 from lila_train.model.lila import Lila
 from lila_train.model.prepared import require_finite
 from lila_train.model.propagation import Propagation, without
-from lila_train.model.resize import Labels, Size, as_input, size_of
+from lila_train.model.resize import Labels, Size, as_input, sample_at, size_of
 from lila_train.outputs import Json, name_kept, open_folder
 from stores.atomic import atomic_write, explain_os_errors
 from stores.errors import LilaError
@@ -275,9 +275,8 @@ class PointTracker:
             self._place(row, x, y, features, None)
 
     def _place(self, row: int, x: float, y: float, features: Tensor, start: Tensor | None) -> None:
-        last = features.new_tensor([features.shape[2] - 1, features.shape[1] - 1]).clamp(min=1)
-        place = 2 * features.new_tensor([[[[x, y]]]]) / last - 1
-        found = F.normalize(F.grid_sample(features[None], place, align_corners=True).flatten(), dim=0)
+        place = features.new_tensor([[(x + 0.5) / features.shape[2], (y + 0.5) / features.shape[1]]])
+        found = F.normalize(sample_at(features, place)[0], dim=0)
         start = found if start is None else start
         self.xy[row], self.similarity[row], self._templates[row] = (x, y), float(start @ found), (start, found)
 
