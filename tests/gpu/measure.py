@@ -339,9 +339,10 @@ def inference(bench: Bench) -> Iterator[Figure]:
     for precision, size in product(bench.precisions, (56,) if bench.tiny else (224, 448, 896, 1792)):
         case = features_benchmark.Case("LILA", size, bench.device, None, 60, 64)
         with torch.autocast(bench.device.split(":")[0], torch.bfloat16, enabled=precision == "bfloat16"):
-            found = features_benchmark.measure(case, lambda: None)
-        yield Quantity("features of an image", "ms").figure(1000 * found.seconds, f"{precision}, {size}²")
-        yield Quantity("features of an image: memory", "MiB").figure(found.extra_mib, f"{precision}, {size}²")
+            found: list[features_benchmark.Measured] = []
+            features_benchmark.measure(case, lambda: None, found.append)
+        yield Quantity("features of an image", "ms").figure(1000 * found[0].seconds, f"{precision}, {size}²")
+        yield Quantity("features of an image: memory", "MiB").figure(found[0].extra_mib, f"{precision}, {size}²")
 
 
 @contextmanager

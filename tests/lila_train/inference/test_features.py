@@ -66,13 +66,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches that went through the network."""
     sizes: list[int] = []
-    original = FeatureComputer.whole
+    original = FeatureComputer.untiled
 
     def counting(self: FeatureComputer, pictures: Sequence[Picture]) -> Tensor:
         sizes.append(len(pictures))
         return original(self, pictures)
 
-    monkeypatch.setattr(FeatureComputer, "whole", counting)
+    monkeypatch.setattr(FeatureComputer, "untiled", counting)
     return sizes
 
 
@@ -207,7 +207,7 @@ def test_an_interrupted_video_is_resumed(
     once = (folder / "v.mp4", *FORMATS, "--batch", 1)
     done(weights, tmp_path / "straight", *once)
     count = len(computed)
-    original = FeatureComputer.whole
+    original = FeatureComputer.untiled
 
     def stopping(self: FeatureComputer, pictures: Sequence[Picture]) -> Tensor:
         if len(computed) >= count + 6 + 4:
@@ -215,7 +215,7 @@ def test_an_interrupted_video_is_resumed(
         return original(self, pictures)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FeatureComputer, "whole", stopping)
+        patch.setattr(FeatureComputer, "untiled", stopping)
         assert features(weights, tmp_path / "out", *once).exit_code != 0
     kept = len(list((tmp_path / "out/v").glob("*.npz")))
     assert 0 < kept < 7
