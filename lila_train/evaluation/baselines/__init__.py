@@ -249,13 +249,13 @@ class UpsampledModel(EncoderAlone):
     head: str
     about: Mapping[str, Any]
     estimate: Callable[[nn.Module, FrozenEncoder, Tensor], float] | None = None
-    told: set[str] = field(default_factory=set)  # of what was said once
+    announced: set[str] = field(default_factory=set)  # messages that come once
 
     @torch.no_grad()
     def pixel_map(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
         """Return the network's map, resized bilinearly to the images where it has another size."""
-        if self.estimate is not None and "estimate" not in self.told:
-            self.told.add("estimate")
+        if self.estimate is not None and "estimate" not in self.announced:
+            self.announced.add("estimate")
             if (seconds := self.estimate(self.network, self.encoder, images)) > SLOW_SECONDS:
                 height, width = size_of(images)
                 err.print(
