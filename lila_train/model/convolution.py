@@ -21,9 +21,11 @@ _FILTER += [[1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
 _OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 
 
-def needs_gradient(*tensors: Tensor) -> bool:
-    """Whether autograd records an operation on these tensors, or a compiler or exporter traces it."""
-    return torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
+def is_plain_inference(*tensors: Tensor) -> bool:
+    """Whether an operation on these tensors runs on a CPU as it is: no gradient, autocast, compiler or exporter."""
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+        return False
+    return tensors[0].device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
 class Conv3x3(nn.Conv2d):
@@ -33,12 +35,10 @@ class Conv3x3(nn.Conv2d):
         super().__init__(in_channels, out_channels, 3, padding=1, bias=bias)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o h w"]:
-        if needs_gradient(x, self.weight) or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-            return super().forward(x)
-        large = min(x.shape[2:]) >= MIN_SIDE and min(self.weight.shape[:2]) >= MIN_CHANNELS
-        if not large or x.dtype != torch.float32 or self.weight.dtype != torch.float32:
-            return super().forward(x)
-        return winograd(x, self.weight, self.bias)
+        plain = is_plain_inference(x, self.weight) and x.dtype == self.weight.dtype == torch.float32
+        if plain and min(x.shape[2:]) >= MIN_SIDE and min(self.weight.shape[:2]) >= MIN_CHANNELS:
+            return winograd(x, self.weight, self.bias)
+        return super().forward(x)
 
 
 def winograd(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lila_train.model.convolution import Conv3x3, needs_gradient
+from lila_train.model.convolution import Conv3x3, is_plain_inference
 from lila_train.model.resize import Size, align_corners, size_of
 from stores.errors import LilaError
 
@@ -107,9 +107,7 @@ class Decoder(nn.Module):
 
     def _in_strips(self, x: Tensor) -> bool:
         """Whether `tail` computes in strips: exact, with less memory, but one pass is simpler to differentiate."""
-        if needs_gradient(x, *self.pixel.parameters()) or x.device.type != "cpu":
-            return False
-        return x.dtype == self.norm.weight.dtype and not torch.is_autocast_enabled("cpu")
+        return is_plain_inference(x, *self.pixel.parameters()) and x.dtype == self.norm.weight.dtype
 
     def pyramid(self, tokens: Sequence[Float[Tensor, "b e h w"]]) -> list[Float[Tensor, "b f _ _"]]:
         """Return the fused maps of the four levels, of a quarter, half, one and two patches per cell, finest first."""
