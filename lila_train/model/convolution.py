@@ -47,16 +47,24 @@ def winograd(
     """Return the convolution with a border of zeros, channels last in memory."""
     (batch, c, height, width), o = x.shape, len(weight)
     down, across = -(-height // 4), -(-width // 4)  # tiles
-    to_input, to_filter, to_output = (torch.kron(m, m) for m in map(x.new_tensor, (_INPUT, _FILTER, _OUTPUT)))
-    filters = (to_filter @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, c, o)
-    padded = F.pad(x, (1, 4 * across - width + 1, 1, 4 * down - height + 1)).permute(0, 2, 3, 1)
+    to_input, to_filter, to_output = map(x.new_tensor, (_INPUT, _FILTER, _OUTPUT))
+    filters = _transformed(to_filter, weight.permute(2, 3, 0, 1)).view(36, o, c).mT
     result = x.new_empty(batch, down, 4, across, 4, o)
     rows = max(1, TILES_AT_ONCE * torch.get_num_threads() // across)
     for begin in range(0, down, rows):
         end = min(begin + rows, down)
-        tiles = padded[:, 4 * begin : 4 * end + 2].unfold(1, 6, 4).unfold(2, 6, 4).permute(4, 5, 0, 1, 2, 3)
-        products = (to_input @ tiles.reshape(36, -1)).view(36, -1, c) @ filters
-        outputs = (to_output @ products.view(36, -1)).view(4, 4, batch, end - begin, across, o)
+        top, bottom = max(0, 4 * begin - 1), min(height, 4 * end + 1)
+        border = (1, 4 * across - width + 1, top - 4 * begin + 1, 4 * end + 1 - bottom)
+        strip = F.pad(x[:, :, top:bottom], border).permute(0, 2, 3, 1)
+        tiles = strip.unfold(1, 6, 4).unfold(2, 6, 4).permute(4, 5, 0, 1, 2, 3)
+        products = _transformed(to_input, tiles).view(36, -1, c) @ filters
+        outputs = _transformed(to_output, products).view(4, 4, batch, end - begin, across, o)
         result[:, begin:end] = outputs.permute(2, 3, 0, 4, 1, 5)
     found = result.view(batch, 4 * down, 4 * across, o)[:, :height, :width]
     return (found if bias is None else found.add_(bias)).permute(0, 3, 1, 2)
+
+
+def _transformed(matrix: Float[Tensor, "k n"], tiles: Tensor) -> Float[Tensor, "k k _"]:
+    """Multiply n×n tiles, whose axes come first, by the matrix from the left and by its transpose from the right."""
+    k, n = matrix.shape
+    return matrix @ (matrix @ tiles.reshape(n, -1)).view(k, n, -1)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_train.model.convolution import Conv3x3, is_plain_inference
-from lila_train.model.resize import Size, align_corners, size_of
+from lila_train.model.resize import Resize, Size, align_corners, size_of
 from stores.errors import LilaError
 
 STRIP_PIXELS = 64 * 448  # of the full-resolution map that are computed at once
@@ -83,31 +83,28 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Sequence[Float[Tensor, "b e h w"]], size: Size) -> Float[Tensor, "b d H W"]:
         """Return features at `size` = (H, W), normalized over channels at each pixel."""
-        coarse = self.coarse(tokens)
-        if self._in_strips(coarse):
-            coarse = coarse.contiguous()  # the layout of the features, which take the place of the resized map
-        return self.tail(align_corners(coarse, size))
+        return self.tail(self.coarse(tokens), size)
 
-    def tail(self, x: Float[Tensor, "b d H W"]) -> Float[Tensor, "b d H W"]:
-        """Return the features of the coarse map, resized: two convolutions and the normalization at each pixel.
+    def tail(
+        self, coarse: Float[Tensor, "b d h w"], size: Size, resize: Resize = align_corners
+    ) -> Float[Tensor, "b d H W"]:
+        """Return features of a coarse map at `size`: it is resized, two convolutions, normalized at each pixel.
 
-        On a CPU, where no gradient is needed, they are computed in strips of rows and overwrite `x`.
+        On a CPU, where no gradient is needed, that goes by strips of rows: exact, with less memory, but one pass is
+        simpler to differentiate.
         """
-        if not self._in_strips(x):
-            return self._normalized(self.pixel(x).movedim(1, -1)).movedim(-1, 1)
-        rows = 4 * max(1, STRIP_PIXELS // (4 * x.shape[3])) + 2
-        above = x[:, :, :0]
-        for begin in range(0, x.shape[2], rows):
-            strip = torch.cat([above, x[:, :, begin : begin + rows + 1]], dim=2)
+        height, width = size
+        if not is_plain_inference(coarse, *self.pixel.parameters()) or coarse.dtype != self.norm.weight.dtype:
+            return self._normalized(self.pixel(resize(coarse, size, 0, height)).movedim(1, -1)).movedim(-1, 1)
+        features = coarse.new_empty(*coarse.shape[:2], height, width)
+        rows = 4 * max(1, STRIP_PIXELS // (4 * width)) + 2
+        for begin in range(0, height, rows):
+            above, end = min(begin, 1), min(begin + rows, height)
+            strip = resize(coarse, size, begin - above, min(end + 1, height))
             hidden = self.pixel(strip.contiguous(memory_format=torch.channels_last))
-            part = hidden[:, :, above.shape[2] :][:, :, :rows].movedim(1, -1)
-            above = x[:, :, begin + rows - 1 : begin + rows].clone()
-            x[:, :, begin : begin + rows] = self._normalized(part).movedim(-1, 1)
-        return x
-
-    def _in_strips(self, x: Tensor) -> bool:
-        """Whether `tail` computes in strips: exact, with less memory, but one pass is simpler to differentiate."""
-        return is_plain_inference(x, *self.pixel.parameters()) and x.dtype == self.norm.weight.dtype
+            part = hidden[:, :, above : above + end - begin].movedim(1, -1)
+            features[:, :, begin:end] = self._normalized(part).movedim(-1, 1)
+        return features
 
     def pyramid(self, tokens: Sequence[Float[Tensor, "b e h w"]]) -> list[Float[Tensor, "b f _ _"]]:
         """Return the fused maps of the four levels, of a quarter, half, one and two patches per cell, finest first."""

@@ -318,7 +318,11 @@ class Lila(nn.Module, ModelHubMixin):
         ]
         y, x = torch.meshgrid(*axes, indexing="ij")
         places = torch.stack([x, y], dim=-1).to(coarse.dtype).expand(len(coarse), -1, -1, -1)
-        return self.decoder.tail(F.grid_sample(coarse, places, padding_mode="border", align_corners=True))
+
+        def resize(coarse: Tensor, size: Size, begin: int, end: int) -> Tensor:
+            return F.grid_sample(coarse, places[:, begin:end], padding_mode="border", align_corners=True)
+
+        return self.decoder.tail(coarse, output_size, resize)
 
     @staticmethod
     def _checked(image: AnyImage) -> Shaped[Tensor, "1 3 H W"]:

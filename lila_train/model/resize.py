@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,8 @@ from torch import Tensor
 
 Size = tuple[int, int]
 """Height and width, in pixels or cells."""
+Resize = Callable[[Tensor, Size, int, int], Tensor]
+"""Resizes maps, and returns the rows of the result from the first to before the second number."""
 
 Image = UInt8[np.ndarray, "H W 3"]
 Labels = UInt8[np.ndarray, "H W"]
@@ -47,10 +51,22 @@ def to_size(maps: Float[Tensor, "b c h w"], size: Size) -> Float[Tensor, "b c H 
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
-def align_corners(maps: Float[Tensor, "b c h w"], size: Size) -> Float[Tensor, "b c H W"]:
-    """Resize bilinearly with aligned corners, in the type of the maps: autocast would return float32."""
+def align_corners(
+    maps: Float[Tensor, "b c h w"], size: Size, begin: int = 0, end: int | None = None
+) -> Float[Tensor, "b c _ W"]:
+    """Resize bilinearly with aligned corners, in the type of the maps: autocast would return float32.
+
+    Only rows from `begin` to before `end` of the result are computed, with channels last in memory unless it is whole.
+    """
+    end = size[0] if end is None else end
+    if end - begin < size[0]:
+        last = maps.shape[2] - 1
+        places = torch.arange(begin, end, device=maps.device, dtype=torch.float64) * (last / (size[0] - 1))
+        above, rows = places.long(), maps.movedim(1, -1)
+        weights = (places - above).to(maps.dtype)[:, None, None]
+        maps = torch.lerp(rows[:, above], rows[:, (above + 1).clamp(max=last)], weights).movedim(-1, 1)
     with torch.autocast(maps.device.type, enabled=False):
-        return F.interpolate(maps, size, mode="bilinear", align_corners=True)
+        return F.interpolate(maps, (end - begin, size[1]), mode="bilinear", align_corners=True)
 
 
 def sample_at(

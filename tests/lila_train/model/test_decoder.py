@@ -14,6 +14,7 @@ from lila_train.model import convolution, released
 from lila_train.model import decoder as decoder_module
 from lila_train.model.decoder import Decoder, DecoderWidths
 from lila_train.model.released import in_released_naming, released_name
+from lila_train.model.resize import align_corners
 from stores.errors import LilaError
 
 
@@ -117,6 +118,19 @@ def test_strips_without_gradients_give_the_same_features(monkeypatch: pytest.Mon
     frozen = decoder.requires_grad_(False)(tokens, (71, 90))  # as loaded models are called, without no_grad
     with torch.no_grad():
         torch.testing.assert_close(frozen, decoder(tokens, (71, 90)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("size", [(71, 90), (9, 5), (1, 3)])
+def test_rows_of_a_resized_map_are_those_of_the_whole(size: tuple[int, int], dtype: torch.dtype) -> None:
+    maps = torch.randn(2, 3, 33, 40, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    whole = align_corners(maps, size)
+    assert whole.shape == (2, 3, *size)
+    for begin, end in ((0, size[0]), (0, 1), (size[0] // 2, size[0]), (size[0] - 1, size[0])):
+        tolerance = 0.05 if dtype == torch.bfloat16 else 1e-5
+        torch.testing.assert_close(
+            align_corners(maps, size, begin, end), whole[:, :, begin:end], atol=tolerance, rtol=0
+        )
 
 
 def test_features_are_normalized_over_channels_at_any_size() -> None:
