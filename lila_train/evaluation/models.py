@@ -16,6 +16,7 @@ from torch import Tensor
 from lila_cues.networks.encoder import FrozenEncoder
 from lila_train.model.lila import Lila
 from lila_train.model.prepared import require_finite
+from lila_train.model.resize import size_of
 from stores.errors import LilaError
 
 ENCODER = "encoder"
@@ -79,21 +80,30 @@ def from_transformers(kind: str, place: str, expected: str, hint: str, **options
 
 @dataclass(frozen=True)
 class EncoderAlone:
-    """A frozen encoder without anything on top: the baseline of every table."""
+    """A frozen encoder without anything on top: the baseline of every table.
+
+    The grids of the latest images are kept, since many probes read both them and a pixel map that is decoded from them.
+    """
 
     encoder: FrozenEncoder
     device: torch.device
+    _latest: list[tuple[Tensor, tuple[Tensor, ...]]] = field(default_factory=list, init=False, repr=False)
 
     @property
     def patch_size(self) -> int:
         return self.encoder.patch_size
 
     def encoder_grid(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
-        return self.encoder.grid(images)
+        return self.encoder_taps(images)[-1]
 
     def encoder_taps(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
         """Return the four blocks that LILA's decoder reads, each after the final LayerNorm."""
-        return self.encoder(images)
+        for latest, grids in self._latest[:]:  # of which other threads may make another one meanwhile
+            if latest is images:
+                return grids
+        grids = self.encoder(images)
+        self._latest[:] = [(images, grids)]
+        return grids
 
     def describe(self) -> dict[str, Any]:
         source = self.encoder.source.to_dict()
@@ -110,7 +120,7 @@ class LilaModel(EncoderAlone):
 
     def pixel_map(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
         """Return features of zero mean and unit variance over channels."""
-        return self.lila(images)
+        return self.lila.decoder(self.encoder_taps(images), size_of(images))
 
     def describe(self) -> dict[str, Any]:
         count = sum(p.numel() for p in self.lila.decoder.parameters())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from lila_cues.networks import load_encoder
+from lila_cues.networks import FrozenEncoder, load_encoder
 from lila_train.cli import app
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.models import EncoderAlone, LilaModel, feature_map
@@ -43,6 +43,22 @@ def test_trained_weights_give_the_encoder_grid_and_a_pixel_map(weights: Path, im
         112 // model.patch_size,
     )
     assert feature_map(model, "lila")(images).shape == (1, 8, 56, 112)
+
+
+def test_grid_and_pixel_map_of_the_same_images_take_one_pass_of_the_encoder(
+    weights: Path, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    model = ModelSpec(weights=weights).load(CPU)
+    passes: list[torch.Tensor] = []
+    tokens = FrozenEncoder.tokens
+    monkeypatch.setattr(FrozenEncoder, "tokens", lambda self, x: passes.append(x) or tokens(self, x))
+    expected = [model.lila(each) for each in (images, images.flip(3))]
+    passes.clear()
+    for each, lila in zip((images, images.flip(3)), expected, strict=True):
+        grid, taps = model.encoder_grid(each), model.encoder_taps(each)
+        torch.testing.assert_close(model.pixel_map(each), lila)
+        assert grid is taps[-1]
+    assert len(passes) == 2
 
 
 def test_both_adapters_give_the_same_grid(weights: Path, images: torch.Tensor):
