@@ -41,7 +41,8 @@ RANDOM = {"encoder_weights": "random", "depth_weights": "random", "flow_weights"
 LOADERS, STEPS_AHEAD = 2, 12
 SLOWER = Quantity("a training step with its cues computed online, of a step from the store", "×", Bar("at least", 2.5))
 WAITING = Quantity("training: time that a step waits for its batch", "%", Bar("below", 5))
-FIGURES = (SLOWER, WAITING)
+MEMORY = Quantity("training: memory at the peak of a step, on top of what is held before it", "MiB")
+FIGURES = (SLOWER, WAITING, MEMORY)
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,9 @@ def main() -> None:
         ways = Way("store", config), Way("online", config, online=True)
         trainers = {way.name: way.trainer(store, folder / way.name, device) for way in ways}
         found = step_seconds(trainers, options.rounds)
+        batch, before = next(trainers["store"].batches()), meter.begin_peak_mib("cpu")
+        one_step(trainers["store"], batch)
+        memory = meter.peak_mib("cpu") - before
         share = loader_share(ways[0].trainer(store, folder / "ahead", device, LOADERS))
     settings = f"{config.batch_size} pairs at {config.crop_size} px, decoder {config.decoder_width} wide"
     out.print(f"{settings}, {torch.get_num_threads()} threads, median of {options.rounds}")
@@ -127,6 +131,7 @@ def main() -> None:
     measured = [
         SLOWER.figure(medians["online"] / medians["store"], f"{settings}, depth by {options.depth}"),
         WAITING.figure(share * 100, f"loader processes: {LOADERS}"),
+        MEMORY.figure(memory, settings),
     ]
     figures.hand_back(options.figures, FIGURES, measured)
 
