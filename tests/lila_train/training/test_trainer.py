@@ -251,6 +251,7 @@ def test_too_little_shared_memory_is_said_before_the_start(
         next(load_pairs(dataset, range(1), num_workers=3))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # torch leaves open files it tries out
 def test_a_killed_loader_process_is_one_sentence(tmp_path: Path) -> None:
     run = trainer(world.build(tmp_path / "cues.zarr"), tmp_path / "run", SETTINGS.replace(steps=1000))
     run.options = replace(run.options, num_workers=1)
