@@ -5,6 +5,7 @@ A *head* names the scored feature map: `encoder` is the grid alone, any other na
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -82,12 +83,12 @@ def from_transformers(kind: str, place: str, expected: str, hint: str, **options
 class EncoderAlone:
     """A frozen encoder without anything on top: the baseline of every table.
 
-    The grids of the latest images are kept, since many probes read both them and a pixel map that is decoded from them.
+    Each thread keeps the grids of its latest images: many probes read both them and a pixel map decoded from them.
     """
 
     encoder: FrozenEncoder
     device: torch.device
-    _latest: list[tuple[Tensor, tuple[Tensor, ...]]] = field(default_factory=list, init=False, repr=False)
+    _latest: threading.local = field(default_factory=threading.local, init=False, repr=False, compare=False)
 
     @property
     def patch_size(self) -> int:
@@ -98,11 +99,10 @@ class EncoderAlone:
 
     def encoder_taps(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
         """Return the four blocks that LILA's decoder reads, each after the final LayerNorm."""
-        for latest, grids in self._latest[:]:  # of which other threads may make another one meanwhile
-            if latest is images:
-                return grids
-        grids = self.encoder(images)
-        self._latest[:] = [(images, grids)]
+        latest = self._latest
+        if getattr(latest, "images", None) is not images:
+            latest.grids, latest.images = self.encoder(images), images
+        grids: tuple[Tensor, ...] = latest.grids
         return grids
 
     def describe(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,10 @@ def test_grid_and_pixel_map_of_the_same_images_take_one_pass_of_the_encoder(
         torch.testing.assert_close(model.pixel_map(each), lila)
         assert grid is taps[-1]
     assert len(passes) == 2
+    with ThreadPoolExecutor(1) as pool:  # another part of the data
+        pool.submit(model.encoder_grid, images).result()
+    model.pixel_map(each)
+    assert len(passes) == 3
 
 
 def test_both_adapters_give_the_same_grid(weights: Path, images: torch.Tensor):
