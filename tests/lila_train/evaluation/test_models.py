@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from lila_cues.networks import FrozenEncoder, load_encoder
 from lila_train.cli import app
+from lila_train.evaluation import models
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.models import EncoderAlone, LilaModel, feature_map
 from stores.errors import LilaError
@@ -60,10 +61,14 @@ def test_grid_and_pixel_map_of_the_same_images_take_one_pass_of_the_encoder(
         torch.testing.assert_close(model.pixel_map(each), lila)
         assert grid is taps[-1]
     assert len(passes) == 2
-    with ThreadPoolExecutor(1) as pool:  # another part of the data
-        pool.submit(model.encoder_grid, images).result()
-    model.pixel_map(each)
-    assert len(passes) == 3
+    with ThreadPoolExecutor(1) as pool:  # a part of the data, and another model on the same encoder
+        pool.submit(EncoderAlone(model.encoder, CPU).encoder_grid, images.clone()).result()
+    assert len(passes) == 2
+    monkeypatch.setattr(models, "CACHED", 1)
+    for _ in range(2):
+        model.encoder_grid(images.flip(2))
+        model.encoder_grid(images)
+    assert len(passes) == 6
 
 
 def test_both_adapters_give_the_same_grid(weights: Path, images: torch.Tensor):
