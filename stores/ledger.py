@@ -31,8 +31,8 @@ ABSENT, COMPLETE, FAILED = 0, 1, 2
 STATUS_NAMES = ("absent", "complete", "failed")
 _DAY = 24 * 3600.0  # s
 _BUCKET = 1000  # tasks per folder
-Listed = Mapping[int, re.Match[str]]  # keys of records by task, as matches with task, attempt and statuses
-_KEY = re.compile(r"ledger/\d+/(\d{7,})-(\d{3,})-([012]+)\.json")  # task, attempt, statuses
+_KEY = re.compile(r"ledger/\d+/(?P<task>\d{7,})-(?P<attempt>\d{3,})-(?P<statuses>[012]+)\.json")
+Key = re.Match[str]  # of `_KEY`
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def publish(root: Path, record: TaskRecord, temporary: Path) -> None:
     atomic.atomic_write(record.encode(), path, temporary)
     for name in os.listdir(path.parent):
         key = _KEY.fullmatch(f"{folder(record.task)}/{name}")
-        if key and int(key[1]) == record.task and int(key[2]) < record.attempt:
+        if key and int(key["task"]) == record.task and int(key["attempt"]) < record.attempt:
             (path.parent / name).unlink(missing_ok=True)
 
 
@@ -145,36 +145,42 @@ class Ledger:
             return None
         statuses = np.zeros(self.n_tasks * self.shard_clips, np.uint8)
         for task, key in keys.items():
-            digits = np.frombuffer(key[3].encode(), np.uint8) - ord("0")
+            digits = np.frombuffer(key["statuses"].encode(), np.uint8) - ord("0")
             start = task * self.shard_clips
             statuses[start : start + len(digits)] = digits[: self.shard_clips]
         return statuses[: self.n_clips]
 
-    def keys(self, only: int | None = None) -> Listed | None:
-        """Return the keys of the current records, or that of `only` one task; None if files cannot be listed."""
-        current: dict[int, re.Match[str]] = {}
-        for bucket in folders(self.n_tasks) if only is None else [folder(only)]:
+    def keys(self) -> dict[int, Key] | None:
+        """Return the keys of the current records by task; None if files cannot be listed."""
+        return self._current(folders(self.n_tasks))
+
+    def key(self, task: int) -> Key | None:
+        """Return the key of a task's current record; None if there is none, or files cannot be listed."""
+        return (self._current([folder(task)], f"{task:07d}-") or {}).get(task)
+
+    def _current(self, buckets: Iterable[str], prefix: str = "") -> dict[int, Key] | None:
+        current: dict[int, Key] = {}
+        for bucket in buckets:
             listed = self._files.names(bucket)
             if listed is None:
                 return None
-            if only is not None:
-                listed = [name for name in listed if name.startswith(f"{only:07d}-")]
-            for key in filter(None, (_KEY.fullmatch(f"{bucket}/{name}") for name in listed)):
-                task, attempt = int(key[1]), int(key[2])
-                if task < self.n_tasks and (task not in current or attempt > int(current[task][2])):
+            names = (name for name in listed if name.startswith(prefix))
+            for key in filter(None, (_KEY.fullmatch(f"{bucket}/{name}") for name in names)):
+                task, attempt = int(key["task"]), int(key["attempt"])
+                if task < self.n_tasks and (task not in current or attempt > int(current[task]["attempt"])):
                     current[task] = key
         return current
 
-    def latest(self, task: int, listed: Listed | None = None) -> TaskRecord | None:
+    def latest(self, task: int, listed: Mapping[int, Key] | None = None) -> TaskRecord | None:
         """Return the current record of a task, by `listed` keys if given; StoreError if it cannot be read."""
-        missing, keys = None, self.keys(only=task) if listed is None else listed
-        while current := (keys or {}).get(task):
-            if current[0] == missing:
+        missing, key = None, self.key(task) if listed is None else listed.get(task)
+        while key:
+            if key[0] == missing:
                 raise _damaged(missing, "it is listed, but there is no such file")
             try:
-                return decode(self._files.read(current[0]), current[0])
+                return decode(self._files.read(key[0]), key[0])
             except FileNotFoundError:  # replaced by a later attempt since it was listed
-                missing, keys = current[0], self.keys(only=task)
+                missing, key = key[0], self.key(task)
         return None
 
 

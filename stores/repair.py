@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ from stores.atomic import atomic_write, explain_os_errors, require_local
 from stores.backends import LocalFiles
 from stores.encodings import crc32c, with_checksum
 from stores.errors import LilaError, StoreError, UnreadableError
-from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, TaskRecord, remove_leftovers, writer_id
+from stores.ledger import ABSENT, COMPLETE, FAILED, ClipRecord, Key, TaskRecord, remove_leftovers, writer_id
 from stores.metadata import LOCKS, NAMES_KEY, ROOT_COPY_KEY, ROOT_KEY, SCRATCH, encode_clip_names
 from stores.shards import digest, open_shards, read_clip
 from stores.store import CueStore, open
@@ -157,15 +156,15 @@ def _repair_task(store: CueStore, task: int, suspects: frozenset[int], published
     with locks.lock(root / LOCKS, task) as locked:
         if not locked:
             return
-        listed = (store.ledger.keys(only=task) or {}).get(task)
-        statuses = list(map(int, listed[3])) if listed else published[clips.start : clips.stop].tolist()
+        key = store.ledger.key(task)
+        statuses = list(map(int, key["statuses"])) if key else published[clips.start : clips.stop].tolist()
         claimed = {clip for clip, status in zip(clips, statuses, strict=False) if status == COMPLETE}
         records = [name for name in store.files.names(ledger.folder(task)) or () if name.startswith(f"{task:07d}-")]
         yield from _clear_places(
             store, [*store.shard_keys(task), *(f"{ledger.folder(task)}/{name}" for name in records)]
         )
         try:
-            record, what = _usable_record(store, task, listed, statuses)
+            record, what = _usable_record(store, task, key, statuses)
         except UnreadableError:  # a finding of its own
             return
         complete = {clip for clip, entry in zip(clips, record.clips, strict=True) if entry.status == COMPLETE}
@@ -186,9 +185,7 @@ def _repair_task(store: CueStore, task: int, suspects: frozenset[int], published
             yield Finding("repaired", f"task {task}", what, tuple(sorted(marked | (claimed - complete))))
 
 
-def _usable_record(
-    store: CueStore, task: int, listed: re.Match[str] | None, statuses: list[int]
-) -> tuple[TaskRecord, str | None]:
+def _usable_record(store: CueStore, task: int, key: Key | None, statuses: list[int]) -> tuple[TaskRecord, str | None]:
     """Return the record of a task, and a description of the repair if it is not the one on disk.
 
     A damaged one is rebuilt from the shards and `statuses`; one of other settings is replaced by an empty one.
@@ -205,7 +202,7 @@ def _usable_record(
     if record is not None:
         empty = replace(record, fingerprint=store.header.digest, clips=(ClipRecord(ABSENT),) * n_clips)
         return empty, "a record of other settings was replaced"
-    if not listed:  # the array status may be behind: any clip may be there
+    if not key:  # the array status may be behind: any clip may be there
         statuses = [status or COMPLETE for status in statuses]
     shards, clips = open_shards(store.files, store.arrays, task, store.spec.shard_clips), []
     for position, status in enumerate((statuses + [ABSENT] * n_clips)[:n_clips]):
@@ -216,7 +213,7 @@ def _usable_record(
             clips.append(ClipRecord(FAILED, attempts=1, reason="the reason was lost with a damaged ledger record"))
         else:
             clips.append(ClipRecord(ABSENT, attempts=int(status == COMPLETE)))
-    attempt, sizes = int(listed[2]) if listed else 0, {name: shard.blob.size for name, shard in shards.items()}
+    attempt, sizes = int(key["attempt"]) if key else 0, {name: shard.blob.size for name, shard in shards.items()}
     names = tuple(store.clips[clip] for clip in store.task_clips(task)) if _has_its_names(store) else ()
     rebuilt = TaskRecord(task, attempt, store.header.digest, tuple(clips), sizes, 0.0, names=names)
     return rebuilt, "its record was rebuilt from its shards"

@@ -18,7 +18,7 @@ from stores.backends import LocalFiles
 from stores.cues import ClipCues, first_not_finite
 from stores.encodings import CHECKSUM_BYTES, ChecksumError, crc32c
 from stores.errors import StoreError, UnreadableError
-from stores.ledger import ABSENT, COMPLETE, FAILED, Listed, TaskRecord, folder, folders
+from stores.ledger import ABSENT, COMPLETE, FAILED, Key, TaskRecord, folder, folders
 from stores.metadata import LOCKS, NAMES_KEY, ROOT_COPY_KEY, SCRATCH, STATUS_KEY
 from stores.shards import EncodedClip, Shard, digest, open_shard
 from stores.spec import ArraySpec
@@ -90,7 +90,7 @@ def _check_records(store: CueStore) -> Iterator[Finding]:
         tasks = [int(shard[1]) for shard in shards if shard] if gone else []
         lost |= {task: f"it has shards, but {folder(task)} is missing" for task in tasks if folder(task) in gone}
     for task, what in lost.items():
-        if not (store.ledger.keys(only=task) or {}).get(task):
+        if store.ledger.key(task) is None:
             yield Finding("ledger", f"task {task}", what, task=task)
     if not np.array_equal(published, recorded):
         yield Finding("note", STATUS_KEY, "it is not what the ledger says, as after a build that was stopped")
@@ -143,7 +143,7 @@ def contains(found: Any, expected: Any) -> bool:
 
 
 def check_task(
-    store: CueStore, task: int, level: Thoroughness = Thoroughness.VALUES, listed: Listed | None = None
+    store: CueStore, task: int, level: Thoroughness = Thoroughness.VALUES, listed: Mapping[int, Key] | None = None
 ) -> Iterator[Finding]:
     """Check the record of a task, its shards, and its complete clips; `listed`: see `Ledger.latest`."""
     try:

@@ -94,8 +94,8 @@ class TaskWriter:
         with explain_os_errors(self._root, f"finishing task {self.task}"):
             finished = {name: shard.finish() for name, shard in self._shards.items()}
             before = self._previous or TaskRecord(self.task, 0, self._store.header.digest, (), {}, 0.0)
-            current = (self._store.ledger.keys(only=self.task) or {}).get(self.task)
-            if (int(current[2]) if current else 0) != before.attempt:
+            current = self._store.ledger.key(self.task)
+            if (int(current["attempt"]) if current else 0) != before.attempt:
                 raise self._conflict()
             if finished and self._previous:  # while shards are replaced one by one, those of either attempt are right
                 before = replace(before, attempt=before.attempt + 1, shard_crc32c={})

@@ -143,8 +143,8 @@ MUTATIONS = (
     Mutation(
         "the ledger believes the latest attempt",
         "stores/ledger.py",
-        "attempt > int(current[task][2])",
-        "attempt < int(current[task][2])",
+        'attempt > int(current[task]["attempt"])',
+        'attempt < int(current[task]["attempt"])',
         ("tests/stores/test_faults.py",),
     ),
     Mutation(

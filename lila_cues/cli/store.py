@@ -59,7 +59,7 @@ def status(store: Store, failures: Annotated[int, typer.Option(min=0, help="Numb
             out.print(f"  active: {worker} on {console.counted({'tasks': tasks})}")
     reasons: Counter[str] = Counter()
     examples: dict[str, str] = {}  # the first clip of each reason
-    failing = [task for task, key in recorded.items() if str(FAILED) in key[3]]
+    failing = [task for task, key in recorded.items() if str(FAILED) in key["statuses"]]
     for task in spread(failing, READ_RECORDS):
         record = opened.ledger.latest(task, recorded)
         for clip, each in zip(opened.task_clips(task), record.clips if record else (), strict=False):
