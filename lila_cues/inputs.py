@@ -21,7 +21,7 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 
-from stores.errors import LilaError
+from stores.errors import LilaError, os_reason
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ def _refuse_folder(error: OSError) -> None:
     """Stop `os.walk`, which would otherwise skip the folder silently."""
     raise LilaError(
         f"expected a folder of files at {error.filename}, found one that cannot be listed "
-        f"({(error.strerror or str(error)).lower()}); change its permissions or move it away"
+        f"({os_reason(error)}); change its permissions or move it away"
     ) from error
 
 
@@ -228,7 +228,7 @@ def read_bytes(path: Path, expected: str) -> bytes:
     except FileNotFoundError:
         found = "a link that leads nowhere" if path.is_symlink() else "nothing"
     except OSError as error:
-        found, cause = f"one that cannot be read ({(error.strerror or str(error)).lower()})", error
+        found, cause = f"one that cannot be read ({os_reason(error)})", error
     raise LilaError(f"{path}: expected {expected}, found {found}; copy it again or take it away") from cause
 
 

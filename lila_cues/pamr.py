@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from stores.errors import first_line
+
 logger = logging.getLogger(__name__)
 
 Offset = tuple[int, int]  # px in y, x
@@ -93,8 +95,9 @@ def _gpu_kernels(device: torch.device) -> ModuleType | None:
     except (torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except Exception as error:  # of Triton, of its driver or of the C compiler that it calls
-        reason = str(error).strip().split("\n", maxsplit=1)[0]
-        logger.warning("PAMR runs without its GPU kernels, many times slower: Triton cannot build them (%s)", reason)
+        logger.warning(
+            "PAMR runs without its GPU kernels, many times slower: Triton cannot build them (%s)", first_line(error)
+        )
         return None
     return pamr_triton
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from stores.errors import LilaError, StoreError
+from stores.errors import LilaError, StoreError, os_reason
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def sync_to_disk(path: Path) -> None:
             log.warning(
                 "the file system does not write the entries of %s to the disk when it is asked (%s): after a power "
                 "loss, check the files that were written last",
-                path, (error.strerror or "refused").lower(),
+                path, os_reason(error),
             )  # fmt: skip
     finally:
         os.close(fd)
@@ -181,19 +181,17 @@ def explain_os_errors(path: Path | str, action: str) -> Iterator[None]:
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StoreError(
-                f"{(error.strerror or 'refused').lower()} while {action} in {error.filename or path}; "
+                f"{os_reason(error)} while {action} in {error.filename or path}; "
                 "make it writable for this user or name another place"
             ) from error
         if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ):
-            raise LilaError(
-                f"{(error.strerror or 'refused').lower()} while {action} in {path}; rename the input"
-            ) from error
+            raise LilaError(f"{os_reason(error)} while {action} in {path}; rename the input") from error
         if error.errno == errno.ELOOP:
             link = error.filename or path
             raise StoreError(f"expected a file, found a symbolic link at {link}; delete it") from error
         if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENXIO):
             raise StoreError(
-                f"{(error.strerror or 'refused').lower()} while {action}: {error.filename2 or error.filename or path}; "
+                f"{os_reason(error)} while {action}: {error.filename2 or error.filename or path}; "
                 "move away what is in its place (`lila-cues repair` does so in a store), and run the same command again"
             ) from error
         raise

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stores.errors import StoreError, UnreadableError
+from stores.errors import StoreError, UnreadableError, first_line, os_reason
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def _in_memory(data: bytes) -> Blob:
 
 def _unreadable(path: str, error: OSError) -> UnreadableError:
     return UnreadableError(
-        f"{path} cannot be read ({(error.strerror or 'refused').lower()}); make it readable for this user, or "
+        f"{path} cannot be read ({os_reason(error)}); make it readable for this user, or "
         "if the disk is faulty delete it, and run `lila-cues repair` on the store"
     )
 
@@ -124,8 +124,7 @@ class LocalFiles:
             if error.errno in _NO_FILE:
                 return []
             raise UnreadableError(
-                f"the folder {self.root}/{folder} cannot be read ({(error.strerror or 'refused').lower()}); "
-                "make it readable for this user"
+                f"the folder {self.root}/{folder} cannot be read ({os_reason(error)}); make it readable for this user"
             ) from error
 
 
@@ -252,8 +251,8 @@ def public(text: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    first_line = str(error).strip().split("\n")[0].rstrip(": ")
-    return public(first_line.rpartition(" - ")[2])[:200]  # after "Error performing GET URL in 1ms - "
+    line = first_line(error).rstrip(": ")
+    return public(line.rpartition(" - ")[2])[:200]  # after "Error performing GET URL in 1ms - "
 
 
 Files = LocalFiles | RemoteFiles

@@ -17,3 +17,13 @@ class StoreError(LilaError):
 
 class UnreadableError(StoreError):
     """The file system or the network refuses to read a file; its content may be intact."""
+
+
+def os_reason(error: BaseException) -> str:
+    """Return why the system refused, in lower case, for the middle of a sentence; of another error its text."""
+    return str(getattr(error, "strerror", None) or error).lower()
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, for the middle of a sentence."""
+    return str(error).strip().split("\n", maxsplit=1)[0]

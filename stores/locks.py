@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stores.atomic import explain_os_errors, open_file
-from stores.errors import StoreError
+from stores.errors import StoreError, os_reason
 from stores.ledger import writer_id
 
 _SLOT = 64  # bytes per task, which hold the id of its worker
@@ -102,7 +102,7 @@ def _explain_errors(path: Path, action: str) -> Iterator[None]:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
             raise NoLocksError(
-                f"the file system of {path.parent} has no record locks ({error.strerror or 'refused'}), "
+                f"the file system of {path.parent} has no record locks ({os_reason(error)}), "
                 "which keep two builders apart; build on a local disk, NFS 4 or Lustre mounted with flock, and copy "
                 "the store afterwards"
             ) from error

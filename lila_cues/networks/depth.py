@@ -18,7 +18,7 @@ from lila_cues.networks import hub, registry, tiny
 from lila_cues.networks.encoder import DINOV2_OFFSET, interpolate_positions
 from lila_cues.networks.frozen import DepthNetwork, Execution
 from lila_cues.networks.weights import WEIGHT_FILE, WeightSource, load_network, locate, published_revision, random_seed
-from stores.errors import LilaError
+from stores.errors import LilaError, first_line
 
 OPTION = "--depth-weights"
 PATCH_SIZE = 14
@@ -124,10 +124,9 @@ def _read(folder: Path) -> nn.Module:
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).strip().split("\n", maxsplit=1)[0]
         raise LilaError(
             f"expected Depth Anything V2 in {folder} (config.json and model.safetensors, as transformers saves it), "
-            f"but it cannot be read ({reason}); give another folder with {OPTION}"
+            f"but it cannot be read ({first_line(error)}); give another folder with {OPTION}"
         ) from error
     finally:
         if bars:

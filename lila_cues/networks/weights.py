@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lila_cues.networks import hub
 from lila_cues.networks.registry import NOT_STATED, PACKAGED, Entry
-from stores.errors import LilaError
+from stores.errors import LilaError, first_line
 
 WEIGHT_FILE = "model.safetensors"  # its name in a hub repository
 Network = TypeVar("Network", bound=nn.Module)
@@ -217,7 +217,7 @@ def read_content(path: Path, option: str) -> object:
             mapped = is_zipfile(path)  # as torch.save writes since 1.6: unused tensors are not read into memory
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # foreign bytes, read as a pickle, can raise anything
-        message = str(error).split("\n", maxsplit=1)[0]
+        message = first_line(error)
         # a pickle's error may be a bare number
         reason = message if " " in message else f"{type(error).__name__} {message}".strip()
         if re.search(r"weights.only", reason, re.IGNORECASE):  # PyTorch advises to run the code that is in the file

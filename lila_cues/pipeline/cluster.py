@@ -33,7 +33,7 @@ from lila_cues.pipeline.remote import Assignment, Build, Outcome
 from lila_cues.pipeline.roster import CHECK, DEVICE, INTRODUCE, Member, Roster
 from lila_cues.pipeline.setup import PACKAGE, NetworkFacts
 from lila_cues.pipeline.task import TaskReport, tasks_at_once
-from stores.errors import LilaError
+from stores.errors import LilaError, first_line
 from stores.store import CueStore
 
 CONNECT_SECONDS = 10
@@ -333,7 +333,7 @@ def _require_scheduler(address: str) -> None:
         found = asyncio.run(kind())
         problem = None if found == "Scheduler" else f"a {found.lower()}"
     except Exception as error:
-        reason = "; ".join(f"{error}".split("\n")[:1]) or f"no answer within {CONNECT_SECONDS} s"
+        reason = first_line(error) or f"no answer within {CONNECT_SECONDS} s"
         problem = f"none that answers ({reason})"
     if problem is not None:
         tls = "; certificates for tls:// belong into Dask's configuration (distributed.comm.tls)"

@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 
 from lila_cues.datasets import Dataset
-from stores.errors import LilaError
+from stores.errors import LilaError, os_reason
 
 MAX_REASON = 400  # characters
 TRANSIENT = frozenset(
@@ -65,7 +65,7 @@ def transient_reason(
         return None
     except OSError as found:
         if place is not None or found.errno in TRANSIENT:
-            return f"{found.filename or place or clip_id}: {(found.strerror or str(found)).lower()}"
+            return f"{found.filename or place or clip_id}: {os_reason(found)}"
     cause: BaseException | None = error
     while cause is not None:
         code = getattr(cause, "errno", None)

@@ -29,7 +29,7 @@ from lila_cues.prefetch import batched
 from lila_cues.video.decoders import require_decoder
 from stores import plan
 from stores.cues import ClipCues
-from stores.errors import LilaError
+from stores.errors import LilaError, first_line, os_reason
 from stores.shards import EncodedClip, encode_clip
 from stores.spec import StoreSpec
 from stores.store import CueStore
@@ -297,15 +297,14 @@ class Worker(AbstractContextManager["Worker"]):
     def _fail(self, error: BaseException, *jobs: _Task) -> None:
         """Raise the error from the result of each task; stop, unless it may pass."""
         if isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
-            reason = str(error).strip().split("\n", maxsplit=1)[0]
             error = DeviceLost(
-                f"expected {self.extractor.device} to work, found that it failed ({reason}); completed clips are "
-                "published: run the same command again, and if it fails again, see nvidia-smi"
+                f"expected {self.extractor.device} to work, found that it failed ({first_line(error)}); completed "
+                "clips are published: run the same command again, and if it fails again, see nvidia-smi"
             )
         elif isinstance(error, OSError) and error.errno in TRANSIENT:
             error = TransientError(
                 f"expected to write a task, found that the file system fails ({error.filename or 'no place'}: "
-                f"{(error.strerror or str(error)).lower()}); completed tasks are kept: run the same command again"
+                f"{os_reason(error)}); completed tasks are kept: run the same command again"
             )
         if not isinstance(error, TransientError):
             self.error = self.error or error

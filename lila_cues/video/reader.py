@@ -27,7 +27,7 @@ from jaxtyping import Float64, UInt8
 from lila_cues.inputs import check_pixels
 from lila_cues.video import decoders
 from lila_cues.video.clip import DecodedClip, Keep, Select, selected
-from stores.errors import LilaError
+from stores.errors import LilaError, os_reason
 
 REMEDY = "copy it again or take it out of the folder"
 
@@ -120,7 +120,7 @@ class VideoPass:
                 try:
                     decoded = packet.decode()
                 except av.FFmpegError as error:
-                    raise self._not_intact(f"damage near frame {len(self.stamps)} ({_reason(error)})") from error
+                    raise self._not_intact(f"damage near frame {len(self.stamps)} ({os_reason(error)})") from error
                 for frame in decoded:
                     if frame.is_corrupt:
                         raise self._not_intact(f"damage near frame {len(self.stamps)}")
@@ -153,7 +153,7 @@ class VideoPass:
                         end = max(end, packet.pts + (packet.duration or 0))
                     yield packet
             except av.FFmpegError as error:
-                raise self._not_intact(f"one cut short ({_reason(error)})") from error
+                raise self._not_intact(f"one cut short ({os_reason(error)})") from error
             self.container, self.codec = container.format.name, stream.codec_context.codec.canonical_name
             self.pixel_format = stream.codec_context.pix_fmt or ""
             count = self.counts["packets"]
@@ -212,7 +212,7 @@ def open_container(path: Path) -> av.container.InputContainer:
         return av.open(f"file:{path}", options={"protocol_whitelist": "file"})
     except (av.FFmpegError, ValueError) as error:
         raise LilaError(
-            f"{path}: expected a video, found a file that cannot be opened ({_reason(error)}); {REMEDY}"
+            f"{path}: expected a video, found a file that cannot be opened ({os_reason(error)}); {REMEDY}"
         ) from error
 
 
@@ -248,7 +248,3 @@ def _announced_seconds(container: av.container.InputContainer, stream: av.VideoS
         return min(3600 * hours + 60 * minutes + seconds, total)
     alone = container.format.name.startswith(("matroska", "flv")) and len(container.streams) == 1
     return 0.9 * total if alone else 0.0
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error).lower()

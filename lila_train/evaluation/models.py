@@ -21,7 +21,7 @@ from lila_cues.networks.encoder import FrozenEncoder
 from lila_train.model.lila import Lila
 from lila_train.model.prepared import require_finite
 from lila_train.model.resize import size_of
-from stores.errors import LilaError
+from stores.errors import LilaError, first_line
 
 ENCODER = "encoder"
 CACHED = 2**30  # bytes of an encoder's grids; on a GPU a sixteenth
@@ -77,9 +77,9 @@ def from_transformers(kind: str, place: str, expected: str, hint: str, **options
     try:
         return getattr(transformers, kind).from_pretrained(place, **options)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n", maxsplit=1)[0]
         raise LilaError(
-            f"expected {expected} at {place}, but it cannot be loaded ({reason}); go online once, or pass {hint}"
+            f"expected {expected} at {place}, but it cannot be loaded ({first_line(error)}); go online once, or "
+            f"pass {hint}"
         ) from error
 
 

@@ -33,7 +33,7 @@ from lila_train.training.run_dir import RunDir
 from lila_train.training.targets import active_cues
 from lila_train.training.trainer import StepRecord, Trainer
 from stores.atomic import append_line
-from stores.errors import LilaError
+from stores.errors import LilaError, first_line
 
 MARGIN, HEADING = 6, 14  # px of white between pictures, and above them for titles
 
@@ -109,9 +109,8 @@ class WandbLogger(Logger):
                 settings=wandb.Settings(silent=True),
             )
         except Exception as error:  # of the service or the network
-            reason = str(error).strip().split("\n", maxsplit=1)[0]
             raise LilaError(
-                f"--logger wandb cannot start ({reason}); log in by `wandb login`, or set WANDB_MODE=offline"
+                f"--logger wandb cannot start ({first_line(error)}); log in by `wandb login`, or set WANDB_MODE=offline"
             ) from error
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:

@@ -293,7 +293,7 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     store = worlds.create(tmp_path / "cues.zarr", 5)
     monkeypatch.setattr("fcntl.lockf", none)
-    with pytest.raises(StoreError, match=r"has no record locks \(No locks available\)"):
+    with pytest.raises(StoreError, match=r"has no record locks \(no locks available\)"):
         worlds.fill(store)
 
 
