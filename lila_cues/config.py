@@ -169,7 +169,7 @@ class BuildConfig(Config):
 class RunOptions:
     """Where and how a build runs: nothing here shapes the store."""
 
-    root: Path | None = None  # dataset directory
+    root: Path  # dataset directory
     store: Path | None = None
     device: str = "auto"
     only_failed: bool = False  # retry the clips that failed before, and build no others

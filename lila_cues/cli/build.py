@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -122,18 +122,17 @@ def start(arguments: Mapping[str, Any]) -> int:
 def resolve(arguments: Mapping[str, Any], device: str | None = None) -> tuple[BuildConfig, RunOptions]:
     """Return the settings and completed options of a command's arguments; `device`: that of a scheduler's workers."""
     extra_cues = arguments["extra_cues"] and tuple(arguments["extra_cues"].split(","))
-    values = {field.name: arguments[field.name] for field in fields(RunOptions)}
     scheduler = _scheduler(arguments["scheduler"], arguments["scheduler_file"])
-    options = RunOptions(**(values | {"shard": parse_shard(values["shard"]), "scheduler": scheduler}))
+    shard = parse_shard(arguments["shard"])
     named = arguments["config"] or any(arguments[name] for name in ("encoder", "depth", "flow", "profile"))
     if scheduler is None:
-        device = str(devices.choose(options.device))
+        device = str(devices.choose(arguments["device"]))
     elif not named and arguments["dataset"] != "demo":
         raise LilaError(
             "expected --profile with --scheduler, found none; name one, since this machine may have other devices than "
             "the workers"
         )
-    device = device or options.device
+    device = device or arguments["device"]
     settings = {**arguments, "extra_cues": extra_cues}
     config = BuildConfig.resolve(settings, arguments["set_"], arguments["config"], device)
     if not named and config.dataset != "demo" and not device.startswith("cuda"):
@@ -141,10 +140,12 @@ def resolve(arguments: Mapping[str, Any], device: str | None = None) -> tuple[Bu
             "no GPU here: profile tiny, whose networks know rendered scenes only; for results on real clips use a GPU, "
             "or --profile small, which is slow without one, or networks of your own (--encoder, --depth, --flow)"
         )
-    root = locate(config.dataset, options.root)
-    store = options.store or Path("cues") / f"{config.dataset}.zarr"
+    root = locate(config.dataset, arguments["root"])
+    store = arguments["store"] or Path("cues") / f"{config.dataset}.zarr"
     require_local(store)
-    return config, replace(options, root=root, store=store, device=device)
+    values = {field.name: arguments[field.name] for field in fields(RunOptions)}
+    completed = {"root": root, "store": store, "device": device, "scheduler": scheduler, "shard": shard}
+    return config, RunOptions(**(values | completed))
 
 
 def _scheduler(address: str | None, file: Path | None) -> str | None:
@@ -169,14 +170,12 @@ def _scheduler(address: str | None, file: Path | None) -> str | None:
 
 def list_clips(config: BuildConfig, options: RunOptions) -> Sequence[str]:
     """Return the ids of the clips to build."""
-    assert options.root is not None
     dataset = open_dataset(config.dataset, options.root, config.decoder, config.seed)
     return spread(dataset.clips(), config.limit)
 
 
 def enlarged_side(config: BuildConfig, options: RunOptions, clips: Sequence[str]) -> int | None:
     """Return the largest short side of a few clips, in px, if the base crop enlarges all of them; else None."""
-    assert options.root is not None
     dataset, sides = open_dataset(config.dataset, options.root, config.decoder, config.seed), [0]
     for clip_id in spread(clips, PROBED_CLIPS):
         with suppress(LilaError):  # the build reports a clip that cannot be read
@@ -219,11 +218,11 @@ def run(config: BuildConfig, options: RunOptions, workers: Cluster | None = None
     plan.require_room(planned, path, done)
     with ExitStack() as stack:
         networks, found = None, list[tuple[str, str | None]]([("this process", None)])
+        setup.check_settings(config, messages.note)
         if workers is None:
-            networks = setup.setup(config, options, messages.note)
+            networks = setup.load_networks(config, options.device)
             facts = networks.facts(config, options.device)
         else:
-            setup.check_settings(config, messages.note)
             described = stack.enter_context(remote.describe(config, options, clips))
             facts, found = workers.check(described, existing), workers.roster.reasons()
         if dry_run:
@@ -231,7 +230,7 @@ def run(config: BuildConfig, options: RunOptions, workers: Cluster | None = None
             return SOME_FAILED if any(reason for _, reason in found) else ALL_COMPLETE
         store = build.open_store(path, config, options, facts, clips)
         del clips  # the names of all clips, which the build reads from the store
-        return _build(store, config, options, facts, partial(_reports, store, config, options, networks, workers))
+        return _build(store, config, options, facts, networks, workers)
 
 
 def _build(
@@ -239,8 +238,10 @@ def _build(
     config: BuildConfig,
     options: RunOptions,
     facts: NetworkFacts,
-    reports: Callable[[Tally, int], Generator[TaskReport]],
+    networks: Networks | None,
+    workers: Cluster | None,
 ) -> int:
+    """Build the pending clips of this builder's share, print what was done, and return the exit status."""
     from lila_cues.pipeline import build
 
     pending = _pending(store, options)
@@ -251,7 +252,7 @@ def _build(
     for note in (*facts.notes, *messages.other_builders(store, options.only_failed)):
         messages.note(note)
     start, tally, path = time.perf_counter(), build.Tally(), Path(store.path)
-    with closing(reports(tally, int(pending.sum()))) as done:
+    with closing(_reports(store, config, options, networks, workers, tally, int(pending.sum()))) as done:
         for report in done:
             append_line(path / build.LOG, {"when": round(time.time(), 3), **asdict(report)})
             tally.add(report)

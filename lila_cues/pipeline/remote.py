@@ -50,7 +50,6 @@ class Build:
 def describe(config: BuildConfig, options: RunOptions, clips: Sequence[str]) -> Iterator[Build]:
     """Describe a build to workers; during the context a file exists, beside or in the store, that they must see."""
     assert options.store is not None
-    assert options.root is not None
     store, dataset = options.store.absolute(), open_dataset(config.dataset, options.root, config.decoder, config.seed)
     folder = store / SCRATCH
     while not folder.is_dir():

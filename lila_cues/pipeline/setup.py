@@ -1,4 +1,4 @@
-"""From a command's options to a build that can start: device, profile, the three frozen networks."""
+"""The three frozen networks of a build, what must be there before they are loaded, and facts about them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lila_cues import devices
-from lila_cues.config import DEPTH_FILES, BuildConfig, Records, RunOptions
+from lila_cues.config import DEPTH_FILES, BuildConfig, Records
 from lila_cues.networks import registry
 from lila_cues.pipeline.frames import DepthFiles
 from lila_cues.sampling import anchors_and_gaps
@@ -56,15 +56,6 @@ class Networks:
         return NetworkFacts(self.encoder.patch_size, self.encoder.width, self.records(), notes, provenance)
 
 
-def setup(config: BuildConfig, options: RunOptions, notify: Callable[[str], None] = lambda note: None) -> Networks:
-    """Load the networks of a build on `options.device`; `notify` receives warnings before anything is loaded."""
-    require_decoder(config.decoder)
-    if config.compile:
-        devices.require_compiler(options.device)
-    check_settings(config, notify)
-    return load_networks(config, options.device)
-
-
 def check_settings(config: BuildConfig, notify: Callable[[str], None]) -> None:
     """Raise LilaError for frames and pairs that do not fit; notify of licenses that exclude commercial use."""
     anchors_and_gaps(config.frames, config.pairs)
@@ -78,10 +69,13 @@ def check_settings(config: BuildConfig, notify: Callable[[str], None]) -> None:
 
 
 def load_networks(config: BuildConfig, device: str) -> Networks:
-    """Load all three networks. LilaError naming the file, the place and the option where one is missing."""
+    """Load all three networks; LilaError for a decoder, a compiler or a file that is missing, and how to get it."""
     from lila_cues.networks import load_depth, load_encoder, load_flow
     from lila_cues.networks.frozen import Execution
 
+    require_decoder(config.decoder)
+    if config.compile:
+        devices.require_compiler(device)
     execution = Execution(config.precision, config.compile, config.attention)
     depth: DepthNetwork | DepthFiles | None = None
     if config.depth.startswith(DEPTH_FILES):  # checked before networks are loaded

@@ -26,7 +26,6 @@ from lila_cues.pipeline.errors import TRANSIENT, DeviceLost, TransientError, fai
 from lila_cues.pipeline.frames import ClipFrames, DepthFiles, load_clip
 from lila_cues.pipeline.setup import Networks, load_networks
 from lila_cues.prefetch import batched
-from lila_cues.video.decoders import require_decoder
 from stores import plan
 from stores.cues import ClipCues
 from stores.errors import LilaError, first_line, os_reason
@@ -100,7 +99,6 @@ class Worker(AbstractContextManager["Worker"]):
     def __init__(
         self, config: BuildConfig, options: RunOptions, networks: Networks | None = None, threads: int | None = None
     ):
-        require_decoder(config.decoder)
         self.config = config
         self.dataset = open_dataset(config.dataset, options.root, config.decoder, config.seed)
         self.extractor = CueExtractor(networks or load_networks(config, options.device), config, options.device)

@@ -35,7 +35,7 @@ REMEDY = "copy it again or take it out of the folder"
 def read_clip(path: Path, select: Select, keep: Keep = np.asarray, decoder: str = "pyav") -> DecodedClip:
     """Decode a video once, in order, and keep the frames that `select(n_frames)` names.
 
-    Another `decoder` (one of `decoders.DECODERS`) seeks to these frames after a pass that checks the file.
+    Another `decoder` (a key of `decoders.EXACT`) seeks to these frames after a pass that checks the file.
 
     Raises:
         LilaError: the file is damaged, cut short, changes its size, or is of a kind on which `decoder` is not exact.

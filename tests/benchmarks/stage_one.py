@@ -90,7 +90,7 @@ def measure(folder: Path, clips: int, encoder_size: int) -> Measured:
     given = {"dataset": "videos", "profile": "small", "decoder": "pyav", "encoder_size": encoder_size}
     given |= weights | CHOICE
     config, run = BuildConfig.resolve(given), RunOptions(folder, device="cpu")
-    networks = setup.setup(config, run)
+    networks = setup.load_networks(config, run.device)
     spec = build.store_spec(config, networks.encoder.patch_size, networks.encoder.width)
     store = stores.create(folder / "s.zarr", spec, names, {}, {})
     parts: dict[str, float] = {}

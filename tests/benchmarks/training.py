@@ -65,7 +65,7 @@ class Way:
 def build_store(folder: Path, config: BuildConfig, device: str, clips: int = CLIPS) -> stores.CueStore:
     """Build a store of a few clips, from images."""
     names, run = write_images(folder / "frames", clips), BuildOptions(folder / "frames", device=device)
-    networks = setup.setup(config, run)
+    networks = setup.load_networks(config, run.device)
     store = build.open_store(folder / "s.zarr", config, run, networks.facts(config, device), names)
     with Worker(config, run, networks) as worker:
         for report in build.build_local(store, worker, store.pending_tasks()):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lila_cues.config import BuildConfig, RunOptions
+from lila_cues.config import BuildConfig
 from lila_cues.pipeline import setup
-from tests.lila_cues import small_networks
 
 
 @pytest.mark.parametrize(
@@ -19,22 +18,10 @@ from tests.lila_cues import small_networks
         ({"profile": "large", "depth": "files:maps"}, []),
     ],
 )
-def test_non_commercial_licences_are_noted(
-    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: list[str]
-) -> None:
-    monkeypatch.setattr(setup, "load_networks", lambda config, device: small_networks.networks())
+def test_non_commercial_licences_are_noted(given: dict[str, str], expected: list[str]) -> None:
     notes: list[str] = []
-    setup.setup(BuildConfig.resolve({"dataset": "videos", **given}), RunOptions(device="cpu"), notes.append)
+    setup.check_settings(BuildConfig.resolve({"dataset": "videos", **given}), notes.append)
     assert [note.split(" may be")[0] for note in notes] == expected
-
-
-def test_licences_are_noted_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = small_networks.networks()
-    monkeypatch.setattr(setup, "load_networks", lambda config, device: loaded if notes else pytest.fail("loaded first"))
-    notes: list[str] = []
-    config = BuildConfig.resolve({"dataset": "kinetics", "profile": "large"})
-    assert setup.setup(config, RunOptions(device="cpu"), notes.append) is loaded
-    assert "CC-BY-NC" in notes[0]
 
 
 def test_all_networks_run_in_the_precision_of_the_build() -> None:
