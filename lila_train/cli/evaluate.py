@@ -142,6 +142,12 @@ def ablate(
     data: Annotated[Path, typer.Option(help="Folder in the DAVIS layout, to score on.")],
     out: Annotated[Path, typer.Option(help="Folder for runs, scores and the tables.")],
     rows: Annotated[str, typer.Option(help="all, cues, components, or names of rows, comma-separated.")] = "all",
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="A row of your own, with settings as of --set, by spaces; may be repeated."
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds of each row, from 0.")] = 3,
     recipe: Annotated[str, typer.Option(help="Settings that every row changes.")] = "demo",
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of every run. Default: the recipe's.")] = None,
@@ -164,7 +170,7 @@ def ablate(
     jobs: Annotated[int, typer.Option(min=1, help="Rows trained side by side, by one thread or one GPU each.")] = 1,
     device: Device = "auto",
 ) -> None:
-    """Repeat the paper's ablations on a store, and compare the differences with the published ones.
+    """Repeat the paper's ablations on a store, compare the differences with the published ones, or vary settings.
 
     Every row is trained with every seed and scored by local k-NN label propagation, or by the protocols given. Run the
     same command again to resume; a folder of other settings is refused. Writes ablations.html, .md and .csv, and
@@ -177,7 +183,6 @@ def ablate(
     from lila_train.outputs import open_folder
     from lila_train.report.ablations import PUBLISHED_FIELDS, markdown, write_ablations
     from lila_train.training.ablation_study import Study
-    from lila_train.training.ablations import ROWS
     from lila_train.training.ablations import rows as rows_named
     from lila_train.training.callbacks import open_tasks
     from lila_train.training.config import RunOptions, TrainConfig, find_recipe
@@ -185,21 +190,22 @@ def ablate(
     from lila_train.training.targets import check_store
     from lila_train.training.trainer import encoder_of_store
 
-    chosen = rows_named(rows)
+    chosen = rows_named(rows, vary or ())
     try:
         scored = [int(step) for step in score_at.split(",") if step.strip()]
     except ValueError:
         raise LilaError(f"expected --score-at to be numbers of steps such as 500,1000, found {score_at}") from None
     opened = stores.open(store)
     config = find_recipe(recipe).config.replace(**TrainConfig.given({"steps": steps, "seed": 0}, set_))
-    check_store(config, opened)
+    for row in chosen:
+        check_store(config.replace(**row.changes), opened)
     protocols = list(dict.fromkeys(protocol or ["davis-knn@lila"]))
     for name in protocols:
         if name not in PUBLISHED_FIELDS:
             raise LilaError(f"expected --protocol to be one of {', '.join(PUBLISHED_FIELDS)}, found {name}")
     target = devices.choose(device)
     tasks = open_tasks(data, limit, protocols, fast_probe)
-    own = [out / ENCODER, *(path for name in ROWS for path in (out / name).glob("seed-*"))]
+    own = [out / ENCODER, *(path.parent for path in out.glob("*/seed-*/run.json"))]
     evaluation = EvalConfig(limit=limit, fast_probe=fast_probe)
     shaping = {"training": config.shaping(), "store": opened.fingerprint, "evaluation": evaluation.shaping()}
     open_folder(out, "ablate.json", shaping, own, overwrite)

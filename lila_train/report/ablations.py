@@ -75,7 +75,7 @@ def table_rows(finding: Finding) -> list[list[str]]:
     for scores in finding.scores:
         is_full = scores.row.name == FULL.name
         published, published_full = (
-            float(getattr(row.published, PUBLISHED_FIELDS[finding.protocol])) for row in (scores.row, FULL)
+            getattr(row.published, PUBLISHED_FIELDS[finding.protocol]) for row in (scores.row, FULL)
         )
         rows.append(
             [
@@ -85,8 +85,8 @@ def table_rows(finding: Finding) -> list[list[str]]:
                 str(len(scores.by_seed)),
                 "–" if is_full else signed(scores.gain_over(finding.full)),
                 signed(None if scores.mean is None else scores.mean - finding.encoder),
-                f"{published:.1f}",
-                "–" if is_full else signed(published - published_full),
+                MISSING if published is None else f"{published:.1f}",
+                "–" if is_full or published is None else signed(published - published_full),
             ]
         )
     return rows

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lila_train.training.config import DEPTH, FEATURES, FLOW
+from lila_train.training.config import DEPTH, FEATURES, FLOW, TrainConfig
 from stores.errors import LilaError
 
 
@@ -18,8 +18,8 @@ class PublishedResults:
     in percent.
     """
 
-    davis_lp: float
-    davis_knn: float
+    davis_lp: float | None = None
+    davis_knn: float | None = None
     nyu_rmse: float | None = None
     coco_miou: float | None = None
 
@@ -68,10 +68,20 @@ TABLES = {"cues": CUES, "components": COMPONENTS}
 ROWS = {row.name: row for row in (*CUES, *COMPONENTS)}
 
 
-def rows(names: str) -> tuple[Ablation, ...]:
-    """Return the rows of a comma-separated list of names and tables, or of `all`; the full model is always included."""
+def rows(names: str, varied: Sequence[str] = ()) -> tuple[Ablation, ...]:
+    """Return the rows of a comma-separated list of names and tables, or of `all`, and one for each of `varied`.
+
+    The full model is always included. `varied` holds settings as --set takes them, such as `lr=3e-4`; several in one
+    row are separated by spaces.
+    """
+    own = []
+    for each in dict.fromkeys(varied):
+        changes = TrainConfig.parse_assignments(each.split())
+        if not changes or {"steps", "seed"} & changes.keys():
+            raise LilaError(f"expected settings but steps and seed for --vary, found {each or 'nothing'}")
+        own.append(Ablation(each, each, "a variation", PublishedResults(), changes))
     if names == "all":
-        return tuple(ROWS.values())
+        return *ROWS.values(), *own
     chosen = {FULL.name: FULL}
     for name in names.split(","):
         if name not in TABLES and name not in ROWS:
@@ -79,4 +89,4 @@ def rows(names: str) -> tuple[Ablation, ...]:
                 f"expected --rows to name {', '.join(TABLES)}, or some of {', '.join(ROWS)}; found {name or 'nothing'}"
             )
         chosen |= {row.name: row for row in TABLES.get(name) or (ROWS[name],)}
-    return tuple(chosen.values())
+    return *chosen.values(), *own

@@ -112,12 +112,13 @@ def test_a_study_trains_and_scores_and_resumes(
     assert "expected --score-at to be numbers of steps such as 500,1000, found 1,soon" in str(wrong.exception)
     weights = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("weights.safetensors")}
     assert {str(path.relative_to(tmp_path / "out").parent) for path in weights} == {"full/seed-0", "erm/seed-0"}
-    second = CliRunner().invoke(app, [*arguments, "--seeds", "2"])
+    second = CliRunner().invoke(app, [*arguments, "--seeds", "2", "--vary", "lr=0.01"])
     assert second.exit_code == 0, second.output
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
     table = list(csv.reader((tmp_path / "out/ablations.csv").read_text().splitlines()))
-    assert [row[1] for row in table[1:]] == ["frozen encoder", "LILA", "A: ERM distillation"]
-    assert [row[4] for row in table[2:]] == ["2", "2"]
+    assert [row[1] for row in table[1:]] == ["frozen encoder", "LILA", "A: ERM distillation", "lr=0.01"]
+    assert [row[4] for row in table[2:]] == ["2", "2", "2"]
+    assert table[4][7:] == ["–", "–"], "nothing is published for a variation"
     restored.clear()
     for changed, named in ((["--set", "ridge=1"], "training.ridge: 0.1, not 1"), (["--limit", "2"], "limit: 1, not 2")):
         other = CliRunner().invoke(app, [*arguments, "--seeds", "1", *changed])

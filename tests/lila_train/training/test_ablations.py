@@ -49,5 +49,16 @@ def test_rows_are_chosen_by_name_or_table() -> None:
         rows("nothing")
 
 
+def test_rows_of_ones_own_vary_settings() -> None:
+    full, lr, both = rows("full", ["lr=3e-4", "crop_size=224 batch_size=1", "lr=3e-4"])
+    assert full is FULL
+    assert lr.published.davis_knn is None
+    changed = SETTINGS.replace(**both.changes)
+    assert (changed.crop_size, changed.batch_size, SETTINGS.replace(**lr.changes).lr) == (224, 1, 3e-4)
+    for wrong in ("", "lr", "rate=1", "steps=5", "seed=1"):
+        with pytest.raises(LilaError, match="expected"):
+            rows("full", [wrong])
+
+
 def test_differences_name_the_setting_and_both_values() -> None:
     assert SETTINGS.differences(SETTINGS.replace(ridge=0.2)) == ["ridge: 0.1, not 0.2"]
