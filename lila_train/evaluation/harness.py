@@ -16,9 +16,29 @@ from lila_cues.devices import usable_cores
 from lila_cues.prefetch import map_ordered
 from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.models import GridModel
-from lila_train.evaluation.results import ResultFolder, fingerprint
+from lila_train.evaluation.results import ResultFolder, files_sha256, fingerprint
 from lila_train.outputs import Json, as_json, open_folder, read_json, write_json
 from stores.errors import LilaError
+
+
+@runtime_checkable
+class DataSet(Protocol):
+    """A listed data folder."""
+
+    @property
+    def root(self) -> Path: ...
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What else than the files determines the scores: layout, lists, classes."""
+
+    @property
+    def files(self) -> Iterable[Path]:
+        """All files that are read, in order."""
+
+    @property
+    def checks(self) -> Sequence[Callable[[], object]]:
+        """Calls that read all files; each raises LilaError for one that cannot be used."""
 
 
 @runtime_checkable
@@ -38,17 +58,10 @@ class Task(Protocol):
         """All settings that shape the scores, as JSON values."""
 
     @property
-    def data(self) -> Any:
-        """The listed data; `data.root` is their folder."""
+    def data(self) -> DataSet: ...
 
     def parts(self) -> Mapping[str, int]:
         """Return how often `run` calls `advance`, by part; the same for every model."""
-
-    def data_identity(self) -> dict[str, Any]:
-        """Return what identifies the data: layout, lists, a hash of names and sizes."""
-
-    def reads(self) -> Sequence[Callable[[], object]]:
-        """Return calls that read all files of the data; each raises LilaError for a file that cannot be used."""
 
     def counts(self) -> dict[str, int]:
         """Return the numbers of sequences, objects, images or classes that are scored."""
@@ -96,7 +109,8 @@ def evaluate(
     """
     began = time.monotonic()
     identity: Json = {"protocol": task.protocol, "config": task.config.shaping(), "model": spec.identity()}
-    identity = as_json(identity | {"settings": task.settings, "data": task.data_identity()})
+    data = {**task.data.about, "files_sha256": files_sha256(task.data.files, task.data.root)}
+    identity = as_json(identity | {"settings": task.settings, "data": data})
     folder = ResultFolder(out)
     open_folder(out, folder.identity.name, identity, folder.own(), overwrite)
     if (finished := _kept(folder.result)) is not None:
@@ -128,9 +142,10 @@ def evaluate(
 
 def check(task: Task) -> None:
     """Read all files of a task once: one that cannot be used is a LilaError before hours of work, not after them."""
-    reads = task.reads()
+    checks = task.data.checks
     with console.progress("reads") as bar:
-        for _ in bar.track(map_ordered(lambda read: read(), reads, 8, usable_cores()), len(reads), description="check"):
+        read = map_ordered(lambda check: check(), checks, 8, usable_cores())
+        for _ in bar.track(read, len(checks), description="check"):
             pass
 
 

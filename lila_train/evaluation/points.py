@@ -28,7 +28,6 @@ from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.dense.metrics import MeanSums
 from lila_train.evaluation.dense.task import example_indices
 from lila_train.evaluation.models import GridModel, feature_map
-from lila_train.evaluation.results import files_sha256
 from lila_train.model.resize import Image, Size, as_input, sample_at, size_of, to_size, whole_patches
 from lila_train.outputs import Json
 from stores.errors import LilaError
@@ -99,29 +98,27 @@ class Tracks:
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A data set: the pairs of each category, or the tracks of each video, and all files that matter."""
+class PointData:
+    """A listed data set: the pairs of each category, or the tracks of each video."""
 
     root: Path
-    layout: str
+    about: dict[str, Any]
     items: Mapping[str, Any]
     files: Sequence[Path]
+    checks: Sequence[Callable[[], object]]
 
 
 @dataclass(frozen=True)
 class PointTask:
     """What both protocols have in common; a part is a category or a video."""
 
-    data: Listed
+    data: PointData
     config: EvalConfig
     rule: SpairSettings | TapvidSettings
 
     @property
     def settings(self) -> dict[str, Any]:
         return asdict(self.rule)
-
-    def data_identity(self) -> dict[str, Any]:
-        return {"layout": self.data.layout, "files_sha256": files_sha256(self.data.files, self.data.root)}
 
     def derived(self, model: GridModel) -> dict[str, Any]:
         return {"frame_px": list(self.rule.input_size(model.patch_size))}
@@ -132,7 +129,7 @@ class PointTask:
         return number if number in example_indices(len(self.data.items)) else None
 
 
-def open_spair(root: Path, limit: int | None) -> Listed:
+def open_spair(root: Path, limit: int | None) -> PointData:
     """Read the first `limit` pairs of the test list; LilaError for another layout or a damaged annotation."""
     listed = root / SPAIR_LIST
     if not listed.is_file():
@@ -155,10 +152,14 @@ def open_spair(root: Path, limit: int | None) -> Listed:
             ) from error
         pair = SpairPair((source, target), (one, other), max(right - left, bottom - top))
         pairs.setdefault(content["category"], []).append(pair)
-    images = sorted({image for each in pairs.values() for pair in each for image in pair.images})
-    if missing := [image for image in images if not image.is_file()]:
+    points: dict[Path, list[Places]] = {}
+    for pair in (pair for each in pairs.values() for pair in each):
+        for image, places in zip(pair.images, pair.points, strict=True):
+            points.setdefault(image, []).append(places)
+    if missing := [image for image in sorted(points) if not image.is_file()]:
         raise LilaError(f"expected the images of all test pairs, found no {missing[0]}; restore the file")
-    return Listed(root, "SPair-71k test", pairs, [*files, *images])
+    checks = [partial(_check_points, image, np.concatenate(places)) for image, places in points.items()]
+    return PointData(root, {"layout": "SPair-71k test"}, pairs, [*files, *sorted(points)], checks)
 
 
 @dataclass(frozen=True)
@@ -172,14 +173,8 @@ class SpairTask(PointTask):
         """Return the number of images to compute, by category."""
         return {name: sum(len({p.images[n] for p in each}) for n in (0, 1)) for name, each in self.data.items.items()}
 
-    def reads(self) -> list[Callable[[], object]]:
-        points: dict[Path, list[Places]] = {}
-        for image, places in (end for pair in self._pairs() for end in zip(pair.images, pair.points, strict=True)):
-            points.setdefault(image, []).append(places)
-        return [partial(_check_points, image, np.concatenate(places)) for image, places in points.items()]
-
     def counts(self) -> dict[str, int]:
-        pairs = self._pairs()
+        pairs = [pair for each in self.data.items.values() for pair in each]
         points = sum(len(pair.points[1]) for pair in pairs)
         return {"categories": len(self.data.items), "pairs": len(pairs), "points": points}
 
@@ -215,9 +210,6 @@ class SpairTask(PointTask):
             "pck_point": float(np.concatenate(right).sum() / np.concatenate(counts).sum()),
         }
 
-    def _pairs(self) -> list[SpairPair]:
-        return [pair for pairs in self.data.items.values() for pair in pairs]
-
     def _unit_features(self, model: GridModel, head: str, rgb: Image) -> Float[Tensor, "d h w"]:
         """Return features of unit length on the square; see `SpairSettings`."""
         (left, top), side = _margin(rgb)
@@ -247,7 +239,7 @@ def _check_points(path: Path, points: Places) -> None:
             )
 
 
-def open_tapvid(root: Path, limit: int | None) -> Listed:
+def open_tapvid(root: Path, limit: int | None) -> PointData:
     """Read the tracks of the first `limit` videos; LilaError for another layout, or points that are not fractions."""
     files = list_files(root, {".npz"})[:limit]
     if not files:
@@ -256,7 +248,9 @@ def open_tapvid(root: Path, limit: int | None) -> Listed:
             f"expected one .npz per video with video, points and occluded in {root}, found {found}; convert TAP-Vid as "
             "docs/protocols.md shows"
         )
-    return Listed(root, "TAP-Vid, one .npz per video", {path.stem: _tracks(path) for path in files}, files)
+    tracks = {path.stem: _tracks(path) for path in files}
+    checks = [each.video for each in tracks.values()]
+    return PointData(root, {"layout": "TAP-Vid, one .npz per video"}, tracks, files, checks)
 
 
 def _arrays(path: Path, *names: str) -> list[np.ndarray]:
@@ -303,9 +297,6 @@ class TapvidTask(PointTask):
     def parts(self) -> dict[str, int]:
         """Return the number of frames, by video."""
         return {name: tracks.xy.shape[1] for name, tracks in self.data.items.items()}
-
-    def reads(self) -> list[Callable[[], object]]:
-        return [tracks.video for tracks in self.data.items.values()]
 
     def counts(self) -> dict[str, int]:
         points = sum(len(tracks.xy) for tracks in self.data.items.values())

@@ -57,10 +57,14 @@ class Propagation:
             found = f"{self.window} and {self.context_frames}"
             raise LilaError(f"expected an odd window and at least 2 frames of context, found {found}")
 
+    def frame_size(self, native: Size, patch_size: int) -> Size:
+        """Return the size of the network's input for frames of `native` (height, width) pixels."""
+        short_side_px = self.short_side_px or self.short_side_patches * patch_size
+        return network_size(native, patch_size, short_side_px, self.long_side_multiple_px)
+
     def sizes(self, native: Size, patch_size: int) -> Sizes:
         """Return the sizes for frames of `native` (height, width) pixels."""
-        short_side_px = self.short_side_px or self.short_side_patches * patch_size
-        frame = network_size(native, patch_size, short_side_px, self.long_side_multiple_px)
+        frame = self.frame_size(native, patch_size)
         cells = self.grid_short_side or min(frame) // patch_size
         rows, columns = (cells if side == min(frame) else side * cells // min(frame) for side in frame)
         return Sizes(native, frame, (rows, columns))

@@ -7,7 +7,7 @@ Settings are those of the LILA reference's launch scripts and of DINO's `eval_vi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,28 +60,22 @@ class DinoPropagation(Propagation):
 class KnnTask(MaskTask):
     """A k-NN protocol on DAVIS. `memory` bounds temporary tensors (bytes) and changes no score."""
 
-    propagation: Propagation
+    rule: Propagation
     memory: int | None = None
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        return asdict(self.propagation)
-
     def segment(self, model: GridModel, head: str, name: str, frames: Frames, first: Labels) -> Iterator[Labels]:
-        sizes = self.propagation.sizes(size_of(first), model.patch_size)
-        unit_features, maps = self.propagation.unit_features, feature_map(model, head)
+        sizes = self.rule.sizes(size_of(first), model.patch_size)
+        unit_features, maps = self.rule.unit_features, feature_map(model, head)
         features_of = partial(unit_features, feature_map=maps, sizes=sizes, device=model.device)
-        return self.propagation.follow(frames, first, features_of, sizes, self.memory)
+        return self.rule.follow(frames, first, features_of, sizes, self.memory)
 
     def derived(self, model: GridModel) -> dict[str, Any]:
         """Return the sizes of the first sequence, and the radius of the window."""
-        sizes = self.propagation.sizes(self.native_size(), model.patch_size)
-        return {
-            "native_px": list(sizes.native),
-            "frame_px": list(sizes.frame),
+        sizes = self.rule.sizes(self.data.native_size(), model.patch_size)
+        return super().derived(model) | {
             "grid_cells": list(sizes.grid),
-            "radius_cells": self.propagation.window // 2,
-            "radius_native_px": round(sizes.radius_px(self.propagation.window), 1),
+            "radius_cells": self.rule.window // 2,
+            "radius_native_px": round(sizes.radius_px(self.rule.window), 1),
         }
 
 

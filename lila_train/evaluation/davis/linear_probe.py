@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lila_train.evaluation.config import EvalConfig
-from lila_train.evaluation.davis.task import Frames, MaskTask, open_davis
+from lila_train.evaluation.davis.task import Frames, FrameSettings, MaskTask, open_davis
+from lila_train.evaluation.dense.data import generator
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
-from lila_train.model.resize import Labels, Size, as_input, network_size, size_of, to_size
+from lila_train.model.resize import Labels, as_input, size_of, to_size
 
 CHANNELS_AT_ONCE = 16  # bounds the memory of averaging
 
@@ -31,13 +32,9 @@ Vector = Float[Tensor, " n"]
 
 
 @dataclass(frozen=True)
-class LpSettings:
+class LpSettings(FrameSettings):
     """Settings that shape the scores: size of the frames, seed of the initial weights, AdamW."""
 
-    seed: int = 0
-    short_side_px: int | None = None  # None: short_side_patches × the encoder's patch size
-    short_side_patches: int = 34
-    antialias: bool = False  # of frames that are reduced to the network's input
     lr: float = 5e-4
     weight_decay: float = 1e-4
     iterations: int = 2000
@@ -153,7 +150,7 @@ def initial_parameters(n_classes: int, channels: Sequence[int], seed: int, name:
 
     They depend on the seed and the sequence's name, not on the other sequences.
     """
-    rng = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, zlib.crc32(name.encode())]))
+    rng = generator(seed, 0, 0, zlib.crc32(name.encode()))
     parts = [rng.uniform(-1, 1, n_classes * (count + 1)) / count**0.5 for count in channels]
     return torch.from_numpy(np.concatenate(parts)).float()
 
@@ -162,39 +159,31 @@ def initial_parameters(n_classes: int, channels: Sequence[int], seed: int, name:
 class LinearProbeTask(MaskTask):
     """A linear probe on the encoder's grid, and on the pixel map for a head that has one."""
 
-    probe: LpSettings
+    rule: LpSettings
     fit: Fit = fit
 
     @property
     def settings(self) -> dict[str, Any]:
-        return asdict(self.probe) | ({} if self.fit is fit else {"fast_probe": True})
+        return super().settings | ({} if self.fit is fit else {"fast_probe": True})
 
     @torch.no_grad()
     def segment(self, model: GridModel, head: str, name: str, frames: Frames, first: Labels) -> Iterator[Labels]:
         """Train on the first frame, predict the others one by one."""
-        size = self._frame_size(size_of(first), model.patch_size)
+        size = self.rule.frame_size(size_of(first), model.patch_size)
         feature_maps = [feature_map(model, each) for each in dict.fromkeys((ENCODER, head))]
-        images = (as_input(frame, size, model.device, self.probe.antialias) for frame in frames)
+        images = (as_input(frame, size, model.device, self.rule.antialias) for frame in frames)
         maps = ([features(image)[0] for features in feature_maps] for image in images)
         reference = next(maps)
         labels = torch.from_numpy(first.astype(np.int64)).to(model.device)
         problem = Problem(reference, F.one_hot(labels).movedim(-1, 0).float())
         channels = [len(features) for features in reference]
-        initial = initial_parameters(len(problem.target), channels, self.probe.seed, name)
-        parameters = self.fit(problem, initial.to(model.device), self.probe)
+        initial = initial_parameters(len(problem.target), channels, self.rule.seed, name)
+        parameters = self.fit(problem, initial.to(model.device), self.rule)
         del reference
         problem = replace(problem, maps=[])  # the first frame's maps, hundreds of MB, are needed no longer
         for frame_maps in maps:
             logits = replace(problem, maps=frame_maps).logits(parameters)
             yield logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
-
-    def derived(self, model: GridModel) -> dict[str, Any]:
-        native = self.native_size()
-        return {"native_px": list(native), "frame_px": list(self._frame_size(native, model.patch_size))}
-
-    def _frame_size(self, native: Size, patch_size: int) -> Size:
-        short_side_px = self.probe.short_side_px or self.probe.short_side_patches * patch_size
-        return network_size(native, patch_size, short_side_px)
 
 
 def linear_probe_task(data: Path, config: EvalConfig) -> LinearProbeTask:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from operator import add
 from pathlib import Path
@@ -24,11 +24,11 @@ from lila_cues.networks import load_flow
 from lila_cues.networks.frozen import FlowNetwork
 from lila_cues.networks.weights import file_sha256
 from lila_train.evaluation.config import EvalConfig
-from lila_train.evaluation.davis.task import DavisTask, open_davis
+from lila_train.evaluation.davis.task import DavisTask, FrameSettings, open_davis
 from lila_train.evaluation.dense.data import generator
 from lila_train.evaluation.dense.metrics import MeanSums
 from lila_train.evaluation.models import GridModel, feature_map
-from lila_train.model.resize import Size, as_input, network_size, sample_at, size_of
+from lila_train.model.resize import as_input, sample_at, size_of
 from lila_train.outputs import Json
 from stores.errors import LilaError
 
@@ -37,13 +37,9 @@ Places = Float[Tensor, "n 2"]  # x, y in [0, 1] over a frame's sides
 
 
 @dataclass(frozen=True)
-class StabilitySettings:
-    """Frames are resized as by `davis-knn@lila`; flow is computed at that size, from points drawn by the seed."""
+class StabilitySettings(FrameSettings):
+    """Flow is computed at the size of the frames, from points drawn by the seed."""
 
-    seed: int = 0
-    short_side_px: int | None = None  # None: short_side_patches × the encoder's patch size
-    short_side_patches: int = 34
-    antialias: bool = False
     points_per_pair: int = 2048  # of a pair of neighboring frames, before those without correspondence are left out
     flow: str = "raft_small"
 
@@ -53,12 +49,12 @@ class StabilityTask(DavisTask):
     """One part per sequence, a step per frame. Correspondences are kept in memory for the next head."""
 
     rule: StabilitySettings
-    _pairs: dict[tuple[str, Size], list[tuple[Places, Places, Places]]] = field(default_factory=dict, compare=False)
+    _pairs: dict[tuple[str, int], list[tuple[Places, Places, Places]]] = field(default_factory=dict, compare=False)
 
     @property
     def settings(self) -> dict[str, Any]:
         weights = self.config.flow_weights
-        return asdict(self.rule) | ({"flow_weights_sha256": file_sha256(weights)} if weights else {})
+        return super().settings | ({"flow_weights_sha256": file_sha256(weights)} if weights else {})
 
     @cached_property
     def flow(self) -> FlowNetwork:
@@ -72,17 +68,13 @@ class StabilityTask(DavisTask):
     def counts(self) -> dict[str, int]:
         return {"sequences": len(self.data.sequences), "frames": sum(self.parts().values())}
 
-    def derived(self, model: GridModel) -> dict[str, Any]:
-        native = self.native_size()
-        return {"native_px": list(native), "frame_px": list(self._frame_size(native, model.patch_size))}
-
     @torch.no_grad()
     def run(self, model: GridModel, head: str, part: str, folder: Path, advance: Callable[[], None]) -> Json:
         paths, sums, before = self.data.sequences[part].frames, MeanSums(), None
-        size = self._frame_size(size_of(read_image(paths[0], upright=False)[..., 0]), model.patch_size)
-        known, pairs = self._pairs.get((part, size)), list[tuple[Places, Places, Places]]()
+        known, pairs = self._pairs.get((part, model.patch_size)), list[tuple[Places, Places, Places]]()
         for t, path in enumerate(paths):
             frame = read_image(path, upright=False, background=None)
+            size = self.rule.frame_size(size_of(frame[..., 0]), model.patch_size)
             image = as_input(frame, size, model.device, self.rule.antialias)
             features = feature_map(model, head)(image)[0]
             if before is not None:
@@ -90,7 +82,7 @@ class StabilityTask(DavisTask):
                 sums += pair_cosines(before[1], features, *pairs[-1])
             before = image, features
             advance()
-        self._pairs[part, size] = pairs
+        self._pairs[part, model.patch_size] = pairs
         share = sum(len(points) for points, _, _ in pairs) / (len(pairs) * self.rule.points_per_pair)
         return {"frames": len(paths), "corresponding": share, "means": sums.metrics()}
 
@@ -98,9 +90,6 @@ class StabilityTask(DavisTask):
         """Return the means over sequences of the means over pairs of frames."""
         sums = reduce(add, (MeanSums.of(record["means"]) for record in records), MeanSums())
         return {name: sums.mean(name) for name in METRICS}
-
-    def _frame_size(self, native: Size, patch_size: int) -> Size:
-        return network_size(native, patch_size, self.rule.short_side_px or self.rule.short_side_patches * patch_size)
 
     def _correspondences(self, name: str, t: int, one: Tensor, other: Tensor) -> tuple[Places, Places, Places]:
         """Return points of frame t − 1 that have a correspondence, those in frame t, and as many random ones in it."""

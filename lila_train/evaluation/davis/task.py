@@ -30,8 +30,8 @@ from lila_train.evaluation.davis.metrics import (
     without_void,
 )
 from lila_train.evaluation.models import GridModel
-from lila_train.evaluation.results import files_sha256
-from lila_train.model.resize import Image, Labels, Size, size_of
+from lila_train.model.propagation import Propagation
+from lila_train.model.resize import Image, Labels, Size, network_size, size_of
 from lila_train.outputs import Json
 from stores.errors import LilaError
 
@@ -125,26 +125,25 @@ class DavisData:
             )
         return (stored == VOID).astype(np.uint8)
 
+    @property
+    def about(self) -> dict[str, Any]:
+        return {"layout": self.layout, "sequences": list(self.sequences)}
 
-@dataclass(frozen=True)
-class DavisTask:
-    """What protocols on DAVIS have in common: the data, checked and identified."""
+    @property
+    def files(self) -> list[Path]:
+        return [path for sequence in self.sequences.values() for path in (*sequence.frames, *sequence.masks)]
 
-    protocol: str
-    data: DavisData
-    config: EvalConfig
+    @property
+    def checks(self) -> list[Callable[[], object]]:
+        return [partial(self._check, name) for name in self.sequences]
 
-    def data_identity(self) -> dict[str, Any]:
-        paths = (path for sequence in self.data.sequences.values() for path in (*sequence.frames, *sequence.masks))
-        files = files_sha256(paths, self.data.root)
-        return {"layout": self.data.layout, "sequences": list(self.data.sequences), "files_sha256": files}
+    def native_size(self) -> Size:
+        """Return the size of the first sequence's frames."""
+        return size_of(self.reference(next(iter(self.sequences.values()))))
 
-    def reads(self) -> list[Callable[[], object]]:
-        return [partial(self._check, name) for name in self.data.sequences]
-
-    def _reference(self, sequence: DavisSequence) -> Labels:
+    def reference(self, sequence: DavisSequence) -> Labels:
         """Return the first mask; LilaError where its ids leave out numbers."""
-        labels = without_void(self.data.labels(sequence.masks[0]))
+        labels = without_void(self.labels(sequence.masks[0]))
         ids = np.unique(labels[labels > 0]).tolist()
         if ids != list(range(1, len(ids) + 1)):
             raise LilaError(
@@ -155,12 +154,12 @@ class DavisTask:
 
     def _check(self, name: str) -> None:
         """Read a sequence; LilaError for a mask with other ids than the first, and for files of another size."""
-        sequence = self.data.sequences[name]
+        sequence = self.sequences[name]
         require_frames(name, len(sequence.frames))
-        reference = self._reference(sequence)
+        reference = self.reference(sequence)
         objects = count_objects(reference, sequence.masks[0])
         for mask in sequence.masks[1:]:
-            labels = without_void(self.data.labels(mask))
+            labels = without_void(self.labels(mask))
             if labels.shape != reference.shape:
                 raise LilaError(
                     f"expected masks of the size of the first one, {reference.shape[1]}×{reference.shape[0]}, found "
@@ -179,9 +178,38 @@ class DavisTask:
                     f"{frame.shape[1]}×{frame.shape[0]} in {path}; restore that file"
                 )
 
-    def native_size(self) -> Size:
-        """Return the size of the first sequence's frames."""
-        return size_of(self._reference(next(iter(self.data.sequences.values()))))
+
+@dataclass(frozen=True)
+class FrameSettings:
+    """Settings of a protocol that resizes frames as `davis-knn@lila` does, and draws random numbers by a seed."""
+
+    seed: int = 0
+    short_side_px: int | None = None  # of the network's input; None: short_side_patches × the encoder's patch size
+    short_side_patches: int = 34
+    antialias: bool = False  # of frames that are reduced
+
+    def frame_size(self, native: Size, patch_size: int) -> Size:
+        """Return the size of the network's input for frames of `native` (height, width) pixels."""
+        return network_size(native, patch_size, self.short_side_px or self.short_side_patches * patch_size)
+
+
+@dataclass(frozen=True)
+class DavisTask:
+    """What protocols on DAVIS have in common: a part is a sequence."""
+
+    protocol: str
+    data: DavisData
+    config: EvalConfig
+    rule: FrameSettings | Propagation
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return asdict(self.rule)
+
+    def derived(self, model: GridModel) -> dict[str, Any]:
+        """Return the sizes of the first sequence."""
+        native = self.data.native_size()
+        return {"native_px": list(native), "frame_px": list(self.rule.frame_size(native, model.patch_size))}
 
 
 @dataclass(frozen=True)
@@ -198,7 +226,7 @@ class MaskTask(DavisTask, ABC):
 
     def counts(self) -> dict[str, int]:
         sequences = self.data.sequences.values()
-        objects = sum(int(self._reference(sequence).max()) for sequence in sequences)
+        objects = sum(int(self.data.reference(sequence).max()) for sequence in sequences)
         frames = sum(len(sequence.frames) for sequence in sequences)
         return {"sequences": len(sequences), "objects": objects, "frames": frames}
 
@@ -207,7 +235,7 @@ class MaskTask(DavisTask, ABC):
         sequence = self.data.sequences[part]
         saved = folder / "predictions" / head / part
         saved.mkdir(parents=True, exist_ok=True)
-        reference = self._reference(sequence)
+        reference = self.data.reference(sequence)
         files = [saved / mask.name for mask in sequence.masks]
         write_label_png(files[0], reference)
         frames = (read_image(path, upright=False, background=None) for path in sequence.frames)

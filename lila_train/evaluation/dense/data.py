@@ -43,8 +43,12 @@ class DenseData:
     read: Callable[[Files], Example]
     about: dict[str, Any]  # what else determines the scores: layout, lists, classes
 
-    def reads(self) -> list[Callable[[], object]]:
-        """Return calls that read every example; each raises LilaError for a file that cannot be used."""
+    @property
+    def files(self) -> list[Path]:
+        return [path for files in (*self.train, *self.val) for path in files]
+
+    @property
+    def checks(self) -> list[Callable[[], object]]:
         return [partial(self.read, files) for files in (*self.train, *self.val)]
 
 

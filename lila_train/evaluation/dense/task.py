@@ -25,7 +25,7 @@ from lila_train.evaluation.dense.data import NO_CROP, DenseData, Files
 from lila_train.evaluation.dense.probes import features_of, seeded
 from lila_train.evaluation.dense.training import DenseProtocol, Sums, read_batches, train
 from lila_train.evaluation.models import GridModel
-from lila_train.evaluation.results import ResultFolder, files_sha256, fingerprint
+from lila_train.evaluation.results import ResultFolder, fingerprint
 from lila_train.model.resize import size_of, to_size
 from lila_train.outputs import Json, read_json
 
@@ -53,13 +53,6 @@ class DenseTask:
     def parts(self) -> dict[str, int]:
         """Return the number of training steps and validation batches of the one part."""
         return {"probe": self.rule.recipe.steps(len(self.data.train)) + math.ceil(len(self.data.val) / self._val_batch)}
-
-    def data_identity(self) -> dict[str, Any]:
-        paths = (path for files in (*self.data.train, *self.data.val) for path in files)
-        return self.data.about | {"files_sha256": files_sha256(paths, self.data.root)}
-
-    def reads(self) -> list[Callable[[], object]]:
-        return self.data.reads()
 
     def counts(self) -> dict[str, int]:
         return {"train images": len(self.data.train), "images": len(self.data.val)}

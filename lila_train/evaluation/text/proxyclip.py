@@ -7,7 +7,7 @@ trained. As in that paper the last block's residual and feed-forward layer are l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, reduce
 from operator import add
 from pathlib import Path
@@ -24,7 +24,6 @@ from lila_train.evaluation.dense.data import NO_CROP, DenseData, Example, ValVie
 from lila_train.evaluation.dense.metrics import Confusion
 from lila_train.evaluation.dense.task import draw_classes, example_indices, keep_example, sliding_window
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
-from lila_train.evaluation.results import files_sha256
 from lila_train.evaluation.text.clip import IMAGENET, ClassTexts, ClipImages, ade_names
 from lila_train.model.resize import size_of, to_size, to_whole_patches
 from lila_train.outputs import Json
@@ -66,13 +65,6 @@ class OpenVocabulary:
         """Return runs of a hundred images, named by the index of their first."""
         count = len(self.data.val)
         return {f"{n:05d}": min(IMAGES_PER_PART, count - n) for n in range(0, count, IMAGES_PER_PART)}
-
-    def data_identity(self) -> dict[str, Any]:
-        paths = (path for files in self.data.val for path in files)
-        return self.data.about | self.texts.identity() | {"files_sha256": files_sha256(paths, self.data.root)}
-
-    def reads(self) -> list[Callable[[], object]]:
-        return self.data.reads()
 
     def counts(self) -> dict[str, int]:
         return {"images": len(self.data.val), "classes": len(self.texts.names)}
@@ -132,6 +124,7 @@ def open_vocabulary_task(data: Path, config: EvalConfig) -> OpenVocabulary:
     """Open an ADE20K folder for `openvocab@proxyclip`: its validation set, classes named by objectInfo150.txt."""
     texts = ClassTexts(ade_names(data / "objectInfo150.txt"), IMAGENET, config.clip or CLIP, config.texts)
     images = segmentation.open_ade(segmentation.ADE_150_LABELS, 150, data, config.limit, train=False)
+    images = replace(images, about=images.about | texts.identity())
     return OpenVocabulary(images, config, texts, ProxySettings())
 
 

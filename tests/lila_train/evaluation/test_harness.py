@@ -318,7 +318,7 @@ def test_the_list_names_every_protocol_with_its_metrics_and_settings(davis: Path
 def test_settings_of_a_protocol_are_changed_by_name_and_refused_elsewhere(davis: Path):
     config = EvalConfig(topk=10, window=25, context_frames=4)
     task = protocols.open_task("davis-knn@lila", davis, config)
-    assert (task.propagation.topk, task.propagation.window, task.propagation.context_frames) == (10, 25, 4)
+    assert (task.rule.topk, task.rule.window, task.rule.context_frames) == (10, 25, 4)
     named = task.config.evaluation_id(task.protocol)
     assert named == "davis-knn@lila+topk=10+context_frames=4"  # a window of 25 is the protocol's
     with pytest.raises(LilaError, match=r"--set topk, --set window, --set context_frames does not apply to davis-lp@"):

@@ -43,9 +43,9 @@ def test_published_settings(tmp_path):
     data = write_davis(tmp_path)
     for name, protocol in (("davis-knn@lila", LILA), ("davis-knn@dino", DINO)):
         assert (protocol.window, protocol.context_frames, protocol.topk, protocol.temperature) == (25, 8, 5, 0.1)
-        assert open_task(name, data, EvalConfig()).propagation == protocol
+        assert open_task(name, data, EvalConfig()).rule == protocol
     assert (LILA.border, DINO.border) == ("replicate", "cut")
-    assert open_task("davis-knn@dino960", data, EvalConfig()).propagation == DinoPropagation(short_side_px=960)
+    assert open_task("davis-knn@dino960", data, EvalConfig()).rule == DinoPropagation(short_side_px=960)
 
 
 @pytest.mark.parametrize("head", ["encoder_grid", "pixel_map"])
