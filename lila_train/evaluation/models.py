@@ -86,8 +86,8 @@ def from_transformers(kind: str, place: str, expected: str, hint: str, **options
 class GridCache:
     """Grids of the latest images of a frozen encoder, up to `CACHED` bytes.
 
-    Probes read a grid and a pixel map decoded from it; runs are scored on the same frames again and again, where on a
-    CPU the encoder takes half of the time. There images are recognized by their content, else as the same tensor.
+    Probes read a grid and a pixel map made of it, and runs are scored on the same frames again and again. On a CPU
+    images are recognized by their content, on a GPU by the identity of the tensor.
     """
 
     def __init__(self) -> None:
@@ -114,6 +114,11 @@ class GridCache:
 _caches: WeakKeyDictionary[FrozenEncoder, GridCache] = WeakKeyDictionary()
 
 
+def taps_of(encoder: FrozenEncoder, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
+    """Return the grids of the encoder's four tapped blocks; those of the latest images are not computed again."""
+    return _caches.setdefault(encoder, GridCache()).grids(encoder, images)
+
+
 @dataclass(frozen=True)
 class EncoderAlone:
     """A frozen encoder without anything on top: the baseline of every table."""
@@ -130,7 +135,7 @@ class EncoderAlone:
 
     def encoder_taps(self, images: Float[Tensor, "b 3 H W"]) -> tuple[Float[Tensor, "b e h w"], ...]:
         """Return the four blocks that LILA's decoder reads, each after the final LayerNorm."""
-        return _caches.setdefault(self.encoder, GridCache()).grids(self.encoder, images)
+        return taps_of(self.encoder, images)
 
     def describe(self) -> dict[str, Any]:
         source = self.encoder.source.to_dict()

@@ -46,7 +46,7 @@ from torchvision.transforms.v2.functional import normalize
 from lila_cues.console import duration, err
 from lila_cues.networks import FrozenEncoder, hub, load_encoder
 from lila_cues.networks.weights import file_sha256, load_strictly, random_seed, read_content, seeded
-from lila_train.evaluation.models import ENCODER, EncoderAlone, GridModel
+from lila_train.evaluation.models import ENCODER, EncoderAlone, GridModel, taps_of
 from lila_train.model.released import encoder_weights_identity
 from lila_train.model.resize import size_of, to_size
 from stores.errors import LilaError
@@ -369,6 +369,14 @@ def read_nested(path: Path) -> dict[str, Tensor]:
                 yield from flatten(value, f"{name}.{key}" if name else str(key))
 
     return dict(flatten(read_content(path, WEIGHTS_OPTION), ""))
+
+
+def grid_of(encoder: FrozenEncoder, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b e h w"]:
+    """Return `encoder.grid(images)`, computed once for the network and for probes that read the grid too.
+
+    A copy, since the code of others may change it in place.
+    """
+    return taps_of(encoder, images)[-1].clone()
 
 
 def normalized(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 H W"]:

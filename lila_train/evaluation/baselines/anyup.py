@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder
-from lila_train.evaluation.baselines import normalized
+from lila_train.evaluation.baselines import grid_of, normalized
 
 REPOSITORY = "wimmerth/anyup"
 REVISION = "351807a9c4287368732cc247f26c7c81c9139af4"
@@ -27,4 +27,4 @@ def build(encoder: FrozenEncoder) -> nn.Module:
 
 def call(network: nn.Module, encoder: FrozenEncoder, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
     """Return the upsampled grid at the images' size."""
-    return network(normalized(images), encoder.grid(images), q_chunk_size=QUERIES_PER_CHUNK)
+    return network(normalized(images), grid_of(encoder, images), q_chunk_size=QUERIES_PER_CHUNK)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder
-from lila_train.evaluation.baselines import normalized, replaced_modules
+from lila_train.evaluation.baselines import grid_of, normalized, replaced_modules
 
 REPOSITORY = "mhamilton723/FeatUp"
 REVISION = "6b5a6c0e91f75e69194807128dcbc39c3084a30d"
@@ -34,7 +34,7 @@ def build(encoder: FrozenEncoder) -> nn.ModuleDict:
 
 def call(network: nn.ModuleDict, encoder: FrozenEncoder, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c y x"]:
     """Return the grid upsampled 16 times along both sides."""
-    return network["upsampler"](network["norm"](encoder.grid(images)), normalized(images))
+    return network["upsampler"](network["norm"](grid_of(encoder, images)), normalized(images))
 
 
 def adaptive_convolution(

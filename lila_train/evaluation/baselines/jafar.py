@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder
-from lila_train.evaluation.baselines import normalized
+from lila_train.evaluation.baselines import grid_of, normalized
 
 REPOSITORY = "PaulCouairon/JAFAR"
 REVISION = "94d4d5456ff3c719d111b9a26ead3813e089302b"
@@ -32,4 +32,4 @@ def build(encoder: FrozenEncoder) -> nn.Module:
 def call(network: nn.Module, encoder: FrozenEncoder, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
     """Return the upsampled grid at the images' size."""
     with torch.device(images.device):
-        return network(normalized(images), encoder.grid(images), tuple(images.shape[2:]))
+        return network(normalized(images), grid_of(encoder, images), tuple(images.shape[2:]))

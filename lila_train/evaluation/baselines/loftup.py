@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder
-from lila_train.evaluation.baselines import normalized
+from lila_train.evaluation.baselines import grid_of, normalized
 
 REPOSITORY = "andrehuang/loftup"
 REVISION = "6620d9bcde4c1af5cddedde6b9aaed6d4174a799"
@@ -27,4 +27,4 @@ def build(encoder: FrozenEncoder) -> nn.Module:
 
 def call(network: nn.Module, encoder: FrozenEncoder, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
     """Return the upsampled grid at the images' size."""
-    return network(encoder.grid(images), normalized(images))
+    return network(grid_of(encoder, images), normalized(images))

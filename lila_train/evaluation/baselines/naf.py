@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder
-from lila_train.evaluation.baselines import normalized, replaced_modules
+from lila_train.evaluation.baselines import grid_of, normalized, replaced_modules
 from stores.errors import LilaError
 
 REPOSITORY = "valeoai/NAF"
@@ -35,7 +35,7 @@ def build(encoder: FrozenEncoder) -> nn.Module:
 
 def call(network: nn.Module, encoder: FrozenEncoder, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d H W"]:
     """Return the upsampled grid at the images' size."""
-    return network(normalized(images), encoder.grid(images), tuple(images.shape[2:]))
+    return network(normalized(images), grid_of(encoder, images), tuple(images.shape[2:]))
 
 
 def neighborhood_attention(

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from lila_cues.networks import FrozenEncoder
-from lila_train.evaluation.baselines import normalized
+from lila_train.evaluation.baselines import grid_of, normalized
 
 REPOSITORY = "mwalmer-umd/UPLiFT"
 REVISION = "85f09ee4512aacdb7ff194b5137fb65049e0dbe9"
@@ -33,4 +33,4 @@ def build(encoder: FrozenEncoder) -> nn.Module:
 
 def call(network: nn.Module, encoder: FrozenEncoder, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b c y x"]:
     """Return the grid upsampled 16 times along both sides."""
-    return network(normalized(images), encoder.grid(images))
+    return network(normalized(images), grid_of(encoder, images))

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from lila_cues.networks import load_encoder
+from lila_cues.networks import FrozenEncoder, load_encoder
 from lila_cues.networks.weights import file_sha256
 from lila_train.cli import app
 from lila_train.evaluation import baselines
-from lila_train.evaluation.baselines import Baseline, BaselineOptions, find, importable, names, normalized
+from lila_train.evaluation.baselines import Baseline, BaselineOptions, find, grid_of, importable, names, normalized
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.evaluation.models import PixelModel, feature_map
 from lila_train.report.tables import tables
@@ -79,6 +79,19 @@ def test_a_clone_becomes_a_pixel_model_on_our_encoder(tmp_path: Path, image: tor
     assert not any(parameter.requires_grad for parameter in model.network.parameters())
     about = model.describe()["baseline"]
     assert (about["name"], about["licence"], about["revision"]) == ("stand-in", "mit", "a local clone")
+
+
+def test_the_encoder_runs_once_for_its_grid_and_the_network_on_it(
+    tmp_path: Path, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    asked = BaselineOptions(baseline_repo=clone_of(tmp_path / "clone"), baseline_weights="random:1")
+    model = stand_in(call=lambda network, encoder, images: network(grid_of(encoder, images), images)).load(asked, CPU)
+    passes: list[torch.Tensor] = []
+    tokens = FrozenEncoder.tokens
+    monkeypatch.setattr(FrozenEncoder, "tokens", lambda self, x: passes.append(x) or tokens(self, x))
+    own = nn.functional.interpolate(model.network(model.encoder_grid(image), image), (48, 64), mode="bilinear")
+    torch.testing.assert_close(model.pixel_map(image), own)
+    assert len(passes) == 1
 
 
 def test_weights_are_taken_from_their_prefix_and_must_be_complete(tmp_path: Path):
