@@ -86,8 +86,8 @@ class Header:
         members = {name: each.metadata(self.n_clips, self.spec.shard_clips) for name, each in arrays(self.spec).items()}
         names = about("name of the clip, UTF-8 padded with 0")
         for array in (
-            ArraySpec("status", (), (), Cast("uint8"), attributes=about("state of the clip", **_STATES)),
-            ArraySpec("clip_name", ("name_byte",), (self.name_bytes,), Cast("uint8"), attributes=names),
+            ArraySpec("status", (), (), Cast("uint8"), about("state of the clip", **_STATES)),
+            ArraySpec("clip_name", ("name_byte",), (self.name_bytes,), Cast("uint8"), names),
         ):
             one_file = {"codecs": [{"name": "bytes"}, {"name": "crc32c"}]}
             members[array.name] = array.metadata(self.n_clips, self.n_clips) | one_file

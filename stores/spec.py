@@ -121,8 +121,8 @@ class ArraySpec:
     dimensions: tuple[str, ...]
     shape: tuple[int, ...]
     encoding: Encoding
+    attributes: dict[str, Any] = field(hash=False)
     split: bool = False
-    attributes: dict[str, Any] = field(default_factory=dict, hash=False)
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
@@ -176,39 +176,36 @@ class ArraySpec:
 def arrays(spec: StoreSpec) -> dict[str, ArraySpec]:
     """Return all arrays but `status` and `clip_name`, in the order in which a task writes them."""
     g, channels = spec.geometry, (spec.geometry.frames, spec.geometry.channels)
-    flow = (("pair", "flow_axis", "y", "x"), (g.pairs, 2, *g.cue), spec.flow, True)
-    forward, backward = (
-        about(f"optical flow, frame {ends}", "px", flow_axis="x (right), y (down)") for ends in ("t to t+Δ", "t+Δ to t")
-    )
     ordered = [
-        ArraySpec("rgb", ("frame", "rgb_y", "rgb_x", "colour"), (g.frames, *g.base, 3), spec.rgb, True, about("RGB")),
-        ArraySpec("depth", ("frame", "y", "x"), (g.frames, *g.cue), spec.depth, True, about("relative inverse depth")),
-        ArraySpec("flow_forward", *flow, forward),
-        ArraySpec("flow_backward", *flow, backward),
+        ArraySpec("rgb", ("frame", "rgb_y", "rgb_x", "colour"), (g.frames, *g.base, 3), spec.rgb, about("RGB"), True),
+        ArraySpec("depth", ("frame", "y", "x"), (g.frames, *g.cue), spec.depth, about("relative inverse depth"), True),
     ]
+    for name, ends in (("flow_forward", "t to t+Δ"), ("flow_backward", "t+Δ to t")):
+        attributes = about(f"optical flow, frame {ends}", "px", flow_axis="x (right), y (down)")
+        dimensions, shape = ("pair", "flow_axis", "y", "x"), (g.pairs, 2, *g.cue)
+        ordered.append(ArraySpec(name, dimensions, shape, spec.flow, attributes, True))
     scaled = ("features", "features_raw") if isinstance(spec.features, PerMapInt8) else ()
     for name, grid, size in (("features", "feature", g.features), ("features_raw", "encoder", g.encoder)):
         notes = {"scale_array": f"{name}_scale"} if name in scaled else {}
         meaning = f"channels of the encoder{', refined by PAMR' * (name == 'features')}"
         dimensions = ("frame", "channel", f"{grid}_y", f"{grid}_x")
-        ordered.append(ArraySpec(name, dimensions, channels + size, spec.features, True, about(meaning, **notes)))
+        ordered.append(ArraySpec(name, dimensions, channels + size, spec.features, about(meaning, **notes), True))
     for maps in spec.extra:
         axis, shape = f"{maps.name}_axis", (g.frames, len(maps.axis), *g.cue)
         attributes = about(maps.name, maps.units, limits=list(maps.limits)) | {axis: ", ".join(maps.axis)}
-        ordered.append(ArraySpec(maps.name, ("frame", axis, "y", "x"), shape, maps.encoding, True, attributes))
+        ordered.append(ArraySpec(maps.name, ("frame", axis, "y", "x"), shape, maps.encoding, attributes, True))
     for name in scaled:
         scale = about(f"value of a step of {name}")
-        ordered.append(ArraySpec(f"{name}_scale", ("frame", "channel"), channels, Cast("float32"), attributes=scale))
-    frames, pairs, index = (("frame",), (g.frames,)), (("pair",), (g.pairs,)), Cast("int32")
-    numbers, times = about("number of the frame in the source"), about("time of the frame in the source", "s")
-    chosen, members = about("number of the channel in the encoder"), about("which two of the clip's frames")
-    gap = about("distance Δ of the pair's frames in the source", "frames")
+        ordered.append(ArraySpec(f"{name}_scale", ("frame", "channel"), channels, Cast("float32"), scale))
+    channel, distance = about("number of the channel in the encoder"), "distance Δ of the pair's frames in the source"
     ordered += [
-        ArraySpec("feature_channels", ("channel",), (g.channels,), index, attributes=chosen),
-        ArraySpec("frame_index", *frames, Cast("int64"), attributes=numbers),
-        ArraySpec("frame_time", *frames, Cast("float64"), attributes=times),
-        ArraySpec("pair_frames", ("pair", "end"), (g.pairs, 2), index, attributes=members),
-        ArraySpec("pair_gap", *pairs, index, attributes=gap),
+        ArraySpec("feature_channels", ("channel",), (g.channels,), Cast("int32"), channel),
+        ArraySpec("frame_index", ("frame",), (g.frames,), Cast("int64"), about("number of the frame in the source")),
+        ArraySpec(
+            "frame_time", ("frame",), (g.frames,), Cast("float64"), about("time of the frame in the source", "s")
+        ),
+        ArraySpec("pair_frames", ("pair", "end"), (g.pairs, 2), Cast("int32"), about("which two of the clip's frames")),
+        ArraySpec("pair_gap", ("pair",), (g.pairs,), Cast("int32"), about(distance, "frames")),
     ]
     names = [*(array.name for array in ordered), *OTHER_NAMES]
     if len(set(names)) < len(names):

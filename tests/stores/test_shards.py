@@ -19,7 +19,7 @@ from stores.spec import ArraySpec
 from tests.stores import worlds
 
 FRAMES = worlds.GEOMETRY.frames
-SPEC = ArraySpec("values", ("index",), (8,), Cast("uint8"))
+SPEC = ArraySpec("values", ("index",), (8,), Cast("uint8"), {})
 INDICES = (
     st.integers(-FRAMES, FRAMES - 1)
     | st.slices(FRAMES)
