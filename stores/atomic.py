@@ -111,10 +111,15 @@ def require_local(path: Path) -> None:
         )
 
 
+def nearest_existing(path: Path) -> Path:
+    """Return the absolute path, or the nearest one above it that exists."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+
+
 def require_writable(path: Path, remedy: str) -> None:
     """Raise StoreError, before long work, where a file or folder cannot be written; `remedy` is what else to do."""
     require_local(path)
-    above = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    above = nearest_existing(path)
     if above != path.absolute() and not above.is_dir():
         raise StoreError(f"expected a folder for {path}, found a file at {above}; {remedy}")
     folder = above if above.is_dir() else above.parent

@@ -62,10 +62,3 @@ class PairCues:
         if values is None:
             raise KeyError(name)
         return values
-
-
-def first_not_finite(values: np.ndarray, missing_allowed: bool = False) -> int | None:
-    """Return the first map along the first axis with NaN or infinity; with `missing_allowed`, with nothing else."""
-    finite = np.isfinite(values).reshape(len(values), -1)
-    found = np.flatnonzero(~(finite.any(axis=1) if missing_allowed else finite.all(axis=1)))
-    return int(found[0]) if len(found) else None

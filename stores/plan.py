@@ -8,6 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from stores.atomic import nearest_existing
 from stores.encodings import Jpeg
 from stores.errors import StoreError
 from stores.spec import ArraySpec, StoreSpec, arrays
@@ -89,7 +90,7 @@ def require_room(planned: Plan, path: Path, done_share: float = 0.0) -> int:
 
 def free_space(path: Path) -> tuple[Path, int]:
     """Return the existing folder at or above `path`, and the free bytes of its file system."""
-    place = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    place = nearest_existing(path)
     return place, shutil.disk_usage(place).free
 
 

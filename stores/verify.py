@@ -15,7 +15,7 @@ import numpy as np
 
 from stores import encodings, metadata
 from stores.backends import LocalFiles
-from stores.cues import ClipCues, first_not_finite
+from stores.cues import ClipCues
 from stores.encodings import CHECKSUM_BYTES, ChecksumError, crc32c
 from stores.errors import StoreError, UnreadableError
 from stores.ledger import ABSENT, COMPLETE, FAILED, Key, TaskRecord, folder, folders
@@ -234,16 +234,16 @@ def _problem(spec: ArraySpec, values: np.ndarray) -> str | None:
     finite = np.isfinite(values)
     match spec.name:
         case "depth":
-            if (frame := first_not_finite(values, missing_allowed=True)) is not None:
+            if (frame := _first_not_finite(values, missing_allowed=True)) is not None:
                 return f"frame {frame} has no finite value"
             return "negative inverse depth" if np.nanmin(values) < 0 else None
         case "flow_forward" | "flow_backward":
-            if (pair := first_not_finite(values, missing_allowed=True)) is not None:
+            if (pair := _first_not_finite(values, missing_allowed=True)) is not None:
                 return f"pair {pair} has no finite value"
             limit = 2 * max(spec.shape[-2:])
             return f"motion of more than {limit} px" if np.nanmax(np.abs(values)) > limit else None
         case "features" | "features_raw":
-            if (frame := first_not_finite(values)) is not None:
+            if (frame := _first_not_finite(values)) is not None:
                 return f"frame {frame} has values that are not finite"
             return "a frame of zeros" if (values == 0).all(axis=(-3, -2, -1)).any() else None
         case "features_scale" | "features_raw_scale":
@@ -259,6 +259,13 @@ def _problem(spec: ArraySpec, values: np.ndarray) -> str | None:
     error = encodings.error_bound(spec.encoding, np.array([high]))[0] if np.isfinite(high) else 0.0
     within = np.isnan(values) | ((values >= low - error) & (values <= high + error))
     return None if within.all() else f"values beyond {low:g} to {high:g}"
+
+
+def _first_not_finite(values: np.ndarray, missing_allowed: bool = False) -> int | None:
+    """Return the first map along the first axis with NaN or infinity; with `missing_allowed`, with nothing else."""
+    finite = np.isfinite(values).reshape(len(values), -1)
+    found = np.flatnonzero(~(finite.any(axis=1) if missing_allowed else finite.all(axis=1)))
+    return int(found[0]) if len(found) else None
 
 
 def sample(store: CueStore, count: int, seed: int) -> list[int]:

@@ -118,10 +118,8 @@ def models() -> None:
     columns = "{:<8} {:<24} {:>7}  {:<15} {:<5} {}"  # of fixed width: a rich table would be cut at the terminal's width
     out.print(bold(columns.format("", "name", "MB", "license", "here", "weights, revision")))
     for network in registry.ENTRIES:
-        size, here = (
-            f"{network.megabytes:,.0f}" if network.megabytes else "–",
-            "yes" if network.is_available() else "no",
-        )
+        size = f"{network.megabytes:,}" if network.megabytes else "–"
+        here = "yes" if network.is_available() else "no"
         line = columns.format(network.kind, network.name, size, network.licence, here, network.origin())
         out.print(line, style="yellow" if network.non_commercial else None)
     out.print("\nAny other plain ViT of timm is an encoder by its timm name; NAME@REVISION takes one of the hub.")

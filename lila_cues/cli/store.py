@@ -33,7 +33,6 @@ from stores.verify import Finding, Thoroughness, check_documents, check_recomput
 
 SHOWN_FINDINGS = 20
 READ_RECORDS = 500  # records that `status` reads at most; counts of clips are in the names of all
-
 MERGING_THREADS = 8  # more would wait for the disk
 
 Store = Annotated[str, typer.Argument(metavar="STORE", help="Store directory, or its s3://, gs:// or https:// URL.")]
@@ -173,7 +172,7 @@ def repair(
             raise StoreError(
                 f"{report} is no report of `lila-cues verify --report`; name one, or leave --report out"
             ) from error
-    repairs = list(repair_store(opened, findings, partial(_recorded_clips, opened, root)))
+    repairs = list(repair_store(opened, findings, lambda: list_clips(*recorded_build(opened, root))))
     _show(repairs)
     remaining = _check(opened, tasks, False, jobs)
     if damaged := _is_damage(remaining):
@@ -184,10 +183,6 @@ def repair(
         again = f"{console.counted({'clips': lost})} to be built again: run the same `lila-cues build`"
         console.out.print(f"{opened.path} is repaired; {again if lost else 'no clip is lost'}")
     raise typer.Exit(int(damaged))
-
-
-def _recorded_clips(store: CueStore, root: Path | None) -> Sequence[str]:
-    return list_clips(*recorded_build(store, root))
 
 
 def merge(
@@ -234,7 +229,6 @@ def inspect(
     """Show the arrays of a store, statistics per cue, and pictures of some pairs as PNG and HTML."""
     from lila_cues.viz import html, inspection
     from lila_cues.viz.charts import picture_sheet
-    from stores.atomic import atomic_write
 
     opened = stores.open(store)
     if out is None:

@@ -120,13 +120,13 @@ def relief(distance: Float[np.ndarray, "y x"], light: Float[np.ndarray, " 3"]) -
     return (0.5 + 0.62 * np.clip(normal @ light, 0, 1)).astype(np.float32)
 
 
-def fractal_noise(rng: Generator, size: int, coarsest: int = 4, octaves: int = 5, gain: float = 0.55) -> Pattern:
-    """Sum smooth random maps, each twice as fine and `gain` times as strong as the one before, scaled to [0, 1]."""
+def fractal_noise(rng: Generator, size: int, coarsest: int = 4, octaves: int = 5) -> Pattern:
+    """Sum smooth random maps, each twice as fine and 0.55 times as strong as the one before, scaled to [0, 1]."""
     total = np.zeros((size, size), np.float32)
     for octave in range(octaves):
         cells = min(coarsest << octave, size)
         lattice = rng.random((cells + 3, cells + 3), dtype=np.float32)
-        total += gain**octave * cv2.resize(lattice, (size, size), interpolation=cv2.INTER_CUBIC)
+        total += 0.55**octave * cv2.resize(lattice, (size, size), interpolation=cv2.INTER_CUBIC)
     return _stretched(total)
 
 
@@ -214,11 +214,11 @@ def draw_pattern(rng: Generator, size: int, patterns: Sequence[Callable[[Generat
     return cv2.GaussianBlur(pattern(rng, size), (0, 0), 0.8)
 
 
-def draw_palette(rng: Generator, vivid: float = 0.8, colors: int = 5) -> Palette:
-    """Draw colors from dark to light around a few hues, as sRGB in [0, 1]; `vivid` is the largest saturation."""
-    hues = (rng.uniform(0, 1) + rng.choice([0.0, 0.08, 0.33, 0.5, 0.6], colors)) % 1 * 360
-    lightness = np.sort(rng.uniform(0.12, 0.92, colors)) + rng.normal(0, 0.06, colors)
-    saturation = rng.uniform(0.3 * vivid, vivid, colors)
+def draw_palette(rng: Generator, vivid: float = 0.8) -> Palette:
+    """Draw five colors from dark to light around a few hues, as sRGB in [0, 1]; `vivid` is the largest saturation."""
+    hues = (rng.uniform(0, 1) + rng.choice([0.0, 0.08, 0.33, 0.5, 0.6], 5)) % 1 * 360
+    lightness = np.sort(rng.uniform(0.12, 0.92, 5)) + rng.normal(0, 0.06, 5)
+    saturation = rng.uniform(0.3 * vivid, vivid, 5)
     hls = np.stack([hues, np.clip(lightness, 0.06, 0.95), saturation], axis=-1).astype(np.float32)
     return cv2.cvtColor(hls[None], cv2.COLOR_HLS2RGB)[0]
 

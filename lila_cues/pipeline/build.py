@@ -1,4 +1,4 @@
-"""A build: the store of a config, the tasks to do in this process, and the sum of their reports."""
+"""A build: the store of a config, the queue of its tasks, the loop of this process, and the sum of the reports."""
 
 from __future__ import annotations
 
@@ -75,13 +75,13 @@ class TaskQueue:
         """Return a task; those that have failed come last, and not to the worker at which they did."""
         if self._returned:
             return self._returned.popleft()
-        return task if (task := next(self._fresh, None)) is not None else self._elsewhere(self._again, worker)
+        return task if (task := next(self._fresh, None)) is not None else self._take(self._again, worker)
 
     def next_suspect(self, worker: str = "") -> int | None:
         """Return a task that has failed more than once, which may end its worker and what else that builds."""
-        return self._elsewhere(self._suspects, worker)
+        return self._take(self._suspects, worker)
 
-    def _elsewhere(self, tasks: deque[int], worker: str) -> int | None:
+    def _take(self, tasks: deque[int], worker: str) -> int | None:
         task = next((task for task in tasks if not worker or self._failed_at[task] != worker), None)
         if task is not None:
             tasks.remove(task)
