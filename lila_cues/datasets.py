@@ -270,7 +270,7 @@ class Davis(Frames):
 class YoutubeVos(Frames):
     """Every frame of the YouTube-VOS training videos, at 30 frames per second, as the published models were trained.
 
-    `train_all_frames/JPEGImages/VIDEO` in `root`, in `root` itself, or in the folder that doubles on unpacking.
+    `train_all_frames/JPEGImages/VIDEO` in `root`, in `root` itself, or in a second folder `train_all_frames`.
     """
 
     rate = 30.0

@@ -98,7 +98,7 @@ def open_or_create(
 def require_same(
     store: CueStore, fingerprint: dict[str, Any], clips: Sequence[str], spec: StoreSpec | None = None
 ) -> None:
-    """Raise StoreError, with the differences, if a store lacks clips, or has settings other than these of its own.
+    """Raise StoreError, with the differences, if a store has other settings, another spec, or not all of the clips.
 
     Clips that are no longer requested stay in the store.
     """

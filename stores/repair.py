@@ -43,9 +43,9 @@ def open_damaged(path: Path) -> CueStore:
     if not found:
         return open(path)  # raises the error
     recorded = None
-    for path in files.root.glob(f"{ledger.FOLDER}/*/*.json"):
+    for record in files.root.glob(f"{ledger.FOLDER}/*/*.json"):
         with contextlib.suppress(StoreError, FileNotFoundError):
-            key = str(path.relative_to(files.root))
+            key = str(record.relative_to(files.root))
             recorded = ledger.decode(files.read(key), key).fingerprint
             break
     return max(found, key=lambda store: (store.header.digest == recorded, _has_its_names(store)))
@@ -119,9 +119,10 @@ def _repair_names(store: CueStore, list_clips: Callable[[], Sequence[str]]) -> I
     with contextlib.suppress(FileNotFoundError):
         data = store.files.read(NAMES_KEY)
     names = np.frombuffer(data[:size].ljust(size, b"\0"), f"S{header.name_bytes}").copy()
-    for task in store.ledger.keys() or ():
+    listed = store.ledger.keys() or {}
+    for task in listed:
         with contextlib.suppress(StoreError):
-            record, clips = store.ledger.latest(task), store.task_clips(task)
+            record, clips = store.ledger.latest(task, listed), store.task_clips(task)
             if record is not None and len(record.names) == len(clips):
                 names[clips.start : clips.stop] = [name.encode() for name in record.names]
     source = "the records"

@@ -113,7 +113,7 @@ def start(arguments: Mapping[str, Any]) -> int:
         return run(config, options, dry_run=dry_run)
     from lila_cues.pipeline import cluster
 
-    with cluster.connect(options, config.shard_clips, messages.note, patient=not dry_run) as workers:
+    with cluster.connect(options, config.shard_clips, messages.note, await_first=not dry_run) as workers:
         if options.scheduler:  # the devices are theirs
             config, options = resolve(arguments, workers.device(options.device))
         return run(config.with_absolute_paths(), options, workers, dry_run)
@@ -241,7 +241,7 @@ def _build(
     networks: Networks | None,
     workers: Cluster | None,
 ) -> int:
-    """Build the pending clips of this builder's share, print what was done, and return the exit status."""
+    """Build the pending clips of this builder's share, print a summary, and return the exit status."""
     from lila_cues.pipeline import build
 
     pending = _pending(store, options)

@@ -35,7 +35,7 @@ class FrozenNetwork(nn.Module):
     def __init__(self, source: WeightSource, execution: Execution | None = None) -> None:
         super().__init__()
         self.source = source  # for a store's provenance
-        self.name = source.network  # that loads it again
+        self.name = source.network  # by which it is loaded again
         self.execution = execution or Execution()
 
     def train(self, mode: bool = True) -> FrozenNetwork:

@@ -51,12 +51,12 @@ class SchedulerLost(LilaError):
 
 
 class Cluster:
-    """The workers of one build; `notify` receives what the user should know, `patient` is to wait for a first one."""
+    """The workers of one build; `notify` receives messages for the user, `await_first` waits for a first worker."""
 
     def __init__(
-        self, client: Client, options: RunOptions, shard_clips: int, notify: Callable[[str], None], patient: bool = True
+        self, client: Client, options: RunOptions, shard_clips: int, notify: Callable[[str], None], await_first: bool
     ) -> None:
-        self.client, self.options, self.notify, self.patient = client, options, notify, patient
+        self.client, self.options, self.notify, self.await_first = client, options, notify, await_first
         self.place = f"the scheduler {options.scheduler}" if options.scheduler else "this machine"
         self.roster = Roster(notify)
         self.build: Build | None = None
@@ -257,7 +257,7 @@ class Cluster:
         self.roster.require_some()
         if info["workers"]:
             self._demand = None
-        elif not self.patient:
+        elif not self.await_first:
             raise LilaError(
                 f"expected workers at {self.place}, found none; start `dask worker` on the hosts that build"
             )
@@ -284,7 +284,7 @@ class Cluster:
 
 @contextmanager
 def connect(
-    options: RunOptions, shard_clips: int, notify: Callable[[str], None], patient: bool = True
+    options: RunOptions, shard_clips: int, notify: Callable[[str], None], await_first: bool = True
 ) -> Iterator[Cluster]:
     """Connect to the scheduler, or start processes on this machine that share its cores.
 
@@ -316,7 +316,7 @@ def connect(
         stack.callback(client.close, timeout=CLOSE_SECONDS)
         if not options.scheduler:
             notify(f"Dask's page on these workers: {client.dashboard_link}")
-        cluster = Cluster(client, options, shard_clips, notify, patient)
+        cluster = Cluster(client, options, shard_clips, notify, await_first)
         stack.callback(cluster.close)
         yield cluster
 

@@ -1,8 +1,8 @@
 """Video files in: `read_clip` for selected frames of a clip, `VideoFrames` for all frames in order.
 
 Both make the same pass over a file. PyAV decodes it in order and never seeks, which is exact on every codec, and the
-pass checks it: a container's frame count is a promise (it includes frames that an edit list hides and frames that a
-truncated copy lost), and a decoder conceals damage and returns a picture.
+pass checks it: a container's frame count includes frames that an edit list hides and frames that a truncated copy
+lost, and a decoder conceals damage and returns a picture.
 
 FFmpeg's filter chain converts frames to RGB, bit for bit as the `ffmpeg` command does (measured on 8 and 10 bits, 4:2:0
 and 4:2:2). Interlaced frames stay woven and their chroma is interpolated over both fields, as by that command, decord

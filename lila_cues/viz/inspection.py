@@ -77,9 +77,9 @@ def summary(store: CueStore) -> str:
 
 def stored_bytes(store: CueStore, tasks: Iterable[int]) -> dict[str, float]:
     """Return bytes per complete clip of each array, from the ledger records of some tasks."""
-    totals, clips = dict.fromkeys(store.arrays, 0), 0
+    totals, clips, listed = dict.fromkeys(store.arrays, 0), 0, store.ledger.keys()
     for task in tasks:
-        record = store.ledger.latest(task)
+        record = store.ledger.latest(task, listed)
         if record is not None:
             clips += sum(clip.status == COMPLETE for clip in record.clips)
             for name, size in record.shard_bytes.items():

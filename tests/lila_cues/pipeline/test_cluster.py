@@ -284,7 +284,7 @@ def test_a_check_without_a_build_does_not_wait_for_workers(options: RunOptions, 
     options = replace(options, scheduler=threads.scheduler_address)
     with (
         pytest.raises(LilaError, match=r"expected workers at the scheduler tcp://.*, found none; start `dask worker`"),
-        cluster.connect(options, 1, pytest.fail, patient=False) as workers,
+        cluster.connect(options, 1, pytest.fail, await_first=False) as workers,
     ):
         workers.device("auto")
 

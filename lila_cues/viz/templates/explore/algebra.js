@@ -24,7 +24,7 @@ function cosines(map, vector) {
 
 /**
  * One linear map per class by ridge regression on one-hot labels: (XᵀX/N + λI)⁻¹ XᵀY/N, X with a column of ones.
- * The bias is regularised as well, as in the paper. Gives [{weights, offset}] by class.
+ * The bias is regularized as well, as in the paper. Gives [{weights, offset}] by class.
  */
 function ridge(rows, labels, classes, lambda) {
   const size = rows[0].length + 1;

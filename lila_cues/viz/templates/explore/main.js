@@ -164,12 +164,11 @@ function drawSegments(shown) {
   if (classes.length < 2)
     return classes.length ? "Now mark something else with another label (keys 1 to 6, 0 for background)." : "Click on a thing to give it the chosen label.";
   const fit = fitted(shown, classes);
-  const counts = shown.map((map, i) => {
+  shown.forEach((map, i) => {
     const segments = segment(map, fit);
     paintSegments(panels[i].canvas, map, segments, classes);
-    return segments;
+    panels[i].reading.value = shares(segments, classes);
   });
-  panels.forEach(({ reading }, i) => (reading.value = shares(counts[i], classes)));
   return `Ridge fit to ${state.clicks.length} clicks, ${classes.length} labels.`;
 }
 
@@ -211,7 +210,7 @@ function saveLabels() {
   set({ notice: `labels.json has ${points.length} labels.` });
 }
 
-/** Take the labels of a file in place of those here; the rest of the page says what is wrong with it. */
+/** Replace the labels by those of a file; a notice counts those that name no image of this page. */
 function loadLabels(text) {
   let found;
   try {
