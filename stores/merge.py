@@ -129,8 +129,7 @@ def _require_same(name: str, copies: Sequence[tuple[CueStore, int, int | None]])
             with contextlib.suppress(StoreError):
                 values = {name: source.read(name, other) for name in source.arrays if not name.endswith("_scale")}
                 extra = {maps.name: values.pop(maps.name) for maps in source.spec.extra}
-                cues = ClipCues(**values, extra=extra)
-                findings = list(check_recomputed(first, clip, lambda *_, cues=cues: cues))
+                findings = list(check_recomputed(first, clip, ClipCues(**values, extra=extra)))
         if findings:
             raise StoreError(
                 f"clip {name} of {source.path} is another one than that of {first.path} ({findings[0].where} differs); "

@@ -99,7 +99,7 @@ def verify(
         recompute = load_recompute(opened, root, device)
         with console.progress("clips") as bar:
             for clip in bar.track(sample(opened, deep, seed), description="recomputing"):
-                findings += check_recomputed(opened, clip, recompute)
+                findings += check_recomputed(opened, clip, recompute(clip))
     if report is not None:
         document = {"store": opened.path, "findings": [vars(finding) for finding in findings]}
         atomic_write(json.dumps(document, indent=1), report)

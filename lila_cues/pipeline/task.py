@@ -73,7 +73,7 @@ class _Task:
     lock: ExitStack = field(default_factory=ExitStack)
     writer: TaskWriter | None = None
     clips: int = 0  # that were pending
-    remaining: int = 0  # of them, not through
+    remaining: int = 0  # of them, those neither written nor failed yet
     complete: int = 0
     bytes: int = 0
     failed: dict[str, str] = field(default_factory=dict)
@@ -313,8 +313,8 @@ class Worker(AbstractContextManager["Worker"]):
 
 def load_recompute(
     store: CueStore, root: Path | None = None, device: str | None = None, networks: Networks | None = None
-) -> Callable[[CueStore, int], ClipCues]:
-    """Load the networks that a store was built with; return a function of (store, clip): cues before quantization.
+) -> Callable[[int], ClipCues]:
+    """Load the networks that a store was built with; return a function from a clip to its cues before quantization.
 
     `root`, `device` and `networks` replace the recorded ones.
 
@@ -332,7 +332,7 @@ def load_recompute(
             "restore the weight files at the places in its provenance"
         )
 
-    def recompute(store: CueStore, clip: int) -> ClipCues:
+    def recompute(clip: int) -> ClipCues:
         (predictions,) = worker.extractor.predict([worker.load_clip(store.clip_id(clip))])
         return worker.extractor.on_host(predictions)
 

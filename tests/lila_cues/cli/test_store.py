@@ -139,19 +139,13 @@ def test_many_findings_are_cut_short(tmp_path: Path) -> None:
     assert "and 4 more (--report FILE keeps them all)" in run("verify", store.path).stdout
 
 
-class Again:
-    """Stands for the recorded networks: the cues as they were, or something else."""
-
-    def __init__(self, wrong: bool) -> None:
-        self.wrong = wrong
-
-    def __call__(self, store: CueStore, clip: int) -> ClipCues:
-        return worlds.cues(clip + 1 if self.wrong else clip, store.spec.geometry)
-
-
 @pytest.mark.parametrize("wrong", [False, True])
 def test_deep_verification_computes_again(store: CueStore, monkeypatch: pytest.MonkeyPatch, wrong: bool) -> None:
-    monkeypatch.setattr("lila_cues.pipeline.task.load_recompute", lambda *arguments: Again(wrong))
+    def recompute(clip: int) -> ClipCues:
+        """Stands for the recorded networks: the cues as they were, or those of another clip."""
+        return worlds.cues(clip + 1 if wrong else clip, store.spec.geometry)
+
+    monkeypatch.setattr("lila_cues.pipeline.task.load_recompute", lambda *arguments: recompute)
     result = run("verify", store.path, "--deep", 2)
     assert result.exit_code == int(wrong)
     assert ("recomputed, 1 % of it deviates by more than" in result.stdout) == wrong

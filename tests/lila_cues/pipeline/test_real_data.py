@@ -135,7 +135,7 @@ def test_depth_is_that_of_the_files(shared: Path, davis: stores.CueStore) -> Non
 
 
 def test_a_clip_computed_again_is_the_same(davis: stores.CueStore) -> None:
-    again = load_recompute(davis)(davis, 1)
+    again = load_recompute(davis)(1)
     for name in ("flow_forward", "depth", "features"):
         stored = davis.read(name, 1)
         assert np.abs(getattr(again, name) - stored).max() <= max(1 / 128, np.abs(stored).max() / 100)

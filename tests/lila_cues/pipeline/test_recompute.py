@@ -35,7 +35,7 @@ def test_clips_can_be_recomputed_from_moved_videos(videos: Path, tmp_path: Path)
     with pytest.raises(LilaError, match="found no folder at"):
         load_recompute(store, networks=networks)
     recompute = load_recompute(store, root=moved, networks=networks)
-    np.testing.assert_allclose(recompute(store, 0).depth, store.read("depth", 0), atol=0.01)
+    np.testing.assert_allclose(recompute(0).depth, store.read("depth", 0), atol=0.01)
 
 
 def test_a_clip_that_decord_could_not_read_is_recomputed(tmp_path: Path) -> None:
@@ -46,4 +46,4 @@ def test_a_clip_that_decord_could_not_read_is_recomputed(tmp_path: Path) -> None
     with Worker(CONFIG, options, networks, 2) as worker:
         list(build.build_local(store, worker, [0]))
     recompute = load_recompute(store, networks=networks)
-    np.testing.assert_allclose(recompute(store, 0).depth, store.read("depth", 0), atol=0.01)
+    np.testing.assert_allclose(recompute(0).depth, store.read("depth", 0), atol=0.01)
