@@ -172,7 +172,7 @@ def repair(
             raise StoreError(
                 f"{report} is no report of `lila-cues verify --report`; name one, or leave --report out"
             ) from error
-    repairs = list(repair_store(opened, findings, lambda: list_clips(*recorded_build(opened, root))))
+    repairs = list(repair_store(opened, findings, partial(_recorded_clips, opened, root)))
     _show(repairs)
     remaining = _check(opened, tasks, False, jobs)
     if damaged := _is_damage(remaining):
@@ -183,6 +183,10 @@ def repair(
         again = f"{console.counted({'clips': lost})} to be built again: run the same `lila-cues build`"
         console.out.print(f"{opened.path} is repaired; {again if lost else 'no clip is lost'}")
     raise typer.Exit(int(damaged))
+
+
+def _recorded_clips(store: CueStore, root: Path | None) -> Sequence[str]:
+    return list_clips(*recorded_build(store, root))
 
 
 def merge(
