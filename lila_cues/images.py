@@ -24,15 +24,17 @@ _MAX_16_BIT = 65535
 _ORIENTATION = 0x0112  # EXIF: from 5 on the picture is shown on its side
 
 
-def read_image(path: Path, *, upright: bool = True, background: str | None = "white") -> Rgb:
-    """Read an image file of any mode as RGB.
+def read_image(path: Path, *, background: str | None = "white") -> Rgb:
+    """Read an image file of any mode as RGB, turned by its EXIF tag; LilaError as `decode`.
 
-    `upright` turns the image by its EXIF tag; transparent pixels are laid over `background`, and None drops the alpha
-    channel. Evaluation and stage one read data sets with `background=None`, evaluation also with `upright=False`, since
-    the masks and published scores belong to the images as they are stored. Raises LilaError as `decode`.
+    Transparent pixels are laid over `background`; None drops the alpha channel, as stage one reads data sets.
     """
-    image = decode(path)
-    return to_rgb(ImageOps.exif_transpose(image) if upright else image, background)
+    return to_rgb(ImageOps.exif_transpose(decode(path)), background)
+
+
+def read_stored(path: Path) -> Rgb:
+    """Read an image as its file stores it, which its masks and published scores refer to: not turned, without alpha."""
+    return to_rgb(decode(path), None)
 
 
 def read_mask(path: Path) -> UInt8[np.ndarray, "h w"]:

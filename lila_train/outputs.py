@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
 
 from lila_cues.console import counted
 from stores import locks
@@ -108,6 +113,15 @@ def read_json(path: Path) -> Json | None:
     if not isinstance(content, dict):
         raise LilaError(f"{path} is damaged (no JSON object); {again}")
     return content
+
+
+def scratch_array(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> np.ndarray:
+    """Return an array in an unnamed file, which lasts as long as the array; None: in the folder of temporary files."""
+    if not math.prod(shape):
+        return np.empty(shape, dtype)
+    place = folder or "the folder of temporary files"
+    with explain_os_errors(place, "keeping features"), TemporaryFile(dir=folder) as file:
+        return np.memmap(file, dtype, "w+", shape=shape)
 
 
 def write_json(path: Path, content: Json) -> Json:

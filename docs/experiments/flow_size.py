@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from lila_cues.images import read_image
+from lila_cues.images import read_stored
 from lila_cues.networks import load_flow
 from lila_cues.pipeline.frames import FULL, base_box, crop
 
@@ -28,9 +28,9 @@ def main(data: Path) -> None:
     width, height = content[1:3].view(np.int32)
     box = base_box((int(height), int(width)), BASE)
     truth = crop(content[3:].reshape(height, width, 2), box, CUE) * (CUE[0] / min(height, width))
-    occluded = read_image(folder / "occluded_0002.png", upright=False, background=None).mean(-1) > 127
+    occluded = read_stored(folder / "occluded_0002.png").mean(-1) > 127
     visible = crop(1 - occluded.astype(np.float32), box, CUE) > 0.99
-    frames = [read_image(folder / f"frame_000{n}.png", upright=False, background=None) for n in (2, 3)]
+    frames = [read_stored(folder / f"frame_000{n}.png") for n in (2, 3)]
     network = load_flow("raft_small", data / "weights/raft_small.pth", updates=12)
     for side in SIDES:
         images = np.stack([crop(crop(frame, box, BASE), FULL, (side, side)) for frame in frames])

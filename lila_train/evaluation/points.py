@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from lila_cues.images import read_image
+from lila_cues.images import read_stored
 from lila_cues.inputs import list_files, read_text
 from lila_cues.viz.pictures import trails_overlay, write_png
 from lila_train.evaluation.config import EvalConfig
@@ -184,7 +184,7 @@ class SpairTask(PointTask):
         vectors: dict[int, Tensor] = {}
         correct = [0] * len(pairs)
         for end, image in ((end, image) for end in (0, 1) for image in sorted({pair.images[end] for pair in pairs})):
-            rgb = read_image(image, upright=False, background=None)
+            rgb = read_stored(image)
             margin, side = _margin(rgb)
             features = self._unit_features(model, head, rgb)
             for n, pair in ((n, pair) for n, pair in enumerate(pairs) if pair.images[end] == image):
@@ -196,7 +196,7 @@ class SpairTask(PointTask):
                 away = np.linalg.norm(found - pair.points[1], axis=1)
                 correct[n] = int((away <= self.rule.alpha * pair.box_px).sum())
                 if n == 0 and (number := self.example(part)) is not None:
-                    source = read_image(pair.images[0], upright=False, background=None)
+                    source = read_stored(pair.images[0])
                     keep_points(folder, number, head, (source, pair.points[0]), (rgb, pair.points[1]), found)
             advance()
         return {"correct": correct, "points": [len(pair.points[1]) for pair in pairs]}
@@ -231,7 +231,7 @@ def _margin(rgb: Image) -> tuple[Int[np.ndarray, " 2"], int]:
 
 
 def _check_points(path: Path, points: Places) -> None:
-    height, width = read_image(path, upright=False, background=None).shape[:2]
+    height, width = read_stored(path).shape[:2]
     for x, y in points:
         if not (0 <= x <= width and 0 <= y <= height):
             raise LilaError(

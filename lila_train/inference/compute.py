@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryFile
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from lila_train.inference.config import FeatureConfig
 from lila_train.inference.feature_cache import Features
 from lila_train.model.lila import MAX_UNTILED_PIXELS, Lila
 from lila_train.model.resize import Size, size_of
+from lila_train.outputs import scratch_array
 from stores.errors import LilaError
 
 PASS_PIXELS = 2**20
@@ -114,8 +114,7 @@ class FeatureComputer:
         """
         size = (picture.shape[0], picture.shape[1])
         shape = (self.model.decoder.widths.out, *self.config.map_size(size))
-        with TemporaryFile(dir=self.folder) as file:  # the map keeps it; the default folder may be small
-            out = np.memmap(file, np.dtype(self.config.dtype), "w+", shape=shape)
+        out = scratch_array(shape, np.dtype(self.config.dtype), self.folder)  # the default folder may be small
         target = out if shape[1:] == size else _Subsampled(out, size)
         with self._autocast():
             self.model.features(picture, tile=tile, overlap=self.config.overlap, out=target)

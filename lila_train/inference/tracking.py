@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from numpy.typing import DTypeLike
 from torch import Tensor
 
 from lila_cues.images import read_image
@@ -31,8 +29,8 @@ from lila_train.model.lila import Lila
 from lila_train.model.prepared import require_finite
 from lila_train.model.propagation import Propagation, without
 from lila_train.model.resize import Labels, Size, as_input, sample_at, size_of
-from lila_train.outputs import Json, name_kept, open_folder
-from stores.atomic import atomic_write, explain_os_errors
+from lila_train.outputs import Json, name_kept, open_folder, scratch_array
+from stores.atomic import atomic_write
 from stores.errors import LilaError
 
 RECORD = "track.json"
@@ -115,7 +113,7 @@ def follow(
     count = max(first.values()) and max(first.values()) + 1
     early = map(features_of, prefetch(islice(frames, count), PENDING))
     cached = _kept((features.cpu().numpy() for features in early), count, folder)
-    before = _scratch((count, objects + 1, *sizes.grid), np.float32, folder)  # soft labels of objects not yet marked
+    before = scratch_array((count, objects + 1, *sizes.grid), np.float32, folder)  # of objects not yet marked
     for start in sorted(set(first.values()) - {0}):
         own = [label for label in first if first[label] == start]
         mask = np.where(np.isin(masks.frames[start], own), masks.frames[start], 0).astype(np.uint8)
@@ -150,22 +148,11 @@ def _kept(maps: Iterable[np.ndarray], count: int, folder: Path | None) -> np.nda
     """Return `count` maps of frames from the first on, in an unnamed file; LilaError where there are fewer."""
     kept, found = np.empty(0), 0
     for found, each in enumerate(maps, start=1):
-        kept = _scratch((count, *each.shape), each.dtype, folder) if found == 1 else kept
+        kept = scratch_array((count, *each.shape), each.dtype, folder) if found == 1 else kept
         kept[found - 1] = each
     if found < count:
         raise LilaError(f"expected frame {count - 1}, for which there is a mask or a point, found {found} frames")
     return kept
-
-
-def _scratch(shape: tuple[int, ...], dtype: DTypeLike, folder: Path | None) -> np.ndarray:
-    """Return an array in an unnamed file, which lasts as long as the array."""
-    if not shape[0]:
-        return np.empty(shape, dtype)
-    with (
-        explain_os_errors(folder or "the folder of temporary files", "keeping frames"),
-        TemporaryFile(dir=folder) as file,
-    ):
-        return np.memmap(file, dtype, "w+", shape=shape)
 
 
 def track_points(

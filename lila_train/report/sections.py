@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 
-from lila_cues.images import decode, read_image, read_mask
+from lila_cues.images import decode, read_mask, read_stored
 from lila_cues.viz.html import Figure, Gallery, Row
 from lila_cues.viz.inspection import pair_row
 from lila_cues.viz.pictures import DEPTH_COLORS, Picture, mask_overlay, pca_basis, pca_picture, ramp_picture
@@ -118,7 +118,7 @@ def masks(result: DavisResult, title: str = "Masks, predicted and true") -> Gall
     for name, rank in examples:
         sequence = result.data.sequences[name]
         n = len(sequence.frames) - 2
-        frame = read_image(sequence.frames[n], upright=False, background=None)
+        frame = read_stored(sequence.frames[n])
         truth = mask_overlay(frame, without_void(result.data.labels(sequence.masks[n])))
         figures = [
             Figure(frame, "Frame", f"{n} of {len(sequence.frames) - 1}", "jpeg"),
@@ -136,7 +136,7 @@ def features(result: DavisResult, model: GridModel) -> Gallery:
     """Return PCA colors of every head's features, for the first and the last frame of three sequences."""
     shown = [(name, n) for name, _ in result.examples() for n in (0, len(result.data.sequences[name].frames) - 1)]
     paths = (result.data.sequences[name].frames[n] for name, n in shown)
-    frames = [read_image(path, upright=False, background=None) for path in paths]
+    frames = [read_stored(path) for path in paths]
     size = tuple(result.content["derived"]["frame_px"])
     maps = {}
     with torch.inference_mode():

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 import stores
 from lila_train.training.config import TrainConfig
@@ -136,19 +136,6 @@ class PairDataset(Dataset[dict[str, Any]]):
         }
 
 
-class StepSampler(Sampler[list[tuple[int, int]]]):
-    """The positions (step, slot) of one rank, a list per step: slot = rank, rank + world size, …"""
-
-    def __init__(self, steps: range, batch_size: int, rank: Rank) -> None:
-        if batch_size % rank.world_size:
-            raise LilaError(f"a batch of {batch_size} pairs cannot be split evenly over {rank.world_size} ranks")
-        self.steps, self.slots = steps, range(rank.rank, batch_size, rank.world_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step in self.steps:
-            yield [(step, slot) for slot in self.slots]
-
-
 def load_pairs(
     dataset: PairDataset, steps: range, rank: Rank | None = None, num_workers: int | None = 0
 ) -> Iterator[PairBatch]:
@@ -161,13 +148,17 @@ def load_pairs(
         LilaError: the batch cannot be split over the ranks, or there is too little shared memory for the processes.
     """
     rank = rank or Rank()
+    batch_size = dataset.config.batch_size
+    if batch_size % rank.world_size:
+        raise LilaError(f"a batch of {batch_size} pairs cannot be split evenly over {rank.world_size} ranks")
+    slots = range(rank.rank, batch_size, rank.world_size)
     if num_workers is None:
         num_workers = min(8, rank.cores) if rank.device.type == "cuda" else 0
     if num_workers and len(steps):
         _check_shared_memory(dataset, steps, rank, num_workers)
     loader: DataLoader[Any] = DataLoader(
         dataset,
-        batch_sampler=StepSampler(steps, dataset.config.batch_size, rank),
+        batch_sampler=([(step, slot) for slot in slots] for step in steps),
         num_workers=num_workers,
         worker_init_fn=ignore_signals,
         pin_memory=rank.device.type == "cuda",

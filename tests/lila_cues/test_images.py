@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import lila_cues.cli
 import lila_train.cli
 from lila_cues.datasets import read_images
-from lila_cues.images import read_depth, read_image, read_mask
+from lila_cues.images import read_depth, read_image, read_mask, read_stored
 from lila_cues.inputs import max_pixels
 from lila_cues.video.reader import VideoFrames
 from stores.errors import LilaError
@@ -137,7 +137,7 @@ MODES = {  # left and right pixel over white, and without the alpha channel
 def test_evaluation_and_stage_one_drop_alpha_and_features_lay_it_over_white(tmp_path: Path, name: str) -> None:
     path, (left, right, bare) = save_modes(tmp_path)[name], MODES[name]
     assert read_image(path)[0, [0, 2]].tolist() == [list(left), list(right)]
-    for found in (read_image(path, upright=False, background=None), read_frame(path)[0]):
+    for found in (read_stored(path), read_frame(path)[0]):
         assert found.dtype == np.uint8
         assert found[0, 2].tolist() == list(bare)
     assert read_image(path, background="black")[0, 2].max() in (0, max(bare))
@@ -149,7 +149,7 @@ def test_only_evaluation_leaves_an_image_as_it_lies(tmp_path: Path) -> None:
     image.save(tmp_path / "a.jpg", exif=exif)
     assert read_image(tmp_path / "a.jpg").shape == (8, 4, 3)
     assert read_frame(tmp_path / "a.jpg").shape == (1, 8, 4, 3)
-    assert read_image(tmp_path / "a.jpg", upright=False).shape == (4, 8, 3)
+    assert read_stored(tmp_path / "a.jpg").shape == (4, 8, 3)
 
 
 def refuse(path: Path) -> bytes:

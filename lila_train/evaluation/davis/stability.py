@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from lila_cues.images import read_image
+from lila_cues.images import read_stored
 from lila_cues.networks import load_flow
 from lila_cues.networks.frozen import FlowNetwork
 from lila_cues.networks.weights import file_sha256
@@ -73,7 +73,7 @@ class StabilityTask(DavisTask):
         paths, sums, before = self.data.sequences[part].frames, MeanSums(), None
         known, pairs = self._pairs.get((part, model.patch_size)), list[tuple[Places, Places, Places]]()
         for t, path in enumerate(paths):
-            frame = read_image(path, upright=False, background=None)
+            frame = read_stored(path)
             size = self.rule.frame_size(size_of(frame[..., 0]), model.patch_size)
             image = as_input(frame, size, model.device, self.rule.antialias)
             features = feature_map(model, head)(image)[0]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lila_cues.images import read_image, read_mask
+from lila_cues.images import read_mask, read_stored
 from lila_cues.inputs import list_files, natural_order, read_sequences
 from lila_cues.viz.pictures import write_label_png
 from lila_train.evaluation.config import EvalConfig
@@ -171,7 +171,7 @@ class DavisData:
                     "that mask"
                 )
         for path in sequence.frames:
-            frame = read_image(path, upright=False, background=None)
+            frame = read_stored(path)
             if frame.shape[:2] != reference.shape:
                 raise LilaError(
                     f"expected frames of the size of the first mask, {reference.shape[1]}×{reference.shape[0]}, found "
@@ -238,7 +238,7 @@ class MaskTask(DavisTask, ABC):
         reference = self.data.reference(sequence)
         files = [saved / mask.name for mask in sequence.masks]
         write_label_png(files[0], reference)
-        frames = (read_image(path, upright=False, background=None) for path in sequence.frames)
+        frames = (read_stored(path) for path in sequence.frames)
         labels = self.segment(model, head, part, frames, reference)
         for file, frame_labels in zip(files[1:], labels, strict=True):
             write_label_png(file, frame_labels)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from lila_cues.images import read_depth, read_image
+from lila_cues.images import read_depth, read_stored
 from lila_cues.inputs import list_files
 from lila_train.evaluation.dense.data import (
     CenterView,
@@ -99,7 +99,7 @@ def read_nyu(
         except Exception as error:  # foreign bytes can raise anything
             raise LilaError(f"expected img, depth and norm in {files[0]}, but it cannot be read ({error})") from error
     else:
-        image, *encoded = (read_image(path, upright=False, background=None) for path in (files[0], *files[2:]))
+        image, *encoded = (read_stored(path) for path in (files[0], *files[2:]))
         depth_m = read_depth(files[1]) / 1000.0
         check_size(depth_m, files[1], "depth", image, files[0])
         if encoded:

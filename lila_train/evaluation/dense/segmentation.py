@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
-from lila_cues.images import read_image, read_mask
+from lila_cues.images import read_mask, read_stored
 from lila_cues.inputs import list_files, read_text
 from lila_train.evaluation.dense.data import (
     NO_CROP,
@@ -107,7 +107,7 @@ class LabelRule:
 
     def read(self, files: Files) -> Example:
         """Read an image and its classes; LilaError for sizes that differ, or a label that the table does not have."""
-        image, stored = read_image(files[0], upright=False, background=None), read_mask(files[1])
+        image, stored = read_stored(files[0]), read_mask(files[1])
         if other := self.other.intersection(np.unique(stored).tolist()):
             (wanted, _), (found, remedy) = (FROM_1, FROM_0) if self.first else (FROM_0, FROM_1)
             raise LilaError(
