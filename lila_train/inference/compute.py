@@ -23,7 +23,7 @@ from stores.errors import LilaError
 PASS_PIXELS = 2**20
 """Of the pictures of one pass on a GPU where their number is not given; a CPU computes one by one, in less memory."""
 BYTES_PER_CHANNEL = 32
-"""Of a GPU's memory, per pixel and channel of the features, in float32: 18 measured on a CPU at 896², and room."""
+"""Of a GPU's memory, per pixel and channel of the features, in float32: 18 measured on a CPU at 896², with a margin."""
 MIN_TILE = 8  # patches
 COLOR_ROWS = 512  # of a large image, colored at a time
 

@@ -319,10 +319,10 @@ class ZarrArrays:
         return all(_is_whole_chunk(path / "features" / "/".join(map(str, ("c", *chunk)))) for chunk in chunks)
 
     def _open(self, base: Path) -> zarr.Array[Any] | None:
-        """Return the array of features; None where it is missing or its description is damaged."""
+        """Return the array of features; None where it is missing or its metadata are damaged."""
         try:
             return zarr.open_array(base.with_name(f"{base.name}.zarr") / "features", mode="r")
-        except Exception:  # a description in foreign words can raise anything
+        except Exception:  # damaged metadata can raise anything
             return None
 
 

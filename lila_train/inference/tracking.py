@@ -36,7 +36,7 @@ from stores.errors import LilaError
 RECORD = "track.json"
 PENDING = 4  # frames read ahead, and frames waiting to be written
 REFINED = 2  # pixels of the network's input around the most similar one, whose soft-argmax is a point's place
-TEMPERATURE = 0.02  # of that
+TEMPERATURE = 0.02  # of that soft-argmax
 TRAIL = 12  # frames of a point's path in the overlay
 
 OnFrame = Callable[[], None]

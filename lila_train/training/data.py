@@ -171,7 +171,7 @@ def load_pairs(
 
 @contextmanager
 def explain_loader_errors() -> Iterator[None]:
-    """Turn errors of loader processes into one sentence: torch reports theirs with a traceback, and a killed one."""
+    """Turn errors of loader processes, which torch reports with a traceback, and the death of one into a sentence."""
     try:
         yield
     except LilaError as error:

@@ -67,7 +67,7 @@ class Rank:
         self.all_reduce_sum(torch.zeros(1, device=self.device))
 
     def on_main(self, compute: Callable[[], T]) -> T:
-        """Return the result of rank 0, a JSON value, on every rank. An error there ends the others in silence."""
+        """Return the result of rank 0, a JSON value, on every rank; its error ends the others without a message."""
         if self.world_size == 1:
             return compute()
         text = b""

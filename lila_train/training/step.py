@@ -28,7 +28,7 @@ class TrainStep:
 
     Args:
         device_batch_size: most pairs of one forward pass, to save memory; None: this rank's share of a batch.
-        compile: compile the arithmetic from images to losses; what only looks at a run uses the modules as they are.
+        compile: compile the arithmetic from images to losses; callbacks use the modules as they are.
     """
 
     def __init__(

@@ -293,7 +293,7 @@ class Trainer:
         extra |= self.train_step.extra_state() | {"clips": torch.from_numpy(self.clips.astype(np.int32))}
         checkpoint.write(self.run_dir.checkpoint(self.step), self.train_step.decoder, self.provenance(), extra)
         for path in self.run_dir.checkpoints()[:-2]:
-            if not path.is_dir():  # a folder of somebody
+            if not path.is_dir():  # which is not ours
                 path.unlink()
 
     def provenance(self) -> Provenance:
