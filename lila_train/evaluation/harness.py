@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any, Protocol, runtime_checkable
@@ -21,57 +23,45 @@ from lila_train.outputs import Json, as_json, open_folder, read_json, write_json
 from stores.errors import LilaError
 
 
-@runtime_checkable
-class DataSet(Protocol):
-    """A listed data folder."""
+@dataclass(frozen=True)
+class Task(ABC):
+    """A protocol on a data set. A part is the smallest unit whose record is kept: a sequence, or one probe.
 
-    @property
-    def root(self) -> Path: ...
+    Attributes:
+        protocol: the id, such as davis-knn@lila.
+        data: the listed data set: its folder `root`; `files`, all that are read, in order; `about`, what else
+            determines the scores; `checks`, calls that read the files and raise LilaError for one that is unusable.
+        config: what the command chose.
+        rule: what the protocol fixes, a dataclass.
+    """
 
-    @property
-    def about(self) -> Mapping[str, Any]:
-        """What else than the files determines the scores: layout, lists, classes."""
-
-    @property
-    def files(self) -> Iterable[Path]:
-        """All files that are read, in order."""
-
-    @property
-    def checks(self) -> Sequence[Callable[[], object]]:
-        """Calls that read all files; each raises LilaError for one that cannot be used."""
-
-
-@runtime_checkable
-class Task(Protocol):
-    """A protocol on a data folder. A part is the smallest unit whose record is kept: a sequence, or one probe."""
-
-    @property
-    def protocol(self) -> str:
-        """The id, such as davis-knn@lila."""
-
-    @property
-    def config(self) -> EvalConfig:
-        """What the command chose."""
+    protocol: str
+    data: Any
+    config: EvalConfig
+    rule: Any
 
     @property
     def settings(self) -> dict[str, Any]:
         """All settings that shape the scores, as JSON values."""
+        return asdict(self.rule)
 
-    @property
-    def data(self) -> DataSet: ...
-
+    @abstractmethod
     def parts(self) -> Mapping[str, int]:
         """Return how often `run` calls `advance`, by part; the same for every model."""
 
+    @abstractmethod
     def counts(self) -> dict[str, int]:
         """Return the numbers of sequences, objects, images or classes that are scored."""
 
+    @abstractmethod
     def derived(self, model: GridModel) -> dict[str, Any]:
         """Return the sizes that follow from the settings for this model."""
 
+    @abstractmethod
     def run(self, model: GridModel, head: str, part: str, folder: Path, advance: Callable[[], None]) -> Json:
         """Compute a part's record; other files go below `folder`."""
 
+    @abstractmethod
     def metrics(self, records: Iterable[Json]) -> dict[str, float | None]:
         """Return the metrics of one head from the records of all parts; None where nothing was measured."""
 

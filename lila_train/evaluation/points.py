@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial, reduce
 from operator import add
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from lila_cues.viz.pictures import trails_overlay, write_png
 from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.dense.metrics import MeanSums
 from lila_train.evaluation.dense.task import example_indices
+from lila_train.evaluation.harness import Task
 from lila_train.evaluation.models import GridModel, feature_map
 from lila_train.model.resize import Image, Size, as_input, sample_at, size_of, to_size, whole_patches
 from lila_train.outputs import Json
@@ -109,16 +110,11 @@ class PointData:
 
 
 @dataclass(frozen=True)
-class PointTask:
+class PointTask(Task):
     """What both protocols have in common; a part is a category or a video."""
 
     data: PointData
-    config: EvalConfig
     rule: SpairSettings | TapvidSettings
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return asdict(self.rule)
 
     def derived(self, model: GridModel) -> dict[str, Any]:
         return {"frame_px": list(self.rule.input_size(model.patch_size))}
@@ -167,7 +163,6 @@ class SpairTask(PointTask):
     """`spair71k-knn`: each image of a category is computed once as source and once as target."""
 
     rule: SpairSettings
-    protocol: ClassVar[str] = "spair71k-knn"
 
     def parts(self) -> dict[str, int]:
         """Return the number of images to compute, by category."""
@@ -221,7 +216,7 @@ class SpairTask(PointTask):
 
 def spair_task(data: Path, config: EvalConfig) -> SpairTask:
     """Open SPair-71k for `spair71k-knn`."""
-    return SpairTask(open_spair(data, config.limit), config, SpairSettings())
+    return SpairTask("spair71k-knn", open_spair(data, config.limit), config, SpairSettings())
 
 
 def _margin(rgb: Image) -> tuple[Int[np.ndarray, " 2"], int]:
@@ -292,7 +287,6 @@ class TapvidTask(PointTask):
     """`tapvid-davis@first`: each video is tracked frame by frame, from the first visible place of every track."""
 
     rule: TapvidSettings
-    protocol: ClassVar[str] = "tapvid-davis@first"
 
     def parts(self) -> dict[str, int]:
         """Return the number of frames, by video."""
@@ -338,7 +332,7 @@ class TapvidTask(PointTask):
 def tapvid_task(data: Path, config: EvalConfig) -> TapvidTask:
     """Open a folder of converted TAP-Vid videos for `tapvid-davis@first`."""
     rule, config = config.applied_to(TapvidSettings(), {"visible_cosine": "visible_cosine"})
-    return TapvidTask(open_tapvid(data, config.limit), config, rule)
+    return TapvidTask("tapvid-davis@first", open_tapvid(data, config.limit), config, rule)
 
 
 def tracking_scores(

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,7 +19,6 @@ import numpy as np
 from lila_cues.images import read_mask, read_stored
 from lila_cues.inputs import list_files, natural_order, read_sequences
 from lila_cues.viz.pictures import write_label_png
-from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.davis.metrics import (
     VOID,
     ObjectScore,
@@ -29,6 +28,7 @@ from lila_train.evaluation.davis.metrics import (
     summarize,
     without_void,
 )
+from lila_train.evaluation.harness import Task
 from lila_train.evaluation.models import GridModel
 from lila_train.model.propagation import Propagation
 from lila_train.model.resize import Image, Labels, Size, network_size, size_of
@@ -194,17 +194,11 @@ class FrameSettings:
 
 
 @dataclass(frozen=True)
-class DavisTask:
+class DavisTask(Task):
     """What protocols on DAVIS have in common: a part is a sequence."""
 
-    protocol: str
     data: DavisData
-    config: EvalConfig
     rule: FrameSettings | Propagation
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return asdict(self.rule)
 
     def derived(self, model: GridModel) -> dict[str, Any]:
         """Return the sizes of the first sequence."""
@@ -213,7 +207,7 @@ class DavisTask:
 
 
 @dataclass(frozen=True)
-class MaskTask(DavisTask, ABC):
+class MaskTask(DavisTask):
     """A protocol that predicts masks; a subclass adds its settings and how it segments a video."""
 
     @abstractmethod

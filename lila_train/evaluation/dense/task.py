@@ -24,6 +24,7 @@ from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.dense.data import NO_CROP, DenseData, Files
 from lila_train.evaluation.dense.probes import features_of, seeded
 from lila_train.evaluation.dense.training import DenseProtocol, Sums, read_batches, train
+from lila_train.evaluation.harness import Task
 from lila_train.evaluation.models import GridModel
 from lila_train.evaluation.results import ResultFolder, fingerprint
 from lila_train.model.resize import size_of, to_size
@@ -35,16 +36,11 @@ Stored = UInt8[np.ndarray, "h w *rgb"]
 
 
 @dataclass(frozen=True)
-class DenseTask:
+class DenseTask(Task):
     """A probe of `rule`, trained on frozen features, and measured on `data`."""
 
-    rule: DenseProtocol
     data: DenseData
-    config: EvalConfig
-
-    @property
-    def protocol(self) -> str:
-        return self.rule.name
+    rule: DenseProtocol
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -117,7 +113,7 @@ def dense_task(
     protocol: DenseProtocol, open_data: Callable[[Path, int | None], DenseData], data: Path, config: EvalConfig
 ) -> DenseTask:
     """Open a data folder for a protocol with a probe."""
-    return DenseTask(protocol, open_data(data, config.limit), config)
+    return DenseTask(protocol.name, open_data(data, config.limit), config, protocol)
 
 
 def sliding_window(

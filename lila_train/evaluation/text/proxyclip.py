@@ -7,7 +7,7 @@ trained. As in that paper the last block's residual and feed-forward layer are l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import add
 from pathlib import Path
@@ -23,6 +23,7 @@ from lila_train.evaluation.dense import segmentation
 from lila_train.evaluation.dense.data import NO_CROP, DenseData, Example, ValView
 from lila_train.evaluation.dense.metrics import Confusion
 from lila_train.evaluation.dense.task import draw_classes, example_indices, keep_example, sliding_window
+from lila_train.evaluation.harness import Task
 from lila_train.evaluation.models import ENCODER, GridModel, feature_map
 from lila_train.evaluation.text.clip import IMAGENET, ClassTexts, ClipImages, ade_names
 from lila_train.model.resize import size_of, to_size, to_whole_patches
@@ -47,19 +48,16 @@ class ProxySettings:
 
 
 @dataclass(frozen=True)
-class OpenVocabulary:
+class OpenVocabulary(Task):
     """A task without training: one part per hundred images."""
 
     data: DenseData
-    config: EvalConfig
+    rule: ProxySettings
     texts: ClassTexts
-    shape: ProxySettings
-
-    protocol = "openvocab@proxyclip"
 
     @property
     def settings(self) -> dict[str, Any]:
-        return asdict(self.shape) | {"clip": self.texts.clip, "templates": len(self.texts.templates)}
+        return super().settings | {"clip": self.texts.clip, "templates": len(self.texts.templates)}
 
     def parts(self) -> dict[str, int]:
         """Return runs of a hundred images, named by the index of their first."""
@@ -71,8 +69,8 @@ class OpenVocabulary:
 
     def derived(self, model: GridModel) -> dict[str, Any]:
         """Return the cells along a window's side whose affinity is computed, for a grid and for a pixel map."""
-        cells = self.shape.window // self.shape.pixels_per_cell
-        return {"grid_cells": round(self.shape.window / model.patch_size), "pixel_map_cells": cells}
+        cells = self.rule.window // self.rule.pixels_per_cell
+        return {"grid_cells": round(self.rule.window / model.patch_size), "pixel_map_cells": cells}
 
     @cached_property
     def clip_images(self) -> ClipImages:
@@ -104,20 +102,20 @@ class OpenVocabulary:
     ) -> Float[Tensor, "1 k h w"]:
         """Return logits averaged over windows of the image, whose short side is resized."""
         no_target = torch.zeros(1, *image.shape[1:])
-        resized, _ = ValView(self.shape.short_side, NO_CROP).apply(Example(image, no_target))
+        resized, _ = ValView(self.rule.short_side, NO_CROP).apply(Example(image, no_target))
 
         def forward(window: Tensor) -> Tensor:
             features = feature_map(model, head)(to_whole_patches(window, model.patch_size))
             if head != ENCODER:
-                rows, columns = (max(1, round(side / self.shape.pixels_per_cell)) for side in window.shape[2:])
+                rows, columns = (max(1, round(side / self.rule.pixels_per_cell)) for side in window.shape[2:])
                 features = F.adaptive_avg_pool2d(features, (rows, columns))
             values = to_size(clip.values(to_whole_patches(window, clip.patch_size)), size_of(features))
-            attended = proxy_attention(features[0], values[0], self.shape)
+            attended = proxy_attention(features[0], values[0], self.rule)
             embedded = F.normalize(clip.embedded(attended[None])[0], dim=1)
-            logits = (self.shape.logit_scale * embedded @ texts.T).T.unflatten(1, features.shape[2:])
+            logits = (self.rule.logit_scale * embedded @ texts.T).T.unflatten(1, features.shape[2:])
             return to_size(logits[None], size_of(window))
 
-        return sliding_window(forward, resized[None].to(model.device), self.shape.window, self.shape.stride)
+        return sliding_window(forward, resized[None].to(model.device), self.rule.window, self.rule.stride)
 
 
 def open_vocabulary_task(data: Path, config: EvalConfig) -> OpenVocabulary:
@@ -125,7 +123,7 @@ def open_vocabulary_task(data: Path, config: EvalConfig) -> OpenVocabulary:
     texts = ClassTexts(ade_names(data / "objectInfo150.txt"), IMAGENET, config.clip or CLIP, config.texts)
     images = segmentation.open_ade(segmentation.ADE_150_LABELS, 150, data, config.limit, train=False)
     images = replace(images, about=images.about | texts.identity())
-    return OpenVocabulary(images, config, texts, ProxySettings())
+    return OpenVocabulary("openvocab@proxyclip", images, config, ProxySettings(), texts)
 
 
 def proxy_attention(

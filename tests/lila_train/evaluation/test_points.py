@@ -77,7 +77,7 @@ def slow_pck(root: Path, head: str, side: int) -> dict[str, float]:
 
 def test_pck_equals_a_slow_loop_over_pairs_points_and_cells(tmp_path: Path):
     root = write_pairs(tmp_path / "SPair-71k")
-    task = SpairTask(open_spair(root, None), EvalConfig(), SpairSettings(side_px=40))
+    task = SpairTask("spair71k-knn", open_spair(root, None), EvalConfig(), SpairSettings(side_px=40))
     result = harness.evaluate(task, Colors(), tmp_path / "out", CPU)
     assert result["counts"] == {"categories": 2, "pairs": 3, "points": 19}
     for head in ("encoder", "lila"):

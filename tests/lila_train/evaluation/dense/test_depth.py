@@ -24,7 +24,7 @@ from lila_train.evaluation.dense.depth import (
     open_nyu_depth,
 )
 from lila_train.evaluation.dense.probes import FrozenFeatures
-from lila_train.evaluation.dense.task import DenseTask, keep_example
+from lila_train.evaluation.dense.task import dense_task, keep_example
 from lila_train.evaluation.model_spec import ModelSpec
 from lila_train.report import sections
 from tests.lila_cues.viz.test_html import gallery_html
@@ -96,7 +96,7 @@ def test_real_frames_end_to_end_and_on_a_page(shared: Path, tmp_path: Path):
     recipe, view = replace(NYU_DEPTH.recipe, iterations=12, batch=2), ScaledCrop(64, (1.0, 1.0), ignored=0)
     small = replace(NYU_DEPTH, recipe=recipe, train_view=view, val_view=replace(NYU_DEPTH.val_view, short_side=80))
     spec = ModelSpec(weights=write_checkpoint(tmp_path / "weights.safetensors"))
-    task = DenseTask(small, open_nyu_depth(root, None), EvalConfig())
+    task = dense_task(small, open_nyu_depth, root, EvalConfig())
     result = harness.evaluate(task, spec, tmp_path / "out", torch.device("cpu"))
     for metrics in result["scores"].values():
         assert set(metrics) == {"rmse_m", "abs_rel", "delta1"}

@@ -17,7 +17,7 @@ from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.dense import normals
 from lila_train.evaluation.dense.metrics import angle_errors
 from lila_train.evaluation.dense.normals import NYU_CAMERA, NYU_LILA, Intrinsics
-from lila_train.evaluation.dense.task import DenseTask
+from lila_train.evaluation.dense.task import dense_task
 from lila_train.evaluation.model_spec import ModelSpec
 from stores.errors import LilaError
 from tests.lila_train.evaluation.small_models import write_checkpoint
@@ -149,7 +149,7 @@ def test_real_frames_end_to_end(shared: Path, tmp_path: Path):
     train_view = replace(NYU_LILA.train_view, side=64)
     val_view = replace(NYU_LILA.val_view, short_side=80, side=72)
     small = replace(NYU_LILA, recipe=recipe, train_view=train_view, val_view=val_view)
-    task = DenseTask(small, normals.open_nyu(root, None), EvalConfig())
+    task = dense_task(small, normals.open_nyu, root, EvalConfig())
     spec = ModelSpec(weights=write_checkpoint(tmp_path / "weights.safetensors"))
     result = harness.evaluate(task, spec, tmp_path / "out", torch.device("cpu"))
     assert result["data"]["normals"] == "from depth"

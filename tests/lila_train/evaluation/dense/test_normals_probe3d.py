@@ -18,7 +18,7 @@ from lila_train.evaluation.dense import normals
 from lila_train.evaluation.dense.data import CenterView, Example, generator
 from lila_train.evaluation.dense.normals import NYU_PROBE3D, uncertain_angular_loss
 from lila_train.evaluation.dense.probes import DptProbe, FrozenFeatures
-from lila_train.evaluation.dense.task import DenseTask
+from lila_train.evaluation.dense.task import dense_task
 from lila_train.evaluation.model_spec import ModelSpec
 from tests.lila_train.evaluation.dense.test_normals import write_real_frames
 from tests.lila_train.evaluation.small_models import write_checkpoint
@@ -85,7 +85,7 @@ def test_real_frames_end_to_end(shared: Path, tmp_path: Path):
         val_view=replace(NYU_PROBE3D.val_view, short_side=64, side=64),
     )
     spec = ModelSpec(weights=write_checkpoint(tmp_path / "weights.safetensors"))
-    task = DenseTask(rule, normals.open_nyu(root, None), EvalConfig())
+    task = dense_task(rule, normals.open_nyu, root, EvalConfig())
     result = harness.evaluate(task, spec, tmp_path / "out", torch.device("cpu"))
     assert result["settings"]["probe"] == "DptProbe"
     assert result["settings"]["train_view"]["kind"] == "CenterView"

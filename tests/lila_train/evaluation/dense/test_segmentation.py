@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from lila_train.evaluation.config import EvalConfig
 from lila_train.evaluation.dense import segmentation
 from lila_train.evaluation.dense.metrics import IGNORED
 from lila_train.evaluation.dense.segmentation import ADE_150_LABELS, ADE_151_LABELS
-from lila_train.evaluation.dense.task import DenseTask, sliding_window, window_starts
+from lila_train.evaluation.dense.task import dense_task, sliding_window, window_starts
 from lila_train.evaluation.model_spec import ModelSpec
 from stores.errors import LilaError
 from tests.lila_train.evaluation.small_models import write_checkpoint
@@ -165,7 +166,7 @@ def short(protocol, side: int):
 
 @pytest.mark.parametrize("protocol", [segmentation.COCO_LILA, segmentation.COCO_FEATUP, segmentation.COCO_JAFAR])
 def test_coco_end_to_end(protocol, coco: Path, tmp_path: Path):
-    task = DenseTask(short(protocol, 32), segmentation.open_coco(coco, None), EvalConfig())
+    task = dense_task(short(protocol, 32), segmentation.open_coco, coco, EvalConfig())
     spec = ModelSpec(weights=write_checkpoint(tmp_path / "weights.safetensors"))
     result = harness.evaluate(task, spec, tmp_path / "out", CPU)
     for head in ("encoder", "lila"):
@@ -190,7 +191,7 @@ def test_ade_end_to_end_on_real_images(protocol, rule, shared: Path, tmp_path: P
             (root / kind / split).mkdir(parents=True)
             shutil.copy(shared / f"data/ade/ADE_val_0000000{number}.{suffix}", root / kind / split)
     classes = protocol.n_outputs
-    task = DenseTask(short(protocol, 64), segmentation.open_ade(rule, classes, root, None), EvalConfig())
+    task = dense_task(short(protocol, 64), partial(segmentation.open_ade, rule, classes), root, EvalConfig())
     spec = ModelSpec(weights=write_checkpoint(tmp_path / "weights.safetensors"))
     result = harness.evaluate(task, spec, tmp_path / "out", CPU)
     with Image.open(shared / "data/ade/ADE_val_00000002.png") as picture:
@@ -214,7 +215,7 @@ def test_a_real_coco_image_goes_through_its_panoptic_labels(shared: Path, tmp_pa
         labels[ids == segment["id"]] = category - 1 if category <= 182 else 255
     with Image.open(shared / "data/coco/000000142238.jpg") as picture:
         root = write_coco(tmp_path / "coco", labels, np.asarray(picture.convert("RGB")), count=1)
-    task = DenseTask(short(segmentation.COCO_FEATUP, 56), segmentation.open_coco(root, None), EvalConfig())
+    task = dense_task(short(segmentation.COCO_FEATUP, 56), segmentation.open_coco, root, EvalConfig())
     result = harness.evaluate(
         task, ModelSpec(weights=write_checkpoint(tmp_path / "weights.safetensors")), tmp_path / "out", CPU
     )

@@ -73,7 +73,7 @@ def test_each_pixel_has_the_class_whose_text_matches_its_color(head: str):
     image[0, :, :40], image[2, :, 40:] = 220, 200
     shape = ProxySettings(short_side=48, window=48, stride=16)
     data = DenseData(Path(), [], [], lambda files: None, {})
-    task = OpenVocabulary(data, EvalConfig(), ClassTexts([], [], ""), shape)
+    task = OpenVocabulary("openvocab@proxyclip", data, EvalConfig(), shape, ClassTexts([], [], ""))
     texts = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
     logits = task.logits(ColorModel(), head, ColorClip(None), texts, image)[0]
     assert logits.shape == (3, 48, 80)
@@ -95,7 +95,7 @@ def ade(shared: Path, tmp_path: Path) -> Path:
 
 
 def small(task: OpenVocabulary) -> OpenVocabulary:
-    return replace(task, shape=replace(task.shape, short_side=48, window=48, stride=16))
+    return replace(task, rule=replace(task.rule, short_side=48, window=48, stride=16))
 
 
 def test_real_images_end_to_end(ade: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -127,7 +127,7 @@ def test_a_real_image_and_real_texts_end_to_end(shared: Path, tmp_path: Path):
         val_view=replace(task.rule.val_view, short_side=32, side=32),
     )
     spec = ModelSpec(weights=write_checkpoint(tmp_path / "weights.safetensors"))
-    result = harness.evaluate(DenseTask(rule, task.data, options), spec, tmp_path / "out", CPU)
+    result = harness.evaluate(replace(task, config=options, rule=rule), spec, tmp_path / "out", CPU)
     for metrics in result["scores"].values():
         assert metrics["absent_classes"] == 182 - 3
         assert {"miou_seen", "miou_unseen", "miou_harmonic"} <= set(metrics)
