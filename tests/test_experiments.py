@@ -21,7 +21,9 @@ def commands_of(script: Path, folder: Path) -> list[list[str]]:
     for program in (*PROGRAMS, "torchrun"):
         (folder / program).write_text(RECORDER)
         (folder / program).chmod(0o755)
-    record = folder / "record"
+    record, lists = folder / "record", folder / "DATA/davis/ImageSets/480p"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("bear\n" * 30)
     environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "RECORD": str(record)}
     subprocess.run([script, "DATA", "OTHER", "RUN"], check=True, cwd=folder, env=environment)
     return [command.split("\n") for command in record.read_text().strip().split("\n\n")]

@@ -182,7 +182,7 @@ def ablate(
     from lila_train.model.decoder import DecoderWidths
     from lila_train.outputs import open_folder
     from lila_train.report.ablations import PUBLISHED_FIELDS, markdown, write_ablations
-    from lila_train.training.ablation_study import Study
+    from lila_train.training.ablation_study import Scores, Study
     from lila_train.training.ablations import rows as rows_named
     from lila_train.training.callbacks import open_tasks
     from lila_train.training.config import RunOptions, TrainConfig, find_recipe
@@ -219,8 +219,8 @@ def ablate(
             bar.update(shown, description=name if loss is None else f"{name}: loss {loss:.3f}")
             bar.advance(shown, steps)
 
-        def on_row_done(name: str, scores: dict[str, float], seconds: float) -> None:
-            by_protocol = ", ".join(f"J&F {score:.1f} by {protocol}" for protocol, score in scores.items())
+        def on_row_done(name: str, scores: Scores, seconds: float) -> None:
+            by_protocol = ", ".join(f"J&F {score.total:.1f} by {protocol}" for protocol, score in scores.items())
             console.out.print(f"{name}: {by_protocol} ({console.duration(seconds)})")
 
         findings = study.run(chosen, range(seeds), observe, on_row_done, jobs)

@@ -36,7 +36,7 @@ def write_ablations(folder: Path, findings: Sequence[Finding], caption: str, los
     charts = {}
     for finding in findings:  # each row's seeds with mean and standard deviation, beside the encoder's score
         scores = {one.row.label: list(one.by_seed.values()) for one in finding.scores}
-        encoder = ("encoder", finding.encoder)
+        encoder = ("encoder", finding.encoder.total)
         charts[finding.protocol] = score_dots(scores, encoder, f"J&F, {finding.protocol}, %")
     over_steps = steps_chart(findings, losses)
     explained = _explain([scores.row for scores in findings[0].scores])
@@ -54,7 +54,7 @@ def write_ablations(folder: Path, findings: Sequence[Finding], caption: str, los
         folder / "ablations.html",
         title="LILA: ablations",
         caption=caption,
-        protocols=[(finding.protocol, charts[finding.protocol], table_rows(finding)) for finding in findings],
+        protocols=[(one.protocol, charts[one.protocol], table_rows(one), sequence_table(one)) for one in findings],
         head=HEAD,
         over_steps=over_steps,
         explained=explained,
@@ -63,15 +63,16 @@ def write_ablations(folder: Path, findings: Sequence[Finding], caption: str, los
 
 
 def markdown(finding: Finding) -> str:
-    """Return the table of one protocol as Markdown under the protocol's name."""
-    return f"**{finding.protocol}**\n\n" + markdown_table(HEAD, table_rows(finding), TEXT_COLUMNS)
+    """Return the tables of one protocol as Markdown under the protocol's name."""
+    rows = markdown_table(HEAD, table_rows(finding), TEXT_COLUMNS)
+    return f"**{finding.protocol}**\n\n{rows}\n" + markdown_table(*sequence_table(finding), ("sequence",))
 
 
 def table_rows(finding: Finding) -> list[list[str]]:
     """Return the cells under HEAD: the encoder alone, then a row per ablation; – for missing scores."""
-    full = finding.full.mean
-    to_full = None if full is None else finding.encoder - full
-    rows = [["frozen encoder", f"{finding.encoder:.1f}", "–", "–", signed(to_full), "–", "–", "–"]]
+    full, encoder = finding.full.mean, finding.encoder.total
+    to_full = None if full is None else encoder - full
+    rows = [["frozen encoder", f"{encoder:.1f}", "–", "–", signed(to_full), "–", "–", "–"]]
     for scores in finding.scores:
         is_full = scores.row.name == FULL.name
         published, published_full = (
@@ -84,12 +85,19 @@ def table_rows(finding: Finding) -> list[list[str]]:
                 "–" if scores.std is None else f"{scores.std:.1f}",
                 str(len(scores.by_seed)),
                 "–" if is_full else signed(scores.gain_over(finding.full)),
-                signed(None if scores.mean is None else scores.mean - finding.encoder),
+                signed(None if scores.mean is None else scores.mean - encoder),
                 MISSING if published is None else f"{published:.1f}",
                 "–" if is_full or published is None else signed(published - published_full),
             ]
         )
     return rows
+
+
+def sequence_table(finding: Finding) -> tuple[list[str], list[list[str]]]:
+    """Return head and cells of J&F by sequence: of the encoder, and of each row the mean over the seeds."""
+    columns = [finding.encoder.by_sequence, *(scores.by_sequence for scores in finding.scores)]
+    cells = [[name, *(f"{scores[name]:.1f}" for scores in columns)] for name in finding.encoder.by_sequence]
+    return ["sequence", "frozen encoder", *(scores.row.label for scores in finding.scores)], cells
 
 
 def _explain(rows: Sequence[Ablation]) -> tuple[list[str], list[list[str]]]:
@@ -122,7 +130,7 @@ def steps_chart(findings: Sequence[Finding], losses: Losses) -> bytes:
             samples = [(np.array(list(seed)), np.array(list(seed.values()))) for seed in seeds]
             curves.append(Curve(scores.row.label, (np.array(shared), means), samples))
         if curves:
-            panels.append(Panel(f"J&F, {finding.protocol}, %", curves, ("frozen encoder", finding.encoder)))
+            panels.append(Panel(f"J&F, {finding.protocol}, %", curves, ("frozen encoder", finding.encoder.total)))
     return step_curves(panels)
 
 

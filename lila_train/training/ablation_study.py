@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +34,17 @@ from stores.errors import LilaError
 
 Progress = Callable[[str, int, float | None], None]
 """Called with a run's name, the number of new steps, and the last one's loss; None for steps of an earlier call."""
-Scores = dict[str, float]
+
+
+class Score(NamedTuple):
+    """J&F in percent: of all objects, and of each sequence."""
+
+    total: float
+    by_sequence: Mapping[str, float] = {}
+
+
+Scores = dict[str, Score]
+"""By protocol."""
 Done = Callable[[str, Scores, float], None]
 """Called with a run's name, its scores by protocol, and the seconds that it took now."""
 Run = tuple[Ablation, int]
@@ -46,11 +56,13 @@ class RowScores:
     """J&F of a row's seeds by one protocol, in percent; seeds without a result are left out.
 
     by_step: for each seed that was scored on the way, J&F by the number of steps, the end included.
+    by_sequence: means over the seeds.
     """
 
     row: Ablation
     by_seed: Mapping[int, float]
     by_step: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
+    by_sequence: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def mean(self) -> float | None:
@@ -72,10 +84,10 @@ class RowScores:
 
 @dataclass(frozen=True)
 class Finding:
-    """Results by one protocol: J&F of the frozen encoder alone, in percent, and of every row."""
+    """Results by one protocol: J&F of the frozen encoder alone and of every row."""
 
     protocol: str
-    encoder: float
+    encoder: Score
     scores: Sequence[RowScores]
 
     @property
@@ -117,7 +129,7 @@ class Study:
             if jobs > 1
             else ((row, seed, *self.train_and_score(row, seed, progress)) for row, seed in runs)
         )
-        results: dict[tuple[str, str], dict[int, float]] = {}
+        results: dict[tuple[str, str], dict[int, Score]] = {}
         for number, (row, seed, scores, seconds) in enumerate(finished, 1):
             done(f"{number} of {len(runs)}, seed {seed}: {row.label}", scores, seconds)
             for protocol, score in scores.items():
@@ -128,8 +140,13 @@ class Study:
             encoder = self._score(task, weights, ENCODER, self.out / ENCODER)  # has no seed
             row_scores = []
             for row in rows:
-                by_seed = {seed: results[task.protocol, row.name][seed] for seed in seeds}
-                row_scores.append(RowScores(row, by_seed, self._by_step(task, row, by_seed)))
+                found = results[task.protocol, row.name]
+                by_seed = {seed: found[seed].total for seed in seeds}
+                by_sequence = {
+                    name: float(np.mean([score.by_sequence[name] for score in found.values()]))
+                    for name in encoder.by_sequence
+                }
+                row_scores.append(RowScores(row, by_seed, self._by_step(task, row, by_seed), by_sequence))
             findings.append(Finding(task.protocol, encoder, row_scores))
         return findings
 
@@ -192,14 +209,18 @@ class Study:
         scored = {*self.score_at} - {config.steps}
         trainer.fit([lambda run, record: progress(1, record.loss), ScoreCallback(scored, self.tasks)])
 
-    def _score(self, task: Task, weights: Path, head: str, folder: Path) -> float:
-        """Return J&F of a run's head in percent."""
+    def _score(self, task: Task, weights: Path, head: str, folder: Path) -> Score:
+        """Return J&F of a run's head."""
         saved = checkpoint.read(weights)
         decoder = Decoder(saved.provenance.widths).to(self.rank.device).requires_grad_(False)
         decoder.load_state_dict(dict(saved.decoder))
         spec = DecoderSpec(self.encoder, decoder, head)
         result = evaluate(task, spec, folder / task.protocol, self.rank.device, checked=True)
-        return 100 * float(result["scores"][head]["JF"])
+        by_sequence = {name: task.metrics([record]) for name, record in result["parts"][head].items()}
+        return Score(
+            100 * result["scores"][head]["JF"],
+            {name: 100 * metrics["JF"] for name, metrics in by_sequence.items() if metrics["JF"] is not None},
+        )
 
     def _by_step(self, task: Task, row: Ablation, final: Mapping[int, float]) -> dict[int, dict[int, float]]:
         """Return J&F by step of the seeds that were scored on the way."""

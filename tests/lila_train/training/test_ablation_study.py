@@ -23,7 +23,7 @@ from lila_train.model import lila
 from lila_train.report import ablations
 from lila_train.report.ablations import table_rows, write_ablations
 from lila_train.training import trainer
-from lila_train.training.ablation_study import Finding, RowScores, Study
+from lila_train.training.ablation_study import Finding, RowScores, Score, Study
 from lila_train.training.ablations import FULL, ROWS
 from lila_train.training.ablations import rows as rows_named
 from lila_train.training.config import RunOptions, TrainConfig
@@ -37,7 +37,11 @@ SMALL = ["batch_size=2", "decoder_width=16", "crop_size=32", "channels=4", "cell
 
 
 def finding(erm: Mapping[int, float], protocol: str = "davis-knn@lila") -> Finding:
-    return Finding(protocol, 70.0, [RowScores(FULL, {0: 80.0, 1: 82.0, 2: 84.0}), RowScores(ROWS["erm"], erm)])
+    rows = [
+        RowScores(FULL, {0: 80.0, 1: 82.0, 2: 84.0}, by_sequence={"cows": 84.0, "dog": 80.0}),
+        RowScores(ROWS["erm"], erm, by_sequence={"cows": 50.5, "dog": 70.0}),
+    ]
+    return Finding(protocol, Score(70.0, {"cows": 75.0, "dog": 65.0}), rows)
 
 
 def test_a_table_compares_the_seeds_that_both_rows_have() -> None:
@@ -63,6 +67,7 @@ def test_the_files_hold_every_protocol(tmp_path: Path) -> None:
         assert "davis-lp@lila" in text
         assert "objective=erm" in text  # what the row changes
         assert "28.53" in text  # the paper's normals of the full model
+        assert "50.5" in text  # a sequence of one row
     check_self_contained((tmp_path / "ablations.html").read_text())
     assert (tmp_path / "ablations.html").read_text().count("data:image/svg+xml;") == 3
     assert "<svg" in (tmp_path / "ablations-davis-lp@lila.svg").read_text()
@@ -71,7 +76,7 @@ def test_the_files_hold_every_protocol(tmp_path: Path) -> None:
 def test_the_chart_over_steps_shows_what_was_scored_on_the_way() -> None:
     full = RowScores(FULL, {0: 80.0, 1: 82.0}, {0: {1: 71.0, 2: 80.0}, 1: {1: 75.0, 2: 82.0}})
     erm = RowScores(ROWS["erm"], {0: 60.0})  # at its end alone
-    scored, bare = Finding("davis-knn@lila", 70.0, [full, erm]), Finding("davis-lp@lila", 70.0, [erm])
+    scored, bare = Finding("davis-knn@lila", Score(70.0), [full, erm]), Finding("davis-lp@lila", Score(70.0), [erm])
     losses = {"LILA": [[0.3, 0.1], [0.5, 0.3, 0.2]], "A: ERM distillation": [[]]}
     assert b"davis-knn@lila" in ablations.steps_chart([scored, bare], losses)
     assert b"davis-lp@lila" not in ablations.steps_chart([scored, bare], losses)
@@ -108,6 +113,10 @@ def test_a_study_trains_and_scores_and_resumes(
     scored = [json.loads(line) for line in (tmp_path / "out/full/seed-0/scores.jsonl").read_text().splitlines()]
     assert [(line["step"], line["counts"]["sequences"]) for line in scored] == [(1, 1)]
     assert "davis-knn@lila, %" in (tmp_path / "out/ablations-steps.svg").read_text()
+    by_sequence = [
+        line for line in (tmp_path / "out/ablations.md").read_text().splitlines() if "frozen encoder" in line
+    ]
+    assert by_sequence[1] == "| sequence | frozen encoder | LILA | A: ERM distillation |"
     wrong = CliRunner().invoke(app, [*arguments, "--score-at", "1,soon"])
     assert "expected --score-at to be numbers of steps such as 500,1000, found 1,soon" in str(wrong.exception)
     weights = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("weights.safetensors")}
@@ -162,7 +171,7 @@ def test_jobs_give_the_same_scores_and_are_resumed(store: stores.CueStore, tmp_p
         assert len(lines) == 4
     assert found[2] == found[1]
     assert {name.partition(", ")[0] for name, _ in lines} == {"1 of 2", "2 of 2"}
-    by_label = {name.partition("seed 0: ")[2]: scores["davis-knn@lila"] for name, scores in lines}
+    by_label = {name.partition("seed 0: ")[2]: scores["davis-knn@lila"].total for name, scores in lines}
     assert by_label == {label: by_seed[0] for label, by_seed in found[1].items()}
 
 
