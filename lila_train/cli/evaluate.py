@@ -224,10 +224,10 @@ def ablate(
             console.out.print(f"{name}: {by_protocol} ({console.duration(seconds)})")
 
         findings = study.run(chosen, range(seeds), observe, on_row_done, jobs)
-    counts = console.counted(tasks[0].counts())
+    counts, pairs = console.counted(tasks[0].counts()), console.counted({"pairs": config.batch_size})
     caption = (
         f"J&F in percent on {tasks[0].data.root} ({counts}); trained on {opened.path}, {config.steps} steps of "
-        f"{config.batch_size} pairs at {config.crop_size} px, learning rate {config.lr:g}, "
+        f"{pairs} at {config.crop_size} px, learning rate {config.lr:g}, "
         f"decoder {DecoderWidths.of_encoder(encoder.width, config.decoder_width).inner} wide, encoder {encoder.name}."
     )
     write_ablations(out, findings, caption, {row.label: study.losses(row, range(seeds)) for row in chosen})

@@ -211,7 +211,8 @@ def announcement(trainer: Trainer) -> Table:
     learned = sum(parameter.numel() for parameter in step.parameters.values())
     table.add_row("trained", f"{learned:,} parameters; {step.decoder.widths.out} features a pixel")
     table.add_row("objective", f"{config.objective}, cues {', '.join(config.cues)}")
-    table.add_row("steps", f"{config.steps:,} of {config.batch_size} pairs at {config.crop_size} px, lr {config.lr:g}")
+    pairs = console.counted({"pairs": config.batch_size})
+    table.add_row("steps", f"{config.steps:,} of {pairs} at {config.crop_size} px, lr {config.lr:g}")
     ranks = f", {trainer.rank.world_size} ranks" * (trainer.rank.world_size > 1)
     table.add_row("device", f"{trainer.rank.device}{ranks}, {config.precision}, seed {config.seed}")
     return table
