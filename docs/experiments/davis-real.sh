@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # LILA, self-distillation alone and ERM distillation against the frozen encoder on real frames (docs/results.md, "Real frames").
-# Hardware: two CPU cores. Time: 20 minutes for the cues, 30 for the sweep, then about 80 for each of the nine runs that are trained
-# side by side, three at a time.
+# Hardware: two CPU cores. Time: 20 minutes for the cues, 30 for the sweep, then about 90 for each three of the nine runs,
+# which are trained side by side.
 #
 # DATA holds davis/ (30 train and 5 val sequences of 30 frames in the layout of DAVIS 2016: JPEGImages, Annotations, ImageSets
 # and, as 16-bit PNGs in millimeters, Depth/480p) and weights/{vit_tiny_patch16_224,raft_small}.pth.
