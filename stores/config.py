@@ -86,18 +86,18 @@ class Config(BaseModel):
         return [f"{name}={_format(value)}" for name, value in self]
 
     @classmethod
-    def parse_assignments(cls, assignments: Sequence[str]) -> dict[str, Any]:
-        """Return the values of `NAME=VALUE` strings; tuples are written with commas, None as `none`."""
+    def parse_assignments(cls, assignments: Sequence[str], option: str = "--set") -> dict[str, Any]:
+        """Return the values of `NAME=VALUE` strings of an option; tuples are written with commas, None as `none`."""
         values: dict[str, Any] = {}
         names = list(cls.model_fields)
         for assignment in assignments:
             name, equals, text = assignment.partition("=")
             if not equals:
-                raise LilaError(f"expected --set NAME=VALUE, found {assignment}")
+                raise LilaError(f"expected {option} NAME=VALUE, found {assignment}")
             if name not in names:
                 meant = [known for known in names if name and name in known] or get_close_matches(name, names, n=1)
                 hint = f", did you mean {' or '.join(meant)}?" if meant else ""
-                raise LilaError(f"expected --set to name one of {', '.join(names)}; found {name or 'nothing'}{hint}")
+                raise LilaError(f"expected {option} to name one of {', '.join(names)}; found {name or 'nothing'}{hint}")
             values[name] = cls._parse(name, text)
         return values
 

@@ -24,7 +24,7 @@ from lila_cues.pipeline.build import SIGNAL_SECONDS
 from lila_cues.pipeline.errors import DeviceLost, TransientError
 from lila_cues.pipeline.setup import NetworkFacts
 from lila_cues.pipeline.task import TaskReport, Worker, tasks_at_once
-from stores.atomic import explain_os_errors, nearest_existing
+from stores.atomic import explain_os_errors
 from stores.errors import LilaError
 from stores.ledger import writer_id
 from stores.metadata import SCRATCH
@@ -51,7 +51,7 @@ def describe(config: BuildConfig, options: RunOptions, clips: Sequence[str]) -> 
     """Describe a build to workers; during the context a file exists, beside or in the store, that they must see."""
     assert options.store is not None
     store, dataset = options.store.absolute(), open_dataset(config.dataset, options.root, config.decoder, config.seed)
-    folder = nearest_existing(store / SCRATCH)
+    folder = next(place for place in (store / SCRATCH, store, *store.parents) if place.is_dir())
     paths = {clip_id: dataset.path(clip_id) for clip_id in spread(clips, SAMPLES)}
     samples = [(clip_id, path.stat().st_size if path.is_file() else 0) for clip_id, path in paths.items()]
     token = folder / f".check-{uuid.uuid4().hex}-{writer_id()}"

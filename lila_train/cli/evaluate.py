@@ -183,6 +183,7 @@ def ablate(
     from lila_train.outputs import open_folder
     from lila_train.report.ablations import PUBLISHED_FIELDS, markdown, write_ablations
     from lila_train.training.ablation_study import Scores, Study
+    from lila_train.training.ablations import ROWS
     from lila_train.training.ablations import rows as rows_named
     from lila_train.training.callbacks import open_tasks
     from lila_train.training.config import RunOptions, TrainConfig, find_recipe
@@ -205,7 +206,8 @@ def ablate(
             raise LilaError(f"expected --protocol to be one of {', '.join(PUBLISHED_FIELDS)}, found {name}")
     target = devices.choose(device)
     tasks = open_tasks(data, limit, protocols, fast_probe)
-    own = [out / ENCODER, *(path.parent for path in out.glob("*/seed-*/run.json"))]
+    named = [path for path in out.glob("*/seed-*") if path.parent.name in ROWS or "=" in path.parent.name]
+    own = [out / ENCODER, *named]
     evaluation = EvalConfig(limit=limit, fast_probe=fast_probe)
     shaping = {"training": config.shaping(), "store": opened.fingerprint, "evaluation": evaluation.shaping()}
     open_folder(out, "ablate.json", shaping, own, overwrite)

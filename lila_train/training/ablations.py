@@ -76,7 +76,7 @@ def rows(names: str, varied: Sequence[str] = ()) -> tuple[Ablation, ...]:
     """
     own = []
     for each in dict.fromkeys(varied):
-        changes = TrainConfig.parse_assignments(each.split())
+        changes = TrainConfig.parse_assignments(each.split(), "--vary")
         if not changes or {"steps", "seed"} & changes.keys():
             raise LilaError(f"expected settings but steps and seed for --vary, found {each or 'nothing'}")
         own.append(Ablation(each, each, "a variation", PublishedResults(), changes))

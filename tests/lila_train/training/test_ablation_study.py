@@ -135,11 +135,15 @@ def test_a_study_trains_and_scores_and_resumes(
         assert f"{named}); pass those, start again with --overwrite" in str(other.exception)
     assert restored == [], "refused before a network is loaded"
     (tmp_path / "out/thesis.tex").touch()
+    own = tmp_path / "out/mine/seed-0/run.json"
+    own.parent.mkdir(parents=True)
+    own.touch()
     again = CliRunner().invoke(app, [*arguments, "--seeds", "1", "--set", "ridge=1", "--overwrite"])
     assert again.exit_code == 0, again.output
     found = {str(path.relative_to(tmp_path / "out").parent) for path in (tmp_path / "out").rglob("weights.safetensors")}
     assert found == {"full/seed-0", "erm/seed-0"}
     assert (tmp_path / "out/thesis.tex").exists()
+    assert own.exists()
 
 
 def test_jobs_give_the_same_scores_and_are_resumed(store: stores.CueStore, tmp_path: Path) -> None:

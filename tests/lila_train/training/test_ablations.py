@@ -56,7 +56,7 @@ def test_rows_of_ones_own_vary_settings() -> None:
     changed = SETTINGS.replace(**both.changes)
     assert (changed.crop_size, changed.batch_size, SETTINGS.replace(**lr.changes).lr) == (224, 1, 3e-4)
     for wrong in ("", "lr", "rate=1", "steps=5", "seed=1"):
-        with pytest.raises(LilaError, match="expected"):
+        with pytest.raises(LilaError, match=r"expected .*--vary"):
             rows("full", [wrong])
 
 
