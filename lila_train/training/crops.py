@@ -66,16 +66,16 @@ def make_views(
     counted = [[(m > 0).expand(-1, cue.channels, -1, -1) for cue, m in zip(cues, own, strict=True)] for own in masks]
     valid = [torch.cat(own, dim=1) for own in counted]
     counts = torch.stack([count_valid(mask) for mask in valid])
-    of_cues = [moments([target.map for target in pair]) for pair in targets]
-    statistics = reduce(torch.cat([counts.double().flatten(), *of_cues]))
-    counts = statistics[: counts.numel()].view_as(counts).float()
-    of_cues = list(statistics[counts.numel() :].split(3))
+    sums = {c.name: moments([t.map for t in pair]) for c, pair in zip(cues, targets, strict=True) if c.standardized}
+    statistics = reduce(torch.cat([counts.double().flatten(), *sums.values()]))
+    reduced, *of_cues = statistics.split([counts.numel(), *(len(three) for three in sums.values())])
+    counts, sums = reduced.view_as(counts).float(), dict(zip(sums, of_cues, strict=True))
     views = []
     for number, (frame, crop) in enumerate(zip(config.frames, crops, strict=True)):
         image = crop.resize_image(batch.rgb[:, frame].float() / 255)
         maps = [
-            standardize(pair[number].map, of_cue) if cue.standardized else pair[number].map
-            for cue, pair, of_cue in zip(cues, targets, of_cues, strict=True)
+            standardize(pair[number].map, sums[cue.name]) if cue.standardized else pair[number].map
+            for cue, pair in zip(cues, targets, strict=True)
         ]
         weight = torch.cat(masks[number], dim=1)
         views.append(View(image, torch.cat(maps, dim=1), valid[number], weight, batch.channels, counts[number]))
