@@ -181,12 +181,16 @@ def progress(unit: str, elapsed: bool = False) -> bars.Progress:
 
 
 class _Progress(bars.Progress):
-    """Where there is no terminal, as in a batch job, it prints a line now and then."""
+    """Where there is no terminal, as in a batch job, it prints a line now and then; a bar without progress goes."""
 
     def __enter__(self) -> _Progress:
         self.next_line = time.monotonic() + LINE_SECONDS
         super().__enter__()
         return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.live.transient |= not any(task.completed for task in self.tasks)  # an error, or nothing to do
+        super().__exit__(*error)
 
     def advance(self, task_id: bars.TaskID, advance: float | int = 1) -> None:
         super().advance(task_id, advance)

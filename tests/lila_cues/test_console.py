@@ -87,9 +87,12 @@ def test_names_of_files_are_printed_as_they_are(capsys: pytest.CaptureFixture[st
     table.add_row(UNSAFE)
     console.err.print(table)
     with console.progress("frames") as bar:
-        bar.add_task(UNSAFE, total=None)
+        bar.advance(bar.add_task(UNSAFE, total=None))
+    with console.progress("frames") as bar:
+        bar.add_task("nothing to do", total=0)
     printed = capsys.readouterr().err
     assert printed.count(SHOWN) >= 7
+    assert "nothing to do" not in printed
     assert not re.search("\x07|\u202e|\udcff", printed)
 
 
