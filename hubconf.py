@@ -24,6 +24,11 @@ def lila_reference(weights: str | Path, **options: Any) -> _NormalizedLila:
     return _NormalizedLila(_load(weights, **options))
 
 
+def lila_vit_tiny(pretrained: bool = True, **options: Any) -> _Lila:
+    """Load the small model of this package, a ViT-Ti/16 trained on 30 sequences of DAVIS 2016."""
+    return _published("lila_vit_tiny", pretrained, None, options)
+
+
 def lila_dinov2_vits14(pretrained: bool = True, checkpoint_path: str | Path | None = None, **options: Any) -> _Lila:
     """Load the published DINOv2 ViT-S/14, trained on YouTube-VOS, or another file of its kind."""
     return _published("lila_dinov2_vits14", pretrained, checkpoint_path, options)

@@ -71,7 +71,8 @@ def restore_encoder(
     """
     if weights is None and source.origin in ("file", "random"):
         weights = source.location
-    name = f"{source.network}@{source.revision}" if source.origin == "hub" else source.network
+    pinned = source.origin == "hub" and source.revision
+    name = f"{source.network}@{source.revision}" if pinned else source.network
     return load_encoder(name, weights, device, sha256=source.sha256)
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from lila_train.inference.points import Points
 
 Weights = Annotated[
-    str, typer.Option(help="Folder of a run, its weights.safetensors, a published .pt file or a published name.")
+    str,
+    typer.Option(help="Folder of a run, its weights.safetensors, a published .pt file or name, or lila_vit_tiny."),
 ]
 Encoder = Annotated[
     str | None, typer.Option(help="Name of the encoder, for a .pt file of a decoder alone: dinov2_vits14 for example.")

@@ -53,9 +53,9 @@ def load(
     """Load a trained LILA model.
 
     Args:
-        weights: the folder of a run or its weights.safetensors, a folder of `save_pretrained`, a published .pt file, or
-            a published name (`lila_dinov2_vits14`, `lila_dinov2_vitb14`, `lila_dinov2_vitl14`,
-            `lila_dinov2_vitl14_kts`), downloaded once and its hash checked.
+        weights: `lila_vit_tiny`, which comes with this package; the folder of a run or its weights.safetensors, a
+            folder of `save_pretrained`, a published .pt file, or a published name (`lila_dinov2_vits14`,
+            `lila_dinov2_vitb14`, `lila_dinov2_vitl14`, `lila_dinov2_vitl14_kts`), downloaded once and its hash checked.
         device: where the model computes; "auto" is a GPU where there is one.
         dtype: type of the parameters; float32 if None. torch.bfloat16 or torch.float16 halve the model's size.
         encoder: name of the encoder, such as dinov2_vits14_reg, for a .pt file that holds a decoder alone.
@@ -87,6 +87,7 @@ def load(
                 f"{encoder}; leave it out"
             )
         vit = restore_encoder(provenance.encoder, encoder_weights, device)
+        released.check_encoder(weights, provenance.encoder, vit)
     else:
         published = released.read(path)
         widths, tensors = published.widths, published.decoder

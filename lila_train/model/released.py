@@ -1,8 +1,9 @@
-"""Where the weights of a model are, and the checkpoints that the paper's authors published, in their naming.
+"""Where the weights of a model are: in a run, in this package, or among those that the paper's authors published.
 
-A file holds the decoder under `latent_head.`, the final LayerNorm under `fnorm.`, the encoder under `pretrained.` and
-sometimes the networks that made the cues, which are ignored by name; any other name is an error (docs/method.md,
-"Network"). Hashes are not published: that of the download is kept beside the file and checked from then on.
+A published file holds the decoder under `latent_head.`, the final LayerNorm under `fnorm.`, the encoder under
+`pretrained.` and sometimes the networks that made the cues, which are ignored by name; any other name is an error
+(docs/method.md, "Network"). Hashes are not published: that of the download is kept beside the file and checked from
+then on.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lila_cues.networks import FrozenEncoder, WeightSource
 from lila_cues.networks.hub import download, torch_cache
-from lila_cues.networks.weights import file_sha256, random_seed, read_tensors
+from lila_cues.networks.weights import file_sha256, random_seed, read_tensors, tensors_sha256
 from lila_train.model.decoder import Decoder, DecoderWidths
 from stores.atomic import atomic_write
 from stores.errors import LilaError, StoreError
@@ -35,6 +37,11 @@ RELEASED_FILES = {  # published name: file below BASE_URL
     "lila_dinov2_vitl14": "lila_dino2_l14_ytvos.pt",
     "lila_dinov2_vitl14_kts": "lila_dino2_l14_kts.pt",
 }
+PACKAGED = Path(__file__).resolve().parent.parent / "weights"
+PACKAGED_MODELS = {  # name of a file in this package: SHA-256 of the tensors of its encoder, which the hub has
+    "lila_vit_tiny": "abcf8fc070c7a6304c150492157c7021dbbd366abd6cac2b4899ec3874039aa9",
+}
+NAMES = (*RELEASED_FILES, *PACKAGED_MODELS)
 ENCODER_OF_WIDTH = {384: "dinov2_vits14", 768: "dinov2_vitb14", 1024: "dinov2_vitl14", 1536: "dinov2_vitg14"}
 _UNPUBLISHED = re.compile(r"^(?:lila_)?dinov2reg_(vit[sblg]14)$")  # the published code's names of register encoders
 
@@ -55,13 +62,15 @@ _NAMES = (
 
 
 def find(weights: str | Path) -> tuple[Path, str | None]:
-    """Return the weight file that is meant by a file, a run folder or a published name, and its SHA-256 where known.
+    """Return the weight file that is meant by a file, a run folder or a name, and its SHA-256 where known.
 
     Raises:
         LilaError: there is none, or it cannot be downloaded.
     """
     if str(weights) in RELEASED_FILES:
         return _fetch(str(weights))
+    if str(weights) in PACKAGED_MODELS:
+        return PACKAGED / f"{weights}.safetensors", None
     path = Path(weights)
     if path.is_dir():
         path /= MODEL_FILE if (path / MODEL_FILE).is_file() else WEIGHTS_FILE
@@ -71,10 +80,10 @@ def find(weights: str | Path) -> tuple[Path, str | None]:
             "file, whose encoder is recognized"
         )
     if not path.is_file():
-        meant = get_close_matches(str(weights), RELEASED_FILES, 1)
+        meant = get_close_matches(str(weights), NAMES, 1)
         raise LilaError(
             f"no weights at {path}{f', did you mean {meant[0]}?' if meant else ''}; pass the folder of a run or its "
-            f"{WEIGHTS_FILE} (lila-train run writes it), a published .pt file, or one of {', '.join(RELEASED_FILES)}"
+            f"{WEIGHTS_FILE} (lila-train run writes it), a published .pt file, or one of {', '.join(NAMES)}"
         )
     return path, None
 
@@ -87,6 +96,17 @@ def identity(weights: str | Path, encoder_weights: str | Path | None, encoder: s
     path, _ = find(weights)
     its_encoder = None if path.suffix == ".safetensors" else encoder_weights  # a run's file records the hash of its own
     return {"weights_sha256": file_sha256(path)} | named | encoder_weights_identity(its_encoder)
+
+
+def check_encoder(weights: str | Path, recorded: WeightSource, encoder: FrozenEncoder) -> None:
+    """Raise LilaError where a packaged model would run on an encoder that it was not trained on."""
+    expected = PACKAGED_MODELS.get(str(weights))
+    if expected and (found := tensors_sha256(encoder.vit.state_dict())) != expected:
+        raise LilaError(
+            f"expected the encoder that {weights} was trained on, whose tensors have SHA-256 {expected[:16]}…, found "
+            f"{found[:16]}… in {encoder.source.location}; pass a weight file of {recorded.location} by "
+            "encoder_weights= (--encoder-weights)"
+        )
 
 
 def encoder_weights_identity(weights: str | Path | None) -> dict[str, str]:

@@ -20,10 +20,10 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 import hubconf
 from lila_cues.networks import load_encoder
 from lila_train import Lila
-from lila_train.model import sharing
+from lila_train.model import checkpoint, released, sharing
 from lila_train.model.decoder import Decoder, DecoderWidths
 from lila_train.model.lila import load
-from lila_train.model.released import RELEASED_FILES
+from lila_train.model.released import NAMES
 from stores.errors import LilaError
 from tests.lila_train.inference.models import small_model, write_weights
 
@@ -178,7 +178,7 @@ def test_a_repository_that_cannot_be_asked_for_gets_one_sentence(name: str, monk
 
 
 def test_torch_hub_gives_the_model(weights: Path) -> None:
-    assert all(callable(getattr(hubconf, name)) for name in ("lila", "lila_reference", *RELEASED_FILES))
+    assert all(callable(getattr(hubconf, name)) for name in ("lila", "lila_reference", *NAMES))
     found = torch.hub.load(str(ROOT), "lila", source="local", weights=weights)
     same(small_model(), found)
 
@@ -209,3 +209,28 @@ def test_the_published_code_s_call_gives_both_maps_of_normalized_images(weights:
 def test_an_untrained_model_is_not_given_out() -> None:
     with pytest.raises(LilaError, match="expected pretrained=True"):
         hubconf.lila_dinov2_vits14(pretrained=False)
+
+
+def test_the_packaged_model_runs_on_its_own_encoder_alone(shared: Path, tmp_path: Path) -> None:
+    own = load("lila_vit_tiny", encoder_weights=shared / "data/weights/vit_tiny_patch16_224.pth")
+    assert own.out_channels == 16
+    assert np.isfinite(own.features(np.full((40, 33, 3), 128, np.uint8))).all()
+    same(own, hubconf.lila_vit_tiny(encoder_weights=shared / "data/weights/vit_tiny_patch16_224.pth"))
+    torch.save(load_encoder("vit_tiny_patch16_224", "random:1").vit.state_dict(), tmp_path / "other.pth")
+    with pytest.raises(
+        LilaError, match=r"that lila_vit_tiny was trained on.*other\.pth; pass a weight file of timm/vit_t"
+    ):
+        load("lila_vit_tiny", encoder_weights=tmp_path / "other.pth")
+
+
+def test_the_packaged_model_is_small_and_its_card_says_what_its_file_says() -> None:
+    path, _ = released.find("lila_vit_tiny")
+    known = checkpoint.read(path).provenance
+    assert path.stat().st_size < 3_000_000
+    assert (known.encoder.origin, known.encoder.licence, known.store.get("path")) == ("hub", "apache-2.0", None)
+    card = ModelCard.load(ROOT / "docs/lila-vit-tiny.md")
+    assert card.data.base_model == known.encoder.location
+    figures = [value for row in known.scores for value in row["figures"].values() if value is not None]
+    assert [found.metric_value for found in card.data.eval_results] == figures
+    assert f"{known.step:,} steps" in card.text
+    assert sharing.BIBTEX in card.text
