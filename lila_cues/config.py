@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 import stores
 from stores.config import Config
-from stores.errors import LilaError
+from stores.errors import LilaError, did_you_mean
 from stores.spec import Count, Geometry, ShardClips, Side
 from stores.store import CueStore
 
@@ -110,7 +110,8 @@ class BuildConfig(Config):
         default = "small" if device.startswith("cuda") and given.get("dataset") != "demo" else "tiny"
         name = given.setdefault("profile", default)
         if name not in PROFILES:
-            raise LilaError(f"expected a profile among {', '.join(PROFILES)}, found {name}; pass one with --profile")
+            found = f"{name}{did_you_mean(name, PROFILES)}"
+            raise LilaError(f"expected a profile among {', '.join(PROFILES)}, found {found}; pass one with --profile")
         settings = PROFILES[name].settings
         if device.startswith("cuda") and name != "tiny":
             settings = {**settings, "precision": "bfloat16"}

@@ -226,7 +226,9 @@ def read_bytes(path: Path, expected: str) -> bytes:
         elif content := path.read_bytes():
             return content
     except FileNotFoundError:
-        found = "a link that leads nowhere" if path.is_symlink() else "nothing"
+        if not path.is_symlink():
+            raise LilaError(f"{path}: expected {expected}, found no such file; check its name") from None
+        found = "a link that leads nowhere"
     except OSError as error:
         found, cause = f"one that cannot be read ({os_reason(error)})", error
     raise LilaError(f"{path}: expected {expected}, found {found}; copy it again or take it away") from cause
@@ -319,7 +321,8 @@ def find_dataset(name: str, root: Path | None = None, option: str = "--root", cr
     places = [Path(root)] if root is not None else [*([Path(lila_data, name)] if lila_data else []), Path("data", name)]
     folder = next((place for place in places if place.is_dir()), places[0] if create else None)
     if folder is None and root is not None:
-        raise LilaError(f"expected the data set {name}, found no folder at {root}; name the folder that holds it")
+        found = "a file" if Path(root).is_file() else "no folder"
+        raise LilaError(f"expected the data set {name}, found {found} at {root}; name the folder that holds it")
     if folder is None:
         searched = " and ".join(map(str, places))
         hint = "" if lila_data else " (LILA_DATA is not set)"

@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from stores.errors import LilaError
+from stores.errors import LilaError, did_you_mean
 
 C = TypeVar("C", bound="Config")
 MAX_SEED = 2**32 - 1
@@ -95,9 +94,8 @@ class Config(BaseModel):
             if not equals:
                 raise LilaError(f"expected {option} NAME=VALUE, found {assignment}")
             if name not in names:
-                meant = [known for known in names if name and name in known] or get_close_matches(name, names, n=1)
-                hint = f", did you mean {' or '.join(meant)}?" if meant else ""
-                raise LilaError(f"expected {option} to name one of {', '.join(names)}; found {name or 'nothing'}{hint}")
+                found = f"{name or 'nothing'}{did_you_mean(name, names)}"
+                raise LilaError(f"expected {option} to name one of {', '.join(names)}; found {found}")
             values[name] = cls._parse(name, text)
         return values
 
@@ -167,7 +165,8 @@ def differences(recorded: Any, requested: Any, name: str = "") -> list[str]:
         ]
     if recorded == requested:
         return []
-    found, wanted = (text if len(text) <= 60 else f"{text[:56]}…" for text in map(_format, (recorded, requested)))
+    texts = [_format(value) or "none" for value in (recorded, requested)]
+    found, wanted = (text if len(text) <= 60 else f"{text[:56]}…" for text in texts)
     return [f"{name}: {found}, not {wanted}"]
 
 

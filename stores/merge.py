@@ -45,7 +45,7 @@ def merge(
     """
     first, *others = [{"spec": source.spec.to_dict(), "settings": source.fingerprint} for source in sources]
     for source, settings in zip(sources[1:], others, strict=True):
-        if changes := differences(first, settings):
+        if changes := differences(settings, first):
             raise StoreError(
                 f"{source.path} was built with other settings than {sources[0].path}: {'; '.join(changes)}; "
                 "merge only stores of the same settings"

@@ -92,6 +92,8 @@ def verify(
 ) -> None:
     """Check a store: documents, ledger against files, checksums, values. Exit status 1 if it is damaged."""
     opened = stores.open(store)
+    if report is not None and report.exists():
+        _read_report(report)  # nothing else is replaced
     findings = _check(opened, range(opened.n_tasks), quick, jobs)
     if deep:
         from lila_cues.pipeline.task import load_recompute
@@ -114,6 +116,16 @@ def verify(
     else:
         console.out.print(f"{opened.path} is intact: {complete} of {opened.n_clips} clips complete and checked")
     raise typer.Exit(int(damaged))
+
+
+def _read_report(path: Path) -> list[Finding]:
+    try:
+        entries = json.loads(path.read_text("utf-8-sig"))["findings"]
+        return [Finding(**{**entry, "clips": tuple(entry["clips"])}) for entry in entries]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"{path} is no report of `lila-cues verify --report`; name another file, or leave --report out"
+        ) from error
 
 
 def _show(findings: Sequence[Finding], remedy: str = "") -> None:
@@ -165,13 +177,7 @@ def repair(
         findings = _check(opened, tasks, False, jobs)
         tasks = tasks_of(findings, opened)  # the others are intact
     else:
-        try:
-            entries = json.loads(report.read_text("utf-8-sig"))["findings"]
-            findings = [Finding(**{**entry, "clips": tuple(entry["clips"])}) for entry in entries]
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{report} is no report of `lila-cues verify --report`; name one, or leave --report out"
-            ) from error
+        findings = _read_report(report)
     repairs = list(repair_store(opened, findings, partial(_recorded_clips, opened, root)))
     _show(repairs)
     remaining = _check(opened, tasks, False, jobs)

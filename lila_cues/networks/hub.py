@@ -7,7 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from stores.errors import LilaError
+from stores.errors import LilaError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +26,11 @@ def fetch(repository: str, filename: str, revision: str | None, option: str) -> 
         try:
             path = Path(hf_hub_download(repository, filename, revision=revision))
         except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+            offline = isinstance(error, LocalEntryNotFoundError | ConnectionError)
+            reason = "no connection" if offline else first_line(error)
             raise LilaError(
                 f"expected {filename} of {repository} in {constants.HF_HUB_CACHE} or on the Hugging Face hub, found "
-                f"neither ({type(error).__name__}); go online once (for gated weights after `hf auth login`), or give "
+                f"neither ({reason}); go online once (for gated weights after `hf auth login`), or give "
                 f"a local file with {option}"
             ) from error
         finally:

@@ -14,6 +14,9 @@ from PIL import Image
 
 from lila_cues.viz.pictures import Picture
 from stores.atomic import atomic_write
+from stores.errors import LilaError
+
+GENERATOR = "lila-pixels"  # the `generator` of a page's head
 
 ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("lila_cues.viz"),
@@ -55,8 +58,20 @@ class Gallery:
 
 def render(template: str, out: Path, **content: Any) -> None:
     """Write a page atomically. A template fails if it uses a name that `content` lacks."""
-    page = ENVIRONMENT.get_template(template).render(content)
+    page = ENVIRONMENT.get_template(template).render(content, generator=GENERATOR)
+    require_own(out)
     atomic_write(page.encode(errors="backslashreplace"), out)  # names of files may hold bytes that are not UTF-8
+
+
+def require_own(page: Path) -> None:
+    """Raise LilaError where a page would replace a folder, or a file that is no page of this program."""
+    if page.is_file():
+        with page.open("rb") as file:
+            if f'name="generator" content="{GENERATOR}"'.encode() in file.read(1000):
+                return
+    if page.exists():
+        found = "a folder" if page.is_dir() else "a file of something else"
+        raise LilaError(f"expected a page of this program, or nothing, at {page}, found {found}; pass another --out")
 
 
 def data_url(image: Picture | bytes, kind: str = "png") -> str:

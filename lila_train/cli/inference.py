@@ -244,12 +244,14 @@ def explore(
     for lila-train track. Keys switch between LILA, the encoder alone and PCA.
     """
     from lila_cues.inputs import list_inputs
+    from lila_cues.viz.html import require_own
     from lila_train.inference.explore import explore_image, short_names, write_page
     from lila_train.inference.features import pictures_of
     from lila_train.model.lila import load
 
     files = list_inputs(images, unique_names=False)
     require_writable(out, "pass another --out")
+    require_own(out)
     model = load(weights, device=device, encoder=encoder, encoder_weights=encoder_weights)
     failures, explored = [], []
     named = list(zip(files, short_names([file.path for file in files]), strict=True))
@@ -296,6 +298,8 @@ def export(
 
     require_writable(out, "pass another --out")
     model = load(weights, encoder=encoder, encoder_weights=encoder_weights)
+    if out.exists() and out.samefile(released.find(weights)[0]):
+        raise LilaError(f"expected another file than --weights for the export, found {out}; pass another --out")
     model.features(np.zeros((*[2 * model.encoder.patch_size] * 2, 3), np.uint8))  # which have to be finite
     if out.suffix == ".pt":
         released.write(out, model.decoder)

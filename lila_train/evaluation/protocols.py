@@ -21,7 +21,7 @@ from lila_train.evaluation.harness import Task
 from lila_train.evaluation.points import SpairSettings, TapvidSettings, spair_task, tapvid_task
 from lila_train.evaluation.text import proxyclip, zero_shot
 from lila_train.model.propagation import Propagation
-from stores.errors import LilaError
+from stores.errors import LilaError, did_you_mean
 
 
 def open_task(protocol: str, data: Path | None, config: EvalConfig, memory: int | None = None) -> Task:
@@ -33,7 +33,9 @@ def open_task(protocol: str, data: Path | None, config: EvalConfig, memory: int 
         LilaError: an unknown id, a missing folder, or an option that the protocol does not have.
     """
     if protocol not in PROTOCOLS:
-        raise LilaError(f"expected a protocol, one of {', '.join(PROTOCOLS)}, found {protocol}")
+        raise LilaError(
+            f"expected a protocol, one of {', '.join(PROTOCOLS)}, found {protocol}{did_you_mean(protocol, PROTOCOLS)}"
+        )
     entry = PROTOCOLS[protocol]
     if "seed" not in entry.options:  # nothing is drawn
         config = config.replace(seed=0)

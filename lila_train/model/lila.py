@@ -26,6 +26,7 @@ from lila_cues.networks import FrozenEncoder, WeightSource, encoder_from_tensors
 from lila_cues.networks.weights import file_sha256, float32_default, seeded, tensors_sha256
 from lila_train.model import checkpoint, released, sharing
 from lila_train.model.checkpoint import Provenance
+from lila_train.model.convolution import is_plain_inference
 from lila_train.model.decoder import Decoder, DecoderWidths
 from lila_train.model.init import init_pca
 from lila_train.model.prepared import PreparedImage, require_finite
@@ -112,6 +113,8 @@ def load(
 
 def _for_inference(model: Lila, device: torch.device, dtype: torch.dtype | None) -> Lila:
     """Return the model on a device, in eval mode and without gradients of its parameters."""
+    if isinstance(dtype, str):
+        raise LilaError(f"expected dtype=torch.float16, torch.bfloat16 or torch.float32, found the text {dtype!r}")
     return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 
@@ -188,7 +191,7 @@ class Lila(nn.Module, ModelHubMixin):
             init_pca(decoder, torch.cat([each.movedim(1, -1).flatten(0, 2) for each in tokens]))
         settings = {"init": init, "seed": seed}
         model.provenance = Provenance(vit.source, decoder.widths, 0, settings, {}, checkpoint.versions())
-        return model.to(dtype=dtype)
+        return _for_inference(model, device, dtype)
 
     def forward(
         self,
@@ -199,15 +202,17 @@ class Lila(nn.Module, ModelHubMixin):
         """Return features of RGB images: zero mean and unit variance over the d channels.
 
         Args:
-            images: uint8, or floats in [0, 1] that are not normalized. The values are not checked here, since a look at
-                them would wait for the device and break compilation.
+            images: uint8, or floats in [0, 1] that are not normalized. Their values are checked on a CPU alone, since a
+                look at them would wait for another device and break compilation.
             output_size: size (y, x) of the features; the images' own if None.
             return_grid: also return the encoder's grid, as `encode` gives it, from the same pass.
 
         Raises:
-            LilaError: not a batch of RGB images.
+            LilaError: not a batch of RGB images, or on a CPU floats beyond [−0.5, 1.5] or NaN.
         """
         fitted = self._fit(images)
+        if is_plain_inference(fitted):
+            self._check_range(fitted)
         tokens, (height, width) = self.encoder(fitted), size_of(images)
         if self.fit == "resize":
             features = self.decoder(tokens, output_size or (height, width))
@@ -329,14 +334,18 @@ class Lila(nn.Module, ModelHubMixin):
     def _checked(image: AnyImage) -> Shaped[Tensor, "1 3 H W"]:
         """Return one image as a batch; LilaError for floats that are no RGB in [0, 1]."""
         batch = to_tensor(image)
-        if batch.is_floating_point():
-            low, high = (float(value) for value in batch.aminmax())
-            if low < MIN_VALUE or high > MAX_VALUE:
+        Lila._check_range(batch)
+        return batch
+
+    @staticmethod
+    def _check_range(images: Tensor) -> None:
+        if images.is_floating_point() and images.numel():
+            low, high = (float(value) for value in images.aminmax())
+            if not (low >= MIN_VALUE and high <= MAX_VALUE):  # nor NaN
                 raise LilaError(
                     f"expected RGB in [0, 1], found values from {low:.4g} to {high:.4g}; pass uint8, or floats "
                     "divided by 255 and not normalized: the model subtracts mean and std itself"
                 )
-        return batch
 
     def _fit(self, images: Tensor) -> Tensor:
         """Return the images as floats, with sides that are multiples of the patch size."""

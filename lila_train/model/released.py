@@ -13,7 +13,6 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ from lila_cues.networks.hub import download, torch_cache
 from lila_cues.networks.weights import file_sha256, random_seed, read_tensors, tensors_sha256
 from lila_train.model.decoder import Decoder, DecoderWidths
 from stores.atomic import atomic_write
-from stores.errors import LilaError, StoreError
+from stores.errors import LilaError, StoreError, did_you_mean
 
 BASE_URL = "https://storage.googleapis.com/gresearch/lila-ckpts"
 
@@ -80,9 +79,8 @@ def find(weights: str | Path) -> tuple[Path, str | None]:
             "file, whose encoder is recognized"
         )
     if not path.is_file():
-        meant = get_close_matches(str(weights), NAMES, 1)
         raise LilaError(
-            f"no weights at {path}{f', did you mean {meant[0]}?' if meant else ''}; pass the folder of a run or its "
+            f"no weights at {path}{did_you_mean(str(weights), NAMES)}; pass the folder of a run or its "
             f"{WEIGHTS_FILE} (lila-train run writes it), a published .pt file, or one of {', '.join(NAMES)}"
         )
     return path, None

@@ -76,7 +76,7 @@ def table_rows(finding: Finding) -> list[list[str]]:
     for scores in finding.scores:
         is_full = scores.row.name == FULL.name
         published, published_full = (
-            getattr(row.published, PUBLISHED_FIELDS[finding.protocol]) for row in (scores.row, FULL)
+            getattr(row.published, PUBLISHED_FIELDS[finding.protocol.partition("+")[0]]) for row in (scores.row, FULL)
         )
         rows.append(
             [

@@ -91,7 +91,7 @@ class DavisResult:
         return summarize(ObjectScore(**entry) for entry in self.objects(head, name))
 
     def examples(self) -> list[tuple[str, str]]:
-        """Return the sequences with the largest, the median and the smallest gain, each with that as text."""
+        """Return the sequences with the largest, the median and the smallest difference, each with that as text."""
         gains = {}  # J&F by the last head minus that by the first; with a single head its J&F
         for name in self.names:
             first, last = (self.metrics(head, name)["JF"] or 0.0 for head in (self.heads[0], self.heads[-1]))
@@ -99,7 +99,7 @@ class DavisResult:
         ranked = sorted(gains, key=lambda name: gains[name])
         ranks = {0: "smallest ", len(ranked) // 2: "median ", len(ranked) - 1: "largest " * (len(ranked) > 1)}
         if len(self.heads) > 1:
-            texts = {name: f"gain, {signed(100 * gain)} points" for name, gain in gains.items()}
+            texts = {name: f"difference, {signed(100 * gain)} points" for name, gain in gains.items()}
         else:
             texts = {name: f"J&F, {percent(gain)}" for name, gain in gains.items()}
         return [(ranked[n], f"{rank}{texts[ranked[n]]}") for n, rank in reversed(ranks.items())]
@@ -107,7 +107,7 @@ class DavisResult:
 
 def masks(result: DavisResult, title: str = "Masks, predicted and true") -> Gallery:
     """Return the last scored frame of up to three sequences: the frame, its true labels, and those of every head."""
-    what = "gain" if len(result.heads) > 1 else "J&F"
+    what = "difference" if len(result.heads) > 1 else "J&F"
     text = (
         "The first frame's labels are given; this is the last frame that is scored, with the labels as each model "
         "carried them there."

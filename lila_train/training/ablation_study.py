@@ -84,7 +84,7 @@ class RowScores:
 
 @dataclass(frozen=True)
 class Finding:
-    """Results by one protocol: J&F of the frozen encoder alone and of every row."""
+    """Results by one protocol, with its changed settings: J&F of the frozen encoder alone and of every row."""
 
     protocol: str
     encoder: Score
@@ -147,7 +147,7 @@ class Study:
                     for name in encoder.by_sequence
                 }
                 row_scores.append(RowScores(row, by_seed, self._by_step(task, row, by_seed), by_sequence))
-            findings.append(Finding(task.protocol, encoder, row_scores))
+            findings.append(Finding(task.config.evaluation_id(task.protocol), encoder, row_scores))
         return findings
 
     def _in_processes(

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from stores.config import MAX_SEED, Config
-from stores.errors import LilaError
+from stores.errors import LilaError, did_you_mean
 
 FLOW, DEPTH, NORMALS, FEATURES = "flow", "depth", "normals", "features"
 
@@ -178,5 +178,7 @@ DEFAULT_RECIPE = "s14-youtube-vos"
 def find_recipe(name: str) -> Recipe:
     """Return the recipe of that name; an unknown one raises LilaError with the list."""
     if name not in RECIPES:
-        raise LilaError(f"expected --recipe to be one of {', '.join(RECIPES)}, found {name}")
+        raise LilaError(
+            f"expected --recipe to be one of {', '.join(RECIPES)}, found {name}{did_you_mean(name, RECIPES)}"
+        )
     return RECIPES[name]

@@ -57,8 +57,6 @@ class PairPool:
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int]:
         """Return a clip, uniformly, and one of its pairs at most `max_gap` apart; a clip without one is redrawn."""
-        if not len(self.clips):
-            raise LilaError("the store holds no complete clip to train on; build it first: lila-cues build")
         for _ in range(_MAX_TRIES):
             clip = int(self.clips[rng.integers(len(self.clips))])
             eligible = np.flatnonzero(self.gaps_of(clip) <= self.max_gap)

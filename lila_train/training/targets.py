@@ -155,7 +155,11 @@ def stored_arrays(config: TrainConfig) -> tuple[str, ...]:
 
 
 def check_store(config: TrainConfig, store: CueStore) -> None:
-    """Raise LilaError if the store lacks channels or arrays that the run needs."""
+    """Raise LilaError if the store lacks complete clips, channels or arrays that the run needs."""
+    if not len(store.complete_clips()):
+        raise LilaError(
+            f"expected complete clips to train on in {store.path}, found none; `lila-cues status {store.path}` says why"
+        )
     kept = store.spec.geometry.channels
     if config.channels > kept:
         raise LilaError(

@@ -120,6 +120,11 @@ class Trainer:
                 self.train_step.restore(saved.decoder, saved.extra)
                 checkpoint.restore_optimizer(self.optimizer, list(self.train_step.parameters), saved.extra)
                 self.step = saved.provenance.step
+                if self.step > self.config.steps:
+                    raise LilaError(
+                        f"expected --steps of {self.step} at least, the step of the checkpoint in {self.run_dir.root}, "
+                        f"found {self.config.steps}; raise it, or start again with --overwrite"
+                    )
             self.clips = np.array(chosen["clips"], dtype=np.int64)
             statuses = self.store.statuses()
             lost = self.clips[statuses[self.clips] != COMPLETE]

@@ -169,7 +169,7 @@ def test_unreadable_files_are_named(tmp_path: Path, read: object, monkeypatch: p
         ("cut.png", intact.getvalue()[:900], "one that cannot be decoded"),
         ("cut.jpg", photo.getvalue()[:-900], "one that cannot be decoded"),
         ("empty.jpg", b"", "an empty file"),
-        ("absent.png", None, "nothing"),
+        ("absent.png", None, "no such file"),
         ("folder.png", "", "a folder"),
         ("gone.png", "nowhere", "a link that leads nowhere"),
         ("loop.png", "loop.png", r"one that cannot be read \(too many levels of symbolic links\)"),

@@ -16,6 +16,7 @@ from PIL import Image
 
 from lila_cues.viz import charts, html
 from lila_cues.viz.html import ENVIRONMENT, Figure, Gallery, Row, data_url
+from stores.errors import LilaError
 
 EMPTY_TAGS = {"meta", "img", "br", "input"}
 MACROS = ENVIRONMENT.get_template("macros.html").module
@@ -113,6 +114,18 @@ def test_a_name_that_a_page_lacks_is_an_error_and_leaves_the_page(tmp_path: Path
     with pytest.raises(jinja2.UndefinedError, match="'summary' is undefined"):
         html.render("inspection.html", page, title="x")
     assert page.read_text() == "before"
+
+
+def test_a_page_replaces_its_own_kind_alone(tmp_path: Path):
+    page = tmp_path / "page.html"
+    for _ in range(2):
+        html.render("base.html", page, title="x")
+    page.write_text("<!doctype html>mine")
+    with pytest.raises(LilaError, match=r"found a file of something else; pass another --out"):
+        html.render("base.html", page, title="x")
+    assert page.read_text() == "<!doctype html>mine"
+    with pytest.raises(LilaError, match="found a folder"):
+        html.require_own(tmp_path)
 
 
 def test_a_gallery_has_titles_figures_and_free_places(picture):

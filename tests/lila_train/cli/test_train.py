@@ -108,7 +108,10 @@ def test_a_signal_writes_a_checkpoint_and_resume_finishes_the_run(
     (checkpoint,) = (out / "checkpoints").iterdir()
     steps = int(checkpoint.stem.removeprefix("step-"))
     assert steps == len((out / "log.jsonl").read_text().splitlines())
-    command[command.index("100000")] = str(steps + 2)
+    command[command.index("100000")] = "1"
+    fewer = subprocess.run([*command], capture_output=True, text=True)
+    assert (fewer.returncode, f"expected --steps of {steps} at least" in fewer.stderr) == (2, True), fewer.stderr
+    command[command.index("1")] = str(steps + 2)
     done = subprocess.run([*command], capture_output=True, text=True, check=True)
     assert f"resuming at step {steps} of {steps + 2}" in done.stdout
     assert len((out / "log.jsonl").read_text().splitlines()) == steps + 2
@@ -274,6 +277,9 @@ def test_a_missing_score_folder_is_refused_before_anything_is_written(store: sto
 
 
 def test_a_store_without_a_cue_is_refused_before_anything_is_written(store: stores.CueStore, tmp_path: Path) -> None:
+    empty = world.build(tmp_path / "empty.zarr", tasks=0)
+    without = refusal("run", "--store", str(empty.path), "--out", str(tmp_path / "run"), *OPTIONS)
+    assert "expected complete clips to train on" in without
     part = tmp_path / "part.zarr"
     shutil.copytree(store.path, part, ignore=shutil.ignore_patterns("depth", "features_raw"))
     arguments = ["run", "--store", str(part), "--out", str(tmp_path / "run"), *OPTIONS, "--steps", "1"]

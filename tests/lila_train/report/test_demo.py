@@ -145,7 +145,8 @@ def test_largest_median_and_smallest_gain_are_shown(finished: Path):
         encoder, lila = (result.metrics(head, name)["JF"] for head in ("encoder", "lila"))
         gains[name] = lila - encoder
     found = result.examples()
-    assert [word.split(",")[0] for _, word in found] == ["largest gain", "median gain", "smallest gain"]
+    ranks = [word.partition(",")[0] for _, word in found]
+    assert ranks == ["largest difference", "median difference", "smallest difference"]
     assert [gains[name] for name, _ in found] == sorted(gains.values(), reverse=True)
 
 

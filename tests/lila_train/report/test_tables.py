@@ -157,7 +157,7 @@ def test_the_command_writes_page_markdown_and_spreadsheets(tmp_path: Path):
     assert shown.exit_code == 0
     page = (tmp_path / "report/index.html").read_text()
     check_self_contained(page)
-    assert page.count("<h4>one: gain, ") == 2
+    assert page.count("<h4>one: difference, ") == 2
     assert page.count('<tr class="published">') == 9
     rows = list(csv.reader((tmp_path / "report/davis-knn.csv").read_text().splitlines()[1:]))
     assert all(f">{escape(cell)}</td>" in page for row in rows for cell in row[:-1])

@@ -112,7 +112,7 @@ def test_a_study_trains_and_scores_and_resumes(
     assert re.search(line, first.output, re.MULTILINE)
     scored = [json.loads(line) for line in (tmp_path / "out/full/seed-0/scores.jsonl").read_text().splitlines()]
     assert [(line["step"], line["counts"]["sequences"]) for line in scored] == [(1, 1)]
-    assert "davis-knn@lila, %" in (tmp_path / "out/ablations-steps.svg").read_text()
+    assert "davis-knn@lila+limit=1" in (tmp_path / "out/ablations-steps.svg").read_text()
     by_sequence = [
         line for line in (tmp_path / "out/ablations.md").read_text().splitlines() if "frozen encoder" in line
     ]
