@@ -89,6 +89,8 @@ def summary(store: CueStore, tally: Tally, wall: float) -> RenderableType:
         table.add_row(Text("failed", "red"), f"{clip_id}: {reason}")
     if tally.failed > len(shown):
         table.add_row("", f"… and {tally.failed - len(shown)} more: lila-cues status {store.path}")
+    if tally.failed:
+        table.add_row("", "once their files are right, the same command with --only-failed builds them")
     return table
 
 

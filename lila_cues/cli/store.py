@@ -46,8 +46,8 @@ def status(store: Store, failures: Annotated[int, typer.Option(min=0, help="Numb
 
     opened, out = stores.open(store), console.out
     out.print(console.bold(opened.path))
-    n_tasks = console.counted({"tasks": opened.n_tasks})
-    out.print(f"  {summary(opened)}, {n_tasks} of {opened.spec.shard_clips} clips")
+    n_tasks, per_task = console.counted({"tasks": opened.n_tasks}), console.counted({"clips": opened.spec.shard_clips})
+    out.print(f"  {summary(opened)}, {n_tasks} of {per_task}")
     recorded = opened.ledger.keys() or {}
     if recorded:  # bytes per clip, estimated from some records
         sizes = stored_bytes(opened, spread(sorted(recorded), READ_RECORDS))
