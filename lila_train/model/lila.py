@@ -26,7 +26,6 @@ from lila_cues.networks import FrozenEncoder, WeightSource, encoder_from_tensors
 from lila_cues.networks.weights import file_sha256, float32_default, seeded, tensors_sha256
 from lila_train.model import checkpoint, released, sharing
 from lila_train.model.checkpoint import Provenance
-from lila_train.model.convolution import is_plain_inference
 from lila_train.model.decoder import Decoder, DecoderWidths
 from lila_train.model.init import init_pca
 from lila_train.model.prepared import PreparedImage, require_finite
@@ -202,17 +201,15 @@ class Lila(nn.Module, ModelHubMixin):
         """Return features of RGB images: zero mean and unit variance over the d channels.
 
         Args:
-            images: uint8, or floats in [0, 1] that are not normalized. Their values are checked on a CPU alone, since a
-                look at them would wait for another device and break compilation.
+            images: uint8, or floats in [0, 1] that are not normalized. The values are not checked here, since a look at
+                them would wait for the device and break compilation.
             output_size: size (y, x) of the features; the images' own if None.
             return_grid: also return the encoder's grid, as `encode` gives it, from the same pass.
 
         Raises:
-            LilaError: not a batch of RGB images, or on a CPU floats beyond [−0.5, 1.5] or NaN.
+            LilaError: not a batch of RGB images.
         """
         fitted = self._fit(images)
-        if is_plain_inference(fitted):
-            self._check_range(fitted)
         tokens, (height, width) = self.encoder(fitted), size_of(images)
         if self.fit == "resize":
             features = self.decoder(tokens, output_size or (height, width))
