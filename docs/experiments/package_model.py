@@ -29,9 +29,9 @@ def main(run: Path, file: Path) -> None:
     encoder = WeightSource(network, "hub", published.hf_hub_id, None, None, published.license)
     results = [read_result(path) for path in sorted(run.glob("scores/*/result.json"))]
     scores = [
-        {"step": training.step, "protocol": each["protocol"], "counts": each["counts"], "figures": figures}
+        {name: each[name] for name in ("protocol", "counts")}
+        | {"step": training.step, "figures": each["scores"][LilaModel.head]}
         for each in results
-        for figures in [each["scores"][LilaModel.head]]
     ]
     store = {name: value for name, value in training.store.items() if name != "path"}
     decoder = Decoder(training.widths)

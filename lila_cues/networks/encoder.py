@@ -71,8 +71,7 @@ def restore_encoder(
     """
     if weights is None and source.origin in ("file", "random"):
         weights = source.location
-    pinned = source.origin == "hub" and source.revision
-    name = f"{source.network}@{source.revision}" if pinned else source.network
+    name = f"{source.network}@{source.revision}" if source.revision else source.network
     return load_encoder(name, weights, device, sha256=source.sha256)
 
 

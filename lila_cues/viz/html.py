@@ -71,7 +71,10 @@ def require_own(page: Path) -> None:
                 return
     if page.exists():
         found = "a folder" if page.is_dir() else "a file of something else"
-        raise LilaError(f"expected a page of this program, or nothing, at {page}, found {found}; pass another --out")
+        raise LilaError(
+            f"expected a page of this program, or nothing, at {page}, found {found}; pass another --out, or move it "
+            "away"
+        )
 
 
 def data_url(image: Picture | bytes, kind: str = "png") -> str:

@@ -188,7 +188,7 @@ def ablate(
     from lila_train.training.callbacks import open_tasks
     from lila_train.training.config import RunOptions, TrainConfig, find_recipe
     from lila_train.training.distributed import Rank
-    from lila_train.training.targets import check_store
+    from lila_train.training.targets import check_store, training_clips
     from lila_train.training.trainer import encoder_of_store
 
     chosen = rows_named(rows, vary or ())
@@ -198,6 +198,7 @@ def ablate(
         raise LilaError(f"expected --score-at to be numbers of steps such as 500,1000, found {score_at}") from None
     opened = stores.open(store)
     config = find_recipe(recipe).config.replace(**TrainConfig.given({"steps": steps, "seed": 0}, set_))
+    training_clips(opened)
     for row in chosen:
         check_store(config.replace(**row.changes), opened)
     protocols = list(dict.fromkeys(protocol or ["davis-knn@lila"]))

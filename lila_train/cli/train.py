@@ -112,13 +112,14 @@ def _base(recipe: str | None, config: Path | None) -> TrainConfig:
 
 def _open_store(place: str, config: TrainConfig) -> stores.CueStore:
     import stores
-    from lila_train.training.targets import check_store
+    from lila_train.training.targets import check_store, training_clips
 
     if place == DEFAULT_STORE and not Path(place).exists():
         raise LilaError(
             f"no cue store at {place}; build it with `lila-cues build --dataset kinetics`, or pass another with --store"
         )
     store = stores.open(place)
+    training_clips(store)
     check_store(config, store)
     return store
 

@@ -331,18 +331,14 @@ class Lila(nn.Module, ModelHubMixin):
     def _checked(image: AnyImage) -> Shaped[Tensor, "1 3 H W"]:
         """Return one image as a batch; LilaError for floats that are no RGB in [0, 1]."""
         batch = to_tensor(image)
-        Lila._check_range(batch)
-        return batch
-
-    @staticmethod
-    def _check_range(images: Tensor) -> None:
-        if images.is_floating_point() and images.numel():
-            low, high = (float(value) for value in images.aminmax())
+        if batch.is_floating_point():
+            low, high = (float(value) for value in batch.aminmax())
             if not (low >= MIN_VALUE and high <= MAX_VALUE):  # nor NaN
                 raise LilaError(
                     f"expected RGB in [0, 1], found values from {low:.4g} to {high:.4g}; pass uint8, or floats "
                     "divided by 255 and not normalized: the model subtracts mean and std itself"
                 )
+        return batch
 
     def _fit(self, images: Tensor) -> Tensor:
         """Return the images as floats, with sides that are multiples of the patch size."""

@@ -154,12 +154,18 @@ def stored_arrays(config: TrainConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for cue in active_cues(config) for name in cue.arrays))
 
 
-def check_store(config: TrainConfig, store: CueStore) -> None:
-    """Raise LilaError if the store lacks complete clips, channels or arrays that the run needs."""
-    if not len(store.complete_clips()):
+def training_clips(store: CueStore) -> np.ndarray:
+    """Return the numbers of the store's complete clips, to draw pairs from; LilaError where there is none."""
+    clips = store.complete_clips()
+    if not len(clips):
         raise LilaError(
             f"expected complete clips to train on in {store.path}, found none; `lila-cues status {store.path}` says why"
         )
+    return clips
+
+
+def check_store(config: TrainConfig, store: CueStore) -> None:
+    """Raise LilaError if the store lacks channels or arrays that the run needs."""
     kept = store.spec.geometry.channels
     if config.channels > kept:
         raise LilaError(

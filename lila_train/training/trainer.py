@@ -28,7 +28,7 @@ from lila_train.training.distributed import Rank
 from lila_train.training.losses import Losses
 from lila_train.training.run_dir import RunDir
 from lila_train.training.step import TrainStep
-from lila_train.training.targets import stored_arrays
+from lila_train.training.targets import stored_arrays, training_clips
 from stores.atomic import append_line, read_lines
 from stores.errors import LilaError
 from stores.ledger import COMPLETE
@@ -105,7 +105,7 @@ class Trainer:
         self.make_views = torch.compile(make_views) if compile else make_views
         self.step = 0
         self.stop: signal.Signals | None = None
-        self.clips = np.asarray(store.complete_clips())
+        self.clips = training_clips(store)
 
     def restore(self) -> bool:
         """Continue all ranks from the newest readable checkpoint in the folder; return whether there is one.

@@ -298,6 +298,12 @@ def test_the_model_says_what_it_takes(model: Lila, wrong: object, monkeypatch: p
         model(wrong)
 
 
+def test_the_name_of_a_type_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as it is for users
+    with pytest.raises(LilaError, match=r"expected dtype=torch.float16.*found the text 'float16'"):
+        Lila.from_encoder("tiny", dtype="float16")  # type: ignore[arg-type]
+
+
 def test_a_model_says_what_it_is(model: Lila) -> None:
     assert model.out_channels == 8
     assert json.loads(json.dumps(model.config))["encoder"] == "tiny"
